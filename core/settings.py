@@ -1,0 +1,195 @@
+"""All settings, read from the environment in this one place.
+
+Every name below is the environment variable in upper case. ``.env`` in the
+working directory is read too (``ENV_FILE`` names another file, an empty
+``ENV_FILE`` none); a real environment variable wins over the file, and an
+empty value counts as unset.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _strict_bool(value: Any) -> Any:
+    """true/false/1/0 in any case, and nothing else: a typo must not open the door."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in {"true", "1"}:
+        return True
+    if isinstance(value, str) and value.strip().lower() in {"false", "0"}:
+        return False
+    raise ValueError("must be one of true, false, 1, 0")
+
+
+StrictBool = Annotated[bool, BeforeValidator(_strict_bool)]
+
+
+class Settings(BaseSettings):
+    """One object for gateway, worker, bridge and tools."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, frozen=True
+    )
+
+    # --- LiveKit
+    livekit_url: str = "ws://127.0.0.1:7880"
+    livekit_api_key: str | None = None
+    livekit_api_secret: SecretStr | None = None
+    livekit_sip_url: str | None = Field(
+        None, description="Where the SIP API is served; default LIVEKIT_URL (livekit-sip)."
+    )
+
+    # --- Gateway
+    gateway_host: str | None = Field(
+        None, description="Listen address. Default: 127.0.0.1 without auth, 0.0.0.0 with it."
+    )
+    gateway_port: int = Field(8080, ge=0, le=65535)
+    gateway_url: str | None = Field(
+        None, description="Where workers reach the gateway; default http://127.0.0.1:GATEWAY_PORT."
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Serve /metrics on a port of its own instead."
+    )
+    database_url: str = "sqlite:///data/switchroom.db"
+    data_dir: Path = Field(Path("data"), description="Spools and state files of this machine.")
+    shutdown_grace_s: float = Field(20.0, ge=0, description="How long a stop waits for dials.")
+
+    # --- Authentication
+    auth_required: StrictBool = False
+    auth_require_id: StrictBool = Field(False, description="Refuse tokens that name no tenant.")
+    auth_jwt_secret: SecretStr | None = Field(None, description="HS256 key, at least 32 bytes.")
+    auth_jwt_public_key: Path | None = Field(None, description="PEM file: RS256, ES256 or EdDSA.")
+    auth_jwks_url: str | None = None
+    auth_jwt_audience: str | None = None
+    auth_jwt_issuer: str | None = None
+    auth_api_secrets_json: SecretStr | None = Field(
+        None, description='[{"id","secret"}], secrets of at least 16 characters.'
+    )
+
+    # --- Outbound SIP
+    sip_outbound_address: str | None = Field(None, description="hostname or hostname:port.")
+    sip_outbound_auth_username: str | None = None
+    sip_outbound_auth_password: SecretStr | None = None
+    sip_outbound_transport: Literal["auto", "udp", "tcp", "tls"] = "auto"
+
+    # --- The embedded SIP service
+    bridge_host: str = "127.0.0.1"
+    bridge_port: int = Field(7885, ge=0, le=65535)
+    bridge_sip_listen: str = "127.0.0.1:5060"
+
+    # --- Worker
+    agent_name: str = Field("switchroom", min_length=1)
+    agents_dir: Path = Path("agents")
+    default_agent: str = Field("demo", description="The agent that joins when none is named.")
+    worker_max_calls: int = Field(10, ge=1, description="Calls one worker takes at a time.")
+    worker_http_port: int = Field(8081, ge=0, le=65535)
+    worker_idle_processes: int = Field(2, ge=0)
+    worker_drain_timeout_s: int = Field(3600, ge=0)
+    agent_join_timeout_s: float = Field(
+        10.0, gt=0, description="A call whose agent has not joined by then is ended."
+    )
+
+    # --- Providers
+    deepgram_api_key: SecretStr | None = None
+    deepgram_base_url: str = "https://api.deepgram.com/v1/listen"
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str = "https://api.openai.com/v1"
+    cartesia_api_key: SecretStr | None = None
+    cartesia_base_url: str = "https://api.cartesia.ai"
+
+    # --- Logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: console on a terminal, JSON lines elsewhere."
+    )
+    log_redact: StrictBool = Field(
+        True, description="Phone numbers lose all but their last digits, speech is left out."
+    )
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("livekit_url", "livekit_sip_url", "gateway_url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
+            raise ValueError("must be a ws://, wss://, http:// or https:// address")
+        return value.rstrip("/")
+
+    @field_validator("auth_jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        # RFC 7518 §3.2: an HS256 key has at least the hash's 256 bits.
+        if value is not None and len(value.get_secret_value().encode()) < 32:
+            raise ValueError("must have at least 32 bytes")
+        return value
+
+    @model_validator(mode="after")
+    def _auth_has_a_verifier(self) -> Self:
+        verifiers = (
+            self.auth_jwt_secret,
+            self.auth_jwt_public_key,
+            self.auth_jwks_url,
+            self.auth_api_secrets_json,
+        )
+        if self.auth_required and not any(verifiers):
+            raise ValueError(
+                "AUTH_REQUIRED needs one of AUTH_JWT_SECRET, AUTH_JWT_PUBLIC_KEY, "
+                "AUTH_JWKS_URL, AUTH_API_SECRETS_JSON"
+            )
+        return self
+
+    @property
+    def livekit_configured(self) -> bool:
+        return bool(self.livekit_api_key and self.livekit_api_secret)
+
+    @property
+    def livekit_http_url(self) -> str:
+        return _http(self.livekit_url)
+
+    @property
+    def sip_http_url(self) -> str:
+        return _http(self.livekit_sip_url or self.livekit_url)
+
+    @property
+    def listen_host(self) -> str:
+        return self.gateway_host or ("0.0.0.0" if self.auth_required else "127.0.0.1")
+
+    @property
+    def gateway_base_url(self) -> str:
+        return self.gateway_url or f"http://127.0.0.1:{self.gateway_port}"
+
+
+def _http(url: str) -> str:
+    return "http" + url[2:] if url.startswith("ws") else url
+
+
+def load() -> Settings:
+    """Read the environment, or end the process naming what is wrong (never its value)."""
+    try:
+        return Settings(_env_file=os.environ.get("ENV_FILE", ".env") or None)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"settings: {name or 'environment'}: {problem['msg']}", file=sys.stderr)
+        raise SystemExit(2) from None

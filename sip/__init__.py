@@ -1,0 +1,1 @@
+"""Everything that speaks of SIP: dialling, trunks, dispatch, legs, the embedded bridge."""

@@ -1,0 +1,1 @@
+"""The LiveKit agent worker: one call, top to bottom."""
