@@ -1,0 +1,124 @@
+"""Every error this system answers with, as one tree.
+
+    AppError
+    ├── BadRequest 400          malformed: INVALID_JSON, INVALID_REQUEST, INVALID_PHONE_NUMBER, …
+    ├── Unauthenticated 401     MISSING_AUTH_HEADER, INVALID_AUTH_HEADER, UNAUTHORIZED
+    ├── Forbidden 403           DESTINATION_NOT_ALLOWED, …
+    ├── NotFound 404            also for what belongs to another tenant
+    ├── MethodNotAllowed 405
+    ├── Conflict 409            PARTICIPANT_EXISTS, IDEMPOTENCY_KEY_REUSED, …
+    ├── PayloadTooLarge 413
+    ├── UnsupportedMediaType 415
+    ├── Unprocessable 422       VALIDATION_ERROR (the /v1 and /api/v1 form of INVALID_REQUEST)
+    ├── TooManyRequests 429     always with Retry-After
+    ├── ServerFault 500         OUTBOUND_ADDRESS_NOT_CONFIGURED, LIVEKIT_NOT_CONFIGURED, CALL_FAILED
+    └── Unavailable 503         always with Retry-After
+
+The messages are ours and shown to callers: never an upstream's text, a secret,
+or the name of another tenant's thing. The gateway renders them in one place,
+the shape depending on the path only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One field's fault: ``field`` is a dotted path into the body, query or path."""
+
+    field: str
+    message: str
+    type: str
+
+
+class AppError(Exception):
+    """An answer other than the one asked for. ``code`` is stable, ``message`` is for people."""
+
+    status: ClassVar[int] = 500
+    default_code: ClassVar[str] = "INTERNAL_ERROR"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        details: Sequence[Detail] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.details = tuple(details)
+        self.headers = headers or {}
+
+
+class BadRequest(AppError):
+    status = 400
+    default_code = "INVALID_REQUEST"
+
+
+class Unauthenticated(AppError):
+    status = 401
+    default_code = "UNAUTHORIZED"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message, code=code, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(AppError):
+    status = 403
+    default_code = "FORBIDDEN"
+
+
+class NotFound(AppError):
+    status = 404
+    default_code = "NOT_FOUND"
+
+
+class MethodNotAllowed(AppError):
+    status = 405
+    default_code = "METHOD_NOT_ALLOWED"
+
+
+class Conflict(AppError):
+    status = 409
+    default_code = "CONFLICT"
+
+
+class PayloadTooLarge(AppError):
+    status = 413
+    default_code = "PAYLOAD_TOO_LARGE"
+
+
+class UnsupportedMediaType(AppError):
+    status = 415
+    default_code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class Unprocessable(AppError):
+    status = 422
+    default_code = "VALIDATION_ERROR"
+
+
+class _TryLater(AppError):
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, code=code, headers={"Retry-After": str(retry_after_s)})
+
+
+class TooManyRequests(_TryLater):
+    status = 429
+    default_code = "RATE_LIMITED"
+
+
+class ServerFault(AppError):
+    status = 500
+    default_code = "INTERNAL_ERROR"
+
+
+class Unavailable(_TryLater):
+    status = 503
+    default_code = "UNAVAILABLE"

@@ -1,0 +1,76 @@
+"""One way to log, for every process: static messages, facts in structured fields.
+
+    log.info("call answered", extra={"call_id": call.id, "to": call.to_number})
+
+Fields in ``PHONE_FIELDS`` and ``SPEECH_FIELDS`` are redacted (LOG_REDACT), those
+in ``SECRET_FIELDS`` always; nothing secret is ever put into a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from core.settings import Settings
+
+PHONE_FIELDS = frozenset({"to", "from", "from_number", "to_number", "caller", "called"})
+SPEECH_FIELDS = frozenset({"transcript", "response", "text", "heard"})
+SECRET_FIELDS = frozenset(
+    {"password", "auth_password", "token", "secret", "api_key", "authorization", "access_token"}
+)
+
+
+def configure(settings: Settings, service: Literal["gateway", "worker", "bridge", "dev"]) -> None:
+    """Send the root logger to stderr. Call once, in ``__main__``."""
+    console = settings.log_format == "console" or (
+        settings.log_format == "auto" and sys.stderr.isatty()
+    )
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    )
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Redactor(phone_and_speech=settings.log_redact),
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *([] if console else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+    # These print headers, bodies or SQL parameters when asked to be chatty.
+    for name in ("aiohttp.access", "sqlalchemy.engine", "aiosqlite", "asyncio"):
+        logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+class _Redactor:
+    """Masks what must not be read in a log; a phone number keeps its last three digits."""
+
+    def __init__(self, *, phone_and_speech: bool) -> None:
+        self._phone_and_speech = phone_and_speech
+
+    def __call__(self, _logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+        for name in fields.keys() & SECRET_FIELDS:
+            fields[name] = "[redacted]"
+        if self._phone_and_speech:
+            for name in fields.keys() & SPEECH_FIELDS:
+                fields[name] = f"[{len(str(fields[name]))} characters]"
+            for name in fields.keys() & PHONE_FIELDS:
+                value = str(fields[name])
+                fields[name] = "…" + value[-3:] if len(value) > 3 else "…"
+        return fields

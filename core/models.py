@@ -1,0 +1,220 @@
+"""The nouns of the system and their JSON shapes, shared by gateway and worker.
+
+Field names on the wire are camelCase (contracts.md §0); times are RFC 3339 UTC
+with milliseconds; a duration's unit is in its name.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+Status = Literal[
+    "queued", "ringing", "in-progress", "completed", "busy", "no-answer", "failed", "canceled"
+]
+TERMINAL: frozenset[Status] = frozenset({"completed", "busy", "no-answer", "failed", "canceled"})
+
+DisconnectionReason = Literal[
+    "user_hangup",
+    "agent_hangup",
+    "call_transfer",
+    "voicemail_reached",
+    "ivr_reached",
+    "inactivity",
+    "max_duration_reached",
+    "dial_busy",
+    "dial_failed",
+    "dial_no_answer",
+    "dial_rejected",
+    "invalid_destination",
+    "agent_unavailable",
+    "agent_error",
+    "canceled",
+]
+Direction = Literal["inbound", "outbound", "web"]
+CallType = Literal["pstn", "web"]
+
+
+def now() -> datetime:
+    """The current time, UTC, cut to whole milliseconds (what is stored and shown)."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def rfc3339(moment: datetime) -> str:
+    """2026-01-31T12:00:00.000Z"""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_id(prefix: str) -> str:
+    """``call_…``: the prefix and 96 random bits, URL-safe and without look-alike meaning."""
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+Timestamp = Annotated[datetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
+
+
+class Model(BaseModel):
+    """camelCase on the wire, snake_case in Python, both accepted on input."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+    def wire(self) -> dict[str, Any]:
+        """JSON-ready, by alias."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class CustomTool(Model):
+    """An HTTP endpoint the agent may call; ``parameters`` is a JSON Schema object."""
+
+    name: str = Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,63}$")
+    description: str = Field(max_length=2000)
+    url: str
+    method: Literal["GET", "POST"] = "POST"
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    timeout_ms: int = Field(10_000, ge=100, le=60_000)
+
+
+class AgentConfig(Model):
+    """What an agent is: the immutable content of one version (contracts.md §2)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=200)
+    description: str = Field("", max_length=2000)
+    voice_mode: Literal["hosted"] = "hosted"
+    system_prompt: str = Field("You are a helpful voice assistant on the phone.", max_length=50_000)
+    begin_message: str | None = Field(
+        None, max_length=2000, description="Spoken on answer; null: the caller speaks first."
+    )
+    language: str = "en"
+    voice: str | None = Field(None, description="A voice id of the TTS; null: its default.")
+    stt: str = Field("deepgram/nova-3", pattern=r"^deepgram/[\w.-]+$")
+    model: str = Field("openai/gpt-4.1-mini", pattern=r"^openai/[\w.:-]+$")
+    tts: str = Field("cartesia/sonic-3", pattern=r"^cartesia/[\w.-]+$")
+    max_duration_ms: int = Field(3_600_000, ge=1_000, le=86_400_000)
+    max_silence_ms: int = Field(600_000, ge=10_000, le=3_600_000)
+    interruption_sensitivity: float = Field(0.8, ge=0, le=1)
+    custom_tools: list[CustomTool] = Field(default_factory=list, max_length=20)
+
+
+class Agent(Model):
+    """An agent at one version."""
+
+    id: str
+    version: int
+    config: AgentConfig
+
+
+class Turn(Model):
+    """What the caller said and what the agent answered.
+
+    Milliseconds count from the moment the call was answered. ``transcript`` is
+    empty for what the agent says unasked (the greeting); ``response`` holds only
+    what the caller can have heard, cut at a barge-in (``interrupted``).
+    """
+
+    id: str
+    transcript: str = ""
+    response: str = ""
+    confidence: float | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+    response_start_ms: int | None = None
+    response_end_ms: int | None = None
+    interrupted: bool = False
+    latency: dict[str, float] = Field(
+        default_factory=dict,
+        description="ms: endOfTurn, stt, llmFirstToken, ttsFirstByte, total, as far as known.",
+    )
+    created_at: Timestamp = Field(default_factory=now)
+
+
+class CallEvent(Model):
+    """One fact on a call's timeline. ``id`` is unique; a second arrival is a no-op."""
+
+    id: str = Field(default_factory=lambda: new_id("evt"), min_length=1, max_length=200)
+    type: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=64)
+    at: Timestamp = Field(default_factory=now)
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class StoredEvent(CallEvent):
+    """An event as kept: ``seq`` orders all events of the system by arrival."""
+
+    call_id: str
+    seq: int
+    source: Literal["gateway", "worker", "livekit", "reconciler"]
+
+
+class Call(Model):
+    """The record of a call, whatever brought it in."""
+
+    id: str
+    agent_id: str | None = None
+    agent_version: int | None = None
+    phone_number_id: str | None = None
+    from_number: str | None = None
+    to_number: str | None = None
+    direction: Direction
+    type: CallType = "pstn"
+    status: Status = "queued"
+    disconnection_reason: DisconnectionReason | None = None
+    sip_status_code: int | None = None
+    sip_reason: str | None = None
+    room_name: str
+    participant_identity: str
+    participant_id: str | None = None
+    sip_call_id: str | None = None
+    created_at: Timestamp
+    ringing_at: Timestamp | None = None
+    answered_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """Answer to end, in seconds; null while the call goes on, 0 when never answered."""
+        if self.ended_at is None:
+            return None
+        if self.answered_at is None:
+            return 0.0
+        return max(0.0, round((self.ended_at - self.answered_at).total_seconds(), 3))
+
+
+class CallBrief(Model):
+    """What a worker is told about its call (``GET /internal/calls/{id}``)."""
+
+    call_id: str
+    direction: Direction
+    participant_identity: str
+    from_number: str | None
+    to_number: str | None
+    metadata: dict[str, Any]
+    max_duration_ms: int
+    agent: Agent
+
+
+class JobMetadata(Model):
+    """What a dispatched job carries: ids and a call-scoped token, never a secret of a provider."""
+
+    call_id: str
+    token: str
+
+
+class Heartbeat(Model):
+    """A worker telling the gateway that it lives and what it could take."""
+
+    worker_id: str = Field(min_length=1, max_length=128)
+    agent_name: str = Field(min_length=1, max_length=128)
+    capacity: int = Field(ge=0)
+    active: int = Field(ge=0)
+    draining: bool = False
