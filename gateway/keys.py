@@ -1,0 +1,38 @@
+"""What the application holds, by typed key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp import web
+from livekit.api import LiveKitAPI, Room
+
+from core.settings import Settings
+
+if TYPE_CHECKING:
+    from core.store import Store
+
+    from gateway.auth import Principal
+
+
+class RoomAccess(Protocol):
+    """Who may use which LiveKit room: ``room.metadata.auth_id`` decides."""
+
+    async def claim(self, principal: Principal, room_name: str) -> None:
+        """Make the room the principal's: create it, or find it to be theirs already.
+
+        Raises NotFound ``ROOM_NOT_FOUND`` when it is another's.
+        """
+
+    async def check(self, principal: Principal, room_name: str) -> Room:
+        """The room. Raises NotFound ``ROOM_NOT_FOUND`` when absent or another's."""
+        ...
+
+
+SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
+LIVEKIT: web.AppKey[LiveKitAPI | None] = web.AppKey("livekit")
+"""The client of LIVEKIT_URL; None without keys."""
+SIP: web.AppKey[LiveKitAPI | None] = web.AppKey("sip")
+"""The client of LIVEKIT_SIP_URL (only its ``sip`` service is used); None without keys."""
+STORE: web.AppKey[Store] = web.AppKey("store")
+ROOMS: web.AppKey[RoomAccess] = web.AppKey("rooms")
