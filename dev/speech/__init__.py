@@ -1,0 +1,27 @@
+"""Offline speech for laptops and tests: a voice (espeak-ng) and an ear (pocketsphinx)."""
+
+from dev.speech.espeak import (
+    AGENT_VOICE,
+    CALLER_VOICE,
+    Speech,
+    SpeechError,
+    Voice,
+    Word,
+    synthesize,
+)
+from dev.speech.sphinx import Recognition, RecognizedWord, Recognizer
+from dev.speech.text import normalize
+
+__all__ = [
+    "AGENT_VOICE",
+    "CALLER_VOICE",
+    "Recognition",
+    "RecognizedWord",
+    "Recognizer",
+    "Speech",
+    "SpeechError",
+    "Voice",
+    "Word",
+    "normalize",
+    "synthesize",
+]
