@@ -1,0 +1,141 @@
+"""The tables, as SQLAlchemy sees them; their history is in core/migrations.
+
+Every row that belongs to somebody carries ``auth_id``; NULL is the unscoped
+operator's. Times are whole milliseconds since the epoch, so that SQLite and
+PostgreSQL keep, order and compare them alike.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Dialect, Index, Integer, MetaData, String, Text, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+# Named constraints, so that migrations can address them on both databases.
+_NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Millis(TypeDecorator[datetime]):
+    """An aware datetime kept as integer milliseconds since the epoch."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else round(value.timestamp() * 1000)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        seconds, millis = divmod(value, 1000)
+        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=millis * 1000)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=_NAMING)
+    type_annotation_map = {datetime: Millis, dict[str, Any]: JSON}
+
+
+class CallRow(Base):
+    __tablename__ = "calls"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    auth_id: Mapped[str | None] = mapped_column(Text)
+    agent_id: Mapped[str | None] = mapped_column(String(64))
+    agent_version: Mapped[int | None]
+    agent: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    phone_number_id: Mapped[str | None] = mapped_column(String(64))
+    from_number: Mapped[str | None] = mapped_column(Text)
+    to_number: Mapped[str | None] = mapped_column(Text)
+    direction: Mapped[str] = mapped_column(String(16))
+    type: Mapped[str] = mapped_column(String(16))
+    max_duration_ms: Mapped[int]
+    room_name: Mapped[str] = mapped_column(Text)
+    participant_identity: Mapped[str] = mapped_column(Text)
+    # `metadata` is taken by DeclarativeBase.
+    meta: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
+    created_at: Mapped[datetime]
+
+    # Moved by events only (core.events.fold).
+    status: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(String(32))
+    sip_status_code: Mapped[int | None]
+    sip_reason: Mapped[str | None] = mapped_column(Text)
+    participant_id: Mapped[str | None] = mapped_column(Text)
+    sip_call_id: Mapped[str | None] = mapped_column(Text)
+    ringing_at: Mapped[datetime | None]
+    answered_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    ended_rank: Mapped[int]
+
+    __table_args__ = (
+        Index("ix_calls_auth_id_created_at", "auth_id", "created_at"),
+        Index("ix_calls_created_at", "created_at"),
+        # One live call per identity in a room: LiveKit would silently kill the first.
+        Index(
+            "uq_calls_live_identity",
+            "room_name",
+            "participant_identity",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
+
+
+class EventRow(Base):
+    __tablename__ = "call_events"
+
+    # SQLite numbers rows only in a column of exactly type INTEGER.
+    seq: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    id: Mapped[str] = mapped_column(String(200), unique=True)
+    auth_id: Mapped[str | None] = mapped_column(Text)
+    call_id: Mapped[str] = mapped_column(String(64))
+    type: Mapped[str] = mapped_column(String(64))
+    source: Mapped[str] = mapped_column(String(16))
+    at: Mapped[datetime]
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (Index("ix_call_events_call_id_seq", "call_id", "seq"),)
+
+
+class RoomClaimRow(Base):
+    """Who may create the room of this name; settles the race of first calls."""
+
+    __tablename__ = "room_claims"
+
+    room_name: Mapped[str] = mapped_column(Text, primary_key=True)
+    auth_id: Mapped[str | None] = mapped_column(Text)
+    claimed_at: Mapped[datetime]
+
+
+class IdempotencyRow(Base):
+    __tablename__ = "idempotency_keys"
+
+    # "" stands for the unscoped operator: a key column cannot be NULL.
+    auth_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    request_hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    status: Mapped[int | None]
+    body: Mapped[str | None] = mapped_column(Text)
+
+
+class WorkerRow(Base):
+    __tablename__ = "workers"
+
+    worker_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    agent_name: Mapped[str] = mapped_column(String(128))
+    capacity: Mapped[int]
+    active: Mapped[int]
+    draining: Mapped[bool]
+    seen_at: Mapped[datetime]
