@@ -54,6 +54,13 @@ class Settings(BaseSettings):
         None, description="Where the SIP API is served; default LIVEKIT_URL (livekit-sip)."
     )
 
+    livekit_server_bin: Path | None = Field(
+        None, description="The livekit-server to run in development; default: found or built."
+    )
+    livekit_sip_bin: Path | None = Field(
+        None, description="A livekit-sip to test besides the bridge; default: the one on PATH."
+    )
+
     # --- Gateway
     gateway_host: str | None = Field(
         None, description="Listen address. Default: 127.0.0.1 without auth, 0.0.0.0 with it."

@@ -1,0 +1,105 @@
+"""One part of the stack: a child process and the condition under which it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dev.process import ManagedProcess, Probe, ProcessFailed
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a component is doing now; elapsed_s counts from the start of that phase."""
+
+    component: str
+    state: State
+    elapsed_s: float = 0.0
+    detail: str = ""
+
+
+Report = Callable[[Progress], None]
+
+
+class Component:
+    """Start, stop, kill and start again one part of a running stack."""
+
+    def __init__(
+        self,
+        process: ManagedProcess,
+        probe: Probe,
+        *,
+        address: str,
+        ready_timeout_s: float,
+        stop_grace_s: float,
+        report: Report,
+    ) -> None:
+        self.process = process
+        self.address = address
+        """Where it answers, for people to read."""
+        self._probe = probe
+        self._ready_timeout_s = ready_timeout_s
+        self._stop_grace_s = stop_grace_s
+        self._report = report
+        self._wanted = asyncio.Event()  # set between start and stop or kill
+
+    @property
+    def name(self) -> str:
+        return self.process.name
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        return self.process.running
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready. Raises ProcessFailed."""
+        started = time.monotonic()
+        self._tell(State.STARTING, started)
+        self._wanted.set()
+        try:
+            await self.process.start()
+            await self.process.wait_ready(self._probe, timeout_s=self._ready_timeout_s)
+        except ProcessFailed:
+            self._tell(State.FAILED, started)
+            raise
+        self._tell(State.READY, started, self.address)
+
+    async def stop(self) -> None:
+        """SIGTERM, and SIGKILL to what is left after the grace time."""
+        self._wanted.clear()
+        if self.running:
+            started = time.monotonic()
+            self._tell(State.STOPPING, started)
+            await self.process.stop(grace_s=self._stop_grace_s)
+            self._tell(State.STOPPED, started)
+
+    async def kill(self) -> None:
+        """SIGKILL to it and all its descendants, as when its machine is lost."""
+        self._wanted.clear()
+        await self.process.kill()
+
+    async def wait_unexpected_end(self) -> None:
+        """Return when it has ended without ``stop`` or ``kill`` having been asked for."""
+        while True:
+            await self._wanted.wait()
+            await self.process.wait()
+            if self._wanted.is_set():
+                return
+
+    def _tell(self, state: State, since: float, detail: str = "") -> None:
+        self._report(Progress(self.name, state, time.monotonic() - since, detail))

@@ -1,0 +1,168 @@
+"""Runs one command, and ends everything it started once the caller is gone.
+
+``python guard.py LINK COMMAND…``: LINK is the descriptor of one end of a socket
+pair. The guard writes the command's process id and a newline to it; every byte
+it reads from it is the number of a signal to deliver (SIGKILL goes to the
+command and all its descendants, any other signal to the command alone). When
+the other end closes, because the caller ended in whatever way, SIGKILL
+included, the whole tree is killed. The guard ends when the command and all its
+descendants have, with the command's status (128 + N after signal N).
+
+A process group is not enough for this: job processes and daemons leave it, and
+nobody is left to signal it when the caller was killed. On Linux the guard is
+the "child subreaper", so that no descendant can get away from it.
+
+Standard library only, and no import of this project: it starts in milliseconds.
+"""
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+
+# <linux/prctl.h>
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+# Helpers such as multiprocessing's resource tracker end by themselves shortly after the command,
+# and clean up as they do.
+LEFTOVERS_GRACE_S = 1.0
+KILL_TIMEOUT_S = 5.0
+
+
+def main(link_fd: int, command: list[str]) -> int:
+    link = socket.socket(fileno=link_fd)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    wake_read, wake_write = os.pipe()
+    for fd in (wake_read, wake_write):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    child = _spawn(command)
+    with contextlib.suppress(OSError):  # the caller is gone: the read below says so again
+        link.sendall(b"%d\n" % child)
+
+    status = None
+    with selectors.DefaultSelector() as selector:
+        selector.register(link, selectors.EVENT_READ)
+        selector.register(wake_read, selectors.EVENT_READ)
+        while status is None:
+            for key, _ in selector.select():
+                if key.fileobj is link:
+                    _deliver(_read(link), child)
+                else:
+                    os.read(wake_read, 4096)
+            status = _reap().get(child)
+
+    deadline = time.monotonic() + LEFTOVERS_GRACE_S
+    while time.monotonic() < deadline and _alive():
+        time.sleep(0.01)
+    _kill_descendants()
+    return os.waitstatus_to_exitcode(status)
+
+
+def _read(link: socket.socket) -> bytes:
+    try:
+        # No byte at all is the end of the stream: the caller is gone.
+        return link.recv(64) or bytes([signal.SIGKILL])
+    except OSError:
+        return bytes([signal.SIGKILL])
+
+
+def _spawn(command: list[str]) -> int:
+    guard = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        # A group of its own: Ctrl-C in the terminal reaches the caller alone, which then stops
+        # its children in the right order.
+        os.setsid()
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guard:
+            os._exit(1)  # the guard ended before the line above took effect
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and exec inherits that
+        os.execvp(command[0], command)
+    except OSError as error:
+        print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(127)
+
+
+def _deliver(signals: bytes, child: int) -> None:
+    for number in signals:
+        if number == signal.SIGKILL:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child, signal.SIGKILL)
+            _kill_descendants()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+
+
+def _reap() -> dict[int, int]:
+    """Collect every ended child, the adopted ones too: {process id: wait status}."""
+    ended: dict[int, int] = {}
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            ended[pid] = status
+    return ended
+
+
+def _kill_descendants() -> None:
+    """Kill until none is left: a process may fork while it is being looked for."""
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while time.monotonic() < deadline:
+        alive = _alive()
+        if not alive:
+            return
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def _alive() -> list[int]:
+    """Every descendant that has not ended, from /proc (none where there is no /proc)."""
+    parents: dict[int, int] = {}
+    try:
+        entries = [name for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    for name in entries:
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                # pid (comm) state ppid …; comm may itself hold spaces and brackets
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+        except (OSError, ValueError):
+            continue  # it ended while we looked
+        if state not in (b"Z", b"X"):
+            parents[int(name)] = int(parent)
+    found = {os.getpid()}
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        found |= more
+        grown = bool(more)
+    return sorted(found - {os.getpid()})
+
+
+def _prctl(option: int, value: int) -> None:
+    """Linux's prctl; elsewhere the process group has to do."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    code = main(int(sys.argv[1]), sys.argv[2:])
+    sys.exit(code if code >= 0 else 128 - code)

@@ -1,0 +1,168 @@
+"""Child processes that are waited for, stopped in order and never left behind.
+
+Each runs under ``dev/guard.py``, which ends the whole tree when this process
+ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+GUARD = Path(__file__).with_name("guard.py")
+PROBE_INTERVAL_S = 0.05
+KILL_TIMEOUT_S = 10.0
+
+Probe = Callable[[], Awaitable[bool]]
+
+
+class ProcessFailed(RuntimeError):
+    """A child ended by itself or did not get ready. The text ends with the tail of its log."""
+
+
+class ManagedProcess:
+    """One child and the file with everything it printed. Can be started again after it ended."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.command = list(command)
+        self.log_path = log_path
+        self.env = None if env is None else dict(env)
+        self.cwd = cwd
+        self.pid: int | None = None
+        """The command's own process id (not its guard's) while it runs."""
+        self.returncode: int | None = None
+        """How it ended: its exit code, 128 + N after signal N; None before the end."""
+        self._link: socket.socket | None = None
+        self._exit: asyncio.Task[int] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._exit is not None and not self._exit.done()
+
+    async def start(self) -> None:
+        """Start the command; return as soon as it has a process id."""
+        if self.running:
+            raise RuntimeError(f"{self.name} is running already")
+        self.returncode = None
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs, self.log_path.open("ab") as log:
+                guard = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", str(GUARD), str(theirs.fileno())),
+                    *self.command,
+                    env=self.env,
+                    cwd=self.cwd,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=asyncio.subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            raise
+        self._link = ours
+        self._exit = asyncio.create_task(self._wait_for_exit(guard), name=f"exit of {self.name}")
+        ours.setblocking(False)
+        line = await asyncio.get_running_loop().sock_recv(ours, 32)
+        self.pid = int(line) if line else None
+
+    async def _wait_for_exit(self, guard: asyncio.subprocess.Process) -> int:
+        self.returncode = await guard.wait()
+        self.pid = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        return self.returncode
+
+    async def wait(self) -> int:
+        """Wait until it and all its descendants have ended; return its exit code."""
+        if self._exit is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return await asyncio.shield(self._exit)
+
+    async def wait_ready(self, probe: Probe, *, timeout_s: float) -> None:
+        """Wait until the probe says yes.
+
+        Raises ProcessFailed at once when the process ends, and after timeout_s.
+        """
+        if self._exit is None:
+            raise RuntimeError(f"{self.name} was not started")
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._exit.done():
+                    if await probe():
+                        return
+                    await asyncio.wait({self._exit}, timeout=PROBE_INTERVAL_S)
+        except TimeoutError:
+            raise ProcessFailed(
+                self._explain(f"{self.name} did not get ready within {timeout_s:g} s")
+            ) from None
+        raise ProcessFailed(
+            self._explain(f"{self.name} ended with exit code {self.returncode} while starting")
+        )
+
+    async def stop(self, *, grace_s: float = 10.0) -> int | None:
+        """SIGTERM to the command, after grace_s SIGKILL to it and all its descendants.
+
+        Cancelled while waiting, it kills. Returns the exit code (None: was never started).
+        """
+        self.signal(signal.SIGTERM)
+        return await self._ended_within(grace_s)
+
+    async def kill(self) -> int | None:
+        """SIGKILL to the command and all its descendants."""
+        return await self._ended_within(0)
+
+    async def _ended_within(self, grace_s: float) -> int | None:
+        if self._exit is None:
+            return None
+        try:
+            if grace_s > 0:
+                await asyncio.wait({self._exit}, timeout=grace_s)
+        finally:
+            if not self._exit.done():
+                self.signal(signal.SIGKILL)
+        await asyncio.wait({self._exit}, timeout=KILL_TIMEOUT_S)
+        if not self._exit.done():
+            raise ProcessFailed(f"{self.name} cannot be killed")
+        return self._exit.result()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Deliver a signal: SIGKILL to the whole tree, any other to the command alone."""
+        if self._link is not None:
+            with contextlib.suppress(OSError):  # it has just ended
+                self._link.send(bytes([number]))
+
+    def log_text(self) -> str:
+        """Everything it has printed so far, of all its runs."""
+        if not self.log_path.exists():
+            return ""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def _explain(self, what: str) -> str:
+        tail = self.log_text().splitlines()[-20:]
+        if not tail:
+            return f"{what}; it logged nothing"
+        return "\n  ".join([f"{what}; its log ends:", *tail])
+
+
+def inherited_environment(without: Sequence[str] = ()) -> dict[str, str]:
+    """What every child gets from ours (PATH, HOME, locale, …), settings left out by name."""
+    dropped = {name.upper() for name in without}
+    return {name: value for name, value in os.environ.items() if name.upper() not in dropped}
