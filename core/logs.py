@@ -20,8 +20,19 @@ from core.settings import Settings
 PHONE_FIELDS = frozenset({"to", "from", "from_number", "to_number", "caller", "called"})
 SPEECH_FIELDS = frozenset({"transcript", "response", "text", "heard"})
 SECRET_FIELDS = frozenset(
-    {"password", "auth_password", "token", "secret", "api_key", "authorization", "access_token"}
+    {
+        "password",
+        "auth_password",
+        "token",
+        "secret",
+        "api_key",
+        "authorization",
+        "access_token",
+        "job",  # livekit-agents logs whole jobs; their metadata carries the call's token
+    }
 )
+# livekit-agents marks what people said, and what tools were told, with this prefix.
+_SPEECH_PREFIX = "lk.pii."
 
 
 def configure(settings: Settings, service: Literal["gateway", "worker", "bridge", "dev"]) -> None:
@@ -68,7 +79,10 @@ class _Redactor:
         for name in fields.keys() & SECRET_FIELDS:
             fields[name] = "[redacted]"
         if self._phone_and_speech:
-            for name in fields.keys() & SPEECH_FIELDS:
+            speech = [
+                name for name in fields if name in SPEECH_FIELDS or name.startswith(_SPEECH_PREFIX)
+            ]
+            for name in speech:
                 fields[name] = f"[{len(str(fields[name]))} characters]"
             for name in fields.keys() & PHONE_FIELDS:
                 value = str(fields[name])

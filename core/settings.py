@@ -105,7 +105,21 @@ class Settings(BaseSettings):
     default_agent: str = Field("demo", description="The agent that joins when none is named.")
     worker_max_calls: int = Field(10, ge=1, description="Calls one worker takes at a time.")
     worker_http_port: int = Field(8081, ge=0, le=65535)
+    worker_http_host: str = Field(
+        "127.0.0.1", description="Listen address of the worker's health and metrics ports."
+    )
+    worker_metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Serve the worker's Prometheus /metrics on this port."
+    )
     worker_idle_processes: int = Field(2, ge=0)
+    turn_detection: Literal["vad", "model"] = Field(
+        "vad",
+        description="What ends a caller's turn: silence alone, or silence judged by a local model "
+        "(kinder to people who pause, about 250 MB more per worker).",
+    )
+    endpointing_ms: int = Field(
+        400, ge=100, le=5_000, description="The silence that ends a caller's turn."
+    )
     worker_drain_timeout_s: int = Field(3600, ge=0)
     agent_join_timeout_s: float = Field(
         10.0, gt=0, description="A call whose agent has not joined by then is ended."
