@@ -301,12 +301,16 @@ class Store:
             )
             return (await connection.execute(statement)).scalar_one_or_none() is not None
 
-    async def release_room(self, room_name: str) -> None:
-        """The room is gone: its name is free for the next one."""
+    async def sweep(self) -> None:
+        """Drop what only mattered for a while: old claims, keys and workers."""
+        moment = now()
         async with self._write() as connection:
-            await connection.execute(
-                delete(RoomClaimRow).where(RoomClaimRow.room_name == room_name)
-            )
+            for stale in (
+                RoomClaimRow.claimed_at < moment - CLAIM_STALE,
+                IdempotencyRow.created_at < moment - IDEMPOTENCY_TTL,
+                WorkerRow.seen_at < moment - timedelta(hours=1),
+            ):
+                await connection.execute(delete(stale.left.table).where(stale))
 
     # --- workers
 
@@ -317,9 +321,6 @@ class Store:
                 self._insert(WorkerRow)
                 .values(**values)
                 .on_conflict_do_update(index_elements=["worker_id"], set_=values)
-            )
-            await connection.execute(
-                delete(WorkerRow).where(WorkerRow.seen_at < now() - timedelta(hours=1))
             )
 
     async def workers(self) -> list[Heartbeat]:
@@ -335,9 +336,6 @@ class Store:
         """None: the key is new and now ours. Otherwise what it already stands for."""
         owner = scope.auth_id or ""
         async with self._write() as connection:
-            await connection.execute(
-                delete(IdempotencyRow).where(IdempotencyRow.created_at < now() - IDEMPOTENCY_TTL)
-            )
             taken = await connection.execute(
                 self._insert(IdempotencyRow)
                 .values(auth_id=owner, key=key, request_hash=request_hash, created_at=now())

@@ -1,0 +1,86 @@
+"""Agents from YAML files: one file an agent, its name the agent's id.
+
+A changed file counts for the next call; calls under way keep what they began
+with, because the gateway pins the configuration into the call's record.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from core.models import Agent, AgentConfig
+
+log = logging.getLogger(__name__)
+
+
+class BadAgentFile(ValueError):
+    """Names the file and what is wrong in it, never what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    stamp: tuple[int, int]
+    agent: Agent
+
+
+class AgentFiles:
+    """The agents of one directory (``*.yaml``), read again when a file changes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._loaded: dict[str, _Loaded] = {}
+
+    def check(self) -> list[str]:
+        """Read every file; the ids found. Raises BadAgentFile."""
+        ids = sorted(path.stem for path in self._directory.glob("*.yaml"))
+        for agent_id in ids:
+            self._load(agent_id)
+        return ids
+
+    def get(self, agent_id: str) -> Agent | None:
+        """The agent as its file says now. A file broken since keeps its last good content."""
+        try:
+            return self._load(agent_id)
+        except BadAgentFile as error:
+            kept = self._loaded.get(agent_id)
+            log.error("agent file is broken", extra={"agent_id": agent_id, "problem": str(error)})
+            return kept.agent if kept else None
+
+    def _load(self, agent_id: str) -> Agent | None:
+        # An id comes from a caller: it must name a file here, not a path elsewhere.
+        if not agent_id.replace("-", "").replace("_", "").isalnum():
+            return None
+        path = self._directory / f"{agent_id}.yaml"
+        try:
+            stat = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._loaded.pop(agent_id, None)
+            return None
+        stamp = (stat.st_mtime_ns, stat.st_size)
+        kept = self._loaded.get(agent_id)
+        if kept is None or kept.stamp != stamp:
+            kept = _Loaded(stamp, _read(path, agent_id))
+            self._loaded[agent_id] = kept
+        return kept.agent
+
+
+def _read(path: Path, agent_id: str) -> Agent:
+    try:
+        raw = path.read_bytes()
+        config = AgentConfig.model_validate(yaml.safe_load(raw))
+    except (OSError, yaml.YAMLError) as error:
+        raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
+            for fault in error.errors(include_input=False)
+        )
+        raise BadAgentFile(f"{path.name}: {faults}") from None
+    # A file has no version number of its own; its content's checksum pins it.
+    return Agent(id=agent_id, version=zlib.crc32(raw) & 0x7FFFFFFF, config=config)
