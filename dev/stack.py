@@ -10,78 +10,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from types import MappingProxyType, TracebackType
+from typing import Self
 
 import aiohttp
 from livekit.api import LiveKitAPI
 
 from core.settings import Settings
 from dev import livekit_server
-from dev.component import Component, Progress, Report, State
-from dev.environment import GivenSettings, as_variables, given
+from dev.component import Component, Progress, State
+from dev.environment import as_variables
+from dev.options import HOST, ROOT, StackOptions, choose_settings, livekit_config
 from dev.ports import PORTS
 from dev.process import ManagedProcess, Probe, inherited_environment
 
-HOST = "127.0.0.1"
-ROOT = Path(__file__).resolve().parent.parent
+__all__ = ["Stack", "StackOptions"]
+
+PYTHON = (sys.executable, "-m")
 PROBE_TIMEOUT_S = 2.0
-PROVIDER_KEYS = ("deepgram_api_key", "openai_api_key", "cartesia_api_key")
-
-
-def _ignore(_: Progress) -> None:
-    """The report of those who do not want one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StackOptions:
-    """What to start, and with which settings.
-
-    ``values`` are settings by field name, for all components; ``settings`` (as read from the
-    environment) contributes what was set there, except where LiveKit is, which the stack decides:
-    it starts one of its own. What neither sets, the stack chooses: free ports, new keys, a
-    database in the run folder. ``env`` adds variables to single components, by name.
-    """
-
-    livekit: bool = True
-    bridge: bool = True
-    providers: bool | None = None
-    """None: unless there are keys for all three real providers."""
-    gateway: bool = True
-    worker: int = 1
-    """How many (True and False count as 1 and 0); the second is called ``worker-2``."""
-    settings: Settings | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
-    env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    livekit_config: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of livekit-server's own configuration, replacing ours at the top level."""
-    keep: bool = False
-    """Leave the run folder with the logs and the database behind."""
-    ready_timeout_s: float = 60.0
-    stop_grace_s: float = 10.0
-    report: Report = _ignore
 
 
 class Stack:
     """The running system. Raises ProcessFailed or LiveKitServerMissing when it does not come up."""
 
+    run_dir: Path
+    """Logs (``<component>.log``) and data; removed at the end unless ``keep``."""
+    settings: Settings
+    """What the components were started with."""
+
     def __init__(self, options: StackOptions | None = None) -> None:
         self.options = options or StackOptions()
         self.components: dict[str, Component] = {}
-        self.run_dir: Path
-        """Logs (``<component>.log``) and data; removed at the end unless ``keep``."""
-        self.settings: Settings
-        """What the components were started with."""
-        self._ports: list[int] = []
         self._session: aiohttp.ClientSession
+        self._cleanup = contextlib.AsyncExitStack()
 
     # --- Addresses and clients
 
@@ -108,8 +74,9 @@ class Stack:
 
     def _client(self, url: str) -> LiveKitAPI:
         secret = self.settings.livekit_api_secret
-        assert secret is not None
-        return LiveKitAPI(url, self.settings.livekit_api_key, secret.get_secret_value())
+        return LiveKitAPI(
+            url, self.settings.livekit_api_key, secret.get_secret_value() if secret else None
+        )
 
     # --- Components
 
@@ -149,24 +116,39 @@ class Stack:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     # --- Start and stop
 
     async def __aenter__(self) -> Self:
-        self.run_dir = Path(tempfile.mkdtemp(prefix="switchroom-"))
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S))
-        try:
-            self.settings = self._choose_settings()
-            await self._plan()
-            try:
-                async with asyncio.TaskGroup() as starting:
-                    for component in self.components.values():
-                        starting.create_task(component.start())
-            except ExceptionGroup as failures:
-                raise failures.exceptions[0] from None
-        except BaseException:
-            await self._close(grace=False)
-            raise
+        async with contextlib.AsyncExitStack() as cleanup:
+            self.run_dir = Path(tempfile.mkdtemp(prefix="switchroom-"))
+            if not self.options.keep:
+                cleanup.callback(shutil.rmtree, self.run_dir, ignore_errors=True)
+            self._session = await cleanup.enter_async_context(
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S))
+            )
+
+            def take_port() -> int:
+                port = PORTS.take(HOST)
+                cleanup.callback(PORTS.give_back, port)
+                return port
+
+            self.settings, providers_port = choose_settings(self.options, self.run_dir, take_port)
+            if self.options.livekit:
+                config = livekit_config(self.settings, take_port())
+                await self._add_livekit({**config, **self.options.livekit_config})
+            if providers_port is not None:
+                self._add_providers(providers_port)
+            if self.options.gateway:
+                self._add_gateway()
+            if self.options.bridge:
+                self._add_bridge()
+            for number in range(1, int(self.options.worker) + 1):
+                self._add_worker(number, take_port)
+            cleanup.push_async_callback(self._kill)
+            await self._start()
+            self._cleanup = cleanup.pop_all()
         return self
 
     async def __aexit__(
@@ -175,166 +157,86 @@ class Stack:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._close(grace=True)
+        async with self._cleanup:
+            # The bridge first: it ends the calls, which lets the workers end theirs, whose last
+            # events the gateway still takes.
+            workers = [name for name in self.components if name.startswith("worker")]
+            for layer in (["bridge"], workers, ["gateway"], ["providers", "livekit-server"]):
+                await asyncio.gather(
+                    *(self.components[name].stop() for name in layer if name in self.components)
+                )
 
-    async def _close(self, *, grace: bool) -> None:
-        components = self.components
+    async def _start(self) -> None:
         try:
-            if grace:
-                # The bridge first: it ends the calls, which lets the workers end theirs, whose
-                # last events the gateway still takes.
-                workers = [name for name in components if name.startswith("worker")]
-                for layer in (["bridge"], workers, ["gateway"], ["providers", "livekit-server"]):
-                    await asyncio.gather(
-                        *(components[name].stop() for name in layer if name in components)
-                    )
-        finally:
-            await asyncio.gather(*(component.kill() for component in components.values()))
-            await self._session.close()
-            while self._ports:
-                PORTS.give_back(self._ports.pop())
-            if not self.options.keep:
-                shutil.rmtree(self.run_dir, ignore_errors=True)
+            async with asyncio.TaskGroup() as starting:
+                for component in self.components.values():
+                    starting.create_task(component.start())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _kill(self) -> None:
+        await asyncio.gather(*(component.kill() for component in self.components.values()))
 
     # --- What is started
 
-    def _choose_settings(self) -> Settings:
-        chosen = given(self.options.settings) if self.options.settings else {}
-        chosen.update(self.options.values)
-        livekit_port = self._own_port(chosen.pop("livekit_url", None))
-        chosen.pop("livekit_sip_url", None)
-        if not (chosen.get("livekit_api_key") and chosen.get("livekit_api_secret")):
-            chosen["livekit_api_key"] = f"API{secrets.token_hex(6)}"
-            chosen["livekit_api_secret"] = secrets.token_hex(32)
-        for name in ("gateway_port", "bridge_port", "worker_http_port"):
-            if not chosen.get(name):  # port 0 too: the others have to know the real one
-                chosen[name] = self._port()
-        chosen.setdefault("bridge_sip_listen", f"{HOST}:{self._port()}")
-        chosen.setdefault("gateway_url", f"http://{HOST}:{chosen['gateway_port']}")
-        chosen.setdefault("data_dir", self.run_dir / "data")
-        chosen.setdefault("database_url", f"sqlite:///{self.run_dir / 'data' / 'switchroom.db'}")
-        chosen.setdefault("agents_dir", ROOT / "agents")
-        if self._wants_providers(chosen):
-            self._providers_port = self._port()
-            base = f"http://{HOST}:{self._providers_port}"
-            chosen["deepgram_base_url"] = f"{base}/v1/listen"
-            chosen["openai_base_url"] = f"{base}/v1"
-            chosen["cartesia_base_url"] = base
-            for name in PROVIDER_KEYS:
-                chosen.setdefault(name, "local")
-        return GivenSettings(
-            **chosen,
-            livekit_url=f"ws://{HOST}:{livekit_port}",
-            livekit_sip_url=f"http://{HOST}:{chosen['bridge_port']}",
+    async def _add_livekit(self, config: Mapping[str, object]) -> None:
+        def report_build(line: str) -> None:
+            self.options.report(Progress("livekit-server", State.STARTING, detail=line))
+
+        settings = self.settings
+        server = await livekit_server.ensure(settings.livekit_server_bin, report=report_build)
+        self._add(
+            "livekit-server",
+            [str(server.path)],
+            self._answers(settings.livekit_http_url),
+            settings.livekit_url,
+            # In a variable: neither the process list nor a file shows the secret.
+            {"LIVEKIT_CONFIG": json.dumps(config)},
         )
 
-    def _wants_providers(self, chosen: Mapping[str, Any]) -> bool:
-        if self.options.providers is not None:
-            return self.options.providers
-        return not all(chosen.get(name) for name in PROVIDER_KEYS)
+    def _add_providers(self, port: int) -> None:
+        base = f"http://{HOST}:{port}"
+        command = [*PYTHON, "dev.providers", "--port", str(port)]
+        self._add("providers", command, self._answers(f"{base}/control"), base)
 
-    def _own_port(self, url: str | None) -> int:
-        """The port of LIVEKIT_URL when that is an address of this machine, else a free one."""
-        parts = urlsplit(url or "")
-        if parts.hostname in {HOST, "localhost"} and parts.port:
-            return parts.port
-        return self._port()
+    def _add_gateway(self) -> None:
+        ready = self._answers(f"{self.gateway_url}/readyz")
+        self._add("gateway", [*PYTHON, "gateway"], ready, self.gateway_url)
 
-    def _port(self) -> int:
-        port = PORTS.take(HOST)
-        self._ports.append(port)
-        return port
+    def _add_bridge(self) -> None:
+        address = f"{self.bridge_url}, SIP {self.sip_address}"
+        self._add("bridge", [*PYTHON, "sip.bridge"], self._answers(self.bridge_url), address)
 
-    async def _plan(self) -> None:
-        options, settings = self.options, self.settings
-        variables = as_variables(settings)
-        module = [sys.executable, "-m"]
-        if options.livekit:
-            server = await livekit_server.ensure(
-                settings.livekit_server_bin, report=self._report_build
-            )
-            self._add(
-                "livekit-server",
-                [str(server.path)],
-                {"LIVEKIT_CONFIG": json.dumps(self._livekit_config())},
-                self._answers(settings.livekit_http_url),
-                f"{settings.livekit_url} ({server.origin})",
-            )
-        if self._wants_providers(given(settings)):
-            base = settings.cartesia_base_url
-            command = [*module, "dev.providers", "--port", str(self._providers_port)]
-            self._add("providers", command, variables, self._answers(f"{base}/control"), base)
-        if options.gateway:
-            self._add(
-                "gateway",
-                [*module, "gateway"],
-                variables,
-                self._answers(f"{self.gateway_url}/readyz"),
-                self.gateway_url,
-            )
-        if options.bridge:
-            self._add(
-                "bridge",
-                [*module, "sip.bridge"],
-                variables,
-                self._answers(self.bridge_url),
-                f"{self.bridge_url}, SIP {self.sip_address}",
-            )
-        for number in range(1, int(options.worker) + 1):
-            name = "worker" if number == 1 else f"worker-{number}"
-            port = settings.worker_http_port if number == 1 else self._port()
-            self._add(
-                name,
-                [*module, "worker", "start"],
-                variables | {"WORKER_HTTP_PORT": str(port)},
-                self._registered(name),
-                f"http://{HOST}:{port}",
-            )
+    def _add_worker(self, number: int, take_port: Callable[[], int]) -> None:
+        name = "worker" if number == 1 else f"worker-{number}"
+        port = self.settings.worker_http_port if number == 1 else take_port()
+        self._add(
+            name,
+            [*PYTHON, "worker", "start"],
+            self._registered(name),
+            f"http://{HOST}:{port}",
+            {"WORKER_HTTP_PORT": str(port)},
+        )
 
     def _add(
         self,
         name: str,
         command: list[str],
-        variables: Mapping[str, str],
         probe: Probe,
         address: str,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         env = inherited_environment(without=list(Settings.model_fields))
         env |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        env |= {**variables, **self.options.env.get(name, {})}
-        process = ManagedProcess(name, command, env=env, log_path=self.run_dir / f"{name}.log")
+        env |= {**as_variables(self.settings), **variables, **self.options.env.get(name, {})}
         self.components[name] = Component(
-            process,
+            ManagedProcess(name, command, env=env, log_path=self.run_dir / f"{name}.log"),
             probe,
             address=address,
             ready_timeout_s=self.options.ready_timeout_s,
             stop_grace_s=self.options.stop_grace_s,
             report=self.options.report,
         )
-
-    def _livekit_config(self) -> dict[str, Any]:
-        key, secret = self.settings.livekit_api_key, self.settings.livekit_api_secret
-        assert key is not None and secret is not None
-        return {
-            "port": urlsplit(self.settings.livekit_url).port,
-            "bind_addresses": [HOST],
-            "keys": {key: secret.get_secret_value()},
-            "rtc": {
-                "udp_port": self._port(),
-                "tcp_port": 0,  # it would listen on every interface
-                "node_ip": HOST,
-                "use_external_ip": False,
-                # Media too stays on this machine.
-                "enable_loopback_candidate": True,
-                "interfaces": {"includes": ["lo"]},
-            },
-            "webhook": {"api_key": key, "urls": [f"{self.gateway_url}/livekit/webhook"]},
-            "logging": {"level": "info", "json": True},
-            **self.options.livekit_config,
-        }
-
-    def _report_build(self, line: str) -> None:
-        self.options.report(Progress("livekit-server", State.STARTING, detail=line))
 
     # --- When is it ready
 

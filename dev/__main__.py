@@ -1,0 +1,101 @@
+"""``python -m dev stack|demo|bench|setup``: the system on this machine, for people and for make."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+
+from core import settings
+from dev import livekit_server, serve
+from dev.checklist import Checklist
+from dev.component import Progress, State
+from dev.livekit_server import LiveKitServerMissing
+from dev.process import ProcessFailed
+
+Command = Callable[[argparse.Namespace], Coroutine[None, None, int]]
+
+INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    command: Command = arguments.command
+    try:
+        return asyncio.run(_until_signal(command(arguments)))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (LiveKitServerMissing, ProcessFailed) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+
+
+async def _until_signal(command: Coroutine[None, None, int]) -> int:
+    """Run it; SIGTERM and a closed terminal end it as Ctrl-C does, with everything cleaned up."""
+    task = asyncio.create_task(command)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return INTERRUPTED
+
+
+async def _setup(_: argparse.Namespace) -> int:
+    """Make sure that there is a livekit-server: find it or build it."""
+    with Checklist() as checklist:
+
+        def report(line: str) -> None:
+            checklist(Progress("livekit-server", State.STARTING, detail=line))
+
+        server = await livekit_server.ensure(settings.load().livekit_server_bin, report=report)
+    if server.origin == "built":
+        print(f"livekit-server built: {server.path}")
+    return 0
+
+
+async def _stack(arguments: argparse.Namespace) -> int:
+    """Run everything until Ctrl-C, printing every address."""
+    return await serve.run(settings.load(), keep=arguments.keep)
+
+
+async def _demo(arguments: argparse.Namespace) -> int:
+    """Bring everything up and hold one phone call."""
+    from dev import demo
+
+    return await demo.run(settings.load(), phone=arguments.phone)
+
+
+async def _bench(_: argparse.Namespace) -> int:
+    """Measure the gateway against bare LiveKit calls."""
+    from dev import bench
+
+    return await bench.run(settings.load())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dev", description="Switchroom on this machine."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, command: Command) -> argparse.ArgumentParser:
+        text = (command.__doc__ or "").rstrip(".")
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    stack = add("stack", _stack)
+    stack.add_argument("--keep", action="store_true", help="leave logs and data behind")
+    demo = add("demo", _demo)
+    demo.add_argument("--phone", metavar="sip:USER@HOST", help="call this phone, not the built-in")
+    add("bench", _bench)
+    add("setup", _setup)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
