@@ -1,0 +1,184 @@
+"""From bytes to a model: what a request carries, checked before anything is done with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from core.errors import (
+    AppError,
+    BadRequest,
+    Detail,
+    PayloadTooLarge,
+    Unprocessable,
+    UnsupportedMediaType,
+)
+from gateway.errors import is_seed_path
+
+MAX_BYTES = 1024 * 1024
+"""Of the body after decompression; web.Application(client_max_size=…) must not be less."""
+MAX_DEPTH = 64
+READ_DEADLINE_S = 20.0
+MAX_DETAILS = 50
+
+_UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
+_OPENING, _CLOSING = frozenset("[{"), frozenset("]}")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class RequestTimeout(AppError):
+    """408 REQUEST_TIMEOUT: the body did not arrive in time."""
+
+    status = 408
+    default_code = "REQUEST_TIMEOUT"
+
+
+async def parse_body(request: web.Request, model: type[M]) -> M:
+    """The JSON body as ``model``. Raises BadRequest, Unprocessable, PayloadTooLarge, …
+
+    An empty body counts as malformed JSON.
+    """
+    return validate(parse_json(await read_body(request)), model, request.path)
+
+
+async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:
+    """The body of a JSON request, at most ``limit`` bytes, within READ_DEADLINE_S."""
+    if request.content_length is not None and request.content_length > limit:
+        raise _too_large(limit)
+    _check_content_type(request)
+    received = bytearray()
+    try:
+        async with asyncio.timeout(READ_DEADLINE_S):
+            async for chunk in request.content.iter_any():
+                received += chunk
+                if len(received) > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise RequestTimeout("The body took too long") from None
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise BadRequest("The body is not what its headers say", code="INVALID_JSON") from None
+    return bytes(received)
+
+
+def parse_json(raw: bytes) -> Any:
+    """Strict JSON (RFC 8259): UTF-8, no NaN, no NUL or lone surrogate, no depth over 64.
+
+    Raises BadRequest ``INVALID_JSON``. Of a repeated key the last value counts.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _malformed("it is not UTF-8") from None
+    _check_depth(text)
+    try:
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise _malformed(f"line {error.lineno}, column {error.colno}") from None
+    except ValueError:  # CPython's limit on the digits of an integer
+        raise _malformed("a number is out of range") from None
+    _check_strings(value)
+    return value
+
+
+def parse_query(request: web.Request, model: type[M]) -> M:
+    """The query string as ``model``; a repeated parameter becomes a list only where it may."""
+    given: dict[str, Any] = {}
+    for name in request.query:
+        values = request.query.getall(name)
+        if any(_UNUSABLE.search(text) for text in (name, *values)):
+            raise BadRequest("NUL or invalid characters in the query", code="INVALID_REQUEST")
+        given[name] = values if len(values) > 1 else values[0]
+    return validate(given, model, request.path)
+
+
+def validate(value: Any, model: type[M], path: str) -> M:
+    """``value`` as ``model``, or the path's kind of refusal with one detail per fault."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        # Without input and context: either may hold a password.
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        raise invalid([_detail(fault) for fault in faults[:MAX_DETAILS]], path) from None
+
+
+def invalid(details: Sequence[Detail], path: str) -> AppError:
+    """400 INVALID_REQUEST under /sip and /livekit, 422 VALIDATION_ERROR elsewhere."""
+    first = details[0]
+    message = f"{first.field}: {first.message}" if first.field else first.message
+    kind = BadRequest if is_seed_path(path) else Unprocessable
+    return kind(message, details=details)
+
+
+def _detail(fault: ErrorDetails) -> Detail:
+    field = ".".join(_UNUSABLE.sub("?", str(part))[:64] for part in fault["loc"])
+    return Detail(field, fault["msg"], fault["type"])
+
+
+def _check_content_type(request: web.Request) -> None:
+    kind = request.content_type if hdrs.CONTENT_TYPE in request.headers else ""
+    is_json = kind == "application/json" or re.fullmatch(r"application/[\w.-]+\+json", kind)
+    if not is_json and (kind or request.can_read_body):
+        raise UnsupportedMediaType("Content-Type must be application/json")
+    if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise UnsupportedMediaType("The charset of a JSON body must be utf-8")
+
+
+def _check_depth(text: str) -> None:
+    """Before parsing: the parser recurses, and 100,000 brackets are no error to a client."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for part in _STRUCTURE.finditer(text):
+        if (found := part[0]) in _OPENING:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _malformed(f"it is nested more than {MAX_DEPTH} deep")
+        elif found in _CLOSING:
+            depth -= 1
+
+
+# Strings first, so that brackets inside them do not count; an unclosed one runs to the end.
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+
+
+def _check_strings(value: Any) -> None:
+    """Neither PostgreSQL, UTF-8 nor a SIP header can carry these."""
+    todo = [value]
+    while todo:
+        match todo.pop():
+            case str() as text:
+                if _UNUSABLE.search(text):
+                    raise _malformed("a string holds NUL or half of a surrogate pair")
+            case list() as items:
+                todo.extend(items)
+            case dict() as members:
+                todo.extend(members)
+                todo.extend(members.values())
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _malformed(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise _malformed("a number is out of range")
+    return number
+
+
+def _malformed(reason: str) -> BadRequest:
+    return BadRequest(f"The body is not valid JSON: {reason}", code="INVALID_JSON")
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {limit // 1024} KiB")

@@ -1,0 +1,164 @@
+"""Every error as JSON, in the shape its path calls for (contracts.md §0), with an X-Request-Id.
+
+``/v1/*``: nested; ``/api/v1/*``: the envelope; everything else: flat.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from core.errors import (
+    AppError,
+    BadRequest,
+    Detail,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    ServerFault,
+    UnsupportedMediaType,
+)
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "X-Request-Id"
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_STARTED: web.RequestKey[bool] = web.RequestKey("response_started", bool)
+
+# Written down in the OpenAPI document, too.
+TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    422: "validation_error",
+    429: "rate_limit_error",
+}
+
+
+def setup(app: web.Application) -> None:
+    """Call before any other middleware is added: this one is the outermost."""
+    app.middlewares.append(rendering)
+    app.on_response_prepare.append(_label)
+
+
+@web.middleware
+async def rendering(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers whatever is raised further in. A response that has begun is cut off instead."""
+    request[REQUEST_ID] = request_id(request)
+    try:
+        return await handler(request)
+    except AppError as error:
+        answer = error
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        answer = _from_aiohttp(error)
+    except Exception as error:
+        if isinstance(error, ConnectionError) and _is_gone(request):
+            log.info("client went away", extra=_facts(request))
+            answer = BadRequest("The connection was closed")
+        else:
+            log.exception("request failed", extra=_facts(request))
+            answer = ServerFault("Internal error")
+    if request.get(_STARTED):
+        # Nothing can be taken back; a broken transfer is the only way left to say so.
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("response cut off after an error")
+    return render(answer, request.path)
+
+
+def render(error: AppError, path: str) -> web.Response:
+    """The response to ``error`` on ``path``."""
+    return web.json_response(body(error, path), status=error.status, headers=error.headers)
+
+
+def body(error: AppError, path: str) -> dict[str, Any]:
+    """The JSON of ``error``, by the shape of ``path``."""
+    details = [_detail(detail) for detail in error.details]
+    if _below(path, "/v1"):
+        kind = TYPES.get(
+            error.status, "invalid_request_error" if error.status < 500 else "api_error"
+        )
+        return {
+            "error": {
+                "message": error.message,
+                "code": error.code,
+                "type": TYPES.get(error.status, other),
+                "details": details,
+            }
+        }
+    if _below(path, "/api/v1"):
+        return {
+            "success": False,
+            "data": None,
+            "message": error.message,
+            "meta": {"code": error.code, "details": details},
+        }
+    flat: dict[str, Any] = {"error": error.message, "code": error.code}
+    return {**flat, "details": details} if details else flat
+
+
+def is_seed_path(path: str) -> bool:
+    """Where a bad field is 400 INVALID_REQUEST; elsewhere it is 422 VALIDATION_ERROR."""
+    return _below(path, "/sip") or _below(path, "/livekit")
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The caller's X-Request-Id when it is harmless, else a new one."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+async def _label(request: web.Request, response: web.StreamResponse) -> None:
+    request[_STARTED] = True
+    response.headers[REQUEST_ID_HEADER] = request.get(REQUEST_ID) or request_id(request)
+
+
+def _from_aiohttp(error: web.HTTPException) -> AppError:
+    match error:
+        case web.HTTPNotFound():
+            return NotFound("No such path")
+        case web.HTTPMethodNotAllowed():
+            allowed = ", ".join(sorted(error.allowed_methods))
+            message = f"Method not allowed; use {allowed}"
+            return MethodNotAllowed(message, headers={hdrs.ALLOW: allowed})
+        case web.HTTPRequestEntityTooLarge():
+            return PayloadTooLarge("The body is too large")
+        case web.HTTPUnsupportedMediaType():
+            return UnsupportedMediaType("Unsupported media type")
+    # aiohttp itself raises little else, and none of it is more than a bad request.
+    code = HTTPStatus(error.status).name
+    message = HTTPStatus(error.status).phrase
+    return BadRequest(message, code=code) if error.status < 500 else ServerFault(message, code=code)
+
+
+def _detail(detail: Detail) -> dict[str, str]:
+    return {"field": detail.field, "message": detail.message, "type": detail.type}
+
+
+def _below(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root}/")
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _facts(request: web.Request) -> dict[str, str]:
+    """The route's pattern, not the path: a path may carry what belongs into no log."""
+    resource = request.match_info.route.resource
+    return {
+        "request_id": request[REQUEST_ID],
+        "method": request.method,
+        "route": resource.canonical if resource is not None else "",
+    }
