@@ -1,0 +1,360 @@
+"""A SIP phone in code: it answers, refuses, rings out, speaks, listens and records.
+
+    async with Phone() as phone:                  # phone.address == "127.0.0.1:49152"
+        phone.behave(Answer(after_s=0.3))
+        call = await phone.next_call(timeout=10)  # any called number is accepted
+        await call.answered(timeout=5)
+        greeting = await call.listen(timeout=10)
+        await call.say("I would like to book a table.")
+        await call.hangup()
+        call.save(Path("call.wav"))               # left: this phone, right: what it heard
+
+Signalling and media are baresip's (``baresip-python``). In front of it each phone has a
+small relay of its own (:mod:`dev.siprelay`): so several phones live in one process, any
+status can be refused with, and every message is seen. What the recording is worth is
+written in :mod:`dev.phone_media`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from aiosipua.headers import parse_uri
+from aiosipua.message import SipRequest, SipResponse
+from baresip import BaresipError, Call, StaleHandleError
+
+from dev import phone_stack, sipmsg
+from dev.phone_call import CallRefused, Ended, Heard, PhoneCall, Span, Transfer
+from dev.phone_stack import Identity, Stack
+from dev.sipmsg import Address
+from dev.siprelay import SipRelay
+
+__all__ = [
+    "Answer",
+    "Behaviour",
+    "CallRefused",
+    "Ended",
+    "Heard",
+    "Phone",
+    "PhoneCall",
+    "Reject",
+    "RingOut",
+    "Span",
+    "Transfer",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Ring, then answer."""
+
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Refuse with a SIP status, after ringing for a while if ``after_s`` is above zero."""
+
+    status: int = 486
+    reason: str | None = None
+    after_s: float = 0.0
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class RingOut:
+    """Ring until the caller gives up, or until the test calls ``answer`` or ``hangup``."""
+
+
+Behaviour = Answer | Reject | RingOut
+
+
+class Phone:
+    """One phone with an address of its own on loopback (UDP)."""
+
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        behaviour: Behaviour | Callable[[PhoneCall], Behaviour] = Answer(),
+        follow_transfers: bool = True,
+        transfer_route: str | None = None,
+    ) -> None:
+        """
+        Args:
+            port: Where it listens; 0 takes a free port.
+            behaviour: What it does with a call; see :meth:`behave`.
+            follow_transfers: Whether it dials where a REFER sends it, else it declines.
+            transfer_route: ``host:port`` where ``tel:`` targets of a REFER are dialled,
+                as an operator's switch would do; default: they fail.
+        """
+        self.address = ""
+        self.calls: list[PhoneCall] = []  # every call of its life, oldest first
+        self._port = port
+        self._behaviour = behaviour
+        self._follow = follow_transfers
+        self._transfer_route = transfer_route
+        self._by_id: dict[str, PhoneCall] = {}
+        self._arrivals: asyncio.Queue[PhoneCall] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._relay: SipRelay | None = None
+        self._stack: Stack | None = None
+        self._user = ""
+
+    async def __aenter__(self) -> Self:
+        self._stack = await phone_stack.acquire()
+        try:
+            self._relay = await SipRelay.open(lambda relay: _Front(self, relay), port=self._port)
+            host, port = self._relay.address
+            self.address = f"{host}:{port}"
+            self._user = f"phone{self._stack.next_number()}"
+            await self._stack.agent(self._identity(self._user), self._on_incoming)
+        except BaseException:
+            await self._shut()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up what is still up, and give sockets, tasks and threads back."""
+        live = [call for call in self.calls if call.ending is None]
+        for call in live:
+            with contextlib.suppress(BaresipError):
+                await call.hangup()
+        for call in live:
+            try:
+                await call.ended(timeout=2)
+            except TimeoutError:
+                logger.warning("a call did not end in time", extra={"sip_call_id": call.call_id})
+        await self._shut()
+
+    async def _shut(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._relay is not None:
+            await self._relay.close()
+        if self._stack is not None:
+            stack, self._stack = self._stack, None
+            await stack.release()
+
+    # --- being called
+
+    def behave(self, behaviour: Behaviour | Callable[[PhoneCall], Behaviour]) -> None:
+        """Say what happens to calls from now on: one answer for all, or a function that
+        looks at the call (``call.called``, ``call.caller``, ``call.headers``)."""
+        self._behaviour = behaviour
+
+    async def next_call(self, timeout: float) -> PhoneCall:
+        """The next call to this phone, as soon as its INVITE is here, refused ones too.
+
+        Raises:
+            TimeoutError: nobody called.
+        """
+        return await asyncio.wait_for(self._arrivals.get(), timeout)
+
+    @property
+    def invites(self) -> int:
+        """How many calls have reached this phone (INVITEs of distinct Call-IDs)."""
+        return sum(call.inbound for call in self.calls)
+
+    # --- calling
+
+    async def dial(
+        self,
+        uri: str,
+        *,
+        caller: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth_user: str | None = None,
+        auth_password: str = "",
+    ) -> PhoneCall:
+        """Call a SIP URI; returns once the INVITE is out.
+
+        ``await call.answered(timeout)`` then gives the outcome: it raises
+        :class:`CallRefused` with the far end's status.
+
+        Args:
+            uri: ``sip:+15550100@127.0.0.1:5060``; the host is an IP address.
+            caller: The number in From; default: this phone's own name.
+            auth_user: Digest user name, if a proxy asks for one.
+        """
+        assert self._stack is not None and self._relay is not None, "the phone is not open"
+        if sipmsg.uri_address(parse_uri(uri)) == self._relay.address:
+            raise ValueError("a phone cannot call itself")
+        identity = self._identity(caller or self._user, auth_user, auth_password)
+        agent = await self._stack.agent(identity)
+        handset = await agent.dial(uri, headers=dict(headers or {}))
+        return self._adopt_outbound(handset, uri, identity.user)
+
+    def _identity(
+        self, user: str, auth_user: str | None = None, auth_password: str = ""
+    ) -> Identity:
+        assert self._relay is not None
+        return Identity(user, self._relay.address, auth_user, auth_password)
+
+    def _adopt_outbound(self, handset: Call, uri: str, caller: str) -> PhoneCall:
+        assert self._stack is not None
+        call = PhoneCall(inbound=False, called=parse_uri(uri).user or "", caller=caller, headers={})
+        self.calls.append(call)
+        call.attach(handset, self._stack, self._on_transfer)
+        # Known by now: watch() has delivered the events that carry it.
+        self._by_id[call.call_id] = call
+        return call
+
+    # --- what the front and baresip report
+
+    def _on_invite(self, request: SipRequest, relay: SipRelay) -> bool:
+        """An INVITE for this phone; returns whether it goes on to baresip."""
+        call_id = request.call_id or ""
+        call = self._by_id.get(call_id)
+        if call is None:
+            sender = request.from_addr
+            call = PhoneCall(
+                inbound=True,
+                called=parse_uri(request.uri).user or "",
+                caller=(sender.uri.user if sender else None) or "",
+                headers=sipmsg.headers_of(request),
+                call_id=call_id,
+            )
+            self._by_id[call_id] = call
+            self.calls.append(call)
+            behaviour = self._behaviour
+            chosen = behaviour if isinstance(behaviour, Behaviour) else behaviour(call)
+            if isinstance(chosen, Reject):
+                self._spawn(self._refuse(call, chosen, request, relay))
+            elif isinstance(chosen, Answer):
+                self._spawn(self._answer(call, chosen))
+            self._arrivals.put_nowait(call)
+            if isinstance(chosen, Reject):
+                return False
+        elif call.refusal is not None:
+            relay.answer(call.refusal)  # a retransmission
+            return False
+        self._to_own_stack(request)
+        return True
+
+    def _to_own_stack(self, request: SipRequest) -> None:
+        """Any number dialled here is this phone's, whatever baresip calls it."""
+        assert self._stack is not None
+        host, port = self._stack.address
+        request.uri = f"sip:{self._user}@{host}:{port}"
+
+    def _is_own_stack(self, source: Address) -> bool:
+        return self._stack is not None and source == self._stack.address
+
+    def _route_telephone_number(self, request: SipRequest) -> None:
+        """Give a REFER's tel: target (RFC 3966) a host, as an operator's switch would."""
+        target = request.headers.get_first("refer-to") or ""
+        scheme, _, number = target.strip("<> ").partition(":")
+        if scheme.lower() == "tel" and self._transfer_route is not None:
+            number = number.partition(";")[0]
+            request.set_header("Refer-To", f"<sip:{number}@{self._transfer_route}>")
+
+    async def _refuse(
+        self, call: PhoneCall, how: Reject, request: SipRequest, relay: SipRelay
+    ) -> None:
+        tag = f"r{call.call_id[:8]}"
+        if how.after_s > 0:
+            call.refusal = sipmsg.reply(request, 180, tag=tag)
+            relay.answer(call.refusal)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(call.canceled_while_refusing.wait(), how.after_s)
+        if call.canceled_while_refusing.is_set():
+            call.refusal = sipmsg.reply(request, 487, tag=tag)
+            call.finish(Ended("remote", "cancel", None, ""))
+        else:
+            call.refusal = sipmsg.reply(
+                request, how.status, reason=how.reason, tag=tag, headers=how.headers
+            )
+            reason = call.refusal.reason_phrase
+            call.finish(Ended("local", "refused", how.status, reason))
+        relay.answer(call.refusal)
+
+    async def _answer(self, call: PhoneCall, how: Answer) -> None:
+        await asyncio.sleep(how.after_s)
+        await call.attached()
+        try:
+            await call.answer()
+        except StaleHandleError:
+            logger.debug("the caller was gone before the answer")
+
+    def _on_incoming(self, handset: Call) -> None:
+        call = self._by_id.get(handset.call_id or "")
+        if call is not None and self._stack is not None:
+            call.attach(handset, self._stack, self._on_transfer)
+
+    def _on_transfer(self, call: PhoneCall, transfer: Transfer) -> None:
+        self._spawn(self._transfer(call, transfer))
+
+    async def _transfer(self, call: PhoneCall, transfer: Transfer) -> None:
+        try:
+            if not self._follow:
+                await call.handset.reject_transfer(603)
+                return
+            handset = await call.handset.accept_transfer()
+        except BaresipError as error:
+            logger.warning("transfer not followed", extra={"error": str(error)})
+            return
+        transfer.call.set_result(
+            self._adopt_outbound(handset, transfer.target, call.called or self._user)
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("phone task failed", exc_info=task.exception())
+
+
+class _Front:
+    """The policy of a phone's relay: what comes from outside, and what baresip sends."""
+
+    def __init__(self, phone: Phone, relay: SipRelay) -> None:
+        self._phone = phone
+        self._relay = relay
+
+    def request(self, request: SipRequest, source: Address, for_us: bool) -> bool:
+        call = self._phone._by_id.get(request.call_id or "")
+        outside = not self._phone._is_own_stack(source)
+        if for_us and sipmsg.to_tag(request) is None:
+            if request.method == "INVITE":
+                return self._phone._on_invite(request, self._relay)
+            if request.method == "OPTIONS":
+                self._relay.answer(sipmsg.reply(request, 200))
+                return False
+        if call is not None and outside:
+            if request.method in {"BYE", "CANCEL"}:
+                call.farewell = request.headers.get_first("reason") or ""
+            elif request.method == "REFER":
+                self._phone._route_telephone_number(request)
+            if call.refusal is not None:
+                return self._after_refusal(call, request)
+        if for_us:
+            self._phone._to_own_stack(request)
+        return True
+
+    def _after_refusal(self, call: PhoneCall, request: SipRequest) -> bool:
+        """The rest of a transaction that never reached baresip."""
+        if request.method == "CANCEL":
+            self._relay.answer(sipmsg.reply(request, 200))
+            call.canceled_while_refusing.set()
+        elif request.method != "ACK":
+            self._relay.answer(sipmsg.reply(request, 481))
+        return False
+
+    def response(self, response: SipResponse, source: Address) -> bool:
+        return True
