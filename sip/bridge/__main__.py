@@ -1,0 +1,72 @@
+"""``python -m sip.bridge``: the embedded SIP service, until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+import baresip
+from aiohttp import web
+
+from core import logs, settings
+from core.settings import Settings
+from sip.bridge.call import LiveKit
+from sip.bridge.endpoint import Endpoint
+from sip.bridge.registry import Registry
+from sip.bridge.server import create_app
+from sip.bridge.service import SipService
+
+log = logging.getLogger("sip.bridge")
+
+
+async def serve(config: Settings) -> None:
+    """Run until told to stop. Raises OSError, ValueError or BaresipError when it cannot start."""
+    if not config.livekit_configured:
+        raise ValueError("LIVEKIT_API_KEY and LIVEKIT_API_SECRET must be set")
+    assert config.livekit_api_key is not None and config.livekit_api_secret is not None
+    livekit = LiveKit(
+        config.livekit_url, config.livekit_api_key, config.livekit_api_secret.get_secret_value()
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    registry = Registry(config.data_dir / "bridge.json")
+    registry.load()
+    endpoint = Endpoint(config.bridge_sip_listen)
+    await endpoint.start()
+    service = SipService(endpoint, registry, livekit)
+    addresses: dict[str, str] = {}
+    runner = web.AppRunner(create_app(service, registry, livekit, lambda: addresses))
+    try:
+        await runner.setup()
+        site = web.TCPSite(runner, config.bridge_host, config.bridge_port)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        shown = f"[{host}]" if ":" in host else host
+        addresses |= {"http": f"http://{shown}:{port}", "sip": endpoint.address}
+        log.info("ready", extra=addresses)
+        print(f"sip.bridge ready http={addresses['http']} sip={addresses['sip']}", flush=True)
+        await stop.wait()
+        log.info("stopping", extra={"calls": service.live_calls})
+    finally:
+        await service.close(config.shutdown_grace_s)
+        await runner.cleanup()
+        await endpoint.close()
+
+
+def main() -> int:
+    config = settings.load()
+    logs.configure(config, "bridge")
+    try:
+        asyncio.run(serve(config))
+    except (OSError, ValueError, baresip.BaresipError) as error:
+        print(f"sip.bridge: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

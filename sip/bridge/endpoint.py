@@ -1,0 +1,194 @@
+"""The SIP endpoint: one stack, one listening address, one user agent per identity dialled from."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import baresip
+
+from sip.bridge import trace
+from sip.bridge.phone import PhoneCall
+from sip.bridge.trace import DialogTrace, TraceBook
+
+log = logging.getLogger(__name__)
+
+# A message is traced within a millisecond of its event, by another thread.
+TRACE_WAIT_S: Final = 0.25
+# The lowest latency: no jitter buffer of its own, two packets of playout buffer.
+_STACK_SETTINGS: Final = (
+    "audio_jitter_buffer_type off\naudio_buffer 20-60\naudio_buffer_mode fixed\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who an outbound call comes from, and what answers a digest challenge."""
+
+    user: str
+    host: str
+    display_name: str | None
+    transport: Literal["udp", "tcp", "tls"]
+    auth_user: str
+    auth_password: str
+
+    def address_of_record(self) -> str:
+        """The stack's account line, password included. Raises ValueError for what it misreads."""
+        account = baresip.Account(
+            user=self.user,
+            domain=self.host,
+            password=self.auth_password,
+            reg_interval=0,
+            transport=self.transport,
+            auth_user=self.auth_user or None,
+        )
+        if self.display_name is None:
+            return account.aor()
+        return f'"{self.display_name}" {account.aor()}'
+
+
+class Endpoint:
+    """Owns the SIP stack of this process (the library allows one)."""
+
+    def __init__(self, listen: str) -> None:
+        host, _, port = listen.rpartition(":")
+        self._host = host.strip("[]")
+        self._port = int(port)
+        self._runtime: baresip.Runtime | None = None
+        self._agents: dict[str, baresip.UserAgent] = {}
+        self._agents_lock = asyncio.Lock()
+        self._book = TraceBook()
+        self._waiting: dict[str, asyncio.Event] = {}
+        self._tracer: _TraceHandler | None = None
+        self.on_invite: Callable[[PhoneCall], None] = lambda _call: None
+
+    @property
+    def host(self) -> str:
+        return self._host
+
+    @property
+    def address(self) -> str:
+        """The listening address with its real port."""
+        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        """Raises OSError when the address cannot be listened on, BaresipError for the rest."""
+        self._port = await asyncio.to_thread(_free_port, self._host, self._port)
+        self._tracer = _TraceHandler(asyncio.get_running_loop(), self._on_trace)
+        self._tracer.attach()
+        self._runtime = baresip.Runtime()
+        # A wildcard address leaves the choice of interface to the stack, which then skips loopback.
+        interface = None if ipaddress.ip_address(self._host).is_unspecified else self._host
+        await self._runtime.start(
+            baresip.Config(
+                net_interface=interface,
+                max_concurrent_calls=None,
+                expose_headers=("To",),
+                sip_trace=True,
+                extra_config_text=f"sip_listen {self.address}\n{_STACK_SETTINGS}",
+            )
+        )
+        # Takes every call that is for no identity dialled from before.
+        await self._agent(
+            baresip.Account("switchroom", self._host, "", reg_interval=0).aor() + ";catchall=yes"
+        )
+
+    async def close(self) -> None:
+        if self._runtime is not None:
+            runtime, self._runtime = self._runtime, None
+            await runtime.close()
+        if self._tracer is not None:
+            self._tracer.detach()
+
+    async def dial(self, identity: Identity, uri: str, headers: dict[str, str]) -> PhoneCall:
+        """Send the INVITE. Raises ValueError or BaresipError when none could be sent."""
+        agent = await self._agent(identity.address_of_record())
+        return PhoneCall(await agent.dial(uri, headers))
+
+    async def dialog(self, call_id: str | None) -> DialogTrace:
+        """What the trace knows of a dialog, waiting a moment for its opening message."""
+        if call_id is not None and self._book.of(call_id).opening is None:
+            opened = self._waiting.setdefault(call_id, asyncio.Event())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TRACE_WAIT_S):
+                    await opened.wait()
+            self._waiting.pop(call_id, None)
+        return self._book.of(call_id)
+
+    def seen(self, call_id: str | None) -> DialogTrace:
+        """What the trace knows of a dialog by now."""
+        return self._book.of(call_id)
+
+    async def _agent(self, address_of_record: str) -> baresip.UserAgent:
+        # The stack cannot free a user agent (about 2 kB each), so each identity has one for good.
+        async with self._agents_lock:
+            agent = self._agents.get(address_of_record)
+            if agent is None:
+                if self._runtime is None:
+                    raise baresip.BaresipError("the SIP endpoint is not running")
+                agent = await baresip.UserAgent.create(
+                    self._runtime, address_of_record, transfer_policy="reject"
+                )
+                agent.on_incoming(lambda call: self.on_invite(PhoneCall(call)))
+                self._agents[address_of_record] = agent
+            return agent
+
+    def _on_trace(self, message: trace.SipMessage) -> None:
+        self._book.add(message)
+        opened = self._waiting.get(message.call_id or "")
+        if opened is not None and self._book.of(message.call_id).opening is not None:
+            opened.set()
+
+
+class _TraceHandler(logging.Handler):
+    """Takes the stack's message trace instead of any log: it holds digest answers."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sink: Callable[[trace.SipMessage], object],
+    ) -> None:
+        super().__init__(logging.DEBUG)
+        self._loop = loop
+        self._sink = sink
+        self._logger = logging.getLogger("baresip.native.sip")
+
+    def attach(self) -> None:
+        self._logger.addHandler(self)
+        self._logger.setLevel(logging.DEBUG)
+        self._logger.propagate = False
+
+    def detach(self) -> None:
+        self._logger.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = trace.parse(record.getMessage())
+        if message is not None and message.received and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._sink, message)
+
+
+def _free_port(host: str, port: int) -> int:
+    """``port`` when UDP and TCP can be bound on it, for 0 one where both can. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for attempt in range(20):
+        with (
+            socket.socket(family, socket.SOCK_DGRAM) as udp,
+            socket.socket(family, socket.SOCK_STREAM) as tcp,
+        ):
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            udp.bind((host, port))
+            chosen = int(udp.getsockname()[1])
+            try:
+                tcp.bind((host, chosen))
+            except OSError:
+                if port or attempt == 19:
+                    raise
+                continue
+            return chosen
+    raise OSError(f"no free port on {host}")

@@ -1,0 +1,191 @@
+"""Outbound calls: from a CreateSIPParticipant request to an answered phone, or a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import baresip
+from livekit.protocol.sip import (
+    CreateSIPParticipantRequest,
+    SIPHeaderOptions,
+    SIPOutboundTrunkInfo,
+    SIPTransport,
+)
+
+from sip.bridge import attributes, validation, verdict
+from sip.bridge.call import Call, Ending, Participant
+from sip.bridge.endpoint import Endpoint, Identity
+from sip.bridge.twirp import TwirpError
+from sip.bridge.verdict import Verdict
+
+# livekit-sip's default, and livekit-server's cap on a request that waits for the answer.
+RINGING_TIMEOUT_S: Final = 180.0
+WAIT_CAP_S: Final = 80.0
+
+_TRANSPORTS: Final[Mapping[int, Literal["udp", "tcp", "tls"]]] = {
+    SIPTransport.SIP_TRANSPORT_AUTO: "udp",
+    SIPTransport.SIP_TRANSPORT_UDP: "udp",
+    SIPTransport.SIP_TRANSPORT_TCP: "tcp",
+    SIPTransport.SIP_TRANSPORT_TLS: "tls",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """All that one outbound call needs, checked."""
+
+    call_id: str
+    participant: Participant
+    identity: Identity
+    uri: str
+    headers: Mapping[str, str]
+    attributes_to_headers: Mapping[str, str]
+    headers_to_attributes: Mapping[str, str]
+    include_headers: int
+    dtmf: str
+    ringing_timeout_s: float
+    max_duration_s: float
+    media_timeout_s: float
+
+
+def new_id(prefix: str) -> str:
+    """A random id in LiveKit's form: ``SCL_`` and twelve letters or digits."""
+    alphabet = string.ascii_letters + string.digits
+    return f"{prefix}_{''.join(secrets.choice(alphabet) for _ in range(12))}"
+
+
+def plan(
+    request: CreateSIPParticipantRequest, trunk: SIPOutboundTrunkInfo | None, local_host: str
+) -> Dial:
+    """Check ``request`` and merge it with its stored ``trunk``, which wins over an inline one.
+
+    Raises TwirpError ``invalid_argument``, ``failed_precondition`` or ``unimplemented``.
+    """
+    if not request.sip_trunk_id and not request.HasField("trunk"):
+        raise validation.invalid("missing sip trunk id and sip number")
+    if not request.sip_call_to:
+        raise validation.invalid("missing sip callee number")
+    if not request.room_name:
+        raise validation.invalid("missing room name")
+    for name in ("sip_request_uri", "sip_to_header", "sip_from_header"):
+        if request.HasField(name):
+            raise TwirpError("unimplemented", f"{name} is not supported by this service")
+    if request.to_user_override:
+        raise TwirpError("unimplemented", "to_user_override is not supported by this service")
+    validation.media(request.media, request.media_encryption)
+    called = validation.user(request.sip_call_to, "SipCallTo")
+    source = request.trunk if trunk is None else trunk
+    hostname = request.trunk.hostname if trunk is None else trunk.address
+    validation.host(hostname, "trunk hostname")
+    if source.from_host:
+        validation.host(source.from_host, "from_host")
+    number = request.sip_number or (random.choice(trunk.numbers) if trunk and trunk.numbers else "")
+    if not number:
+        raise TwirpError("failed_precondition", "no numbers on outbound trunk")
+    validation.user(number, "SipNumber")
+    headers = validation.headers({**(trunk.headers if trunk else {}), **request.headers})
+    include = request.include_headers or (
+        trunk.include_headers if trunk else SIPHeaderOptions.SIP_NO_HEADERS
+    )
+    # Not given: the number; given and empty: none.
+    shown = validation.display_name(
+        request.display_name if request.HasField("display_name") else number
+    )
+    call_id = new_id("SCL")
+    transport = _TRANSPORTS[source.transport]
+    ringing = request.ringing_timeout.ToTimedelta().total_seconds() or RINGING_TIMEOUT_S
+    return Dial(
+        call_id=call_id,
+        participant=Participant(
+            room=request.room_name,
+            identity=request.participant_identity or f"sip_{called}",
+            name=request.participant_name,
+            metadata=request.participant_metadata,
+            attributes=_attributes(request, call_id, hostname, number),
+        ),
+        identity=Identity(
+            user=number,
+            host=source.from_host or local_host,
+            display_name=shown or None,
+            transport=transport,
+            auth_user=source.auth_username,
+            auth_password=source.auth_password,
+        ),
+        uri=f"sip:{called.replace('#', '%23')}@{hostname};transport={transport}",
+        headers=headers,
+        attributes_to_headers=dict(source.attributes_to_headers),
+        headers_to_attributes=dict(source.headers_to_attributes),
+        include_headers=include,
+        dtmf=validation.dtmf(request.dtmf),
+        ringing_timeout_s=min(ringing, WAIT_CAP_S) if request.wait_until_answered else ringing,
+        max_duration_s=request.max_call_duration.ToTimedelta().total_seconds(),
+        media_timeout_s=request.media.media_timeout.ToTimedelta().total_seconds(),
+    )
+
+
+def _attributes(
+    request: CreateSIPParticipantRequest, call_id: str, hostname: str, number: str
+) -> dict[str, str]:
+    result = dict(request.participant_attributes)
+    result["sip.callID"] = call_id
+    result["sip.trunkID"] = request.sip_trunk_id
+    result["sip.callStatus"] = "dialing"
+    if not request.hide_phone_number:
+        result["sip.phoneNumber"] = request.sip_call_to
+        result["sip.hostname"] = hostname
+        result["sip.trunkPhoneNumber"] = number
+    return result
+
+
+async def dial(call: Call, order: Dial, endpoint: Endpoint) -> Verdict | None:
+    """Ring the phone; None when it answered. The call may be ended from elsewhere meanwhile."""
+    headers = dict(order.headers)
+    for attribute, header in order.attributes_to_headers.items():
+        if attribute in call.participant.attributes:
+            headers[header] = call.participant.attributes[attribute]
+    try:
+        phone = await endpoint.dial(order.identity, order.uri, validation.headers(headers))
+    except TwirpError as error:
+        return Verdict(error, verdict.canceled("").reason)
+    except (ValueError, baresip.BaresipError) as error:
+        return Verdict(validation.invalid(f"cannot dial: {error}"), verdict.canceled("").reason)
+    call.adopt(phone)
+    answered = asyncio.ensure_future(phone.answered.wait())
+    try:
+        outcomes: set[asyncio.Future[Any]] = {answered, phone.closed, call.over}
+        await asyncio.wait(
+            outcomes, timeout=order.ringing_timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+    finally:
+        answered.cancel()
+    call.set_attributes(attributes.of_dialog(phone.call_id, endpoint.seen(phone.call_id)))
+    if call.over.done():
+        return verdict.canceled(f"the call was ended: {call.over.result().cause}")
+    if phone.closed.done():
+        challenged = endpoint.seen(phone.call_id).challenged
+        return verdict.refused(phone.closed.result(), challenged=challenged)
+    if not phone.answered.is_set():
+        return verdict.unanswered()
+    return None
+
+
+async def talk(call: Call, order: Dial, endpoint: Endpoint, *, dialled_for_s: float) -> Ending:
+    """From the answer to the end; the longest duration counts from the request."""
+    assert call.phone is not None
+    dialog = await endpoint.dialog(call.phone.call_id)
+    call.set_attributes(
+        attributes.of_dialog(call.phone.call_id, dialog)
+        | attributes.of_headers(
+            dialog.remote_headers, order.include_headers, order.headers_to_attributes
+        )
+    )
+    if order.media_timeout_s > 0:
+        call.media_timeout_s = order.media_timeout_s
+    longest = order.max_duration_s
+    return await call.talk(order.dtmf, max(0.001, longest - dialled_for_s) if longest > 0 else 0)

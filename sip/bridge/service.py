@@ -1,0 +1,226 @@
+"""The SIP API's methods, and the calls in progress."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Final
+
+import baresip
+from livekit.api.access_token import Claims
+from livekit.protocol import sip as pb
+from livekit.rtc import DisconnectReason
+
+from sip.bridge import outbound
+from sip.bridge.call import INTERNAL_ERROR, SHUTDOWN, Call, Ending, LiveKit
+from sip.bridge.endpoint import Endpoint
+from sip.bridge.inbound import Inbound
+from sip.bridge.outbound import Dial
+from sip.bridge.phone import PhoneCall
+from sip.bridge.registry import Registry
+from sip.bridge.transfer import transfer_error, transfer_target
+from sip.bridge.twirp import TwirpError
+
+log = logging.getLogger(__name__)
+
+# livekit-server's time for a transfer whose request names none.
+TRANSFER_TIMEOUT_S: Final = 30.0
+
+
+class SipService:
+    """Owns one task per call; ``close`` ends them all."""
+
+    def __init__(self, endpoint: Endpoint, registry: Registry, livekit: LiveKit) -> None:
+        self._endpoint = endpoint
+        self._registry = registry
+        self._livekit = livekit
+        self._inbound = Inbound(endpoint, registry, livekit)
+        self._calls: dict[str, Call] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        endpoint.on_invite = self._on_invite
+
+    @property
+    def live_calls(self) -> int:
+        return len(self._calls)
+
+    async def close(self, timeout: float) -> None:
+        """Hang up every call, leave every room; cancel what takes longer than ``timeout`` s."""
+        self._closing = True
+        for call in self._calls.values():
+            call.end(SHUTDOWN)
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(self._tasks, timeout=timeout)
+        for task in late:
+            task.cancel()
+        if late:
+            log.error("calls did not end in time", extra={"calls": len(late)})
+            await asyncio.wait(late, timeout=1)
+
+    # --- participants
+
+    async def create_participant(
+        self, request: pb.CreateSIPParticipantRequest, _claims: Claims
+    ) -> pb.SIPParticipantInfo:
+        if self._closing:
+            raise TwirpError("unavailable", "the service is shutting down")
+        trunk = None
+        if request.sip_trunk_id:
+            trunk = self._registry.get_outbound(request.sip_trunk_id)
+        order = outbound.plan(request, trunk, self._endpoint.host)
+        call = Call(order.call_id, order.participant, self._livekit)
+        loop = asyncio.get_running_loop()
+        joined: asyncio.Future[TwirpError | None] = loop.create_future()
+        answered: asyncio.Future[TwirpError | None] = loop.create_future()
+        # The call belongs to the service: a client that goes away does not end the dial.
+        self._own(call, self._run_outbound(call, order, joined, answered))
+        error = await asyncio.shield(joined)
+        info = pb.SIPParticipantInfo(
+            participant_id="" if error else call.participant_sid,
+            participant_identity=order.participant.identity,
+            room_name=order.participant.room,
+            sip_call_id=order.call_id,
+        )
+        if error is None and request.wait_until_answered:
+            error = await asyncio.shield(answered)
+        if error is not None:
+            raise error
+        return info
+
+    async def transfer_participant(
+        self, request: pb.TransferSIPParticipantRequest, claims: Claims
+    ) -> pb.TransferSIPParticipantResponse:
+        if not request.room_name:
+            raise TwirpError("invalid_argument", "Missing room name")
+        if not request.participant_identity:
+            raise TwirpError("invalid_argument", "Missing participant identity")
+        video = claims.video
+        if video is None or not video.room_admin or video.room != request.room_name:
+            raise TwirpError("permission_denied", "the token is not an admin of the room")
+        if request.headers:
+            raise TwirpError("unimplemented", "headers of a transfer are not supported here")
+        target = transfer_target(request.transfer_to)
+        call = next(
+            (
+                call
+                for call in self._calls.values()
+                if call.participant.room == request.room_name
+                and call.participant.identity == request.participant_identity
+                and not call.over.done()
+            ),
+            None,
+        )
+        if call is None:
+            raise TwirpError("not_found", "participant does not exist")
+        timeout = request.ringing_timeout.ToTimedelta().total_seconds() or TRANSFER_TIMEOUT_S
+        transfer_id = outbound.new_id("STR")
+        try:
+            await call.transfer(target, timeout)
+        except (baresip.BaresipError, ValueError) as error:
+            raise transfer_error(error, transfer_id) from error
+        return pb.TransferSIPParticipantResponse(
+            transfer_id=transfer_id,
+            status=pb.SIPTransferStatus.STS_TRANSFER_SUCCESSFUL,
+            reason=pb.SIPTransferReason.STR_COMPLETED,
+        )
+
+    # --- calls
+
+    def _own(self, call: Call, work: Coroutine[None, None, None]) -> None:
+        self._calls[call.id] = call
+        task = asyncio.create_task(work, name=f"call-{call.id}")
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._calls.pop(call.id, None)
+            if not task.cancelled() and task.exception() is not None:
+                log.error("a call failed", exc_info=task.exception(), extra={"call_id": call.id})
+
+        task.add_done_callback(done)
+
+    async def _run_outbound(
+        self,
+        call: Call,
+        order: Dial,
+        joined: asyncio.Future[TwirpError | None],
+        answered: asyncio.Future[TwirpError | None],
+    ) -> None:
+        ending = INTERNAL_ERROR
+        started = time.monotonic()
+        try:
+            try:
+                await call.join()
+            except TwirpError as error:
+                joined.set_result(error)
+                return
+            joined.set_result(None)
+            verdict = await outbound.dial(call, order, self._endpoint)
+            if verdict is not None:
+                answered.set_result(verdict.error)
+                ending = _unanswered(call, verdict.reason)
+                return
+            answered.set_result(None)
+            ending = await outbound.talk(
+                call, order, self._endpoint, dialled_for_s=time.monotonic() - started
+            )
+        finally:
+            call.end(ending)
+            ending = call.over.result()
+            for waiter in (joined, answered):
+                if not waiter.done():
+                    waiter.set_result(TwirpError("internal", "the call failed"))
+            await call.finish(ending)
+            _log_end(call, ending, started)
+
+    def _on_invite(self, phone: PhoneCall) -> None:
+        task = asyncio.create_task(self._run_inbound(phone), name="call-inbound")
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and task.exception() is not None:
+                log.error("an incoming call failed", exc_info=task.exception())
+
+        task.add_done_callback(done)
+
+    async def _run_inbound(self, phone: PhoneCall) -> None:
+        started = time.monotonic()
+        placed = None if self._closing else await self._inbound.place(phone)
+        if placed is None:
+            await phone.hang_up()
+            return
+        call, ringing_s, longest_s = placed
+        self._calls[call.id] = call
+        ending = INTERNAL_ERROR
+        try:
+            ending = await self._inbound.serve(call, phone, ringing_s, longest_s)
+        except TwirpError as error:
+            log.warning("incoming call refused", extra={"call_id": call.id, "cause": error.message})
+        finally:
+            call.end(ending)
+            ending = call.over.result()
+            await call.finish(ending)
+            self._calls.pop(call.id, None)
+            _log_end(call, ending, started)
+
+
+def _unanswered(call: Call, reason: DisconnectReason.ValueType) -> Ending:
+    if call.over.done():
+        return call.over.result()
+    return Ending("not_answered", reason)
+
+
+def _log_end(call: Call, ending: Ending, started: float) -> None:
+    log.info(
+        "call ended",
+        extra={
+            "call_id": call.id,
+            "room": call.participant.room,
+            "cause": ending.cause,
+            "duration_s": round(time.monotonic() - started, 3),
+        },
+    )

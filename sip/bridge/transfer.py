@@ -1,0 +1,51 @@
+"""Blind transfers: what may be transferred to, and how a failed one is told. Sans-I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import baresip
+from livekit.protocol.sip import SIPTransferReason
+
+from sip.bridge.twirp import TwirpError, sip_error
+from sip.bridge.validation import invalid
+
+_TEL: Final = re.compile(r"tel:\+?[0-9*#()./-]{1,64}(?:;[A-Za-z0-9.=+_-]{1,128})*")
+_SIP: Final = re.compile(
+    r"sips?:(?:[A-Za-z0-9._!~*'()&=+$,/%-]{1,128}@)?"
+    r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253})(?::\d{1,5})?(?:;[A-Za-z0-9.=+_-]{1,128})*"
+)
+
+
+def transfer_target(value: str) -> str:
+    """The URI for Refer-To. Raises TwirpError ``invalid_argument``."""
+    if not value:
+        raise invalid("missing transfer to")
+    target = value[1:-1] if value.startswith("<") and value.endswith(">") else value
+    if not _TEL.fullmatch(target) and not _SIP.fullmatch(target):
+        raise invalid("transfer_to must be a valid SIP(s) or TEL URI (sip:, sips: or tel:)")
+    return target
+
+
+def transfer_error(error: Exception, transfer_id: str) -> TwirpError:
+    """The API's answer to a failed REFER, which livekit-api turns into a SipCallError."""
+    status = error.status if isinstance(error, baresip.TransferFailed) else None
+    if status is not None and isinstance(error, baresip.TransferFailed):
+        refused = sip_error(status, error.reason)
+        refused.meta |= _meta(SIPTransferReason.STR_REJECTED, transfer_id)
+        return refused
+    if isinstance(error, baresip.StaleHandleError) or "call closed" in str(error):
+        meta = _meta(SIPTransferReason.STR_CALL_ENDED, transfer_id)
+        return TwirpError("failed_precondition", "the call ended", meta)
+    if "no transfer outcome" in str(error):
+        meta = _meta(SIPTransferReason.STR_RINGING_TIMEOUT, transfer_id)
+        return TwirpError("canceled", "the transfer timed out", meta)
+    return TwirpError("failed_precondition", f"the transfer was not made: {error}")
+
+
+def _meta(reason: int, transfer_id: str) -> dict[str, str]:
+    return {
+        "sip_transfer_reason": SIPTransferReason.Name(reason),
+        "sip_transfer_id": transfer_id,
+    }

@@ -1,0 +1,117 @@
+"""Twirp as LiveKit speaks it: bodies in protobuf or JSON, errors always in JSON.
+
+Sans-I/O. Protocol: https://twitchtv.github.io/twirp/docs/spec_v7.html
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+from google.protobuf import any_pb2, json_format
+from google.protobuf.message import DecodeError, Message
+from livekit.protocol.sip import SIPStatus, SIPStatusCode
+
+PROTOBUF: Final = "application/protobuf"
+JSON: Final = "application/json"
+
+M = TypeVar("M", bound=Message)
+
+# Error code → HTTP status, from the Twirp specification's table.
+HTTP_STATUS: Final[Mapping[str, int]] = {
+    "canceled": 408,
+    "unknown": 500,
+    "invalid_argument": 400,
+    "malformed": 400,
+    "deadline_exceeded": 408,
+    "not_found": 404,
+    "bad_route": 404,
+    "already_exists": 409,
+    "permission_denied": 403,
+    "unauthenticated": 401,
+    "resource_exhausted": 429,
+    "failed_precondition": 412,
+    "aborted": 409,
+    "out_of_range": 400,
+    "unimplemented": 501,
+    "internal": 500,
+    "unavailable": 503,
+    "dataloss": 500,
+}
+
+# SIP status of a refused INVITE or REFER → Twirp code, as livekit-server answers it.
+# What is not listed: 3xx, 4xx and 6xx are the caller's argument, 5xx a failed precondition.
+_CODES_OF_SIP: Final[Mapping[str, tuple[int, ...]]] = {
+    "not_found": (301, 302, 404, 410, 481, 604),
+    "permission_denied": (401, 402, 403, 433, 470, 603, 607, 608),
+    "unauthenticated": (407, 428, 436, 437, 438, 494),
+    "deadline_exceeded": (408, 504),
+    "failed_precondition": (409, 412, 482, 483),
+    "out_of_range": (416,),
+    "resource_exhausted": (440, 480, 486, 600),
+    "aborted": (487, 491),
+    "invalid_argument": (505, 513),
+}
+_TWIRP_OF_SIP: Final = {sip: code for code, sips in _CODES_OF_SIP.items() for sip in sips}
+
+
+class TwirpError(Exception):
+    """An answer other than 200. ``code`` is one of ``HTTP_STATUS``."""
+
+    def __init__(self, code: str, message: str, meta: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.meta = dict(meta or {})
+
+    @property
+    def http_status(self) -> int:
+        return HTTP_STATUS[self.code]
+
+    def body(self) -> bytes:
+        answer: dict[str, object] = {"code": self.code, "msg": self.message}
+        if self.meta:
+            answer["meta"] = self.meta
+        return json.dumps(answer).encode()
+
+
+def sip_error(status: int, reason: str) -> TwirpError:
+    """The far end refused with ``status``: livekit-api turns this into a SipCallError."""
+    default = "failed_precondition" if 500 <= status < 600 else "invalid_argument"
+    known = status in SIPStatusCode.values()
+    name = SIPStatusCode.Name(status) if known else str(status)
+    meta = {"sip_status_code": str(status), "sip_status": reason or name}
+    if known:
+        details = any_pb2.Any()
+        details.Pack(SIPStatus(code=name, status=reason))
+        meta["error_details"] = b64encode(details.SerializeToString()).decode()
+    text = reason or name.removeprefix("SIP_STATUS_")
+    return TwirpError(_TWIRP_OF_SIP.get(status, default), f"sip status {status}: {text}", meta)
+
+
+def decode(content_type: str, body: bytes, message: type[M]) -> M:
+    """Raises TwirpError ``bad_route`` for an unknown content type, ``malformed`` for the rest."""
+    kind = content_type.partition(";")[0].strip().lower()
+    try:
+        if kind == PROTOBUF:
+            return message.FromString(body)
+        if kind == JSON:
+            return json_format.Parse(body or b"{}", message(), ignore_unknown_fields=True)
+    except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError):
+        raise TwirpError("malformed", "the request body could not be decoded") from None
+    raise TwirpError("bad_route", f"unexpected Content-Type: {content_type!r}")
+
+
+def encode(content_type: str, message: Message) -> tuple[bytes, str]:
+    """The answer in the content type of its request, and that content type."""
+    if content_type.partition(";")[0].strip().lower() == JSON:
+        text = json_format.MessageToJson(
+            message,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+            indent=None,
+        )
+        return text.encode(), JSON
+    return message.SerializeToString(), PROTOBUF

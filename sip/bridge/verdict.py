@@ -1,0 +1,102 @@
+"""What became of a dial: one verdict holds the API's error and the participant's end.
+
+The classes are livekit-sip's, so that whoever reads the error, the disconnect
+reason or the webhook cannot tell which of the two served the call.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from livekit.rtc import DisconnectReason
+
+from sip.bridge.twirp import TwirpError, sip_error
+
+_STATUS: Final = re.compile(r"(\d{3}) ?(.*)", re.DOTALL)
+# The stack ends its error texts with the errno: "Connection timed out [110]".
+_ERRNO: Final = re.compile(r"\[(\d+)\]\s*$")
+
+# What the stack says when a name has no address (EDESTADDRREQ, ENOENT, EINVAL for none at all).
+_UNRESOLVED: Final = frozenset({2, 22, 89})
+# ETIMEDOUT: no answer to the INVITE at all (RFC 3261 timer B, 32 s).
+_TIMED_OUT: Final = 110
+# EACCES, EPERM, EPROTO, EBADMSG: the stack could not answer a digest challenge.
+_AUTHENTICATION: Final = frozenset({1, 13, 71, 74})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A dial that was not answered.
+
+    ``reason`` UNKNOWN_REASON is what LiveKit reports as CLIENT_INITIATED.
+    """
+
+    error: TwirpError
+    reason: DisconnectReason.ValueType
+    sip_status: int | None = None
+
+
+def refused(text: str, *, challenged: bool) -> Verdict:
+    """The verdict on the stack's closing text of an unanswered call.
+
+    ``challenged``: the far end asked for digest credentials before.
+    """
+    match = _STATUS.fullmatch(text)
+    if match is not None:
+        return _by_status(int(match[1]), match[2].strip())
+    number = _errno(text)
+    if challenged or number in _AUTHENTICATION:
+        return _not_authenticated()
+    if number in _UNRESOLVED:
+        return unresolved()
+    if number == _TIMED_OUT:
+        error = TwirpError("canceled", "transaction failed to complete (0 intermediate responses)")
+        return Verdict(error, DisconnectReason.USER_UNAVAILABLE)
+    # An INVITE was sent: a code that clients do not retry, or the phone would ring twice.
+    error = TwirpError("failed_precondition", f"INVITE failed: {text or 'no reason given'}")
+    return Verdict(error, DisconnectReason.UNKNOWN_REASON)
+
+
+def unanswered() -> Verdict:
+    """Nobody picked up within the ringing timeout."""
+    error = TwirpError("canceled", "sip request timed out")
+    return Verdict(error, DisconnectReason.USER_UNAVAILABLE)
+
+
+def canceled(message: str) -> Verdict:
+    """The dial was given up from our side (removed, room deleted, shutdown)."""
+    return Verdict(TwirpError("canceled", message), DisconnectReason.UNKNOWN_REASON)
+
+
+def unresolved() -> Verdict:
+    """The trunk's host has no address."""
+    error = TwirpError("invalid_argument", "the trunk's host could not be resolved")
+    return Verdict(error, DisconnectReason.UNKNOWN_REASON)
+
+
+def _not_authenticated() -> Verdict:
+    error = TwirpError("failed_precondition", "the trunk's credentials are missing or were refused")
+    return Verdict(error, DisconnectReason.USER_REJECTED)
+
+
+def _by_status(status: int, phrase: str) -> Verdict:
+    if status in {401, 407}:
+        return _not_authenticated()
+    return Verdict(sip_error(status, phrase), _reason(status), status)
+
+
+def _reason(status: int) -> DisconnectReason.ValueType:
+    if status in {403, 486, 488} or 600 <= status < 700:
+        return DisconnectReason.USER_REJECTED
+    if 400 <= status < 500 and status not in {401, 407}:
+        # livekit-sip closes other 4xx as rejected, too; only these three are "unavailable".
+        unavailable = status in {404, 408, 480}
+        return DisconnectReason.USER_UNAVAILABLE if unavailable else DisconnectReason.USER_REJECTED
+    return DisconnectReason.UNKNOWN_REASON
+
+
+def _errno(text: str) -> int | None:
+    match = _ERRNO.search(text)
+    return int(match[1]) if match else None

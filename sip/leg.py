@@ -1,0 +1,209 @@
+"""One phone leg: 8 kHz mono PCM between a call's RTP and a LiveKit room.
+
+Nothing is queued on the way in: what the phone sent is captured in the 10 ms
+frames that LiveKit takes without a queue (``queue_size_ms=0``), and the far
+end's jitter buffer evens out the rest. On the way out the stack's transmit
+buffer is the only queue; its level is measured at every write, and a level that
+stays above the target is worked off frame by frame, so a backlog made once does
+not delay a call for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import numpy as np
+from livekit import rtc
+
+from core.audio import Pcm
+
+log = logging.getLogger(__name__)
+
+SAMPLE_RATE: Final = 8000
+# The frame that LiveKit's direct capture takes, and its length in bytes.
+UPLINK_FRAME_MS: Final = 10
+UPLINK_FRAME_BYTES: Final = SAMPLE_RATE * UPLINK_FRAME_MS // 1000 * 2
+# G.711's usual packet (RFC 3551 §4.2), hence the stack's transmit tick.
+DOWNLINK_FRAME_MS: Final = 20
+DOWNLINK_FRAME_BYTES: Final = SAMPLE_RATE * DOWNLINK_FRAME_MS // 1000 * 2
+# How often the phone's received audio is fetched.
+POLL_S: Final = 0.005
+# After this long without a packet (a silent, held or broken phone) silence is sent on.
+GAP_S: Final = 0.1
+
+
+class PhoneAudio(Protocol):
+    """A call's PCM streams: s16le mono at 8000 Hz. Neither method blocks."""
+
+    def read(self, max_bytes: int) -> bytes:
+        """Up to ``max_bytes`` received since the last read; empty when there is nothing."""
+
+    def write(self, pcm: bytes) -> None:
+        """Queue ``pcm`` for transmission."""
+
+    def backlog(self) -> int:
+        """Bytes written and not yet transmitted."""
+
+
+class BacklogGauge:
+    """Finds a queue's standing backlog: the lowest level in a window of observations.
+
+    Jitter moves a level up and down; only what never drains delays the audio.
+    """
+
+    def __init__(self, *, target: int, window: int) -> None:
+        self._target = target
+        self._window = window
+        self._lowest: int | None = None
+        self._seen = 0
+
+    def excess(self, level: int) -> int:
+        """Note ``level``; once per window, how far its lowest value was above the target."""
+        self._lowest = level if self._lowest is None else min(self._lowest, level)
+        self._seen += 1
+        if self._seen < self._window:
+            return 0
+        lowest, self._lowest, self._seen = self._lowest, None, 0
+        return max(0, lowest - self._target)
+
+
+class Mixer:
+    """Sums the room's audio tracks, driven by the frames of the longest-standing one.
+
+    All tracks of a room are played out by one clock, so the others' frames are
+    there when the leader's arrives; each waits in a queue of at most two frames.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[Pcm]] = {}
+
+    def add(self, track: str) -> None:
+        self._waiting.setdefault(track, deque(maxlen=2))
+
+    def remove(self, track: str) -> None:
+        self._waiting.pop(track, None)
+
+    def push(self, track: str, frame: Pcm) -> Pcm | None:
+        """The mixed frame when ``track`` leads, else None: the frame waits for the leader's."""
+        if track not in self._waiting:
+            return None
+        if track != next(iter(self._waiting)):
+            self._waiting[track].append(frame)
+            return None
+        others = [queue.popleft() for queue in self._waiting.values() if queue]
+        if not others:
+            return frame
+        total = frame.astype(np.int32)
+        for other in others:
+            total[: other.size] += other[: total.size]
+        return np.clip(total, -32768, 32767).astype(np.int16)
+
+
+class PhoneLeg:
+    """Moves audio both ways while ``run`` is awaited.
+
+    ``heard_at`` is the monotonic time of the last audio from the phone.
+    """
+
+    def __init__(self, audio: PhoneAudio, source: rtc.AudioSource) -> None:
+        self._audio = audio
+        self._source = source
+        self._mixer = Mixer()
+        self._gauge = BacklogGauge(target=DOWNLINK_FRAME_BYTES // 2, window=50)
+        self._skip = 0
+        self._players: dict[str, asyncio.Task[None]] = {}
+        self._closed = False
+        self.heard_at = time.monotonic()
+        self.heard_any = False
+
+    async def run(self) -> None:
+        """Until cancelled; the room's tracks are let go then."""
+        try:
+            # Cut what the phone sent before anyone listened: it would delay all that follows.
+            while self._audio.read(1 << 16):
+                pass
+            # One tick in hand, so that a late frame does not tear the next packet.
+            self._audio.write(bytes(DOWNLINK_FRAME_BYTES))
+            await self._uplink()
+        finally:
+            self._closed = True
+            players = list(self._players.values())
+            for player in players:
+                player.cancel()
+            await asyncio.gather(*players, return_exceptions=True)
+
+    def play(self, track: rtc.RemoteAudioTrack) -> None:
+        """Let the phone hear ``track`` from now on."""
+        if track.sid in self._players or self._closed:
+            return
+        self._mixer.add(track.sid)
+        player = asyncio.create_task(self._downlink(track), name=f"leg-play-{track.sid}")
+        self._players[track.sid] = player
+        player.add_done_callback(self._forget(track.sid))
+
+    def stop(self, track_sid: str) -> None:
+        player = self._players.get(track_sid)
+        if player is not None:
+            player.cancel()
+
+    def _forget(self, track_sid: str) -> Callable[[asyncio.Task[None]], None]:
+        def done(player: asyncio.Task[None]) -> None:
+            self._players.pop(track_sid, None)
+            self._mixer.remove(track_sid)
+            if not player.cancelled() and player.exception() is not None:
+                log.error("a track cannot be played to the phone", exc_info=player.exception())
+
+        return done
+
+    async def _uplink(self) -> None:
+        pending = bytearray()
+        last = time.monotonic()
+        silence = bytes(UPLINK_FRAME_BYTES)
+        while True:
+            received = self._audio.read(1 << 14)
+            now = time.monotonic()
+            if received:
+                pending += received
+                last = self.heard_at = now
+                self.heard_any = True
+            elif now - last > GAP_S:
+                # The gap ran on in real time; so does the silence in its place.
+                pending += silence
+                last += UPLINK_FRAME_MS / 1000
+            while len(pending) >= UPLINK_FRAME_BYTES:
+                frame = bytes(pending[:UPLINK_FRAME_BYTES])
+                del pending[:UPLINK_FRAME_BYTES]
+                await self._source.capture_frame(
+                    rtc.AudioFrame(frame, SAMPLE_RATE, 1, UPLINK_FRAME_BYTES // 2)
+                )
+            await asyncio.sleep(POLL_S)
+
+    async def _downlink(self, track: rtc.RemoteAudioTrack) -> None:
+        stream = rtc.AudioStream.from_track(
+            track=track,
+            sample_rate=SAMPLE_RATE,
+            num_channels=1,
+            frame_size_ms=DOWNLINK_FRAME_MS,
+            capacity=5,
+        )
+        try:
+            async for event in stream:
+                mixed = self._mixer.push(track.sid, np.frombuffer(event.frame.data, np.int16))
+                if mixed is not None:
+                    self._to_phone(mixed.tobytes())
+        finally:
+            await stream.aclose()
+
+    def _to_phone(self, pcm: bytes) -> None:
+        # Rounded up to whole frames: what is skipped is heard, so it is rare and short.
+        excess = self._gauge.excess(self._audio.backlog())
+        self._skip += -(-excess // DOWNLINK_FRAME_BYTES)
+        if self._skip:
+            self._skip -= 1
+            return
+        self._audio.write(pcm)
