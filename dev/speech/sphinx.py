@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,13 +23,22 @@ from dev.speech.espeak import pronounce
 from dev.speech.text import normalize
 
 _RATE = 16000
+_TELEPHONE_RATE = 8000
 _FRAME_MS = 10.0
 
-# How a grammar weighs, as probabilities; tuned on telephone audio (docs/benchmarks.md).
-_NEXT_PHRASE = 1e-3
-
+# Found on µ-law speech of several espeak-ng voices. The noise is what makes the
+# difference: the model was trained on wide-band microphones, and without any it
+# takes the empty band above 4 kHz and the digital silence for features of speech.
+_LEVEL = 0.08  # RMS, of full scale
+_NOISE = 0.012  # RMS, of full scale: 16 dB below the speech
 _PADDING_S = 0.2
-_LEVEL = 0.08  # target RMS of full scale
+_BEAMS = {"beam": 1e-60, "pbeam": 1e-60, "wbeam": 1e-40}
+_NEXT_PHRASE = 1e-3  # probability that one more phrase follows without a pause
+
+# The mean log score of a frame (0 is the best sound the model has for it): phrases of
+# the grammar score -2.2 in the middle and -4.0 at worst, other sentences at most -4.1.
+_WORST_SCORE = -4.0
+_WORST_SCORE_OF_SEVERAL = -3.6  # a sequence of phrases fits more by chance
 
 
 @dataclass(frozen=True)
@@ -50,66 +60,84 @@ class Recognition:
 
 NOTHING = Recognition("", 0.0, ())
 
+_ONE, _SEVERAL = "one", "several"
+_FILLERS = ("<", "[", "+", "(")
+
 
 class Recognizer:
-    """Hears any sequence of the given phrases, or of the clauses they consist of.
+    """Hears one of the given phrases, a clause of one, or several of them in a row.
 
-    Not thread-safe, and decoding holds Python's lock (about 2 % of the audio's
-    duration): use RecognizerPool where a loop must not stall.
+    Not thread-safe, and decoding holds Python's lock (about 3 % of the audio's
+    duration): use RecognizerPool where an event loop must not stall. Loading the
+    model takes 0.2 s, ``expect`` some milliseconds.
     """
 
-    def __init__(self, phrases: Iterable[str]) -> None:
-        self._clauses = _clauses(phrases)
+    def __init__(self, phrases: Iterable[str] = ()) -> None:
         self._decoder = pocketsphinx.Decoder(
-            lm=None,
-            samprate=float(_RATE),
-            loglevel="FATAL",
-            bestpath=False,
-            beam=1e-60,
-            pbeam=1e-60,
-            wbeam=1e-40,
+            lm=None, samprate=float(_RATE), loglevel="FATAL", bestpath=False, **_BEAMS
         )
-        self._active = bool(self._clauses)
-        if not self._active:
+        self._clauses: dict[tuple[str, ...], str] = {}
+        self.expect(phrases)
+
+    def expect(self, phrases: Iterable[str]) -> None:
+        """Hear these phrases from now on, and no others."""
+        self._clauses = _clauses(phrases)
+        if not self._clauses:
             return
         for word in sorted({word for clause in self._clauses for word in clause}):
             if self._decoder.lookup_word(word) is None:
                 self._decoder.add_word(word, " ".join(_arpabet(word)), True)
-        self._decoder.add_jsgf_string("phrases", _jsgf(self._clauses))
-        self._decoder.activate_search("phrases")
+        for search in _ONE, _SEVERAL:
+            self._decoder.add_jsgf_string(search, _jsgf(self._clauses, search))
 
     def recognize(self, pcm: Pcm, sample_rate: int, *, partial: bool = False) -> Recognition:
-        """What was said in ``pcm`` (mono). ``partial``: the speech goes on after its end."""
-        if not self._active or not len(pcm):
+        """What was said in ``pcm`` (mono, one stretch of speech with little silence around it).
+
+        ``partial``: the speech goes on after the samples' end; the answer is its first words.
+        """
+        if not self._clauses or not np.any(pcm):
             return NOTHING
+        audio = _prepare(pcm, sample_rate)
+        heard = self._decode(audio, _ONE, partial, _WORST_SCORE)
+        if not heard.text and not partial:
+            heard = self._decode(audio, _SEVERAL, partial, _WORST_SCORE_OF_SEVERAL)
+        return heard
+
+    def _decode(self, audio: bytes, search: str, partial: bool, worst: float) -> Recognition:
         decoder = self._decoder
+        decoder.activate_search(search)
         decoder.start_utt()
-        decoder.process_raw(_prepare(pcm, sample_rate), no_search=False, full_utt=True)
+        decoder.process_raw(audio, no_search=False, full_utt=True)
         if partial:
-            heard = self._read()
+            heard = self._read(worst)
             decoder.end_utt()
             return heard
         decoder.end_utt()
-        return self._read()
+        return self._read(worst)
 
-    def _read(self) -> Recognition:
-        hypothesis = self._decoder.hyp()
-        if hypothesis is None or not hypothesis.hypstr:
+    def _read(self, worst: float) -> Recognition:
+        if self._decoder.hyp() is None:
             return NOTHING
         words: list[RecognizedWord] = []
+        score, frames = 0.0, 0
         for segment in self._decoder.seg():
-            if segment.word.startswith(("<", "[", "+", "(")):
+            if segment.word.startswith(_FILLERS):
                 continue
+            length = segment.end_frame - segment.start_frame + 1
+            log_score = _log_score(segment.ascore)
+            score, frames = score + log_score, frames + length
             words.append(
                 RecognizedWord(
-                    re.sub(r"\(\d+\)$", "", segment.word),
+                    re.sub(r"\(\d+\)$", "", segment.word),  # "read(2)": a second pronunciation
                     max(0.0, segment.start_frame * _FRAME_MS - _PADDING_S * 1000),
                     max(0.0, (segment.end_frame + 1) * _FRAME_MS - _PADDING_S * 1000),
-                    1.0,
+                    _confidence(log_score / length, worst),
                 )
             )
+        if not words or score / frames < worst:
+            return NOTHING
         text = self._spelling([word.word for word in words])
-        return Recognition(text, 1.0, tuple(words)) if words else NOTHING
+        return Recognition(text, _confidence(score / frames, worst), tuple(words))
 
     def _spelling(self, words: list[str]) -> str:
         """The heard words as the phrases write them: the fewest clauses that make them up."""
@@ -141,24 +169,34 @@ def _clauses(phrases: Iterable[str]) -> dict[tuple[str, ...], str]:
     return found
 
 
-def _jsgf(clauses: Iterable[tuple[str, ...]]) -> str:
+def _jsgf(clauses: Iterable[tuple[str, ...]], name: str) -> str:
     phrases = " | ".join(" ".join(words) for words in clauses)
-    return (
-        "#JSGF V1.0;\ngrammar phrases;\n"
-        f"public <speech> = /{1 - _NEXT_PHRASE}/ <phrase> | /{_NEXT_PHRASE}/ <phrase> <speech>;\n"
-        f"<phrase> = {phrases};\n"
-    )
+    speech = "<phrase>"
+    if name == _SEVERAL:
+        speech = f"/{1 - _NEXT_PHRASE}/ <phrase> | /{_NEXT_PHRASE}/ <phrase> <speech>"
+    return f"#JSGF V1.0;\ngrammar {name};\npublic <speech> = {speech};\n<phrase> = {phrases};\n"
+
+
+def _log_score(score: float) -> float:
+    """A segment's score as the decoder hands it out (a power of its log base), per mille."""
+    return 1000 * math.log(max(score, sys.float_info.min))
+
+
+def _confidence(score: float, worst: float) -> float:
+    """0..1; one half where an answer is refused."""
+    return round(1 / (1 + math.exp(-2 * (score - worst))), 4)
 
 
 def _prepare(pcm: Pcm, sample_rate: int) -> bytes:
-    """16 kHz at one level, with quiet noise around: digital silence upsets the model's norms."""
+    """Telephone band, one level, noise: the same for 8 kHz lines and 24 kHz voices."""
     samples: npt.NDArray[np.float64] = pcm.astype(np.float64) / 32768
-    if sample_rate != _RATE:
-        samples = soxr.resample(samples, sample_rate, _RATE)
+    if sample_rate != _TELEPHONE_RATE:
+        samples = soxr.resample(samples, sample_rate, _TELEPHONE_RATE)
+    samples = soxr.resample(samples, _TELEPHONE_RATE, _RATE)
     level = math.sqrt(float(np.mean(np.square(samples)))) or 1.0
     samples = np.pad(samples * (_LEVEL / level), int(_PADDING_S * _RATE))
     # The same noise every time: one audio, one answer.
-    samples = samples + np.random.default_rng(0).normal(0, 3e-4, len(samples))
+    samples = samples + np.random.default_rng(0).normal(0, _NOISE, len(samples))
     return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
 
 
