@@ -69,6 +69,14 @@ async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:
     return bytes(received)
 
 
+async def read_text(request: web.Request) -> str:
+    """The body unparsed, for what is signed as it stands."""
+    try:
+        return (await read_body(request)).decode("utf-8")
+    except UnicodeDecodeError:
+        raise _malformed("it is not UTF-8") from None
+
+
 def parse_json(raw: bytes) -> Any:
     """Strict JSON (RFC 8259): UTF-8, no NaN, no NUL or lone surrogate, no depth over 64.
 

@@ -1,6 +1,9 @@
 """Every error as JSON, in the shape its path calls for (contracts.md §0), with an X-Request-Id.
 
 ``/v1/*``: nested; ``/api/v1/*``: the envelope; everything else: flat.
+
+    app = web.Application(middlewares=[error_middleware, …])
+    app.on_response_prepare.append(add_request_id)
 """
 
 from __future__ import annotations
@@ -31,7 +34,6 @@ log = logging.getLogger(__name__)
 REQUEST_ID_HEADER = "X-Request-Id"
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_STARTED: web.RequestKey[bool] = web.RequestKey("response_started", bool)
 
 # Written down in the OpenAPI document, too.
 TYPES: Mapping[int, str] = {
@@ -44,16 +46,9 @@ TYPES: Mapping[int, str] = {
 }
 
 
-def setup(app: web.Application) -> None:
-    """Call before any other middleware is added: this one is the outermost."""
-    app.middlewares.append(rendering)
-    app.on_response_prepare.append(_label)
-
-
 @web.middleware
-async def rendering(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answers whatever is raised further in. A response that has begun is cut off instead."""
-    request[REQUEST_ID] = request_id(request)
     try:
         return await handler(request)
     except AppError as error:
@@ -69,7 +64,7 @@ async def rendering(request: web.Request, handler: Handler) -> web.StreamRespons
         else:
             log.exception("request failed", extra=_facts(request))
             answer = ServerFault("Internal error")
-    if request.get(_STARTED):
+    if request.writer.output_size > 0:
         # Nothing can be taken back; a broken transfer is the only way left to say so.
         if request.transport is not None:
             request.transport.abort()
@@ -86,9 +81,7 @@ def body(error: AppError, path: str) -> dict[str, Any]:
     """The JSON of ``error``, by the shape of ``path``."""
     details = [_detail(detail) for detail in error.details]
     if _below(path, "/v1"):
-        kind = TYPES.get(
-            error.status, "invalid_request_error" if error.status < 500 else "api_error"
-        )
+        other = "invalid_request_error" if error.status < 500 else "api_error"
         return {
             "error": {
                 "message": error.message,
@@ -114,14 +107,17 @@ def is_seed_path(path: str) -> bool:
 
 
 def request_id(request: web.BaseRequest) -> str:
-    """The caller's X-Request-Id when it is harmless, else a new one."""
-    given = request.headers.get(REQUEST_ID_HEADER, "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    """The caller's X-Request-Id when it is harmless, else a new one; the same at every call."""
+    if (known := request.get(REQUEST_ID)) is None:
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        known = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+        request[REQUEST_ID] = known
+    return known
 
 
-async def _label(request: web.Request, response: web.StreamResponse) -> None:
-    request[_STARTED] = True
-    response.headers[REQUEST_ID_HEADER] = request.get(REQUEST_ID) or request_id(request)
+async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """A signal, not middleware: a stream's headers leave before its handler returns."""
+    response.headers[REQUEST_ID_HEADER] = request_id(request)
 
 
 def _from_aiohttp(error: web.HTTPException) -> AppError:
@@ -158,7 +154,7 @@ def _facts(request: web.Request) -> dict[str, str]:
     """The route's pattern, not the path: a path may carry what belongs into no log."""
     resource = request.match_info.route.resource
     return {
-        "request_id": request[REQUEST_ID],
+        "request_id": request_id(request),
         "method": request.method,
         "route": resource.canonical if resource is not None else "",
     }
