@@ -1,0 +1,54 @@
+# Python 3.11 or newer; another one than python3: make PYTHON=python3.13 …
+PYTHON ?= python3
+PHONE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench up clean lock
+
+help:
+	@echo 'make demo    a phone call with an agent, on this machine (PHONE=sip:you@host calls yours)'
+	@echo 'make test    all tests'
+	@echo 'make check   linters and types'
+	@echo 'make bench   the gateway against bare LiveKit calls'
+	@echo 'make up      the production set, with Docker Compose'
+	@echo 'make clean   remove everything that make made here'
+
+demo: .venv/lock
+	@.venv/bin/python -m dev demo $(if $(PHONE),--phone '$(PHONE)')
+
+test: .venv/lock
+	@.venv/bin/python -m dev setup
+	@.venv/bin/python -m pytest -q -n 2
+
+check: .venv/lock
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+bench: .venv/lock
+	@.venv/bin/python -m dev bench
+
+up: .env
+	@docker compose version >/dev/null 2>&1 || { echo 'make up needs Docker with the Compose plugin (docker compose); without Docker: make demo' >&2; exit 1; }
+	docker compose up --detach --build --wait
+
+clean:
+	rm -rf .venv .cache build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made anew when the lock changes; the copy of the lock is written last, so that an interrupted
+# installation is not taken for a whole one.
+.venv/lock: requirements-dev.txt
+	@$(PYTHON) dev/bootstrap.py .venv $<
+	@cp $< $@
+
+# Only the first time: keys and passwords of its own, everything else as in the example.
+.env:
+	@$(PYTHON) deploy/docker/new_env.py .env.example .env
+
+# After a change of the dependencies in pyproject.toml; needs uv.
+LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-annotate pyproject.toml
+lock:
+	$(LOCK) --output-file requirements.txt
+	$(LOCK) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
