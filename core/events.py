@@ -108,7 +108,7 @@ def _end(state: CallState, event: CallEvent, rank: int) -> CallState:
     code = event.data.get("sipStatusCode")
     return replace(
         state,
-        status=cast(Status, status),
+        status=status,
         reason=cast(DisconnectionReason, reason),
         sip_status_code=code if isinstance(code, int) else state.sip_status_code,
         sip_reason=_text(event.data.get("sipReason")) or state.sip_reason,

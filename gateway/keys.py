@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
@@ -10,9 +11,13 @@ from livekit.api import LiveKitAPI, Room
 from core.settings import Settings
 
 if TYPE_CHECKING:
+    from core.configs import AgentFiles
     from core.store import Store
-
+    from core.tokens import TokenIssuer
     from gateway.auth import Principal
+    from gateway.live import Timeline
+    from gateway.metrics import Metrics
+    from gateway.outbound import Outbound
 
 
 class RoomAccess(Protocol):
@@ -36,3 +41,13 @@ SIP: web.AppKey[LiveKitAPI | None] = web.AppKey("sip")
 """The client of LIVEKIT_SIP_URL (only its ``sip`` service is used); None without keys."""
 STORE: web.AppKey[Store] = web.AppKey("store")
 ROOMS: web.AppKey[RoomAccess] = web.AppKey("rooms")
+"""Absent without LiveKit keys."""
+TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")
+AGENTS: web.AppKey[AgentFiles] = web.AppKey("agents")
+METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
+TOKENS: web.AppKey[TokenIssuer | None] = web.AppKey("tokens")
+"""Signs for workers; None without LiveKit keys."""
+OUTBOUND: web.AppKey[Outbound | None] = web.AppKey("outbound")
+"""Places calls; None without LiveKit keys."""
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
+"""Set when the gateway begins to stop: streams end, dials get their grace."""

@@ -1,0 +1,73 @@
+"""``python -m gateway``: serve until SIGTERM or SIGINT, then drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+import uvloop
+from aiohttp import web
+
+from core import logs, settings
+from core.configs import BadAgentFile
+from core.errors import AppError
+from gateway.app import create_app, metrics_route
+from gateway.errors import add_request_id, error_middleware
+from gateway.keys import METRICS, STOPPING
+from gateway.route import register
+
+log = logging.getLogger("gateway")
+
+
+async def serve(config: settings.Settings) -> None:
+    app = await create_app(config)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=config.shutdown_grace_s)
+    await runner.setup()
+    runners = [runner]
+    try:
+        site = web.TCPSite(runner, config.listen_host, config.gateway_port)
+        await site.start()
+        if config.metrics_port is not None:
+            runners.append(await _serve_metrics(app, config))
+        host, port = runner.addresses[0][:2]
+        log.info("gateway ready", extra={"address": f"http://{host}:{port}"})
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+        log.info("gateway stopping")
+        app[STOPPING].set()
+    finally:
+        for each in reversed(runners):
+            await each.cleanup()
+
+
+async def _serve_metrics(app: web.Application, config: settings.Settings) -> web.AppRunner:
+    own = web.Application(middlewares=[error_middleware])
+    own.on_response_prepare.append(add_request_id)
+    register(own, [metrics_route(app[METRICS])])
+    runner = web.AppRunner(own, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, config.listen_host, config.metrics_port).start()
+    return runner
+
+
+def main() -> int:
+    config = settings.load()
+    logs.configure(config, "gateway")
+    try:
+        uvloop.run(serve(config))
+    except (ValueError, BadAgentFile) as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 2
+    except (AppError, OSError) as error:
+        print(f"gateway: cannot start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

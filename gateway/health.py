@@ -1,0 +1,76 @@
+"""Liveness, readiness and metrics, for those who run us."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from livekit.api import LiveKitAPI, ServerError
+from livekit.protocol.room import ListRoomsRequest
+
+from core.errors import AppError
+from core.store import Store
+from gateway.keys import LIVEKIT, METRICS, SETTINGS, STOPPING, STORE
+
+_CHECK_DEADLINE_S = 2.0
+
+
+async def root(_request: web.Request) -> web.StreamResponse:
+    return web.json_response({"status": "OK"})
+
+
+async def healthz(_request: web.Request) -> web.StreamResponse:
+    """The process serves requests."""
+    return web.json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.StreamResponse:
+    """200 when calls can be placed; otherwise 503 and what is missing.
+
+    Workers are told but do not decide: a gateway without any still answers,
+    with a clear refusal for each call that needs an agent.
+    """
+    app = request.app
+    database, livekit = await asyncio.gather(_database(app[STORE]), _livekit(app[LIVEKIT]))
+    workers: dict[str, int] = {"live": 0, "free": 0}
+    if database is None:
+        wanted = app[SETTINGS].agent_name
+        live = [worker for worker in await app[STORE].workers() if worker.agent_name == wanted]
+        workers["live"] = len(live)
+        workers["free"] = sum(
+            max(0, worker.capacity - worker.active) for worker in live if not worker.draining
+        )
+        app[METRICS].workers.set(len(live))
+    missing = [problem for problem in (database, livekit) if problem]
+    if app[STOPPING].is_set():
+        missing.append("the gateway is stopping")
+    answer: dict[str, Any] = {
+        "status": "not ready" if missing else "ready",
+        "missing": missing,
+        "workers": workers,
+    }
+    return web.json_response(answer, status=503 if missing else 200)
+
+
+async def _database(store: Store) -> str | None:
+    try:
+        async with asyncio.timeout(_CHECK_DEADLINE_S):
+            await store.ping()
+    except (AppError, TimeoutError):
+        return "the database does not answer (DATABASE_URL)"
+    return None
+
+
+async def _livekit(livekit: LiveKitAPI | None) -> str | None:
+    if livekit is None:
+        return "LiveKit is not configured (LIVEKIT_API_KEY, LIVEKIT_API_SECRET)"
+    try:
+        async with asyncio.timeout(_CHECK_DEADLINE_S):
+            await livekit.room.list_rooms(ListRoomsRequest(names=["-"]))
+    except ServerError as error:
+        return f"LiveKit refuses us ({error.code}): check LIVEKIT_API_KEY and LIVEKIT_API_SECRET"
+    except (aiohttp.ClientError, TimeoutError):
+        return "LiveKit does not answer (LIVEKIT_URL)"
+    return None

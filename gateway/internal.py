@@ -1,0 +1,89 @@
+"""What workers ask and tell: their call's brief, its events, their own heartbeat.
+
+Each request carries a token of ours (core.tokens), scoped to one call or one worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, Field
+
+from core.errors import AppError, NotFound, Unauthenticated
+from core.models import CallBrief, CallEvent, Heartbeat
+from core.tokens import Audience, InvalidToken
+from gateway.body import parse_body
+from gateway.keys import METRICS, STORE, TIMELINE, TOKENS
+
+MAX_EVENTS = 100
+
+
+class Events(BaseModel):
+    events: list[CallEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class Gone(AppError):
+    """The call is over; nothing is left to do for it."""
+
+    status = 410
+    default_code = "CALL_ENDED"
+
+
+async def heartbeat(request: web.Request) -> web.StreamResponse:
+    worker_id = _bearer(request, "switchroom:worker")
+    beat = await parse_body(request, Heartbeat)
+    if beat.worker_id != worker_id:
+        raise Unauthenticated("The token is another worker's")
+    await request.app[STORE].heartbeat(beat)
+    return web.json_response({"ok": True})
+
+
+async def brief(request: web.Request) -> web.StreamResponse:
+    call_id = _call(request)
+    job = await request.app[STORE].job(call_id)
+    if job is None:
+        raise NotFound("Call not found", code="CALL_NOT_FOUND")
+    call, agent, max_duration_ms = job
+    if call.ended or agent is None:
+        raise Gone("The call is over, or takes no agent")
+    answer = CallBrief(
+        call_id=call.id,
+        direction=call.direction,
+        participant_identity=call.participant_identity,
+        from_number=call.from_number,
+        to_number=call.to_number,
+        metadata=call.metadata,
+        max_duration_ms=max_duration_ms,
+        agent=agent,
+    )
+    return web.json_response(answer.wire())
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    call_id = _call(request)
+    body = await parse_body(request, Events)
+    stored = await request.app[TIMELINE].append(call_id, body.events, "worker")
+    if stored is None:
+        raise NotFound("Call not found", code="CALL_NOT_FOUND")
+    request.app[METRICS].events.labels("worker").inc(len(stored))
+    answer: dict[str, Any] = {"accepted": len(stored)}
+    return web.json_response(answer)
+
+
+def _call(request: web.Request) -> str:
+    call_id = _bearer(request, "switchroom:call")
+    if call_id != request.match_info["id"]:
+        raise Unauthenticated("The token is another call's")
+    return call_id
+
+
+def _bearer(request: web.Request, audience: Audience) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    tokens = request.app[TOKENS]
+    if scheme.lower() != "bearer" or tokens is None:
+        raise Unauthenticated("A worker's token is needed", code="MISSING_AUTH_HEADER")
+    try:
+        return tokens.verify(token.strip(), audience)
+    except InvalidToken:
+        raise Unauthenticated("The token is not valid") from None

@@ -1,0 +1,223 @@
+"""``POST /sip/call``: check everything in the order of contracts.md §1, then place the call."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictBool, StrictInt, StrictStr
+
+from core.configs import AgentFiles
+from core.errors import BadRequest, NotFound, ServerFault
+from core.models import Agent
+from core.settings import Settings
+from gateway.auth import PRINCIPAL, Principal
+from gateway.body import parse_body
+from gateway.idempotency import once
+from gateway.keys import AGENTS, OUTBOUND, SETTINGS, STORE
+from gateway.outbound import CallPlan
+from sip.addresses import check_dtmf, check_headers, normalize_phone, parse_outbound_address
+from sip.dial import MAX_RINGING_S, Trunk
+
+_MAX_NAME = 256
+_MAX_METADATA_BYTES = 16 * 1024
+
+
+class SipOverrides(BaseModel):
+    """Per-request SIP configuration. A null or missing field takes the global value."""
+
+    outbound_address: StrictStr | None = Field(None, description="hostname or hostname:port")
+    auth_username: StrictStr | None = Field(None, max_length=256)
+    auth_password: SecretStr | None = Field(None, max_length=256, strict=True)
+
+
+class SipCallRequest(BaseModel):
+    """Unknown fields are ignored."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "example": {
+                "room_name": "call-room-123",
+                "participant_name": "John Doe",
+                "participant_identity": "caller-456",
+                "from_phone_number": "+15105550123",
+                "to_phone_number": "+15551234567",
+            }
+        },
+    )
+
+    room_name: StrictStr = Field(max_length=_MAX_NAME)
+    participant_name: StrictStr = Field(max_length=_MAX_NAME)
+    participant_identity: StrictStr = Field(max_length=_MAX_NAME)
+    from_phone_number: StrictStr
+    to_phone_number: StrictStr
+    sip: SipOverrides | None = None
+    agent: StrictStr | None = Field(
+        None, description="Which agent joins; null: none. Default: the built-in one."
+    )
+    agent_id: StrictStr | None = Field(None, description="Another name of `agent`.")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Kept on the record.")
+    ringing_timeout_s: StrictInt = Field(30, ge=1, le=MAX_RINGING_S)
+    max_duration_s: StrictInt | None = Field(
+        None, ge=1, le=86_400, description="Default: the agent's maxDurationMs."
+    )
+    headers: dict[StrictStr, StrictStr] = Field(
+        default_factory=dict, description="X-… headers of the INVITE."
+    )
+    dtmf: StrictStr = Field("", description="Digits sent after the answer; w waits 0.5 s.")
+    dry_run: StrictBool = Field(False, description="Answer what would be dialled; dial nothing.")
+
+
+class SipCallResponse(BaseModel):
+    status: Literal["initiated"]
+    room_name: str
+    participant_identity: str
+    participant_id: str = Field(examples=["PA_abc123"])
+    sip_call_id: str = Field(examples=["SCL_xyz789"])
+    call_id: str = Field(description="The record: GET /v1/calls/{id}.", examples=["call_…"])
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Dial, and answer once the SIP participant is in the room."""
+    principal = request[PRINCIPAL]
+    body = await parse_body(request, SipCallRequest)
+    plan = make_plan(body, principal, request.app[SETTINGS], request.app[AGENTS])
+    outbound = request.app[OUTBOUND]
+    if outbound is None:
+        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+    if body.dry_run:
+        room_exists = await outbound.room_exists(plan)
+        return web.json_response(_explain(plan, body, room_exists=room_exists))
+
+    async def effect() -> dict[str, Any]:
+        placed = await outbound.place(plan)
+        return SipCallResponse(
+            status="initiated",
+            room_name=plan.room_name,
+            participant_identity=plan.participant_identity,
+            participant_id=placed.ids.participant_id,
+            sip_call_id=placed.ids.sip_call_id,
+            call_id=placed.call_id,
+        ).model_dump()
+
+    return await once(request, request.app[STORE], principal, body, effect)
+
+
+def make_plan(
+    body: SipCallRequest, principal: Principal, settings: Settings, agents: AgentFiles
+) -> CallPlan:
+    """The checked plan of a request. Raises in the order that contracts.md gives."""
+    room_name = _not_blank(body.room_name, "Room name", "room_name")
+    name = _not_blank(body.participant_name, "Participant name", "participant_name")
+    identity = _not_blank(body.participant_identity, "Participant identity", "participant_identity")
+    to_number = normalize_phone(body.to_phone_number, "to_phone_number")
+    from_number = normalize_phone(body.from_phone_number, "from_phone_number")
+    trunk = make_trunk(body.sip, settings)
+    headers = check_headers(body.headers)
+    dtmf = check_dtmf(body.dtmf) if body.dtmf else ""
+    metadata = _check_metadata(body.metadata)
+    agent, named = _choose_agent(body, settings, agents)
+    agent_limit_s = math.ceil(agent.config.max_duration_ms / 1000) if agent else 86_400
+    return CallPlan(
+        principal=principal,
+        room_name=room_name,
+        participant_identity=identity,
+        participant_name=name,
+        from_number=from_number,
+        to_number=to_number,
+        trunk=trunk,
+        agent=agent,
+        agent_named=named,
+        ringing_timeout_s=body.ringing_timeout_s,
+        max_duration_s=body.max_duration_s or agent_limit_s,
+        headers=headers,
+        dtmf=dtmf,
+        metadata=metadata,
+    )
+
+
+def make_trunk(overrides: SipOverrides | None, settings: Settings) -> Trunk:
+    """The request's values before the global ones, field by field.
+
+    Credentials of ours never go to a host that the caller chose.
+    """
+    sip = overrides or SipOverrides.model_construct()
+    if sip.outbound_address is not None:
+        address = str(parse_outbound_address(sip.outbound_address))
+        username, password = None, None
+    elif settings.sip_outbound_address is not None:
+        address = settings.sip_outbound_address
+        username = settings.sip_outbound_auth_username
+        password = settings.sip_outbound_auth_password
+    else:
+        raise ServerFault(
+            "No SIP outbound address: give sip.outbound_address or set SIP_OUTBOUND_ADDRESS",
+            code="OUTBOUND_ADDRESS_NOT_CONFIGURED",
+        )
+    secret = sip.auth_password if sip.auth_password is not None else password
+    return Trunk(
+        address=address,
+        username=sip.auth_username if sip.auth_username is not None else username,
+        password=secret.get_secret_value() if secret is not None else None,
+        transport=settings.sip_outbound_transport,
+    )
+
+
+def _choose_agent(
+    body: SipCallRequest, settings: Settings, agents: AgentFiles
+) -> tuple[Agent | None, bool]:
+    given = body.model_fields_set & {"agent", "agent_id"}
+    wanted = body.agent if body.agent is not None else body.agent_id
+    if given and wanted is None:
+        return None, True
+    agent = agents.get(wanted if wanted is not None else settings.default_agent)
+    if agent is None:
+        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    return agent, wanted is not None
+
+
+def _not_blank(value: str, what: str, field: str) -> str:
+    if not value.strip():
+        raise BadRequest(f"{what} cannot be empty")
+    return value
+
+
+def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(metadata)) > _MAX_METADATA_BYTES:
+        raise BadRequest(f"metadata is larger than {_MAX_METADATA_BYTES} bytes")
+    return metadata
+
+
+def _explain(plan: CallPlan, body: SipCallRequest, *, room_exists: bool) -> dict[str, Any]:
+    """What would be dialled, where, with which agent, and why; nothing secret."""
+    own = body.sip
+    return {
+        "status": "dry_run",
+        "room_name": plan.room_name,
+        "room": "exists" if room_exists else "would be created",
+        "participant_identity": plan.participant_identity,
+        "from_phone_number": plan.from_number,
+        "to_phone_number": plan.to_number,
+        "sip": {
+            "outbound_address": plan.trunk.address,
+            "outbound_address_from": "request" if own and own.outbound_address else "settings",
+            "auth_username": plan.trunk.username,
+            "auth_password": "[redacted]" if plan.trunk.password is not None else None,
+            "transport": plan.trunk.transport,
+        },
+        "agent": None
+        if plan.agent is None
+        else {
+            "id": plan.agent.id,
+            "version": plan.agent.version,
+            "chosen_by": "request" if plan.agent_named else "default",
+        },
+        "ringing_timeout_s": plan.ringing_timeout_s,
+        "max_duration_s": plan.max_duration_s,
+        "headers": dict(plan.headers),
+        "dtmf": plan.dtmf,
+        "metadata": plan.metadata,
+    }

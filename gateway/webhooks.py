@@ -1,0 +1,106 @@
+"""``POST /livekit/webhook``: what LiveKit saw, onto the call's timeline.
+
+Webhooks may be lost, late, doubled or out of order. Each is kept once (by its
+id), and only what it says by itself is concluded: a caller who left after the
+answer ended the call; one who left before it is the dial's verdict's to explain.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from livekit.api import TokenVerifier, WebhookReceiver
+from livekit.protocol.models import DisconnectReason, ParticipantInfo
+from livekit.protocol.webhook import WebhookEvent
+
+from core.errors import BadRequest, ServerFault, Unauthenticated
+from core.events import ended
+from core.models import CallEvent, DisconnectionReason, Status, now
+from core.store import Scope, Store
+from gateway.body import read_text
+from gateway.keys import METRICS, SETTINGS, STORE, TIMELINE
+
+log = logging.getLogger(__name__)
+
+# The caller left a call that had been answered.
+_ENDINGS: dict[DisconnectReason, tuple[Status, DisconnectionReason]] = {
+    DisconnectReason.CLIENT_INITIATED: ("completed", "user_hangup"),
+    DisconnectReason.PARTICIPANT_REMOVED: ("completed", "agent_hangup"),
+    DisconnectReason.ROOM_DELETED: ("completed", "agent_hangup"),
+    DisconnectReason.DUPLICATE_IDENTITY: ("failed", "agent_error"),
+}
+_OTHERWISE: tuple[Status, DisconnectionReason] = ("failed", "agent_error")
+
+
+async def receive(request: web.Request) -> web.StreamResponse:
+    settings = request.app[SETTINGS]
+    if settings.livekit_api_key is None or settings.livekit_api_secret is None:
+        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+    token = request.headers.get("Authorization", "")
+    if not token:
+        raise Unauthenticated("The webhook is not signed", code="MISSING_AUTH_HEADER")
+    receiver = WebhookReceiver(
+        TokenVerifier(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
+    )
+    body = await read_text(request)
+    try:
+        event = receiver.receive(body, token.removeprefix("Bearer "))
+    except Exception as error:  # the SDK raises bare Exceptions, jwt's and protobuf's alike
+        log.warning("webhook refused", extra={"problem": type(error).__name__})
+        raise Unauthenticated("The webhook's signature does not match") from None
+    if not event.id:
+        raise BadRequest("The webhook has no id")
+    await _keep(request, event)
+    return web.json_response({"status": "ok"})
+
+
+async def _keep(request: web.Request, event: WebhookEvent) -> None:
+    participant = event.participant
+    if participant.kind != ParticipantInfo.Kind.SIP:
+        return
+    store = request.app[STORE]
+    call_id = await store.find_call_of_participant(participant.sid) or await store.find_live_call(
+        event.room.name, participant.identity
+    )
+    if call_id is None:
+        return
+    at = datetime.fromtimestamp(event.created_at, UTC) if event.created_at else now()
+    events = [
+        CallEvent(id=f"lk_{event.id}", type=f"livekit.{event.event}", at=at, data=_facts(event))
+    ]
+    if event.event == "participant_left" and (data := await _ending(store, call_id, event)):
+        events.append(CallEvent(id=f"lk_{event.id}_end", type="call.ended", data=data))
+    stored = await request.app[TIMELINE].append(call_id, events, "livekit")
+    request.app[METRICS].events.labels("livekit").inc(len(stored or ()))
+
+
+async def _ending(store: Store, call_id: str, event: WebhookEvent) -> dict[str, Any] | None:
+    call = await store.call(Scope(None), call_id)
+    answered = call is not None and call.answered_at is not None
+    if not answered and event.participant.attributes.get("sip.callStatus") not in {
+        "active",
+        "hangup",
+    }:
+        return None
+    status, reason = _ENDINGS.get(event.participant.disconnect_reason, _OTHERWISE)
+    return ended(status, reason, disconnectReason=_reason_name(event))
+
+
+def _facts(event: WebhookEvent) -> dict[str, Any]:
+    """The webhook reduced to what says something about the call; no metadata, no numbers."""
+    participant = event.participant
+    facts: dict[str, Any] = {
+        "participantId": participant.sid,
+        "callStatus": participant.attributes.get("sip.callStatus"),
+        "sipCallIdFull": participant.attributes.get("sip.callIDFull"),
+    }
+    if event.event == "participant_left":
+        facts["disconnectReason"] = _reason_name(event)
+    return {name: value for name, value in facts.items() if value}
+
+
+def _reason_name(event: WebhookEvent) -> str:
+    return DisconnectReason.Name(event.participant.disconnect_reason)

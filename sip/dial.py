@@ -1,0 +1,230 @@
+"""Dialling: one request to LiveKit's SIP API, one verdict.
+
+The API is asked to wait for the answer, because only then does it tell the SIP
+status of a refusal; meanwhile the participant is looked up, so that the caller of
+this module learns its ids as soon as it is in the room (livekit-facts: 9-11 ms,
+sooner than the request that does not wait). A dial is never sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import aiohttp
+from google.protobuf.duration_pb2 import Duration
+from livekit.api import LiveKitAPI, ServerError, SipCallError
+from livekit.protocol.models import ParticipantInfo
+from livekit.protocol.room import RoomParticipantIdentity
+from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig, SIPTransport
+
+from core.models import DisconnectionReason, Status
+
+Transport = Literal["auto", "udp", "tcp", "tls"]
+
+_TRANSPORTS: Mapping[Transport, SIPTransport] = {
+    "auto": SIPTransport.SIP_TRANSPORT_AUTO,
+    "udp": SIPTransport.SIP_TRANSPORT_UDP,
+    "tcp": SIPTransport.SIP_TRANSPORT_TCP,
+    "tls": SIPTransport.SIP_TRANSPORT_TLS,
+}
+
+# Looked up often at first, when the participant is expected, then ever less.
+_LOOKUP_FIRST_S, _LOOKUP_GROWTH, _LOOKUP_MAX_S = 0.004, 1.3, 0.25
+_JOIN_DEADLINE_S = 10.0
+# The server ends a waiting request after 80 s (livekit-facts §1); leave it room to say so.
+MAX_RINGING_S = 75
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trunk:
+    """Where a call goes out. ``address`` is host or host:port; the password is never printed."""
+
+    address: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    transport: Transport = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialRequest:
+    trunk: Trunk
+    from_number: str
+    to_number: str
+    room_name: str
+    participant_identity: str
+    participant_name: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    dtmf: str = ""
+    ringing_timeout_s: int = 30
+    max_call_duration_s: int | None = None
+
+    def to_proto(self) -> CreateSIPParticipantRequest:
+        request = CreateSIPParticipantRequest(
+            trunk=SIPOutboundConfig(
+                hostname=self.trunk.address,
+                transport=_TRANSPORTS[self.trunk.transport],
+                auth_username=self.trunk.username or "",
+                auth_password=self.trunk.password or "",
+            ),
+            sip_call_to=self.to_number,
+            sip_number=self.from_number,
+            room_name=self.room_name,
+            participant_identity=self.participant_identity,
+            participant_name=self.participant_name,
+            participant_attributes=dict(self.attributes),
+            headers=dict(self.headers),
+            dtmf=self.dtmf,
+            ringing_timeout=Duration(seconds=self.ringing_timeout_s),
+            wait_until_answered=True,
+        )
+        if self.max_call_duration_s is not None:
+            request.max_call_duration.FromSeconds(self.max_call_duration_s)
+        return request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialOutcome:
+    """The verdict on one dial: what the record, the API's answer and the metrics say.
+
+    ``status`` is None when the far end answered. ``overloaded``: the SIP service
+    had no room for it and nothing was sent.
+    """
+
+    status: Status | None = None
+    reason: DisconnectionReason | None = None
+    sip_status_code: int | None = None
+    sip_reason: str | None = None
+    overloaded: bool = False
+
+    @property
+    def answered(self) -> bool:
+        return self.status is None
+
+
+ANSWERED = DialOutcome()
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The SIP participant is in the room; dialling has begun."""
+
+    participant_id: str
+    sip_call_id: str
+
+
+class DialFailed(Exception):
+    """The dial ended before its participant was seen in the room."""
+
+    def __init__(self, outcome: DialOutcome) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
+
+
+class Dial:
+    """One dial under way. Owns one task; ``aclose`` or a verdict ends it."""
+
+    def __init__(self, sip: LiveKitAPI, rooms: LiveKitAPI, request: DialRequest) -> None:
+        self._sip = sip
+        self._rooms = rooms
+        self._request = request
+        self._whom = RoomParticipantIdentity(
+            room=request.room_name, identity=request.participant_identity
+        )
+        self._task = asyncio.create_task(self._run(), name=f"dial {request.room_name}")
+        self._ids: Joined | None = None
+
+    async def joined(self) -> Joined:
+        """Wait for the participant (ms, usually). Raises DialFailed. Cancelling is safe."""
+        delay = _LOOKUP_FIRST_S
+        async with asyncio.timeout(_JOIN_DEADLINE_S):
+            while True:
+                await asyncio.wait({self._task}, timeout=delay)
+                if self._ids is not None:
+                    return self._ids
+                if self._task.done():
+                    raise DialFailed(self._task.result())
+                if (participant := await self._lookup()) is not None:
+                    return Joined(participant.sid, participant.attributes["sip.callID"])
+                delay = min(delay * _LOOKUP_GROWTH, _LOOKUP_MAX_S)
+
+    async def verdict(self) -> DialOutcome:
+        """Wait for the far end's answer, at most the ringing time and a little. Never raises."""
+        return await asyncio.shield(self._task)
+
+    async def call_status(self) -> str | None:
+        """The participant's ``sip.callStatus`` now; None when it is not in the room."""
+        participant = await self._lookup()
+        return participant.attributes.get("sip.callStatus") if participant else None
+
+    async def cancel(self) -> None:
+        """Stop ringing, or hang up. Dropping the HTTP request alone would not (livekit-facts)."""
+        with contextlib.suppress(ServerError, aiohttp.ClientError, TimeoutError):
+            await self._rooms.room.remove_participant(self._whom)
+
+    async def aclose(self) -> None:
+        """Stop waiting for the verdict; what rings goes on ringing."""
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+    async def _run(self) -> DialOutcome:
+        try:
+            info = await self._sip.sip.create_sip_participant(self._request.to_proto())
+        except ServerError as error:
+            return _refused(error)
+        except TimeoutError:
+            # No answer from the API in time: the room knows whether the phone did.
+            if await self.call_status() == "active":
+                return ANSWERED
+            await self.cancel()
+            return DialOutcome(status="no-answer", reason="dial_no_answer")
+        except aiohttp.ClientError:
+            return DialOutcome(status="failed", reason="dial_failed")
+        self._ids = Joined(info.participant_id, info.sip_call_id)
+        return ANSWERED
+
+    async def _lookup(self) -> ParticipantInfo | None:
+        """The participant, once LiveKit has given it its call id."""
+        try:
+            found = await self._rooms.room.get_participant(self._whom)
+        except (ServerError, aiohttp.ClientError, TimeoutError):
+            return None
+        return found if found.attributes.get("sip.callID") else None
+
+
+def _refused(error: ServerError) -> DialOutcome:
+    """LiveKit's error as a verdict (the measured table is in livekit-facts §1)."""
+    code = error.sip_status_code if isinstance(error, SipCallError) else None
+    if code is not None:
+        phrase = error.sip_status if isinstance(error, SipCallError) else None
+        status, reason = _by_sip_status(code)
+        return DialOutcome(status=status, reason=reason, sip_status_code=code, sip_reason=phrase)
+    match error.code:
+        case "canceled" | "deadline_exceeded":
+            return DialOutcome(status="no-answer", reason="dial_no_answer")
+        case "failed_precondition" if "deadline" in error.message:
+            # A ring time-out that came out of the wrong branch (livekit/sip#857).
+            return DialOutcome(status="no-answer", reason="dial_no_answer")
+        case "resource_exhausted" | "unavailable":
+            return DialOutcome(status="failed", reason="dial_failed", overloaded=True)
+    return DialOutcome(status="failed", reason="dial_failed")
+
+
+def _by_sip_status(code: int) -> tuple[Status, DisconnectionReason]:
+    """RFC 3261 §21, as a person would put it."""
+    match code:
+        case 486 | 600:
+            return "busy", "dial_busy"
+        case 408 | 480:
+            return "no-answer", "dial_no_answer"
+        case 487:
+            return "canceled", "canceled"
+        case 404 | 410 | 416 | 484 | 485 | 604:
+            return "failed", "invalid_destination"
+        case 403 | 433 | 603 | 607 | 608:
+            return "failed", "dial_rejected"
+    return "failed", "dial_failed"
