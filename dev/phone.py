@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -29,7 +30,7 @@ from aiosipua.message import SipRequest, SipResponse
 from baresip import BaresipError, Call, StaleHandleError
 
 from dev import phone_stack, sipmsg
-from dev.phone_call import CallRefused, Ended, Heard, PhoneCall, Span, Transfer
+from dev.phone_call import CallEnded, CallRefused, Ended, Heard, PhoneCall, Span, Transfer
 from dev.phone_stack import Identity, Stack
 from dev.sipmsg import Address
 from dev.siprelay import SipRelay
@@ -37,6 +38,7 @@ from dev.siprelay import SipRelay
 __all__ = [
     "Answer",
     "Behaviour",
+    "CallEnded",
     "CallRefused",
     "Ended",
     "Heard",
@@ -126,9 +128,9 @@ class Phone:
 
     async def close(self) -> None:
         """Hang up what is still up, and give sockets, tasks and threads back."""
-        live = [call for call in self.calls if call.ending is None]
+        live = [call for call in self.calls if call.ending is None and call.refusal is None]
         for call in live:
-            with contextlib.suppress(BaresipError):
+            with contextlib.suppress(BaresipError, CallEnded, TimeoutError):
                 await call.hangup()
         for call in live:
             try:
@@ -230,13 +232,12 @@ class Phone:
             self.calls.append(call)
             behaviour = self._behaviour
             chosen = behaviour if isinstance(behaviour, Behaviour) else behaviour(call)
-            if isinstance(chosen, Reject):
-                self._spawn(self._refuse(call, chosen, request, relay))
-            elif isinstance(chosen, Answer):
-                self._spawn(self._answer(call, chosen))
             self._arrivals.put_nowait(call)
             if isinstance(chosen, Reject):
+                self._refuse(call, chosen, request, relay)
                 return False
+            if isinstance(chosen, Answer):
+                self._spawn(self._answer(call, chosen))
         elif call.refusal is not None:
             relay.answer(call.refusal)  # a retransmission
             return False
@@ -260,32 +261,42 @@ class Phone:
             number = number.partition(";")[0]
             request.set_header("Refer-To", f"<sip:{number}@{self._transfer_route}>")
 
-    async def _refuse(
-        self, call: PhoneCall, how: Reject, request: SipRequest, relay: SipRelay
-    ) -> None:
-        tag = f"r{call.call_id[:8]}"
+    def _refuse(self, call: PhoneCall, how: Reject, request: SipRequest, relay: SipRelay) -> None:
+        """Answer for baresip, which knows only 486."""
+        tag = secrets.token_hex(4)
+        final = sipmsg.reply(request, how.status, reason=how.reason, tag=tag, headers=how.headers)
         if how.after_s > 0:
             call.refusal = sipmsg.reply(request, 180, tag=tag)
             relay.answer(call.refusal)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(call.canceled_while_refusing.wait(), how.after_s)
-        if call.canceled_while_refusing.is_set():
-            call.refusal = sipmsg.reply(request, 487, tag=tag)
-            call.finish(Ended("remote", "cancel", None, ""))
+            canceled = sipmsg.reply(request, 487, tag=tag)
+            self._spawn(self._refuse_later(call, how.after_s, final, canceled, relay))
         else:
-            call.refusal = sipmsg.reply(
-                request, how.status, reason=how.reason, tag=tag, headers=how.headers
-            )
-            reason = call.refusal.reason_phrase
-            call.finish(Ended("local", "refused", how.status, reason))
-        relay.answer(call.refusal)
+            call.refuse(final)
+            relay.answer(final)
+
+    async def _refuse_later(
+        self,
+        call: PhoneCall,
+        after_s: float,
+        final: SipResponse,
+        canceled: SipResponse,
+        relay: SipRelay,
+    ) -> None:
+        try:
+            await asyncio.wait_for(call.canceled_while_refusing.wait(), after_s)
+        except TimeoutError:
+            call.refuse(final)
+            relay.answer(final)
+        else:
+            call.refusal = canceled
+            call.finish(Ended("remote", "cancel", None, call.farewell))
+            relay.answer(canceled)
 
     async def _answer(self, call: PhoneCall, how: Answer) -> None:
         await asyncio.sleep(how.after_s)
-        await call.attached()
         try:
             await call.answer()
-        except StaleHandleError:
+        except (StaleHandleError, CallEnded):
             logger.debug("the caller was gone before the answer")
 
     def _on_incoming(self, handset: Call) -> None:

@@ -18,12 +18,14 @@ from baresip.errors import split_status
 from core.audio import Pcm
 from dev import listen
 from dev.listen import SpeechFinder
-from dev.phone_media import FRAME, SAMPLE_RATE, CallMedia, Recording
+from dev.phone_media import CallMedia, Recording
 from dev.phone_stack import Stack
+from dev.phone_tracks import FRAME, SAMPLE_RATE
 from dev.speech import CALLER_VOICE, Voice, synthesize
 
 # What baresip reports at the end of a call that a transfer has replaced.
 _TRANSFERRED = "Call transfered"
+_ATTACH_TIMEOUT_S = 5.0
 
 
 class CallRefused(Exception):
@@ -193,15 +195,21 @@ class PhoneCall:
 
     async def answer(self) -> None:
         """Accept a call that rings (:class:`dev.phone.RingOut`)."""
-        await self.handset.answer()
+        await (await self._ready()).answer()
 
     async def hangup(self) -> None:
         """End the call: BYE, CANCEL, or 486 while it rings here. Twice does no harm."""
-        if self.ending is not None or self._handset is None:
+        if self.ending is not None:
             return
+        handset = await self._ready()
         self._hung_up_here = True
         with contextlib.suppress(StaleHandleError):
-            await self._handset.hangup()
+            await handset.hangup()
+
+    async def _ready(self) -> Call:
+        """baresip's side of the call; it is there a moment after the INVITE was seen."""
+        await self._first_of(self._attached, _ATTACH_TIMEOUT_S)
+        return self.handset
 
     async def transfer(self, target: str) -> None:
         """Send the far end elsewhere (REFER) and wait for the outcome.
@@ -360,9 +368,10 @@ class PhoneCall:
             raise CallEnded(str(self.ending or "the call never reached the phone"))
         return self._handset
 
-    async def attached(self) -> None:
-        """Wait until baresip has the call."""
-        await self._attached.wait()
+    def refuse(self, response: SipResponse) -> None:
+        """The phone's front has refused it."""
+        self.refusal = response
+        self.finish(Ended("local", "refused", response.status_code, response.reason_phrase))
 
     def attach(
         self,
