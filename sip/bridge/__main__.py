@@ -60,6 +60,9 @@ async def serve(config: Settings) -> None:
 def main() -> int:
     config = settings.load()
     logs.configure(config, "bridge")
+    # Their chatter names phone numbers (baresip's final statistics) or nothing of interest.
+    for name in ("baresip", "livekit"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         asyncio.run(serve(config))
     except (OSError, ValueError, baresip.BaresipError) as error:

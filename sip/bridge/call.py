@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 JOIN_TIMEOUT_S: Final = 10.0
 ROOM_REQUEST_TIMEOUT_S: Final = 2.0
+# The SDK (livekit 1.1.21) listens for the server's answer only after it has sent the request, and
+# at times misses it. The request was made all the same, and the next one must not wait for it.
+CONFIRMATION_TIMEOUT_S: Final = 0.3
 # The SDK tries to reconnect for a good while; a phone call cannot wait that long.
 RECONNECT_GRACE_S: Final = 20.0
 # livekit-sip's: no RTP at all at first, and none any more later.
@@ -239,10 +242,10 @@ class Call:
         while True:
             attributes = await self._attributes.get()
             try:
-                async with asyncio.timeout(ROOM_REQUEST_TIMEOUT_S):
+                async with asyncio.timeout(CONFIRMATION_TIMEOUT_S):
                     await self._room.local_participant.set_attributes(dict(attributes))
-            except Exception as error:  # the SDK raises bare Exception
-                log.warning("setting attributes failed", extra=self._facts(cause=str(error)))
+            except TimeoutError:
+                log.debug("attributes set, but not confirmed", extra=self._facts())
             finally:
                 self._attributes.task_done()
 

@@ -63,6 +63,8 @@ class Endpoint:
         self._runtime: baresip.Runtime | None = None
         self._agents: dict[str, baresip.UserAgent] = {}
         self._agents_lock = asyncio.Lock()
+        self._dialling = 0
+        self._early: dict[int, list[baresip.StackEvent]] = {}
         self._book = TraceBook()
         self._waiting: dict[str, asyncio.Event] = {}
         self._tracer: _TraceHandler | None = None
@@ -94,6 +96,7 @@ class Endpoint:
                 extra_config_text=f"sip_listen {self.address}\n{_STACK_SETTINGS}",
             )
         )
+        self._runtime.subscribe(self._on_event)
         # Takes every call that is for no identity dialled from before.
         await self._agent(
             baresip.Account("switchroom", self._host, "", reg_interval=0).aor() + ";catchall=yes"
@@ -109,7 +112,19 @@ class Endpoint:
     async def dial(self, identity: Identity, uri: str, headers: dict[str, str]) -> PhoneCall:
         """Send the INVITE. Raises ValueError or BaresipError when none could be sent."""
         agent = await self._agent(identity.address_of_record())
-        return PhoneCall(await agent.dial(uri, headers))
+        self._dialling += 1
+        try:
+            call = await agent.dial(uri, headers)
+            phone = PhoneCall(call)
+            # A near phone answers before the library's call listens to events (it does so when
+            # dial() returns, a turn of the loop after the INVITE left): what it missed, again.
+            for event in self._early.pop(call.handle, ()):
+                call._on_stack_event(event)
+            return phone
+        finally:
+            self._dialling -= 1
+            if self._dialling == 0:
+                self._early.clear()
 
     async def dialog(self, call_id: str | None) -> DialogTrace:
         """What the trace knows of a dialog, waiting a moment for its opening message."""
@@ -138,6 +153,10 @@ class Endpoint:
                 agent.on_incoming(lambda call: self.on_invite(PhoneCall(call)))
                 self._agents[address_of_record] = agent
             return agent
+
+    def _on_event(self, event: baresip.StackEvent) -> None:
+        if self._dialling and event.call:
+            self._early.setdefault(event.call, []).append(event)
 
     def _on_trace(self, message: trace.SipMessage) -> None:
         self._book.add(message)
