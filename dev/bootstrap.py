@@ -1,8 +1,10 @@
 """Makes ``.venv`` from a lock file: ``python3 dev/bootstrap.py .venv requirements-dev.txt``.
 
-Run by make before anything is installed, so: standard library only, and syntax
-that an old Python can read far enough to say that it is too old.
+Run by make before anything is installed, so: standard library only, and nothing
+that an older Python cannot read far enough to say that it is too old.
 """
+
+from __future__ import annotations
 
 import subprocess
 import sys
@@ -11,55 +13,62 @@ import time
 NEEDED = (3, 11)
 
 
-def main(venv, lock):
+def main(venv: str, lock: str) -> str | None:
+    """Return what went wrong, if anything did."""
+    ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if sys.version_info < NEEDED:
+        needed = f"{NEEDED[0]}.{NEEDED[1]}"
         return (
-            "Switchroom needs Python %d.%d or newer; this is %d.%d (%s).\n"
-            "Install a newer one, then name it: make PYTHON=python3.13 …"
-            % (NEEDED + tuple(sys.version_info[:2]) + (sys.executable,))
+            f"Switchroom needs Python {needed} or newer; {sys.executable} is {ours}.\n"
+            "Install a newer one and name it: make PYTHON=python3.13 …"
         )
     started = time.monotonic()
-    print("creating %s with Python %d.%d" % ((venv,) + tuple(sys.version_info[:2])), flush=True)
+    print(f"creating {venv} with Python {ours}", flush=True)
     # --clear: what an older lock had and the new one has not must not stay behind.
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", venv])
+    made = subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=False)
     if made.returncode != 0:
-        return "python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv"
-    failed = install(venv + "/bin/python", lock, started)
-    if failed:
-        return failed
-    print("packages installed in %.0f s" % (time.monotonic() - started), flush=True)
-    return None
+        return f"{sys.executable} -m venv failed; on Debian and Ubuntu: apt install python3-venv"
+    problem = _install(f"{venv}/bin/python", lock, started)
+    if problem is None:
+        print(f"  installed in {time.monotonic() - started:.0f} s", flush=True)
+    return problem
 
 
-def install(python, lock, started):
+def _install(python: str, lock: str, started: float) -> str | None:
     with open(lock, encoding="utf-8") as file:
         total = sum("==" in line for line in file)
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    process = subprocess.Popen(
-        pip + ["--progress-bar", "off", "--require-hashes", "-r", lock],
+    with subprocess.Popen(
+        [*pip, "--progress-bar", "off", "--require-hashes", "-r", lock],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        universal_newlines=True,
-    )
-    live = sys.stdout.isatty()
-    printed, collected, tail = started, 0, []
-    for line in process.stdout:
-        tail = tail[-19:] + [line]
-        collected += line.startswith("Collecting ")
-        now = time.monotonic()
-        if now - printed < (0.1 if live else 5) and not line.startswith("Installing "):
-            continue
-        printed = now
-        what = "%d of about %d packages fetched" % (collected, total)
-        if line.startswith("Installing "):
-            what = "installing %d packages" % collected
-        text = "  %s, %.0f s" % (what, now - started)
-        print("\r%-60s" % text if live else text, end="" if live else "\n", flush=True)
-    if live:
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        tail: list[str] = []
+        collected = 0
+        interval_s = 0.1 if sys.stdout.isatty() else 5.0
+        printed = started
+        for line in process.stdout:
+            tail = [*tail[-19:], line]
+            collected += line.startswith("Collecting ")
+            installing = line.startswith("Installing ")
+            if installing or time.monotonic() - printed >= interval_s:
+                printed = time.monotonic()
+                what = "installing" if installing else f"fetched {collected} of about {total}"
+                _show(f"  {what} packages, {printed - started:.0f} s")
+    if sys.stdout.isatty():
         print()
-    if process.wait() != 0:
-        return "".join(tail) + "\npip could not install %s" % lock
+    if process.returncode != 0:
+        return f"{''.join(tail)}\npip could not install {lock}"
     return None
+
+
+def _show(text: str) -> None:
+    if sys.stdout.isatty():
+        print(f"\r{text:<60}", end="", flush=True)
+    else:
+        print(text, flush=True)
 
 
 if __name__ == "__main__":
