@@ -1,0 +1,48 @@
+"""``python -m worker start``: take calls until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+
+from core import logs, settings
+from core.settings import Settings
+from worker.server import serve
+
+# Chatty about requests and connections, some of them with what goes over the wire.
+_QUIET = ("httpx", "httpx2", "httpcore", "openai", "livekit", "websockets")
+
+
+def main(arguments: list[str]) -> None:
+    if arguments != ["start"]:
+        sys.exit("usage: python -m worker start")
+    loaded = settings.load()
+    missing = _missing(loaded)
+    if missing:
+        for name in missing:
+            print(f"settings: {name}: is required by the worker", file=sys.stderr)
+        sys.exit(2)
+    logs.configure(loaded, "worker")
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    if loaded.turn_detection == "vad":
+        # Read by livekit-agents where job processes are forked: worker.preload loads the VAD.
+        os.environ["LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE"] = "0"
+    asyncio.run(serve(loaded))
+
+
+def _missing(loaded: Settings) -> list[str]:
+    names = (
+        "livekit_api_key",
+        "livekit_api_secret",
+        "deepgram_api_key",
+        "openai_api_key",
+        "cartesia_api_key",
+    )
+    return [name.upper() for name in names if not getattr(loaded, name)]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

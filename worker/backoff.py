@@ -1,0 +1,28 @@
+"""Waiting longer after every failure, with jitter so that many do not knock at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+
+class Backoff:
+    """Doubling delays in seconds from ``first`` to ``longest``; ``reset`` after a success."""
+
+    def __init__(self, first: float = 0.1, longest: float = 5.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._next = first
+
+    @property
+    def failing(self) -> bool:
+        """True between a failure and the next success."""
+        return self._next != self._first
+
+    def reset(self) -> None:
+        self._next = self._first
+
+    async def wait(self) -> None:
+        delay = self._next
+        self._next = min(delay * 2, self._longest)
+        await asyncio.sleep(delay * random.uniform(0.75, 1.0))

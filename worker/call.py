@@ -1,0 +1,289 @@
+"""One call, from the job to its last event; reads top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+import aiohttp
+from livekit import api, rtc
+from livekit.agents import AutoSubscribe, JobContext, JobProcess
+
+from core.events import ended
+from core.models import CallBrief, JobMetadata
+from core.settings import Settings
+from worker.backoff import Backoff
+from worker.conversation import Conversation
+from worker.endings import ENDINGS, Cause, agent_disconnected
+from worker.far_end import FarEnd
+from worker.gateway import Gateway, Refused, Unavailable
+from worker.limits import SilenceClock
+from worker.reporter import Reporter
+from worker.spool import Owner
+from worker.tools import KeyPresses, ToolBox
+
+log = logging.getLogger(__name__)
+
+_BRIEF_WITHIN_S = 10.0
+_JOIN_WITHIN_S = 30.0  # the dial begins when the agent is in the room
+_ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
+_RECONNECT_WITHIN_S = 20.0
+_HANG_UP_WITHIN_S = 5.0
+_LEG_DRAIN_S = 0.4  # what the phone leg still has to play when we have said our last word
+_DELIVER_WITHIN_S = 5.0
+
+
+def prewarm(process: JobProcess, settings: Settings) -> None:
+    """Give a fresh job process what its call will need."""
+    process.userdata["settings"] = settings
+
+
+async def entrypoint(ctx: JobContext) -> None:
+    """Serve one job; returns when the call is over and its events are safe."""
+    settings: Settings = ctx.proc.userdata["settings"]
+    job = JobMetadata.model_validate_json(ctx.job.metadata)
+    ctx.log_context_fields = {"call_id": job.call_id}
+    async with aiohttp.ClientSession() as http:
+        gateway = Gateway(http, settings.gateway_base_url)
+        owner = Owner(job.call_id, job.token)
+        reporter = Reporter(gateway, owner, settings.data_dir / "spool" / "worker")
+        try:
+            await _Call(ctx, settings, job, http, gateway, reporter).run()
+        finally:
+            await reporter.aclose(_DELIVER_WITHIN_S)
+            ctx.shutdown("call over")
+
+
+class _Call:
+    def __init__(
+        self,
+        ctx: JobContext,
+        settings: Settings,
+        job: JobMetadata,
+        http: aiohttp.ClientSession,
+        gateway: Gateway,
+        reporter: Reporter,
+    ) -> None:
+        self._ctx = ctx
+        self._settings = settings
+        self._job = job
+        self._http = http
+        self._gateway = gateway
+        self._reporter = reporter
+        self._over: asyncio.Future[tuple[Cause, str]] = asyncio.Future()
+        self._far_end: FarEnd | None = None
+        self._conversation: Conversation | None = None
+        self._answered_at: float | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._keys = KeyPresses(self._keys_pressed)
+        self._silence: SilenceClock | None = None
+
+    async def run(self) -> None:
+        """Walk through the call until something ends it."""
+        walk = asyncio.create_task(self._walk(), name="call")
+        walk.add_done_callback(self._walked)
+        try:
+            await asyncio.shield(self._over)
+        except asyncio.CancelledError:
+            # The worker stops and will not wait any longer.
+            self._end("worker_stopped")
+        walk.cancel()
+        await asyncio.gather(walk, return_exceptions=True)
+        await self._finish(*self._over.result())
+
+    async def _walk(self) -> None:
+        room = self._ctx.room
+        room.on("disconnected", self._disconnected)
+        room.on("reconnecting", self._reconnecting)
+        room.on("reconnected", self._reconnected)
+        async with asyncio.TaskGroup() as tasks:
+            loading = tasks.create_task(self._load_brief())
+            await self._ctx.connect(auto_subscribe=AutoSubscribe.AUDIO_ONLY)
+            self._reporter.post("agent.joined")
+        brief = loading.result()
+        if brief is None:
+            return
+
+        conversation = self._conversation = self._begin(brief)
+        far_end = self._far_end = FarEnd(
+            room,
+            brief.participant_identity,
+            on_ringing=self._rings,
+            on_answered=partial(self._answered, brief),
+            on_digit=self._digit,
+            on_left=self._end,
+        )
+        far_end.look()
+        await conversation.start(room, brief.participant_identity)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(conversation.prepare())
+            if not await _within(_JOIN_WITHIN_S, far_end.joined):
+                return self._end("nobody_came")
+            if not await _within(_ANSWER_WITHIN_S, far_end.answered):
+                return self._end("not_answered")
+            assert self._answered_at is not None
+            conversation.answered(self._answered_at)
+
+    async def _load_brief(self) -> CallBrief | None:
+        """What the call is about, from the gateway; None ends the call."""
+        backoff = Backoff(longest=2.0)
+        reason = "timeout"
+        try:
+            async with asyncio.timeout(_BRIEF_WITHIN_S):
+                while True:
+                    try:
+                        return await self._gateway.brief(self._job.call_id, self._job.token)
+                    except Unavailable as error:
+                        reason = str(error)
+                        await backoff.wait()
+        except (TimeoutError, Refused) as error:
+            reason = str(error) or reason
+        log.error("no brief", extra={"error": reason})
+        self._end("no_brief", reason)
+        return None
+
+    def _begin(self, brief: CallBrief) -> Conversation:
+        config = brief.agent.config
+        box = ToolBox(
+            call_id=brief.call_id,
+            room=self._ctx.room,
+            http=self._http,
+            post=self._reporter.post,
+            hang_up=partial(self._end, "agent_hung_up"),
+        )
+        silence = self._silence = SilenceClock(
+            config.max_silence_ms / 1000, partial(self._end, "silence")
+        )
+        return Conversation(
+            config,
+            self._settings,
+            tools=box.tools(config.custom_tools),
+            post=self._reporter.post,
+            on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),
+            on_busy=silence.busy,
+        )
+
+    # What happens on the way
+
+    def _rings(self) -> None:
+        self._reporter.post("call.ringing")
+
+    def _answered(self, brief: CallBrief) -> None:
+        event = self._reporter.post("call.answered")
+        self._answered_at = event.at.timestamp()
+        self._timer("max_duration", brief.max_duration_ms / 1000)
+        if self._silence is not None:
+            self._silence.start()
+
+    def _digit(self, digit: str) -> None:
+        self._reporter.post("dtmf.received", {"digit": digit})
+        if self._silence is not None:
+            self._silence.touch()
+        self._keys.pressed(digit)
+
+    def _keys_pressed(self, digits: str) -> None:
+        if self._conversation is not None and not self._over.done():
+            self._conversation.pressed(digits)
+
+    def _reconnecting(self) -> None:
+        log.warning("connection to LiveKit lost")
+        self._timer("media_lost", _RECONNECT_WITHIN_S)
+
+    def _reconnected(self) -> None:
+        log.info("connection to LiveKit restored")
+        timer = self._timers.pop("media_lost", None)
+        if timer is not None:
+            timer.cancel()
+        if self._far_end is not None:
+            self._far_end.recheck()
+
+    def _disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
+        cause = agent_disconnected(reason, answered=self._answered_at is not None)
+        self._end(cause, rtc.DisconnectReason.Name(reason))
+
+    def _timer(self, cause: Cause, delay_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[cause] = loop.call_later(delay_s, self._end, cause)
+
+    def _walked(self, walk: asyncio.Task[None]) -> None:
+        if not walk.cancelled() and (error := walk.exception()) is not None:
+            log.error("the call failed", exc_info=error)
+            self._end("worker_failed", type(error).__name__)
+
+    # The end
+
+    def _end(self, cause: Cause, detail: str = "") -> None:
+        """Whatever ends the call first, ends it."""
+        if not self._over.done():
+            log.info("call over", extra={"cause": cause, "detail": detail})
+            self._over.set_result((cause, detail))
+
+    async def _finish(self, cause: Cause, detail: str) -> None:
+        ending = ENDINGS[cause]
+        self._stop_clocks()
+        conversation = self._conversation
+        if conversation is not None:
+            if ending.apologise and self._answered_at is not None:
+                await conversation.apologise()
+            conversation.hung_up()
+        if cause == "agent_hung_up":
+            await asyncio.sleep(_LEG_DRAIN_S)
+        if ending.status is not None and ending.reason is not None:
+            # Before the hang-up, so that LiveKit's webhook finds the reason already there.
+            self._reporter.post(
+                "call.ended", ended(ending.status, ending.reason, cause=cause, detail=detail)
+            )
+        if ending.hang_up:
+            await self._hang_up()
+        if conversation is not None:
+            await conversation.aclose()
+        if self._far_end is not None:
+            self._far_end.close()
+        self._reporter.post("agent.left", {"cause": cause})
+
+    def _stop_clocks(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._keys.close()
+        if self._silence is not None:
+            self._silence.stop()
+
+    async def _hang_up(self) -> None:
+        """Remove the far end; the room may hold others, so it is left alone."""
+        identity = self._far_end_identity()
+        if identity is None:
+            return
+        target = api.RoomParticipantIdentity(room=self._ctx.room.name, identity=identity)
+        for attempt in (1, 2):
+            try:
+                async with asyncio.timeout(_HANG_UP_WITHIN_S):
+                    await self._ctx.api.room.remove_participant(target)
+                return
+            except api.TwirpError as error:
+                if error.code == api.TwirpErrorCode.NOT_FOUND:
+                    return
+                failure = error.code
+            except (TimeoutError, aiohttp.ClientError) as error:
+                failure = type(error).__name__
+            log.warning("could not hang up", extra={"attempt": attempt, "error": failure})
+
+    def _far_end_identity(self) -> str | None:
+        if self._far_end is not None:
+            return self._far_end.identity if self._far_end.present else None
+        # Without a brief: the phone in the room, if there is exactly one.
+        phones = [
+            participant.identity
+            for participant in self._ctx.room.remote_participants.values()
+            if participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_SIP
+        ]
+        return phones[0] if len(phones) == 1 else None
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

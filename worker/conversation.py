@@ -1,0 +1,188 @@
+"""The talking part of a call: the session, its greeting, its turns, its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from livekit import rtc
+from livekit.agents import (
+    Agent,
+    AgentStateChangedEvent,
+    APIStatusError,
+    CloseEvent,
+    ConversationItemAddedEvent,
+    ErrorEvent,
+    UserStateChangedEvent,
+    llm,
+)
+from livekit.agents.voice import SpeechHandle
+
+from core.models import AgentConfig
+from core.settings import Settings
+from worker import pipeline
+from worker.prepared import PreparedSpeech
+from worker.transcript import Post, Transcript
+
+log = logging.getLogger(__name__)
+
+_APOLOGY_WITHIN_S = 8.0
+_CLOSE_WITHIN_S = 10.0
+
+# Spoken in the agent's language when its providers fail; elsewhere, silence.
+_APOLOGIES = {
+    "en": "I am sorry, something went wrong on my side. Please call again later. Goodbye.",
+    "de": "Es tut mir leid, bei mir ist ein Fehler aufgetreten. Bitte rufen Sie später noch "
+    "einmal an. Auf Wiederhören.",
+    "es": "Lo siento, se ha producido un error. Por favor, llame más tarde. Adiós.",
+    "fr": "Je suis désolé, une erreur est survenue. Veuillez rappeler plus tard. Au revoir.",
+    "it": "Mi dispiace, si è verificato un errore. La prego di richiamare più tardi. Arrivederci.",
+    "nl": "Het spijt me, er ging iets mis. Probeer het later nog eens. Tot ziens.",
+    "pt": "Desculpe, ocorreu um erro. Por favor, ligue mais tarde. Adeus.",
+}
+
+
+class Conversation:
+    """An agent on one call. Nothing is heard or said before ``answered``.
+
+    ``on_failed(stage, message)`` is called when a provider failed for good,
+    ``on_busy(who, busy)`` when somebody begins or stops to speak or think.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        settings: Settings,
+        *,
+        tools: list[llm.Tool | llm.Toolset],
+        post: Post,
+        on_failed: Callable[[str, str], None],
+        on_busy: Callable[[str, bool], None],
+    ) -> None:
+        self._config = config
+        self._post = post
+        self._on_failed = on_failed
+        self._on_busy = on_busy
+        self._agent = Agent(instructions=config.system_prompt, tools=tools)
+        self._session = pipeline.build_session(config, settings)
+        self._transcript = Transcript(post)
+        self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
+        self._unasked: list[SpeechHandle] = []
+        self._closing = False
+        self._session.on("conversation_item_added", self._item_added)
+        self._session.on("user_state_changed", self._caller_changed)
+        self._session.on("agent_state_changed", self._agent_changed)
+        self._session.on("error", self._provider_failed)
+        self._session.on("close", self._closed)
+
+    async def start(self, room: rtc.Room, participant_identity: str) -> None:
+        """Publish the agent's track as soon as that participant is there."""
+        # Ringback and announcements before the answer are nobody's turn.
+        self._session.input.set_audio_enabled(False)
+        await self._session.start(
+            self._agent,
+            room=room,
+            room_options=pipeline.room_options(participant_identity),
+            # Nobody in the room may drive the agent, and nothing is sent to LiveKit's cloud.
+            session_host=False,
+            record=False,
+        )
+
+    async def prepare(self) -> None:
+        """Warm the providers up and synthesise the greeting (STT and LLM connect by themselves
+        when the session starts)."""
+        engine = self._session.tts
+        assert engine is not None
+        if self._greeting is None:
+            engine.prewarm()
+        elif not await self._greeting.synthesise(
+            engine, self._session.conn_options.tts_conn_options
+        ):
+            return
+        self._post("agent.ready", {})
+
+    def answered(self, at: float) -> None:
+        """Begin to listen, and greet. ``at``: Unix seconds."""
+        self._transcript.answered(at)
+        self._session.input.set_audio_enabled(True)
+        if self._greeting is not None:
+            self._say(self._greeting)
+
+    def pressed(self, digits: str) -> None:
+        """Keys are a turn of the caller's."""
+        if self._closing:
+            return
+        try:
+            self._session.interrupt()
+        except RuntimeError:
+            log.info("keys pressed during a goodbye")
+            return
+        self._session.generate_reply(user_input=f"[The caller pressed {digits}]")
+
+    async def apologise(self) -> None:
+        """Say that it did not work out, if that can still be said."""
+        text = _APOLOGIES.get(self._config.language.split("-")[0])
+        if text is None or self._closing:
+            return
+        try:
+            async with asyncio.timeout(_APOLOGY_WITHIN_S):
+                await self._session.interrupt(force=True)
+                speech = self._session.say(text, allow_interruptions=False)
+                self._unasked.append(speech)
+                await speech.wait_for_playout()
+        except (TimeoutError, RuntimeError) as error:
+            log.warning("no apology", extra={"error": str(error)})
+
+    def hung_up(self) -> None:
+        """The line is cut: what is being said now was not interrupted by the caller."""
+        self._closing = True
+        self._transcript.hung_up()
+
+    async def aclose(self) -> None:
+        """Stop talking; the last turns are posted on the way."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                await self._session.aclose()
+        except TimeoutError:
+            log.error("the session did not close in time")
+
+    def _say(self, speech: PreparedSpeech) -> None:
+        self._unasked.append(self._session.say(speech.words(), audio=speech.audio()))
+
+    def _item_added(self, event: ConversationItemAddedEvent) -> None:
+        item = event.item
+        if isinstance(item, llm.ChatMessage):
+            unasked = any(item in speech.chat_items for speech in self._unasked)
+            self._transcript.add(item, unasked=unasked)
+
+    def _caller_changed(self, event: UserStateChangedEvent) -> None:
+        self._on_busy("caller", event.new_state == "speaking")
+
+    def _agent_changed(self, event: AgentStateChangedEvent) -> None:
+        self._on_busy("agent", event.new_state in {"thinking", "speaking"})
+
+    def _provider_failed(self, event: ErrorEvent) -> None:
+        if self._closing:
+            return
+        stage = str(getattr(event.error, "type", "unknown")).removesuffix("_error")
+        message = _describe(getattr(event.error, "error", event.error))
+        recoverable = bool(getattr(event.error, "recoverable", False))
+        self._post(
+            "provider.error", {"stage": stage, "message": message, "recoverable": recoverable}
+        )
+        if not recoverable:
+            self._on_failed(stage, message)
+
+    def _closed(self, event: CloseEvent) -> None:
+        if not self._closing:
+            self._on_failed("session", event.reason.value)
+
+
+def _describe(error: Any) -> str:
+    """Our own words: what a provider answers may quote a key or what was said."""
+    if isinstance(error, APIStatusError):
+        return f"HTTP {error.status_code}"
+    return type(error).__name__

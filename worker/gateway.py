@@ -1,0 +1,69 @@
+"""The gateway as a worker sees it: three calls, and whether a failure is worth a retry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+from pydantic import ValidationError
+
+from core.models import CallBrief, CallEvent, Heartbeat
+
+_TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
+
+
+class GatewayError(Exception):
+    """The base of the two below."""
+
+
+class Unavailable(GatewayError):
+    """Not reachable, overloaded or broken for now: the same request may succeed later."""
+
+
+class Refused(GatewayError):
+    """The gateway understood and said no (401, 404, 422, …): asking again is pointless."""
+
+
+class Gateway:
+    """The gateway's internal API. Raises Unavailable or Refused from every method."""
+
+    def __init__(self, http: aiohttp.ClientSession, base_url: str) -> None:
+        self._http = http
+        self._base_url = base_url
+
+    async def brief(self, call_id: str, token: str) -> CallBrief:
+        """What the call is about, and which agent speaks on it."""
+        body = await self._request("GET", f"/internal/calls/{call_id}", token)
+        try:
+            return CallBrief.model_validate_json(body)
+        except ValidationError as error:
+            raise Refused(f"not a brief: {error.error_count()} problems") from None
+
+    async def post_events(self, call_id: str, token: str, events: list[CallEvent]) -> None:
+        """Append to the call's timeline; an id that it has already is a no-op there."""
+        payload = {"events": [event.wire() for event in events]}
+        await self._request("POST", f"/internal/calls/{call_id}/events", token, payload)
+
+    async def heartbeat(self, token: str, heartbeat: Heartbeat) -> None:
+        await self._request("POST", "/internal/workers/heartbeat", token, heartbeat.wire())
+
+    async def _request(
+        self, method: str, path: str, token: str, payload: dict[str, Any] | None = None
+    ) -> bytes:
+        try:
+            async with self._http.request(
+                method,
+                self._base_url + path,
+                json=payload,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=_TIMEOUT,
+                allow_redirects=False,
+            ) as response:
+                body = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(type(error).__name__) from None
+        if response.status >= 500 or response.status in {408, 425, 429}:
+            raise Unavailable(f"HTTP {response.status}")
+        if response.status >= 300:
+            raise Refused(f"HTTP {response.status}")
+        return body

@@ -1,0 +1,81 @@
+"""Speech synthesised before it is needed: the greeting, ready while the phone rings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+from livekit import rtc
+from livekit.agents import APIConnectOptions, APIError, tts
+from livekit.agents.types import USERDATA_TIMED_TRANSCRIPT, TimedString
+
+T = TypeVar("T")
+
+
+class PreparedSpeech:
+    """Text and its audio. It can be played at any time: what is not synthesised yet is
+    played as it comes. Synthesis errors are reported by the TTS itself (its ``error`` event)."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._frames: list[rtc.AudioFrame] = []
+        self._words: list[TimedString] = []
+        self._grown = asyncio.Condition()
+        self._complete = False
+        self._playing = False
+
+    async def synthesise(self, engine: tts.TTS[Any], options: APIConnectOptions) -> bool:
+        """Fill it; False when the TTS failed for good."""
+        request_id = ""
+        try:
+            async with engine.stream(conn_options=options) as stream:
+                stream.push_text(self.text)
+                stream.end_input()
+                async for piece in stream:
+                    if piece.request_id != request_id:
+                        request_id = piece.request_id
+                        # A retry begins again: what came before is void unless it was heard.
+                        if not self._playing:
+                            self._frames.clear()
+                            self._words.clear()
+                    await self._add(piece.frame)
+            return True
+        except APIError:
+            return False
+        finally:
+            self._complete = True
+            async with self._grown:
+                self._grown.notify_all()
+
+    async def _add(self, frame: rtc.AudioFrame) -> None:
+        async with self._grown:
+            self._frames.append(frame)
+            self._words.extend(frame.userdata.get(USERDATA_TIMED_TRANSCRIPT, []))
+            self._grown.notify_all()
+
+    async def audio(self) -> AsyncIterator[rtc.AudioFrame]:
+        """The frames, from the first."""
+        self._playing = True
+        async for frame in self._follow(self._frames):
+            yield frame
+
+    async def words(self) -> AsyncIterator[str]:
+        """The text in pieces with their times, so that a barge-in can be dated; the whole
+        text at once when the TTS gives no times."""
+        timed = False
+        async for word in self._follow(self._words):
+            timed = True
+            yield word
+        if not timed:
+            yield self.text
+
+    async def _follow(self, items: list[T]) -> AsyncIterator[T]:
+        position = 0
+        while True:
+            async with self._grown:
+                await self._grown.wait_for(lambda: self._complete or position < len(items))  # noqa: B023
+            if position >= len(items):
+                return
+            yield items[position]
+            position += 1

@@ -1,0 +1,74 @@
+"""Telling the gateway that this worker lives and what it could take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from livekit.agents import AgentServer
+
+from core.models import Heartbeat
+from core.settings import Settings
+from core.tokens import TokenIssuer
+from worker.gateway import Gateway, GatewayError
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 2.0
+
+
+class Presence:
+    """Sends a heartbeat at registration, every two seconds, and when draining begins."""
+
+    def __init__(
+        self, server: AgentServer, gateway: Gateway, tokens: TokenIssuer, settings: Settings
+    ) -> None:
+        self._server = server
+        self._gateway = gateway
+        self._tokens = tokens
+        self._agent_name = settings.agent_name
+        self._capacity = settings.worker_max_calls
+        self._draining = False
+        self._registered = asyncio.Event()
+        self._now = asyncio.Event()
+        self._failing = False
+        server.on("worker_registered", self._on_registered)
+
+    def drain(self) -> None:
+        """From here on this worker takes no new call; the gateway is told at once."""
+        self._draining = True
+        self._now.set()
+
+    async def run(self) -> None:
+        """Until cancelled. A gateway that does not answer is logged once, never fatal."""
+        await self._registered.wait()
+        while True:
+            self._now.clear()
+            await self._beat()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY_S):
+                    await self._now.wait()
+
+    def _on_registered(self, *_: object) -> None:
+        self._registered.set()
+        self._now.set()
+
+    async def _beat(self) -> None:
+        heartbeat = Heartbeat(
+            worker_id=self._server.id,
+            agent_name=self._agent_name,
+            capacity=self._capacity,
+            active=len(self._server.active_jobs),
+            draining=self._draining,
+        )
+        try:
+            await self._gateway.heartbeat(self._tokens.for_worker(heartbeat.worker_id), heartbeat)
+        except GatewayError as error:
+            if not self._failing:
+                log.warning("heartbeat not taken", extra={"error": str(error)})
+            self._failing = True
+        else:
+            if self._failing:
+                log.info("heartbeat taken again")
+            self._failing = False

@@ -1,0 +1,175 @@
+"""Getting a call's events to the gateway, whatever happens to the gateway or to us.
+
+``Reporter`` lives as long as its call: it writes an event to the spool, then
+sends what is pending, in order. What it could not deliver stays in the spool,
+and ``sweep`` (run by the worker's main process) ships it later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from core.models import CallEvent, now
+from worker import spool
+from worker.backoff import Backoff
+from worker.gateway import Gateway, Refused, Unavailable
+from worker.spool import Owner, Spool
+
+log = logging.getLogger(__name__)
+
+BATCH = 100  # what one request may carry
+_SWEEP_EVERY_S = 10.0
+
+
+class Reporter:
+    """Posts one call's events. ``post`` never fails and never waits.
+
+    When the spool cannot be written (disk full, read-only) the call goes on and
+    its events are kept in memory until the gateway takes them.
+    """
+
+    def __init__(self, gateway: Gateway, owner: Owner, directory: Path) -> None:
+        self._gateway = gateway
+        self._owner = owner
+        self._pending: deque[CallEvent] = deque()
+        self._wake = asyncio.Event()
+        self._delivered = asyncio.Event()
+        self._delivered.set()
+        self._spool: Spool | None = None
+        self._spool_complete = True
+        try:
+            self._spool = Spool.create(directory, owner)
+        except OSError as error:
+            self._spool_complete = False
+            log.error("no spool, events are kept in memory", extra={"error": str(error)})
+        self._task = asyncio.create_task(self._ship(), name="reporter")
+
+    def post(
+        self, type: str, data: dict[str, Any] | None = None, *, at: datetime | None = None
+    ) -> CallEvent:
+        """Append a fact to the call's timeline."""
+        event = CallEvent(type=type, data=data or {}, at=at or now())
+        self._pending.append(event)
+        if self._spool is not None:
+            try:
+                self._spool.append(event)
+            except OSError as error:
+                if self._spool_complete:
+                    log.error("spool not writable, kept in memory", extra={"error": str(error)})
+                self._spool_complete = False
+        self._delivered.clear()
+        self._wake.set()
+        return event
+
+    async def aclose(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for delivery, then leave the rest to the sweeper.
+
+        Events that are in memory only get six times as long: nobody else has them.
+        """
+        patience = timeout if self._spool_complete else 6 * timeout
+        try:
+            async with asyncio.timeout(patience):
+                await self._delivered.wait()
+        except TimeoutError:
+            log.warning("events left to the sweeper", extra={"count": len(self._pending)})
+        finally:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._close_spool()
+
+    def _close_spool(self) -> None:
+        if self._spool is None:
+            return
+        try:
+            if self._pending:
+                self._spool.release()
+            else:
+                self._spool.remove()
+        except OSError as error:
+            log.error("cannot close the spool", extra={"error": str(error)})
+
+    async def _ship(self) -> None:
+        backoff = Backoff()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                batch = list(islice(self._pending, BATCH))
+                try:
+                    await self._gateway.post_events(self._owner.call_id, self._owner.token, batch)
+                except Unavailable as error:
+                    if not backoff.failing:
+                        log.warning("gateway unavailable", extra={"error": str(error)})
+                    await backoff.wait()
+                    continue
+                except Refused as error:
+                    self._reject(batch, str(error))
+                backoff.reset()
+                for _ in batch:
+                    self._pending.popleft()
+            self._forget_delivered()
+            self._delivered.set()
+
+    def _reject(self, batch: list[CallEvent], reason: str) -> None:
+        log.error("the gateway refused events", extra={"error": reason, "count": len(batch)})
+        if self._spool is not None:
+            try:
+                self._spool.reject(batch, reason)
+            except OSError as error:
+                log.error("cannot keep refused events", extra={"error": str(error)})
+
+    def _forget_delivered(self) -> None:
+        if self._spool is not None:
+            try:
+                self._spool.clear()
+                self._spool_complete = True
+            except OSError as error:
+                log.error("cannot clear the spool", extra={"error": str(error)})
+
+
+async def sweep_forever(gateway: Gateway, directory: Path) -> None:
+    """Ship what calls of dead processes left behind, at once and every ten seconds."""
+    while True:
+        try:
+            await sweep(gateway, directory)
+        except OSError as error:
+            log.error("cannot sweep the spool", extra={"error": str(error)})
+        await asyncio.sleep(_SWEEP_EVERY_S)
+
+
+async def sweep(gateway: Gateway, directory: Path) -> int:
+    """One round over the directory: the number of files shipped. Raises OSError."""
+    shipped = 0
+    for path in spool.leftovers(directory):
+        adopted = Spool.adopt(path)
+        if adopted is None:
+            continue
+        try:
+            await _ship_all(gateway, adopted)
+        except Unavailable:
+            adopted.release()
+            return shipped  # the same gateway would fail the others too
+        except BaseException:
+            adopted.release()
+            raise
+        adopted.remove()
+        shipped += 1
+        log.info("shipped leftover events", extra={"call_id": adopted.owner.call_id})
+    return shipped
+
+
+async def _ship_all(gateway: Gateway, adopted: Spool) -> None:
+    events = adopted.read()
+    for start in range(0, len(events), BATCH):
+        batch = events[start : start + BATCH]
+        try:
+            await gateway.post_events(adopted.owner.call_id, adopted.owner.token, batch)
+        except Refused as error:
+            log.error("the gateway refused leftover events", extra={"error": str(error)})
+            adopted.reject(batch, str(error))

@@ -1,0 +1,148 @@
+"""The worker process: registers with LiveKit, takes calls up to its capacity, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from functools import partial
+
+import aiohttp
+from livekit.agents import AgentServer, JobRequest
+from pydantic import ValidationError
+
+from core.models import JobMetadata
+from core.settings import Settings
+from core.tokens import TokenIssuer
+from worker.call import entrypoint, prewarm
+from worker.gateway import Gateway
+from worker.presence import Presence
+from worker.reporter import sweep_forever
+
+log = logging.getLogger(__name__)
+
+# After a LiveKit outage of any length the worker comes back by itself (retries every 10 s).
+_FOR_EVER = 2**31
+# The call itself ends within seconds; these are for what hangs.
+_SESSION_END_TIMEOUT_S = 20.0
+_PROCESS_END_TIMEOUT_S = 10.0
+
+
+class Admission:
+    """Takes calls while there is room.
+
+    livekit-agents' own threshold estimates the load of calls that are accepted but
+    not running yet from the number of idle processes, and refuses the third of a
+    burst with two; here they are counted.
+    """
+
+    def __init__(self, server: AgentServer, capacity: int) -> None:
+        self._server = server
+        self._capacity = capacity
+        self._starting: set[str] = set()
+
+    @property
+    def jobs(self) -> set[str]:
+        """Ids of the jobs that run or are about to."""
+        return {running.job.id for running in self._server.active_jobs} | self._starting
+
+    def load(self) -> float:
+        """0 (idle) to 1 (full); LiveKit prefers the worker with the least."""
+        return len(self.jobs) / self._capacity
+
+    async def request(self, request: JobRequest) -> None:
+        """Answer an offered job: accept it under the call's own identity, or leave it to another
+        worker."""
+        try:
+            call = JobMetadata.model_validate_json(request.job.metadata)
+        except ValidationError:
+            log.error("a job without our metadata", extra={"room": request.room.name})
+            return await request.reject(terminate=True)
+        if len(self.jobs) >= self._capacity:
+            log.warning("full, call left to another worker", extra={"call_id": call.call_id})
+            return await request.reject(terminate=False)
+        self._starting.add(request.id)
+        try:
+            await request.accept(identity=f"agent-{call.call_id}", name="Agent")
+        finally:
+            self._starting.discard(request.id)
+
+
+def build_server(settings: Settings) -> AgentServer:
+    """An AgentServer for our calls, from our settings alone. Needs the LiveKit key and secret."""
+    assert settings.livekit_api_secret is not None
+    server = AgentServer(
+        ws_url=settings.livekit_url,
+        api_key=settings.livekit_api_key,
+        api_secret=settings.livekit_api_secret.get_secret_value(),
+        host=settings.worker_http_host,
+        port=settings.worker_http_port,
+        prometheus_port=settings.worker_metrics_port,
+        num_idle_processes=settings.worker_idle_processes,
+        drain_timeout=settings.worker_drain_timeout_s,
+        session_end_timeout=_SESSION_END_TIMEOUT_S,
+        shutdown_process_timeout=_PROCESS_END_TIMEOUT_S,
+        max_retry=_FOR_EVER,
+        setup_fnc=partial(prewarm, settings=settings),
+        load_threshold=float("inf"),
+        preload_modules=["worker.preload"],
+        log_level=settings.log_level,
+    )
+    admission = Admission(server, settings.worker_max_calls)
+    server.load_fnc = admission.load
+    server.rtc_session(entrypoint, agent_name=settings.agent_name, on_request=admission.request)
+    return server
+
+
+async def serve(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then finish the calls in progress; a second signal exits."""
+    assert settings.livekit_api_secret is not None
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, stopping)
+
+    tokens = TokenIssuer(settings.livekit_api_secret.get_secret_value())
+    async with aiohttp.ClientSession() as http:
+        gateway = Gateway(http, settings.gateway_base_url)
+        server = build_server(settings)
+        presence = Presence(server, gateway, tokens, settings)
+        helpers = [
+            asyncio.create_task(presence.run(), name="presence"),
+            asyncio.create_task(
+                sweep_forever(gateway, settings.data_dir / "spool" / "worker"), name="sweeper"
+            ),
+        ]
+        running = asyncio.create_task(server.run(), name="server")
+        stop = asyncio.create_task(stopping.wait())
+        try:
+            await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                presence.drain()
+                await _drain(server)
+            await server.aclose()
+            await running
+        finally:
+            for task in (*helpers, stop):
+                task.cancel()
+            await asyncio.gather(*helpers, stop, return_exceptions=True)
+
+
+async def _drain(server: AgentServer) -> None:
+    try:
+        await server.drain()
+    except TimeoutError:
+        log.warning("calls cut: the drain took too long")
+
+
+def _on_signal(stopping: asyncio.Event) -> None:
+    if stopping.is_set():
+        log.warning("stopped at once")
+        with contextlib.suppress(Exception):
+            logging.shutdown()
+        # Job processes end with us: their channel to this process closes.
+        os._exit(1)
+    log.info("draining")
+    stopping.set()

@@ -1,0 +1,140 @@
+"""Files that keep a call's events until the gateway has them.
+
+One file per call and worker process, JSON lines, under ``data_dir/spool/worker``:
+the first line says whose events they are, every other line is one event. The
+first line holds the call-scoped token, because it is needed to send the rest
+after the process is gone; so the directory is 0700 and the files 0600, and a
+file is removed as soon as everything in it is delivered.
+
+The owner holds an exclusive ``flock`` on its file, which the kernel releases
+when the process dies, however it dies: a file that can be locked has no owner.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from core.models import CallEvent, new_id
+
+log = logging.getLogger(__name__)
+
+_SUFFIX = ".jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose events these are, and the token that lets them be posted."""
+
+    call_id: str
+    token: str
+
+
+class Spool:
+    """One call's file. Methods raise OSError (disk full, not writable, …)."""
+
+    def __init__(self, path: Path, file: BinaryIO, owner: Owner, events_at: int) -> None:
+        self.path = path
+        self.owner = owner
+        self._file = file
+        self._events_at = events_at
+
+    @classmethod
+    def create(cls, directory: Path, owner: Owner) -> Spool:
+        """A new, locked file."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Locked under a name that no sweeper looks at, then shown under its own.
+        hidden = directory / (new_id("call") + ".new")
+        file = _open(hidden, os.O_CREAT | os.O_EXCL)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            header = (json.dumps(asdict(owner)) + "\n").encode()
+            file.write(header)
+            file.flush()
+            path = hidden.with_suffix(_SUFFIX)
+            hidden.rename(path)
+        except OSError:
+            file.close()
+            hidden.unlink(missing_ok=True)
+            raise
+        return cls(path, file, owner, len(header))
+
+    @classmethod
+    def adopt(cls, path: Path) -> Spool | None:
+        """A file whose owner is gone, locked; None when it has an owner or is not one of ours."""
+        try:
+            file = _open(path, 0)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Delivered and removed between the listing and the lock?
+            if os.fstat(file.fileno()).st_nlink == 0:
+                raise BlockingIOError
+            file.seek(0)
+            header = file.readline()
+            owner = Owner(**json.loads(header))
+        except BlockingIOError:
+            file.close()
+            return None
+        except (ValueError, TypeError):
+            log.error("spool file without a readable header", extra={"path": str(path)})
+            path.rename(path.with_suffix(".rejected"))
+            file.close()
+            return None
+        return cls(path, file, owner, len(header))
+
+    def append(self, event: CallEvent) -> None:
+        self._file.write(event.model_dump_json(by_alias=True).encode() + b"\n")
+        self._file.flush()
+
+    def read(self) -> list[CallEvent]:
+        """Every event in the file; the line a crash cut off is left out."""
+        self._file.seek(self._events_at)
+        events = []
+        for line in self._file.read().splitlines():
+            try:
+                events.append(CallEvent.model_validate_json(line))
+            except ValidationError:
+                log.warning("skipped a broken line", extra={"path": str(self.path)})
+        return events
+
+    def clear(self) -> None:
+        """Forget the events: all are delivered."""
+        self._file.truncate(self._events_at)
+
+    def reject(self, events: list[CallEvent], reason: str) -> None:
+        """Set aside, without the token, what the gateway will never take."""
+        with _open(self.path.with_suffix(".rejected"), os.O_CREAT) as file:
+            for event in events:
+                note = {"callId": self.owner.call_id, "reason": reason, "event": event.wire()}
+                file.write(json.dumps(note).encode() + b"\n")
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def release(self) -> None:
+        """Leave the file to whoever sweeps the directory."""
+        self._file.close()
+
+
+def leftovers(directory: Path) -> list[Path]:
+    """The files there, oldest first; those in use are among them."""
+    try:
+        found = [entry for entry in directory.iterdir() if entry.suffix == _SUFFIX]
+        return sorted(found, key=lambda path: path.stat().st_mtime)
+    except FileNotFoundError:
+        return []
+
+
+def _open(path: Path, flags: int) -> BinaryIO:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+    return os.fdopen(descriptor, "r+b")

@@ -1,0 +1,105 @@
+"""Turns out of what the agent session reports: who said what, when, and how long it took.
+
+A turn opens with what the caller said and is posted at once; it is posted again,
+under the same id, when the answer (or what the caller heard of it) is known. What
+the agent says unasked (a greeting) is a turn of its own, with an empty transcript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from livekit.agents.llm import ChatMessage
+
+from core.models import Turn, new_id
+
+Post = Callable[[str, dict[str, Any]], object]
+
+# livekit-agents' name of a latency part (s) and ours (ms, contracts.md §2).
+_CALLER_PARTS = {"end_of_turn_delay": "endOfTurn", "transcription_delay": "stt"}
+_AGENT_PARTS = {
+    "llm_node_ttft": "llmFirstToken",
+    "tts_node_ttfb": "ttsFirstByte",
+    "e2e_latency": "total",
+}
+
+
+class Transcript:
+    """Posts ``turn`` and ``barge_in`` events. Times given are Unix seconds."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._answered_at: float | None = None
+        self._hung_up = False
+        self._turn: Turn | None = None
+
+    def answered(self, at: float) -> None:
+        """From here on offsets count."""
+        self._answered_at = at
+
+    def hung_up(self) -> None:
+        """An answer that breaks off from here on was not cut by the caller's voice."""
+        self._hung_up = True
+
+    def add(self, message: ChatMessage, *, unasked: bool = False) -> None:
+        """A message of the conversation, complete: the caller's when the turn ended, the
+        agent's when it was spoken or cut, with the text that can have been heard."""
+        text = (message.text_content or "").strip()
+        if message.role == "user":
+            self._caller_said(message, text)
+        elif message.role == "assistant" and text:
+            self._agent_said(message, text, unasked=unasked)
+
+    def _caller_said(self, message: ChatMessage, text: str) -> None:
+        times = message.metrics
+        self._turn = Turn(
+            id=new_id("turn"),
+            transcript=text,
+            confidence=message.transcript_confidence,
+            start_ms=self._ms(times.get("started_speaking_at", message.created_at)),
+            end_ms=self._ms(times.get("stopped_speaking_at", message.created_at)),
+            latency=_parts(message, _CALLER_PARTS),
+        )
+        self._publish(self._turn)
+
+    def _agent_said(self, message: ChatMessage, text: str, *, unasked: bool) -> None:
+        start = self._ms(message.metrics.get("started_speaking_at", message.created_at))
+        end = self._ms(message.metrics.get("stopped_speaking_at", message.created_at))
+        asked = None if unasked else self._turn
+        turn = asked or Turn(id=new_id("turn"))
+        turn = turn.model_copy(
+            update={
+                # Several messages answer one turn when a tool is called between them.
+                "response": f"{turn.response} {text}".strip(),
+                "response_start_ms": start
+                if turn.response_start_ms is None
+                else turn.response_start_ms,
+                "response_end_ms": end,
+                "interrupted": message.interrupted,
+                "latency": _parts(message, _AGENT_PARTS) | turn.latency,
+            }
+        )
+        if asked is not None:
+            self._turn = turn
+        self._publish(turn)
+        if message.interrupted and not self._hung_up:
+            self._post("barge_in", {"atMs": end, "heard": text})
+
+    def _publish(self, turn: Turn) -> None:
+        self._post("turn", turn.wire())
+
+    def _ms(self, at: float) -> int | None:
+        if self._answered_at is None:
+            return None
+        return max(0, round((at - self._answered_at) * 1000))
+
+
+def _parts(message: ChatMessage, names: dict[str, str]) -> dict[str, float]:
+    """The latencies that ``message`` carries, in ms."""
+    metrics: dict[str, Any] = {**message.metrics}
+    return {
+        ours: round(float(metrics[theirs]) * 1000, 1)
+        for theirs, ours in names.items()
+        if metrics.get(theirs) is not None
+    }
