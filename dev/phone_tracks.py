@@ -89,7 +89,7 @@ class ReceivedTrack(Track):
         at_end = self._pause_end == len(self)
         if at_end and ahead < 0:
             self._fill_pause(-ahead)
-        elif at_end or ahead > FRAME:
+        elif at_end or ahead > FRAME // 8:
             taken = max(0, min(ahead, self._pause_fill))
             self.remove(taken, before=self._pause_end)
             self.filled -= taken

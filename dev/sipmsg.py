@@ -64,6 +64,7 @@ def parse(datagram: bytes) -> SipRequest | SipResponse:
         MalformedMessage: not SIP/2.0, or without the headers that every message needs
             (Via, From, To, Call-ID, CSeq; RFC 3261 §8.1.1).
     """
+    datagram = datagram.lstrip(b"\r\n")  # RFC 3261 §7.5
     try:
         message = SipMessage.parse(datagram)
         _expand(message)
@@ -82,13 +83,16 @@ def parse(datagram: bytes) -> SipRequest | SipResponse:
     except MalformedMessage:
         raise
     except (ValueError, IndexError, UnboundLocalError) as error:
-        # UnboundLocalError: aiosipua's answer to a Via without "SIP/2.0/…".
+        # UnboundLocalError: what aiosipua makes of some Vias without "SIP/2.0/…".
         raise MalformedMessage(str(error)) from error
     if missing:
         raise MalformedMessage(f"without {', '.join(missing)}")
     if cseq is None or not cseq.method:
         raise MalformedMessage("CSeq without a method")
-    if not via[0].host:
+    # Looked for in the text: aiosipua takes "nonsense" for a host of the default protocol.
+    if not all(text.upper().startswith("SIP/2.0/") for text in message.headers.get("via")):
+        raise MalformedMessage("Via of another protocol")
+    if not all(hop.host for hop in via):
         raise MalformedMessage("Via without a host")
     return message
 
