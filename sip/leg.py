@@ -32,7 +32,7 @@ UPLINK_FRAME_BYTES: Final = SAMPLE_RATE * UPLINK_FRAME_MS // 1000 * 2
 DOWNLINK_FRAME_MS: Final = 20
 DOWNLINK_FRAME_BYTES: Final = SAMPLE_RATE * DOWNLINK_FRAME_MS // 1000 * 2
 # How often the phone's received audio is fetched.
-POLL_S: Final = 0.005
+POLL_S: Final = 0.01
 # After this long without a packet (a silent, held or broken phone) silence is sent on.
 GAP_S: Final = 0.1
 

@@ -8,6 +8,7 @@ import signal
 import sys
 
 import baresip
+import uvloop
 from aiohttp import web
 
 from core import logs, settings
@@ -64,7 +65,7 @@ def main() -> int:
     for name in ("baresip", "livekit"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        asyncio.run(serve(config))
+        uvloop.run(serve(config))
     except (OSError, ValueError, baresip.BaresipError) as error:
         print(f"sip.bridge: {error}", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ from livekit.rtc.participant import PublishTrackError
 from sip.bridge.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
 from sip.leg import SAMPLE_RATE, PhoneLeg
+from sip.sdk import ignore_media_events
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +159,7 @@ class Call:
         except (rtc.ConnectError, PublishTrackError, TimeoutError) as error:
             log.warning("joining the room failed", extra={"call_id": self.id, "cause": str(error)})
             raise TwirpError("internal", "the room could not be joined") from error
+        ignore_media_events(self._room)
         self._room.local_participant.register_rpc_method("lk.sip.EndCall", self._end_call)
         self._help(self._send_attributes(), "attributes")
 
