@@ -9,6 +9,7 @@ from dev.speech.espeak import (
     Word,
     synthesize,
 )
+from dev.speech.pool import RecognizerPool
 from dev.speech.sphinx import Recognition, RecognizedWord, Recognizer
 from dev.speech.text import normalize
 
@@ -18,6 +19,7 @@ __all__ = [
     "Recognition",
     "RecognizedWord",
     "Recognizer",
+    "RecognizerPool",
     "Speech",
     "SpeechError",
     "Voice",
