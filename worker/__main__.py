@@ -27,6 +27,9 @@ def main(arguments: list[str]) -> None:
     logs.configure(loaded, "worker")
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    # Below "livekit", but what they say is the worker's own log.
+    for name in ("livekit.agents", "livekit.plugins"):
+        logging.getLogger(name).setLevel(logging.getLogger().level)
     if loaded.turn_detection == "vad":
         # Read by livekit-agents where job processes are forked: worker.preload loads the VAD.
         os.environ["LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE"] = "0"

@@ -28,6 +28,8 @@ _FOR_EVER = 2**31
 # The call itself ends within seconds; these are for what hangs.
 _SESSION_END_TIMEOUT_S = 20.0
 _PROCESS_END_TIMEOUT_S = 10.0
+# The first one imports everything, which takes a busy machine longer than the default of 10 s.
+_PROCESS_START_TIMEOUT_S = 60.0
 
 
 class Admission:
@@ -83,6 +85,7 @@ def build_server(settings: Settings) -> AgentServer:
         num_idle_processes=settings.worker_idle_processes,
         drain_timeout=settings.worker_drain_timeout_s,
         session_end_timeout=_SESSION_END_TIMEOUT_S,
+        initialize_process_timeout=_PROCESS_START_TIMEOUT_S,
         shutdown_process_timeout=_PROCESS_END_TIMEOUT_S,
         max_retry=_FOR_EVER,
         setup_fnc=partial(prewarm, settings=settings),

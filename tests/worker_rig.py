@@ -1,0 +1,273 @@
+"""A worker's surroundings for its tests: a gateway that listens, and a phone in the room."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from aiohttp import web
+from livekit import api, rtc
+
+from core.models import (
+    Agent,
+    AgentConfig,
+    CallBrief,
+    CallEvent,
+    Heartbeat,
+    JobMetadata,
+    Turn,
+    new_id,
+)
+from core.tokens import InvalidToken, TokenIssuer
+from dev.speech import CALLER_VOICE, synthesize
+
+LISTEN_RATE = 16_000
+_LOUD = 300  # mean absolute sample above which somebody is speaking
+
+
+@dataclass
+class FakeCall:
+    """What the gateway knows of one call, and what it was told."""
+
+    brief: CallBrief
+    events: list[CallEvent] = field(default_factory=list)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def of(self, type: str) -> list[CallEvent]:
+        return [event for event in self.events if event.type == type]
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns as last told, in order of appearance."""
+        turns = {event.data["id"]: event.data for event in self.of("turn")}
+        return [Turn.model_validate(turn) for turn in turns.values()]
+
+    async def until(
+        self, condition: Callable[[FakeCall], Any], what: str, within_s: float = 20.0
+    ) -> None:
+        """Wait until the condition holds. Raises AssertionError naming the events so far."""
+        try:
+            async with asyncio.timeout(within_s), self.changed:
+                await self.changed.wait_for(lambda: condition(self))
+        except TimeoutError:
+            seen = [(event.type, event.data) for event in self.events]
+            raise AssertionError(f"no {what} within {within_s:g} s; got {seen}") from None
+
+    async def event(self, type: str, within_s: float = 20.0) -> CallEvent:
+        """The first event of that type, waited for."""
+        await self.until(lambda call: call.of(type), type, within_s)
+        return self.of(type)[0]
+
+
+class GatewayStandIn:
+    """The internal API on a free port, over real HTTP, with the real tokens."""
+
+    def __init__(self, livekit_api_secret: str) -> None:
+        self.tokens = TokenIssuer(livekit_api_secret)
+        self.calls: dict[str, FakeCall] = {}
+        self.heartbeats: list[Heartbeat] = []
+        self.failing_with: int | None = None
+        """Answer every request with this status instead."""
+        self.url = ""
+        self._heartbeat = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def serve(self, port: int = 0) -> AsyncIterator[GatewayStandIn]:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.post("/internal/workers/heartbeat", self._take_heartbeat),
+                web.get("/internal/calls/{id}", self._tell_brief),
+                web.post("/internal/calls/{id}/events", self._take_events),
+            ]
+        )
+        runner = web.AppRunner(app, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield self
+        finally:
+            await runner.cleanup()
+
+    def new_call(self, config: AgentConfig, **changes: Any) -> FakeCall:
+        call_id = new_id("call")
+        values: dict[str, Any] = {
+            "call_id": call_id,
+            "direction": "outbound",
+            "participant_identity": "sip_+15550100",
+            "from_number": "+15550199",
+            "to_number": "+15550100",
+            "metadata": {},
+            "max_duration_ms": config.max_duration_ms,
+            "agent": Agent(id="test", version=1, config=config),
+        }
+        call = self.calls[call_id] = FakeCall(CallBrief(**(values | changes)))
+        return call
+
+    def job(self, call: FakeCall) -> str:
+        """The metadata to dispatch the call's agent with."""
+        token = self.tokens.for_call(call.brief.call_id)
+        return JobMetadata(call_id=call.brief.call_id, token=token).model_dump_json(by_alias=True)
+
+    async def heartbeat(
+        self, condition: Callable[[Heartbeat], bool], within_s: float = 15.0
+    ) -> Heartbeat:
+        """The latest heartbeat, once it fulfils the condition."""
+        async with asyncio.timeout(within_s), self._heartbeat:
+            await self._heartbeat.wait_for(
+                lambda: bool(self.heartbeats) and condition(self.heartbeats[-1])
+            )
+            return self.heartbeats[-1]
+
+    async def _take_heartbeat(self, request: web.Request) -> web.Response:
+        heartbeat = Heartbeat.model_validate_json(await request.read())
+        if self._refusal(request, "switchroom:worker", heartbeat.worker_id):
+            return web.json_response({}, status=401)
+        async with self._heartbeat:
+            self.heartbeats.append(heartbeat)
+            self._heartbeat.notify_all()
+        return web.json_response({})
+
+    async def _tell_brief(self, request: web.Request) -> web.Response:
+        call_id = request.match_info["id"]
+        status = self._refusal(request, "switchroom:call", call_id)
+        if status:
+            return web.json_response({}, status=status)
+        return web.json_response(self.calls[call_id].brief.wire())
+
+    async def _take_events(self, request: web.Request) -> web.Response:
+        call_id = request.match_info["id"]
+        status = self._refusal(request, "switchroom:call", call_id)
+        if status:
+            return web.json_response({}, status=status)
+        call = self.calls[call_id]
+        events = [CallEvent.model_validate(event) for event in (await request.json())["events"]]
+        assert len(events) <= 100
+        async with call.changed:
+            known = {event.id for event in call.events}
+            call.events += [event for event in events if event.id not in known]
+            call.changed.notify_all()
+        return web.json_response({"accepted": len(events)})
+
+    def _refusal(self, request: web.Request, audience: Any, subject: str) -> int | None:
+        if self.failing_with is not None:
+            return self.failing_with
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        try:
+            if self.tokens.verify(token, audience) != subject:
+                return 401
+        except InvalidToken:
+            return 401
+        if audience == "switchroom:call" and subject not in self.calls:
+            return 404
+        return None
+
+
+class Phone:
+    """A participant of kind SIP, as a SIP service makes one: rings, answers, speaks, listens."""
+
+    def __init__(self, room: rtc.Room) -> None:
+        self.room = room
+        self.heard_at: list[float] = []
+        """Loop time of every 20 ms of audible speech from the agent."""
+        self.agent_published = asyncio.Event()
+        self._source = rtc.AudioSource(LISTEN_RATE, 1, queue_size_ms=200)
+        self._listening: set[asyncio.Task[None]] = set()
+        self._heard = asyncio.Condition()
+        room.on("track_published", lambda *_: self.agent_published.set())
+        room.on("track_subscribed", self._subscribed)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def join(
+        cls,
+        url: str,
+        key: str,
+        secret: str,
+        *,
+        room: str,
+        identity: str,
+        status: str = "dialing",
+        kind: Any = "sip",
+    ) -> AsyncIterator[Phone]:
+        token = (
+            api.AccessToken(key, secret)
+            .with_identity(identity)
+            .with_kind(kind)
+            .with_grants(api.VideoGrants(room_join=True, room=room, can_update_own_metadata=True))
+        )
+        if kind == "sip":
+            token = token.with_attributes({"sip.callStatus": status})
+        joined = rtc.Room()
+        phone = cls(joined)
+        await joined.connect(url, token.to_jwt(), rtc.RoomOptions(auto_subscribe=True))
+        try:
+            track = rtc.LocalAudioTrack.create_audio_track("phone", phone._source)
+            options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
+            await joined.local_participant.publish_track(track, options)
+            yield phone
+        finally:
+            for task in phone._listening:
+                task.cancel()
+            await asyncio.gather(*phone._listening, return_exceptions=True)
+            await joined.disconnect()
+            await phone._source.aclose()
+
+    async def status(self, status: str) -> None:
+        await self.room.local_participant.set_attributes({"sip.callStatus": status})
+
+    async def answer(self) -> float:
+        """Pick up; the loop time of it."""
+        await self.status("active")
+        return asyncio.get_running_loop().time()
+
+    async def hang_up(self) -> None:
+        """As on a BYE from the phone."""
+        await self.status("hangup")
+        await self.room.disconnect()
+
+    async def say(self, text: str) -> None:
+        """Speak, in real time, with silence after it for the agent's ear."""
+        pcm = synthesize(text, CALLER_VOICE, LISTEN_RATE).pcm
+        await self.play(np.concatenate([pcm, np.zeros(LISTEN_RATE, np.int16)]))
+
+    async def play(self, pcm: npt.NDArray[np.int16]) -> None:
+        step = LISTEN_RATE // 50
+        for start in range(0, len(pcm) - step + 1, step):
+            frame = pcm[start : start + step].tobytes()
+            await self._source.capture_frame(rtc.AudioFrame(frame, LISTEN_RATE, 1, step))
+
+    async def hears(self, after: float = 0.0, within_s: float = 15.0) -> float:
+        """Loop time of the first speech of the agent after ``after``."""
+
+        def found() -> float | None:
+            return next((at for at in self.heard_at if at > after), None)
+
+        async with asyncio.timeout(within_s), self._heard:
+            await self._heard.wait_for(lambda: found() is not None)
+        at = found()
+        assert at is not None
+        return at
+
+    def _subscribed(self, track: rtc.Track, *_: Any) -> None:
+        task = asyncio.create_task(self._listen(track))
+        self._listening.add(task)
+        task.add_done_callback(self._listening.discard)
+
+    async def _listen(self, track: rtc.Track) -> None:
+        stream = rtc.AudioStream(track, sample_rate=LISTEN_RATE, frame_size_ms=20)
+        try:
+            async for event in stream:
+                samples = np.frombuffer(event.frame.data, np.int16)
+                if np.abs(samples.astype(np.int32)).mean() > _LOUD:
+                    async with self._heard:
+                        self.heard_at.append(asyncio.get_running_loop().time())
+                        self._heard.notify_all()
+        finally:
+            await stream.aclose()
