@@ -58,6 +58,7 @@ async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:
     received = bytearray()
     try:
         async with asyncio.timeout(READ_DEADLINE_S):
+            await _continue(request)
             async for chunk in request.content.iter_any():
                 received += chunk
                 if len(received) > limit:
@@ -129,6 +130,13 @@ def invalid(details: Sequence[Detail], path: str) -> AppError:
 def _detail(fault: ErrorDetails) -> Detail:
     field = ".".join(_UNUSABLE.sub("?", str(part))[:64] for part in fault["loc"])
     return Detail(field, fault["msg"], fault["type"])
+
+
+async def _continue(request: web.Request) -> None:
+    """Ask a client that waits for permission to send its body (RFC 9110 §10.1.1)."""
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.can_read_body:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the response proper has not begun
 
 
 def _check_content_type(request: web.Request) -> None:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+_PREPARED: web.RequestKey[bool] = web.RequestKey("prepared", bool)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 # Written down in the OpenAPI document, too.
@@ -64,7 +65,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         else:
             log.exception("request failed", extra=_facts(request))
             answer = ServerFault("Internal error")
-    if request.writer.output_size > 0:
+    if request.get(_PREPARED):
         # Nothing can be taken back; a broken transfer is the only way left to say so.
         if request.transport is not None:
             request.transport.abort()
@@ -117,7 +118,9 @@ def request_id(request: web.BaseRequest) -> str:
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """A signal, not middleware: a stream's headers leave before its handler returns."""
+    request[_PREPARED] = True
     response.headers[REQUEST_ID_HEADER] = request_id(request)
+    response.headers[hdrs.SERVER] = "switchroom"
 
 
 def _from_aiohttp(error: web.HTTPException) -> AppError:

@@ -43,11 +43,20 @@ def register(app: web.Application, routes: Iterable[Route]) -> None:
     """Serve ``routes``; a GET answers HEAD too, but for streams, which have no end to describe."""
     known = app.setdefault(_ROUTES, {})
     for route in routes:
-        known[app.router.add_route(route.method, route.path, route.handler)] = route
+        methods = [route.method]
         if route.method == "GET" and route.content != "text/event-stream":
-            known[app.router.add_route("HEAD", route.path, route.handler)] = route
+            methods.append("HEAD")
+        for method in methods:
+            added = app.router.add_route(
+                method, route.path, route.handler, expect_handler=_expected_later
+            )
+            known[added] = route
 
 
 def route_of(request: web.Request) -> Route | None:
     """The route that serves this request; None where the answer is 404 or 405."""
     return request.app[_ROUTES].get(request.match_info.route)
+
+
+async def _expected_later(_request: web.Request) -> None:
+    """``100 Continue`` is sent by gateway.body, once the caller is known and the body wanted."""
