@@ -76,6 +76,7 @@ class _Redactor:
         self._phone_and_speech = phone_and_speech
 
     def __call__(self, _logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+        fields.pop("message", None)  # a job process's record, formatted once already
         for name in fields.keys() & SECRET_FIELDS:
             fields[name] = "[redacted]"
         if self._phone_and_speech:

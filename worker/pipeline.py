@@ -63,6 +63,8 @@ def build_session(config: AgentConfig, settings: Settings) -> AgentSession[None]
         user_away_timeout=None,
         # Echo is the phone network's business, and the first words may be a barge-in.
         aec_warmup_duration=None,
+        # For words still on their way from the STT when the caller has hung up.
+        session_close_transcript_timeout=1.0,
         conn_options=SessionConnectOptions(
             stt_conn_options=_STT,
             llm_conn_options=_LLM,

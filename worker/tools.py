@@ -66,16 +66,16 @@ class ToolBox:
 
     async def _end_call(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
         """Finish speaking, then hang up."""
+        speech = context.speech_handle
+        said_before = len(speech.chat_items)
         with _timed(self, "end_call") as outcome:
-            speech = context.speech_handle
-            said_before = len(speech.chat_items)
             try:
                 context.disallow_interruptions()
             except RuntimeError:
                 # The caller began to speak: what they say decides, not this goodbye.
                 return "The caller interrupted. Listen to them first."
-            await context.wait_for_playout()
             outcome.ok = True
+        await context.wait_for_playout()
         said = speech.chat_items[said_before:]
         if any(item.type == "message" and item.role == "assistant" for item in said):
             self.hang_up()
