@@ -1,0 +1,256 @@
+"""``/livekit/*``: tokens into rooms, and who is in them, each within the caller's own rooms."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Literal
+
+from aiohttp import web
+from livekit.api import AccessToken, LiveKitAPI, VideoGrants
+from livekit.protocol.models import ParticipantInfo, Room, TrackInfo, TrackSource, TrackType
+from livekit.protocol.room import (
+    ListParticipantsRequest,
+    ListRoomsRequest,
+    MuteRoomTrackRequest,
+    RoomParticipantIdentity,
+)
+from pydantic import BaseModel, Field, StrictBool, StringConstraints
+
+from core.errors import NotFound, ServerFault
+from core.models import Timestamp
+from gateway.auth import PRINCIPAL
+from gateway.body import parse_body
+from gateway.keys import LIVEKIT, ROOMS, SETTINGS
+from gateway.room_access import may_use, not_accessible
+from sip.twirp import livekit_errors
+
+TOKEN_TTL = datetime.timedelta(hours=1)
+"""To join with; who is in the room stays, and the server renews the token."""
+
+_CONTROL = r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"
+Name = Annotated[str, StringConstraints(strict=True, max_length=256, pattern=_CONTROL)]
+
+
+class TokenRequest(BaseModel):
+    room_name: Name
+    participant_name: Name
+    participant_identity: Name
+
+
+class TokenAnswer(BaseModel):
+    token: str
+    room_name: str
+    participant_identity: str
+    livekit_url: str = Field(examples=["wss://livekit.example.com"])
+
+
+class RoomAnswer(BaseModel):
+    room_name: str
+    room_sid: str = Field(examples=["RM_abc123"])
+    num_participants: int
+    num_publishers: int
+    created_at: Timestamp
+    metadata: str = Field(description="As it is in LiveKit; a tenant's room holds auth_id.")
+
+
+class RoomsAnswer(BaseModel):
+    rooms: list[RoomAnswer]
+
+
+class TrackAnswer(BaseModel):
+    track_sid: str = Field(examples=["TR_abc123"])
+    name: str
+    type: Literal["audio", "video", "data"]
+    source: str = Field(examples=["microphone"])
+    muted: bool
+
+
+class ParticipantAnswer(BaseModel):
+    participant_identity: str
+    participant_id: str = Field(examples=["PA_abc123"])
+    participant_name: str
+    state: Literal["joining", "joined", "active", "disconnected"]
+    kind: str = Field(examples=["standard", "sip", "agent"])
+    joined_at: Timestamp
+    attributes: dict[str, str]
+    tracks: list[TrackAnswer]
+
+
+class RoomDetailAnswer(RoomAnswer):
+    participants: list[ParticipantAnswer]
+
+
+class ParticipantRequest(BaseModel):
+    room_name: Name
+    participant_identity: Name
+
+
+class RemovedAnswer(ParticipantRequest):
+    status: Literal["removed"] = "removed"
+
+
+class MuteRequest(ParticipantRequest):
+    track_sid: Name
+    muted: StrictBool
+
+
+class MutedAnswer(MuteRequest):
+    """The track as it is now."""
+
+
+async def token(request: web.Request) -> web.StreamResponse:
+    """A token to join one room with. A tenant's new room is created as its own first."""
+    body = await parse_body(request, TokenRequest)
+    settings = request.app[SETTINGS]
+    if settings.livekit_api_key is None or settings.livekit_api_secret is None:
+        raise not_configured()
+    principal = request[PRINCIPAL]
+    if principal.auth_id is not None:
+        # Otherwise whoever joined first would make a room that is nobody's.
+        with livekit_errors():
+            await request.app[ROOMS].claim(principal, body.room_name)
+    grants = VideoGrants(
+        room_join=True,
+        room=body.room_name,
+        can_publish=True,
+        can_subscribe=True,
+        can_publish_data=True,
+    )
+    signed = (
+        AccessToken(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
+        .with_identity(body.participant_identity)
+        .with_name(body.participant_name)
+        .with_grants(grants)
+        .with_ttl(TOKEN_TTL)
+        .to_jwt()
+    )
+    return json_answer(
+        TokenAnswer(
+            token=signed,
+            room_name=body.room_name,
+            participant_identity=body.participant_identity,
+            livekit_url=settings.livekit_url,
+        )
+    )
+
+
+async def index(request: web.Request) -> web.StreamResponse:
+    """The rooms that are open now: a tenant's own, or all of them for an operator."""
+    livekit = livekit_of(request)
+    with livekit_errors():
+        listed = await livekit.room.list_rooms(ListRoomsRequest())
+    principal = request[PRINCIPAL]
+    return json_answer(RoomsAnswer(rooms=[_room(r) for r in listed.rooms if may_use(principal, r)]))
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    """One room and who is in it."""
+    livekit = livekit_of(request)
+    name = request.match_info["name"]
+    with livekit_errors(not_accessible()):
+        room = await request.app[ROOMS].check(request[PRINCIPAL], name)
+        listed = await livekit.room.list_participants(ListParticipantsRequest(room=name))
+    participants = [_participant(participant) for participant in listed.participants]
+    return json_answer(RoomDetailAnswer(**_room(room).model_dump(), participants=participants))
+
+
+async def remove(request: web.Request) -> web.StreamResponse:
+    """Put a participant out of a room; a SIP participant's call is hung up."""
+    body = await parse_body(request, ParticipantRequest)
+    livekit = livekit_of(request)
+    await find_participant(request, livekit, body)
+    whom = RoomParticipantIdentity(room=body.room_name, identity=body.participant_identity)
+    with livekit_errors(no_participant()):
+        await livekit.room.remove_participant(whom)
+    return json_answer(RemovedAnswer(**body.model_dump()))
+
+
+async def mute(request: web.Request) -> web.StreamResponse:
+    """Mute or unmute a participant's track."""
+    body = await parse_body(request, MuteRequest)
+    livekit = livekit_of(request)
+    participant = await find_participant(request, livekit, body)
+    missing = NotFound("Track not found", code="TRACK_NOT_FOUND")
+    if body.track_sid not in {track.sid for track in participant.tracks}:
+        raise missing
+    with livekit_errors(missing):
+        answer = await livekit.room.mute_published_track(
+            MuteRoomTrackRequest(
+                room=body.room_name,
+                identity=body.participant_identity,
+                track_sid=body.track_sid,
+                muted=body.muted,
+            )
+        )
+    return json_answer(MutedAnswer(**{**body.model_dump(), "muted": answer.track.muted}))
+
+
+def livekit_of(request: web.Request) -> LiveKitAPI:
+    livekit = request.app[LIVEKIT]
+    if livekit is None:
+        raise not_configured()
+    return livekit
+
+
+async def find_participant(
+    request: web.Request, livekit: LiveKitAPI, body: ParticipantRequest
+) -> ParticipantInfo:
+    """Raises NotFound ``ROOM_NOT_FOUND``, then ``PARTICIPANT_NOT_FOUND``."""
+    whom = RoomParticipantIdentity(room=body.room_name, identity=body.participant_identity)
+    with livekit_errors(no_participant()):
+        await request.app[ROOMS].check(request[PRINCIPAL], body.room_name)
+        return await livekit.room.get_participant(whom)
+
+
+def not_configured() -> ServerFault:
+    return ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+
+
+def no_participant() -> NotFound:
+    return NotFound("Participant not found", code="PARTICIPANT_NOT_FOUND")
+
+
+def json_answer(answer: BaseModel) -> web.Response:
+    return web.Response(text=answer.model_dump_json(), content_type="application/json")
+
+
+def _room(room: Room) -> RoomAnswer:
+    return RoomAnswer(
+        room_name=room.name,
+        room_sid=room.sid,
+        num_participants=room.num_participants,
+        num_publishers=room.num_publishers,
+        created_at=_moment(room.creation_time_ms),
+        metadata=room.metadata,
+    )
+
+
+def _participant(info: ParticipantInfo) -> ParticipantAnswer:
+    return ParticipantAnswer.model_validate(
+        {
+            "participant_identity": info.identity,
+            "participant_id": info.sid,
+            "participant_name": info.name,
+            "state": ParticipantInfo.State.Name(info.state).lower(),
+            "kind": ParticipantInfo.Kind.Name(info.kind).lower(),
+            "joined_at": _moment(info.joined_at_ms),
+            "attributes": dict(info.attributes),
+            "tracks": [_track(track) for track in info.tracks],
+        }
+    )
+
+
+def _track(track: TrackInfo) -> TrackAnswer:
+    return TrackAnswer.model_validate(
+        {
+            "track_sid": track.sid,
+            "name": track.name,
+            "type": TrackType.Name(track.type).lower(),
+            "source": TrackSource.Name(track.source).lower(),
+            "muted": track.muted,
+        }
+    )
+
+
+def _moment(milliseconds: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
