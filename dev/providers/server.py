@@ -17,7 +17,7 @@ from dev.providers import cartesia, deepgram, openai
 from dev.providers.context import CONTEXT, Context, Name
 from dev.providers.control import Control
 from dev.providers.record import Entry, Record
-from dev.speech import RecognizerPool
+from dev.speech import AGENT_VOICE, RecognizerPool
 
 _MAX_CONTROL_BYTES = 4 << 20
 
@@ -53,9 +53,14 @@ class Providers:
             ear = RecognizerPool(self._control.deepgram.phrases, self._recognizers)
             await stack.enter_async_context(ear)
             self._context = Context(self._control, Record(), ear, mouth, self._api_keys)
+            # The library loads on first use; that is not to be the first call's delay.
+            await self._context.speak("ready", AGENT_VOICE, 8000)
             # A request that hangs on purpose ends when its client goes away.
             runner = web.AppRunner(
-                create_app(self._context), handler_cancellation=True, shutdown_timeout=1
+                create_app(self._context),
+                handler_cancellation=True,
+                shutdown_timeout=1,
+                access_log=None,  # Cartesia takes keys in the query too
             )
             stack.push_async_callback(runner.cleanup)
             await runner.setup()

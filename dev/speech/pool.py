@@ -63,11 +63,13 @@ class RecognizerPool:
         return await self._run(executor, _recognize, self._phrases, pcm, sample_rate, partial)
 
     async def recognize_if_idle(self, pcm: Pcm, sample_rate: int) -> Recognition | None:
-        """A partial recognition, or None at once when no process is free."""
-        try:
-            executor = self._idle.get_nowait()
-        except asyncio.QueueEmpty:
+        """A partial recognition, or None at once when no process can be spared.
+
+        One of several is always kept for ``recognize``, whose caller waits.
+        """
+        if self._idle.qsize() < min(2, self._processes):
             return None
+        executor = self._idle.get_nowait()
         return await self._run(executor, _recognize, self._phrases, pcm, sample_rate, True)
 
     async def _run(

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,8 @@ _NEXT_PHRASE = 1e-3  # probability that one more phrase follows without a pause
 # the grammar score -2.2 in the middle and -4.0 at worst, other sentences at most -4.1.
 _WORST_SCORE = -4.0
 _WORST_SCORE_OF_SEVERAL = -3.6  # a sequence of phrases fits more by chance
+_PASSED_OVER = 10  # loud frames that may be taken for noises between the words
+_LOUD = 0.03  # RMS, of full scale
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,15 @@ NOTHING = Recognition("", 0.0, ())
 
 _ONE, _SEVERAL = "one", "several"
 _FILLERS = ("<", "[", "+", "(")
+
+# (noise seed, grammar, worst score): what was refused once may have met with unlucky noise.
+_ATTEMPTS = (
+    (0, _ONE, _WORST_SCORE),
+    (1, _ONE, _WORST_SCORE),
+    (0, _SEVERAL, _WORST_SCORE_OF_SEVERAL),
+)
+
+_Samples: TypeAlias = npt.NDArray[np.float64]
 
 
 class Recognizer:
@@ -97,25 +109,31 @@ class Recognizer:
         """
         if not self._clauses or not np.any(pcm):
             return NOTHING
-        audio = _prepare(pcm, sample_rate)
-        heard = self._decode(audio, _ONE, partial, _WORST_SCORE)
-        if not heard.text and not partial:
-            heard = self._decode(audio, _SEVERAL, partial, _WORST_SCORE_OF_SEVERAL)
-        return heard
+        speech = _telephone(pcm, sample_rate)
+        if partial:
+            return self._decode(speech, 0, _ONE, _WORST_SCORE, partial=True)
+        for seed, search, worst in _ATTEMPTS:
+            heard = self._decode(speech, seed, search, worst)
+            if heard.text:
+                return heard
+        return NOTHING
 
-    def _decode(self, audio: bytes, search: str, partial: bool, worst: float) -> Recognition:
+    def _decode(
+        self, speech: _Samples, seed: int, search: str, worst: float, *, partial: bool = False
+    ) -> Recognition:
         decoder = self._decoder
         decoder.activate_search(search)
         decoder.start_utt()
-        decoder.process_raw(audio, no_search=False, full_utt=True)
+        decoder.process_raw(_with_noise(speech, seed), no_search=False, full_utt=True)
         if partial:
-            heard = self._read(worst)
+            heard = self._read(worst, _loud_frames(speech))
             decoder.end_utt()
             return heard
         decoder.end_utt()
-        return self._read(worst)
+        return self._read(worst, _loud_frames(speech))
 
-    def _read(self, worst: float) -> Recognition:
+    def _read(self, worst: float, unheard: npt.NDArray[np.bool_]) -> Recognition:
+        """The decoder's best path; empty if it is poor, or passes over loud frames as noise."""
         if self._decoder.hyp() is None:
             return NOTHING
         words: list[RecognizedWord] = []
@@ -123,6 +141,7 @@ class Recognizer:
         for segment in self._decoder.seg():
             if segment.word.startswith(_FILLERS):
                 continue
+            unheard[segment.start_frame : segment.end_frame + 1] = False
             length = segment.end_frame - segment.start_frame + 1
             log_score = _log_score(segment.ascore)
             score, frames = score + log_score, frames + length
@@ -134,7 +153,7 @@ class Recognizer:
                     _confidence(log_score / length, worst),
                 )
             )
-        if not words or score / frames < worst:
+        if not words or score / frames < worst or np.count_nonzero(unheard) > _PASSED_OVER:
             return NOTHING
         text = self._spelling([word.word for word in words])
         return Recognition(text, _confidence(score / frames, worst), tuple(words))
@@ -187,17 +206,31 @@ def _confidence(score: float, worst: float) -> float:
     return round(1 / (1 + math.exp(-2 * (score - worst))), 4)
 
 
-def _prepare(pcm: Pcm, sample_rate: int) -> bytes:
-    """Telephone band, one level, noise: the same for 8 kHz lines and 24 kHz voices."""
-    samples: npt.NDArray[np.float64] = pcm.astype(np.float64) / 32768
+def _telephone(pcm: Pcm, sample_rate: int) -> _Samples:
+    """16 kHz samples in the telephone band, at one level, with silence around them.
+
+    A 24 kHz voice and an 8 kHz line come out alike.
+    """
+    samples: _Samples = pcm.astype(np.float64) / 32768
     if sample_rate != _TELEPHONE_RATE:
         samples = soxr.resample(samples, sample_rate, _TELEPHONE_RATE)
     samples = soxr.resample(samples, _TELEPHONE_RATE, _RATE)
     level = math.sqrt(float(np.mean(np.square(samples)))) or 1.0
-    samples = np.pad(samples * (_LEVEL / level), int(_PADDING_S * _RATE))
+    return np.pad(samples * (_LEVEL / level), int(_PADDING_S * _RATE))
+
+
+def _with_noise(samples: _Samples, seed: int) -> bytes:
     # The same noise every time: one audio, one answer.
-    samples = samples + np.random.default_rng(0).normal(0, _NOISE, len(samples))
-    return (np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
+    noisy = samples + np.random.default_rng(seed).normal(0, _NOISE, len(samples))
+    return (np.clip(noisy, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def _loud_frames(samples: _Samples) -> npt.NDArray[np.bool_]:
+    """Which 10 ms hold sound of the speech."""
+    frame = int(_RATE * _FRAME_MS / 1000)
+    frames = samples[: len(samples) // frame * frame].reshape(-1, frame)
+    loud: npt.NDArray[np.bool_] = np.sqrt(np.mean(np.square(frames), axis=1)) > _LOUD
+    return loud
 
 
 @lru_cache(maxsize=4096)
