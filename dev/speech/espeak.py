@@ -198,6 +198,8 @@ class _Engine:
                 (_PARAM_WORDGAP, voice.word_gap_ms // 10),
             ):
                 self._library.espeak_SetParameter(parameter, value, 0)
+            # Voices flutter at random: not so here, or a run could not be repeated.
+            self._library.espeak_ng_SetRandSeed(1)
             self._chunks, self._words = [], []
             status = self._library.espeak_Synth(
                 encoded, len(encoded) + 1, 0, 0, 0, _CHARS_UTF8, None, None
