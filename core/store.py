@@ -8,12 +8,13 @@ database itself come out as ``Unavailable`` (503); nothing else is translated.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Select, delete, event, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -43,6 +44,9 @@ WORKER_STALE = timedelta(seconds=7)
 # Longer than any create_room may take, so that a fresh claim is never stolen.
 CLAIM_STALE = timedelta(seconds=15)
 IDEMPOTENCY_TTL = timedelta(hours=24)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _STATE_FIELDS = tuple(field.name for field in fields(CallState))
 
@@ -97,6 +101,27 @@ class LiveIdentity(Exception):
         self.call_id = call_id
 
 
+def _whole(
+    operation: Callable[Concatenate[Store, _P], Awaitable[_T]],
+) -> Callable[Concatenate[Store, _P], Coroutine[Any, Any, _T]]:
+    """Let an operation finish even when its caller is cancelled, who then waits for it.
+
+    A transaction cut off in the middle would keep SQLite's write lock, and its
+    connection, until somebody notices.
+    """
+
+    async def finished(self: Store, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        task = asyncio.ensure_future(operation(self, *args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})
+            raise
+
+    functools.update_wrapper(finished, operation)
+    return finished
+
+
 class Store:
     """Open with ``Store.open``; every method is one transaction."""
 
@@ -121,12 +146,14 @@ class Store:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    @_whole
     async def ping(self) -> None:
         async with self._read() as connection:
             await connection.execute(select(1))
 
     # --- calls and their timeline
 
+    @_whole
     async def insert_call(self, new: NewCall, first: CallEvent) -> Call:
         """Keep a new call with its first event. Raises LiveIdentity."""
         row = {
@@ -160,6 +187,7 @@ class Store:
         row["disconnection_reason"] = row.pop("reason")
         return Call.model_validate({name: row.get(name) for name in Call.model_fields})
 
+    @_whole
     async def append(
         self, call_id: str, events: Sequence[CallEvent], source: Source
     ) -> list[StoredEvent] | None:
@@ -193,12 +221,14 @@ class Store:
                 )
             return stored
 
+    @_whole
     async def call(self, scope: Scope, call_id: str) -> Call | None:
         async with self._read() as connection:
             query = scope.narrow(select(CallRow.__table__).where(CallRow.id == call_id))
             row = (await connection.execute(query)).mappings().one_or_none()
             return None if row is None else _call(row)
 
+    @_whole
     async def calls(
         self, scope: Scope, where: CallFilter, *, limit: int, offset: int
     ) -> tuple[list[Call], int]:
@@ -220,6 +250,7 @@ class Store:
             rows = (await connection.execute(page.limit(limit).offset(offset))).mappings().all()
         return [_call(row) for row in rows], total or 0
 
+    @_whole
     async def events(
         self, call_id: str, *, after: int = 0, types: Sequence[str] = ()
     ) -> list[StoredEvent]:
@@ -231,6 +262,7 @@ class Store:
             rows = (await connection.execute(query.order_by(EventRow.seq))).mappings().all()
         return [StoredEvent.model_validate(dict(row)) for row in rows]
 
+    @_whole
     async def turns(self, call_id: str) -> list[Turn]:
         """The conversation in the order it was held; of a turn told twice, the newer telling."""
         turns: dict[str, Turn] = {}
@@ -239,6 +271,7 @@ class Store:
             turns[turn.id] = turn
         return sorted(turns.values(), key=_spoken_at)
 
+    @_whole
     async def job(self, call_id: str) -> tuple[Call, Agent | None, int] | None:
         """What the call's worker needs: the record, its pinned agent, its limit in ms."""
         async with self._read() as connection:
@@ -249,16 +282,19 @@ class Store:
         agent = Agent.model_validate(row["agent"]) if row["agent"] else None
         return _call(row), agent, row["max_duration_ms"]
 
+    @_whole
     async def find_live_call(self, room_name: str, participant_identity: str) -> str | None:
         """The unfinished call of this participant, for LiveKit's webhooks."""
         return await self._live_call(room_name, participant_identity)
 
+    @_whole
     async def find_call_of_participant(self, participant_id: str) -> str | None:
         """The call whose SIP participant has this ``PA_…`` id, finished or not."""
         query = select(CallRow.id).where(CallRow.participant_id == participant_id)
         async with self._read() as connection:
             return (await connection.execute(query.limit(1))).scalar_one_or_none()
 
+    @_whole
     async def unfinished_calls(self, *, created_before: datetime) -> list[Call]:
         query = (
             select(CallRow.__table__)
@@ -279,6 +315,7 @@ class Store:
 
     # --- who may create a room
 
+    @_whole
     async def claim_room(self, room_name: str, auth_id: str | None) -> bool:
         """Take or renew the right to create this room; False: another tenant has it.
 
@@ -301,6 +338,7 @@ class Store:
             )
             return (await connection.execute(statement)).scalar_one_or_none() is not None
 
+    @_whole
     async def sweep(self) -> None:
         """Drop what only mattered for a while: old claims, keys and workers."""
         moment = now()
@@ -314,6 +352,7 @@ class Store:
 
     # --- workers
 
+    @_whole
     async def heartbeat(self, beat: Heartbeat) -> None:
         values = {**beat.model_dump(), "seen_at": now()}
         async with self._write() as connection:
@@ -323,6 +362,7 @@ class Store:
                 .on_conflict_do_update(index_elements=["worker_id"], set_=values)
             )
 
+    @_whole
     async def workers(self) -> list[Heartbeat]:
         """Those that beat recently."""
         query = select(WorkerRow.__table__).where(WorkerRow.seen_at >= now() - WORKER_STALE)
@@ -332,6 +372,7 @@ class Store:
 
     # --- idempotency
 
+    @_whole
     async def begin_once(self, scope: Scope, key: str, request_hash: str) -> KeptAnswer | None:
         """None: the key is new and now ours. Otherwise what it already stands for."""
         owner = scope.auth_id or ""
@@ -354,6 +395,7 @@ class Store:
             kept = row.one()
         return KeptAnswer(kept["request_hash"], kept["status"], kept["body"])
 
+    @_whole
     async def finish_once(self, scope: Scope, key: str, status: int, body: str) -> None:
         async with self._write() as connection:
             await connection.execute(
@@ -362,6 +404,7 @@ class Store:
                 .values(status=status, body=body)
             )
 
+    @_whole
     async def forget_once(self, scope: Scope, key: str) -> None:
         """The request had no effect: the key may be used again."""
         async with self._write() as connection:
