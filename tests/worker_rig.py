@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from aiohttp import web
 from livekit import api, rtc
+from livekit.api import LiveKitAPI
 
 from core.models import (
     Agent,
@@ -23,8 +25,11 @@ from core.models import (
     Turn,
     new_id,
 )
+from core.settings import Settings
 from core.tokens import InvalidToken, TokenIssuer
+from dev.providers import Control, Providers
 from dev.speech import CALLER_VOICE, synthesize
+from dev.stack import Stack, StackOptions
 
 LISTEN_RATE = 16_000
 _LOUD = 300  # mean absolute sample above which somebody is speaking
@@ -271,3 +276,102 @@ class Phone:
                         self._heard.notify_all()
         finally:
             await stream.aclose()
+
+
+class WorkerStack:
+    """livekit-server and worker as processes, the rest in this one."""
+
+    def __init__(self, stack: Stack, gateway: GatewayStandIn, providers: Providers) -> None:
+        self.stack = stack
+        self.gateway = gateway
+        self.providers = providers
+        self.livekit: LiveKitAPI = stack.api()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def run(cls, control: Control | None = None, **values: Any) -> AsyncIterator[WorkerStack]:
+        """``values`` are settings of the worker, by field name."""
+        key, secret = "APIworkertests", secrets.token_hex(32)
+        gateway = GatewayStandIn(secret)
+        async with gateway.serve(), Providers(control) as providers:
+            settings = {
+                "gateway_url": gateway.url,
+                "livekit_api_key": key,
+                "livekit_api_secret": secret,
+                "livekit_server_bin": Settings(_env_file=None).livekit_server_bin,
+                "deepgram_base_url": providers.deepgram_base_url,
+                "openai_base_url": providers.openai_base_url,
+                "cartesia_base_url": providers.cartesia_base_url,
+                "deepgram_api_key": "deepgram-key-for-tests",
+                "openai_api_key": "openai-key-for-tests",
+                "cartesia_api_key": "cartesia-key-for-tests",
+                "worker_idle_processes": 1,
+                "endpointing_ms": 300,
+                "log_level": "DEBUG",
+            }
+            options = StackOptions(
+                bridge=False, gateway=False, providers=False, values=settings | values
+            )
+            async with Stack(options) as stack:
+                running = cls(stack, gateway, providers)
+                try:
+                    await gateway.heartbeat(lambda beat: beat.active == 0)
+                    yield running
+                finally:
+                    await running.livekit.aclose()
+
+    @property
+    def log(self) -> str:
+        return self.stack.log_text("worker")
+
+    async def dispatch(self, config: AgentConfig, **changes: Any) -> FakeCall:
+        """A call with its room and its agent on the way, and nobody else in it."""
+        call = self.gateway.new_call(config, **changes)
+        await self.livekit.room.create_room(
+            api.CreateRoomRequest(
+                name=call.brief.call_id,
+                agents=[
+                    api.RoomAgentDispatch(
+                        agent_name=self.stack.settings.agent_name, metadata=self.gateway.job(call)
+                    )
+                ],
+                empty_timeout=10,
+                departure_timeout=1,
+            )
+        )
+        return call
+
+    def phone(
+        self, call: FakeCall, **options: Any
+    ) -> contextlib.AbstractAsyncContextManager[Phone]:
+        """Its far end, joining."""
+        settings = self.stack.settings
+        assert settings.livekit_api_key and settings.livekit_api_secret
+        options = {"identity": call.brief.participant_identity} | options
+        return Phone.join(
+            settings.livekit_url,
+            settings.livekit_api_key,
+            settings.livekit_api_secret.get_secret_value(),
+            room=call.brief.call_id,
+            **options,
+        )
+
+    @contextlib.asynccontextmanager
+    async def talk(
+        self, config: AgentConfig, **changes: Any
+    ) -> AsyncIterator[tuple[FakeCall, Phone]]:
+        """An answered call, its greeting (if any) spoken to the end."""
+        call = await self.dispatch(config, **changes)
+        async with self.phone(call) as phone:
+            await call.event("agent.ready")
+            await phone.answer()
+            await call.event("call.answered")
+            if config.begin_message:
+                await call.until(lambda told: told.turns, "greeting")
+            yield call, phone
+
+    async def identities(self, call: FakeCall) -> set[str]:
+        """Who is in the call's room now."""
+        request = api.ListParticipantsRequest(room=call.brief.call_id)
+        found = await self.livekit.room.list_participants(request)
+        return {participant.identity for participant in found.participants}

@@ -1,0 +1,173 @@
+"""What was said becomes turns: once, complete, in ms from the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from livekit.agents.llm import ChatMessage
+
+from worker.transcript import Transcript
+
+pytestmark = pytest.mark.unit
+
+ANSWERED = 1_700_000_000.0
+
+
+class Timeline:
+    def __init__(self) -> None:
+        self.posts: list[tuple[str, dict[str, Any]]] = []
+
+    def post(self, type: str, data: dict[str, Any]) -> None:
+        self.posts.append((type, data))
+
+    @property
+    def turns(self) -> list[dict[str, Any]]:
+        """As last posted, in order of appearance."""
+        return list({data["id"]: data for type, data in self.posts if type == "turn"}.values())
+
+    def of(self, type: str) -> list[dict[str, Any]]:
+        return [data for posted, data in self.posts if posted == type]
+
+
+@pytest.fixture
+def timeline() -> Timeline:
+    return Timeline()
+
+
+@pytest.fixture
+def transcript(timeline: Timeline) -> Transcript:
+    made = Transcript(timeline.post)
+    made.answered(ANSWERED)
+    return made
+
+
+def user(text: str, start: float = 0.0, end: float = 1.0, **metrics: float) -> ChatMessage:
+    return ChatMessage(
+        role="user",
+        content=[text],
+        transcript_confidence=0.93,
+        created_at=ANSWERED + end + 0.4,
+        metrics={
+            "started_speaking_at": ANSWERED + start,
+            "stopped_speaking_at": ANSWERED + end,
+            **metrics,
+        },
+    )
+
+
+def agent(
+    text: str, start: float = 2.0, end: float = 3.0, *, interrupted: bool = False, **metrics: float
+) -> ChatMessage:
+    return ChatMessage(
+        role="assistant",
+        content=[text],
+        interrupted=interrupted,
+        created_at=ANSWERED + start,
+        metrics={
+            "started_speaking_at": ANSWERED + start,
+            "stopped_speaking_at": ANSWERED + end,
+            **metrics,
+        },
+    )
+
+
+def test_a_greeting_is_a_turn_without_a_transcript(
+    transcript: Transcript, timeline: Timeline
+) -> None:
+    transcript.add(agent("Hello, how can I help?", 0.08, 2.5), unasked=True)
+    (turn,) = timeline.turns
+    assert (turn["transcript"], turn["response"]) == ("", "Hello, how can I help?")
+    assert (turn["responseStartMs"], turn["responseEndMs"]) == (80, 2500)
+    assert (turn["startMs"], turn["endMs"]) == (None, None)
+
+
+def test_a_turn_is_posted_when_heard_and_again_when_answered(
+    transcript: Transcript, timeline: Timeline
+) -> None:
+    transcript.add(user("What are your hours?", 3.0, 4.25))
+    transcript.add(agent("Five to eleven.", 4.9, 6.0))
+    first, second = timeline.of("turn")
+    assert first["id"] == second["id"]
+    assert (first["transcript"], first["response"]) == ("What are your hours?", "")
+    assert (second["transcript"], second["response"]) == ("What are your hours?", "Five to eleven.")
+    assert (second["startMs"], second["endMs"]) == (3000, 4250)
+    assert (second["responseStartMs"], second["responseEndMs"]) == (4900, 6000)
+    assert second["confidence"] == 0.93
+
+
+def test_latency_parts_in_ms(transcript: Transcript, timeline: Timeline) -> None:
+    transcript.add(user("Hi.", end_of_turn_delay=0.4, transcription_delay=0.1234))
+    transcript.add(agent("Hi.", llm_node_ttft=0.25, tts_node_ttfb=0.09, e2e_latency=0.7))
+    assert timeline.turns[0]["latency"] == {
+        "endOfTurn": 400.0,
+        "stt": 123.4,
+        "llmFirstToken": 250.0,
+        "ttsFirstByte": 90.0,
+        "total": 700.0,
+    }
+
+
+def test_an_answer_around_a_tool_call_is_one_response(
+    transcript: Transcript, timeline: Timeline
+) -> None:
+    transcript.add(user("Is a table free?"))
+    transcript.add(agent("Let me look.", 2.0, 3.0, e2e_latency=0.5))
+    transcript.add(agent("Yes, at eight.", 4.0, 5.0, e2e_latency=2.5))
+    (turn,) = timeline.turns
+    assert turn["response"] == "Let me look. Yes, at eight."
+    assert (turn["responseStartMs"], turn["responseEndMs"]) == (2000, 5000)
+    assert turn["latency"]["total"] == 500.0, "the caller's wait ended with the first words"
+
+
+def test_barge_in(transcript: Transcript, timeline: Timeline) -> None:
+    transcript.add(user("Hours?"))
+    transcript.add(agent("We are open from", 2.0, 3.5, interrupted=True))
+    transcript.add(user("Just today, please.", 3.2, 4.5))
+    cut, new = timeline.turns
+    assert (cut["response"], cut["interrupted"]) == ("We are open from", True)
+    assert (new["transcript"], new["response"]) == ("Just today, please.", "")
+    assert timeline.of("barge_in") == [{"atMs": 3500, "heard": "We are open from"}]
+
+
+def test_an_answer_cut_by_the_hang_up_is_no_barge_in(
+    transcript: Transcript, timeline: Timeline
+) -> None:
+    transcript.add(user("Hours?"))
+    transcript.hung_up()
+    transcript.add(agent("We are", interrupted=True))
+    assert timeline.turns[0]["response"] == "We are"
+    assert timeline.of("barge_in") == []
+
+
+def test_what_nobody_heard_is_not_in_the_transcript(
+    transcript: Transcript, timeline: Timeline
+) -> None:
+    transcript.add(user("Hours?"))
+    transcript.add(agent("", interrupted=True))
+    assert timeline.turns[0]["response"] == ""
+    assert len(timeline.of("turn")) == 1
+
+
+def test_unasked_words_do_not_answer_the_last_turn(
+    transcript: Transcript, timeline: Timeline
+) -> None:
+    transcript.add(user("Hours?"))
+    transcript.add(agent("I am sorry, something went wrong."), unasked=True)
+    asked, unasked = timeline.turns
+    assert asked["response"] == ""
+    assert unasked["transcript"] == ""
+
+
+def test_keys_have_no_speaking_times(transcript: Transcript, timeline: Timeline) -> None:
+    pressed = ChatMessage(
+        role="user", content=["[The caller pressed 5]"], created_at=ANSWERED + 7.0
+    )
+    transcript.add(pressed)
+    (turn,) = timeline.turns
+    assert (turn["startMs"], turn["endMs"]) == (7000, 7000)
+
+
+def test_instructions_are_not_said(transcript: Transcript, timeline: Timeline) -> None:
+    transcript.add(ChatMessage(role="system", content=["Be nice."]))
+    assert timeline.posts == []

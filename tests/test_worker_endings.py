@@ -1,0 +1,223 @@
+"""Every ending: what it means for the record, and how a leaving participant is read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast, get_args
+
+import pytest
+from livekit import rtc
+
+from core.events import CallState, ended, fold
+from core.models import TERMINAL, CallEvent
+from worker.endings import ENDINGS, Cause, Ending, agent_disconnected, far_end_left
+from worker.far_end import FarEnd
+from worker.limits import SilenceClock
+
+pytestmark = pytest.mark.unit
+
+R = rtc.DisconnectReason
+
+
+def test_the_table_is_complete() -> None:
+    assert set(ENDINGS) == set(get_args(Cause))
+
+
+@pytest.mark.parametrize("cause", get_args(Cause))
+def test_what_is_posted_ends_the_call(cause: Cause) -> None:
+    ending: Ending = ENDINGS[cause]
+    if ending.status is None or ending.reason is None:
+        assert ending == Ending(), "what is not ours to say is not ours to hang up either"
+        return
+    event = CallEvent(type="call.ended", data=ended(ending.status, ending.reason, cause=cause))
+    state = fold(CallState(), event, "worker")
+    assert state.status == ending.status
+    assert state.status in TERMINAL
+    assert state.reason == ending.reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "cause"),
+    [
+        (R.CLIENT_INITIATED, "hangup", "caller_hung_up"),
+        (R.CLIENT_INITIATED, "active", "caller_hung_up"),
+        (R.PARTICIPANT_REMOVED, "active", "removed"),
+        (R.ROOM_DELETED, "active", "removed"),
+        (R.DUPLICATE_IDENTITY, "active", "leg_replaced"),
+        (R.CONNECTION_TIMEOUT, "active", "leg_lost"),
+        (R.MEDIA_FAILURE, "active", "leg_lost"),
+        (R.SIGNAL_CLOSE, "active", "leg_lost"),
+        (None, "active", "leg_lost"),
+    ],
+)
+def test_a_phone_that_was_answered(reason: Any, status: str, cause: Cause) -> None:
+    assert far_end_left(reason, sip=True, status=status, answered=True) == cause
+
+
+@pytest.mark.parametrize("reason", R.values())
+def test_a_phone_that_was_not_is_the_dials_business(reason: Any) -> None:
+    assert far_end_left(reason, sip=True, status="ringing", answered=False) == "not_answered"
+
+
+def test_a_browser_that_goes_away_hangs_up() -> None:
+    left = far_end_left(R.CONNECTION_TIMEOUT, sip=False, status="", answered=True)
+    assert left == "caller_hung_up"
+
+
+@pytest.mark.parametrize(
+    ("reason", "answered", "cause"),
+    [
+        (R.DUPLICATE_IDENTITY, True, "agent_replaced"),
+        (R.PARTICIPANT_REMOVED, True, "agent_removed"),
+        (R.ROOM_DELETED, True, "removed"),
+        (R.ROOM_DELETED, False, "not_answered"),
+        (R.SERVER_SHUTDOWN, True, "media_lost"),
+        (R.UNKNOWN_REASON, True, "media_lost"),
+    ],
+)
+def test_why_the_agent_is_out(reason: Any, answered: bool, cause: Cause) -> None:
+    assert agent_disconnected(reason, answered=answered) == cause
+
+
+class Party:
+    """A participant, as far as its watcher looks."""
+
+    def __init__(self, identity: str = "phone", *, sip: bool = True, status: str = "") -> None:
+        kinds = rtc.ParticipantKind
+        self.identity = identity
+        self.kind = kinds.PARTICIPANT_KIND_SIP if sip else kinds.PARTICIPANT_KIND_STANDARD
+        self.attributes = {"sip.callStatus": status} if status else {}
+        self.disconnect_reason: int | None = None
+
+
+class Watched(rtc.EventEmitter[str]):
+    """A room with one participant to watch, and what its watcher told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remote_participants: dict[str, Party] = {}
+        self.told: list[str] = []
+        self.far_end = FarEnd(
+            cast(rtc.Room, self),
+            "phone",
+            on_ringing=lambda: self.told.append("ringing"),
+            on_answered=lambda: self.told.append("answered"),
+            on_digit=lambda digit: self.told.append(f"digit {digit}"),
+            on_left=lambda cause, why: self.told.append(f"{cause} {why}"),
+        )
+
+    def joins(self, party: Party) -> Party:
+        self.remote_participants[party.identity] = party
+        self.emit("participant_connected", party)
+        return party
+
+    def status(self, party: Party, status: str) -> None:
+        party.attributes["sip.callStatus"] = status
+        self.emit("participant_attributes_changed", {"sip.callStatus": status}, party)
+
+    def leaves(self, party: Party, reason: int | None) -> None:
+        party.disconnect_reason = reason
+        self.remote_participants.pop(party.identity, None)
+        self.emit("participant_disconnected", party)
+
+
+@pytest.fixture
+def room() -> Watched:
+    return Watched()
+
+
+async def test_a_phone_call_from_dialing_to_hangup(room: Watched) -> None:
+    phone = room.joins(Party(status="dialing"))
+    assert room.far_end.joined.is_set()
+    assert not room.far_end.answered.is_set()
+    for status in ("ringing", "ringing", "active", "active", "hangup"):
+        room.status(phone, status)
+    room.leaves(phone, R.CLIENT_INITIATED)
+    assert room.told == ["ringing", "answered", "caller_hung_up CLIENT_INITIATED"]
+    assert not room.far_end.present
+
+
+async def test_one_who_was_there_first_is_seen(room: Watched) -> None:
+    room.remote_participants["phone"] = Party(status="active")
+    room.far_end.look()
+    assert room.told == ["answered"]
+
+
+async def test_a_browser_has_answered_by_joining(room: Watched) -> None:
+    room.joins(Party(sip=False))
+    assert room.told == ["answered"]
+
+
+async def test_others_in_the_room_are_not_the_far_end(room: Watched) -> None:
+    other = room.joins(Party("other", status="active"))
+    room.leaves(other, R.CLIENT_INITIATED)
+    room.emit("sip_dtmf_received", rtc.SipDTMF(code=5, digit="5", participant=cast(Any, other)))
+    assert room.told == []
+
+
+async def test_digits(room: Watched) -> None:
+    phone = room.joins(Party(status="active"))
+    room.emit("sip_dtmf_received", rtc.SipDTMF(code=5, digit="5", participant=cast(Any, phone)))
+    assert room.told == ["answered", "digit 5"]
+
+
+async def test_one_who_comes_back_has_not_left(
+    room: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.far_end._RETURN_WITHIN_S", 0)
+    phone = room.joins(Party(status="active"))
+    room.leaves(phone, R.SIGNAL_CLOSE)
+    room.joins(phone)
+    await turns_of_the_loop()
+    assert room.told == ["answered"]
+    room.leaves(phone, R.SIGNAL_CLOSE)
+    await turns_of_the_loop()
+    assert room.told == ["answered", "leg_lost SIGNAL_CLOSE"]
+
+
+async def test_one_who_is_gone_after_a_reconnect(
+    room: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.far_end._RETURN_WITHIN_S", 0)
+    room.joins(Party(status="active"))
+    room.far_end.recheck()
+    await turns_of_the_loop()
+    assert room.told == ["answered"], "it is there"
+    room.remote_participants.clear()
+    room.far_end.recheck()
+    await turns_of_the_loop()
+    assert room.told == ["answered", "leg_lost gone after a reconnect"]
+
+
+async def test_nothing_is_told_after_close(room: Watched) -> None:
+    phone = room.joins(Party(status="active"))
+    room.far_end.close()
+    room.leaves(phone, R.CLIENT_INITIATED)
+    assert room.told == ["answered"]
+
+
+async def test_silence_runs_only_while_nobody_is_busy() -> None:
+    fired: list[str] = []
+    clock = SilenceClock(0, lambda: fired.append("silence"))
+    clock.touch()
+    await turns_of_the_loop()
+    assert fired == [], "not before the answer"
+    clock.busy("agent", True)
+    clock.start()
+    clock.busy("caller", True)
+    clock.busy("agent", False)
+    await turns_of_the_loop()
+    assert fired == []
+    clock.busy("caller", False)
+    await turns_of_the_loop()
+    assert fired == ["silence"]
+    clock.stop()
+    clock.touch()
+    await turns_of_the_loop()
+    assert fired == ["silence"]
+
+
+async def turns_of_the_loop() -> None:
+    """Let timers of zero seconds run."""
+    for _ in range(5):
+        await asyncio.sleep(0)

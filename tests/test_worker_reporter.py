@@ -1,0 +1,244 @@
+"""Events reach the gateway in order, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from core.models import CallEvent
+from worker import reporter as reporter_module
+from worker.backoff import Backoff
+from worker.gateway import Gateway, Refused, Unavailable
+from worker.reporter import BATCH, Reporter, sweep
+from worker.spool import Owner, Spool, leftovers
+
+pytestmark = pytest.mark.unit
+
+OWNER = Owner("call_1", "token-of-call-1")
+
+
+def files(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+class Inbox:
+    """A gateway that takes events over HTTP, or fails as told."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.sizes: list[int] = []
+        self.tokens: set[str] = set()
+        self.answers: list[int] = []
+        """Statuses for the next requests; then 200."""
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.tokens.add(request.headers["Authorization"])
+        status = self.answers.pop(0) if self.answers else 200
+        if status == 200:
+            events = (await request.json())["events"]
+            self.sizes.append(len(events))
+            self.events += events
+        return web.json_response({"accepted": 0}, status=status)
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.events]
+
+
+@pytest.fixture
+def inbox() -> Inbox:
+    return Inbox()
+
+
+@pytest.fixture
+async def gateway(inbox: Inbox) -> AsyncIterator[Gateway]:
+    app = web.Application()
+    app.router.add_post("/internal/calls/call_1/events", inbox.take)
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession() as http:
+        yield Gateway(http, f"http://127.0.0.1:{runner.addresses[0][1]}")
+    await runner.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries at once: the order of things is tested, not the delay."""
+
+    class NoDelay(Backoff):
+        async def wait(self) -> None:
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(reporter_module, "Backoff", NoDelay)
+
+
+@pytest.fixture
+def unreachable() -> Any:
+    class Unreachable:
+        async def post_events(self, *_: Any) -> None:
+            raise Unavailable("ClientConnectorError")
+
+    return Unreachable()
+
+
+async def test_delivers_in_order_and_leaves_nothing_behind(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway
+) -> None:
+    reporter = Reporter(gateway, OWNER, tmp_path)
+    for number in range(250):
+        reporter.post("turn", {"number": number})
+    await reporter.aclose(5)
+    assert [event["data"]["number"] for event in inbox.events] == list(range(250))
+    assert max(inbox.sizes) <= BATCH
+    assert inbox.tokens == {"Bearer token-of-call-1"}
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+async def test_retries_what_may_succeed_later(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway, status: int
+) -> None:
+    inbox.answers = [status] * 3
+    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter.post("agent.joined")
+    reporter.post("agent.left")
+    await reporter.aclose(5)
+    assert inbox.types == ["agent.joined", "agent.left"]
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [401, 404, 422])
+async def test_sets_aside_what_is_refused_without_the_token(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway, status: int
+) -> None:
+    inbox.answers = [status]
+    reporter = Reporter(gateway, OWNER, tmp_path)
+    refused = reporter.post("agent.joined")
+    await reporter._delivered.wait()
+    reporter.post("agent.left")
+    await reporter.aclose(5)
+    assert inbox.types == ["agent.left"]
+    (kept,) = files(tmp_path)
+    text = kept.read_text()
+    assert kept.suffix == ".rejected"
+    assert json.loads(text.splitlines()[0])["event"]["id"] == refused.id
+    assert OWNER.token not in text
+
+
+async def test_a_dead_workers_events_are_shipped_by_the_sweeper(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway, unreachable: Any
+) -> None:
+    reporter = Reporter(unreachable, OWNER, tmp_path)
+    posted = [reporter.post("turn", {"number": number}) for number in range(3)]
+    assert await sweep(gateway, tmp_path) == 0, "its owner lives"
+    await reporter.aclose(0)
+    (left,) = leftovers(tmp_path)
+    with left.open("ab") as file:
+        file.write(b'{"id": "evt_cut off by a cra')
+    assert await sweep(gateway, tmp_path) == 1
+    assert [event["id"] for event in inbox.events] == [event.id for event in posted]
+    assert files(tmp_path) == []
+
+
+async def test_the_sweeper_keeps_what_the_gateway_cannot_take_now(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway, unreachable: Any
+) -> None:
+    reporter = Reporter(unreachable, OWNER, tmp_path)
+    reporter.post("agent.left")
+    await reporter.aclose(0)
+    inbox.answers = [503]
+    assert await sweep(gateway, tmp_path) == 0
+    assert await sweep(gateway, tmp_path) == 1
+    assert inbox.types == ["agent.left"]
+
+
+async def test_what_was_delivered_is_not_left_to_the_sweeper(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway
+) -> None:
+    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter.post("agent.joined")
+    await reporter._delivered.wait()
+    (file,) = files(tmp_path)
+    assert file.read_text().count("\n") == 1, "only the header is left"
+    await reporter.aclose(5)
+
+
+async def test_the_spool_is_readable_by_its_owner_only(tmp_path: Path, gateway: Gateway) -> None:
+    directory = tmp_path / "spool" / "worker"
+    reporter = Reporter(gateway, OWNER, directory)
+    (file,) = files(directory)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    await reporter.aclose(5)
+
+
+async def test_without_a_spool_events_are_kept_in_memory(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a directory")
+    inbox.answers = [503]
+    reporter = Reporter(gateway, OWNER, blocked)
+    reporter.post("agent.joined")
+    await reporter.aclose(5)
+    assert inbox.types == ["agent.joined"]
+
+
+async def test_a_full_disk_does_not_stop_the_call(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Spool, event: CallEvent) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "append", full)
+    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter.post("agent.joined")
+    reporter.post("agent.left")
+    await reporter.aclose(5)
+    assert inbox.types == ["agent.joined", "agent.left"]
+
+
+async def test_a_file_without_a_header_is_set_aside(tmp_path: Path, gateway: Gateway) -> None:
+    (tmp_path / "call_x.jsonl").write_text("garbage\n")
+    assert await sweep(gateway, tmp_path) == 0
+    assert [path.name for path in files(tmp_path)] == ["call_x.rejected"]
+
+
+async def test_failures_of_the_gateway_are_told_apart(inbox: Inbox, gateway: Gateway) -> None:
+    event = CallEvent(type="agent.joined")
+    inbox.answers = [500, 404]
+    with pytest.raises(Unavailable):
+        await gateway.post_events("call_1", "t", [event])
+    with pytest.raises(Refused):
+        await gateway.post_events("call_1", "t", [event])
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(Unavailable):
+            await Gateway(http, "http://127.0.0.1:9").post_events("call_1", "t", [event])
+
+
+async def test_backoff_doubles_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(delay: float) -> None:
+        waited.append(delay)
+
+    monkeypatch.setattr("worker.backoff.asyncio.sleep", sleep)
+    monkeypatch.setattr("worker.backoff.random.uniform", lambda low, high: high)
+    backoff = Backoff(0.5, 5.0)
+    assert not backoff.failing
+    for _ in range(6):
+        await backoff.wait()
+    assert waited == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert backoff.failing
+    backoff.reset()
+    assert not backoff.failing
