@@ -1,0 +1,43 @@
+"""The SIP contract on the embedded bridge, and on livekit-sip where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests import sip_contract
+from tests.sip_contract import Backend, Rig, SipContract
+
+pytestmark = [pytest.mark.sip, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bridge() -> AsyncIterator[Backend]:
+    async with sip_contract.bridge_backend() as backend:
+        yield backend
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def livekit_sip(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
+    directory = tmp_path_factory.mktemp("livekit-sip")
+    async with sip_contract.livekit_sip_backend(directory) as backend:
+        yield backend
+
+
+class TestBridge(SipContract):
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def rig(self, bridge: Backend) -> AsyncIterator[Rig]:
+        async with sip_contract.rig(bridge) as rig:
+            yield rig
+
+
+@pytest.mark.skipif(
+    bool(sip_contract.missing_for_livekit_sip()), reason=sip_contract.missing_for_livekit_sip()
+)
+class TestLiveKitSip(SipContract):
+    @pytest_asyncio.fixture(loop_scope="module")
+    async def rig(self, livekit_sip: Backend) -> AsyncIterator[Rig]:
+        async with sip_contract.rig(livekit_sip) as rig:
+            yield rig
