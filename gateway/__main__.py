@@ -14,6 +14,7 @@ from core import logs, settings
 from core.configs import BadAgentFile
 from core.errors import AppError
 from gateway.app import create_app, metrics_route
+from gateway.connection import Runner
 from gateway.errors import add_request_id, error_middleware
 from gateway.keys import METRICS, STOPPING
 from gateway.route import register
@@ -23,9 +24,9 @@ log = logging.getLogger("gateway")
 
 async def serve(config: settings.Settings) -> None:
     app = await create_app(config)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=config.shutdown_grace_s)
+    runner = Runner(app, access_log=None, shutdown_timeout=config.shutdown_grace_s)
     await runner.setup()
-    runners = [runner]
+    runners: list[web.AppRunner] = [runner]
     try:
         site = web.TCPSite(runner, config.listen_host, config.gateway_port)
         await site.start()

@@ -1,21 +1,20 @@
-"""The application: its resources, its middleware, and the table of contents of its API."""
+"""The application: its resources and its middleware. Its routes are in gateway.routes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 from aiohttp import web
 from livekit.api import LiveKitAPI
 
 from core.configs import AgentFiles
-from core.models import Heartbeat
 from core.settings import Settings
 from core.store import Store
 from core.tokens import TokenIssuer
-from gateway import calls, health, internal, sip_call, webhooks
+from gateway import openapi
 from gateway.auth import Authenticator, authentication
 from gateway.body import MAX_BYTES
 from gateway.errors import add_request_id, error_middleware
@@ -38,125 +37,13 @@ from gateway.outbound import Outbound
 from gateway.reconciler import Reconciler
 from gateway.room_access import LiveKitRooms
 from gateway.route import Route, register
+from gateway.routes import ROUTES
 
 # LiveKit's own requests answer in ms; one that does not is broken, not slow. A
 # dial that waits for its answer sets its own time-out (livekit-api).
 _LIVEKIT_TIMEOUT = aiohttp.ClientTimeout(total=8, connect=3)
 # Enough for every concurrent dial to wait for its answer on a connection of its own.
 _LIVEKIT_CONNECTIONS = 1000
-
-ROUTES: tuple[Route, ...] = (
-    Route(
-        method="POST",
-        path="/sip/call",
-        handler=sip_call.create,
-        summary="Dial a phone number into a room, with an agent",
-        tag="SIP",
-        body=sip_call.SipCallRequest,
-        answer=sip_call.SipCallResponse,
-        errors=(
-            (400, "INVALID_PHONE_NUMBER"),
-            (400, "INVALID_OUTBOUND_ADDRESS"),
-            (404, "ROOM_NOT_FOUND"),
-            (404, "AGENT_NOT_FOUND"),
-            (409, "PARTICIPANT_EXISTS"),
-            (500, "OUTBOUND_ADDRESS_NOT_CONFIGURED"),
-            (500, "LIVEKIT_NOT_CONFIGURED"),
-            (500, "CALL_FAILED"),
-            (503, "AGENT_UNAVAILABLE"),
-            (503, "SIP_OVERLOADED"),
-            (503, "STORE_UNAVAILABLE"),
-        ),
-        idempotent=True,
-    ),
-    Route(
-        method="GET",
-        path="/v1/calls",
-        handler=calls.index,
-        summary="List calls, newest first",
-        tag="Calls",
-        query=calls.CallQuery,
-        answer=calls.CallList,
-    ),
-    Route(
-        method="GET",
-        path="/v1/calls/{id}",
-        handler=calls.show,
-        summary="One call, with its transcript",
-        tag="Calls",
-        answer=calls.CallDetail,
-        errors=((404, "CALL_NOT_FOUND"),),
-    ),
-    Route(
-        method="GET",
-        path="/v1/calls/{id}/events",
-        handler=calls.events,
-        summary="A call's timeline as server-sent events: replay, then live",
-        tag="Calls",
-        content="text/event-stream",
-        errors=((404, "CALL_NOT_FOUND"),),
-    ),
-    Route(
-        method="POST",
-        path="/livekit/webhook",
-        handler=webhooks.receive,
-        summary="LiveKit's webhooks, signed by LiveKit",
-        tag="LiveKit",
-        public=True,
-        errors=((401, "UNAUTHORIZED"), (500, "LIVEKIT_NOT_CONFIGURED")),
-    ),
-    Route(
-        method="GET",
-        path="/",
-        handler=health.root,
-        summary="The service answers",
-        tag="Health",
-        public=True,
-    ),
-    Route(
-        method="GET",
-        path="/healthz",
-        handler=health.healthz,
-        summary="Liveness",
-        tag="Health",
-        public=True,
-    ),
-    Route(
-        method="GET",
-        path="/readyz",
-        handler=health.readyz,
-        summary="Readiness, and what is missing",
-        tag="Health",
-        public=True,
-        errors=((503, "UNAVAILABLE"),),
-    ),
-    Route(
-        method="POST",
-        path="/internal/workers/heartbeat",
-        handler=internal.heartbeat,
-        summary="A worker lives",
-        tag="Internal",
-        body=Heartbeat,
-        internal=True,
-    ),
-    Route(
-        method="GET",
-        path="/internal/calls/{id}",
-        handler=internal.brief,
-        summary="What a worker needs to know of its call",
-        tag="Internal",
-        internal=True,
-    ),
-    Route(
-        method="POST",
-        path="/internal/calls/{id}/events",
-        handler=internal.events,
-        summary="What a worker saw",
-        tag="Internal",
-        body=internal.Events,
-        internal=True,
-    ),
-)
 
 
 async def create_app(settings: Settings) -> web.Application:
@@ -178,10 +65,10 @@ async def create_app(settings: Settings) -> web.Application:
     app[STOPPING] = asyncio.Event()
     app[STORE] = await Store.open(settings.database_url)
     app[TIMELINE] = Timeline(app[STORE])
+    app.on_cleanup.append(_closing(authenticator.aclose))
     app.cleanup_ctx.append(_resources)
-    register(app, ROUTES)
-    if settings.metrics_port is None:
-        register(app, [metrics_route(metrics)])
+    routes = [*ROUTES] if settings.metrics_port is not None else [*ROUTES, metrics_route(metrics)]
+    register(app, [*routes, *openapi.documents(routes, auth_required=settings.auth_required)])
     return app
 
 
@@ -246,3 +133,10 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
+
+
+def _closing(close: Callable[[], Awaitable[None]]) -> Callable[[web.Application], Awaitable[None]]:
+    async def on_cleanup(_app: web.Application) -> None:
+        await close()
+
+    return on_cleanup

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from aiohttp import hdrs, web
@@ -104,7 +104,8 @@ def parse_query(request: web.Request, model: type[M]) -> M:
     for name in request.query:
         values = request.query.getall(name)
         if any(_UNUSABLE.search(text) for text in (name, *values)):
-            raise BadRequest("NUL or invalid characters in the query", code="INVALID_REQUEST")
+            detail = Detail(_field([name]), "NUL or invalid characters", "string_unicode")
+            raise invalid([detail], request.path)
         given[name] = values if len(values) > 1 else values[0]
     return validate(given, model, request.path)
 
@@ -128,8 +129,12 @@ def invalid(details: Sequence[Detail], path: str) -> AppError:
 
 
 def _detail(fault: ErrorDetails) -> Detail:
-    field = ".".join(_UNUSABLE.sub("?", str(part))[:64] for part in fault["loc"])
-    return Detail(field, fault["msg"], fault["type"])
+    return Detail(_field(fault["loc"]), fault["msg"], fault["type"])
+
+
+def _field(path: Iterable[str | int]) -> str:
+    """A name may be the caller's own: cut it, and take out what no JSON reader expects."""
+    return ".".join(_UNUSABLE.sub("?", str(part))[:64] for part in path)
 
 
 async def _continue(request: web.Request) -> None:

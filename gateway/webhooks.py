@@ -8,7 +8,7 @@ answer ended the call; one who left before it is the dial's verdict's to explain
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
@@ -32,6 +32,7 @@ _ENDINGS: dict[DisconnectReason, tuple[Status, DisconnectionReason]] = {
     DisconnectReason.ROOM_DELETED: ("completed", "agent_hangup"),
     DisconnectReason.DUPLICATE_IDENTITY: ("failed", "agent_error"),
 }
+_PROMPT = timedelta(seconds=3)
 _OTHERWISE: tuple[Status, DisconnectionReason] = ("failed", "agent_error")
 
 
@@ -67,14 +68,21 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     )
     if call_id is None:
         return
-    at = datetime.fromtimestamp(event.created_at, UTC) if event.created_at else now()
+    at = _when(event)
     events = [
         CallEvent(id=f"lk_{event.id}", type=f"livekit.{event.event}", at=at, data=_facts(event))
     ]
     if event.event == "participant_left" and (data := await _ending(store, call_id, event)):
-        events.append(CallEvent(id=f"lk_{event.id}_end", type="call.ended", data=data))
+        events.append(CallEvent(id=f"lk_{event.id}_end", type="call.ended", at=at, data=data))
     stored = await request.app[TIMELINE].append(call_id, events, "livekit")
     request.app[METRICS].events.labels("livekit").inc(len(stored or ()))
+
+
+def _when(event: WebhookEvent) -> datetime:
+    """LiveKit tells whole seconds: our own clock is better, unless the webhook was delayed."""
+    here = now()
+    told = datetime.fromtimestamp(event.created_at, UTC)
+    return told if event.created_at and here - told > _PROMPT else here
 
 
 async def _ending(store: Store, call_id: str, event: WebhookEvent) -> dict[str, Any] | None:

@@ -1,0 +1,124 @@
+"""What the stack tests share: one running system per test process, two tenants, phones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+import pytest_asyncio
+from livekit.api import LiveKitAPI
+
+from dev.phone import Phone
+from dev.stack import Stack, StackOptions
+
+JWT_SECRET = "a-test-secret-of-more-than-32-bytes!"
+SECRETS = {"acme": "acme-secret-0123456789", "rival": "rival-secret-0123456789"}
+# What goes to SIP_OUTBOUND_ADDRESS, and must never go anywhere else.
+GLOBAL_USER, GLOBAL_PASSWORD = "global-user", "global-passw0rd"
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+ACME, RIVAL = bearer(SECRETS["acme"]), bearer(SECRETS["rival"])
+
+
+def operator() -> dict[str, str]:
+    """A valid token that names no tenant: the seed's "auth.id is absent"."""
+    claims = {"exp": datetime.now(UTC) + timedelta(minutes=10)}
+    return bearer(jwt.encode(claims, JWT_SECRET, algorithm="HS256"))
+
+
+@dataclass
+class Answered:
+    status: int
+    body: Any
+    headers: Any
+
+    @property
+    def code(self) -> str:
+        return str(self.body.get("code"))
+
+
+class Gateway:
+    """A client of the running gateway."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+
+    async def request(self, method: str, path: str, **options: Any) -> Answered:
+        options.setdefault("headers", ACME)
+        async with self.session.request(method, path, **options) as response:
+            text = await response.text()
+            return Answered(response.status, json.loads(text) if text else None, response.headers)
+
+    async def get(self, path: str, **options: Any) -> Answered:
+        return await self.request("GET", path, **options)
+
+    async def post(self, path: str, **options: Any) -> Answered:
+        return await self.request("POST", path, **options)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def exchange() -> AsyncIterator[Phone]:
+    """The phone at SIP_OUTBOUND_ADDRESS: it takes every call that names no other host."""
+    async with Phone() as phone:
+        yield phone
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(exchange: Phone, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """livekit-server, bridge, providers, gateway and worker, with authentication on."""
+    agents = tmp_path_factory.mktemp("agents")
+    write_agents(agents)
+    options = StackOptions(
+        values={
+            "agents_dir": agents,
+            "default_agent": "greeter",
+            "auth_required": True,
+            "auth_jwt_secret": JWT_SECRET,
+            "auth_api_secrets_json": json.dumps(
+                [{"id": tenant, "secret": secret} for tenant, secret in SECRETS.items()]
+            ),
+            "sip_outbound_address": exchange.address,
+            "sip_outbound_auth_username": GLOBAL_USER,
+            "sip_outbound_auth_password": GLOBAL_PASSWORD,
+            "log_level": "DEBUG",
+        },
+    )
+    async with Stack(options) as running:
+        yield running
+
+
+def write_agents(directory: Path) -> None:
+    (directory / "greeter.yaml").write_text(
+        "name: Greeter\nbeginMessage: Welcome to the corner restaurant.\n"
+    )
+    (directory / "silent.yaml").write_text("name: Silent\n")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def gateway(stack: Stack) -> AsyncIterator[Gateway]:
+    async with aiohttp.ClientSession(stack.gateway_url) as session:
+        yield Gateway(session)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def livekit(stack: Stack) -> AsyncIterator[LiveKitAPI]:
+    api = stack.api()
+    yield api
+    await api.aclose()  # type: ignore[no-untyped-call]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def phone() -> AsyncIterator[Phone]:
+    async with Phone() as phone:
+        yield phone
