@@ -124,15 +124,30 @@ def _parameters(parameters: list[Schema], schemas: Schema) -> str:
 
 
 def _fields(schema: Schema, schemas: Schema) -> str:
+    return f"<table>{''.join(_rows(schema, schemas))}</table>"
+
+
+def _rows(schema: Schema, schemas: Schema, prefix: str = "") -> list[str]:
+    """One row per field, inner objects' below theirs: ``sip.host``, ``tracks[].name``."""
     resolved = _resolve(schema, schemas)
     required = resolved.get("required", ())
-    rows = []
+    rows: list[str] = []
     for name, field in resolved.get("properties", {}).items():
         note = field.get("description", "")
         if field.get("default") not in (None, "", [], {}):
             note += f" Default: `{json.dumps(field['default'])}`."
-        rows.append(_row(name, _kind(field, schemas), name in required, note))
-    return f"<table>{''.join(rows)}</table>"
+        rows.append(_row(prefix + name, _kind(field, schemas), name in required, note))
+        inner, mark = _inner(field)
+        if prefix.count(".") < 2 and "properties" in _resolve(inner, schemas):
+            rows += _rows(inner, schemas, f"{prefix}{name}{mark}.")
+    return rows
+
+
+def _inner(field: Schema) -> tuple[Schema, str]:
+    """The one object that a field may hold (null apart), and how a list is marked."""
+    options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
+    only = options[0] if len(options) == 1 else {}
+    return (only.get("items", {}), "[]") if only.get("type") == "array" else (only, "")
 
 
 def _row(name: str, kind: str, required: bool, note: str) -> str:
@@ -144,11 +159,10 @@ def _row(name: str, kind: str, required: bool, note: str) -> str:
 
 
 def _kind(schema: Schema, schemas: Schema, depth: int = 0) -> str:
-    """A schema in words: ``string, 1..256 long``, ``object {name, …}``."""
+    """A schema in words: ``string, 1..256 characters``, ``list of object``."""
     if "$ref" in schema:
         target = _resolve(schema, schemas)
-        names = ", ".join(target.get("properties", {}))
-        return f"object {{{names}}}" if names else _kind(target, schemas, depth + 1)
+        return "object" if "properties" in target else _kind(target, schemas, depth + 1)
     if "anyOf" in schema:
         return " or ".join(_kind(option, schemas, depth) for option in schema["anyOf"])
     if "enum" in schema:

@@ -1,0 +1,44 @@
+"""A small application of the gateway's edges, served on a free port."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from gateway.body import MAX_BYTES
+from gateway.connection import Runner
+from gateway.errors import add_request_id, error_middleware
+from gateway.route import Route, register
+
+
+@dataclass(frozen=True)
+class Served:
+    """``http`` asks relative paths; ``port`` is for raw bytes."""
+
+    http: aiohttp.ClientSession
+    port: int
+
+
+def make_app(routes: Iterable[Route], *inner: Middleware) -> web.Application:
+    app = web.Application(middlewares=[error_middleware, *inner], client_max_size=MAX_BYTES)
+    app.on_response_prepare.append(add_request_id)
+    register(app, routes)
+    return app
+
+
+@asynccontextmanager
+async def served(app: web.Application) -> AsyncIterator[Served]:
+    runner = Runner(app, shutdown_timeout=2)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
+            yield Served(http, port)
+    finally:
+        await runner.cleanup()
