@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests import sip_contract
-from tests.sip_contract import Backend, Rig, SipContract
+pytest.register_assert_rewrite("tests.sip_contract")
+
+from tests import sip_contract  # noqa: E402
+from tests.sip_contract import Backend, Rig, SipContract  # noqa: E402
 
 pytestmark = [pytest.mark.sip, pytest.mark.asyncio(loop_scope="module")]
 
