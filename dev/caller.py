@@ -1,0 +1,83 @@
+"""The caller of a scenario: speaks, presses keys and interrupts, and times what it hears."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+from dev import listen
+from dev.phone_call import Heard, PhoneCall
+from dev.phone_tracks import FRAME, SAMPLE_RATE
+from dev.scenario import Interrupt, Press, Speak, Step
+
+_ANSWER_WITHIN_S = 20.0
+# A pause between two sentences of an answer is shorter, the agent's thinking longer.
+_END_SILENCE_MS = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One turn at the caller's ear. Milliseconds on the phone's own clock.
+
+    ``latency_ms``: from the caller's last voiced frame (the end of the key press) to
+    the agent's first. ``silence_ms``: from the first voiced frame of an interruption
+    to the agent's silence.
+    """
+
+    step: Step
+    said: str
+    heard: Heard
+    latency_ms: float
+    silence_ms: float | None = None
+
+
+async def converse(call: PhoneCall, steps: Iterable[Step]) -> AsyncIterator[Exchange]:
+    """Hold the scenario's side of an answered call; the greeting has been heard already."""
+    for step in steps:
+        match step:
+            case Speak(text=text):
+                span = await call.say(text)
+                heard = await call.listen(_ANSWER_WITHIN_S, end_silence_ms=_END_SILENCE_MS)
+                yield Exchange(step, text, heard, heard.start_ms - span.end_ms)
+            case Press(digit=digit):
+                await call.dtmf(digit)
+                pressed_ms = call.now_ms()
+                heard = await call.listen(_ANSWER_WITHIN_S, end_silence_ms=_END_SILENCE_MS)
+                yield Exchange(step, digit, heard, heard.start_ms - pressed_ms)
+            case Interrupt():
+                yield await _interrupt(call, step)
+
+
+async def _interrupt(call: PhoneCall, step: Interrupt) -> Exchange:
+    await call.say(step.question)
+    asked_ms = call.now_ms()
+    await _hears_speech(call, asked_ms)
+    await asyncio.sleep(step.after_ms / 1000)
+    span = await call.say(step.text)
+    cut = await call.listen(_ANSWER_WITHIN_S, since_ms=asked_ms, end_silence_ms=300)
+    heard = await call.listen(_ANSWER_WITHIN_S, end_silence_ms=_END_SILENCE_MS)
+    return Exchange(
+        step,
+        step.text,
+        heard,
+        heard.start_ms - span.end_ms,
+        silence_ms=cut.end_ms - span.start_ms,
+    )
+
+
+async def _hears_speech(call: PhoneCall, since_ms: float) -> None:
+    """Wait until the agent has begun to speak."""
+    media = call.media
+    fed = media.received_index(since_ms)
+    finder = listen.SpeechFinder(SAMPLE_RATE)
+
+    def begun() -> bool:
+        nonlocal fed
+        while len(media.received) >= fed + FRAME and not finder.speaking:
+            finder.feed(media.received.view(fed, fed + FRAME))
+            fed += FRAME
+        return finder.speaking or media.over
+
+    async with asyncio.timeout(_ANSWER_WITHIN_S):
+        await media.wait_for(begun)

@@ -1,0 +1,259 @@
+"""``make demo``: everything comes up, one phone is called, and a conversation is held.
+
+The phone is one in code, with a voice of its own; or yours (``PHONE=sip:you@host``).
+Latencies are measured at the phone, from the audio. The exit code says whether all
+of it happened: turns both ways, an interruption, a tool call, a key, and a clean end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import yaml
+from aiohttp import web
+from rich.console import Console
+from rich.table import Table
+
+from core.settings import Settings
+from dev import scenario
+from dev.caller import Exchange, converse
+from dev.checklist import Checklist
+from dev.follow import Follower
+from dev.listen import level_dbfs
+from dev.options import HOST, ROOT
+from dev.phone import Phone, PhoneCall
+from dev.stack import Stack, StackOptions
+
+FROM, TO = "+15105550100", "+15105550123"
+_ANSWER_WITHIN_S = 20.0
+_END_WITHIN_S = 20.0
+
+
+@dataclass
+class _Kept:
+    """What the summary needs."""
+
+    greeting_ms: float = 0.0
+    exchanges: list[Exchange] = field(default_factory=list)
+    recording: Path | None = None
+    levels: tuple[float, float] = (0.0, 0.0)
+
+
+async def run(settings: Settings, phone: str | None = None) -> int:
+    """Hold the call; 0 when all of it happened."""
+    console = Console(highlight=False)
+    checklist = Checklist(console)
+    values: dict[str, Any] = {}
+    async with contextlib.AsyncExitStack() as cleanup:
+        cleanup.enter_context(checklist)
+        tool_url = await cleanup.enter_async_context(_reservations())
+        values["agents_dir"] = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+        values["default_agent"] = "demo"
+        _write_agent(values["agents_dir"], tool_url)
+        target = _Target.of(phone) if phone else None
+        if target is not None:
+            values["bridge_sip_listen"] = f"{target.own_address}:0"
+        options = StackOptions(settings=settings, values=values, report=checklist)
+        stack = await cleanup.enter_async_context(Stack(options))
+        http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
+        checklist.pause()
+        if "providers" in stack.components:
+            await _set_providers(stack)
+        if target is not None:
+            return await _call_a_person(console, http, target)
+        async with Phone() as own:
+            return await _call_ourselves(console, http, own)
+
+
+async def _call_ourselves(console: Console, http: aiohttp.ClientSession, phone: Phone) -> int:
+    call_id = await _dial(console, http, TO, phone.address)
+    kept = _Kept()
+    async with Follower(http, call_id) as follower:
+        try:
+            call = await phone.next_call(_ANSWER_WITHIN_S)
+            await call.answered(_ANSWER_WITHIN_S)
+            await _converse(console, call, follower, kept)
+            await call.ended(_END_WITHIN_S)
+        except TimeoutError:
+            console.print("[red]  the conversation stopped: nothing came in time[/]")
+        if phone.calls and phone.calls[0].was_up:
+            _save(phone.calls[0], kept)
+        with contextlib.suppress(TimeoutError):
+            await follower.wait_ended(_END_WITHIN_S)
+    record = await _record(http, call_id)
+    return _summary(console, record, follower, kept)
+
+
+async def _converse(console: Console, call: PhoneCall, follower: Follower, kept: _Kept) -> None:
+    greeting = await call.listen(_ANSWER_WITHIN_S, end_silence_ms=700)
+    kept.greeting_ms = greeting.start_ms
+    said = await follower.next_answer()
+    _line(console, "agent", said, f"{greeting.start_ms:.0f} ms after the answer")
+    async for exchange in converse(call, scenario.STEPS):
+        kept.exchanges.append(exchange)
+        question = getattr(exchange.step, "question", None)
+        if question is not None:
+            _line(console, "caller", question)
+            _line(console, "agent", await follower.next_answer(), "interrupted")
+        if isinstance(exchange.step, scenario.Press):
+            _line(console, "caller", f"presses {exchange.said}")
+        else:
+            _line(console, "caller", exchange.said)
+        note = f"{exchange.latency_ms:.0f} ms"
+        if exchange.silence_ms is not None:
+            note += f", silent {exchange.silence_ms:.0f} ms after the interruption began"
+        _line(console, "agent", await follower.next_answer(), note)
+
+
+async def _call_a_person(console: Console, http: aiohttp.ClientSession, target: _Target) -> int:
+    console.print(f"\ncalling {target.uri} — pick up, and talk\n")
+    call_id = await _dial(console, http, target.number, target.address)
+    async with Follower(http, call_id) as follower:
+        async for turn in follower.turns():
+            if turn.transcript:
+                _line(console, "caller", turn.transcript)
+            total = turn.latency.get("total")
+            _line(console, "agent", turn.response, f"{total:.0f} ms" if total else "")
+    record = await _record(http, call_id)
+    console.print(f"\n{record['status']}, {record['disconnectionReason']}")
+    return 0 if record["status"] == "completed" else 1
+
+
+async def _dial(console: Console, http: aiohttp.ClientSession, number: str, address: str) -> str:
+    body = {
+        "room_name": f"demo-{datetime.now():%H%M%S}",
+        "participant_name": "Demo phone",
+        "participant_identity": "phone",
+        "from_phone_number": FROM,
+        "to_phone_number": number,
+        "sip": {"outbound_address": address},
+    }
+    console.print(f"\nPOST /sip/call  {number} at {address}")
+    async with http.post("/sip/call", json=body) as response:
+        answer = await response.json()
+        if response.status != 200:
+            raise RuntimeError(f"POST /sip/call answered {response.status}: {answer}")
+    console.print(f"{response.status} {answer['status']}: {answer['call_id']}\n")
+    return str(answer["call_id"])
+
+
+async def _record(http: aiohttp.ClientSession, call_id: str) -> dict[str, Any]:
+    async with http.get(f"/v1/calls/{call_id}") as response:
+        return dict(await response.json())
+
+
+async def _set_providers(stack: Stack) -> None:
+    document = scenario.control().model_dump(mode="json")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.put(f"{stack.providers.address}/control", json=document) as response,
+    ):
+        response.raise_for_status()
+
+
+@contextlib.asynccontextmanager
+async def _reservations() -> AsyncIterator[str]:
+    """The restaurant's book of tables: what the agent's tool asks."""
+
+    async def check(request: web.Request) -> web.Response:
+        asked = await request.json()
+        return web.json_response({"free": int(asked["people"]) <= 8, "time": asked["time"]})
+
+    app = web.Application()
+    app.router.add_post("/check_table", check)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    try:
+        yield f"http://{HOST}:{runner.addresses[0][1]}/check_table"
+    finally:
+        await runner.cleanup()
+
+
+def _write_agent(directory: Path, tool_url: str) -> None:
+    base = yaml.safe_load((ROOT / "agents" / "demo.yaml").read_text())
+    text = yaml.safe_dump(scenario.agent(tool_url, base), sort_keys=False)
+    (directory / "demo.yaml").write_text(text)
+
+
+def _save(call: PhoneCall, kept: _Kept) -> None:
+    kept.recording = Path("data") / "demo" / f"call-{datetime.now():%Y%m%d-%H%M%S}.wav"
+    kept.recording.parent.mkdir(parents=True, exist_ok=True)
+    call.save(kept.recording)
+    recording = call.recording
+    kept.levels = (level_dbfs(recording.sent), level_dbfs(recording.received))
+
+
+def _line(console: Console, who: str, text: str, note: str = "") -> None:
+    colour = "cyan" if who == "agent" else "yellow"
+    console.print(f"  [{colour}]{who:>6}[/]  {text}" + (f"  [dim]{note}[/]" if note else ""))
+
+
+def _summary(console: Console, record: dict[str, Any], follower: Follower, kept: _Kept) -> int:
+    latencies = [exchange.latency_ms for exchange in kept.exchanges]
+    silences = [e.silence_ms for e in kept.exchanges if e.silence_ms is not None]
+    checks = {
+        "the call ended well": record["status"] == "completed"
+        and record["disconnectionReason"] == "agent_hangup",
+        "four turns or more, both ways": len(latencies) >= 4,
+        "one interruption": bool(silences) and "barge_in" in follower.seen,
+        "one tool call": "tool.called" in follower.seen,
+        "one key pressed": "dtmf.received" in follower.seen,
+    }
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_row("call", f"{record['id']}: {record['status']}, {record['disconnectionReason']}")
+    table.add_row("duration", f"{record['durationSeconds']} s, {len(record['transcripts'])} turns")
+    table.add_row("first word", f"{kept.greeting_ms:.0f} ms after the answer")
+    if latencies:
+        table.add_row(
+            "turns, at the ear",
+            f"median {median(latencies):.0f} ms, slowest {max(latencies):.0f} ms",
+        )
+    if silences:
+        table.add_row("interruption", f"agent silent after {silences[0]:.0f} ms")
+    if kept.recording is not None:
+        caller, agent = kept.levels
+        table.add_row("recording", f"{kept.recording}  (left: caller, right: agent)")
+        table.add_row("levels", f"caller {caller:.1f} dBFS, agent {agent:.1f} dBFS")
+    console.print()
+    console.print(table)
+    console.print()
+    for check, held in checks.items():
+        console.print(f"  {'[green]✓[/]' if held else '[red]✗[/]'} {check}")
+    ok = all(checks.values())
+    console.print(f"\n{'[green]The demo succeeded.' if ok else '[red]The demo failed.'}[/]\n")
+    return 0 if ok else 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A softphone: ``sip:user@host[:port]``. A user that is no number is dialled as 1000."""
+
+    uri: str
+    number: str
+    address: str
+    own_address: str
+
+    @classmethod
+    def of(cls, uri: str) -> _Target:
+        user, at, address = uri.removeprefix("sip:").partition("@")
+        if not uri.startswith("sip:") or not at or not address:
+            raise SystemExit("PHONE must look like sip:user@host or sip:user@host:port")
+        parts = urlsplit(f"//{address}")
+        digits = user.removeprefix("+")
+        number = user if digits.isascii() and digits.isdigit() else "1000"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            # No packet is sent: the system only chooses the interface towards the phone.
+            probe.connect((parts.hostname, parts.port or 5060))
+            own = str(probe.getsockname()[0])
+        return cls(uri, number, address, own)
