@@ -6,7 +6,7 @@ import datetime
 from typing import Annotated, Literal
 
 from aiohttp import web
-from livekit.api import AccessToken, LiveKitAPI, VideoGrants
+from livekit.api import AccessToken, LiveKitAPI, ServerError, VideoGrants
 from livekit.protocol.models import ParticipantInfo, Room, TrackInfo, TrackSource, TrackType
 from livekit.protocol.room import (
     ListParticipantsRequest,
@@ -16,7 +16,7 @@ from livekit.protocol.room import (
 )
 from pydantic import BaseModel, Field, StrictBool, StringConstraints
 
-from core.errors import NotFound, ServerFault
+from core.errors import Conflict, NotFound, ServerFault
 from core.models import Timestamp
 from gateway.auth import PRINCIPAL
 from gateway.body import parse_body
@@ -173,15 +173,20 @@ async def mute(request: web.Request) -> web.StreamResponse:
     missing = NotFound("Track not found", code="TRACK_NOT_FOUND")
     if body.track_sid not in {track.sid for track in participant.tracks}:
         raise missing
+    wanted = MuteRoomTrackRequest(
+        room=body.room_name,
+        identity=body.participant_identity,
+        track_sid=body.track_sid,
+        muted=body.muted,
+    )
     with livekit_errors(missing):
-        answer = await livekit.room.mute_published_track(
-            MuteRoomTrackRequest(
-                room=body.room_name,
-                identity=body.participant_identity,
-                track_sid=body.track_sid,
-                muted=body.muted,
-            )
-        )
+        try:
+            answer = await livekit.room.mute_published_track(wanted)
+        except ServerError as error:
+            if error.code != "failed_precondition" or body.muted:
+                raise
+            message = "LiveKit opens nobody's microphone (room.enable_remote_unmute is off)"
+            raise Conflict(message, code="REMOTE_UNMUTE_DISABLED") from None
     return json_answer(MutedAnswer(**{**body.model_dump(), "muted": answer.track.muted}))
 
 
