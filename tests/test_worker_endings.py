@@ -97,6 +97,7 @@ class Watched(rtc.EventEmitter[str]):
         super().__init__()
         self.remote_participants: dict[str, Party] = {}
         self.told: list[str] = []
+        self.connected = True
         self.far_end = FarEnd(
             cast(rtc.Room, self),
             "phone",
@@ -105,6 +106,9 @@ class Watched(rtc.EventEmitter[str]):
             on_digit=lambda digit: self.told.append(f"digit {digit}"),
             on_left=lambda cause, why: self.told.append(f"{cause} {why}"),
         )
+
+    def isconnected(self) -> bool:
+        return self.connected
 
     def joins(self, party: Party) -> Party:
         self.remote_participants[party.identity] = party
@@ -187,6 +191,22 @@ async def test_one_who_is_gone_after_a_reconnect(
     room.far_end.recheck()
     await turns_of_the_loop()
     assert room.told == ["answered", "leg_lost gone after a reconnect"]
+
+
+async def test_nobody_leaves_while_we_are_cut_off(
+    room: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.far_end._RETURN_WITHIN_S", 0)
+    phone = room.joins(Party(status="active"))
+    room.connected = False
+    room.leaves(phone, None)
+    await turns_of_the_loop()
+    assert room.told == ["answered"]
+    room.connected = True
+    room.joins(phone)
+    room.far_end.recheck()
+    await turns_of_the_loop()
+    assert room.told == ["answered"]
 
 
 async def test_nothing_is_told_after_close(room: Watched) -> None:

@@ -78,6 +78,8 @@ class GatewayStandIn:
         self.heartbeats: list[Heartbeat] = []
         self.failing_with: int | None = None
         """Answer every request with this status instead."""
+        self.over: set[str] = set()
+        """Calls that are over: their brief is gone."""
         self.url = ""
         self._heartbeat = asyncio.Condition()
 
@@ -171,6 +173,8 @@ class GatewayStandIn:
             return 401
         if audience == "switchroom:call" and subject not in self.calls:
             return 404
+        if audience == "switchroom:call" and request.method == "GET" and subject in self.over:
+            return 410
         return None
 
 
@@ -327,19 +331,21 @@ class WorkerStack:
     async def dispatch(self, config: AgentConfig, **changes: Any) -> FakeCall:
         """A call with its room and its agent on the way, and nobody else in it."""
         call = self.gateway.new_call(config, **changes)
+        await self.dispatch_again(call)
+        return call
+
+    async def dispatch_again(self, call: FakeCall) -> None:
+        """An agent for the call, in a room that is made if need be."""
         await self.livekit.room.create_room(
-            api.CreateRoomRequest(
-                name=call.brief.call_id,
-                agents=[
-                    api.RoomAgentDispatch(
-                        agent_name=self.stack.settings.agent_name, metadata=self.gateway.job(call)
-                    )
-                ],
-                empty_timeout=10,
-                departure_timeout=1,
+            api.CreateRoomRequest(name=call.brief.call_id, empty_timeout=10, departure_timeout=1)
+        )
+        await self.livekit.agent_dispatch.create_dispatch(
+            api.CreateAgentDispatchRequest(
+                agent_name=self.stack.settings.agent_name,
+                room=call.brief.call_id,
+                metadata=self.gateway.job(call),
             )
         )
-        return call
 
     def phone(
         self, call: FakeCall, **options: Any
@@ -375,3 +381,12 @@ class WorkerStack:
         request = api.ListParticipantsRequest(room=call.brief.call_id)
         found = await self.livekit.room.list_participants(request)
         return {participant.identity for participant in found.participants}
+
+    async def until(self, condition: Callable[[], Any], what: str, within_s: float = 20.0) -> None:
+        """For what no event tells (logs, files, processes). Raises AssertionError."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not condition():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"no {what} within {within_s:g} s; log:\n{self.log}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from http import HTTPStatus
 
 import aiohttp
 from livekit import api, rtc
@@ -102,8 +103,8 @@ class _Call:
             await self._ctx.connect(auto_subscribe=AutoSubscribe.AUDIO_ONLY)
             self._reporter.post("agent.joined")
         brief = loading.result()
-        if brief is None:
-            return
+        if not isinstance(brief, CallBrief):
+            return self._end(*brief)
 
         conversation = self._conversation = self._begin(brief)
         far_end = self._far_end = FarEnd(
@@ -126,8 +127,8 @@ class _Call:
             assert self._answered_at is not None
             conversation.answered(self._answered_at)
 
-    async def _load_brief(self) -> CallBrief | None:
-        """What the call is about, from the gateway; None ends the call."""
+    async def _load_brief(self) -> CallBrief | tuple[Cause, str]:
+        """What the call is about, from the gateway, or why it ends here."""
         backoff = Backoff(longest=2.0)
         reason = "timeout"
         try:
@@ -138,11 +139,11 @@ class _Call:
                     except Unavailable as error:
                         reason = str(error)
                         await backoff.wait()
-        except (TimeoutError, Refused) as error:
-            reason = str(error) or reason
-        log.error("no brief", extra={"error": reason})
-        self._end("no_brief", reason)
-        return None
+        except Refused as error:
+            gone = error.status == HTTPStatus.GONE
+            return ("over_already" if gone else "no_brief", str(error))
+        except TimeoutError:
+            return ("no_brief", reason)
 
     def _begin(self, brief: CallBrief) -> Conversation:
         config = brief.agent.config

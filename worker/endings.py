@@ -25,6 +25,7 @@ Cause = Literal[
     "nobody_came",
     "provider_failed",
     "no_brief",
+    "over_already",
     "media_lost",
     "agent_removed",
     "agent_replaced",
@@ -62,6 +63,8 @@ ENDINGS: dict[Cause, Ending] = {
     "nobody_came": Ending(),
     "provider_failed": Ending("failed", "agent_error", hang_up=True, apologise=True),
     "no_brief": Ending("failed", "agent_error", hang_up=True),
+    # It ended while this agent was on its way.
+    "over_already": Ending(),
     # No way back into the room, so nobody can be heard or hung up on.
     "media_lost": Ending("failed", "agent_error"),
     # Somebody took the agent out, or a new one took its place: the call goes on without us.

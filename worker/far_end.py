@@ -99,7 +99,8 @@ class FarEnd:
             self._on_digit(dtmf.digit)
 
     def _disconnected(self, participant: rtc.RemoteParticipant) -> None:
-        if participant.identity != self.identity:
+        if participant.identity != self.identity or not self._room.isconnected():
+            # While we are cut off ourselves, everybody seems to leave; see recheck.
             return
         reason = participant.disconnect_reason
         name = rtc.DisconnectReason.Name(reason or rtc.DisconnectReason.UNKNOWN_REASON)
@@ -116,8 +117,13 @@ class FarEnd:
 
     def _wait_for_return(self, cause: Cause, detail: str) -> None:
         log.warning("far end lost, waiting for its return", extra={"reason": detail})
-        loop = asyncio.get_running_loop()
-        self._returning = loop.call_later(_RETURN_WITHIN_S, self._on_left, cause, detail)
+
+        def give_up() -> None:
+            self._returning = None
+            if self._room.isconnected():
+                self._on_left(cause, detail)
+
+        self._returning = asyncio.get_running_loop().call_later(_RETURN_WITHIN_S, give_up)
 
 
 def _is_sip(participant: rtc.Participant) -> bool:

@@ -23,6 +23,10 @@ class Unavailable(GatewayError):
 class Refused(GatewayError):
     """The gateway understood and said no (401, 404, 422, …): asking again is pointless."""
 
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
 
 class Gateway:
     """The gateway's internal API. Raises Unavailable or Refused from every method."""
@@ -65,5 +69,5 @@ class Gateway:
         if response.status >= 500 or response.status in {408, 425, 429}:
             raise Unavailable(f"HTTP {response.status}")
         if response.status >= 300:
-            raise Refused(f"HTTP {response.status}")
+            raise Refused(f"HTTP {response.status}", response.status)
         return body
