@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from livekit import api, rtc
+from livekit.api import LiveKitAPI
 from livekit.protocol import sip as pb
 
 from core.audio import Pcm
@@ -49,11 +50,11 @@ class Backend:
     secret: str = field(repr=False)
     sip_address: str = ""
 
-    def api(self) -> api.LiveKitAPI:
-        return api.LiveKitAPI(self.url, self.key, self.secret)
+    def api(self) -> LiveKitAPI:
+        return LiveKitAPI(self.url, self.key, self.secret)
 
-    def sip_api(self) -> api.LiveKitAPI:
-        return api.LiveKitAPI(self.sip_url, self.key, self.secret)
+    def sip_api(self) -> LiveKitAPI:
+        return LiveKitAPI(self.sip_url, self.key, self.secret)
 
     def token(self, room: str, identity: str, kind: Any = "standard") -> str:
         grants = api.VideoGrants(room_join=True, room=room, can_update_own_metadata=True)
@@ -72,7 +73,7 @@ def _backend(name: str, stack: Stack, sip_url: str, sip_address: str) -> Backend
 @contextlib.asynccontextmanager
 async def bridge_backend() -> AsyncIterator[Backend]:
     """livekit-server without Redis, and the embedded service."""
-    options = StackOptions(worker=0, gateway=False, providers=False)
+    options = StackOptions(worker=0, gateway=False, providers=False, livekit_config={"webhook": {}})
     async with Stack(options) as stack:
         yield _backend("bridge", stack, stack.bridge_url, stack.sip_address)
 
@@ -109,7 +110,11 @@ async def livekit_sip_backend(directory: Path) -> AsyncIterator[Backend]:
         await store.wait_ready(lambda: _listening(redis_port), timeout_s=WAIT)
         address = {"address": f"127.0.0.1:{redis_port}"}
         options = StackOptions(
-            worker=0, gateway=False, providers=False, bridge=False, livekit_config={"redis": address}
+            worker=0,
+            gateway=False,
+            providers=False,
+            bridge=False,
+            livekit_config={"redis": address, "webhook": {}},
         )
         stack = await cleanup.enter_async_context(Stack(options))
         backend = _backend(
@@ -348,7 +353,7 @@ class Rig:
     """A backend with clients, a phone, and a room that nobody used before."""
 
     backend: Backend
-    lk: api.LiveKitAPI
+    lk: LiveKitAPI
     sip: Any
     phone: Phone
     room: str
@@ -397,8 +402,8 @@ async def rig(backend: Backend) -> AsyncIterator[Rig]:
     finally:
         with contextlib.suppress(api.TwirpError):
             await lk.room.delete_room(api.DeleteRoomRequest(room=room))
-        await lk.aclose()  # type: ignore[no-untyped-call]
-        await sip.aclose()  # type: ignore[no-untyped-call]
+        await lk.aclose()
+        await sip.aclose()
 
 
 def by_us(ended: Ended) -> tuple[str, str]:
@@ -698,9 +703,11 @@ class SipContract:
     async def test_the_room_hangs_up_by_rpc(self, rig: Rig) -> None:
         async with rig.watch() as watcher:
             info, call = await rig.connect()
-            await watcher.room.local_participant.perform_rpc(
-                destination_identity=IDENTITY, method="lk.sip.EndCall", payload='{"headers":{}}'
-            )
+            # livekit-sip is gone before its answer at times.
+            with contextlib.suppress(rtc.RpcError):
+                await watcher.room.local_participant.perform_rpc(
+                    destination_identity=IDENTITY, method="lk.sip.EndCall", payload='{"headers":{}}'
+                )
             assert by_us(await call.ended(WAIT)) == ("remote", "bye")
             assert await watcher.reason(info.participant_id) == "CLIENT_INITIATED"
 
@@ -926,21 +933,17 @@ class SipContract:
                     )
                 )
             assert raised.value.code == "invalid_argument"
-        with pytest.raises(api.ServerError) as raised:
-            await rig.sip.delete_trunk(pb.DeleteSIPTrunkRequest(sip_trunk_id=trunk.sip_trunk_id))
-        assert raised.value.code == "not_found"
+        gone = pb.DeleteSIPTrunkRequest(sip_trunk_id=trunk.sip_trunk_id)
+        assert (await rig.sip.delete_trunk(gone)).sip_trunk_id == trunk.sip_trunk_id
+        listed = await rig.sip.list_inbound_trunk(
+            pb.ListSIPInboundTrunkRequest(trunk_ids=[trunk.sip_trunk_id])
+        )
+        assert not listed.items
 
-    @pytest.mark.parametrize(
-        "info",
-        [
-            pb.SIPInboundTrunkInfo(name="open to everyone"),
-            pb.SIPInboundTrunkInfo(numbers=["+15550009"], headers={"Via": "x"}),
-        ],
-        ids=["open", "header"],
-    )
-    async def test_trunks_that_are_not_taken(self, rig: Rig, info: pb.SIPInboundTrunkInfo) -> None:
+    async def test_a_trunk_that_is_open_to_everyone_is_not_taken(self, rig: Rig) -> None:
+        trunk = pb.SIPInboundTrunkInfo(name="open to everyone")
         with pytest.raises(api.ServerError) as raised:
-            await rig.sip.create_inbound_trunk(pb.CreateSIPInboundTrunkRequest(trunk=info))
+            await rig.sip.create_inbound_trunk(pb.CreateSIPInboundTrunkRequest(trunk=trunk))
         assert raised.value.code == "invalid_argument"
 
     @contextlib.asynccontextmanager

@@ -177,15 +177,13 @@ class Registry:
     def get_outbound(self, trunk_id: str) -> SIPOutboundTrunkInfo:
         return _copy(_found(self.outbound, trunk_id, "sip trunk"))
 
-    def delete_trunk(self, trunk_id: str) -> SIPInboundTrunkInfo | SIPOutboundTrunkInfo:
-        removed: SIPInboundTrunkInfo | SIPOutboundTrunkInfo
-        if trunk_id in self.inbound:
-            removed = self.inbound.pop(trunk_id)
-        else:
-            removed = _found(self.outbound, trunk_id, "sip trunk")
-            del self.outbound[trunk_id]
-        self._save()
-        return removed
+    def delete_trunk(self, trunk_id: str) -> None:
+        """Of either kind; one that is gone already is fine, as at livekit-server."""
+        if not trunk_id:
+            raise validation.invalid("trunk ID is required")
+        removed = self.inbound.pop(trunk_id, None) or self.outbound.pop(trunk_id, None)
+        if removed is not None:
+            self._save()
 
     # --- dispatch rules
 

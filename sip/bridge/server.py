@@ -160,7 +160,8 @@ class _Admin:
         return pb.ListSIPTrunkResponse(items=[*map(_legacy, inbound), *map(_legacy, outbound)])
 
     def delete_trunk(self, request: pb.DeleteSIPTrunkRequest) -> Message:
-        return _legacy(self._registry.delete_trunk(request.sip_trunk_id))
+        self._registry.delete_trunk(request.sip_trunk_id)
+        return pb.SIPTrunkInfo(sip_trunk_id=request.sip_trunk_id)
 
     def create_rule(self, request: pb.CreateSIPDispatchRuleRequest) -> Message:
         if request.HasField("dispatch_rule"):
@@ -194,7 +195,7 @@ class _Admin:
 
 
 def _legacy(trunk: pb.SIPInboundTrunkInfo | pb.SIPOutboundTrunkInfo) -> pb.SIPTrunkInfo:
-    """The one trunk message that ListSIPTrunk and DeleteSIPTrunk still answer with."""
+    """The one trunk message that ListSIPTrunk still answers with."""
     number = trunk.numbers[0] if trunk.numbers else ""
     if isinstance(trunk, pb.SIPInboundTrunkInfo):
         return pb.SIPTrunkInfo(
