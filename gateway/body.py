@@ -30,7 +30,6 @@ READ_DEADLINE_S = 20.0
 MAX_DETAILS = 50
 
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
-_OPENING, _CLOSING = frozenset("[{"), frozenset("]}")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -87,14 +86,17 @@ def parse_json(raw: bytes) -> Any:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise _malformed("it is not UTF-8") from None
-    _check_depth(text)
     try:
         value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise _malformed(f"line {error.lineno}, column {error.colno}") from None
     except ValueError:  # CPython's limit on the digits of an integer
         raise _malformed("a number is out of range") from None
-    _check_strings(value)
+    except RecursionError:
+        raise _too_deep() from None
+    # Only escapes can spell what UTF-8 cannot; most bodies have neither them nor the depth.
+    if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_values(value)
     return value
 
 
@@ -153,37 +155,27 @@ def _check_content_type(request: web.Request) -> None:
         raise UnsupportedMediaType("The charset of a JSON body must be utf-8")
 
 
-def _check_depth(text: str) -> None:
-    """Before parsing: the parser recurses, and 100,000 brackets are no error to a client."""
-    if text.count("[") + text.count("{") <= MAX_DEPTH:
-        return
-    depth = 0
-    for part in _STRUCTURE.finditer(text):
-        if (found := part[0]) in _OPENING:
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise _malformed(f"it is nested more than {MAX_DEPTH} deep")
-        elif found in _CLOSING:
-            depth -= 1
-
-
-# Strings first, so that brackets inside them do not count; an unclosed one runs to the end.
-_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-
-
-def _check_strings(value: Any) -> None:
-    """Neither PostgreSQL, UTF-8 nor a SIP header can carry these."""
-    todo = [value]
-    while todo:
-        match todo.pop():
-            case str() as text:
-                if _UNUSABLE.search(text):
+def _check_values(value: Any) -> None:
+    """Depth, and strings that neither PostgreSQL, UTF-8 nor a SIP header can carry."""
+    level, depth = [value], 0
+    while level:
+        inner: list[Any] = []
+        nested = False
+        for item in level:
+            if isinstance(item, str):
+                if _UNUSABLE.search(item):
                     raise _malformed("a string holds NUL or half of a surrogate pair")
-            case list() as items:
-                todo.extend(items)
-            case dict() as members:
-                todo.extend(members)
-                todo.extend(members.values())
+            elif isinstance(item, list):
+                nested = True
+                inner += item
+            elif isinstance(item, dict):
+                nested = True
+                inner += item
+                inner += item.values()
+        depth += nested
+        if depth > MAX_DEPTH:
+            raise _too_deep()
+        level = inner
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -199,6 +191,10 @@ def _finite(text: str) -> float:
 
 def _malformed(reason: str) -> BadRequest:
     return BadRequest(f"The body is not valid JSON: {reason}", code="INVALID_JSON")
+
+
+def _too_deep() -> BadRequest:
+    return _malformed(f"it is nested more than {MAX_DEPTH} deep")
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
