@@ -47,6 +47,7 @@ class ManagedProcess:
         """The command's own process id (not its guard's) while it runs."""
         self.returncode: int | None = None
         """How it ended: its exit code, 128 + N after signal N; None before the end."""
+        self._log_start = 0  # where the log of this run begins, in bytes
         self._link: socket.socket | None = None
         self._exit: asyncio.Task[int] | None = None
 
@@ -62,6 +63,7 @@ class ManagedProcess:
         ours, theirs = socket.socketpair()
         try:
             with theirs, self.log_path.open("ab") as log:
+                self._log_start = log.tell()
                 guard = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", str(GUARD), str(theirs.fileno())),
                     *self.command,
@@ -149,14 +151,16 @@ class ManagedProcess:
             with contextlib.suppress(OSError):  # it has just ended
                 self._link.send(bytes([number]))
 
-    def log_text(self) -> str:
-        """Everything it has printed so far, of all its runs."""
+    def log_text(self, *, this_run: bool = False) -> str:
+        """What it has printed so far, in all its runs or since the last start."""
         if not self.log_path.exists():
             return ""
-        return self.log_path.read_text(encoding="utf-8", errors="replace")
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start if this_run else 0)
+            return log.read().decode(errors="replace")
 
     def _explain(self, what: str) -> str:
-        tail = self.log_text().splitlines()[-20:]
+        tail = self.log_text(this_run=True).splitlines()[-20:]
         if not tail:
             return f"{what}; it logged nothing"
         return "\n  ".join([f"{what}; its log ends:", *tail])

@@ -53,14 +53,12 @@ def describe(stack: Stack) -> str:
         f"  key       {settings.livekit_api_key}",
         f"  secret    {secret.get_secret_value() if secret else ''}",
         f"SIP API     {stack.bridge_url}",
-        f"SIP phones  sip:{stack.sip_address}",
+        f"SIP         sip:NUMBER@{stack.sip_address}",
         f"logs, data  {stack.run_dir}",
         "",
-        "Call a SIP phone (put its host and port into outbound_address):",
+        "Call a SIP phone (in place of 127.0.0.1:5070, where it listens):",
         "",
-        f"  curl {stack.gateway_url}/sip/call -H 'Content-Type: application/json' -d '"
-        + json.dumps(_example_call(settings))
-        + "'",
+        *_example_call(stack),
         "",
         "Ctrl-C stops everything.",
         "",
@@ -68,7 +66,13 @@ def describe(stack: Stack) -> str:
     return "\n".join(lines)
 
 
-def _example_call(settings: Settings) -> dict[str, object]:
-    if settings.sip_outbound_address:
-        return {**EXAMPLE_CALL}
-    return {**EXAMPLE_CALL, "sip": {"outbound_address": "127.0.0.1:5070"}}
+def _example_call(stack: Stack) -> list[str]:
+    body: dict[str, object] = dict(EXAMPLE_CALL)
+    if not stack.settings.sip_outbound_address:
+        body["sip"] = {"outbound_address": "127.0.0.1:5070"}
+    token = ["    -H 'Authorization: Bearer <token>' \\"] if stack.settings.auth_required else []
+    return [
+        f"  curl {stack.gateway_url}/sip/call -H 'Content-Type: application/json' \\",
+        *token,
+        f"    -d '{json.dumps(body)}'",
+    ]

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -28,6 +26,7 @@ from dev.environment import as_variables
 from dev.options import HOST, ROOT, StackOptions, choose_settings, livekit_config
 from dev.ports import PORTS
 from dev.process import ManagedProcess, Probe, inherited_environment
+from dev.rundir import run_dir
 
 __all__ = ["Stack", "StackOptions"]
 
@@ -122,9 +121,7 @@ class Stack:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as cleanup:
-            self.run_dir = Path(tempfile.mkdtemp(prefix="switchroom-"))
-            if not self.options.keep:
-                cleanup.callback(shutil.rmtree, self.run_dir, ignore_errors=True)
+            self.run_dir = cleanup.enter_context(run_dir(keep=self.options.keep))
             self._session = await cleanup.enter_async_context(
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S))
             )
@@ -210,12 +207,15 @@ class Stack:
     def _add_worker(self, number: int, take_port: Callable[[], int]) -> None:
         name = "worker" if number == 1 else f"worker-{number}"
         port = self.settings.worker_http_port if number == 1 else take_port()
+        variables = {"WORKER_HTTP_PORT": str(port)}
+        if self.settings.log_level in ("WARNING", "ERROR"):
+            variables["LOG_LEVEL"] = "INFO"  # that it has registered shows only in its log
         self._add(
             name,
             [*PYTHON, "worker", "start"],
             self._registered(name),
             f"http://{HOST}:{port}",
-            {"WORKER_HTTP_PORT": str(port)},
+            variables,
         )
 
     def _add(
@@ -251,6 +251,6 @@ class Stack:
 
     def _registered(self, name: str) -> Probe:
         async def probe() -> bool:
-            return "registered worker" in self.log_text(name)
+            return "registered worker" in self.components[name].process.log_text(this_run=True)
 
         return probe

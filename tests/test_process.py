@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import select
 import signal
@@ -50,6 +49,7 @@ print("up", flush=True)
 time.sleep(600)
 """
 
+# Starts the program it is given as a child, and passes on what it printed once it is up.
 CALLER = """
 import asyncio, sys
 from pathlib import Path
@@ -58,7 +58,13 @@ from dev.process import ManagedProcess
 async def main():
     command = [sys.executable, "-c", sys.argv[1]]
     process = ManagedProcess("child", command, log_path=Path(sys.argv[2]))
+
+    async def up():
+        return "up\\n" in process.log_text()
+
     await process.start()
+    await process.wait_ready(up, timeout_s=20)
+    print(process.log_text(), end="", flush=True)
     await process.wait()
 
 asyncio.run(main())
@@ -191,23 +197,19 @@ async def test_a_daemon_does_not_survive_the_commands_own_end(tmp_path: Path) ->
 
 
 async def test_nothing_survives_the_callers_sigkill(tmp_path: Path) -> None:
-    log = tmp_path / "child.log"
-    os.mkfifo(log)  # the caller's child "logs" to us, so that its lines can be awaited
     caller = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", CALLER, WITH_DAEMON, str(log)), cwd=Path(__file__).parent.parent
+        *(sys.executable, "-c", CALLER, WITH_DAEMON, str(tmp_path / "child.log")),
+        cwd=Path(__file__).parent.parent,
+        stdout=asyncio.subprocess.PIPE,
     )
-
-    def first_lines() -> str:
-        with log.open() as lines:
-            return "".join(itertools.takewhile(lambda line: line != "up\n", lines))
-
+    assert caller.stdout is not None
     try:
-        printed = await asyncio.wait_for(asyncio.to_thread(first_lines), 20)
+        printed = await asyncio.wait_for(caller.stdout.readuntil(b"up\n"), 30)
     finally:
         with contextlib.suppress(ProcessLookupError):
             caller.kill()
         await caller.wait()
-    pids = printed_pids(printed)
+    pids = printed_pids(printed.decode())
     assert set(pids) == {"command", "daemon"}
     for pid in pids.values():
         await assert_ends(pid)
@@ -219,6 +221,7 @@ async def test_start_again_appends_to_the_log(tmp_path: Path) -> None:
         await process.start()
         assert await process.wait() == 0
     assert process.log_text() == "once\nonce\n"
+    assert process.log_text(this_run=True) == "once\n"
 
 
 async def test_start_twice_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""dev.livekit_server: where the binary comes from, and what is said when there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from dev import livekit_server
+from dev.livekit_server import LiveKitServer, LiveKitServerMissing
+from dev.process import ManagedProcess
+
+pytestmark = pytest.mark.stack
+
+# Stands for `go install`: says what go says, counts its runs, takes a moment, writes a binary.
+FAKE_GO = """#!/bin/sh
+echo run >> "{runs}"
+echo "go: downloading github.com/livekit/protocol v1.50.5" >&2
+echo "github.com/livekit/protocol/livekit" >&2
+sleep 1
+printf '#!/bin/sh\\necho livekit-server version 1.13.5\\n' > "$GOBIN/server"
+chmod +x "$GOBIN/server"
+"""
+
+FAILING_GO = """#!/bin/sh
+echo "go: no such module" >&2
+exit 1
+"""
+
+ENSURE = """
+import asyncio, sys
+from pathlib import Path
+from dev import livekit_server
+print(asyncio.run(livekit_server.ensure(cache=Path(sys.argv[1]))).origin)
+"""
+
+
+def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def bin_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder on PATH besides the system's own tools; no Go, no livekit-server."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in ("sh", "sleep", "chmod"):
+        (folder / tool).symlink_to(Path("/bin") / tool)
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache with a space"
+
+
+async def test_the_configured_one_comes_first(bin_dir: Path, cache: Path, tmp_path: Path) -> None:
+    executable(bin_dir / "livekit-server")
+    configured = executable(tmp_path / "mine")
+    assert await livekit_server.ensure(configured, cache=cache) == LiveKitServer(
+        configured, "LIVEKIT_SERVER_BIN"
+    )
+
+
+async def test_a_configured_path_that_is_none_is_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(LiveKitServerMissing, match=r"LIVEKIT_SERVER_BIN=\S+ is not an executable"):
+        await livekit_server.ensure(tmp_path / "absent", cache=cache)
+
+
+async def test_then_path_then_the_cache(bin_dir: Path, cache: Path) -> None:
+    cached = executable(cache / f"livekit-server-v{livekit_server.VERSION}")
+    assert await livekit_server.ensure(cache=cache) == LiveKitServer(cached, "cache")
+    on_path = executable(bin_dir / "livekit-server")
+    assert await livekit_server.ensure(cache=cache) == LiveKitServer(on_path, "PATH")
+
+
+async def test_without_go_it_says_what_to_do(bin_dir: Path, cache: Path) -> None:
+    with pytest.raises(LiveKitServerMissing) as missing:
+        await livekit_server.ensure(cache=cache)
+    for way in ("install Go", "install livekit-server", "set LIVEKIT_SERVER_BIN", str(cache)):
+        assert way in str(missing.value)
+
+
+async def test_go_builds_it_with_progress(bin_dir: Path, cache: Path, tmp_path: Path) -> None:
+    executable(bin_dir / "go", FAKE_GO.format(runs=tmp_path / "runs"))
+    lines: list[str] = []
+    built = await livekit_server.ensure(cache=cache, report=lines.append)
+    assert built.origin == "built"
+    assert "1 modules downloaded, 1 packages compiled" in lines[-1]
+    server = ManagedProcess("server", [str(built.path)], log_path=tmp_path / "log")
+    await server.start()
+    assert await server.wait() == 0
+    assert livekit_server.VERSION in server.log_text()
+    # Nothing of the build is left beside the binary and the lock.
+    assert sorted(os.listdir(cache)) == [
+        f"livekit-server-v{livekit_server.VERSION}",
+        "livekit-server.lock",
+    ]
+
+
+async def test_two_at_once_build_it_once(bin_dir: Path, cache: Path, tmp_path: Path) -> None:
+    executable(bin_dir / "go", FAKE_GO.format(runs=tmp_path / "runs"))
+    both = [
+        ManagedProcess(
+            f"ensure {number}",
+            [sys.executable, "-c", ENSURE, str(cache)],
+            log_path=tmp_path / f"log {number}",
+            cwd=Path(__file__).parent.parent,
+        )
+        for number in range(2)
+    ]
+    await asyncio.gather(*(process.start() for process in both))
+    assert await asyncio.gather(*(process.wait() for process in both)) == [0, 0]
+    assert sorted(process.log_text().strip() for process in both) == ["built", "cache"]
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
+async def test_a_failed_build_shows_gos_own_words(bin_dir: Path, cache: Path) -> None:
+    executable(bin_dir / "go", FAILING_GO)
+    with pytest.raises(LiveKitServerMissing, match=r"(?s)needs Go 1.21.*no such module"):
+        await livekit_server.ensure(cache=cache)
+    assert livekit_server.find(cache=cache) is None
+
+
+async def test_the_production_configuration_is_one_it_understands(tmp_path: Path) -> None:
+    server = await livekit_server.ensure()
+    root = Path(__file__).parent.parent
+    process = ManagedProcess(
+        "livekit-server ports",
+        [str(server.path), "ports", "--config", str(root / "livekit.yaml"), "--keys", "k: s"],
+        log_path=tmp_path / "log",
+    )
+    await process.start()
+    assert await process.wait() == 0, process.log_text()
+    assert "7880 - HTTP service" in process.log_text()
