@@ -24,7 +24,7 @@ from dev.speech.text import spoken_words
 class _Utterance:
     """A final result to come: what is being recognised, where it lies, when it is due."""
 
-    recognition: asyncio.Task[Recognition]
+    recognition: asyncio.Task[Recognition | None]
     from_ms: float
     speech_end_ms: float
     due: float
@@ -69,7 +69,7 @@ class Listening:
             self._settings.speech_dbfs,
         )
         self._results: asyncio.Queue[_Utterance | _Gap | None] = asyncio.Queue()
-        self._guess: asyncio.Task[Recognition] | None = None
+        self._guess: asyncio.Task[Recognition | None] | None = None
         self._interim: asyncio.Task[None] | None = None
         self._interim_at_ms = 0.0
         self._utterance = 0
@@ -135,7 +135,7 @@ class Listening:
 
     async def _started(self, event: Started) -> None:
         self._utterance += 1
-        self._interim_at_ms = self._segmenter.now_ms
+        self._interim_at_ms = event.at_ms
         self._gap_from_ms = None
         self._context.record.add("deepgram", "speech_started", at_ms=event.at_ms)
         if self._query.vad_events:
@@ -178,8 +178,19 @@ class Listening:
             self._results.put_nowait(_Gap(self._gap_from_ms))
             self._gap_from_ms = None
 
-    def _recognize(self, audio: Pcm) -> asyncio.Task[Recognition]:
-        return self._start(self._context.ear.recognize(audio, self._query.sample_rate))
+    def _recognize(self, audio: Pcm) -> asyncio.Task[Recognition | None]:
+        return self._start(self._hear_phrase(audio, partial=False))
+
+    async def _hear_phrase(self, audio: Pcm, *, partial: bool) -> Recognition | None:
+        """None when the recogniser's process died, or has no time for a partial result."""
+        ear, rate = self._context.ear, self._query.sample_rate
+        try:
+            if partial:
+                return await ear.recognize_if_idle(audio, rate)
+            return await ear.recognize(audio, rate)
+        except BrokenExecutor:
+            self._context.record.add("deepgram", "recognizer_died")
+            return None
 
     def _forget_guess(self) -> None:
         if self._guess is not None:
@@ -189,7 +200,7 @@ class Listening:
     # --- sending
 
     async def _send_interim(self, audio: Pcm, from_ms: float, utterance: int) -> None:
-        heard = await self._context.ear.recognize_if_idle(audio, self._query.sample_rate)
+        heard = await self._hear_phrase(audio, partial=True)
         if heard is not None and heard.text and utterance == self._utterance:
             await self._send(self._result(heard, from_ms, final=False))
 
@@ -205,11 +216,9 @@ class Listening:
                 await self._send_final(item)
 
     async def _send_final(self, item: _Utterance) -> None:
-        try:
-            heard = await item.recognition
-        except BrokenExecutor:
-            # The next recognition has a new process; this stream is told as by a real server.
-            self._context.record.add("deepgram", "recognizer_died")
+        heard = await item.recognition
+        if heard is None:
+            # Its successor is ready for the next connection.
             await self._socket.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR, message=b"NET-0000")
             return
         late_ms = await until(item.due)

@@ -39,7 +39,7 @@ def encode(pcm: Pcm, format: Format) -> bytes:
 @dataclass(frozen=True)
 class _Sentence:
     text: str
-    speech: asyncio.Task[Speech]
+    speech: asyncio.Task[Speech | SpeechError]
     arrived: float
 
 
@@ -81,8 +81,8 @@ class Speaking:
         """Queue a text that came at ``arrived``; ``last`` ends the context after it."""
         assert self._tasks is not None
         if text.strip():
-            made = self._context.speak(text, voice, self._format.sample_rate)
-            self._queue.put_nowait(_Sentence(text, self._tasks.create_task(made), arrived))
+            made = self._tasks.create_task(self._make(text, voice))
+            self._queue.put_nowait(_Sentence(text, made, arrived))
         if flush:
             self._queue.put_nowait(False)
         if last:
@@ -92,13 +92,19 @@ class Speaking:
         if self._task is not None:
             self._task.cancel()
 
+    async def _make(self, text: str, voice: Voice) -> Speech | SpeechError:
+        # An error is this context's answer, not the end of the connection's task group.
+        try:
+            return await self._context.speak(text, voice, self._format.sample_rate)
+        except SpeechError as error:
+            return error
+
     async def _run(self) -> None:
         while (item := await self._queue.get()) is not True:
             if isinstance(item, _Sentence):
-                try:
-                    speech = await item.speech
-                except SpeechError as error:
-                    reason = {"status_code": 400, "title": "Voice not found", "error": str(error)}
+                speech = await item.speech
+                if isinstance(speech, SpeechError):
+                    reason = {"status_code": 400, "title": "Voice not found", "error": str(speech)}
                     await self._send("error", done=True, **reason)
                     return
                 if not await self._send_sentence(item, speech):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -82,20 +83,20 @@ def synthesize(text: str, voice: Voice | str = AGENT_VOICE, sample_rate: int = 1
     Blocking for about 10 ms (call it from a thread); results are cached, so do not
     write into ``pcm`` (it is read-only). Raises SpeechError for an unknown voice.
     """
-    return _synthesize(text, Voice(voice) if isinstance(voice, str) else voice, sample_rate)
+    voice = Voice(voice) if isinstance(voice, str) else voice
+    return _synthesize(" ".join(text.split()), voice, sample_rate)
 
 
 @functools.lru_cache(maxsize=512)
 def _synthesize(text: str, voice: Voice, sample_rate: int) -> Speech:
     tokens = text.split()
     spoken, token_at = _spell(tokens)
-    if not spoken.strip():
+    if not token_at:
         return Speech(np.zeros(0, np.int16), sample_rate, ())
     pcm, native_rate, events = _engine().speak(spoken, voice)
-    starts = _token_starts(events, token_at, len(tokens))
     words = tuple(
         Word(tokens[index], start * 1000 / native_rate, end * 1000 / native_rate)
-        for index, start, end in _spans(starts, pcm)
+        for index, start, end in _spans(_token_starts(events, token_at), token_at, pcm)
     )
     if native_rate != sample_rate:
         pcm = soxr.resample(pcm, native_rate, sample_rate)
@@ -128,25 +129,34 @@ def _spell(tokens: list[str]) -> tuple[str, list[int]]:
     return "".join(pieces), token_at
 
 
-def _token_starts(
-    events: Iterable[tuple[int, int]], token_at: list[int], tokens: int
-) -> list[int | None]:
-    starts: list[int | None] = [None] * tokens
+def _token_starts(events: Iterable[tuple[int, int]], token_at: list[int]) -> dict[int, int]:
+    """Token → its first sample, in the order of the text."""
+    starts: dict[int, int] = {}
     for position, sample in events:
-        token = token_at[min(position, len(token_at) - 1)]
-        if starts[token] is None:
-            starts[token] = sample
+        starts.setdefault(token_at[min(position, len(token_at) - 1)], sample)
     return starts
 
 
-def _spans(starts: list[int | None], pcm: Pcm) -> Iterator[tuple[int, int, int]]:
-    """(token, first sample, last sample + 1) of every token that makes a sound of its own."""
-    known = [(index, start) for index, start in enumerate(starts) if start is not None]
-    for (index, start), following in zip(known, [*known[1:], None], strict=True):
-        limit = following[1] if following else len(pcm)
+def _spans(starts: dict[int, int], token_at: list[int], pcm: Pcm) -> Iterator[tuple[int, int, int]]:
+    """(token, first sample, last sample + 1) of every token that is said.
+
+    Some pairs ("in the") are one word to espeak; they share its sound by their letters.
+    """
+    letters = Counter(token_at)
+    said = list(letters)
+    known = list(starts.items())
+    for (first, start), following in zip(known, [*known[1:], None], strict=True):
+        until, limit = following or (said[-1] + 1, len(pcm))
         loud = np.flatnonzero(np.abs(pcm[start:limit].astype(np.int32)) > _SILENCE)
-        if len(loud):
-            yield index, start + int(loud[0]), start + int(loud[-1]) + 1
+        if not len(loud):
+            continue
+        begin, length = start + int(loud[0]), int(loud[-1]) + 1 - int(loud[0])
+        group = [token for token in said if first <= token < until]
+        total = sum(letters[token] for token in group)
+        for token in group:
+            end = begin + length * letters[token] // total
+            yield token, begin, end
+            begin, length, total = end, length - (end - begin), total - letters[token]
 
 
 class _Event(ctypes.Structure):

@@ -109,9 +109,11 @@ class Recognizer:
         """
         if not self._clauses or not np.any(pcm):
             return NOTHING
-        speech = _telephone(pcm, sample_rate)
         if partial:
+            # No silence after it: the last word may be half said.
+            speech = _telephone(pcm, sample_rate, padding_after_s=0)
             return self._decode(speech, 0, _ONE, _WORST_SCORE, partial=True)
+        speech = _telephone(pcm, sample_rate)
         for seed, search, worst in _ATTEMPTS:
             heard = self._decode(speech, seed, search, worst)
             if heard.text:
@@ -125,23 +127,28 @@ class Recognizer:
         decoder.activate_search(search)
         decoder.start_utt()
         decoder.process_raw(_with_noise(speech, seed), no_search=False, full_utt=True)
+        loud = _loud_frames(speech)
         if partial:
-            heard = self._read(worst, _loud_frames(speech))
+            heard = self._read(worst, loud, partial=True)
             decoder.end_utt()
             return heard
         decoder.end_utt()
-        return self._read(worst, _loud_frames(speech))
+        return self._read(worst, loud)
 
-    def _read(self, worst: float, unheard: npt.NDArray[np.bool_]) -> Recognition:
+    def _read(
+        self, worst: float, loud: npt.NDArray[np.bool_], *, partial: bool = False
+    ) -> Recognition:
         """The decoder's best path; empty if it is poor, or passes over loud frames as noise."""
         if self._decoder.hyp() is None:
             return NOTHING
+        last_frame = 0
         words: list[RecognizedWord] = []
         score, frames = 0.0, 0
         for segment in self._decoder.seg():
             if segment.word.startswith(_FILLERS):
                 continue
-            unheard[segment.start_frame : segment.end_frame + 1] = False
+            loud[segment.start_frame : segment.end_frame + 1] = False
+            last_frame = segment.end_frame
             length = segment.end_frame - segment.start_frame + 1
             log_score = _log_score(segment.ascore)
             score, frames = score + log_score, frames + length
@@ -153,7 +160,8 @@ class Recognizer:
                     _confidence(log_score / length, worst),
                 )
             )
-        if not words or score / frames < worst or np.count_nonzero(unheard) > _PASSED_OVER:
+        passed_over = np.count_nonzero(loud[:last_frame] if partial else loud)
+        if not words or score / frames < worst or passed_over > _PASSED_OVER:
             return NOTHING
         text = self._spelling([word.word for word in words])
         return Recognition(text, _confidence(score / frames, worst), tuple(words))
@@ -206,7 +214,7 @@ def _confidence(score: float, worst: float) -> float:
     return round(1 / (1 + math.exp(-2 * (score - worst))), 4)
 
 
-def _telephone(pcm: Pcm, sample_rate: int) -> _Samples:
+def _telephone(pcm: Pcm, sample_rate: int, padding_after_s: float = _PADDING_S) -> _Samples:
     """16 kHz samples in the telephone band, at one level, with silence around them.
 
     A 24 kHz voice and an 8 kHz line come out alike.
@@ -216,7 +224,8 @@ def _telephone(pcm: Pcm, sample_rate: int) -> _Samples:
         samples = soxr.resample(samples, sample_rate, _TELEPHONE_RATE)
     samples = soxr.resample(samples, _TELEPHONE_RATE, _RATE)
     level = math.sqrt(float(np.mean(np.square(samples)))) or 1.0
-    return np.pad(samples * (_LEVEL / level), int(_PADDING_S * _RATE))
+    padding = (int(_PADDING_S * _RATE), int(padding_after_s * _RATE))
+    return np.pad(samples * (_LEVEL / level), padding)
 
 
 def _with_noise(samples: _Samples, seed: int) -> bytes:
