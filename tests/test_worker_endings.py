@@ -107,8 +107,10 @@ class Watched(rtc.EventEmitter[str]):
             on_left=lambda cause, why: self.told.append(f"{cause} {why}"),
         )
 
-    def isconnected(self) -> bool:
-        return self.connected
+    @property
+    def connection_state(self) -> int:
+        states = rtc.ConnectionState
+        return states.CONN_CONNECTED if self.connected else states.CONN_RECONNECTING
 
     def joins(self, party: Party) -> Party:
         self.remote_participants[party.identity] = party

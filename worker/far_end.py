@@ -63,6 +63,10 @@ class FarEnd:
     def present(self) -> bool:
         return self.identity in self._room.remote_participants
 
+    @property
+    def _connected_ourselves(self) -> bool:
+        return self._room.connection_state == rtc.ConnectionState.CONN_CONNECTED
+
     def close(self) -> None:
         """Stop watching."""
         if self._returning is not None:
@@ -99,7 +103,7 @@ class FarEnd:
             self._on_digit(dtmf.digit)
 
     def _disconnected(self, participant: rtc.RemoteParticipant) -> None:
-        if participant.identity != self.identity or not self._room.isconnected():
+        if participant.identity != self.identity or not self._connected_ourselves:
             # While we are cut off ourselves, everybody seems to leave; see recheck.
             return
         reason = participant.disconnect_reason
@@ -120,7 +124,7 @@ class FarEnd:
 
         def give_up() -> None:
             self._returning = None
-            if self._room.isconnected():
+            if self._connected_ourselves:
                 self._on_left(cause, detail)
 
         self._returning = asyncio.get_running_loop().call_later(_RETURN_WITHIN_S, give_up)
