@@ -51,6 +51,9 @@ TYPES: Mapping[int, str] = {
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answers whatever is raised further in. A response that has begun is cut off instead."""
     try:
+        if "\x00" in request.path:
+            # An id of nothing; PostgreSQL would fail on it rather than not find it.
+            raise NotFound("No such path")
         return await handler(request)
     except AppError as error:
         answer = error

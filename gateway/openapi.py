@@ -245,6 +245,8 @@ def _common(route: Route) -> list[tuple[int, str]]:
         codes = ("MISSING_AUTH_HEADER", "INVALID_AUTH_HEADER", "UNAUTHORIZED")
         found += [(401, code) for code in codes]
         found.append((503, "AUTH_UNAVAILABLE"))
+        if is_seed_path(route.path):
+            found.append((503, "LIVEKIT_UNAVAILABLE"))
         found.append((500, "INTERNAL_ERROR"))
     return found
 

@@ -130,6 +130,11 @@ async def test_unknown_paths_and_methods_are_json(at: Served) -> None:
         assert (await response.json())["code"] == "METHOD_NOT_ALLOWED"
 
 
+async def test_a_path_with_nul_is_of_nothing(at: Served) -> None:
+    async with at.http.get("/v1/raise/%00bug") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (404, "NOT_FOUND")
+
+
 async def test_a_bug_is_logged_with_the_request_and_not_shown(
     at: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
