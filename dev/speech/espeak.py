@@ -89,19 +89,28 @@ def synthesize(text: str, voice: Voice | str = AGENT_VOICE, sample_rate: int = 1
 
 @functools.lru_cache(maxsize=512)
 def _synthesize(text: str, voice: Voice, sample_rate: int) -> Speech:
+    spoken = _speak(text, voice)
+    pcm = spoken.pcm
+    if spoken.sample_rate != sample_rate:
+        pcm = soxr.resample(pcm, spoken.sample_rate, sample_rate)
+        pcm.flags.writeable = False
+    return Speech(pcm, sample_rate, spoken.words)
+
+
+@functools.lru_cache(maxsize=512)
+def _speak(text: str, voice: Voice) -> Speech:
+    """At espeak-ng's own rate. The same samples every time: it never says a text twice alike."""
     tokens = text.split()
     spoken, token_at = _spell(tokens)
     if not token_at:
-        return Speech(np.zeros(0, np.int16), sample_rate, ())
-    pcm, native_rate, events = _engine().speak(spoken, voice)
+        return Speech(np.zeros(0, np.int16), 8000, ())
+    pcm, rate, events = _engine().speak(spoken, voice)
+    pcm.flags.writeable = False
     words = tuple(
-        Word(tokens[index], start * 1000 / native_rate, end * 1000 / native_rate)
+        Word(tokens[index], start * 1000 / rate, end * 1000 / rate)
         for index, start, end in _spans(_token_starts(events, token_at), token_at, pcm)
     )
-    if native_rate != sample_rate:
-        pcm = soxr.resample(pcm, native_rate, sample_rate)
-    pcm.flags.writeable = False
-    return Speech(pcm, sample_rate, words)
+    return Speech(pcm, rate, words)
 
 
 def pronounce(word: str, language: str = "en-us") -> list[str]:
