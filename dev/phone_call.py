@@ -69,7 +69,7 @@ class Ended:
     """How a call ended.
 
     Attributes:
-        by: Which side ended it.
+        by: Which side ended it (of a transfer: ``local`` if this phone asked for it).
         how: ``cancel`` before the answer by the caller, ``refused`` before the answer by
             the called side, ``bye`` after it, ``transfer`` when another call took its
             place, ``error`` when the far end could not be reached or was lost.
@@ -99,6 +99,11 @@ class Transfer:
 
     target: str
     call: asyncio.Future[PhoneCall] = field(compare=False)  # the new call, if it is followed
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the new call was answered."""
+        return self.call.done() and not self.call.cancelled() and self.call.result().was_up
 
 
 class PhoneCall:
@@ -140,6 +145,11 @@ class PhoneCall:
         direction = "from" if self.inbound else "to"
         other = self.caller if self.inbound else self.called
         return f"<PhoneCall {direction} {other} {self.ending or ''}>"
+
+    @property
+    def was_up(self) -> bool:
+        """Whether it has been answered, even if it is over by now."""
+        return self._up.is_set()
 
     # --- the course of the call
 
@@ -283,12 +293,16 @@ class PhoneCall:
 
         def heard() -> bool:
             nonlocal fed, found
+            track = media.received
             # Frame by frame, so that what follows the utterance is left for the next one.
-            while found is None and len(media.received) >= fed + FRAME:
-                segments = finder.feed(media.received.view(fed, fed + FRAME))
+            while found is None and len(track) >= fed + FRAME:
+                if finder.speaking and track.hole_ms(fed, fed + FRAME) >= end_silence_ms:
+                    found = finder.finish()
+                    break
+                segments = finder.feed(track.view(fed, fed + FRAME))
                 fed += FRAME
                 found = segments[0] if segments else None
-            if found is None and media.over:
+            if found is None and (media.over or media.idle_ms() >= end_silence_ms):
                 found = finder.finish()
             return found is not None or media.over
 
@@ -316,7 +330,7 @@ class PhoneCall:
                 level = listen.level_dbfs(media.received.view(fed, fed + FRAME))
                 quiet = quiet + 1 if level < listen.VOICE_DBFS else 0
                 fed += FRAME
-            return quiet >= frames or media.over
+            return quiet >= frames or media.idle_ms() >= duration_ms or media.over
 
         async with asyncio.timeout(timeout):
             await media.wait_for(silent)
@@ -426,6 +440,8 @@ class PhoneCall:
     def _how_it_ended(self, text: str) -> Ended:
         if text == _TRANSFERRED:
             return Ended("local", "transfer", None, text)
+        if any(transfer.succeeded for transfer in self.transfers):
+            return Ended("remote", "transfer", None, self.farewell)
         status, phrase = split_status(text)
         if status is not None and not self._up.is_set():
             if self._hung_up_here:

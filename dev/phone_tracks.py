@@ -1,4 +1,8 @@
-"""Growing 8 kHz audio of one direction of a call; see :mod:`dev.phone_media`."""
+"""8 kHz audio of one direction of a call, and when each sample of it happened.
+
+Both tracks only ever grow at their end, so an index once taken stays right; times are
+``time.monotonic()`` seconds. See :mod:`dev.phone_media` for where they come from.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,18 @@ from core.audio import Pcm
 
 SAMPLE_RATE = 8000
 FRAME = 160  # samples: 20 ms, one RTP packet
-_PAUSE = 5 * FRAME  # no packet for 100 ms: the far end has paused its stream
-_SHIFT = FRAME  # a lasting delay of more than this is a hole in the stream
-_SETTLE_S = 3.0  # until then an early burst may still move the whole track
+
+_LATE_S = 0.020  # packets later than this may mean a hole in the stream
+_SURE_S = 0.300  # so long none came in time: there is one
+_SETTLE_S = 3.0  # until then a stream may turn out to have begun with a burst
+_BURST_S = 0.250  # of no more than this
 
 
-class Track:
-    """Growing 16-bit audio of one direction."""
+class SentTrack:
+    """What left, frame after frame without a gap: one clock gives all times."""
 
     def __init__(self) -> None:
+        self.origin: float | None = None  # when sample 0 left
         self._pcm = bytearray()
 
     def __len__(self) -> int:
@@ -25,111 +32,150 @@ class Track:
     def append(self, pcm: bytes) -> None:
         self._pcm += pcm
 
-    def silence(self, samples: int, at: int | None = None) -> None:
-        """Add silence at the end, or put it in before the sample ``at``."""
-        position = len(self._pcm) if at is None else 2 * at
-        self._pcm[position:position] = bytes(2 * samples)
+    def silence(self, samples: int) -> None:
+        self._pcm += bytes(2 * samples)
 
-    def remove(self, samples: int, before: int | None = None) -> None:
-        """Take samples off the end, or those that end before the sample ``before``."""
+    def remove(self, samples: int) -> None:
+        """Take back what was discarded before it left."""
         if samples > 0:
-            end = len(self) if before is None else before
-            del self._pcm[2 * (end - samples) : 2 * end]
+            del self._pcm[-2 * samples :]
+
+    def left(self, samples: int, now: float) -> None:
+        """So many samples have left by ``now``; the earliest sighting dates the track."""
+        if samples >= FRAME:
+            seen = now - (samples - FRAME) / SAMPLE_RATE
+            self.origin = seen if self.origin is None else min(self.origin, seen)
 
     def view(self, start: int = 0, end: int | None = None) -> Pcm:
         """A copy of the samples from ``start`` to ``end``."""
-        stop = None if end is None else 2 * end
-        return np.frombuffer(bytes(self._pcm[2 * start : stop]), dtype=np.int16)
+        return _view(self._pcm, start, end)
+
+    def time_of(self, index: int) -> float | None:
+        """When a sample left; None if none has."""
+        return None if self.origin is None else self.origin + index / SAMPLE_RATE
 
 
-class ReceivedTrack(Track):
-    """A far end's stream kept in step with the clock; see the module docstring."""
+class ReceivedTrack:
+    """What arrived, packet after packet, and the holes between.
+
+    A packet's first sample happens when the packet arrives; the earliest arrival of all,
+    seen from the pace of 8000 samples a second, dates the stream. A hole is silence that
+    was never sent or got lost: for 0.3 s no packet came within 20 ms of its time. If the
+    stream catches up later (it was only held up), the hole closes again.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.origin: float | None = None  # the time of sample 0, on time.monotonic()
-        self.filled = 0  # silence put in for audio that never came, samples
+        self.origin: float | None = None  # when sample 0 arrived
+        self._pcm = bytearray()
+        self._holes: list[tuple[int, int]] = []  # before which index, how many samples
+        self._hole_samples = 0
         self._began = 0.0
-        self._pause_end = 0  # where the last filled pause ends, and how much of it is ours
-        self._pause_fill = 0
-        self._window: tuple[float, float] | None = None  # end of it, least origin seen in it
-        self._late_from: int | None = None  # where the present lasting delay began
+        self._last = 0.0
+        self._late: tuple[int, float, float] | None = None  # from index, since, least delay
+
+    def __len__(self) -> int:
+        """Samples that arrived, holes not counted."""
+        return len(self._pcm) // 2
+
+    @property
+    def hole_samples(self) -> int:
+        """How much of the timeline never arrived."""
+        return self._hole_samples
 
     def arrived(self, pcm: bytes, now: float) -> None:
         """Packets taken from the network by ``now``."""
-        samples = len(pcm) // 2
-        if self.origin is None:
-            self.origin = self._began = now
-        if self._pause_fill:
-            self._resume(samples, now)
         start = len(self)
-        self.append(pcm)
-        seen = now - (len(self) - FRAME) / SAMPLE_RATE
-        self.origin = min(self.origin, seen)
-        self._note_delay(seen, now, start)
+        self._pcm += pcm
+        self._last = now
+        # When sample 0 came if this newest packet came just now and in time.
+        seen = now - (len(self) + self._hole_samples - FRAME) / SAMPLE_RATE
+        if self.origin is None:
+            self.origin, self._began = seen, now
+        if seen < self.origin:
+            seen += self._close_holes(self.origin - seen)
+            self.origin = min(self.origin, seen)
+        self._look_for_hole(seen - self.origin, start, now)
 
     def lost(self, samples: int) -> None:
         """Samples that arrived and were dropped before we could take them."""
-        self.silence(samples)
-        self.filled += samples
+        self._open_hole(len(self), samples)
 
-    def nothing_arrived(self, now: float) -> None:
-        """Keep the track going while the far end sends nothing."""
+    def idle_s(self, now: float) -> float:
+        """How long nothing has arrived."""
+        return now - self._last if self.origin is not None else 0.0
+
+    def hole_ms(self, start: int, end: int) -> float:
+        """How much silence lies in the holes before the samples from ``start`` to ``end``."""
+        samples = sum(length for at, length in self._holes if start <= at < end)
+        return 1000 * samples / SAMPLE_RATE
+
+    def view(self, start: int = 0, end: int | None = None) -> Pcm:
+        """A copy of the samples that arrived, without the holes."""
+        return _view(self._pcm, start, end)
+
+    def timeline(self) -> Pcm:
+        """All that arrived with silence in the holes: one sample each 1/8000 s."""
+        pieces: list[Pcm] = []
+        done = 0
+        for at, length in self._holes:
+            pieces += [self.view(done, at), np.zeros(length, np.int16)]
+            done = at
+        return np.concatenate([*pieces, self.view(done)])
+
+    def time_of(self, index: int) -> float | None:
+        """When a sample arrived; None if nothing did."""
         if self.origin is None:
+            return None
+        before = sum(length for at, length in self._holes if at <= index)
+        return self.origin + (index + before) / SAMPLE_RATE
+
+    def index_at(self, time: float) -> int:
+        """The sample that arrived at a time, or the next one."""
+        if self.origin is None:
+            return 0
+        index = round((time - self.origin) * SAMPLE_RATE)
+        for at, length in self._holes:
+            if at <= index:
+                index = max(at, index - length)
+        return max(0, index)
+
+    def _look_for_hole(self, late: float, start: int, now: float) -> None:
+        if late <= _LATE_S:
+            self._late = None
             return
-        behind = self._position(now) - len(self)
-        if behind > _PAUSE:
-            if self._pause_end != len(self):
-                self._pause_fill = 0
-            self._fill_pause(behind - FRAME)
-
-    def _resume(self, samples: int, now: float) -> None:
-        """Audio after a filled pause: new audio, or what was held up all the while."""
-        ahead = len(self) + samples - FRAME - self._position(now)
-        at_end = self._pause_end == len(self)
-        if at_end and ahead < 0:
-            self._fill_pause(-ahead)
-        elif at_end or ahead > FRAME // 8:
-            taken = max(0, min(ahead, self._pause_fill))
-            self.remove(taken, before=self._pause_end)
-            self.filled -= taken
-            self._pause_end -= taken
-            self._pause_fill -= taken
-
-    def _fill_pause(self, samples: int) -> None:
-        self.silence(samples)
-        self.filled += samples
-        self._pause_end = len(self)
-        self._pause_fill += samples
-
-    def _position(self, now: float) -> int:
-        """The index of the sample that is due at ``now``."""
-        assert self.origin is not None
-        return int((now - self.origin) * SAMPLE_RATE)
-
-    def _note_delay(self, seen: float, now: float, start: int) -> None:
-        """Find lasting delays: in a whole second no packet came in time."""
-        assert self.origin is not None
-        late = seen - self.origin
-        if late * SAMPLE_RATE <= _SHIFT:
-            self._late_from = None
-        elif self._late_from is None:
-            self._late_from = start
-        if self._window is None or now >= self._window[0]:
-            if self._window is not None and self._late_from is not None:
-                self._repair(self._window[1] - self.origin, now)
-            self._window = (now + 1.0, seen)
-        else:
-            self._window = (self._window[0], min(self._window[1], seen))
-
-    def _repair(self, late: float, now: float) -> None:
-        assert self.origin is not None and self._late_from is not None
-        if late * SAMPLE_RATE <= _SHIFT:
+        at, since, least = self._late or (start, now, late)
+        least = min(least, late)
+        self._late = at, since, least
+        if now - since < _SURE_S:
             return
-        if now - self._began < _SETTLE_S:
-            self.origin += late  # the stream began with a burst; what follows sets the pace
+        assert self.origin is not None
+        if now - self._began < _SETTLE_S and least <= _BURST_S and not self._holes:
+            self.origin += least  # it began with a burst; what follows sets the pace
         else:
-            hole = int(late * SAMPLE_RATE) // FRAME * FRAME
-            self.silence(hole, at=self._late_from)
-            self.filled += hole
-        self._late_from = None
+            self._open_hole(at, round(least * SAMPLE_RATE))
+        self._late = None
+
+    def _open_hole(self, at: int, samples: int) -> None:
+        self._holes = sorted([*self._holes, (at, samples)])
+        self._hole_samples += samples
+
+    def _close_holes(self, seconds: float) -> float:
+        """Take that much out of the holes, newest first; returns how much it was."""
+        wanted = min(round(seconds * SAMPLE_RATE), self._hole_samples)
+        left = wanted
+        holes = list(self._holes)
+        while left:
+            at, length = holes.pop()
+            if length > left:
+                holes.append((at, length - left))
+                left = 0
+            else:
+                left -= length
+        self._holes = holes
+        self._hole_samples -= wanted
+        return wanted / SAMPLE_RATE
+
+
+def _view(pcm: bytearray, start: int, end: int | None) -> Pcm:
+    stop = None if end is None else 2 * end
+    return np.frombuffer(bytes(pcm[2 * start : stop]), dtype=np.int16)

@@ -22,6 +22,8 @@ from dev.sipdigest import Credentials, DigestGate
 from dev.sipmsg import Address
 from dev.siprelay import SipRelay
 
+__all__ = ["Blackhole", "Credentials", "FixedReply", "Seen", "Trunk"]
+
 
 @dataclass(frozen=True)
 class FixedReply:
@@ -115,6 +117,11 @@ class Trunk:
         """How many calls have reached the trunk: INVITEs of distinct Call-IDs. Zero
         proves that nothing was dialled."""
         return len(self.seen.call_ids)
+
+    @property
+    def malformed(self) -> int:
+        """Datagrams that were no SIP message."""
+        return 0 if self._relay is None else self._relay.malformed
 
     # --- the relay's policy
 
