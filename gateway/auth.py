@@ -8,35 +8,34 @@ a token must still have a valid one.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Any
 
 import jwt
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from jwt.algorithms import HMACAlgorithm
-from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from core.errors import Unauthenticated
 from core.settings import Settings
 from gateway.jwks import Jwks
 from gateway.route import route_of
+from gateway.verifiers import (
+    MAX_AUTH_ID,
+    UNUSABLE_ID,
+    Verifier,
+    api_secrets,
+    digest,
+    hmac_key,
+    public_key,
+)
 
 MAX_TOKEN_BYTES = 8192
-MAX_AUTH_ID = 256
-MIN_RSA_BITS = 2048  # RFC 7518 §3.3
 
 # RFC 6750 §2.1, and what people put into hand-made secrets.
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+)", re.IGNORECASE)
-_UNUSABLE_ID = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +48,6 @@ class Principal:
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 
 
-class _Verifier(Protocol):
-    async def key_for(self, token: str) -> tuple[Any, str] | None:
-        """The key to verify this token with and that key's algorithm; None: not ours."""
-
-
-@dataclass(frozen=True, slots=True)
-class _FixedKey:
-    key: Any
-    algorithm: str
-
-    async def key_for(self, token: str) -> tuple[Any, str]:
-        return self.key, self.algorithm
-
-
 class Authenticator:
     """Verifies tokens. ``aclose`` it: a JWKS refresh may be under way."""
 
@@ -72,7 +57,7 @@ class Authenticator:
         required: bool,
         require_id: bool = False,
         secrets: Mapping[bytes, str] | None = None,
-        verifiers: Sequence[_Verifier] = (),
+        verifiers: Sequence[Verifier] = (),
         jwks: Jwks | None = None,
         audience: str | None = None,
         issuer: str | None = None,
@@ -81,25 +66,21 @@ class Authenticator:
         self._require_id = require_id
         self._secrets = dict(secrets or {})
         self._jwks = jwks
-        self._verifiers: tuple[_Verifier, ...] = (*verifiers, *([jwks] if jwks else []))
+        self._verifiers: tuple[Verifier, ...] = (*verifiers, *([jwks] if jwks else []))
         self._audience = audience
         self._issuer = issuer
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Authenticator:
         """Raises ValueError naming the variable that is wrong, never its value."""
-        verifiers: list[_Verifier] = []
+        verifiers: list[Verifier] = []
         if settings.auth_jwt_secret is not None:
-            verifiers.append(_hmac_key(settings.auth_jwt_secret.get_secret_value()))
+            verifiers.append(hmac_key(settings.auth_jwt_secret.get_secret_value()))
         if settings.auth_jwt_public_key is not None:
-            try:
-                pem = settings.auth_jwt_public_key.read_bytes()
-            except OSError as error:
-                raise ValueError(f"AUTH_JWT_PUBLIC_KEY: {error.strerror}") from None
-            verifiers.append(_public_key(pem))
+            verifiers.append(public_key(settings.auth_jwt_public_key))
         secrets = None
         if settings.auth_api_secrets_json is not None:
-            secrets = _api_secrets(settings.auth_api_secrets_json.get_secret_value())
+            secrets = api_secrets(settings.auth_api_secrets_json.get_secret_value())
         return cls(
             required=settings.auth_required,
             require_id=settings.auth_require_id,
@@ -140,11 +121,11 @@ class Authenticator:
         return principal
 
     def _by_secret(self, token: str) -> str | None:
-        digest = _digest(token)
+        wanted = digest(token)
         found = None
         # All of them, always: the time taken says nothing about which came close.
         for known, auth_id in self._secrets.items():
-            if hmac.compare_digest(known, digest):
+            if hmac.compare_digest(known, wanted):
                 found = auth_id
         return found
 
@@ -208,7 +189,7 @@ def _checked_id(value: Any) -> str:
     """A blank, null or odd id must not turn a tenant's token into an unscoped one."""
     if not isinstance(value, str) or not (auth_id := value.strip()):
         raise _invalid()
-    if len(auth_id) > MAX_AUTH_ID or _UNUSABLE_ID.search(auth_id):
+    if len(auth_id) > MAX_AUTH_ID or UNUSABLE_ID.search(auth_id):
         raise _invalid()
     return auth_id
 
@@ -216,69 +197,3 @@ def _checked_id(value: Any) -> str:
 def _invalid() -> Unauthenticated:
     """One answer for every reason: why a token failed is no business of who made it up."""
     return Unauthenticated("Invalid or expired token", code="UNAUTHORIZED")
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
-
-
-def _hmac_key(secret: str) -> _FixedKey:
-    key = secret.encode()
-    try:
-        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(key)
-    except jwt.InvalidKeyError:
-        message = "AUTH_JWT_SECRET: is a public key or certificate; use AUTH_JWT_PUBLIC_KEY"
-        raise ValueError(message) from None
-    return _FixedKey(key, "HS256")
-
-
-def _public_key(pem: bytes) -> _FixedKey:
-    try:
-        key = load_pem_public_key(pem)
-    except ValueError:
-        raise ValueError("AUTH_JWT_PUBLIC_KEY: is not a PEM public key") from None
-    match key:
-        case RSAPublicKey() if key.key_size < MIN_RSA_BITS:
-            raise ValueError(f"AUTH_JWT_PUBLIC_KEY: RSA keys need at least {MIN_RSA_BITS} bits")
-        case RSAPublicKey():
-            return _FixedKey(key, "RS256")
-        case EllipticCurvePublicKey() if isinstance(key.curve, SECP256R1):
-            return _FixedKey(key, "ES256")
-        case Ed25519PublicKey():
-            return _FixedKey(key, "EdDSA")
-    message = "AUTH_JWT_PUBLIC_KEY: must be an RSA, P-256 or Ed25519 key (RS256, ES256, EdDSA)"
-    raise ValueError(message)
-
-
-class _ApiSecret(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
-
-    id: Annotated[
-        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_AUTH_ID)
-    ]
-    secret: Annotated[str, StringConstraints(min_length=16, pattern=r"^[\x21-\x7e]+$")]
-
-
-_API_SECRETS = TypeAdapter(list[_ApiSecret])
-
-
-def _api_secrets(text: str) -> dict[bytes, str]:
-    """SHA-256 of each secret → its auth_id."""
-    try:
-        entries = _API_SECRETS.validate_json(text)
-    except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        # A JSON syntax error quotes nothing of the text, only its position.
-        message = f"AUTH_API_SECRETS_JSON: {where + ': ' if where else ''}{problem['msg']}"
-        raise ValueError(message) from None
-    if not entries:
-        raise ValueError("AUTH_API_SECRETS_JSON: names no secret")
-    by_digest = {_digest(entry.secret): entry.id for entry in entries}
-    if len({entry.id for entry in entries}) < len(entries):
-        raise ValueError("AUTH_API_SECRETS_JSON: the same id twice")
-    if len(by_digest) < len(entries):
-        raise ValueError("AUTH_API_SECRETS_JSON: the same secret twice")
-    if any(_UNUSABLE_ID.search(entry.id) for entry in entries):
-        raise ValueError("AUTH_API_SECRETS_JSON: control characters in an id")
-    return by_digest

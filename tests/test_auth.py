@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
@@ -12,56 +11,37 @@ from typing import Any
 import jwt
 import pytest
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from core.errors import Unauthenticated, Unavailable
 from core.settings import Settings
-from gateway import jwks
 from gateway.auth import PRINCIPAL, Authenticator, authentication
 from gateway.body import parse_json, read_body
-from gateway.jwks import Jwks
 from gateway.route import Route
 from tests.edge import Served, make_app, served
+from tests.tokens import (
+    ANY_KEY,
+    API_SECRET,
+    EC_KEY,
+    ED_KEY,
+    RSA_KEY,
+    SECRET,
+    auth_id,
+    pem,
+    refused,
+    token,
+)
 
 pytestmark = pytest.mark.unit
-
-SECRET = "a-secret-of-at-least-thirty-two-bytes!"
-API_SECRET = "an-api-secret-0001"
-RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-EC_KEY = ec.generate_private_key(ec.SECP256R1())
-ED_KEY = ed25519.Ed25519PrivateKey.generate()
-ANY_KEY = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
 def settings(**values: Any) -> Settings:
     return Settings(_env_file=None, **{"auth_required": True, **values})
 
 
-def token(key: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
-    headers = {"kid": claims.pop("kid")} if "kid" in claims else None
-    return jwt.encode({"exp": int(time()) + 60, **claims}, key, algorithm, headers=headers)
-
-
-def pem(key: ANY_KEY) -> bytes:
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
 def key_file(tmp_path: Path, content: bytes) -> Path:
     path = tmp_path / "key.pem"
     path.write_bytes(content)
     return path
-
-
-async def auth_id(authenticator: Authenticator, bearer: str) -> str | None:
-    return (await authenticator.authenticate([f"Bearer {bearer}"])).auth_id
-
-
-async def refused(authenticator: Authenticator, bearer: str) -> str:
-    with pytest.raises(Unauthenticated) as caught:
-        await authenticator.authenticate([f"Bearer {bearer}"])
-    return caught.value.code
 
 
 @asynccontextmanager
@@ -359,202 +339,6 @@ def test_a_public_key_is_no_secret() -> None:
 def test_a_jwks_url_must_be_one() -> None:
     with pytest.raises(ValueError, match="^AUTH_JWKS_URL: "):
         Authenticator.from_settings(settings(auth_jwks_url="file:///etc/passwd"))
-
-
-# --- JWKS
-
-
-def jwk(key: ANY_KEY, kid: str | None, **more: Any) -> dict[str, Any]:
-    match key:
-        case rsa.RSAPrivateKey():
-            made = RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
-        case ec.EllipticCurvePrivateKey():
-            made = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
-        case _:
-            made = OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
-    return {**made, **({"kid": kid} if kid else {}), **more}
-
-
-class Provider:
-    """An identity provider whose document and behaviour a test may change."""
-
-    def __init__(self) -> None:
-        self.document: Any = {"keys": []}
-        self.status = 200
-        self.fetches = 0
-        self.answering = asyncio.Event()
-        self.answering.set()
-        self.asked = asyncio.Event()
-        self.url = ""
-
-    async def serve(self, _request: web.Request) -> web.Response:
-        self.fetches += 1
-        self.asked.set()
-        await self.answering.wait()
-        return web.json_response(self.document, status=self.status)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[Provider]:
-    made = Provider()
-    route = Route(method="GET", path="/jwks", handler=made.serve, summary="", tag="", public=True)
-    async with served(make_app([route])) as at:
-        made.url = f"http://127.0.0.1:{at.port}/jwks"
-        yield made
-        made.answering.set()
-
-
-@pytest.fixture
-async def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def keys(provider: Provider, clock: Clock) -> AsyncIterator[Jwks]:
-    made = Jwks(provider.url, clock=clock)
-    yield made
-    await made.aclose()
-
-
-@pytest.fixture
-async def authenticator(keys: Jwks) -> Authenticator:
-    return Authenticator(required=True, jwks=keys)
-
-
-async def test_jwks_keys_are_fetched_once_and_chosen_by_kid(
-    provider: Provider, authenticator: Authenticator
-) -> None:
-    provider.document = {"keys": [jwk(RSA_KEY, "r"), jwk(EC_KEY, "e"), jwk(ED_KEY, "d")]}
-    bearers = [
-        token(RSA_KEY, "RS256", sub="1", kid="r"),
-        token(EC_KEY, "ES256", sub="2", kid="e"),
-        token(ED_KEY, "EdDSA", sub="3", kid="d"),
-    ]
-    found = await asyncio.gather(*(auth_id(authenticator, bearer) for bearer in bearers * 5))
-    assert found == ["1", "2", "3"] * 5
-    assert provider.fetches == 1
-    mixed_up = token(EC_KEY, "ES256", sub="2", kid="r")
-    assert await refused(authenticator, mixed_up) == "UNAUTHORIZED"
-
-
-async def test_a_token_without_kid_needs_a_single_key(
-    provider: Provider, authenticator: Authenticator, clock: Clock
-) -> None:
-    provider.document = {"keys": [jwk(RSA_KEY, "r")]}
-    assert await auth_id(authenticator, token(RSA_KEY, "RS256", sub="s")) == "s"
-    provider.document = {"keys": [jwk(RSA_KEY, "r"), jwk(EC_KEY, "e")]}
-    clock.now += jwks.STALE_S + 1
-    assert await refused(authenticator, token(RSA_KEY, "RS256", sub="s")) == "UNAUTHORIZED"
-
-
-async def test_unknown_kids_refetch_at_most_once_per_cooldown(
-    provider: Provider, authenticator: Authenticator, clock: Clock
-) -> None:
-    provider.document = {"keys": [jwk(RSA_KEY, "old")]}
-    assert await auth_id(authenticator, token(RSA_KEY, "RS256", sub="s", kid="old")) == "s"
-    rotated = token(EC_KEY, "ES256", sub="s", kid="new")
-    for _ in range(5):
-        assert await refused(authenticator, rotated) == "UNAUTHORIZED"
-    assert provider.fetches == 1
-    provider.document = {"keys": [jwk(EC_KEY, "new")]}
-    clock.now += jwks.COOLDOWN_S + 1
-    assert await auth_id(authenticator, rotated) == "s"
-    assert provider.fetches == 2
-    assert await refused(authenticator, token(RSA_KEY, "RS256", sub="s", kid="old"))
-
-
-async def test_ageing_keys_are_used_while_they_are_refreshed(
-    provider: Provider, authenticator: Authenticator, clock: Clock
-) -> None:
-    bearer = token(RSA_KEY, "RS256", sub="s", kid="r")
-    provider.document = {"keys": [jwk(RSA_KEY, "r")]}
-    assert await auth_id(authenticator, bearer) == "s"
-    clock.now += jwks.FRESH_S + 1
-    provider.answering.clear()
-    assert await auth_id(authenticator, bearer) == "s"
-    provider.status = 500
-    provider.answering.set()
-    clock.now += jwks.STALE_S
-    with pytest.raises(Unavailable) as caught:
-        await auth_id(authenticator, bearer)
-    assert caught.value.code == "AUTH_UNAVAILABLE"
-    assert caught.value.headers["Retry-After"]
-
-
-async def test_an_unreachable_provider_is_not_asked_by_every_request(
-    provider: Provider, authenticator: Authenticator, clock: Clock
-) -> None:
-    provider.status = 500
-    bearer = token(RSA_KEY, "RS256", sub="s", kid="r")
-    for _ in range(5):
-        with pytest.raises(Unavailable):
-            await auth_id(authenticator, bearer)
-    assert provider.fetches == 1
-    provider.status, provider.document = 200, {"keys": [jwk(RSA_KEY, "r")]}
-    clock.now += jwks.RETRY_S + 1
-    assert await auth_id(authenticator, bearer) == "s"
-
-
-async def test_tokens_that_are_not_for_the_provider_cost_no_fetch(
-    provider: Provider, authenticator: Authenticator
-) -> None:
-    for bearer in ("x", "a.b.c", token(sub="s", kid="r")):
-        assert await refused(authenticator, bearer) == "UNAUTHORIZED"
-    assert provider.fetches == 0
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        {"keys": []},
-        {"keys": "r"},
-        [],
-        {"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "r"}]},
-        {"keys": [jwk(RSA_KEY, "r", use="enc")]},
-        {"keys": [jwk(RSA_KEY, "r", alg="RS512")]},
-        {"keys": [{**jwk(RSA_KEY, "r"), "kid": ["r"]}]},
-        {"keys": [jwk(RSA_KEY, "r")], "padding": "x" * jwks.MAX_BYTES},
-    ],
-    ids=range(8),
-)
-async def test_documents_without_a_usable_key(
-    provider: Provider, authenticator: Authenticator, document: Any
-) -> None:
-    provider.document = document
-    with pytest.raises(Unavailable):
-        await auth_id(authenticator, token(RSA_KEY, "RS256", sub="s", kid="r"))
-
-
-async def test_redirects_of_the_provider_are_not_followed(authenticator: Authenticator) -> None:
-    async def away(_request: web.Request) -> web.Response:
-        raise web.HTTPFound("/jwks")
-
-    route = Route(method="GET", path="/away", handler=away, summary="", tag="", public=True)
-    async with served(make_app([route])) as at:
-        async with at.http.get("/away", allow_redirects=False) as response:
-            assert response.status == 302
-        keys = Jwks(f"http://127.0.0.1:{at.port}/away")
-        with pytest.raises(Unavailable):
-            await keys.key_for(token(RSA_KEY, "RS256", sub="s", kid="r"))
-        await keys.aclose()
-
-
-async def test_closing_ends_a_fetch_under_way(provider: Provider) -> None:
-    provider.answering.clear()
-    keys = Jwks(provider.url)
-    waiting = asyncio.create_task(keys.key_for(token(RSA_KEY, "RS256", sub="s", kid="r")))
-    await provider.asked.wait()
-    await keys.aclose()
-    with pytest.raises(Unavailable):
-        await waiting
 
 
 def test_no_settings_no_verifier() -> None:
