@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -63,6 +64,7 @@ class Endpoint:
         self._runtime: baresip.Runtime | None = None
         self._agents: dict[str, baresip.UserAgent] = {}
         self._agents_lock = asyncio.Lock()
+        self._dialled: weakref.WeakValueDictionary[str, PhoneCall] = weakref.WeakValueDictionary()
         self._dialling = 0
         self._early: dict[int, list[baresip.StackEvent]] = {}
         self._book = TraceBook()
@@ -120,6 +122,7 @@ class Endpoint:
             # dial() returns, a turn of the loop after the INVITE left): what it missed, again.
             for event in self._early.pop(call.handle, ()):
                 call._on_stack_event(event)
+            self._dialled[phone.call_id or ""] = phone
             return phone
         finally:
             self._dialling -= 1
@@ -160,9 +163,15 @@ class Endpoint:
 
     def _on_trace(self, message: trace.SipMessage) -> None:
         self._book.add(message)
-        opened = self._waiting.get(message.call_id or "")
-        if opened is not None and self._book.of(message.call_id).opening is not None:
+        call_id = message.call_id or ""
+        opened = self._waiting.get(call_id)
+        if opened is not None and self._book.of(call_id).opening is not None:
             opened.set()
+        if message.status in {401, 407} and message.method == "INVITE" and not message.is_challenge:
+            # The stack waits for ever after a challenge without a challenge in it.
+            phone = self._dialled.get(call_id)
+            if phone is not None:
+                phone.give_up(message.first_line.partition(" ")[2])
 
 
 class _TraceHandler(logging.Handler):

@@ -168,8 +168,11 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint) -> Verdict | None:
     if call.over.done():
         return verdict.canceled(f"the call was ended: {call.over.result().cause}")
     if phone.closed.done():
-        challenged = endpoint.seen(phone.call_id).challenged
-        return verdict.refused(phone.closed.result(), challenged=challenged)
+        text = phone.closed.result()
+        if not verdict.is_status_line(text):
+            # The stack has words of its own for a redirection; the far end's status is better.
+            text = (await endpoint.dialog(phone.call_id)).status_line or text
+        return verdict.refused(text)
     if not phone.answered.is_set():
         return verdict.unanswered()
     return None

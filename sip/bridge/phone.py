@@ -29,11 +29,13 @@ class PhoneCall:
         self.ringing = asyncio.Event()
         self.answered = asyncio.Event()
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._gone = False
         self.on_ringing: Callable[[], None] = lambda: None
         self.on_digit: Callable[[str], None] = lambda _digit: None
         call.on(self._on_event)
         call.on_dtmf(self._on_dtmf)
         if call.state is baresip.CallState.CLOSED:
+            self._gone = True
             self.closed.set_result("")
 
     @property
@@ -63,7 +65,7 @@ class PhoneCall:
 
     async def hang_up(self) -> None:
         """BYE, CANCEL or a refusal (486), whichever is due; a call already gone is fine."""
-        if self.closed.done():
+        if self._gone:
             return
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
@@ -80,6 +82,11 @@ class PhoneCall:
     async def transfer(self, target: str, *, timeout: float) -> None:
         """REFER to ``target``. Raises baresip.TransferFailed, or BaresipError."""
         await self._call.transfer(target, timeout=timeout)
+
+    def give_up(self, reason: str) -> None:
+        """Regard the call as closed; ``hang_up`` still ends it at the stack if need be."""
+        if not self.closed.done():
+            self.closed.set_result(reason)
 
     async def media_up(self) -> PhonePcm:
         """The call's audio, once both directions run. Raises TimeoutError."""
@@ -102,8 +109,9 @@ class PhoneCall:
                 self.on_ringing()
         elif event.event is kind.CALL_ESTABLISHED:
             self.answered.set()
-        elif event.event is kind.CALL_CLOSED and not self.closed.done():
-            self.closed.set_result(event.text or "")
+        elif event.event is kind.CALL_CLOSED:
+            self._gone = True
+            self.give_up(event.text or "")
 
     def _on_dtmf(self, event: baresip.DigitEvent) -> None:
         self.on_digit(event.digit)

@@ -116,13 +116,12 @@ class SipService:
         if call is None:
             raise TwirpError("not_found", "participant does not exist")
         timeout = request.ringing_timeout.ToTimedelta().total_seconds() or TRANSFER_TIMEOUT_S
-        transfer_id = outbound.new_id("STR")
         try:
             await call.transfer(target, timeout)
         except (baresip.BaresipError, ValueError) as error:
-            raise transfer_error(error, transfer_id) from error
+            raise transfer_error(error) from error
         return pb.TransferSIPParticipantResponse(
-            transfer_id=transfer_id,
+            transfer_id=outbound.new_id("STR"),
             status=pb.SIPTransferStatus.STS_TRANSFER_SUCCESSFUL,
             reason=pb.SIPTransferReason.STR_COMPLETED,
         )

@@ -45,6 +45,12 @@ class SipMessage:
         return int(parts[1]) if parts[0] == "SIP/2.0" and parts[1].isdigit() else None
 
     @property
+    def is_challenge(self) -> bool:
+        """A 401 or 407 that can be answered (RFC 3261 §22)."""
+        header = {401: "www-authenticate", 407: "proxy-authenticate"}.get(self.status or 0)
+        return header is not None and self.header(header) is not None
+
+    @property
     def method(self) -> str:
         """The method of a request, or of the request that a response answers."""
         if self.status is None:
@@ -82,7 +88,6 @@ class DialogTrace:
     """
 
     opening: SipMessage | None = None
-    challenged: bool = False
 
     @property
     def remote_tag(self) -> str | None:
@@ -92,6 +97,13 @@ class DialogTrace:
         text = self.opening.header("from" if self.opening.status is None else "to")
         match = _TAG.search(text or "")
         return match[1] if match else None
+
+    @property
+    def status_line(self) -> str | None:
+        """``486 Busy Here``, when the opening message is an answer."""
+        if self.opening is None or self.opening.status is None:
+            return None
+        return self.opening.first_line.partition(" ")[2]
 
     @property
     def remote_headers(self) -> tuple[tuple[str, str], ...]:
@@ -111,9 +123,7 @@ class TraceBook:
             return
         dialog = self._dialogs.setdefault(call_id, DialogTrace())
         if message.method == "INVITE":
-            if message.status in {401, 407}:
-                dialog.challenged = True
-            elif message.status is None or message.status >= 200:
+            if message.status is None or (message.status >= 200 and not message.is_challenge):
                 dialog.opening = dialog.opening or message
         while len(self._dialogs) > self.limit:
             self._dialogs.popitem(last=False)

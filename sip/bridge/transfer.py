@@ -6,7 +6,6 @@ import re
 from typing import Final
 
 import baresip
-from livekit.protocol.sip import SIPTransferReason
 
 from sip.bridge.twirp import TwirpError, sip_error
 from sip.bridge.validation import invalid
@@ -28,24 +27,13 @@ def transfer_target(value: str) -> str:
     return target
 
 
-def transfer_error(error: Exception, transfer_id: str) -> TwirpError:
+def transfer_error(error: Exception) -> TwirpError:
     """The API's answer to a failed REFER, which livekit-api turns into a SipCallError."""
     status = error.status if isinstance(error, baresip.TransferFailed) else None
     if status is not None and isinstance(error, baresip.TransferFailed):
-        refused = sip_error(status, error.reason)
-        refused.meta |= _meta(SIPTransferReason.STR_REJECTED, transfer_id)
-        return refused
-    if isinstance(error, baresip.StaleHandleError) or "call closed" in str(error):
-        meta = _meta(SIPTransferReason.STR_CALL_ENDED, transfer_id)
-        return TwirpError("failed_precondition", "the call ended", meta)
+        return sip_error(status, error.reason, what="call transfer failed")
     if "no transfer outcome" in str(error):
-        meta = _meta(SIPTransferReason.STR_RINGING_TIMEOUT, transfer_id)
-        return TwirpError("canceled", "the transfer timed out", meta)
-    return TwirpError("failed_precondition", f"the transfer was not made: {error}")
-
-
-def _meta(reason: int, transfer_id: str) -> dict[str, str]:
-    return {
-        "sip_transfer_reason": SIPTransferReason.Name(reason),
-        "sip_transfer_id": transfer_id,
-    }
+        return TwirpError("deadline_exceeded", "request timed out")
+    if "already in progress" in str(error):
+        return TwirpError("invalid_argument", "call already being transferred elsewhere")
+    return TwirpError("failed_precondition", f"call transfer failed: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from google.protobuf import any_pb2, json_format
 from google.protobuf.message import DecodeError, Message
@@ -39,6 +39,17 @@ HTTP_STATUS: Final[Mapping[str, int]] = {
     "internal": 500,
     "unavailable": 503,
     "dataloss": 500,
+}
+
+# The same codes as gRPC numbers them (google.rpc.Code).
+_GRPC_CODES: Final[Mapping[str, int]] = {
+    name: number
+    for number, name in enumerate(
+        "canceled unknown invalid_argument deadline_exceeded not_found already_exists "
+        "permission_denied resource_exhausted failed_precondition aborted out_of_range "
+        "unimplemented internal unavailable dataloss unauthenticated".split(),
+        start=1,
+    )
 }
 
 # SIP status of a refused INVITE or REFER → Twirp code, as livekit-server answers it.
@@ -77,18 +88,46 @@ class TwirpError(Exception):
         return json.dumps(answer).encode()
 
 
-def sip_error(status: int, reason: str) -> TwirpError:
+def sip_error(status: int, reason: str, *, what: str = "INVITE failed") -> TwirpError:
     """The far end refused with ``status``: livekit-api turns this into a SipCallError."""
     default = "failed_precondition" if 500 <= status < 600 else "invalid_argument"
+    code = _TWIRP_OF_SIP.get(status, default)
     known = status in SIPStatusCode.values()
-    name = SIPStatusCode.Name(status) if known else str(status)
-    meta = {"sip_status_code": str(status), "sip_status": reason or name}
-    if known:
-        details = any_pb2.Any()
-        details.Pack(SIPStatus(code=name, status=reason))
-        meta["error_details"] = b64encode(details.SerializeToString()).decode()
-    text = reason or name.removeprefix("SIP_STATUS_")
-    return TwirpError(_TWIRP_OF_SIP.get(status, default), f"sip status {status}: {text}", meta)
+    text = reason or (SIPStatusCode.Name(status).removeprefix("SIP_STATUS_") if known else "")
+    message = f"{what}: sip status: {status}: {text}"
+    detail = any_pb2.Any()
+    detail.Pack(SIPStatus(code=_any_status(status), status=reason))
+    details = _rpc_status(_GRPC_CODES[code], message, detail)
+    meta = {
+        "sip_status_code": str(status),
+        "sip_status": text,
+        "error_details": b64encode(details).decode(),
+    }
+    return TwirpError(code, message, meta)
+
+
+def _any_status(status: int) -> Any:
+    """protobuf enums are open: a status that LiveKit has no name for passes as its number."""
+    return status
+
+
+def _rpc_status(code: int, message: str, detail: any_pb2.Any) -> bytes:
+    """A google.rpc.Status (code = 1, message = 2, details = 3), as the metadata carries it."""
+    text, packed = message.encode(), detail.SerializeToString()
+    return (
+        b"\x08" + _varint(code)
+        + b"\x12" + _varint(len(text)) + text
+        + b"\x1a" + _varint(len(packed)) + packed
+    )  # fmt: skip
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def decode(content_type: str, body: bytes, message: type[M]) -> M:

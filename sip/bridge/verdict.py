@@ -22,8 +22,6 @@ _ERRNO: Final = re.compile(r"\[(\d+)\]\s*$")
 _UNRESOLVED: Final = frozenset({2, 22, 89})
 # ETIMEDOUT: no answer to the INVITE at all (RFC 3261 timer B, 32 s).
 _TIMED_OUT: Final = 110
-# EACCES, EPERM, EPROTO, EBADMSG: the stack could not answer a digest challenge.
-_AUTHENTICATION: Final = frozenset({1, 13, 71, 74})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +36,17 @@ class Verdict:
     sip_status: int | None = None
 
 
-def refused(text: str, *, challenged: bool) -> Verdict:
-    """The verdict on the stack's closing text of an unanswered call.
+def is_status_line(text: str) -> bool:
+    """Whether the stack's closing text holds the far end's own answer."""
+    return _STATUS.fullmatch(text) is not None
 
-    ``challenged``: the far end asked for digest credentials before.
-    """
+
+def refused(text: str) -> Verdict:
+    """The verdict on an unanswered call: a status line (``486 Busy Here``) or an error text."""
     match = _STATUS.fullmatch(text)
     if match is not None:
         return _by_status(int(match[1]), match[2].strip())
     number = _errno(text)
-    if challenged or number in _AUTHENTICATION:
-        return _not_authenticated()
     if number in _UNRESOLVED:
         return unresolved()
     if number == _TIMED_OUT:
