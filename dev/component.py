@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dev.process import ManagedProcess, Probe, ProcessFailed
@@ -32,6 +32,14 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+@dataclass(slots=True)
+class _Run:
+    """One life of the process, from a start to the next."""
+
+    stopped: bool = False  # an end is what somebody asked for
+    replaced: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Component:
     """Start, stop, kill and start again one part of a running stack."""
 
@@ -52,7 +60,7 @@ class Component:
         self._ready_timeout_s = ready_timeout_s
         self._stop_grace_s = stop_grace_s
         self._report = report
-        self._wanted = asyncio.Event()  # set between start and stop or kill
+        self._run = _Run(stopped=True)
 
     @property
     def name(self) -> str:
@@ -70,9 +78,10 @@ class Component:
         """Start it and wait until it is ready. Raises ProcessFailed."""
         started = time.monotonic()
         self._tell(State.STARTING, started)
-        self._wanted.set()
         try:
             await self.process.start()
+            self._run.replaced.set()
+            self._run = _Run()
             await self.process.wait_ready(self._probe, timeout_s=self._ready_timeout_s)
         except ProcessFailed:
             self._tell(State.FAILED, started)
@@ -81,7 +90,7 @@ class Component:
 
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL to what is left after the grace time."""
-        self._wanted.clear()
+        self._run.stopped = True
         if self.running:
             started = time.monotonic()
             self._tell(State.STOPPING, started)
@@ -90,15 +99,18 @@ class Component:
 
     async def kill(self) -> None:
         """SIGKILL to it and all its descendants, as when its machine is lost."""
-        self._wanted.clear()
+        self._run.stopped = True
         await self.process.kill()
 
     async def wait_unexpected_end(self) -> None:
         """Return when it has ended without ``stop`` or ``kill`` having been asked for."""
         while True:
-            await self._wanted.wait()
+            run = self._run
+            if run.stopped:
+                await run.replaced.wait()
+                continue
             await self.process.wait()
-            if self._wanted.is_set():
+            if not run.stopped:
                 return
 
     def _tell(self, state: State, since: float, detail: str = "") -> None:

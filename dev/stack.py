@@ -32,6 +32,7 @@ __all__ = ["Stack", "StackOptions"]
 
 PYTHON = (sys.executable, "-m")
 PROBE_TIMEOUT_S = 2.0
+LIVEKIT_GRACE_S = 0.5
 
 
 class Stack:
@@ -189,6 +190,8 @@ class Stack:
             settings.livekit_url,
             # In a variable: neither the process list nor a file shows the secret.
             {"LIVEKIT_CONFIG": json.dumps(config)},
+            # It would wait for rooms to close, but whoever was in them has been stopped by then.
+            stop_grace_s=LIVEKIT_GRACE_S,
         )
 
     def _add_providers(self, port: int) -> None:
@@ -225,6 +228,7 @@ class Stack:
         probe: Probe,
         address: str,
         variables: Mapping[str, str] = MappingProxyType({}),
+        stop_grace_s: float | None = None,
     ) -> None:
         env = inherited_environment(without=list(Settings.model_fields))
         env |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -234,7 +238,7 @@ class Stack:
             probe,
             address=address,
             ready_timeout_s=self.options.ready_timeout_s,
-            stop_grace_s=self.options.stop_grace_s,
+            stop_grace_s=self.options.stop_grace_s if stop_grace_s is None else stop_grace_s,
             report=self.options.report,
         )
 
