@@ -28,8 +28,10 @@ check: .venv/lock
 bench: .venv/lock
 	@.venv/bin/python -m dev bench
 
-up: .env
-	@docker compose version >/dev/null 2>&1 || { echo 'make up needs Docker with the Compose plugin (docker compose); without Docker: make demo' >&2; exit 1; }
+# The first time with a .env of its own: new keys and passwords, all else as in the example.
+up:
+	@docker compose version >/dev/null 2>&1 || { echo 'make up needs Docker with the Compose plugin (docker compose); without: make demo' >&2; exit 1; }
+	@test -e .env || $(PYTHON) deploy/docker/new_env.py .env.example .env
 	docker compose up --detach --build --wait
 
 clean:
@@ -41,10 +43,6 @@ clean:
 .venv/lock: requirements-dev.txt
 	@$(PYTHON) dev/bootstrap.py .venv $<
 	@cp $< $@
-
-# Only the first time: keys and passwords of its own, everything else as in the example.
-.env:
-	@$(PYTHON) deploy/docker/new_env.py .env.example .env
 
 # After a change of the dependencies in pyproject.toml; needs uv.
 LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
