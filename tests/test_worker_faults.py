@@ -117,6 +117,23 @@ async def test_a_media_server_that_dies(worker: WorkerStack) -> None:
     assert (end.data["status"], end.data["cause"]) == ("failed", "media_lost")
 
 
+# The phone's own SDK drops a handle twice when its room is rebuilt; nothing of ours.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_media_server_that_comes_back(worker: WorkerStack) -> None:
+    async with worker.talk(QUIET) as (call, phone):
+        back = asyncio.Event()
+        phone.room.on("reconnected", back.set)
+        await worker.stack.livekit.kill()
+        await worker.stack.livekit.start()
+        async with asyncio.timeout(20):
+            await back.wait()
+        await worker.until(lambda: "connection to LiveKit restored" in worker.log, "reconnect")
+        await worker.until_both_are_back(call)
+        await phone.say("Thank you, and goodbye!")
+        end = await call.event("call.ended")
+    assert end.data["reason"] == "agent_hangup"
+
+
 async def test_a_second_agent_takes_over(worker: WorkerStack) -> None:
     async with worker.talk(QUIET) as (call, phone):
         await worker.dispatch_again(call)

@@ -382,6 +382,16 @@ class WorkerStack:
         found = await self.livekit.room.list_participants(request)
         return {participant.identity for participant in found.participants}
 
+    async def until_both_are_back(self, call: FakeCall, within_s: float = 20.0) -> None:
+        """Caller and agent are in the room, each with a track that others can subscribe to."""
+        request = api.ListParticipantsRequest(room=call.brief.call_id)
+        async with asyncio.timeout(within_s):
+            while True:
+                found = await self.livekit.room.list_participants(request)
+                if sum(bool(participant.tracks) for participant in found.participants) == 2:
+                    return
+                await asyncio.sleep(0.1)
+
     async def until(self, condition: Callable[[], Any], what: str, within_s: float = 20.0) -> None:
         """For what no event tells (logs, files, processes). Raises AssertionError."""
         try:

@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 import aiohttp
 from livekit import api, rtc
-from livekit.agents import AutoSubscribe, JobContext, JobProcess
+from livekit.agents import JobContext, JobProcess
 
 from core.events import ended
 from core.models import CallBrief, JobMetadata
@@ -100,7 +100,8 @@ class _Call:
         room.on("reconnected", self._reconnected)
         async with asyncio.TaskGroup() as tasks:
             loading = tasks.create_task(self._load_brief())
-            await self._ctx.connect(auto_subscribe=AutoSubscribe.AUDIO_ONLY)
+            # To all tracks: audio only, as LiveKit does it, is deaf after a restart of the server.
+            await self._ctx.connect()
             self._reporter.post("agent.joined")
         brief = loading.result()
         if not isinstance(brief, CallBrief):
