@@ -21,7 +21,7 @@ EXAMPLE_CALL = {
 
 
 async def run(settings: Settings, *, keep: bool = False) -> int:
-    """Run the stack until it is cancelled (0 never) or a component ends by itself (1)."""
+    """Run the stack until cancelled; return 1 when a component ends by itself."""
     console = Console()
     checklist = Checklist(console)
     options = StackOptions(settings=settings, keep=keep, report=checklist)

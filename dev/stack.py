@@ -200,7 +200,9 @@ class Stack:
         self._add("providers", command, self._answers(f"{base}/control"), base)
 
     def _add_gateway(self) -> None:
-        ready = self._answers(f"{self.gateway_url}/readyz")
+        # Without a LiveKit server it runs, but is never ready.
+        path = "readyz" if self.options.livekit else "healthz"
+        ready = self._answers(f"{self.gateway_url}/{path}")
         self._add("gateway", [*PYTHON, "gateway"], ready, self.gateway_url)
 
     def _add_bridge(self) -> None:
