@@ -106,6 +106,9 @@ class Phone:
         self._by_id: dict[str, PhoneCall] = {}
         self._arrivals: asyncio.Queue[PhoneCall] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._goodbyes: set[str] = set()  # Call-IDs of our BYEs that wait for their answer
+        self._goodbyes_heard = asyncio.Event()
+        self._goodbyes_heard.set()
         self._relay: SipRelay | None = None
         self._stack: Stack | None = None
         self._user = ""
@@ -137,6 +140,10 @@ class Phone:
                 await call.ended(timeout=2)
             except TimeoutError:
                 logger.warning("a call did not end in time", extra={"sip_call_id": call.call_id})
+        try:
+            await asyncio.wait_for(self._goodbyes_heard.wait(), timeout=1)
+        except TimeoutError:
+            logger.warning("a BYE got no answer", extra={"calls": len(self._goodbyes)})
         await self._shut()
 
     async def _shut(self) -> None:
@@ -253,6 +260,15 @@ class Phone:
     def _is_own_stack(self, source: Address) -> bool:
         return self._stack is not None and source == self._stack.address
 
+    def _said_goodbye(self, call_id: str) -> None:
+        self._goodbyes.add(call_id)
+        self._goodbyes_heard.clear()
+
+    def _goodbye_heard(self, call_id: str) -> None:
+        self._goodbyes.discard(call_id)
+        if not self._goodbyes:
+            self._goodbyes_heard.set()
+
     def _route_telephone_number(self, request: SipRequest) -> None:
         """Give a REFER's tel: target (RFC 3966) a host, as an operator's switch would."""
         target = request.headers.get_first("refer-to") or ""
@@ -347,6 +363,8 @@ class _Front:
             if request.method == "OPTIONS":
                 self._relay.answer(sipmsg.reply(request, 200))
                 return False
+        if not outside and request.method == "BYE":
+            self._phone._said_goodbye(request.call_id or "")
         if call is not None and outside:
             if request.method in {"BYE", "CANCEL"}:
                 call.farewell = request.headers.get_first("reason") or ""
@@ -368,4 +386,7 @@ class _Front:
         return False
 
     def response(self, response: SipResponse, source: Address) -> bool:
+        cseq = response.cseq
+        if cseq is not None and cseq.method == "BYE" and response.status_code >= 200:
+            self._phone._goodbye_heard(response.call_id or "")
         return True

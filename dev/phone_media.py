@@ -70,6 +70,7 @@ class CallMedia:
         self._flushed = 0
         self._dropped = 0
         self._ticks = 0
+        self._looked = clock_zero
         self._playback: _Playback | None = None
         self._waiters: set[asyncio.Event] = set()
         self.over = False
@@ -94,6 +95,7 @@ class CallMedia:
             return False
 
     def _receive(self, now: float) -> bool:
+        self._looked = now
         pcm = piece = self._audio.read(_READ_BYTES)
         while len(piece) == _READ_BYTES:
             piece = self._audio.read(_READ_BYTES)
@@ -213,8 +215,8 @@ class CallMedia:
         return self.received.index_at(self.zero + ms / 1000)
 
     def idle_ms(self) -> float:
-        """How long the far end has sent nothing, not even silence."""
-        return 1000 * self.received.idle_s(time.monotonic())
+        """How long the far end has sent nothing, not even silence, when last looked."""
+        return 1000 * self.received.idle_s(self._looked)
 
     def _ms(self, moment: float | None) -> float:
         return 0.0 if moment is None else 1000 * (moment - self.zero)

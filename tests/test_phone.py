@@ -68,6 +68,14 @@ def noise(seconds: float, seed: int) -> Pcm:
     return samples.clip(-30000, 30000).astype(np.int16)
 
 
+async def all_arrived(sender: PhoneCall, receiver: PhoneCall) -> None:
+    """Wait until what the sender has sent by now is there: both streams began with the
+    call, and none of them pauses."""
+    sent = len(sender.media.sent)
+    arrived = receiver.media.wait_for(lambda: len(receiver.media.received) >= sent)
+    await asyncio.wait_for(arrived, WAIT)
+
+
 def is_same_audio(received: Pcm, sent: Pcm) -> bool:
     """Equal sample by sample, to within µ-law's step (1/16 of the value, 8 at least)."""
     error = np.abs(received.astype(np.int64) - sent)
@@ -254,7 +262,8 @@ class TestAudio:
         assert heard.end_ms - heard.start_ms == pytest.approx(800, abs=20)
         match = listen.find(signal, outbound.recording.sent)
         assert match.score == pytest.approx(1.0)
-        assert match.offset / 8 == pytest.approx(span.start_ms, abs=0.2)
+        # The first sightings date the track; later, better ones may move it a little.
+        assert match.offset / 8 == pytest.approx(span.start_ms, abs=10)
 
     async def test_what_arrives_is_what_was_sent_sample_by_sample(
         self, alice: Phone, bob: Phone
@@ -267,7 +276,7 @@ class TestAudio:
         await first_sound(inbound)
         time.sleep(0.5)  # noqa: ASYNC251 - the stand-still is the point
         await asyncio.wait_for(playing, WAIT)
-        await inbound.silence(200, WAIT)
+        await all_arrived(outbound, inbound)
         sent, received = outbound.media.sent.view(), inbound.media.received.view()
         there, here = listen.find(signal, sent), listen.find(signal, received)
         assert np.array_equal(sent[there.offset :][: len(signal)], signal)
@@ -287,7 +296,7 @@ class TestAudio:
         gap = np.zeros(SAMPLE_RATE // 4, np.int16)
         ours = np.concatenate([np.concatenate([gap, click]) for click in clicks])
         await asyncio.gather(outbound.play(ours), inbound.play(ours))
-        await asyncio.gather(outbound.silence(200, WAIT), inbound.silence(200, WAIT))
+        await asyncio.gather(all_arrived(outbound, inbound), all_arrived(inbound, outbound))
         later_ms = 1000 * (inbound.media.zero - outbound.media.zero)
         at_alice, at_bob = outbound.recording, inbound.recording
 
@@ -439,7 +448,7 @@ class TestManyAndNone:
             await inbound.answered(WAIT)
             question, answer = noise(1, number), noise(1, 100 + number)
             await asyncio.gather(outbound.play(question), inbound.play(answer))
-            await asyncio.gather(outbound.silence(200, WAIT), inbound.silence(200, WAIT))
+            await asyncio.gather(all_arrived(outbound, inbound), all_arrived(inbound, outbound))
             for signal, call in ((question, inbound), (answer, outbound)):
                 received = call.media.received.view()
                 place = listen.find(signal, received).offset
