@@ -44,6 +44,7 @@ def configure(settings: Settings, service: Literal["gateway", "worker", "bridge"
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     )
     shared: list[Processor] = [
+        _service(service),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -66,7 +67,14 @@ def configure(settings: Settings, service: Literal["gateway", "worker", "bridge"
     # These print headers, bodies or SQL parameters when asked to be chatty.
     for name in ("aiohttp.access", "sqlalchemy.engine", "aiosqlite", "asyncio"):
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
-    structlog.contextvars.bind_contextvars(service=service)
+
+
+def _service(name: str) -> Processor:
+    def add(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+        fields["service"] = name
+        return fields
+
+    return add
 
 
 class _Redactor:

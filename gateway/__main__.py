@@ -50,7 +50,7 @@ async def _serve_metrics(app: web.Application, config: settings.Settings) -> web
     own = web.Application(middlewares=[error_middleware])
     own.on_response_prepare.append(add_request_id)
     register(own, [metrics_route(app[METRICS])])
-    runner = web.AppRunner(own, access_log=None)
+    runner = Runner(own, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, config.listen_host, config.metrics_port).start()
     return runner

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from core.errors import AppError, NotFound, Unauthenticated
 from core.models import CallBrief, CallEvent, Heartbeat
+from core.store import Scope
 from core.tokens import Audience, InvalidToken
 from gateway.body import parse_body
 from gateway.keys import METRICS, STORE, TIMELINE, TOKENS
@@ -67,7 +68,9 @@ async def events(request: web.Request) -> web.StreamResponse:
     if stored is None:
         raise NotFound("Call not found", code="CALL_NOT_FOUND")
     request.app[METRICS].events.labels("worker").inc(len(stored))
-    answer: dict[str, Any] = {"accepted": len(stored)}
+    call = await request.app[STORE].call(Scope(None), call_id)
+    # An agent that comes too late learns here that nobody needs it any more.
+    answer: dict[str, Any] = {"accepted": len(stored), "over": call is None or call.ended}
     return web.json_response(answer)
 
 

@@ -17,10 +17,12 @@ from livekit.protocol.room import (
 from pydantic import BaseModel, Field, StrictBool, StringConstraints
 
 from core.errors import Conflict, NotFound, ServerFault
-from core.models import Timestamp
+from core.events import ended
+from core.models import CallEvent, Timestamp
+from core.store import Scope
 from gateway.auth import PRINCIPAL
 from gateway.body import parse_body
-from gateway.keys import LIVEKIT, ROOMS, SETTINGS
+from gateway.keys import LIVEKIT, ROOMS, SETTINGS, STORE, TIMELINE
 from gateway.room_access import may_use, not_accessible
 from sip.twirp import livekit_errors
 
@@ -159,6 +161,7 @@ async def remove(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, ParticipantRequest)
     livekit = livekit_of(request)
     await find_participant(request, livekit, body)
+    await _note_hang_up(request, body)
     whom = RoomParticipantIdentity(room=body.room_name, identity=body.participant_identity)
     with livekit_errors(no_participant()):
         await livekit.room.remove_participant(whom)
@@ -188,6 +191,19 @@ async def mute(request: web.Request) -> web.StreamResponse:
             message = "LiveKit opens nobody's microphone (room.enable_remote_unmute is off)"
             raise Conflict(message, code="REMOTE_UNMUTE_DISABLED") from None
     return json_answer(MutedAnswer(**{**body.model_dump(), "muted": answer.track.muted}))
+
+
+async def _note_hang_up(request: web.Request, body: ParticipantRequest) -> None:
+    """Say on the call's timeline that it was us, before LiveKit can say that somebody left."""
+    store = request.app[STORE]
+    call_id = await store.find_live_call(body.room_name, body.participant_identity)
+    call = await store.call(Scope(None), call_id) if call_id else None
+    if call is None:
+        return
+    answered = call.answered_at is not None
+    data = ended("completed", "agent_hangup") if answered else ended("canceled", "canceled")
+    event = CallEvent(type="call.ended", data={**data, "by": "api"})
+    await request.app[TIMELINE].append(call.id, [event], "gateway")
 
 
 def livekit_of(request: web.Request) -> LiveKitAPI:

@@ -104,6 +104,7 @@ ROUTES: tuple[Route, ...] = (
             (404, "ROOM_NOT_FOUND"),
             (404, "PARTICIPANT_NOT_FOUND"),
             (404, "TRACK_NOT_FOUND"),
+            (409, "REMOTE_UNMUTE_DISABLED"),
             *_LIVEKIT_FAULTS,
         ),
     ),

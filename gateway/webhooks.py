@@ -19,7 +19,7 @@ from livekit.protocol.webhook import WebhookEvent
 from core.errors import BadRequest, ServerFault, Unauthenticated
 from core.events import ended
 from core.models import CallEvent, DisconnectionReason, Status, now
-from core.store import Scope, Store
+from core.store import Store
 from gateway.body import read_text
 from gateway.keys import METRICS, SETTINGS, STORE, TIMELINE
 
@@ -72,7 +72,7 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     events = [
         CallEvent(id=f"lk_{event.id}", type=f"livekit.{event.event}", at=at, data=_facts(event))
     ]
-    if event.event == "participant_left" and (data := await _ending(store, call_id, event)):
+    if event.event == "participant_left" and (data := await _ending(store, call_id, event, at)):
         events.append(CallEvent(id=f"lk_{event.id}_end", type="call.ended", at=at, data=data))
     stored = await request.app[TIMELINE].append(call_id, events, "livekit")
     request.app[METRICS].events.labels("livekit").inc(len(stored or ()))
@@ -85,15 +85,19 @@ def _when(event: WebhookEvent) -> datetime:
     return told if event.created_at and here - told > _PROMPT else here
 
 
-async def _ending(store: Store, call_id: str, event: WebhookEvent) -> dict[str, Any] | None:
-    call = await store.call(Scope(None), call_id)
-    answered = call is not None and call.answered_at is not None
-    if not answered and event.participant.attributes.get("sip.callStatus") not in {
-        "active",
-        "hangup",
-    }:
+async def _ending(
+    store: Store, call_id: str, event: WebhookEvent, at: datetime
+) -> dict[str, Any] | None:
+    """Data of ``call.ended``; None when the webhook does not show that there was an answer."""
+    job = await store.job(call_id)
+    answered_at = job[0].answered_at if job else None
+    last = event.participant.attributes.get("sip.callStatus")
+    if answered_at is None and last not in {"active", "hangup"}:
         return None
     status, reason = _ENDINGS.get(event.participant.disconnect_reason, _OTHERWISE)
+    if job and answered_at and (at - answered_at).total_seconds() * 1000 >= job[2]:
+        # The SIP service hangs up just as a caller does when the time is up.
+        status, reason = "completed", "max_duration_reached"
     return ended(status, reason, disconnectReason=_reason_name(event))
 
 

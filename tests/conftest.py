@@ -15,7 +15,9 @@ import pytest
 import pytest_asyncio
 from livekit.api import LiveKitAPI
 
+from dev import scenario
 from dev.phone import Phone
+from dev.providers import Control
 from dev.stack import Stack, StackOptions
 
 JWT_SECRET = "a-test-secret-of-more-than-32-bytes!"
@@ -28,6 +30,14 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
+# Settings of every stack whose gateway asks who is calling.
+AUTH = {
+    "auth_required": True,
+    "auth_jwt_secret": JWT_SECRET,
+    "auth_api_secrets_json": json.dumps(
+        [{"id": tenant, "secret": secret} for tenant, secret in SECRETS.items()]
+    ),
+}
 ACME, RIVAL = bearer(SECRETS["acme"]), bearer(SECRETS["rival"])
 
 
@@ -83,11 +93,7 @@ async def stack(exchange: Phone, tmp_path_factory: pytest.TempPathFactory) -> As
         values={
             "agents_dir": agents,
             "default_agent": "greeter",
-            "auth_required": True,
-            "auth_jwt_secret": JWT_SECRET,
-            "auth_api_secrets_json": json.dumps(
-                [{"id": tenant, "secret": secret} for tenant, secret in SECRETS.items()]
-            ),
+            **AUTH,
             "sip_outbound_address": exchange.address,
             "sip_outbound_auth_username": GLOBAL_USER,
             "sip_outbound_auth_password": GLOBAL_PASSWORD,
@@ -95,7 +101,18 @@ async def stack(exchange: Phone, tmp_path_factory: pytest.TempPathFactory) -> As
         },
     )
     async with Stack(options) as running:
+        await set_providers(running, scenario.control())
         yield running
+
+
+async def set_providers(stack: Stack, control: Control) -> None:
+    """What the local providers hear, answer and how late, from now on."""
+    document = control.model_dump(mode="json")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.put(f"{stack.providers.address}/control", json=document) as response,
+    ):
+        response.raise_for_status()
 
 
 def write_agents(directory: Path) -> None:

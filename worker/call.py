@@ -20,6 +20,7 @@ from worker.endings import ENDINGS, Cause, agent_disconnected
 from worker.far_end import FarEnd
 from worker.gateway import Gateway, Refused, Unavailable
 from worker.limits import SilenceClock
+from worker.pipeline import build_llm_client
 from worker.reporter import Reporter
 from worker.spool import Owner
 from worker.tools import KeyPresses, ToolBox
@@ -38,6 +39,7 @@ _DELIVER_WITHIN_S = 5.0
 def prewarm(process: JobProcess, settings: Settings) -> None:
     """Give a fresh job process what its call will need."""
     process.userdata["settings"] = settings
+    process.userdata["llm_client"] = build_llm_client(settings)
 
 
 async def entrypoint(ctx: JobContext) -> None:
@@ -82,6 +84,7 @@ class _Call:
 
     async def run(self) -> None:
         """Walk through the call until something ends it."""
+        self._reporter.on_over = partial(self._end, "over_already")
         walk = asyncio.create_task(self._walk(), name="call")
         walk.add_done_callback(self._walked)
         try:
@@ -161,6 +164,7 @@ class _Call:
         return Conversation(
             config,
             self._settings,
+            self._ctx.proc.userdata["llm_client"],
             tools=box.tools(config.custom_tools),
             post=self._reporter.post,
             on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import aiohttp
@@ -43,10 +44,18 @@ class Gateway:
         except ValidationError as error:
             raise Refused(f"not a brief: {error.error_count()} problems") from None
 
-    async def post_events(self, call_id: str, token: str, events: list[CallEvent]) -> None:
-        """Append to the call's timeline; an id that it has already is a no-op there."""
+    async def post_events(self, call_id: str, token: str, events: list[CallEvent]) -> bool:
+        """Append to the call's timeline; an id that it has already is a no-op there.
+
+        True when the call is over, as far as the gateway knows.
+        """
         payload = {"events": [event.wire() for event in events]}
-        await self._request("POST", f"/internal/calls/{call_id}/events", token, payload)
+        body = await self._request("POST", f"/internal/calls/{call_id}/events", token, payload)
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            return False
+        return isinstance(answer, dict) and answer.get("over") is True
 
     async def heartbeat(self, token: str, heartbeat: Heartbeat) -> None:
         await self._request("POST", "/internal/workers/heartbeat", token, heartbeat.wire())

@@ -45,7 +45,9 @@ class Presence:
         await self._registered.wait()
         while True:
             self._now.clear()
-            await self._beat()
+            if not self._server._connecting:
+                # While LiveKit is away it can give us no call (there is no public way to ask).
+                await self._beat()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_S):
                     await self._now.wait()

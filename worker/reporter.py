@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -33,6 +34,9 @@ class Reporter:
     When the spool cannot be written (disk full, read-only) the call goes on and
     its events are kept in memory until the gateway takes them.
     """
+
+    on_over: Callable[[], None] | None = None
+    """Called whenever the gateway says that the call is over."""
 
     def __init__(self, gateway: Gateway, owner: Owner, directory: Path) -> None:
         self._gateway = gateway
@@ -102,7 +106,11 @@ class Reporter:
             while self._pending:
                 batch = list(islice(self._pending, BATCH))
                 try:
-                    await self._gateway.post_events(self._owner.call_id, self._owner.token, batch)
+                    over = await self._gateway.post_events(
+                        self._owner.call_id, self._owner.token, batch
+                    )
+                    if over and self.on_over is not None:
+                        self.on_over()
                 except Unavailable as error:
                     if not backoff.failing:
                         log.warning("gateway unavailable", extra={"error": str(error)})

@@ -1,0 +1,309 @@
+"""Every way a call ends: the right status, reason and SIP code, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from livekit.protocol.room import ListRoomsRequest
+
+from core.models import new_id
+from dev.caller import converse
+from dev.phone import Answer, Phone, Reject, RingOut
+from dev.scenario import GOODBYE, GOODBYE_ANSWER, Speak
+from dev.sipdigest import Credentials
+from dev.stack import Stack, StackOptions
+from dev.trunk import Blackhole, Trunk
+from tests.conftest import ACME, AUTH, Gateway, write_agents
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+
+
+def request(address: str, **changes: Any) -> dict[str, Any]:
+    """A call to ``address`` with the agent that greets and talks."""
+    values: dict[str, Any] = {
+        "room_name": new_id("room"),
+        "participant_name": "John Doe",
+        "participant_identity": "caller",
+        "from_phone_number": "+15105550123",
+        "to_phone_number": "+15551234567",
+        "sip": {"outbound_address": address},
+        "agent": "greeter",
+    }
+    return {**values, **changes}
+
+
+class Placed:
+    """One call under test."""
+
+    def __init__(self, gateway: Gateway, body: dict[str, Any], call_id: str) -> None:
+        self._gateway = gateway
+        self.room = str(body["room_name"])
+        self.call_id = call_id
+
+    @classmethod
+    async def place(cls, gateway: Gateway, body: dict[str, Any]) -> Placed:
+        answer = await gateway.post("/sip/call", json=body)
+        assert answer.status == 200, answer.body
+        return cls(gateway, body, answer.body["call_id"])
+
+    async def record(self, timeout: float = 40) -> dict[str, Any]:
+        """Once the timeline says that it is over."""
+        async with (
+            asyncio.timeout(timeout),
+            self._gateway.session.get(f"/v1/calls/{self.call_id}/events", headers=ACME) as events,
+        ):
+            assert "event: ended" in await events.text()
+        return dict((await self._gateway.get(f"/v1/calls/{self.call_id}")).body)
+
+    async def outcome(self, timeout: float = 40) -> tuple[str, str, int | None]:
+        record = await self.record(timeout)
+        return record["status"], record["disconnectionReason"], record["sipStatusCode"]
+
+
+async def left_nothing(stack: Stack, room: str, timeout: float = 30) -> None:
+    """No room, no participant in it, no job, no spooled event."""
+    livekit = stack.api()
+    deadline = time.monotonic() + timeout
+    async with aiohttp.ClientSession() as http:
+        while True:
+            rooms = (await livekit.room.list_rooms(ListRoomsRequest(names=[room]))).rooms
+            async with http.get(f"{stack.worker.address}/worker") as worker:
+                jobs = (await worker.json()).get("active_jobs", 0)
+            spooled = [path.name for path in _spool(stack).rglob("*") if path.is_file()]
+            if not rooms and not jobs and not spooled:
+                break
+            assert time.monotonic() < deadline, (rooms, jobs, spooled)
+            await asyncio.sleep(0.2)
+    await livekit.aclose()
+
+
+def _spool(stack: Stack) -> Path:
+    return stack.settings.data_dir / "spool"
+
+
+class TestNeverAnswered:
+    @pytest.mark.parametrize(
+        ("status", "outcome"),
+        [
+            (486, ("busy", "dial_busy", 486)),
+            (600, ("busy", "dial_busy", 600)),
+            (603, ("failed", "dial_rejected", 603)),
+            (403, ("failed", "dial_rejected", 403)),
+            (404, ("failed", "invalid_destination", 404)),
+            (480, ("no-answer", "dial_no_answer", 480)),
+            (503, ("failed", "dial_failed", 503)),
+        ],
+    )
+    async def test_a_refusal_is_the_verdict(
+        self,
+        gateway: Gateway,
+        stack: Stack,
+        phone: Phone,
+        status: int,
+        outcome: tuple[str, str, int],
+    ) -> None:
+        phone.behave(Reject(status))
+        call = await Placed.place(gateway, request(phone.address))
+        assert await call.outcome() == outcome
+        record = await call.record()
+        assert record["answeredAt"] is None
+        assert record["durationSeconds"] == 0
+        await left_nothing(stack, call.room)
+
+    async def test_nobody_picks_up(self, gateway: Gateway, stack: Stack, phone: Phone) -> None:
+        phone.behave(RingOut())
+        call = await Placed.place(gateway, request(phone.address, ringing_timeout_s=2))
+        rang = await phone.next_call(5)
+        assert await call.outcome() == ("no-answer", "dial_no_answer", None)
+        assert (await rang.ended(5)).how == "cancel"
+        assert (await call.record())["ringingAt"] is not None
+        await left_nothing(stack, call.room)
+
+    async def test_nothing_answers_at_all(self, gateway: Gateway, stack: Stack) -> None:
+        async with Trunk(mode=Blackhole()) as trunk:
+            call = await Placed.place(gateway, request(trunk.address, ringing_timeout_s=2))
+            assert await call.outcome() == ("no-answer", "dial_no_answer", None)
+        await left_nothing(stack, call.room)
+
+    async def test_a_host_that_does_not_exist(self, gateway: Gateway) -> None:
+        answer = await gateway.post("/sip/call", json=request("no-such-host.invalid"))
+        listed = (await gateway.get("/v1/calls", params={"limit": "1"})).body["data"][0]
+        call = Placed(gateway, {"room_name": listed["roomName"]}, listed["id"])
+        assert await call.outcome() == ("failed", "dial_failed", None)
+        assert answer.status == 200 or (answer.status, answer.code) == (500, "CALL_FAILED")
+
+    async def test_wrong_credentials(self, gateway: Gateway, stack: Stack, phone: Phone) -> None:
+        async with Trunk(phone.address, Credentials("anna", "right")) as trunk:
+            sip = {
+                "outbound_address": trunk.address,
+                "auth_username": "anna",
+                "auth_password": "wrong",
+            }
+            call = await Placed.place(gateway, request(trunk.address, sip=sip))
+            status, reason, code = await call.outcome()
+        assert status == "failed"
+        assert (reason, code) in {("dial_rejected", 403), ("dial_failed", 407)}
+        assert phone.invites == 0
+        await left_nothing(stack, call.room)
+
+    async def test_our_side_gives_up_while_it_rings(
+        self, gateway: Gateway, stack: Stack, phone: Phone
+    ) -> None:
+        phone.behave(RingOut())
+        call = await Placed.place(gateway, request(phone.address))
+        rang = await phone.next_call(5)
+        removed = await gateway.request(
+            "DELETE",
+            "/livekit/participant",
+            json={"room_name": call.room, "participant_identity": "caller"},
+        )
+        assert removed.status == 200, removed.body
+        assert (await rang.ended(5)).how == "cancel"
+        assert await call.outcome() == ("canceled", "canceled", None)
+        await left_nothing(stack, call.room)
+
+
+class TestAnswered:
+    async def test_the_phone_hangs_up(self, gateway: Gateway, stack: Stack, phone: Phone) -> None:
+        call = await Placed.place(gateway, request(phone.address))
+        up = await phone.next_call(5)
+        await up.answered(5)
+        await up.listen(20)
+        await up.hangup()
+        assert await call.outcome() == ("completed", "user_hangup", None)
+        record = await call.record()
+        assert record["durationSeconds"] > 0
+        await left_nothing(stack, call.room)
+        turns = (await gateway.get(f"/v1/calls/{call.call_id}")).body["transcripts"]
+        assert [turn["response"] for turn in turns] == ["Welcome to the corner restaurant."]
+
+    async def test_the_agent_hangs_up(self, gateway: Gateway, stack: Stack, phone: Phone) -> None:
+        call = await Placed.place(gateway, request(phone.address))
+        up = await phone.next_call(5)
+        await up.answered(5)
+        await up.listen(20)
+        async for exchange in converse(up, [Speak(GOODBYE, GOODBYE_ANSWER)]):
+            assert exchange.heard.end_ms > exchange.heard.start_ms
+        assert (await up.ended(10)).by == "remote"
+        assert await call.outcome() == ("completed", "agent_hangup", None)
+        await left_nothing(stack, call.room)
+
+    async def test_our_side_hangs_up(self, gateway: Gateway, stack: Stack, phone: Phone) -> None:
+        call = await Placed.place(gateway, request(phone.address))
+        up = await phone.next_call(5)
+        await up.answered(5)
+        removed = await gateway.request(
+            "DELETE",
+            "/livekit/participant",
+            json={"room_name": call.room, "participant_identity": "caller"},
+        )
+        assert removed.status == 200, removed.body
+        assert (await up.ended(10)).by == "remote"
+        assert await call.outcome() == ("completed", "agent_hangup", None)
+        await left_nothing(stack, call.room)
+
+    @pytest.mark.parametrize("agent", ["greeter", None])
+    async def test_the_time_is_up(
+        self, gateway: Gateway, stack: Stack, phone: Phone, agent: str | None
+    ) -> None:
+        body = request(phone.address, max_duration_s=2, agent=agent)
+        call = await Placed.place(gateway, body)
+        up = await phone.next_call(5)
+        await up.answered(5)
+        assert (await up.ended(20)).by == "remote"
+        assert await call.outcome() == ("completed", "max_duration_reached", None)
+        record = await call.record()
+        assert 2 <= record["durationSeconds"] < 12
+        await left_nothing(stack, call.room)
+
+
+class TestBroken:
+    """Calls that lose a part of the system: on a stack of their own."""
+
+    @pytest_asyncio.fixture(loop_scope="session")
+    async def own(self, tmp_path: Path) -> AsyncIterator[Stack]:
+        write_agents(tmp_path)
+        values = {**AUTH, "agents_dir": tmp_path, "default_agent": "greeter"}
+        async with Stack(StackOptions(values=values)) as running:
+            yield running
+
+    async def test_livekit_stops_in_the_middle_of_a_call(self, own: Stack, phone: Phone) -> None:
+        async with aiohttp.ClientSession(own.gateway_url) as session:
+            gateway = Gateway(session)
+            call = await Placed.place(gateway, request(phone.address))
+            up = await phone.next_call(5)
+            await up.answered(5)
+            await up.listen(20)
+            await own.livekit.kill()
+            assert (await up.ended(60)).by == "remote"
+            status, reason, _ = await call.outcome(timeout=60)
+            assert (status, reason) == ("failed", "agent_error")
+            await own.livekit.start()
+            await left_nothing(own, call.room)
+            again = await self._after(own, gateway, phone)
+            assert again == ("completed", "user_hangup", None)
+
+    async def _after(
+        self, own: Stack, gateway: Gateway, phone: Phone
+    ) -> tuple[str, str, int | None]:
+        """The same processes serve the next call, once the worker is registered again."""
+        deadline = time.monotonic() + 60
+        while (ready := await gateway.get("/readyz")).body["workers"]["free"] < 1:
+            assert time.monotonic() < deadline, ready.body
+            await asyncio.sleep(0.2)
+        call = await Placed.place(gateway, request(phone.address))
+        up = await phone.next_call(5)
+        await up.answered(10)
+        await up.listen(30)
+        await up.hangup()
+        return await call.outcome()
+
+    async def test_no_worker_is_there(self, tmp_path: Path, phone: Phone) -> None:
+        write_agents(tmp_path)
+        values = {**AUTH, "agents_dir": tmp_path, "default_agent": "greeter"}
+        options = StackOptions(values=values, worker=0, providers=False)
+        async with Stack(options) as own, aiohttp.ClientSession(own.gateway_url) as session:
+            gateway = Gateway(session)
+            answer = await gateway.post("/sip/call", json=request(phone.address))
+            assert (answer.status, answer.code) == (503, "AGENT_UNAVAILABLE")
+            assert int(answer.headers["Retry-After"]) > 0
+            record = (await gateway.get("/v1/calls")).body["data"][0]
+            assert (record["status"], record["disconnectionReason"]) == (
+                "failed",
+                "agent_unavailable",
+            )
+            assert phone.invites == 0
+            livekit = own.api()
+            assert not (await livekit.room.list_rooms(ListRoomsRequest())).rooms
+            await livekit.aclose()
+
+    async def test_the_worker_dies_before_its_agent_has_joined(
+        self, tmp_path: Path, phone: Phone
+    ) -> None:
+        """Killed, it is taken for living a few seconds more: the call is ended, not forgotten."""
+        write_agents(tmp_path)
+        values = {
+            **AUTH,
+            "agents_dir": tmp_path,
+            "default_agent": "greeter",
+            "agent_join_timeout_s": 2,
+            "worker_idle_processes": 1,
+        }
+        phone.behave(Answer(after_s=0.1))
+        async with (
+            Stack(StackOptions(values=values)) as own,
+            aiohttp.ClientSession(own.gateway_url) as session,
+        ):
+            gateway = Gateway(session)
+            await own.worker.kill()
+            call = await Placed.place(gateway, request(phone.address))
+            up = await phone.next_call(5)
+            assert (await up.ended(20)).by == "remote"
+            assert await call.outcome() == ("failed", "agent_unavailable", None)
