@@ -19,6 +19,7 @@ from livekit.agents import (
     llm,
 )
 from livekit.agents.voice import SpeechHandle
+from openai import AsyncClient
 
 from core.models import AgentConfig
 from core.settings import Settings
@@ -55,6 +56,7 @@ class Conversation:
         self,
         config: AgentConfig,
         settings: Settings,
+        llm_client: AsyncClient,
         *,
         tools: list[llm.Tool | llm.Toolset],
         post: Post,
@@ -66,7 +68,7 @@ class Conversation:
         self._on_failed = on_failed
         self._on_busy = on_busy
         self._agent = Agent(instructions=config.system_prompt, tools=tools)
-        self._session = pipeline.build_session(config, settings)
+        self._session = pipeline.build_session(config, settings, llm_client)
         self._transcript = Transcript(post)
         self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
         self._unasked: list[SpeechHandle] = []

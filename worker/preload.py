@@ -1,13 +1,33 @@
 """Imported once in the process that job processes are forked from, so that all share it.
 
-livekit-agents would load both of its local models there; the turn detector's
-weights (250 MB) only when they are used, see ``main``.
+Beside the worker itself: what the libraries import only when it is first used, which
+would be in a call (the first answer came about 200 ms later). livekit-agents would also
+load both of its local models here; the turn detector's weights (250 MB) only when they
+are used, see ``__main__``.
 """
 
 from __future__ import annotations
 
+import importlib
+
 import livekit.local_inference
 
 import worker.call  # noqa: F401
+
+_USED_LATER = (
+    "anyio.streams.memory",
+    "anyio.streams.stapled",
+    "livekit.agents.llm.async_toolset",
+    "livekit.agents.voice.report",
+    "numpy.fft",
+    "openai.resources.chat.completions.completions",
+    "openai.resources.chat.completions.messages",
+    "openai.resources.models",
+)
+
+for name in _USED_LATER:
+    importlib.import_module(name)
+# Names that are imported when they are asked for.
+from anyio import connect_tcp, create_memory_object_stream  # noqa: E402, F401
 
 livekit.local_inference.init_vad()
