@@ -365,6 +365,10 @@ class _Front:
                 return False
         if not outside and request.method == "BYE":
             self._phone._said_goodbye(request.call_id or "")
+        if call is not None and not outside and self._is_needless_offer(call, request):
+            if request.method == "INVITE":
+                self._relay.answer(sipmsg.reply(request, 488))
+            return False
         if call is not None and outside:
             if request.method in {"BYE", "CANCEL"}:
                 call.farewell = request.headers.get_first("reason") or ""
@@ -375,6 +379,17 @@ class _Front:
         if for_us:
             self._phone._to_own_stack(request)
         return True
+
+    def _is_needless_offer(self, call: PhoneCall, request: SipRequest) -> bool:
+        """Within 0.2 s of every answer baresip sends a re-INVITE that changes nothing (it
+        means to say that there is no video, which was never offered). Each end restarts
+        its stream for it and drops what lies in its socket, so the far end is spared it."""
+        return (
+            call.inbound
+            and not call.renegotiates
+            and request.method in {"INVITE", "ACK"}
+            and sipmsg.to_tag(request) is not None
+        )
 
     def _after_refusal(self, call: PhoneCall, request: SipRequest) -> bool:
         """The rest of a transaction that never reached baresip."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from aiosipua.message import SipResponse
-from baresip import Call, Event, StackEvent, StaleHandleError
+from baresip import BaresipError, Call, Event, StackEvent, StaleHandleError
 from baresip.call import DigitEvent, TransferRequest
 from baresip.errors import split_status
 
@@ -26,6 +26,8 @@ from dev.speech import CALLER_VOICE, Voice, synthesize
 # What baresip reports at the end of a call that a transfer has replaced.
 _TRANSFERRED = "Call transfered"
 _ATTACH_TIMEOUT_S = 5.0
+_OFFER_ATTEMPTS = 40
+_OFFER_PAUSE_S = 0.05
 
 
 class CallRefused(Exception):
@@ -127,6 +129,7 @@ class PhoneCall:
         self.transfers: list[Transfer] = []
         self.refusal: SipResponse | None = None  # what the phone's front answers by itself
         self.canceled_while_refusing = asyncio.Event()
+        self.renegotiates = False  # whether a re-INVITE of ours is meant
         self.farewell = ""  # the Reason header of the far end's BYE or CANCEL
         self._handset: Call | None = None
         self._stack: Stack | None = None
@@ -220,6 +223,28 @@ class PhoneCall:
         """baresip's side of the call; it is there a moment after the INVITE was seen."""
         await self._first_of(self._attached, _ATTACH_TIMEOUT_S)
         return self.handset
+
+    async def hold(self) -> None:
+        """Put the far end on hold (re-INVITE, ``a=sendonly``)."""
+        await self._renegotiate(self.handset.hold)
+
+    async def resume(self) -> None:
+        """Take it off hold again."""
+        await self._renegotiate(self.handset.resume)
+
+    async def _renegotiate(self, change: Callable[[], Awaitable[None]]) -> None:
+        self.renegotiates = True
+        for _ in range(_OFFER_ATTEMPTS):
+            try:
+                return await change()
+            except StaleHandleError:
+                raise
+            except BaresipError as error:
+                # Another offer is under way; baresip has no event for its end.
+                if "in flight" not in str(error):
+                    raise
+                await asyncio.sleep(_OFFER_PAUSE_S)
+        raise TimeoutError("another re-INVITE is still unanswered")
 
     async def transfer(self, target: str) -> None:
         """Send the far end elsewhere (REFER) and wait for the outcome.

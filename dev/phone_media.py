@@ -190,6 +190,11 @@ class CallMedia:
         finally:
             self._waiters.discard(changed)
 
+    async def moved(self) -> None:
+        """Wait until audio has moved, in either direction."""
+        looks = iter((False, True))
+        await self.wait_for(lambda: next(looks))
+
     def wake(self) -> None:
         """Let every waiter look again."""
         for waiter in self._waiters:
