@@ -73,6 +73,8 @@ async def _converse(context: Context, socket: web.WebSocketResponse, listening: 
         try:
             message = await socket.receive()
         except TimeoutError:
+            if listening.owes_result:
+                continue
             text = b"NET-0001: no audio or KeepAlive within the timeout window"
             await socket.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR, message=text)
             return

@@ -75,6 +75,7 @@ class Listening:
         self._utterance = 0
         self._gap_from_ms: float | None = None
         self._silent = False
+        self._owed = 0
         self._answering = self._start(self._answer())
 
     async def hear(self, data: bytes, arrived: float) -> None:
@@ -122,6 +123,11 @@ class Listening:
         )
         await self._socket.close()
 
+    @property
+    def owes_result(self) -> bool:
+        """Speech is being recognised, or its result waits for its time."""
+        return self._guess is not None or self._owed > 0
+
     def stop(self) -> None:
         """Cancel what runs for this stream."""
         for task in self._running:
@@ -149,6 +155,7 @@ class Listening:
         recognition, self._guess = self._guess, None
         self._utterance += 1  # an interim result of the old one is late now
         self._gap_from_ms = event.speech_end_ms
+        self._owed += 1
         self._results.put_nowait(
             _Utterance(
                 recognition,
@@ -214,6 +221,7 @@ class Listening:
                 )
             else:
                 await self._send_final(item)
+                self._owed -= 1
 
     async def _send_final(self, item: _Utterance) -> None:
         heard = await item.recognition

@@ -72,7 +72,6 @@ _FILLERS = ("<", "[", "+", "(")
 _ATTEMPTS = (
     (0.25, _ONE, _WORST_SCORE),
     (1.0, _ONE, _WORST_SCORE),
-    (0.5, _ONE, _WORST_SCORE),
     (1.0, _SEVERAL, _WORST_SCORE_OF_SEVERAL),
 )
 
