@@ -32,6 +32,7 @@ _JOIN_WITHIN_S = 30.0  # the dial begins when the agent is in the room
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
 _RECONNECT_WITHIN_S = 20.0
 _HANG_UP_WITHIN_S = 5.0
+_LEAVE_WITHIN_S = 5.0
 _LEG_DRAIN_S = 0.4  # what the phone leg still has to play when we have said our last word
 _DELIVER_WITHIN_S = 5.0
 
@@ -47,7 +48,8 @@ async def entrypoint(ctx: JobContext) -> None:
     settings: Settings = ctx.proc.userdata["settings"]
     job = JobMetadata.model_validate_json(ctx.job.metadata)
     ctx.log_context_fields = {"call_id": job.call_id}
-    async with aiohttp.ClientSession() as http:
+    # Shared with the agent's tools: what one host sets as a cookie is nobody else's business.
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
         gateway = Gateway(http, settings.gateway_base_url)
         owner = Owner(job.call_id, job.token)
         reporter = Reporter(gateway, owner, settings.data_dir / "spool" / "worker")
@@ -234,7 +236,7 @@ class _Call:
             if ending.apologise and self._answered_at is not None:
                 await conversation.apologise()
             conversation.hung_up()
-        if cause == "agent_hung_up":
+        if cause == "agent_hung_up" or ending.apologise:
             await asyncio.sleep(_LEG_DRAIN_S)
         if ending.status is not None and ending.reason is not None:
             # Before the hang-up, so that LiveKit's webhook finds the reason already there.
@@ -247,6 +249,7 @@ class _Call:
             await conversation.aclose()
         if self._far_end is not None:
             self._far_end.close()
+        await self._leave()
         self._reporter.post("agent.left", {"cause": cause})
 
     def _stop_clocks(self) -> None:
@@ -274,6 +277,14 @@ class _Call:
             except (TimeoutError, aiohttp.ClientError) as error:
                 failure = type(error).__name__
             log.warning("could not hang up", extra={"attempt": attempt, "error": failure})
+
+    async def _leave(self) -> None:
+        """Leave the room now; the job lasts until its events are delivered."""
+        try:
+            async with asyncio.timeout(_LEAVE_WITHIN_S):
+                await self._ctx.room.disconnect()
+        except TimeoutError:
+            log.warning("could not leave the room in time")
 
     def _far_end_identity(self) -> str | None:
         if self._far_end is not None:
