@@ -9,7 +9,7 @@ import logging
 import socket
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import baresip
@@ -37,7 +37,7 @@ class Identity:
     display_name: str | None
     transport: Literal["udp", "tcp", "tls"]
     auth_user: str
-    auth_password: str
+    auth_password: str = field(repr=False)
 
     def address_of_record(self) -> str:
         """The stack's account line, password included. Raises ValueError for what it misreads."""
