@@ -37,6 +37,7 @@ class Inbox:
         self.events: list[dict[str, Any]] = []
         self.sizes: list[int] = []
         self.tokens: set[str] = set()
+        self.over = False
         self.answers: list[int] = []
         """Statuses for the next requests; then 200."""
 
@@ -47,7 +48,7 @@ class Inbox:
             events = (await request.json())["events"]
             self.sizes.append(len(events))
             self.events += events
-        return web.json_response({"accepted": 0}, status=status)
+        return web.json_response({"accepted": 0, "over": self.over}, status=status)
 
     @property
     def types(self) -> list[str]:
@@ -160,6 +161,21 @@ async def test_the_sweeper_keeps_what_the_gateway_cannot_take_now(
     assert await sweep(gateway, tmp_path) == 0
     assert await sweep(gateway, tmp_path) == 1
     assert inbox.types == ["agent.left"]
+
+
+async def test_tells_that_the_call_is_over_elsewhere(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway
+) -> None:
+    told: list[bool] = []
+    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter.on_over = lambda: told.append(True)
+    reporter.post("agent.joined")
+    await reporter._delivered.wait()
+    assert told == []
+    inbox.over = True
+    reporter.post("turn")
+    await reporter.aclose(5)
+    assert told == [True]
 
 
 async def test_what_was_delivered_is_not_left_to_the_sweeper(
