@@ -56,7 +56,7 @@ async def run(settings: Settings, phone: str | None = None) -> int:
     values: dict[str, Any] = {}
     async with contextlib.AsyncExitStack() as cleanup:
         cleanup.enter_context(checklist)
-        tool_url = await cleanup.enter_async_context(_reservations())
+        tool_url = await cleanup.enter_async_context(reservations_server())
         values["agents_dir"] = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         values["default_agent"] = "demo"
         _write_agent(values["agents_dir"], tool_url)
@@ -162,7 +162,7 @@ async def _set_providers(stack: Stack) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _reservations() -> AsyncIterator[str]:
+async def reservations_server() -> AsyncIterator[str]:
     """The restaurant's book of tables: what the agent's tool asks."""
 
     async def check(request: web.Request) -> web.Response:

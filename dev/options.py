@@ -119,6 +119,6 @@ def livekit_config(settings: Settings, udp_port: int) -> dict[str, Any]:
             "urls": [f"{settings.gateway_base_url}/livekit/webhook"],
         },
         # A room that a late agent made by joining must not outlive it for long.
-        "room": {"empty_timeout": 30, "departure_timeout": 3},
+        "room": {"empty_timeout": 5, "departure_timeout": 3},
         "logging": {"level": "info", "json": True},
     }

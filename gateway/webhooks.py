@@ -32,6 +32,8 @@ _ENDINGS: dict[DisconnectReason, tuple[Status, DisconnectionReason]] = {
     DisconnectReason.ROOM_DELETED: ("completed", "agent_hangup"),
     DisconnectReason.DUPLICATE_IDENTITY: ("failed", "agent_error"),
 }
+# The SIP service began to count at the answer, we when we heard of it.
+_CLOCKS = timedelta(seconds=0.5)
 _PROMPT = timedelta(seconds=3)
 _OTHERWISE: tuple[Status, DisconnectionReason] = ("failed", "agent_error")
 
@@ -95,7 +97,8 @@ async def _ending(
     if answered_at is None and last not in {"active", "hangup"}:
         return None
     status, reason = _ENDINGS.get(event.participant.disconnect_reason, _OTHERWISE)
-    if job and answered_at and (at - answered_at).total_seconds() * 1000 >= job[2]:
+    limit = timedelta(milliseconds=job[2]) - _CLOCKS if job else None
+    if limit and answered_at and at - answered_at >= limit:
         # The SIP service hangs up just as a caller does when the time is up.
         status, reason = "completed", "max_duration_reached"
     return ended(status, reason, disconnectReason=_reason_name(event))

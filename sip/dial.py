@@ -209,6 +209,12 @@ def _refused(error: ServerError) -> DialOutcome:
         case "failed_precondition" if "deadline" in error.message:
             # A ring time-out that came out of the wrong branch (livekit/sip#857).
             return DialOutcome(status="no-answer", reason="dial_no_answer")
+        case "failed_precondition" if "auth" in error.message:
+            # The trunk's challenge was not met: too few credentials, or wrong ones. The
+            # SIP service does not say with which status it gave up (401, 403 or 407).
+            return DialOutcome(
+                status="failed", reason="dial_rejected", sip_reason="Authentication failed"
+            )
         case "resource_exhausted" | "unavailable":
             return DialOutcome(status="failed", reason="dial_failed", overloaded=True)
     return DialOutcome(status="failed", reason="dial_failed")

@@ -13,9 +13,11 @@ import aiohttp
 import jwt
 import pytest
 import pytest_asyncio
+import yaml
 from livekit.api import LiveKitAPI
 
 from dev import scenario
+from dev.demo import reservations_server
 from dev.phone import Phone
 from dev.providers import Control
 from dev.stack import Stack, StackOptions
@@ -63,6 +65,7 @@ class Gateway:
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
+        self.headers = ACME
 
     async def request(self, method: str, path: str, **options: Any) -> Answered:
         options.setdefault("headers", ACME)
@@ -85,10 +88,19 @@ async def exchange() -> AsyncIterator[Phone]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def stack(exchange: Phone, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+async def reservations() -> AsyncIterator[str]:
+    """Where the restaurant's agent asks for a table."""
+    async with reservations_server() as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(
+    exchange: Phone, reservations: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stack]:
     """livekit-server, bridge, providers, gateway and worker, with authentication on."""
     agents = tmp_path_factory.mktemp("agents")
-    write_agents(agents)
+    write_agents(agents, reservations)
     options = StackOptions(
         values={
             "agents_dir": agents,
@@ -115,11 +127,15 @@ async def set_providers(stack: Stack, control: Control) -> None:
         response.raise_for_status()
 
 
-def write_agents(directory: Path) -> None:
-    (directory / "greeter.yaml").write_text(
-        "name: Greeter\nbeginMessage: Welcome to the corner restaurant.\n"
-    )
-    (directory / "silent.yaml").write_text("name: Silent\n")
+GREETING = "Welcome to the corner restaurant."
+
+
+def write_agents(directory: Path, tool_url: str | None = None) -> None:
+    greeter = {"name": "Greeter", "beginMessage": GREETING}
+    (directory / "greeter.yaml").write_text(yaml.safe_dump(greeter))
+    if tool_url is not None:
+        restaurant = scenario.agent(tool_url, {**greeter, "name": "Restaurant"})
+        (directory / "restaurant.yaml").write_text(yaml.safe_dump(restaurant))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -132,7 +148,7 @@ async def gateway(stack: Stack) -> AsyncIterator[Gateway]:
 async def livekit(stack: Stack) -> AsyncIterator[LiveKitAPI]:
     api = stack.api()
     yield api
-    await api.aclose()  # type: ignore[no-untyped-call]
+    await api.aclose()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
