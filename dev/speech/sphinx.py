@@ -34,7 +34,7 @@ _LEVEL = 0.08  # RMS, of full scale
 _NOISE = 0.012  # RMS, of full scale, if it filled the whole band
 _LINE_TOP_HZ = 3800.0
 _PADDING_S = 0.2
-_BEAMS = {"beam": 1e-60, "pbeam": 1e-60, "wbeam": 1e-40}
+_BEAMS = {"beam": 1e-50, "pbeam": 1e-50, "wbeam": 1e-35}
 _NEXT_PHRASE = 1e-3  # probability that one more phrase follows without a pause
 
 # The mean log score of a frame (0 is the best sound the model has for it): phrases of
