@@ -99,6 +99,20 @@ async def test_drains(worker: WorkerStack) -> None:
     assert late.of("agent.joined") == []
 
 
+async def test_a_call_that_outlasts_the_drain_is_ended_and_told() -> None:
+    async with (
+        WorkerStack.run(CONTROL.model_copy(deep=True), worker_drain_timeout_s=1) as worker,
+        worker.talk(QUIET) as (call, _),
+    ):
+        worker.stack.worker.process.signal(signal.SIGTERM)
+        # livekit-agents lets a call end by itself for another 15 s.
+        end = await call.event("call.ended", within_s=40)
+        assert (end.data["status"], end.data["cause"]) == ("failed", "worker_stopped")
+        async with asyncio.timeout(30):
+            assert await worker.stack.worker.process.wait() == 0
+        assert call.brief.participant_identity not in await worker.identities(call)
+
+
 async def test_a_second_signal_ends_it_and_its_processes(worker: WorkerStack) -> None:
     async with worker.talk(QUIET):
         process = worker.stack.worker.process

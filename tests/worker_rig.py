@@ -53,7 +53,7 @@ class FakeCall:
         return [Turn.model_validate(turn) for turn in turns.values()]
 
     async def until(
-        self, condition: Callable[[FakeCall], Any], what: str, within_s: float = 20.0
+        self, condition: Callable[[FakeCall], Any], what: str, within_s: float = 30.0
     ) -> None:
         """Wait until the condition holds. Raises AssertionError naming the events so far."""
         try:
@@ -63,7 +63,7 @@ class FakeCall:
             seen = [(event.type, event.data) for event in self.events]
             raise AssertionError(f"no {what} within {within_s:g} s; got {seen}") from None
 
-    async def event(self, type: str, within_s: float = 20.0) -> CallEvent:
+    async def event(self, type: str, within_s: float = 30.0) -> CallEvent:
         """The first event of that type, waited for."""
         await self.until(lambda call: call.of(type), type, within_s)
         return self.of(type)[0]
@@ -382,7 +382,7 @@ class WorkerStack:
         found = await self.livekit.room.list_participants(request)
         return {participant.identity for participant in found.participants}
 
-    async def until_both_are_back(self, call: FakeCall, within_s: float = 20.0) -> None:
+    async def until_both_are_back(self, call: FakeCall, within_s: float = 30.0) -> None:
         """Caller and agent are in the room, each with a track that others can subscribe to."""
         request = api.ListParticipantsRequest(room=call.brief.call_id)
         async with asyncio.timeout(within_s):
@@ -392,7 +392,7 @@ class WorkerStack:
                     return
                 await asyncio.sleep(0.1)
 
-    async def until(self, condition: Callable[[], Any], what: str, within_s: float = 20.0) -> None:
+    async def until(self, condition: Callable[[], Any], what: str, within_s: float = 30.0) -> None:
         """For what no event tells (logs, files, processes). Raises AssertionError."""
         try:
             async with asyncio.timeout(within_s):
