@@ -51,7 +51,9 @@ async def _setup(_: argparse.Namespace) -> int:
         def report(line: str) -> None:
             checklist(Progress("livekit-server", State.STARTING, detail=line))
 
-        server = await livekit_server.ensure(settings.load().livekit_server_bin, report=report)
+        configured = settings.load().livekit_server_bin
+        livekit_server.remember(configured)
+        server = await livekit_server.ensure(configured, report=report)
     if server.origin == "built":
         print(f"livekit-server built: {server.path}")
     return 0

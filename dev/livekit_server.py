@@ -1,7 +1,8 @@
 """Finds a livekit-server binary, or builds the pinned version with Go.
 
-Order: LIVEKIT_SERVER_BIN, PATH, the cache folder, a build into the cache
-folder. LiveKit publishes no binary on a package registry, but the Go module
+Order: LIVEKIT_SERVER_BIN (or what it named at the last ``python -m dev setup``,
+for tests, which do not read settings), PATH, the cache folder, a build into the
+cache folder. LiveKit publishes no binary on a package registry, but the Go module
 proxy has its source.
 """
 
@@ -25,6 +26,7 @@ VERSION = "1.13.5"
 MODULE = f"github.com/livekit/livekit-server/cmd/server@v{VERSION}"
 # The first Go that fetches the newer toolchain that a module asks for (this one asks for 1.26).
 OLDEST_GO = "1.21"
+CHOSEN = "chosen"  # a link in the cache folder
 BUILD_TIMEOUT_S = 1200.0
 LOCK_INTERVAL_S = 0.2
 
@@ -68,11 +70,23 @@ def find(configured: Path | None = None, *, cache: Path | None = None) -> LiveKi
         if not _is_executable(configured):
             raise LiveKitServerMissing(f"LIVEKIT_SERVER_BIN={configured} is not an executable file")
         return LiveKitServer(configured, "LIVEKIT_SERVER_BIN")
+    cache = cache or default_cache()
+    if _is_executable(cache / CHOSEN):
+        return LiveKitServer((cache / CHOSEN).resolve(), "LIVEKIT_SERVER_BIN")
     on_path = shutil.which("livekit-server")
     if on_path is not None:
         return LiveKitServer(Path(on_path), "PATH")
-    cached = _cached(cache or default_cache())
+    cached = _cached(cache)
     return LiveKitServer(cached, "cache") if _is_executable(cached) else None
+
+
+def remember(configured: Path | None, *, cache: Path | None = None) -> None:
+    """Let later runs without settings find the configured binary; None forgets it."""
+    cache = cache or default_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / CHOSEN).unlink(missing_ok=True)
+    if configured is not None:
+        (cache / CHOSEN).symlink_to(configured.resolve())
 
 
 async def ensure(

@@ -81,6 +81,19 @@ async def test_then_path_then_the_cache(bin_dir: Path, cache: Path) -> None:
     assert await livekit_server.ensure(cache=cache) == LiveKitServer(on_path, "PATH")
 
 
+async def test_the_configured_one_is_remembered_until_it_is_not(
+    bin_dir: Path, cache: Path, tmp_path: Path
+) -> None:
+    on_path = executable(bin_dir / "livekit-server")
+    configured = executable(tmp_path / "mine")
+    livekit_server.remember(configured, cache=cache)
+    assert await livekit_server.ensure(cache=cache) == LiveKitServer(
+        configured, "LIVEKIT_SERVER_BIN"
+    )
+    livekit_server.remember(None, cache=cache)
+    assert await livekit_server.ensure(cache=cache) == LiveKitServer(on_path, "PATH")
+
+
 async def test_without_go_it_says_what_to_do(bin_dir: Path, cache: Path) -> None:
     with pytest.raises(LiveKitServerMissing) as missing:
         await livekit_server.ensure(cache=cache)
