@@ -9,6 +9,7 @@ import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import baresip
 from livekit import api, rtc
@@ -18,7 +19,7 @@ from livekit.rtc.participant import PublishTrackError
 from sip.bridge.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
 from sip.leg import SAMPLE_RATE, PhoneLeg
-from sip.sdk import ignore_media_events
+from sip.sdk import ignore_captured_frames
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,18 @@ class LiveKit:
     url: str
     api_key: str
     api_secret: str = field(repr=False)
+
+    def rtc_configuration(self) -> rtc.RtcConfiguration:
+        """For a server on this machine: no STUN.
+
+        A server without servers of its own names public ones. Each join would look them up,
+        a thread and a socket for every name, for minutes where there is no internet; and
+        loopback needs none. The SDK takes an empty list for "the server's", hence a dummy.
+        """
+        host = urlsplit(self.url).hostname or ""
+        if host != "localhost" and not host.startswith("127.") and host != "::1":
+            return rtc.RtcConfiguration()
+        return rtc.RtcConfiguration(ice_servers=[rtc.IceServer(urls=["stun:127.0.0.1:9"])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +162,9 @@ class Call:
                 await self._room.connect(
                     self._livekit.url,
                     self.participant.token(self._livekit),
-                    rtc.RoomOptions(auto_subscribe=False),
+                    rtc.RoomOptions(
+                        auto_subscribe=False, rtc_config=self._livekit.rtc_configuration()
+                    ),
                 )
                 track = rtc.LocalAudioTrack.create_audio_track(
                     self.participant.identity, self._source
@@ -159,7 +174,7 @@ class Call:
         except (rtc.ConnectError, PublishTrackError, TimeoutError) as error:
             log.warning("joining the room failed", extra={"call_id": self.id, "cause": str(error)})
             raise TwirpError("internal", "the room could not be joined") from error
-        ignore_media_events(self._room)
+        ignore_captured_frames(self._room)
         self._room.local_participant.register_rpc_method("lk.sip.EndCall", self._end_call)
         self._help(self._send_attributes(), "attributes")
 

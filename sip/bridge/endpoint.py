@@ -58,9 +58,13 @@ class Endpoint:
     """Owns the SIP stack of this process (the library allows one)."""
 
     def __init__(self, listen: str) -> None:
+        """``listen``: ``address:port``, port 0 for a free one. Raises ValueError."""
         host, _, port = listen.rpartition(":")
-        self._host = host.strip("[]")
-        self._port = int(port)
+        try:
+            self._host = str(ipaddress.ip_address(host.strip("[]")))
+            self._port = int(port)
+        except ValueError:
+            raise ValueError("BRIDGE_SIP_LISTEN must be an IP address and a port") from None
         self._runtime: baresip.Runtime | None = None
         self._agents: dict[str, baresip.UserAgent] = {}
         self._agents_lock = asyncio.Lock()
@@ -83,7 +87,11 @@ class Endpoint:
 
     async def start(self) -> None:
         """Raises OSError when the address cannot be listened on, BaresipError for the rest."""
-        self._port = await asyncio.to_thread(_free_port, self._host, self._port)
+        self._port = _free_port(self._host, self._port)
+        # TLS listens on the next port; without that port the rest works all the same.
+        transports = "" if _is_free(self._host, self._port + 1) else "sip_transports udp,tcp\n"
+        if transports:
+            log.warning("no SIP over TLS: its port is taken", extra={"port": self._port + 1})
         self._tracer = _TraceHandler(asyncio.get_running_loop(), self._on_trace)
         self._tracer.attach()
         self._runtime = baresip.Runtime()
@@ -95,7 +103,7 @@ class Endpoint:
                 max_concurrent_calls=None,
                 expose_headers=("To",),
                 sip_trace=True,
-                extra_config_text=f"sip_listen {self.address}\n{_STACK_SETTINGS}",
+                extra_config_text=f"sip_listen {self.address}\n{transports}{_STACK_SETTINGS}",
             )
         )
         self._runtime.subscribe(self._on_event)
@@ -220,3 +228,14 @@ def _free_port(host: str, port: int) -> int:
                 continue
             return chosen
     raise OSError(f"no free port on {host}")
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError):
+            return False
+    return True

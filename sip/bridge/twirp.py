@@ -137,9 +137,13 @@ def decode(content_type: str, body: bytes, message: type[M]) -> M:
         if kind == PROTOBUF:
             return message.FromString(body)
         if kind == JSON:
-            return json_format.Parse(body or b"{}", message(), ignore_unknown_fields=True)
-    except (DecodeError, json_format.ParseError, UnicodeDecodeError, RecursionError):
+            fields = json.loads(body or b"{}")
+            if isinstance(fields, dict):
+                return json_format.ParseDict(fields, message(), ignore_unknown_fields=True)
+    except (DecodeError, json_format.ParseError, ValueError, RecursionError):
         raise TwirpError("malformed", "the request body could not be decoded") from None
+    if kind == JSON:
+        raise TwirpError("malformed", "the request body is not a JSON object")
     raise TwirpError("bad_route", f"unexpected Content-Type: {content_type!r}")
 
 

@@ -1,0 +1,190 @@
+"""The bridge as a process: start, stop, restart, and LiveKit going away under a call."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from livekit.api import LiveKitAPI
+from livekit.protocol import sip as pb
+
+from dev.options import ROOT
+from dev.phone import Phone, PhoneCall, RingOut
+from dev.process import inherited_environment
+from dev.stack import Stack, StackOptions
+from tests.sip_contract import CALLED, WAIT, dial_request, new_room
+
+pytestmark = pytest.mark.sip
+
+# The SDK's own attempts, or the bridge's grace, whichever is over first; and some.
+ROOM_LOST_S = 45.0
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[Stack]:
+    options = StackOptions(worker=0, gateway=False, providers=False, livekit_config={"webhook": {}})
+    async with Stack(options) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def sip(stack: Stack) -> AsyncIterator[Any]:
+    api: LiveKitAPI = stack.sip_api()
+    yield api.sip
+    await api.aclose()
+
+
+@pytest.fixture
+async def phone() -> AsyncIterator[Phone]:
+    async with Phone() as phone:
+        yield phone
+
+
+async def connect(sip: Any, phone: Phone) -> PhoneCall:
+    await sip.create_sip_participant(
+        dial_request(new_room(), phone.address, wait_until_answered=True)
+    )
+    call = await phone.next_call(WAIT)
+    await call.answered(WAIT)
+    return call
+
+
+async def health(stack: Stack) -> Any:
+    async with aiohttp.ClientSession() as session, session.get(stack.bridge_url) as response:
+        assert response.status == 200
+        return await response.json()
+
+
+async def no_calls(stack: Stack) -> None:
+    """Until the bridge has none left."""
+    async with asyncio.timeout(WAIT):
+        while (await health(stack))["live_calls"]:
+            await asyncio.sleep(0.1)
+
+
+async def test_it_says_where_it_listens(stack: Stack) -> None:
+    answer = await health(stack)
+    assert answer == {
+        "status": "OK",
+        "http": stack.bridge_url,
+        "sip": stack.sip_address,
+        "live_calls": 0,
+    }
+    ready = f"sip.bridge ready http={stack.bridge_url} sip={stack.sip_address}"
+    assert ready in stack.log_text("bridge")
+
+
+async def test_a_stop_hangs_up_every_call(stack: Stack, sip: Any, phone: Phone) -> None:
+    up = [await connect(sip, phone), await connect(sip, phone)]
+    phone.behave(RingOut())
+    await sip.create_sip_participant(dial_request(new_room(), phone.address))
+    ringing = await phone.next_call(WAIT)
+    assert (await health(stack))["live_calls"] == 3
+    assert await stack.bridge.process.stop() == 0
+    assert [(await call.ended(WAIT)).how for call in up] == ["bye", "bye"]
+    assert (await ringing.ended(WAIT)).how == "cancel"
+    assert "Traceback" not in stack.log_text("bridge")
+
+
+async def test_trunks_survive_a_restart(stack: Stack, sip: Any) -> None:
+    trunk = pb.SIPInboundTrunkInfo(numbers=[CALLED])
+    made = await sip.create_inbound_trunk(pb.CreateSIPInboundTrunkRequest(trunk=trunk))
+    await stack.bridge.stop()
+    await stack.bridge.start()
+    listed = await sip.list_inbound_trunk(pb.ListSIPInboundTrunkRequest())
+    assert [item.sip_trunk_id for item in listed.items] == [made.sip_trunk_id]
+
+
+async def test_calls_leave_nothing_behind(stack: Stack, sip: Any, phone: Phone) -> None:
+    async def one(number: int) -> None:
+        request = dial_request(
+            new_room(), phone.address, sip_call_to=f"+1555{number}", wait_until_answered=True
+        )
+        await sip.create_sip_participant(request)
+
+    async def round_of_calls() -> None:
+        await asyncio.gather(*(one(number) for number in range(6)))
+        for call in phone.calls[-6:]:
+            await call.answered(WAIT)
+            await call.hangup()
+        await no_calls(stack)
+
+    await round_of_calls()  # what the first calls load stays, and so do the client's connections
+    pid = stack.bridge.process.pid
+    before = len(os.listdir(f"/proc/{pid}/fd"))
+    await round_of_calls()
+    async with asyncio.timeout(WAIT):
+        while len(os.listdir(f"/proc/{pid}/fd")) > before:  # noqa: ASYNC110 - nothing to await
+            await asyncio.sleep(0.1)
+
+
+async def test_livekit_goes_away(stack: Stack, sip: Any, phone: Phone) -> None:
+    call = await connect(sip, phone)
+    await stack.livekit.process.kill()
+    ended = await call.ended(ROOM_LOST_S)
+    assert (ended.by, ended.how) == ("remote", "bye")
+    await no_calls(stack)
+    with pytest.raises(Exception, match="could not be joined"):
+        await sip.create_sip_participant(dial_request(new_room(), phone.address))
+    await stack.livekit.start()
+    await connect(sip, phone)
+
+
+async def test_secrets_reach_no_log(stack: Stack, sip: Any, phone: Phone) -> None:
+    await stack.bridge.stop()
+    stack.bridge.process.env = {**(stack.bridge.process.env or {}), "LOG_LEVEL": "DEBUG"}
+    await stack.bridge.start()
+    config = pb.SIPOutboundConfig(
+        hostname=phone.address, auth_username="anna", auth_password="hunter2-hunter2"
+    )
+    await sip.create_sip_participant(
+        dial_request("r1", phone.address, trunk=config, wait_until_answered=True)
+    )
+    text = stack.log_text("bridge")
+    secret = stack.settings.livekit_api_secret
+    assert secret is not None and secret.get_secret_value() not in text
+    assert "hunter2" not in text and "Authorization" not in text and "eyJ" not in text
+    assert CALLED not in text
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"LIVEKIT_API_KEY": ""}, "LIVEKIT_API_KEY and LIVEKIT_API_SECRET must be set"),
+        ({"BRIDGE_SIP_LISTEN": "nowhere"}, "BRIDGE_SIP_LISTEN"),
+        ({"BRIDGE_SIP_LISTEN": "example.com:5060"}, "BRIDGE_SIP_LISTEN"),
+        ({"BRIDGE_SIP_LISTEN": "127.0.0.1:0", "DATA_DIR": "broken"}, "bridge.json"),
+    ],
+)
+async def test_what_it_needs_it_names(
+    tmp_path: Path, variables: dict[str, str], message: str
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "bridge.json").write_text("{")
+    env = {
+        **inherited_environment(),
+        "PYTHONPATH": str(ROOT),
+        "ENV_FILE": "",
+        "LIVEKIT_API_KEY": "k",
+        "LIVEKIT_API_SECRET": "s" * 32,
+        "BRIDGE_PORT": "0",
+        **variables,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "sip.bridge"),
+        cwd=tmp_path,
+        env=env,
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    _, errors = await asyncio.wait_for(process.communicate(), WAIT)
+    assert process.returncode == 1
+    assert message in errors.decode()
+    assert "Traceback" not in errors.decode()
