@@ -276,6 +276,8 @@ class Call:
         """The far end of this call; its hanging up ends the call."""
         self.phone = phone
         phone.on_ringing = lambda: self.set_status("ringing")
+        if phone.ringing.is_set():  # a near phone was quicker
+            phone.on_ringing()
         phone.on_digit = self._published.put_nowait
 
     async def talk(self, dtmf: str, max_duration_s: float) -> Ending:
