@@ -18,6 +18,7 @@ from gateway import openapi
 from gateway.auth import Authenticator, authentication
 from gateway.body import MAX_BYTES
 from gateway.errors import add_request_id, error_middleware
+from gateway.following import Dispatcher, Journal
 from gateway.keys import (
     AGENTS,
     LIVEKIT,
@@ -115,9 +116,8 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             store=app[STORE],
             timeline=app[TIMELINE],
             rooms=rooms,
-            tokens=tokens,
-            metrics=app[METRICS],
-            agent_name=settings.agent_name,
+            journal=Journal(app[TIMELINE], app[METRICS]),
+            dispatcher=Dispatcher(livekit, tokens, settings.agent_name),
             agent_join_timeout_s=settings.agent_join_timeout_s,
         )
         app[OUTBOUND] = outbound

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -35,6 +36,8 @@ _TRANSPORTS: Mapping[Transport, SIPTransport] = {
 # Looked up often at first, when the participant is expected, then ever less.
 _LOOKUP_FIRST_S, _LOOKUP_GROWTH, _LOOKUP_MAX_S = 0.004, 1.3, 0.25
 _JOIN_DEADLINE_S = 10.0
+# By so much may the SIP service's ringing time seem shorter than it was asked for.
+_CLOCKS_S = 0.5
 # The server ends a waiting request after 80 s (livekit-facts §1); leave it room to say so.
 MAX_RINGING_S = 75
 
@@ -166,16 +169,23 @@ class Dial:
         with contextlib.suppress(ServerError, aiohttp.ClientError, TimeoutError):
             await self._rooms.room.remove_participant(self._whom)
 
+    async def abandon(self) -> None:
+        """Hang up and wait no longer."""
+        await self.cancel()
+        await self.aclose()
+
     async def aclose(self) -> None:
         """Stop waiting for the verdict; what rings goes on ringing."""
         self._task.cancel()
         await asyncio.wait({self._task})
 
     async def _run(self) -> DialOutcome:
+        started = time.monotonic()
         try:
             info = await self._sip.sip.create_sip_participant(self._request.to_proto())
         except ServerError as error:
-            return _refused(error)
+            rang_s = time.monotonic() - started
+            return _refused(error, gave_up=rang_s < self._request.ringing_timeout_s - _CLOCKS_S)
         except TimeoutError:
             # No answer from the API in time: the room knows whether the phone did.
             if await self.call_status() == "active":
@@ -196,20 +206,26 @@ class Dial:
         return found if found.attributes.get("sip.callID") else None
 
 
-def _refused(error: ServerError) -> DialOutcome:
-    """LiveKit's error as a verdict (the measured table is in livekit-facts §1)."""
+def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:
+    """LiveKit's error as a verdict (the measured table is in livekit-facts §1).
+
+    ``gave_up``: the ringing time was not over, so that a dial that was canceled was
+    canceled by our side (the participant was removed, the room deleted).
+    """
     code = error.sip_status_code if isinstance(error, SipCallError) else None
     if code is not None:
         phrase = error.sip_status if isinstance(error, SipCallError) else None
         status, reason = _by_sip_status(code)
         return DialOutcome(status=status, reason=reason, sip_status_code=code, sip_reason=phrase)
     match error.code:
+        case "canceled" if gave_up:
+            return DialOutcome(status="canceled", reason="canceled")
         case "canceled" | "deadline_exceeded":
             return DialOutcome(status="no-answer", reason="dial_no_answer")
         case "failed_precondition" if "deadline" in error.message:
             # A ring time-out that came out of the wrong branch (livekit/sip#857).
             return DialOutcome(status="no-answer", reason="dial_no_answer")
-        case "failed_precondition" if "auth" in error.message:
+        case "failed_precondition" if "auth" in error.message or "credentials" in error.message:
             # The trunk's challenge was not met: too few credentials, or wrong ones. The
             # SIP service does not say with which status it gave up (401, 403 or 407).
             return DialOutcome(

@@ -23,12 +23,12 @@ from dev.scenario import (
     Step,
 )
 from dev.speech import Recognizer, normalize
+from tests.calls import Placed, request
 from tests.conftest import GREETING, Gateway
-from tests.test_endings import Placed, request
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-HELD_AT_ONCE = 4
+HELD_AT_ONCE = 2
 SENTENCES = (GREETING, OPENING_ANSWER, ENOUGH_ANSWER, GOODBYE_ANSWER)
 STEPS: tuple[Step, ...] = (
     Speak(OPENING, OPENING_ANSWER),

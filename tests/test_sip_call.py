@@ -24,6 +24,7 @@ from dev.phone import Answer, Phone, Reject, RingOut
 from dev.sipdigest import Credentials
 from dev.stack import Stack
 from dev.trunk import Trunk
+from tests.calls import told
 from tests.conftest import (
     ACME,
     GLOBAL_USER,
@@ -533,7 +534,7 @@ class TestTrunks:
                 assert (record["status"], record["sipStatusCode"]) == ("busy", 486)
         sip = stack.sip_api()
         trunks = await sip.sip.list_outbound_trunk(ListSIPOutboundTrunkRequest())
-        await sip.aclose()  # type: ignore[no-untyped-call]
+        await sip.aclose()
         assert list(trunks.items) == []
 
 
@@ -544,6 +545,7 @@ async def test_delete_room_ends_the_call(
     answer = await gateway.post("/sip/call", json=request)
     call = await phone.next_call(5)
     await call.answered(5)
+    await told(gateway, answer.body["call_id"], "call.answered")
     await livekit.room.delete_room(DeleteRoomRequest(room=request["room_name"]))
     assert (await call.ended(5)).by == "remote"
     record = await ended(gateway, answer.body["call_id"])
