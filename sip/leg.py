@@ -21,6 +21,7 @@ import numpy as np
 from livekit import rtc
 
 from core.audio import Pcm
+from sip.sdk import only_own_frames
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +192,7 @@ class PhoneLeg:
             frame_size_ms=DOWNLINK_FRAME_MS,
             capacity=5,
         )
+        only_own_frames(stream)
         try:
             async for event in stream:
                 mixed = self._mixer.push(track.sid, np.frombuffer(event.frame.data, np.int16))

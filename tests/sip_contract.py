@@ -32,6 +32,7 @@ from dev.process import ManagedProcess, inherited_environment
 from dev.sipdigest import Credentials
 from dev.stack import Stack, StackOptions
 from dev.trunk import Trunk
+from sip.sdk import ignore_captured_frames, only_own_frames
 
 WAIT: Final = 15.0  # a deadline, not an expectation
 CALLER: Final = "+15105550100"
@@ -258,6 +259,7 @@ class Echo:
     async def __aenter__(self) -> Echo:
         self._room.on("track_subscribed", self._on_track)
         await self._room.connect(self._backend.url, self._backend.token(self._name, "echo"))
+        ignore_captured_frames(self._room)
         track = rtc.LocalAudioTrack.create_audio_track("echo", self._source)
         options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
         await self._room.local_participant.publish_track(track, options)
@@ -278,6 +280,7 @@ class Echo:
         stream = rtc.AudioStream.from_track(
             track=track, sample_rate=48000, num_channels=1, frame_size_ms=10, capacity=5
         )
+        only_own_frames(stream)
         try:
             async for event in stream:
                 frame = rtc.AudioFrame(bytes(event.frame.data), 48000, 1, 480)
