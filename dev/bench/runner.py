@@ -1,0 +1,55 @@
+"""Runs benchmarks one after the other, shows how far they are, and writes the report."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from core.settings import Settings
+from dev.bench import gateway, report
+from dev.bench.report import Section
+from dev.livekit_server import VERSION
+from dev.options import ROOT
+
+REPORT = ROOT / "docs" / "benchmarks.md"
+
+
+Step = Callable[[int, int], None]
+
+BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
+    "gateway": gateway.measure,
+}
+
+
+async def run(settings: Settings, names: Sequence[str] = ()) -> int:
+    """All of them, and the report; or only the named ones, printed."""
+    console = Console()
+    on = report.machine()
+    sections = []
+    with Progress(console=console) as progress:
+        for name in names or BENCHMARKS:
+            bar = progress.add_task(name, total=None)
+
+            def step(done: int, of: int, bar: int = bar) -> None:
+                progress.update(TaskID(bar), completed=done, total=of)
+
+            sections.append(await BENCHMARKS[name](settings, step))
+    for section in sections:
+        _print(console, section)
+    if not names:
+        REPORT.write_text(report.document(sections, on, VERSION))
+        console.print(f"written: {REPORT.relative_to(ROOT)}")
+    return 0
+
+
+def _print(console: Console, section: Section) -> None:
+    table = Table(*section.columns, title=section.title)
+    for row in section.rows:
+        table.add_row(*row)
+    console.print(table)
+    for note in section.notes:
+        console.print(f"  {note}")
+    console.print()
