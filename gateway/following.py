@@ -1,0 +1,204 @@
+"""What happens to a call between its dial and its conversation, and how it is written down.
+
+One ``Following`` per dialled call waits for the far end's verdict and for the
+agent. Whatever says that the call is over ends the dial, too: nobody's phone is
+left ringing for a call that has no other side any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import aiohttp
+from livekit.api import LiveKitAPI, ServerError
+from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgentDispatch
+from livekit.protocol.models import ParticipantInfo
+from livekit.protocol.room import DeleteRoomRequest, ListParticipantsRequest
+
+from core.errors import Unavailable
+from core.events import ended
+from core.models import CallEvent, JobMetadata
+from core.store import Store
+from core.tokens import TokenIssuer
+from gateway.live import Timeline
+from gateway.metrics import Metrics
+from sip.dial import Dial, DialOutcome
+
+log = logging.getLogger(__name__)
+
+# About a minute in all: longer than a database takes to fail over.
+_PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+
+LIVEKIT_ERRORS = (ServerError, aiohttp.ClientError, TimeoutError)
+
+
+class Dispatcher:
+    """Sends our agents into rooms, each with the token of its call."""
+
+    def __init__(self, livekit: LiveKitAPI, tokens: TokenIssuer, agent_name: str) -> None:
+        self._livekit = livekit
+        self._tokens = tokens
+        self.agent_name = agent_name
+
+    def dispatch(self, call_id: str) -> RoomAgentDispatch:
+        """For a room that is created with it."""
+        metadata = JobMetadata(call_id=call_id, token=self._tokens.for_call(call_id))
+        return RoomAgentDispatch(
+            agent_name=self.agent_name, metadata=metadata.model_dump_json(by_alias=True)
+        )
+
+    async def send(self, call_id: str, room_name: str) -> None:
+        """Into a room that exists. A failure is logged: whether an agent comes is seen later."""
+        wanted = self.dispatch(call_id)
+        try:
+            await self._livekit.agent_dispatch.create_dispatch(
+                CreateAgentDispatchRequest(
+                    room=room_name, agent_name=wanted.agent_name, metadata=wanted.metadata
+                )
+            )
+        except LIVEKIT_ERRORS:
+            log.warning("dispatch failed", extra={"call_id": call_id})
+
+
+class Journal:
+    """Writes what the gateway itself knows onto timelines."""
+
+    def __init__(self, timeline: Timeline, metrics: Metrics) -> None:
+        self._timeline = timeline
+        self._metrics = metrics
+
+    async def write(self, call_id: str, type: str, data: dict[str, Any] | None = None) -> None:
+        """Raises Unavailable."""
+        await self._append(call_id, CallEvent(type=type, data=data or {}))
+
+    async def verdict(self, call_id: str, outcome: DialOutcome) -> None:
+        """Only we know it: it waits for a database that is away. Raises Unavailable at last."""
+        self._metrics.dialled(outcome)
+        event = CallEvent(type="call.answered") if outcome.answered else _ended(outcome)
+        for delay_s in _PATIENCE_S:
+            try:
+                return await self._append(call_id, event)
+            except Unavailable:
+                log.warning("verdict not written yet", extra={"call_id": call_id})
+                await asyncio.sleep(delay_s)
+        await self._append(call_id, event)
+
+    async def _append(self, call_id: str, event: CallEvent) -> None:
+        stored = await self._timeline.append(call_id, [event], "gateway")
+        self._metrics.events.labels("gateway").inc(len(stored or ()))
+
+
+def _ended(outcome: DialOutcome) -> CallEvent:
+    data = ended(
+        outcome.status or "failed",
+        outcome.reason or "dial_failed",
+        sip_status_code=outcome.sip_status_code,
+        sip_reason=outcome.sip_reason,
+    )
+    return CallEvent(type="call.ended", data=data)
+
+
+class Following:
+    """One dialled call, until its verdict is written and its agent is there."""
+
+    def __init__(
+        self,
+        call_id: str,
+        room_name: str,
+        dial: Dial,
+        *,
+        store: Store,
+        timeline: Timeline,
+        journal: Journal,
+        dispatcher: Dispatcher | None,
+        agent_join_timeout_s: float,
+    ) -> None:
+        """``dispatcher``: None for a call without an agent."""
+        self._call_id = call_id
+        self._room_name = room_name
+        self._dial = dial
+        self._store = store
+        self._timeline = timeline
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._agent_join_timeout_s = agent_join_timeout_s
+
+    async def run(self) -> DialOutcome:
+        """The verdict, once it is written down and the agent has come, or is not needed."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                while_it_rings = [
+                    group.create_task(self._see_ringing()),
+                    group.create_task(self._hang_up_when_over()),
+                ]
+                if self._dispatcher is not None:
+                    group.create_task(self._await_agent(self._dispatcher))
+                outcome = await self._dial.verdict()
+                for task in while_it_rings:
+                    task.cancel()
+                await self._journal.verdict(self._call_id, outcome)
+            if outcome.answered and await self._is_over():
+                await self._dial.cancel()
+            return outcome
+        finally:
+            await self._dial.aclose()
+
+    async def _see_ringing(self) -> None:
+        """No webhook tells of ringing (livekit-facts §1): look, until it rings or is over."""
+        while (status := await self._dial.call_status()) == "dialing":  # noqa: ASYNC110 (told by nobody)
+            await asyncio.sleep(0.5)
+        if status == "ringing":
+            await self._journal.write(self._call_id, "call.ringing")
+
+    async def _hang_up_when_over(self) -> None:
+        async with self._timeline.listen(self._call_id) as news:
+            while not await self._is_over():
+                await news.wait()
+        await self._dial.cancel()
+
+    async def _await_agent(self, dispatcher: Dispatcher) -> None:
+        """LiveKit neither queues nor retries a dispatch: ask again once, then give up clearly."""
+        half = self._agent_join_timeout_s / 2
+        if await self._agent_joined(half):
+            return
+        await dispatcher.send(self._call_id, self._room_name)
+        if await self._agent_joined(half):
+            return
+        log.error("no agent joined the call", extra={"call_id": self._call_id})
+        await self._journal.write(self._call_id, "call.ended", ended("failed", "agent_unavailable"))
+        await self._dial.cancel()
+
+    async def _agent_joined(self, timeout: float) -> bool:
+        """True when the agent has joined, or the call is over and none is needed."""
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + timeout
+        async with self._timeline.listen(self._call_id) as news:
+            while (left := deadline - clock.time()) > 0:
+                if await self._seen("agent.joined", "call.ended"):
+                    return True
+                await news.wait(min(left, 1.0))
+        return await self._seen("agent.joined", "call.ended")
+
+    async def _is_over(self) -> bool:
+        return await self._seen("call.ended")
+
+    async def _seen(self, *types: str) -> bool:
+        return bool(await self._store.events(self._call_id, types=types))
+
+
+async def participants(livekit: LiveKitAPI, room_name: str) -> list[ParticipantInfo]:
+    """Who is in the room. Raises LIVEKIT_ERRORS."""
+    listed = await livekit.room.list_participants(ListParticipantsRequest(room=room_name))
+    return list(listed.participants)
+
+
+async def tidy(livekit: LiveKitAPI, room_name: str) -> None:
+    """Delete a room that has nobody but agents in it; otherwise its own time-out will."""
+    try:
+        present = await participants(livekit, room_name)
+        if all(other.kind == ParticipantInfo.Kind.AGENT for other in present):
+            await livekit.room.delete_room(DeleteRoomRequest(room=room_name))
+    except LIVEKIT_ERRORS:
+        log.info("room left to its own time-out", extra={"room": room_name})
