@@ -18,7 +18,7 @@ demo: .venv/lock
 
 test: .venv/lock
 	@.venv/bin/python -m dev setup
-	@.venv/bin/python -m pytest -q -n 2
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile
 
 check: .venv/lock
 	@.venv/bin/ruff check .

@@ -112,6 +112,9 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="Serve the worker's Prometheus /metrics on this port."
     )
     worker_idle_processes: int = Field(2, ge=0)
+    vad: Literal["native", "plugin"] = Field(
+        "native", description="Silero's model: built in, or in livekit-plugins-silero."
+    )
     turn_detection: Literal["vad", "model"] = Field(
         "vad",
         description="What ends a caller's turn: silence alone, or silence judged by a local model "

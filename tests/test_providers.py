@@ -29,22 +29,22 @@ from tests.provider_rig import (
     utterances,
 )
 
-pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def server() -> AsyncIterator[Providers]:
     async with rig.serve() as running:
         yield running
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def providers(server: Providers) -> Providers:
     await server.set_control(rig.fresh())
     return server
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session

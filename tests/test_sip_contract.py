@@ -12,16 +12,16 @@ pytest.register_assert_rewrite("tests.sip_contract")
 from tests import sip_contract  # noqa: E402
 from tests.sip_contract import Backend, Rig, SipContract  # noqa: E402
 
-pytestmark = [pytest.mark.sip, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.sip, pytest.mark.asyncio(loop_scope="session")]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def bridge() -> AsyncIterator[Backend]:
     async with sip_contract.bridge_backend() as backend:
         yield backend
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def livekit_sip(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
     directory = tmp_path_factory.mktemp("livekit-sip")
     async with sip_contract.livekit_sip_backend(directory) as backend:
@@ -29,7 +29,7 @@ async def livekit_sip(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 
 
 class TestBridge(SipContract):
-    @pytest_asyncio.fixture(loop_scope="module")
+    @pytest_asyncio.fixture(loop_scope="session")
     async def rig(self, bridge: Backend) -> AsyncIterator[Rig]:
         async with sip_contract.rig(bridge) as rig:
             yield rig
@@ -39,7 +39,7 @@ class TestBridge(SipContract):
     bool(sip_contract.missing_for_livekit_sip()), reason=sip_contract.missing_for_livekit_sip()
 )
 class TestLiveKitSip(SipContract):
-    @pytest_asyncio.fixture(loop_scope="module")
+    @pytest_asyncio.fixture(loop_scope="session")
     async def rig(self, livekit_sip: Backend) -> AsyncIterator[Rig]:
         async with sip_contract.rig(livekit_sip) as rig:
             yield rig

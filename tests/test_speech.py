@@ -239,20 +239,20 @@ def test_words_outside_the_dictionary_get_a_pronunciation() -> None:
 # --- pool
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def pool() -> AsyncIterator[RecognizerPool]:
     async with RecognizerPool(CALLER, processes=2) as running:
         yield running
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_the_pool_hears_several_at_once(pool: RecognizerPool) -> None:
     speeches = [synthesize(phrase, CALLER_VOICE, 8000).pcm for phrase in CALLER[:6]]
     heard = await asyncio.gather(*(pool.recognize(telephone(pcm), 8000) for pcm in speeches))
     assert [recognition.text for recognition in heard] == CALLER[:6]
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_cancelled_recognition_gives_its_process_back(pool: RecognizerPool) -> None:
     pcm = telephone(synthesize(CALLER[1], CALLER_VOICE, 8000).pcm)
     for _ in range(6):
@@ -265,7 +265,7 @@ async def test_a_cancelled_recognition_gives_its_process_back(pool: RecognizerPo
         assert (await pool.recognize(pcm, 8000)).text == CALLER[1]
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_partial_results_leave_a_process_for_final_ones(pool: RecognizerPool) -> None:
     pcm = telephone(synthesize(CALLER[1], CALLER_VOICE, 8000).pcm)
     final = asyncio.create_task(pool.recognize(pcm, 8000))

@@ -15,7 +15,7 @@ from core.models import AgentConfig, CustomTool
 from dev.providers import Control, Deepgram, Fault, OpenAI, Rule, Script, ToolCall
 from tests.worker_rig import WorkerStack
 
-pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 GREETING = "Hello, this is the corner restaurant. How can I help you?"
 HOURS = "We are open from five in the afternoon to eleven at night, every day but Monday."
@@ -59,13 +59,13 @@ def config(**changes: Any) -> AgentConfig:
     return AgentConfig(**(values | changes))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def worker() -> AsyncIterator[WorkerStack]:
     async with WorkerStack.run(CONTROL.model_copy(deep=True), worker_max_calls=4) as running:
         yield running
 
 
-@pytest_asyncio.fixture(loop_scope="module", autouse=True)
+@pytest_asyncio.fixture(loop_scope="session", autouse=True)
 async def no_faults_left(worker: WorkerStack) -> AsyncIterator[None]:
     yield
     await worker.providers.set_control(CONTROL.model_copy(deep=True))

@@ -1,14 +1,14 @@
 """The voice pipeline of one call: STT → LLM → TTS, with turn taking in between.
 
 Everything runs here or at the configured providers; nothing goes to LiveKit's
-hosted inference or telemetry. The VAD is the one in livekit-local-inference: the
-same Silero model in the silero plugin (onnxruntime) costs 48 MB of private memory
-and 0.73 s of CPU per minute of audio, this one 7 MB and 0.35 s.
+hosted inference or telemetry. The VAD is Silero's model, by default as built into
+livekit-local-inference: in the silero plugin (``VAD=plugin``, onnxruntime) it costs
+48 MB of private memory and 0.73 s of CPU per minute of audio, there 7 MB and 0.35 s.
 """
 
 from __future__ import annotations
 
-from livekit.agents import AgentSession, APIConnectOptions, TurnHandlingOptions, inference
+from livekit.agents import AgentSession, APIConnectOptions, TurnHandlingOptions, inference, vad
 from livekit.agents.voice import room_io
 from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.plugins import cartesia, deepgram, openai
@@ -45,7 +45,6 @@ def build_session(
 ) -> AgentSession[None]:
     """The session for one call, with its models; providers are reached as soon as it starts."""
     timed = config.language.split("-")[0] in _TIMED_LANGUAGES
-    silence_s = settings.endpointing_ms / 1000
     return AgentSession(
         stt=deepgram.STT(
             model=_model(config.stt),
@@ -63,7 +62,7 @@ def build_session(
             word_timestamps=timed,
             voice=config.voice or TTSDefaultVoiceId,
         ),
-        vad=inference.VAD(model="silero", min_silence_duration=min(silence_s, 0.25)),
+        vad=_vad(settings),
         turn_handling=_turn_handling(config, settings),
         use_tts_aligned_transcript=timed,
         user_away_timeout=None,
@@ -94,6 +93,16 @@ def room_options(participant_identity: str) -> room_io.RoomOptions:
         text_input=False,
         close_on_disconnect=False,
     )
+
+
+def _vad(settings: Settings) -> vad.VAD:
+    silence_s = min(settings.endpointing_ms / 1000, 0.25)
+    if settings.vad == "plugin":
+        # Here, because its import alone loads onnxruntime.
+        from livekit.plugins import silero
+
+        return silero.VAD.load(min_silence_duration=silence_s)
+    return inference.VAD(model="silero", min_silence_duration=silence_s)
 
 
 def _turn_handling(config: AgentConfig, settings: Settings) -> TurnHandlingOptions:
