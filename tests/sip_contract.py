@@ -1,20 +1,17 @@
 """What a SIP service for LiveKit must do, as one suite: run on the bridge and on livekit-sip.
 
 Phones and trunks are real SIP on loopback (:mod:`dev.phone`, :mod:`dev.trunk`), rooms are a
-real livekit-server's. ``measure_rtt`` is the latency measurement that benchmarks share.
-"""
+real livekit-server's."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,138 +22,29 @@ from livekit.api import LiveKitAPI
 from livekit.protocol import sip as pb
 
 from core.audio import Pcm
-from dev import listen
+from dev.echo import Echo, measure_rtt
 from dev.phone import Answer, Ended, Phone, PhoneCall, Reject, RingOut
-from dev.ports import PORTS
-from dev.process import ManagedProcess, inherited_environment
+from dev.sip_backends import WAIT, Backend
 from dev.sipdigest import Credentials
-from dev.stack import Stack, StackOptions
 from dev.trunk import Trunk
-from sip.sdk import ignore_captured_frames, only_own_frames
 
-WAIT: Final = 15.0  # a deadline, not an expectation
 CALLER: Final = "+15105550100"
 CALLED: Final = "+15105550199"
 IDENTITY: Final = "phone"
 
 
-@dataclass(frozen=True)
-class Backend:
-    """A running livekit-server with a SIP service."""
-
-    name: str
-    url: str
-    sip_url: str
-    key: str
-    secret: str = field(repr=False)
-    sip_address: str = ""
-
-    def api(self) -> LiveKitAPI:
-        return LiveKitAPI(self.url, self.key, self.secret)
-
-    def sip_api(self) -> LiveKitAPI:
-        return LiveKitAPI(self.sip_url, self.key, self.secret)
-
-    def token(self, room: str, identity: str, kind: Any = "standard") -> str:
-        grants = api.VideoGrants(room_join=True, room=room, can_update_own_metadata=True)
-        token = api.AccessToken(self.key, self.secret).with_identity(identity)
-        return token.with_kind(kind).with_grants(grants).to_jwt()
-
-
-def _backend(name: str, stack: Stack, sip_url: str, sip_address: str) -> Backend:
-    key, secret = stack.settings.livekit_api_key, stack.settings.livekit_api_secret
-    assert key is not None and secret is not None
-    return Backend(
-        name, stack.settings.livekit_url, sip_url, key, secret.get_secret_value(), sip_address
-    )
-
-
-@contextlib.asynccontextmanager
-async def bridge_backend() -> AsyncIterator[Backend]:
-    """livekit-server without Redis, and the embedded service."""
-    options = StackOptions(worker=0, gateway=False, providers=False, livekit_config={"webhook": {}})
-    async with Stack(options) as stack:
-        yield _backend("bridge", stack, stack.bridge_url, stack.sip_address)
-
-
 def missing_for_livekit_sip() -> str:
     """Why livekit-sip cannot be run here; empty when it can."""
     missing = []
-    if _livekit_sip() is None:
+    if livekit_sip() is None:
         missing.append("livekit-sip (LIVEKIT_SIP_BIN or PATH)")
     if shutil.which("redis-server") is None:
         missing.append("redis-server (PATH)")
     return f"not found: {', '.join(missing)}" if missing else ""
 
 
-def _livekit_sip() -> str | None:
+def livekit_sip() -> str | None:
     return os.environ.get("LIVEKIT_SIP_BIN") or shutil.which("livekit-sip")
-
-
-@contextlib.asynccontextmanager
-async def livekit_sip_backend(directory: Path) -> AsyncIterator[Backend]:
-    """livekit-server with Redis and livekit-sip; its logs go to ``directory``."""
-    binary, redis = _livekit_sip(), shutil.which("redis-server")
-    assert binary is not None and redis is not None
-    ports = [PORTS.take() for _ in range(3)]
-    redis_port, sip_port, health_port = ports
-    env = inherited_environment()
-    async with contextlib.AsyncExitStack() as cleanup:
-        for port in ports:
-            cleanup.callback(PORTS.give_back, port)
-        command = [redis, "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
-        store = ManagedProcess("redis", command, log_path=directory / "redis.log", env=env)
-        cleanup.push_async_callback(store.kill)
-        await store.start()
-        await store.wait_ready(lambda: _listening(redis_port), timeout_s=WAIT)
-        address = {"address": f"127.0.0.1:{redis_port}"}
-        options = StackOptions(
-            worker=0,
-            gateway=False,
-            providers=False,
-            bridge=False,
-            livekit_config={"redis": address, "webhook": {}},
-        )
-        stack = await cleanup.enter_async_context(Stack(options))
-        backend = _backend(
-            "livekit-sip", stack, stack.settings.livekit_http_url, f"127.0.0.1:{sip_port}"
-        )
-        config = {
-            "api_key": backend.key,
-            "api_secret": backend.secret,
-            "ws_url": backend.url,
-            "redis": address,
-            "sip_port": sip_port,
-            "listen_ip": "127.0.0.1",
-            "nat_1_to_1_ip": "127.0.0.1",
-            "use_external_ip": False,
-            "rtp_port": "32100-32499",
-            "rtp_draining_idle_timeout": "-1s",
-            "rtp_draining_duration": "-1s",
-            "max_cpu_utilization": 1.0,
-            "health_port": health_port,
-        }
-        service = ManagedProcess(
-            "livekit-sip",
-            [binary],
-            log_path=directory / "livekit-sip.log",
-            env={**env, "SIP_CONFIG_BODY": json.dumps(config)},
-        )
-        cleanup.push_async_callback(service.kill)  # SIGTERM would wait for live calls
-        await service.start()
-        await service.wait_ready(lambda: _listening(health_port), timeout_s=WAIT)
-        yield backend
-
-
-async def _listening(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return True
 
 
 # --- what is on the other side: rooms
@@ -246,55 +134,6 @@ class Voice:
             )
 
 
-class Echo:
-    """Sends back what it hears, without a queue of its own."""
-
-    def __init__(self, backend: Backend, room: str) -> None:
-        self._backend = backend
-        self._name = room
-        self._room = rtc.Room()
-        self._source = rtc.AudioSource(48000, 1, queue_size_ms=0)
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> Echo:
-        self._room.on("track_subscribed", self._on_track)
-        await self._room.connect(self._backend.url, self._backend.token(self._name, "echo"))
-        ignore_captured_frames(self._room)
-        track = rtc.LocalAudioTrack.create_audio_track("echo", self._source)
-        options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
-        await self._room.local_participant.publish_track(track, options)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._room.disconnect()
-        await self._source.aclose()
-
-    def _on_track(self, track: rtc.Track, *_: object) -> None:
-        if isinstance(track, rtc.RemoteAudioTrack):
-            self._tasks.append(asyncio.create_task(self._play(track)))
-
-    async def _play(self, track: rtc.RemoteAudioTrack) -> None:
-        stream = rtc.AudioStream.from_track(
-            track=track, sample_rate=48000, num_channels=1, frame_size_ms=10, capacity=5
-        )
-        only_own_frames(stream)
-        try:
-            async for event in stream:
-                frame = rtc.AudioFrame(bytes(event.frame.data), 48000, 1, 480)
-                await self._source.capture_frame(frame)
-        finally:
-            await stream.aclose()
-
-
-def noise(seconds: float, seed: int = 1) -> Pcm:
-    """A signal that fits itself in one place only."""
-    samples = np.random.default_rng(seed).normal(0, 6000, int(seconds * 8000))
-    return samples.clip(-30000, 30000).astype(np.int16)
-
-
 def tone(hz: float, seconds: float) -> Pcm:
     wave = np.sin(2 * np.pi * hz * np.arange(int(seconds * 8000)) / 8000)
     return (wave * 12000).astype(np.int16)
@@ -306,23 +145,6 @@ def level_at(pcm: Pcm, hz: float) -> float:
     near = np.abs(np.fft.rfftfreq(len(pcm), 1 / 8000) - hz) < 20
     total = float(spectrum.sum())
     return float(spectrum[near].sum()) / total if total else 0.0
-
-
-async def measure_rtt(call: PhoneCall, *, seed: int = 1) -> float:
-    """Round trip of one burst, phone → room → echo → phone, in ms, on the phone's own clocks.
-
-    The burst is 200 ms of noise; where it comes back is found by correlation, so the
-    result is exact to the sample and independent of how busy this process is.
-    """
-    burst = noise(0.2, seed)
-    span = await call.play(burst)
-    await asyncio.sleep(1.0)
-    received = call.recording.received
-    start = max(0, int(span.start_ms * 8) - 400)
-    match = listen.find(burst, received[start:])
-    if match.score < 0.3:
-        raise AssertionError(f"the burst did not come back (score {match.score:.2f})")
-    return (start + match.offset) / 8 - span.start_ms
 
 
 # --- the suite
@@ -1039,4 +861,4 @@ async def _hear(track: rtc.RemoteAudioTrack, duration_s: float) -> Pcm:
     return np.concatenate(frames)
 
 
-__all__ = ["Answer", "Backend", "Rig", "SipContract", "bridge_backend", "measure_rtt", "rig"]
+__all__ = ["Answer", "Rig", "SipContract", "livekit_sip", "missing_for_livekit_sip", "rig"]

@@ -9,22 +9,25 @@ import pytest_asyncio
 
 pytest.register_assert_rewrite("tests.sip_contract")
 
+from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend  # noqa: E402
 from tests import sip_contract  # noqa: E402
-from tests.sip_contract import Backend, Rig, SipContract  # noqa: E402
+from tests.sip_contract import Rig, SipContract  # noqa: E402
 
 pytestmark = [pytest.mark.sip, pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def bridge() -> AsyncIterator[Backend]:
-    async with sip_contract.bridge_backend() as backend:
+    async with bridge_backend() as backend:
         yield backend
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def livekit_sip(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
     directory = tmp_path_factory.mktemp("livekit-sip")
-    async with sip_contract.livekit_sip_backend(directory) as backend:
+    binary = sip_contract.livekit_sip()
+    assert binary is not None
+    async with livekit_sip_backend(directory, binary) as backend:
         yield backend
 
 

@@ -1,0 +1,130 @@
+"""A livekit-server with a SIP service beside it: the bridge, or livekit-sip with its Redis.
+
+For what compares the two: the SIP contract and the benchmarks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from livekit import api
+from livekit.api import LiveKitAPI
+
+from dev.ports import PORTS
+from dev.process import ManagedProcess, inherited_environment
+from dev.stack import Stack, StackOptions
+
+WAIT: Final = 15.0  # a deadline, not an expectation
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A running livekit-server with a SIP service."""
+
+    name: str
+    url: str
+    sip_url: str
+    key: str
+    secret: str = field(repr=False)
+    sip_address: str = ""
+
+    def api(self) -> LiveKitAPI:
+        return LiveKitAPI(self.url, self.key, self.secret)
+
+    def sip_api(self) -> LiveKitAPI:
+        return LiveKitAPI(self.sip_url, self.key, self.secret)
+
+    def token(self, room: str, identity: str, kind: Any = "standard") -> str:
+        grants = api.VideoGrants(room_join=True, room=room, can_update_own_metadata=True)
+        token = api.AccessToken(self.key, self.secret).with_identity(identity)
+        return token.with_kind(kind).with_grants(grants).to_jwt()
+
+
+def _backend(name: str, stack: Stack, sip_url: str, sip_address: str) -> Backend:
+    key, secret = stack.settings.livekit_api_key, stack.settings.livekit_api_secret
+    assert key is not None and secret is not None
+    return Backend(
+        name, stack.settings.livekit_url, sip_url, key, secret.get_secret_value(), sip_address
+    )
+
+
+@contextlib.asynccontextmanager
+async def bridge_backend() -> AsyncIterator[Backend]:
+    """livekit-server without Redis, and the embedded service."""
+    options = StackOptions(worker=0, gateway=False, providers=False, livekit_config={"webhook": {}})
+    async with Stack(options) as stack:
+        yield _backend("bridge", stack, stack.bridge_url, stack.sip_address)
+
+
+@contextlib.asynccontextmanager
+async def livekit_sip_backend(directory: Path, binary: str) -> AsyncIterator[Backend]:
+    """livekit-server with Redis and livekit-sip; their logs go to ``directory``."""
+    redis = shutil.which("redis-server")
+    if redis is None:
+        raise FileNotFoundError("redis-server")
+    ports = [PORTS.take() for _ in range(3)]
+    redis_port, sip_port, health_port = ports
+    env = inherited_environment()
+    async with contextlib.AsyncExitStack() as cleanup:
+        for port in ports:
+            cleanup.callback(PORTS.give_back, port)
+        command = [redis, "--port", str(redis_port), "--bind", "127.0.0.1", "--save", ""]
+        store = ManagedProcess("redis", command, log_path=directory / "redis.log", env=env)
+        cleanup.push_async_callback(store.kill)
+        await store.start()
+        await store.wait_ready(lambda: _listening(redis_port), timeout_s=WAIT)
+        address = {"address": f"127.0.0.1:{redis_port}"}
+        options = StackOptions(
+            worker=0,
+            gateway=False,
+            providers=False,
+            bridge=False,
+            livekit_config={"redis": address, "webhook": {}},
+        )
+        stack = await cleanup.enter_async_context(Stack(options))
+        backend = _backend(
+            "livekit-sip", stack, stack.settings.livekit_http_url, f"127.0.0.1:{sip_port}"
+        )
+        config = {
+            "api_key": backend.key,
+            "api_secret": backend.secret,
+            "ws_url": backend.url,
+            "redis": address,
+            "sip_port": sip_port,
+            "listen_ip": "127.0.0.1",
+            "nat_1_to_1_ip": "127.0.0.1",
+            "use_external_ip": False,
+            "rtp_port": "32100-32499",
+            "rtp_draining_idle_timeout": "-1s",
+            "rtp_draining_duration": "-1s",
+            "max_cpu_utilization": 1.0,
+            "health_port": health_port,
+        }
+        service = ManagedProcess(
+            "livekit-sip",
+            [binary],
+            log_path=directory / "livekit-sip.log",
+            env={**env, "SIP_CONFIG_BODY": json.dumps(config)},
+        )
+        cleanup.push_async_callback(service.kill)  # SIGTERM would wait for live calls
+        await service.start()
+        await service.wait_ready(lambda: _listening(health_port), timeout_s=WAIT)
+        yield backend
+
+
+async def _listening(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
