@@ -171,3 +171,12 @@ def test_keys_have_no_speaking_times(transcript: Transcript, timeline: Timeline)
 def test_instructions_are_not_said(transcript: Transcript, timeline: Timeline) -> None:
     transcript.add(ChatMessage(role="system", content=["Be nice."]))
     assert timeline.posts == []
+
+
+def test_sentences_that_the_tts_ran_together_are_parted(
+    timeline: Timeline, transcript: Transcript
+) -> None:
+    transcript.add(agent("Free at seven.Press one!Or see U.S.A. at www.example.com.Bye."))
+    assert timeline.turns[0]["response"] == (
+        "Free at seven. Press one! Or see U.S.A. at www.example.com. Bye."
+    )

@@ -7,12 +7,17 @@ the agent says unasked (a greeting) is a turn of its own, with an empty transcri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from livekit.agents.llm import ChatMessage
 
 from core.models import Turn, new_id
+
+# The Cartesia plugin aligns words with the text it has so far, and drops the space after a
+# sentence when the next one has not come yet ("at seven.Press one").
+_RUN_TOGETHER = re.compile(r"([^\W\d_]{2}[.!?])([^\W\d_])")
 
 Post = Callable[[str, dict[str, Any]], object]
 
@@ -45,7 +50,7 @@ class Transcript:
     def add(self, message: ChatMessage, *, unasked: bool = False) -> None:
         """A message of the conversation, complete: the caller's when the turn ended, the
         agent's when it was spoken or cut, with the text that can have been heard."""
-        text = (message.text_content or "").strip()
+        text = _parted((message.text_content or "").strip())
         if message.role == "user":
             self._caller_said(message, text)
         elif message.role == "assistant" and text:
@@ -93,6 +98,11 @@ class Transcript:
         if self._answered_at is None:
             return None
         return max(0, round((at - self._answered_at) * 1000))
+
+
+def _parted(text: str) -> str:
+    """``text`` with a space between its sentences; names like example.com stay whole."""
+    return _RUN_TOGETHER.sub(lambda met: f"{met[1]}{' ' * met[2].isupper()}{met[2]}", text)
 
 
 def _parts(message: ChatMessage, names: dict[str, str]) -> dict[str, float]:
