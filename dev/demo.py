@@ -39,6 +39,10 @@ _ANSWER_WITHIN_S = 20.0
 _END_WITHIN_S = 20.0
 
 
+class DemoFailed(Exception):
+    """Said to the user as it is."""
+
+
 @dataclass
 class _Kept:
     """What the summary needs."""
@@ -69,10 +73,15 @@ async def run(settings: Settings, phone: str | None = None) -> int:
         checklist.pause()
         if "providers" in stack.components:
             await _set_providers(stack)
-        if target is not None:
-            return await _call_a_person(console, http, target)
-        async with Phone() as own:
-            return await _call_ourselves(console, http, own)
+        try:
+            if target is not None:
+                return await _call_a_person(console, http, target)
+            async with Phone() as own:
+                return await _call_ourselves(console, http, own)
+        except DemoFailed as error:
+            console.print(f"[red]{error}[/]\n\nThe gateway's log ends:")
+            console.print("\n".join(stack.log_text("gateway").splitlines()[-10:]), markup=False)
+            return 1
 
 
 async def _call_ourselves(console: Console, http: aiohttp.ClientSession, phone: Phone) -> int:
@@ -142,7 +151,7 @@ async def _dial(console: Console, http: aiohttp.ClientSession, number: str, addr
     async with http.post("/sip/call", json=body) as response:
         answer = await response.json()
         if response.status != 200:
-            raise RuntimeError(f"POST /sip/call answered {response.status}: {answer}")
+            raise DemoFailed(f"POST /sip/call answered {response.status}: {answer}")
     console.print(f"{response.status} {answer['status']}: {answer['call_id']}\n")
     return str(answer["call_id"])
 

@@ -28,7 +28,7 @@ from gateway.auth import PRINCIPAL
 from gateway.body import parse_query
 from gateway.keys import STOPPING, STORE, TIMELINE
 
-_HEARTBEAT_S = 15.0
+HEARTBEAT_S = 15.0
 
 
 class Page(BaseModel):
@@ -43,7 +43,7 @@ class Page(BaseModel):
 class CallQuery(Page):
     status: Status | None = None
     direction: Direction | None = None
-    agent_id: str | None = None
+    agent_id: str | None = Field(None, min_length=1, max_length=64)
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
 
@@ -170,7 +170,8 @@ async def _stream(
     clock = asyncio.get_running_loop()
     silent_since = clock.time()
     async with request.app[TIMELINE].listen(call_id) as news:
-        while not stopping.is_set():
+        # A reader that is gone shows in the transport long before a write fails.
+        while not stopping.is_set() and not _gone(request):
             # The status is read before the events: what made it final is then among them.
             call = await store.call(Scope(None), call_id)
             for event in await store.events(call_id, after=after):
@@ -186,10 +187,14 @@ async def _stream(
                     f'event: ended\ndata: {{"status": {json.dumps(status)}}}\n\n'.encode()
                 )
                 return
-            if clock.time() - silent_since >= _HEARTBEAT_S:
+            if clock.time() - silent_since >= HEARTBEAT_S:
                 await stream.write(b": heartbeat\n\n")
                 silent_since = clock.time()
             await news.wait()
+
+
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _last_event_id(request: web.Request) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from google.protobuf.message import DecodeError
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.room import ListRoomsRequest
 
@@ -71,6 +72,7 @@ async def _livekit(livekit: LiveKitAPI | None) -> str | None:
             await livekit.room.list_rooms(ListRoomsRequest(names=["-"]))
     except ServerError as error:
         return f"LiveKit refuses us ({error.code}): check LIVEKIT_API_KEY and LIVEKIT_API_SECRET"
-    except (aiohttp.ClientError, TimeoutError):
+    except (aiohttp.ClientError, TimeoutError, DecodeError, AttributeError):
+        # The last two: something else answers there, which the SDK did not expect.
         return "LiveKit does not answer (LIVEKIT_URL)"
     return None

@@ -5,13 +5,14 @@ Each request carries a token of ours (core.tokens), scoped to one call or one wo
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Self
 
 from aiohttp import web
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from core.errors import AppError, NotFound, Unauthenticated
-from core.models import CallBrief, CallEvent, Heartbeat
+from core.models import CallBrief, CallEvent, Heartbeat, Turn, now
 from core.store import Scope
 from core.tokens import Audience, InvalidToken
 from gateway.body import parse_body
@@ -20,8 +21,36 @@ from gateway.keys import METRICS, STORE, TIMELINE, TOKENS
 MAX_EVENTS = 100
 
 
+# What both databases keep in an INTEGER column.
+_MAX_CALLS = 1_000_000
+# Any clock's time, as long as every reader can be shown it in UTC.
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class WorkerEvent(CallEvent):
+    """An event that can be folded and shown: what cannot is refused, not kept and stumbled on."""
+
+    at: AwareDatetime = Field(default_factory=now)
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not _EARLIEST <= self.at < _LATEST:
+            raise ValueError("at is no time of a call")
+        if self.type == "turn":
+            Turn.model_validate(self.data)
+        code = self.data.get("sipStatusCode")
+        if self.type == "call.ended" and isinstance(code, int) and not 100 <= code <= 699:
+            raise ValueError("sipStatusCode is no SIP status")
+        return self
+
+
+class Beat(Heartbeat):
+    capacity: int = Field(ge=0, le=_MAX_CALLS)
+    active: int = Field(ge=0, le=_MAX_CALLS)
+
+
 class Events(BaseModel):
-    events: list[CallEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+    events: list[WorkerEvent] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
 class Gone(AppError):
@@ -33,7 +62,7 @@ class Gone(AppError):
 
 async def heartbeat(request: web.Request) -> web.StreamResponse:
     worker_id = _bearer(request, "switchroom:worker")
-    beat = await parse_body(request, Heartbeat)
+    beat = await parse_body(request, Beat)
     if beat.worker_id != worker_id:
         raise Unauthenticated("The token is another worker's")
     await request.app[STORE].heartbeat(beat)

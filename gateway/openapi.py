@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from core import __version__
 from gateway.docs import page
 from gateway.errors import TYPES, is_seed_path
 from gateway.route import Route
@@ -95,7 +95,7 @@ def build(routes: Sequence[Route], *, auth_required: bool = True) -> Schema:
         paths[_path(route)][route.method.lower()] = _operation(route, refs, auth_required)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Switchroom", "version": _version(), "description": _DESCRIPTION},
+        "info": {"title": "Switchroom", "version": __version__, "description": _DESCRIPTION},
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in shown)],
         "paths": dict(paths),
@@ -271,10 +271,3 @@ def _path(route: Route) -> str:
 def _operation_id(route: Route) -> str:
     words = re.findall(r"\w+", _path(route))
     return "_".join([route.method.lower(), *words]).replace(".", "_") or "root"
-
-
-def _version() -> str:
-    try:
-        return version("switchroom")
-    except PackageNotFoundError:  # run from a checkout
-        return "0.0.0"

@@ -42,15 +42,26 @@ class Reconciler:
         while True:
             try:
                 await self.round()
-            except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
+            except (AppError, aiohttp.ClientError, TimeoutError) as error:
                 log.warning("reconciling failed", extra={"problem": type(error).__name__})
+            except Exception:
+                # Nobody would notice a reconciler that died of one odd call.
+                log.exception("reconciling failed")
             await asyncio.sleep(period_s)
 
     async def round(self) -> int:
         """One look at every unfinished call; how many were finished."""
         finished = 0
         for call in await self._store.unfinished_calls(created_before=now() - _SETTLED):
-            if self._outbound.follows(call.id) or await self._present(call):
+            if self._outbound.follows(call.id):
+                continue
+            try:
+                if await self._present(call):
+                    continue
+            except ServerError as error:
+                # One call that LiveKit will not talk about must not keep the others open.
+                facts = {"call_id": call.id, "problem": error.code}
+                log.warning("LiveKit does not tell of a call", extra=facts)
                 continue
             await self._finish(call)
             finished += 1

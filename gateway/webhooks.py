@@ -8,6 +8,7 @@ answer ended the call; one who left before it is the dial's verdict's to explain
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,11 +20,15 @@ from livekit.protocol.webhook import WebhookEvent
 from core.errors import BadRequest, ServerFault, Unauthenticated
 from core.events import ended
 from core.models import CallEvent, DisconnectionReason, Status, now
-from core.store import Store
+from core.store import Scope, Store
 from gateway.body import read_text
 from gateway.keys import METRICS, SETTINGS, STORE, TIMELINE
 
 log = logging.getLogger(__name__)
+
+# What an event of ours can be called and numbered with.
+_ID = re.compile(r"[\x21-\x7e]{1,190}")
+_NAME = re.compile(r"[a-z_]{1,56}")
 
 # The caller left a call that had been answered.
 _ENDINGS: dict[DisconnectReason, tuple[Status, DisconnectionReason]] = {
@@ -54,8 +59,8 @@ async def receive(request: web.Request) -> web.StreamResponse:
     except Exception as error:  # the SDK raises bare Exceptions, jwt's and protobuf's alike
         log.warning("webhook refused", extra={"problem": type(error).__name__})
         raise Unauthenticated("The webhook's signature does not match") from None
-    if not event.id:
-        raise BadRequest("The webhook has no id")
+    if not _ID.fullmatch(event.id) or not _NAME.fullmatch(event.event):
+        raise BadRequest("The webhook has no usable id or name")
     await _keep(request, event)
     return web.json_response({"status": "ok"})
 
@@ -65,9 +70,7 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     if participant.kind != ParticipantInfo.Kind.SIP:
         return
     store = request.app[STORE]
-    call_id = await store.find_call_of_participant(participant.sid) or await store.find_live_call(
-        event.room.name, participant.identity
-    )
+    call_id = await _call_of(store, event)
     if call_id is None:
         return
     at = _when(event)
@@ -80,11 +83,29 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     request.app[METRICS].events.labels("livekit").inc(len(stored or ()))
 
 
+async def _call_of(store: Store, event: WebhookEvent) -> str | None:
+    participant = event.participant
+    if call_id := await store.find_call_of_participant(participant.sid):
+        return call_id
+    call_id = await store.find_live_call(event.room.name, participant.identity)
+    call = await store.call(Scope(None), call_id) if call_id else None
+    if call is None:
+        return None
+    # The same identity may be in the room for the second time: late news of the first
+    # must not end the second call.
+    named = participant.attributes.get("switchroom.callId", call.id)
+    if named != call.id or call.participant_id not in (None, participant.sid):
+        return None
+    return call.id
+
+
 def _when(event: WebhookEvent) -> datetime:
     """LiveKit tells whole seconds: our own clock is better, unless the webhook was delayed."""
     here = now()
+    if not 0 < event.created_at < here.timestamp():
+        return here
     told = datetime.fromtimestamp(event.created_at, UTC)
-    return told if event.created_at and here - told > _PROMPT else here
+    return told if here - told > _PROMPT else here
 
 
 async def _ending(
@@ -118,4 +139,6 @@ def _facts(event: WebhookEvent) -> dict[str, Any]:
 
 
 def _reason_name(event: WebhookEvent) -> str:
-    return DisconnectReason.Name(event.participant.disconnect_reason)
+    number = event.participant.disconnect_reason
+    # A newer LiveKit may know reasons that we do not.
+    return DisconnectReason.Name(number) if number in DisconnectReason.values() else str(number)

@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from core import __version__
 from core.settings import Settings
 from dev import livekit_server
 from dev.environment import GivenSettings, as_variables
@@ -203,7 +204,7 @@ class TestCompose:
         assert image == f"livekit/livekit-server:v{livekit_server.VERSION}"
         for name in ("gateway", "worker"):
             image = self.SERVICES[name]["image"]
-            assert image == f"switchroom-{name}:{PROJECT['project']['version']}"
+            assert image == f"switchroom-{name}:{__version__}"
 
 
 class TestDockerfile:
