@@ -47,8 +47,9 @@ class TokenIssuer:
                 audience=audience,
                 options={"require": ["exp", "sub", "aud"]},
             )
-        except jwt.PyJWTError as error:
-            raise InvalidToken(str(error)) from None
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
+            # Not all of what a made-up token does to the decoder is its own kind of error.
+            raise InvalidToken(type(error).__name__) from None
         return str(claims["sub"])
 
     def _sign(self, audience: Audience, subject: str, ttl: timedelta) -> str:
