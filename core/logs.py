@@ -3,14 +3,16 @@
     log.info("call answered", extra={"call_id": call.id, "to": call.to_number})
 
 Fields in ``PHONE_FIELDS`` and ``SPEECH_FIELDS`` are redacted (LOG_REDACT), those
-in ``SECRET_FIELDS`` always; nothing secret is ever put into a message.
+in ``SECRET_FIELDS`` always, however deep they are; nothing secret is ever put into a
+message.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -41,7 +43,10 @@ def configure(settings: Settings, service: Literal["gateway", "worker", "bridge"
         settings.log_format == "auto" and sys.stderr.isatty()
     )
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+        # Its own choice of traceback would print every local variable, passwords included.
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
     )
     shared: list[Processor] = [
         _service(service),
@@ -85,15 +90,25 @@ class _Redactor:
 
     def __call__(self, _logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
         fields.pop("message", None)  # a job process's record, formatted once already
-        for name in fields.keys() & SECRET_FIELDS:
-            fields[name] = "[redacted]"
-        if self._phone_and_speech:
-            speech = [
-                name for name in fields if name in SPEECH_FIELDS or name.startswith(_SPEECH_PREFIX)
-            ]
-            for name in speech:
-                fields[name] = f"[{len(str(fields[name]))} characters]"
-            for name in fields.keys() & PHONE_FIELDS:
-                value = str(fields[name])
-                fields[name] = "…" + value[-3:] if len(value) > 3 else "…"
+        for name, value in fields.items():
+            fields[name] = self._field(name, value)
         return fields
+
+    def _field(self, name: str, value: Any) -> Any:
+        key = name.lower()
+        if key in SECRET_FIELDS:
+            return "[redacted]"
+        if self._phone_and_speech and value is not None:
+            if key in SPEECH_FIELDS or key.startswith(_SPEECH_PREFIX):
+                return f"[{len(str(value))} characters]"
+            if key in PHONE_FIELDS:
+                number = str(value)
+                return "…" + number[-3:] if len(number) > 3 else "…"
+        return self._inside(value)
+
+    def _inside(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: self._field(str(name), item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._inside(item) for item in value]
+        return value
