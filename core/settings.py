@@ -74,7 +74,9 @@ class Settings(BaseSettings):
     )
     database_url: str = "sqlite:///data/switchroom.db"
     data_dir: Path = Field(Path("data"), description="Spools and state files of this machine.")
-    shutdown_grace_s: float = Field(20.0, ge=0, description="How long a stop waits for dials.")
+    shutdown_grace_s: float = Field(
+        20.0, ge=0, allow_inf_nan=False, description="How long a stop waits for dials."
+    )
 
     # --- Authentication
     auth_required: StrictBool = False
@@ -125,7 +127,10 @@ class Settings(BaseSettings):
     )
     worker_drain_timeout_s: int = Field(3600, ge=0)
     agent_join_timeout_s: float = Field(
-        10.0, gt=0, description="A call whose agent has not joined by then is ended."
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A call whose agent has not joined by then is ended.",
     )
 
     # --- Providers
@@ -155,8 +160,13 @@ class Settings(BaseSettings):
     def _url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"ws", "wss", "http", "https"} or not parts.hostname:
+        try:
+            parts = urlsplit(value)
+            known = parts.scheme in {"ws", "wss", "http", "https"} and parts.hostname
+            usable = bool(known) and parts.port != 0
+        except ValueError:  # its text quotes the address, which may hold a password
+            usable = False
+        if not usable:
             raise ValueError("must be a ws://, wss://, http:// or https:// address")
         return value.rstrip("/")
 
@@ -210,8 +220,16 @@ def _http(url: str) -> str:
 
 def load() -> Settings:
     """Read the environment, or end the process naming what is wrong (never its value)."""
+    file = os.environ.get("ENV_FILE", ".env")
+    if file and "ENV_FILE" in os.environ and (not Path(file).exists() or Path(file).is_dir()):
+        # Left out silently, it would take AUTH_REQUIRED with it.
+        print("settings: ENV_FILE: names no file", file=sys.stderr)
+        raise SystemExit(2)
     try:
-        return Settings(_env_file=os.environ.get("ENV_FILE", ".env") or None)
+        return Settings(_env_file=file or None)
+    except (OSError, UnicodeDecodeError) as error:
+        print(f"settings: {file}: cannot be read ({type(error).__name__})", file=sys.stderr)
+        raise SystemExit(2) from None
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(str(part) for part in problem["loc"]).upper()
