@@ -7,6 +7,7 @@ with, because the gateway pins the configuration into the call's record.
 from __future__ import annotations
 
 import logging
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from core.models import Agent, AgentConfig
 
 log = logging.getLogger(__name__)
 
+# What fits the record's column and is a file name everywhere.
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
 
 class BadAgentFile(ValueError):
     """Names the file and what is wrong in it, never what it holds."""
@@ -25,7 +29,7 @@ class BadAgentFile(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    stamp: tuple[int, int]
+    stamp: tuple[int, int, int]
     agent: Agent
 
 
@@ -38,8 +42,14 @@ class AgentFiles:
 
     def check(self) -> list[str]:
         """Read every file; the ids found. Raises BadAgentFile."""
-        ids = sorted(path.stem for path in self._directory.glob("*.yaml"))
+        # Hidden files are the droppings of editors and of mounted volumes.
+        names = (path.stem for path in self._directory.glob("*.yaml"))
+        ids = sorted(name for name in names if not name.startswith("."))
         for agent_id in ids:
+            if not _ID.fullmatch(agent_id):
+                raise BadAgentFile(
+                    f"{agent_id}.yaml: an agent's id is 1 to 64 letters, digits, - and _"
+                )
             self._load(agent_id)
         return ids
 
@@ -54,7 +64,7 @@ class AgentFiles:
 
     def _load(self, agent_id: str) -> Agent | None:
         # An id comes from a caller: it must name a file here, not a path elsewhere.
-        if not agent_id.replace("-", "").replace("_", "").isalnum():
+        if not _ID.fullmatch(agent_id):
             return None
         path = self._directory / f"{agent_id}.yaml"
         try:
@@ -62,7 +72,9 @@ class AgentFiles:
         except (FileNotFoundError, NotADirectoryError):
             self._loaded.pop(agent_id, None)
             return None
-        stamp = (stat.st_mtime_ns, stat.st_size)
+        except OSError as error:
+            raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
+        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         kept = self._loaded.get(agent_id)
         if kept is None or kept.stamp != stamp:
             kept = _Loaded(stamp, _read(path, agent_id))
@@ -74,13 +86,14 @@ def _read(path: Path, agent_id: str) -> Agent:
     try:
         raw = path.read_bytes()
         config = AgentConfig.model_validate(yaml.safe_load(raw))
-    except (OSError, yaml.YAMLError) as error:
-        raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
             for fault in error.errors(include_input=False)
         )
         raise BadAgentFile(f"{path.name}: {faults}") from None
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        # PyYAML makes dates of what looks like one, and fails on the 30th of February.
+        raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
     # A file has no version number of its own; its content's checksum pins it.
     return Agent(id=agent_id, version=zlib.crc32(raw) & 0x7FFFFFFF, config=config)
