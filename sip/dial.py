@@ -17,6 +17,7 @@ from typing import Literal
 
 import aiohttp
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from livekit.api import LiveKitAPI, ServerError, SipCallError
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import RoomParticipantIdentity
@@ -192,7 +193,8 @@ class Dial:
                 return ANSWERED
             await self.cancel()
             return DialOutcome(status="no-answer", reason="dial_no_answer")
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, DecodeError, AttributeError):
+            # The last two: something else answers there, which the SDK did not expect.
             return DialOutcome(status="failed", reason="dial_failed")
         self._ids = Joined(info.participant_id, info.sip_call_id)
         return ANSWERED
