@@ -65,7 +65,7 @@ class TestList:
         ],
     )
     async def test_a_bad_parameter_is_named(self, gateway: Running, name: str, value: str) -> None:
-        status, body = await fetch(gateway, "/v1/calls", **{name: value})
+        status, body = await fetch(gateway, "/v1/calls", ACME, **{name: value})
         assert status == 422
         assert body["error"]["code"] == "VALIDATION_ERROR"
         assert body["error"]["type"] == "validation_error"
@@ -107,7 +107,7 @@ class TestList:
         )
         assert [call["id"] for call in some["data"]] == [ids[2], ids[1]]
         for odd in ({"direction": "inbound"}, {"agentId": "none"}, {"status": "busy"}):
-            assert (await fetch(gateway, "/v1/calls", **odd))[1]["total"] == 0
+            assert (await fetch(gateway, "/v1/calls", ACME, **odd))[1]["total"] == 0
 
     async def test_a_tenant_sees_its_own(self, gateway: Running) -> None:
         call = await gateway.call()
@@ -168,7 +168,7 @@ def types(text: str) -> list[str]:
 async def listening(gateway: Running, call_id: str, wanted: int) -> None:
     """Once that many readers of the call are there."""
     async with asyncio.timeout(10):
-        while len(gateway.app[TIMELINE]._bells.get(call_id, ())) != wanted:
+        while len(gateway.app[TIMELINE]._bells.get(call_id, ())) != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

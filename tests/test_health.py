@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from core.errors import Unavailable
+from core.store import Store
 from dev.environment import as_variables
 from gateway.keys import STOPPING
 from tests.edge import served
@@ -74,19 +76,16 @@ async def test_something_else_answers_there(
     assert "s3cret" not in str(body)
 
 
-async def test_the_database_is_gone(tmp_path: Path) -> None:
+async def test_the_database_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ping(_store: Store) -> None:
+        raise Unavailable("s3cret", code="STORE_UNAVAILABLE")
+
     async with running(settings_in(tmp_path)) as gateway:
-        await gateway.store.close()
-        _make_unreadable(tmp_path)
+        monkeypatch.setattr(Store, "ping", ping)
         status, body = await ready(gateway)
     assert status == 503
     assert body["missing"][0] == "the database does not answer (DATABASE_URL)"
-
-
-def _make_unreadable(folder: Path) -> None:
-    for file in folder.glob("test.db*"):
-        file.unlink()
-    (folder / "test.db").mkdir()
+    assert "s3cret" not in str(body)
 
 
 async def test_a_strangers_paths_make_no_labels(tmp_path: Path) -> None:

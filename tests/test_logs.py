@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def restored() -> Iterator[None]:
     root.handlers[:], root.level = before
 
 
-def configure(**values: object) -> None:
+def configure(**values: Any) -> None:
     logs.configure(GivenSettings(**{"log_format": "json", **values}), "gateway")
 
 
