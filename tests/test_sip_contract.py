@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-pytest.register_assert_rewrite("tests.sip_contract")
-
-from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend  # noqa: E402
-from tests import sip_contract  # noqa: E402
-from tests.sip_contract import Rig, SipContract  # noqa: E402
+from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend
+from tests import sip_contract
+from tests.sip_contract import Rig, SipContract
 
 pytestmark = [pytest.mark.sip, pytest.mark.asyncio(loop_scope="session")]
 

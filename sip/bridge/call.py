@@ -19,7 +19,7 @@ from livekit.rtc.participant import PublishTrackError
 from sip.bridge.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
 from sip.leg import SAMPLE_RATE, PhoneLeg
-from sip.sdk import ignore_captured_frames
+from sip.sdk import connect, ignore_captured_frames
 
 log = logging.getLogger(__name__)
 
@@ -159,12 +159,14 @@ class Call:
         self._listen()
         try:
             async with asyncio.timeout(JOIN_TIMEOUT_S):
-                await self._room.connect(
+                await connect(
+                    self._room,
                     self._livekit.url,
                     self.participant.token(self._livekit),
                     rtc.RoomOptions(
                         auto_subscribe=False, rtc_config=self._livekit.rtc_configuration()
                     ),
+                    timeout_s=JOIN_TIMEOUT_S,
                 )
                 track = rtc.LocalAudioTrack.create_audio_track(
                     self.participant.identity, self._source
