@@ -506,6 +506,24 @@ class SipContract:
         )
         assert by_us(await call.ended(WAIT)) == ("remote", "cancel")
 
+    async def test_removal_before_it_rings_cancels_too(self, rig: Rig) -> None:
+        """The INVITE is on its way, its answers are not: nobody's phone may ring on."""
+        rig.phone.behave(RingOut())
+        async with Trunk(rig.phone.address) as trunk:
+            rooms = [new_room() for _ in range(8)]
+
+            async def dial_and_remove(room: str) -> None:
+                request = dial_request(room, trunk.address)
+                await rig.sip.create_sip_participant(request)
+                await rig.lk.room.remove_participant(
+                    api.RoomParticipantIdentity(room=room, identity=IDENTITY)
+                )
+
+            await asyncio.gather(*(dial_and_remove(room) for room in rooms))
+            for call in list(rig.phone.calls):
+                await call.ended(WAIT)
+            assert trunk.seen.methods["CANCEL"] == trunk.invites
+
     async def test_deleting_the_room_hangs_up(self, rig: Rig) -> None:
         _, call = await rig.connect()
         await rig.lk.room.delete_room(api.DeleteRoomRequest(room=rig.room))

@@ -17,8 +17,9 @@ from livekit.protocol import sip as pb
 from dev.options import ROOT
 from dev.phone import Phone, PhoneCall, RingOut
 from dev.process import inherited_environment
+from dev.sip_backends import WAIT
 from dev.stack import Stack, StackOptions
-from tests.sip_contract import CALLED, WAIT, dial_request, new_room
+from tests.sip_contract import CALLED, dial_request, new_room
 
 pytestmark = pytest.mark.sip
 

@@ -52,6 +52,15 @@ async def publish(room: rtc.Room) -> str:
     return publication.sid
 
 
+async def published(gateway: Gateway, name: str, room: rtc.Room) -> str:
+    """A track, once the server tells others of it."""
+    track = await publish(room)
+    async with asyncio.timeout(10):
+        while track not in str((await gateway.get(f"/livekit/rooms/{name}")).body):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return track
+
+
 class TestToken:
     async def test_it_is_for_one_room_and_not_for_long(
         self, gateway: Gateway, livekit: LiveKitAPI
@@ -135,7 +144,7 @@ class TestRooms:
     async def test_one_room_with_its_participants(self, gateway: Gateway) -> None:
         room = new_id("room")
         async with joined(gateway, room) as participant:
-            track = await publish(participant)
+            track = await published(gateway, room, participant)
             answer = await gateway.get(f"/livekit/rooms/{room}")
             assert answer.status == 200
             assert answer.body["room_name"] == room
@@ -189,7 +198,7 @@ class TestParticipants:
             request = {
                 "room_name": room,
                 "participant_identity": "alice",
-                "track_sid": await publish(participant),
+                "track_sid": await published(gateway, room, participant),
                 "muted": True,
             }
             path = "/livekit/participant/mute"

@@ -125,7 +125,7 @@ class Endpoint:
         self._dialling += 1
         try:
             call = await agent.dial(uri, headers)
-            phone = PhoneCall(call)
+            phone = PhoneCall(call, dialled=True)
             # A near phone answers before the library's call listens to events (it does so when
             # dial() returns, a turn of the loop after the INVITE left): what it missed, again.
             for event in self._early.pop(call.handle, ()):

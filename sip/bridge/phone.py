@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import baresip
 
@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 # A command goes to the stack's own thread and back; what takes longer is a stall.
 COMMAND_TIMEOUT_S: Final = 2.0
 MEDIA_UP_TIMEOUT_S: Final = 5.0
+# How long a far end may take to say that it has our INVITE; none that lives needs so long.
+PROVISIONAL_WAIT_S: Final = 2.0
 
 
 class PhoneCall:
@@ -24,8 +26,10 @@ class PhoneCall:
     a status line (``486 Busy Here``) or an error (``Connection timed out [110]``).
     """
 
-    def __init__(self, call: baresip.Call) -> None:
+    def __init__(self, call: baresip.Call, *, dialled: bool = False) -> None:
+        """``dialled``: the INVITE is ours."""
         self._call = call
+        self._dialled = dialled
         self.ringing = asyncio.Event()
         self.answered = asyncio.Event()
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -65,6 +69,8 @@ class PhoneCall:
 
     async def hang_up(self) -> None:
         """BYE, CANCEL or a refusal (486), whichever is due; a call already gone is fine."""
+        if self._dialled:
+            await self._invited()
         if self._gone:
             return
         try:
@@ -74,6 +80,24 @@ class PhoneCall:
             return
         except (TimeoutError, baresip.BaresipError) as error:
             log.warning("hanging up failed", extra={"sip_call_id": self.call_id, "cause": error})
+
+    async def _invited(self) -> None:
+        """Until the far end has our INVITE.
+
+        A CANCEL may follow a provisional response only (RFC 3261 §9.1). Asked for earlier, the
+        stack forgets the call and sends none: the phone would ring on (measured, 30 of 160).
+        """
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.ringing, self.answered)]
+        outcomes: set[asyncio.Future[Any]] = {*waits, self.closed}
+        try:
+            await asyncio.wait(
+                outcomes,
+                timeout=PROVISIONAL_WAIT_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def send_digit(self, digit: str) -> None:
         """One DTMF digit as an RFC 4733 event of 100 ms."""
