@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Select, delete, event, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -146,7 +146,6 @@ class Store:
     async def close(self) -> None:
         await self._engine.dispose()
 
-    @_whole
     async def ping(self) -> None:
         async with self._read() as connection:
             await connection.execute(select(1))
@@ -392,7 +391,9 @@ class Store:
                     )
                 )
             ).mappings()
-            kept = row.one()
+            kept = row.one_or_none()
+        if kept is None:  # let go of in this very moment: for the caller, still in flight
+            return KeptAnswer(request_hash, None, None)
         return KeptAnswer(kept["request_hash"], kept["status"], kept["body"])
 
     @_whole
@@ -456,7 +457,11 @@ class _translated:
 
 
 def _engine(url: str) -> AsyncEngine:
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        # Their messages may quote the password.
+        raise ValueError("DATABASE_URL is not the address of a database") from None
     match parsed.get_backend_name():
         case "sqlite":
             path = parsed.database

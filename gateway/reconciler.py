@@ -30,8 +30,15 @@ _SETTLED = timedelta(seconds=20)
 
 class Reconciler:
     def __init__(
-        self, *, livekit: LiveKitAPI, store: Store, timeline: Timeline, outbound: Outbound
+        self,
+        *,
+        livekit: LiveKitAPI,
+        store: Store,
+        timeline: Timeline,
+        outbound: Outbound,
+        second_look_s: float = 5.0,
     ) -> None:
+        self._second_look_s = second_look_s
         self._livekit = livekit
         self._store = store
         self._timeline = timeline
@@ -50,23 +57,36 @@ class Reconciler:
             await asyncio.sleep(period_s)
 
     async def round(self) -> int:
-        """One look at every unfinished call; how many were finished."""
+        """Two looks at every unfinished call; how many were finished.
+
+        A call that ended just now is missing from its room before its verdict is written,
+        by this gateway or another: only one that is still open and still missing a moment
+        later was left behind.
+        """
+        if suspects := await self._gone():
+            await asyncio.sleep(self._second_look_s)
         finished = 0
+        for call in await self._gone() if suspects else []:
+            if call.id in {suspect.id for suspect in suspects}:
+                await self._finish(call)
+                finished += 1
+        await self._store.sweep()
+        return finished
+
+    async def _gone(self) -> list[Call]:
+        """Unfinished calls of nobody's whose participant is in no room."""
+        gone = []
         for call in await self._store.unfinished_calls(created_before=now() - _SETTLED):
             if self._outbound.follows(call.id):
                 continue
             try:
-                if await self._present(call):
-                    continue
+                if not await self._present(call):
+                    gone.append(call)
             except ServerError as error:
                 # One call that LiveKit will not talk about must not keep the others open.
                 facts = {"call_id": call.id, "problem": error.code}
                 log.warning("LiveKit does not tell of a call", extra=facts)
-                continue
-            await self._finish(call)
-            finished += 1
-        await self._store.sweep()
-        return finished
+        return gone
 
     async def _present(self, call: Call) -> bool:
         whom = RoomParticipantIdentity(room=call.room_name, identity=call.participant_identity)

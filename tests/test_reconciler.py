@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +14,7 @@ from aiohttp import web
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import RoomParticipantIdentity
 
+from core.events import ended
 from core.models import Call, CallEvent, now
 from core.store import Scope
 from gateway.keys import LIVEKIT, OUTBOUND, TIMELINE
@@ -53,12 +55,16 @@ async def gateway(tmp_path: Path, rooms: Rooms) -> AsyncIterator[Running]:
             yield gateway
 
 
-async def round_of(gateway: Running) -> int:
+async def round_of(gateway: Running, second_look_s: float = 0) -> int:
     livekit, outbound = gateway.app[LIVEKIT], gateway.app[OUTBOUND]
     assert livekit is not None and outbound is not None
     timeline = gateway.app[TIMELINE]
     return await Reconciler(
-        livekit=livekit, store=gateway.store, timeline=timeline, outbound=outbound
+        livekit=livekit,
+        store=gateway.store,
+        timeline=timeline,
+        outbound=outbound,
+        second_look_s=second_look_s,
     ).round()
 
 
@@ -92,6 +98,16 @@ async def test_what_is_there_or_new_is_left_alone(gateway: Running, rooms: Rooms
     rooms.answers[here.room_name] = "here"
     assert await round_of(gateway) == 0
     assert await outcome(gateway, here) == await outcome(gateway, fresh) == ("queued", None)
+
+
+async def test_a_verdict_on_its_way_is_waited_for(gateway: Running) -> None:
+    """Missing from its room because it ended just now, as another gateway is about to tell."""
+    call = await old_call(gateway)
+    busy = CallEvent(type="call.ended", data=ended("busy", "dial_busy", sip_status_code=486))
+    looking = asyncio.create_task(round_of(gateway, second_look_s=0.5))
+    await gateway.store.append(call.id, [busy], "gateway")
+    assert await looking == 0
+    assert await outcome(gateway, call) == ("busy", "dial_busy")
 
 
 async def test_one_that_livekit_will_not_tell_of_does_not_hold_up_the_others(
