@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,9 @@ from livekit.api import LiveKitAPI
 
 from dev import scenario
 from dev.demo import reservations_server
+from dev.options import HOST
 from dev.phone import Phone
+from dev.ports import PORTS
 from dev.providers import Control
 from dev.stack import Stack, StackOptions
 
@@ -80,10 +82,18 @@ class Gateway:
         return await self.request("POST", path, **options)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def exchange() -> AsyncIterator[Phone]:
+@pytest.fixture(scope="session")
+def exchange_port() -> Iterator[int]:
+    """The port of SIP_OUTBOUND_ADDRESS."""
+    port = PORTS.take(HOST)
+    yield port
+    PORTS.give_back(port)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def exchange(exchange_port: int) -> AsyncIterator[Phone]:
     """The phone at SIP_OUTBOUND_ADDRESS: it takes every call that names no other host."""
-    async with Phone() as phone:
+    async with Phone(port=exchange_port) as phone:
         yield phone
 
 
@@ -96,7 +106,7 @@ async def reservations() -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stack(
-    exchange: Phone, reservations: str, tmp_path_factory: pytest.TempPathFactory
+    exchange_port: int, reservations: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
     """livekit-server, bridge, providers, gateway and worker, with authentication on."""
     agents = tmp_path_factory.mktemp("agents")
@@ -106,7 +116,7 @@ async def stack(
             "agents_dir": agents,
             "default_agent": "greeter",
             **AUTH,
-            "sip_outbound_address": exchange.address,
+            "sip_outbound_address": f"{HOST}:{exchange_port}",
             "sip_outbound_auth_username": GLOBAL_USER,
             "sip_outbound_auth_password": GLOBAL_PASSWORD,
             "log_level": "DEBUG",
