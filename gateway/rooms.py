@@ -161,10 +161,15 @@ async def remove(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, ParticipantRequest)
     livekit = livekit_of(request)
     await find_participant(request, livekit, body)
-    await _note_hang_up(request, body)
+    noted = await _note_hang_up(request, body)
     whom = RoomParticipantIdentity(room=body.room_name, identity=body.participant_identity)
     with livekit_errors(no_participant()):
-        await livekit.room.remove_participant(whom)
+        try:
+            await livekit.room.remove_participant(whom)
+        except ServerError as error:
+            # Who follows the call hangs up as soon as it is over, and may have been first.
+            if not (noted and error.code == "not_found"):
+                raise
     return json_answer(RemovedAnswer(**body.model_dump()))
 
 
@@ -193,17 +198,18 @@ async def mute(request: web.Request) -> web.StreamResponse:
     return json_answer(MutedAnswer(**{**body.model_dump(), "muted": answer.track.muted}))
 
 
-async def _note_hang_up(request: web.Request, body: ParticipantRequest) -> None:
+async def _note_hang_up(request: web.Request, body: ParticipantRequest) -> bool:
     """Say on the call's timeline that it was us, before LiveKit can say that somebody left."""
     store = request.app[STORE]
     call_id = await store.find_live_call(body.room_name, body.participant_identity)
     call = await store.call(Scope(None), call_id) if call_id else None
     if call is None:
-        return
+        return False
     answered = call.answered_at is not None
     data = ended("completed", "agent_hangup") if answered else ended("canceled", "canceled")
     event = CallEvent(type="call.ended", data={**data, "by": "api"})
     await request.app[TIMELINE].append(call.id, [event], "gateway")
+    return True
 
 
 def livekit_of(request: web.Request) -> LiveKitAPI:
