@@ -11,7 +11,7 @@ from core.audio import Pcm
 from dev import listen
 from dev.phone_call import PhoneCall
 from dev.sip_backends import Backend
-from sip.sdk import ignore_captured_frames, only_own_frames
+from sip.sdk import capture, ignore_captured_frames, only_own_frames
 
 
 class Echo:
@@ -52,7 +52,7 @@ class Echo:
         try:
             async for event in stream:
                 frame = rtc.AudioFrame(bytes(event.frame.data), 48000, 1, 480)
-                await self._source.capture_frame(frame)
+                await capture(self._source, frame)
         finally:
             await stream.aclose()
 

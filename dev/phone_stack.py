@@ -26,13 +26,11 @@ logger = logging.getLogger(__name__)
 
 _BIND_ATTEMPTS = 10
 
-# Received frames reach us as packets arrive, not after a playout delay, and sent ones are
-# encoded by the thread that takes them from the buffer, so that both can be dated. UDP
-# only, as the relays are.
+# Received frames reach us as packets arrive, not after a playout delay, so that they can be
+# dated. UDP only, as the relays are.
 _CONFIG = """\
 sip_listen {host}:{port}
 sip_transports udp
-audio_txmode poll
 audio_jitter_buffer_type off
 audio_buffer 20-60
 audio_buffer_mode fixed

@@ -21,7 +21,7 @@ import numpy as np
 from livekit import rtc
 
 from core.audio import Pcm
-from sip.sdk import only_own_frames
+from sip.sdk import capture, only_own_frames
 
 log = logging.getLogger(__name__)
 
@@ -179,8 +179,8 @@ class PhoneLeg:
             while len(pending) >= UPLINK_FRAME_BYTES:
                 frame = bytes(pending[:UPLINK_FRAME_BYTES])
                 del pending[:UPLINK_FRAME_BYTES]
-                await self._source.capture_frame(
-                    rtc.AudioFrame(frame, SAMPLE_RATE, 1, UPLINK_FRAME_BYTES // 2)
+                await capture(
+                    self._source, rtc.AudioFrame(frame, SAMPLE_RATE, 1, UPLINK_FRAME_BYTES // 2)
                 )
             await asyncio.sleep(POLL_S)
 
