@@ -13,7 +13,7 @@ from dev.scenario import Interrupt, Press, Speak, Step
 
 _ANSWER_WITHIN_S = 20.0
 # A pause between two sentences of an answer is shorter, the agent's thinking longer.
-_END_SILENCE_MS = 900.0
+_END_SILENCE_MS = 700.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ SPECIALS = "What are your specials tonight?"
 ENOUGH = "Thank you, that is enough."
 GOODBYE = "No thank you. Goodbye."
 
-OPENING_ANSWER = "On Sunday we open at five in the afternoon."
-TABLE_ANSWER = "Yes, a table for four is free at seven. Press one to book it."
+OPENING_ANSWER = "On Sunday we open at five."
+TABLE_ANSWER = "Yes, a table is free. Press one to book it."
 BOOKED = "Thank you. Your table is booked."
 SPECIALS_ANSWER = (
     "Tonight we have tomato soup with fresh basil. "
@@ -26,7 +26,7 @@ SPECIALS_ANSWER = (
     "We also have roast lamb with rosemary and beans. "
     "And for dessert there is a chocolate cake with cream."
 )
-ENOUGH_ANSWER = "Of course. Is there anything else I can do for you?"
+ENOUGH_ANSWER = "Of course. Anything else?"
 GOODBYE_ANSWER = "Goodbye, and see you on Sunday."
 
 CALLER_LINES = (OPENING, TABLE, SPECIALS, ENOUGH, GOODBYE)
