@@ -19,7 +19,7 @@ GOODBYE = "No thank you. Goodbye."
 
 OPENING_ANSWER = "On Sunday we open at five."
 TABLE_ANSWER = "Yes, a table is free. Press one to book it."
-BOOKED = "Thank you. Your table is booked."
+BOOKED = "Your table is booked."
 SPECIALS_ANSWER = (
     "Tonight we have tomato soup with fresh basil. "
     "Then there is grilled fish with lemon and potatoes. "
