@@ -125,10 +125,14 @@ class GatewayStandIn:
     async def heartbeat(
         self, condition: Callable[[Heartbeat], bool], within_s: float = 15.0
     ) -> Heartbeat:
-        """The latest heartbeat, once it fulfils the condition."""
+        """The first heartbeat from now on that fulfils the condition.
+
+        What came before tells of the past: a call of under two seconds may lie between two.
+        """
         async with asyncio.timeout(within_s), self._heartbeat:
+            known = len(self.heartbeats)
             await self._heartbeat.wait_for(
-                lambda: bool(self.heartbeats) and condition(self.heartbeats[-1])
+                lambda: len(self.heartbeats) > known and condition(self.heartbeats[-1])
             )
             return self.heartbeats[-1]
 

@@ -2,8 +2,9 @@
 
 Measured at the phone, from the audio: a burst of noise, and where it comes back.
 On the bridge, and on livekit-sip when there is one. One call has an echo in its room; the
-others talk to each other, two in a room, so that the SIP service has all calls to carry in
-both directions, while the rooms' other sides (agents are elsewhere) take nothing from it.
+others send noise to each other without a pause, two or three in a room, so that the SIP
+service has all calls to carry in both directions, while the rooms' other sides (agents are
+elsewhere) take nothing from it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
 from dev.bench.report import Section, percentile
-from dev.echo import Echo, measure_rtt
+from dev.echo import Echo, measure_rtt, noise
 from dev.phone import Phone, PhoneCall
 from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend
 
@@ -62,10 +63,10 @@ async def measure(settings: Settings, step: Callable[[int, int], None]) -> Secti
                     )
                 )
     notes = [
-        f"{BURSTS} bursts a row, on a call with an echo in its room; the other calls talk to each "
-        f"other in pairs. Measured {_SETTLE_S:.0f} s after the last one was set up. The phones, "
-        "the echo and the servers share the machine. Goal: ≤ 220 ms with 10 calls up, and no "
-        "longer than livekit-sip."
+        f"{BURSTS} bursts a row, on a call with an echo in its room; the other calls send noise "
+        f"to each other, two or three in a room. Measured {_SETTLE_S:.0f} s after the last one "
+        "was set up. The phones, the echo and the servers share the machine. Goal: ≤ 220 ms with "
+        "10 calls up, and no longer than livekit-sip."
     ]
     if "livekit-sip" not in services:
         notes.append(
@@ -93,9 +94,20 @@ async def _talking(backend: Backend, calls: int) -> AsyncIterator[PhoneCall]:
         cleanup.push_async_callback(sip.aclose)
         await cleanup.enter_async_context(Echo(backend, "echo"))
         echoed = await _dial(sip, phone, "echo", 0)
-        for number in range(1, calls):
-            await _dial(sip, phone, f"pair-{number // 2}", number)
-        yield echoed
+        others = [
+            await _dial(sip, phone, f"others-{(number - 1) // 2 % (calls // 2 - 1)}", number)
+            for number in range(1, calls)
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            talking = [tasks.create_task(_talk(call)) for call in others]
+            yield echoed
+            for task in talking:
+                task.cancel()
+
+
+async def _talk(call: PhoneCall) -> None:
+    while True:
+        await call.play(noise(5.0))
 
 
 async def _dial(sip: LiveKitAPI, phone: Phone, room: str, number: int) -> PhoneCall:
