@@ -18,7 +18,7 @@ demo: .venv/lock
 
 test: .venv/lock
 	@.venv/bin/python -m dev setup
-	@.venv/bin/python -m pytest -q -n 2 --dist loadfile
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/lock
 	@.venv/bin/ruff check .

@@ -1,7 +1,8 @@
-"""Agents from YAML files: one file an agent, its name the agent's id.
+"""Which agent a call gets: one made through the API, or one from a YAML file.
 
-A changed file counts for the next call; calls under way keep what they began
-with, because the gateway pins the configuration into the call's record.
+A file's name is its agent's id; file agents are everybody's. A change counts for the next
+call; calls under way keep what they began with, because the gateway pins the configuration
+into the call's record.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from core.agents import AgentStore
+from core.database import Scope
+from core.errors import Conflict
 from core.models import Agent, AgentConfig
 
 log = logging.getLogger(__name__)
@@ -25,6 +29,30 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 class BadAgentFile(ValueError):
     """Names the file and what is wrong in it, never what it holds."""
+
+
+class Agents:
+    """Looks agents up for calls."""
+
+    def __init__(self, files: AgentFiles, store: AgentStore) -> None:
+        self._files = files
+        self._store = store
+
+    async def get(self, scope: Scope, agent_id: str) -> Agent | None:
+        """The agent as it is now, if the scope may use it."""
+        record = await self._store.get(scope, agent_id)
+        return self._files.get(agent_id) if record is None else record.agent
+
+
+def check_takes_calls(agent: Agent) -> None:
+    """Raises Conflict for an agent that cannot hold a call, saying why."""
+    if not agent.config.enabled:
+        raise Conflict("The agent is disabled", code="AGENT_DISABLED")
+    if agent.config.voice_mode == "webhook":
+        raise Conflict(
+            "The agent's voiceMode is webhook and it has no webhook; set voiceMode to hosted",
+            code="WEBHOOK_NOT_CONFIGURED",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,14 @@ class CustomTool(Model):
     timeout_ms: int = Field(10_000, ge=100, le=60_000)
 
 
+MODELS = {
+    "turbo": "openai/gpt-4.1-nano",
+    "balanced": "openai/gpt-4.1-mini",
+    "max": "openai/gpt-4.1",
+}
+"""What ``modelTier`` stands for, unless ``model`` names one."""
+
+
 class AgentConfig(Model):
     """What an agent is: the immutable content of one version (contracts.md §2)."""
 
@@ -86,7 +94,8 @@ class AgentConfig(Model):
 
     name: str = Field(min_length=1, max_length=200)
     description: str = Field("", max_length=2000)
-    voice_mode: Literal["hosted"] = "hosted"
+    enabled: bool = Field(True, description="false: takes and places no calls.")
+    voice_mode: Literal["webhook", "hosted"] = "webhook"
     system_prompt: str = Field("You are a helpful voice assistant on the phone.", max_length=50_000)
     begin_message: str | None = Field(
         None, max_length=2000, description="Spoken on answer; null: the caller speaks first."
@@ -94,10 +103,14 @@ class AgentConfig(Model):
     language: str = "en"
     voice: str | None = Field(None, description="A voice id of the TTS; null: its default.")
     stt: str = Field("deepgram/nova-3", pattern=r"^deepgram/[\w.-]+$")
-    model: str = Field("openai/gpt-4.1-mini", pattern=r"^openai/[\w.:-]+$")
+    model_tier: Literal["turbo", "balanced", "max"] = "balanced"
+    model: str | None = Field(
+        None, pattern=r"^openai/[\w.:-]+$", description="null: the model of modelTier."
+    )
     tts: str = Field("cartesia/sonic-3", pattern=r"^cartesia/[\w.-]+$")
     max_duration_ms: int = Field(3_600_000, ge=1_000, le=86_400_000)
     max_silence_ms: int = Field(600_000, ge=10_000, le=3_600_000)
+    voice_speed: float = Field(1.0, ge=0.5, le=2)
     interruption_sensitivity: float = Field(0.8, ge=0, le=1)
     custom_tools: list[CustomTool] = Field(default_factory=list, max_length=20)
 
@@ -108,6 +121,67 @@ class Agent(Model):
     id: str
     version: int
     config: AgentConfig
+
+
+class AgentVersion(Model):
+    """One immutable version of an agent made through the API."""
+
+    version: int
+    config: AgentConfig
+    created_at: Timestamp
+
+
+class AgentRecord(Model):
+    """An agent made through the API, as it is now."""
+
+    id: str
+    auth_id: str | None
+    version: int
+    config: AgentConfig
+    created_at: Timestamp
+    updated_at: Timestamp
+
+    @property
+    def agent(self) -> Agent:
+        """What a call pins."""
+        return Agent(id=self.id, version=self.version, config=self.config)
+
+
+CredentialProvider = Literal["twilio", "sip"]
+
+
+class Credential(Model):
+    """A named secret, without the secret."""
+
+    id: str
+    name: str
+    provider: CredentialProvider
+    created_at: Timestamp
+
+
+NumberDirection = Literal["inbound", "outbound", "both"]
+NumberStatus = Literal["attaching", "active", "detaching"]
+
+
+class PhoneNumber(Model):
+    """A number that calls come in and go out by."""
+
+    id: str
+    auth_id: str | None
+    phone_number: str
+    """E.164."""
+    country: str
+    """ISO 3166-1 alpha-2; ``ZZ``: none (a non-geographic number)."""
+    provider: CredentialProvider
+    direction: NumberDirection
+    status: NumberStatus
+    credential_id: str | None = None
+    agent_id: str | None = None
+    bound_at: Timestamp | None = None
+    trunk_id: str | None = None
+    rule_id: str | None = None
+    provider_ref: dict[str, Any] = Field(default_factory=dict)
+    created_at: Timestamp
 
 
 class Turn(Model):

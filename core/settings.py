@@ -90,6 +90,12 @@ class Settings(BaseSettings):
         None, description='[{"id","secret"}], secrets of at least 16 characters.'
     )
 
+    secrets_key: SecretStr | None = Field(
+        None,
+        description="Fernet keys, comma-separated, that encrypt credentials; the first encrypts. "
+        "Default: one made once and kept in DATA_DIR.",
+    )
+
     # --- Outbound SIP
     sip_outbound_address: str | None = Field(None, description="hostname or hostname:port.")
     sip_outbound_auth_username: str | None = None

@@ -1,35 +1,25 @@
-"""The database: SQLite for one machine, PostgreSQL for a fleet, the same code on both.
+"""Calls and their timelines, and what the gateway must remember to place them once.
 
-The gateway is the only writer. Every read that serves a caller takes a ``Scope``,
-so a query without a tenant cannot be written by accident. Failures of the
-database itself come out as ``Unavailable`` (503); nothing else is translated.
+The gateway is the only writer.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
-from sqlalchemy import Select, delete, event, func, insert, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from core import migrations
-from core.errors import Unavailable
+from core.database import Database, Scope, whole
 from core.events import CallState, Source, fold
 from core.models import (
     Agent,
     Call,
     CallEvent,
+    CallType,
     Direction,
     Heartbeat,
     Status,
@@ -45,20 +35,7 @@ WORKER_STALE = timedelta(seconds=7)
 CLAIM_STALE = timedelta(seconds=15)
 IDEMPOTENCY_TTL = timedelta(hours=24)
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
 _STATE_FIELDS = tuple(field.name for field in fields(CallState))
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Whose rows a query may see; ``None`` is the unscoped operator, who sees all."""
-
-    auth_id: str | None
-
-    def narrow(self, query: Select[Any]) -> Select[Any]:
-        return query if self.auth_id is None else query.where(CallRow.auth_id == self.auth_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +49,7 @@ class NewCall:
     to_number: str | None
     max_duration_ms: int
     agent: Agent | None = None
+    phone_number_id: str | None = None
     metadata: dict[str, Any]
 
 
@@ -79,7 +57,11 @@ class NewCall:
 class CallFilter:
     statuses: Sequence[Status] = ()
     direction: Direction | None = None
+    type: CallType | None = None
     agent_id: str | None = None
+    phone_number_id: str | None = None
+    search: str | None = None
+    """A part of the caller's or the called number, or the whole id."""
     since: datetime | None = None
     until: datetime | None = None
 
@@ -101,58 +83,15 @@ class LiveIdentity(Exception):
         self.call_id = call_id
 
 
-def _whole(
-    operation: Callable[Concatenate[Store, _P], Awaitable[_T]],
-) -> Callable[Concatenate[Store, _P], Coroutine[Any, Any, _T]]:
-    """Let an operation finish even when its caller is cancelled, who then waits for it.
-
-    A transaction cut off in the middle would keep SQLite's write lock, and its
-    connection, until somebody notices.
-    """
-
-    async def finished(self: Store, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        task = asyncio.ensure_future(operation(self, *args, **kwargs))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait({task})
-            raise
-
-    functools.update_wrapper(finished, operation)
-    return finished
-
-
 class Store:
-    """Open with ``Store.open``; every method is one transaction."""
+    """Every method is one transaction."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._postgres = engine.dialect.name == "postgresql"
-        # SQLite has one writer at a time; queueing here is fairer than its busy loop.
-        self._write_lock = asyncio.Lock()
-
-    @classmethod
-    async def open(cls, url: str) -> Store:
-        """Connect and bring the schema up to date. Raises Unavailable, ValueError (bad URL)."""
-        store = cls(_engine(url))
-        try:
-            async with store._write() as connection:
-                await connection.run_sync(migrations.upgrade)
-        except BaseException:
-            await store.close()
-            raise
-        return store
-
-    async def close(self) -> None:
-        await self._engine.dispose()
-
-    async def ping(self) -> None:
-        async with self._read() as connection:
-            await connection.execute(select(1))
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     # --- calls and their timeline
 
-    @_whole
+    @whole
     async def insert_call(self, new: NewCall, first: CallEvent) -> Call:
         """Keep a new call with its first event. Raises LiveIdentity."""
         row = {
@@ -161,6 +100,7 @@ class Store:
             "agent_id": new.agent.id if new.agent else None,
             "agent_version": new.agent.version if new.agent else None,
             "agent": new.agent.wire() if new.agent else None,
+            "phone_number_id": new.phone_number_id,
             "from_number": new.from_number,
             "to_number": new.to_number,
             "direction": new.direction,
@@ -173,7 +113,7 @@ class Store:
             **asdict(CallState()),
         }
         try:
-            async with self._write() as connection:
+            async with self._database.write() as connection:
                 await connection.execute(insert(CallRow).values(**row))
                 await connection.execute(
                     insert(EventRow).values(**_event_row(new.id, new.auth_id, first, "gateway"))
@@ -186,14 +126,14 @@ class Store:
         row["disconnection_reason"] = row.pop("reason")
         return Call.model_validate({name: row.get(name) for name in Call.model_fields})
 
-    @_whole
+    @whole
     async def append(
         self, call_id: str, events: Sequence[CallEvent], source: Source
     ) -> list[StoredEvent] | None:
         """Append events not seen before and fold them into the call; None: no such call."""
         if not events:
             return []
-        async with self._write() as connection:
+        async with self._database.write() as connection:
             query = select(CallRow.__table__).where(CallRow.id == call_id)
             row = (await connection.execute(query.with_for_update())).mappings().one_or_none()
             if row is None:
@@ -202,7 +142,7 @@ class Store:
             state = before = CallState(**{name: row[name] for name in _STATE_FIELDS})
             for item in events:
                 statement = (
-                    self._insert(EventRow)
+                    self._database.insert(EventRow)
                     .values(**_event_row(call_id, row["auth_id"], item, source))
                     .on_conflict_do_nothing(index_elements=["id"])
                     .returning(EventRow.seq)
@@ -220,36 +160,46 @@ class Store:
                 )
             return stored
 
-    @_whole
+    @whole
     async def call(self, scope: Scope, call_id: str) -> Call | None:
-        async with self._read() as connection:
-            query = scope.narrow(select(CallRow.__table__).where(CallRow.id == call_id))
+        async with self._database.read() as connection:
+            query = select(CallRow.__table__).where(
+                CallRow.id == call_id, scope.owns(CallRow.auth_id)
+            )
             row = (await connection.execute(query)).mappings().one_or_none()
             return None if row is None else _call(row)
 
-    @_whole
+    @whole
     async def calls(
         self, scope: Scope, where: CallFilter, *, limit: int, offset: int
     ) -> tuple[list[Call], int]:
         """A page, newest first, and how many there are in all."""
-        query = scope.narrow(select(CallRow.__table__))
+        query = select(CallRow.__table__).where(scope.owns(CallRow.auth_id))
         if where.statuses:
             query = query.where(CallRow.status.in_(where.statuses))
         if where.direction:
             query = query.where(CallRow.direction == where.direction)
+        if where.type:
+            query = query.where(CallRow.type == where.type)
         if where.agent_id:
             query = query.where(CallRow.agent_id == where.agent_id)
+        if where.phone_number_id:
+            query = query.where(CallRow.phone_number_id == where.phone_number_id)
+        if where.search:
+            query = query.where(
+                CallRow.from_number.contains(where.search, autoescape=True)
+                | CallRow.to_number.contains(where.search, autoescape=True)
+                | (CallRow.id == where.search)
+            )
         if where.since:
             query = query.where(CallRow.created_at >= where.since)
         if where.until:
             query = query.where(CallRow.created_at < where.until)
-        page = query.order_by(CallRow.created_at.desc(), CallRow.id.desc())
-        async with self._read() as connection:
-            total = await connection.scalar(select(func.count()).select_from(query.subquery()))
-            rows = (await connection.execute(page.limit(limit).offset(offset))).mappings().all()
-        return [_call(row) for row in rows], total or 0
+        newest = (CallRow.created_at, CallRow.id)
+        rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
+        return [_call(row) for row in rows], total
 
-    @_whole
+    @whole
     async def events(
         self, call_id: str, *, after: int = 0, types: Sequence[str] = ()
     ) -> list[StoredEvent]:
@@ -257,11 +207,11 @@ class Store:
         query = select(EventRow.__table__).where(EventRow.call_id == call_id, EventRow.seq > after)
         if types:
             query = query.where(EventRow.type.in_(types))
-        async with self._read() as connection:
+        async with self._database.read() as connection:
             rows = (await connection.execute(query.order_by(EventRow.seq))).mappings().all()
         return [StoredEvent.model_validate(dict(row)) for row in rows]
 
-    @_whole
+    @whole
     async def turns(self, call_id: str) -> list[Turn]:
         """The conversation in the order it was held; of a turn told twice, the newer telling."""
         turns: dict[str, Turn] = {}
@@ -270,10 +220,10 @@ class Store:
             turns[turn.id] = turn
         return sorted(turns.values(), key=_spoken_at)
 
-    @_whole
+    @whole
     async def job(self, call_id: str) -> tuple[Call, Agent | None, int] | None:
         """What the call's worker needs: the record, its pinned agent, its limit in ms."""
-        async with self._read() as connection:
+        async with self._database.read() as connection:
             query = select(CallRow.__table__).where(CallRow.id == call_id)
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
@@ -281,26 +231,26 @@ class Store:
         agent = Agent.model_validate(row["agent"]) if row["agent"] else None
         return _call(row), agent, row["max_duration_ms"]
 
-    @_whole
+    @whole
     async def find_live_call(self, room_name: str, participant_identity: str) -> str | None:
         """The unfinished call of this participant, for LiveKit's webhooks."""
         return await self._live_call(room_name, participant_identity)
 
-    @_whole
+    @whole
     async def find_call_of_participant(self, participant_id: str) -> str | None:
         """The call whose SIP participant has this ``PA_…`` id, finished or not."""
         query = select(CallRow.id).where(CallRow.participant_id == participant_id)
-        async with self._read() as connection:
+        async with self._database.read() as connection:
             return (await connection.execute(query.limit(1))).scalar_one_or_none()
 
-    @_whole
+    @whole
     async def unfinished_calls(self, *, created_before: datetime) -> list[Call]:
         query = (
             select(CallRow.__table__)
             .where(CallRow.ended_at.is_(None), CallRow.created_at < created_before)
             .order_by(CallRow.created_at)
         )
-        async with self._read() as connection:
+        async with self._database.read() as connection:
             return [_call(row) for row in (await connection.execute(query)).mappings()]
 
     async def _live_call(self, room_name: str, participant_identity: str) -> str | None:
@@ -309,12 +259,12 @@ class Store:
             CallRow.participant_identity == participant_identity,
             CallRow.ended_at.is_(None),
         )
-        async with self._read() as connection:
+        async with self._database.read() as connection:
             return (await connection.execute(query)).scalar_one_or_none()
 
     # --- who may create a room
 
-    @_whole
+    @whole
     async def claim_room(self, room_name: str, auth_id: str | None) -> bool:
         """Take or renew the right to create this room; False: another tenant has it.
 
@@ -322,10 +272,10 @@ class Store:
         concurrent claims of two tenants, one tenant's succeed.
         """
         moment = now()
-        async with self._write() as connection:
+        async with self._database.write() as connection:
             # One statement, so both databases settle the race themselves.
             statement = (
-                self._insert(RoomClaimRow)
+                self._database.insert(RoomClaimRow)
                 .values(room_name=room_name, auth_id=auth_id, claimed_at=moment)
                 .on_conflict_do_update(
                     index_elements=["room_name"],
@@ -337,11 +287,11 @@ class Store:
             )
             return (await connection.execute(statement)).scalar_one_or_none() is not None
 
-    @_whole
+    @whole
     async def sweep(self) -> None:
         """Drop what only mattered for a while: old claims, keys and workers."""
         moment = now()
-        async with self._write() as connection:
+        async with self._database.write() as connection:
             for stale in (
                 RoomClaimRow.claimed_at < moment - CLAIM_STALE,
                 IdempotencyRow.created_at < moment - IDEMPOTENCY_TTL,
@@ -351,33 +301,33 @@ class Store:
 
     # --- workers
 
-    @_whole
+    @whole
     async def heartbeat(self, beat: Heartbeat) -> None:
         values = {**beat.model_dump(), "seen_at": now()}
-        async with self._write() as connection:
+        async with self._database.write() as connection:
             await connection.execute(
-                self._insert(WorkerRow)
+                self._database.insert(WorkerRow)
                 .values(**values)
                 .on_conflict_do_update(index_elements=["worker_id"], set_=values)
             )
 
-    @_whole
+    @whole
     async def workers(self) -> list[Heartbeat]:
         """Those that beat recently."""
         query = select(WorkerRow.__table__).where(WorkerRow.seen_at >= now() - WORKER_STALE)
-        async with self._read() as connection:
+        async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [Heartbeat.model_validate(dict(row), extra="ignore") for row in rows]
 
     # --- idempotency
 
-    @_whole
+    @whole
     async def begin_once(self, scope: Scope, key: str, request_hash: str) -> KeptAnswer | None:
         """None: the key is new and now ours. Otherwise what it already stands for."""
         owner = scope.auth_id or ""
-        async with self._write() as connection:
+        async with self._database.write() as connection:
             taken = await connection.execute(
-                self._insert(IdempotencyRow)
+                self._database.insert(IdempotencyRow)
                 .values(auth_id=owner, key=key, request_hash=request_hash, created_at=now())
                 .on_conflict_do_nothing()
                 .returning(IdempotencyRow.key)
@@ -396,107 +346,24 @@ class Store:
             return KeptAnswer(request_hash, None, None)
         return KeptAnswer(kept["request_hash"], kept["status"], kept["body"])
 
-    @_whole
+    @whole
     async def finish_once(self, scope: Scope, key: str, status: int, body: str) -> None:
-        async with self._write() as connection:
+        async with self._database.write() as connection:
             await connection.execute(
                 update(IdempotencyRow)
                 .where(IdempotencyRow.auth_id == (scope.auth_id or ""), IdempotencyRow.key == key)
                 .values(status=status, body=body)
             )
 
-    @_whole
+    @whole
     async def forget_once(self, scope: Scope, key: str) -> None:
         """The request had no effect: the key may be used again."""
-        async with self._write() as connection:
+        async with self._database.write() as connection:
             await connection.execute(
                 delete(IdempotencyRow).where(
                     IdempotencyRow.auth_id == (scope.auth_id or ""), IdempotencyRow.key == key
                 )
             )
-
-    # --- plumbing
-
-    def _insert(self, table: type[Any]) -> Any:
-        return postgresql.insert(table) if self._postgres else sqlite.insert(table)
-
-    @asynccontextmanager
-    async def _read(self) -> AsyncIterator[AsyncConnection]:
-        with _translated():
-            async with self._engine.connect() as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def _write(self) -> AsyncIterator[AsyncConnection]:
-        with _translated():
-            if self._postgres:
-                async with self._engine.begin() as connection:
-                    yield connection
-                return
-            async with self._write_lock, self._engine.connect() as connection:
-                # Taking SQLite's write lock first: a transaction that starts by
-                # reading could otherwise fail when it begins to write.
-                await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
-                async with connection.begin():
-                    yield connection
-
-
-class _translated:
-    """Turns a failing database into Unavailable; a plain context manager, safe in async code."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, IntegrityError):
-            return
-        if isinstance(error, DBAPIError | PoolTimeout | OSError):
-            raise Unavailable(
-                "The database is unavailable", code="STORE_UNAVAILABLE", retry_after_s=2
-            ) from error
-
-
-def _engine(url: str) -> AsyncEngine:
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        # Their messages may quote the password.
-        raise ValueError("DATABASE_URL is not the address of a database") from None
-    match parsed.get_backend_name():
-        case "sqlite":
-            path = parsed.database
-            if path and path != ":memory:":
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-            engine = create_async_engine(
-                parsed.set(drivername="sqlite+aiosqlite"), connect_args={"timeout": 5}
-            )
-            event.listen(engine.sync_engine, "connect", _sqlite_connected)
-            event.listen(engine.sync_engine, "begin", _sqlite_begin)
-            return engine
-        case "postgresql" | "postgres":
-            return create_async_engine(
-                parsed.set(drivername="postgresql+asyncpg"),
-                pool_size=10,
-                max_overflow=10,
-                pool_timeout=5,
-                pool_pre_ping=True,
-                connect_args={"timeout": 5, "command_timeout": 10},
-            )
-    raise ValueError("DATABASE_URL must be sqlite:///… or postgresql://…")
-
-
-def _sqlite_connected(connection: Any, _record: object) -> None:
-    # Leave transactions to us (the driver would begin them late), keep readers and
-    # the writer apart (WAL), and let a power cut lose the last moment, never the file.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _sqlite_begin(connection: Any) -> None:
-    connection.execute(text(connection.get_execution_options().get("sqlite_begin", "BEGIN")))
 
 
 def _event_row(

@@ -78,6 +78,8 @@ class CallRow(Base):
     __table_args__ = (
         Index("ix_calls_auth_id_created_at", "auth_id", "created_at"),
         Index("ix_calls_created_at", "created_at"),
+        Index("ix_calls_phone_number_id_created_at", "phone_number_id", "created_at"),
+        Index("ix_calls_agent_id_created_at", "agent_id", "created_at"),
         # One live call per identity in a room: LiveKit would silently kill the first.
         Index(
             "uq_calls_live_identity",
@@ -106,6 +108,73 @@ class EventRow(Base):
     data: Mapped[dict[str, Any]]
 
     __table_args__ = (Index("ix_call_events_call_id_seq", "call_id", "seq"),)
+
+
+class AgentRow(Base):
+    """An agent as it is now; what it was is in AgentVersionRow."""
+
+    __tablename__ = "agents"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    auth_id: Mapped[str | None] = mapped_column(Text)
+    version: Mapped[int]
+    config: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_agents_auth_id_created_at", "auth_id", "created_at"),)
+
+
+class AgentVersionRow(Base):
+    """Never changed, never removed before its agent."""
+
+    __tablename__ = "agent_versions"
+
+    agent_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    config: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class CredentialRow(Base):
+    __tablename__ = "credentials"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    # "" stands for the unscoped operator, so that a name is unique for each.
+    owner: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(String(128))
+    provider: Mapped[str] = mapped_column(String(16))
+    sealed: Mapped[str] = mapped_column(Text)
+    """Fernet token of the secret's JSON (core.credentials)."""
+    created_at: Mapped[datetime]
+
+    __table_args__ = (Index("uq_credentials_owner_name", "owner", "name", unique=True),)
+
+
+class PhoneNumberRow(Base):
+    __tablename__ = "phone_numbers"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    auth_id: Mapped[str | None] = mapped_column(Text)
+    number: Mapped[str] = mapped_column(String(32), unique=True)
+    """E.164. One attachment a number: LiveKit gives an INVITE to one trunk."""
+    country: Mapped[str] = mapped_column(String(2))
+    provider: Mapped[str] = mapped_column(String(16))
+    direction: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16))
+    credential_id: Mapped[str | None] = mapped_column(String(64))
+    agent_id: Mapped[str | None] = mapped_column(String(64))
+    bound_at: Mapped[datetime | None]
+    trunk_id: Mapped[str | None] = mapped_column(String(64))
+    rule_id: Mapped[str | None] = mapped_column(String(64))
+    provider_ref: Mapped[dict[str, Any]]
+    """What the provider calls it, and how the number was set up before us."""
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("ix_phone_numbers_auth_id_created_at", "auth_id", "created_at"),
+        Index("ix_phone_numbers_agent_id", "agent_id"),
+    )
 
 
 class RoomClaimRow(Base):

@@ -10,7 +10,11 @@ import aiohttp
 from aiohttp import web
 from livekit.api import LiveKitAPI
 
-from core.configs import AgentFiles
+from core.agents import AgentStore
+from core.configs import AgentFiles, Agents
+from core.credentials import CredentialStore, Vault
+from core.database import Database
+from core.numbers import NumberStore
 from core.settings import Settings
 from core.store import Store
 from core.tokens import TokenIssuer
@@ -20,9 +24,13 @@ from gateway.body import MAX_BYTES
 from gateway.errors import add_request_id, error_middleware
 from gateway.following import Dispatcher, Journal
 from gateway.keys import (
+    AGENT_STORE,
     AGENTS,
+    CREDENTIALS,
+    DATABASE,
     LIVEKIT,
     METRICS,
+    NUMBERS,
     OUTBOUND,
     ROOMS,
     SETTINGS,
@@ -61,10 +69,15 @@ async def create_app(settings: Settings) -> web.Application:
     )
     app.on_response_prepare.append(add_request_id)
     app[SETTINGS] = settings
-    app[AGENTS] = agents
     app[METRICS] = metrics
     app[STOPPING] = asyncio.Event()
-    app[STORE] = await Store.open(settings.database_url)
+    vault = Vault.from_settings(settings)
+    database = app[DATABASE] = await Database.open(settings.database_url)
+    app[STORE] = Store(database)
+    app[AGENT_STORE] = AgentStore(database)
+    app[NUMBERS] = NumberStore(database)
+    app[CREDENTIALS] = CredentialStore(database, vault)
+    app[AGENTS] = Agents(agents, app[AGENT_STORE])
     app[TIMELINE] = Timeline(app[STORE])
     app.on_cleanup.append(_closing(authenticator.aclose))
     app.cleanup_ctx.append(_resources)
@@ -89,7 +102,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     """What lives as long as the application, closed in the reverse order."""
     settings = app[SETTINGS]
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(app[STORE].close)
+        stack.push_async_callback(app[DATABASE].close)
         if settings.livekit_api_key is None or settings.livekit_api_secret is None:
             app[LIVEKIT] = app[SIP] = None
             app[TOKENS] = None

@@ -11,6 +11,7 @@ from aiohttp.client_exceptions import ClientConnectionResetError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from core.database import Scope
 from core.errors import NotFound
 from core.models import (
     Call,
@@ -23,10 +24,11 @@ from core.models import (
     Timestamp,
     Turn,
 )
-from core.store import CallFilter, Scope, Store
+from core.store import CallFilter, Store
 from gateway.auth import PRINCIPAL
 from gateway.body import parse_query
 from gateway.keys import STOPPING, STORE, TIMELINE
+from gateway.route import Route
 
 HEARTBEAT_S = 15.0
 
@@ -200,3 +202,34 @@ def _gone(request: web.Request) -> bool:
 def _last_event_id(request: web.Request) -> int:
     given = request.headers.get("Last-Event-ID", "")
     return int(given) if given.isascii() and given.isdecimal() and len(given) < 19 else 0
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/v1/calls",
+        handler=index,
+        summary="List calls, newest first",
+        tag="Calls",
+        query=CallQuery,
+        answer=CallList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/calls/{id}",
+        handler=show,
+        summary="One call, with its transcript",
+        tag="Calls",
+        answer=CallDetail,
+        errors=((404, "CALL_NOT_FOUND"),),
+    ),
+    Route(
+        method="GET",
+        path="/v1/calls/{id}/events",
+        handler=events,
+        summary="A call's timeline as server-sent events: replay, then live",
+        tag="Calls",
+        content="text/event-stream",
+        errors=((404, "CALL_NOT_FOUND"),),
+    ),
+)

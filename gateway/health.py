@@ -11,9 +11,10 @@ from google.protobuf.message import DecodeError
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.room import ListRoomsRequest
 
+from core.database import Database
 from core.errors import AppError
-from core.store import Store
-from gateway.keys import LIVEKIT, METRICS, SETTINGS, STOPPING, STORE
+from gateway.keys import DATABASE, LIVEKIT, METRICS, SETTINGS, STOPPING, STORE
+from gateway.route import Route
 
 _CHECK_DEADLINE_S = 2.0
 
@@ -34,7 +35,7 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     with a clear refusal for each call that needs an agent.
     """
     app = request.app
-    database, livekit = await asyncio.gather(_database(app[STORE]), _livekit(app[LIVEKIT]))
+    database, livekit = await asyncio.gather(_database(app[DATABASE]), _livekit(app[LIVEKIT]))
     workers: dict[str, int] = {"live": 0, "free": 0}
     if database is None:
         wanted = app[SETTINGS].agent_name
@@ -55,10 +56,10 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     return web.json_response(answer, status=503 if missing else 200)
 
 
-async def _database(store: Store) -> str | None:
+async def _database(database: Database) -> str | None:
     try:
         async with asyncio.timeout(_CHECK_DEADLINE_S):
-            await store.ping()
+            await database.ping()
     except (AppError, TimeoutError):
         return "the database does not answer (DATABASE_URL)"
     return None
@@ -76,3 +77,32 @@ async def _livekit(livekit: LiveKitAPI | None) -> str | None:
         # The last two: something else answers there, which the SDK did not expect.
         return "LiveKit does not answer (LIVEKIT_URL)"
     return None
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/",
+        handler=root,
+        summary="The service answers",
+        tag="Health",
+        public=True,
+    ),
+    Route(
+        method="GET",
+        path="/healthz",
+        handler=healthz,
+        summary="Liveness",
+        tag="Health",
+        public=True,
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        summary="Readiness, and what is missing",
+        tag="Health",
+        public=True,
+        errors=((503, "UNAVAILABLE"),),
+    ),
+)

@@ -11,8 +11,9 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, SecretStr
 
+from core.database import Scope
 from core.errors import AppError, BadRequest, Conflict, ServerFault
-from core.store import KeptAnswer, Scope, Store
+from core.store import KeptAnswer, Store
 from gateway.auth import Principal
 
 HEADER = "Idempotency-Key"

@@ -11,12 +11,13 @@ from typing import Any, Self
 from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
+from core.database import Scope
 from core.errors import AppError, NotFound, Unauthenticated
 from core.models import CallBrief, CallEvent, Heartbeat, Turn, now
-from core.store import Scope
 from core.tokens import Audience, InvalidToken
 from gateway.body import parse_body
 from gateway.keys import METRICS, STORE, TIMELINE, TOKENS
+from gateway.route import Route
 
 MAX_EVENTS = 100
 
@@ -119,3 +120,33 @@ def _bearer(request: web.Request, audience: Audience) -> str:
         return tokens.verify(token.strip(), audience)
     except InvalidToken:
         raise Unauthenticated("The token is not valid") from None
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/internal/workers/heartbeat",
+        handler=heartbeat,
+        summary="A worker lives",
+        tag="Internal",
+        body=Heartbeat,
+        internal=True,
+    ),
+    Route(
+        method="GET",
+        path="/internal/calls/{id}",
+        handler=brief,
+        summary="What a worker needs to know of its call",
+        tag="Internal",
+        internal=True,
+    ),
+    Route(
+        method="POST",
+        path="/internal/calls/{id}/events",
+        handler=events,
+        summary="What a worker saw",
+        tag="Internal",
+        body=Events,
+        internal=True,
+    ),
+)

@@ -11,7 +11,11 @@ from livekit.api import LiveKitAPI, Room
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from core.configs import AgentFiles
+    from core.agents import AgentStore
+    from core.configs import Agents
+    from core.credentials import CredentialStore
+    from core.database import Database
+    from core.numbers import NumberStore
     from core.store import Store
     from core.tokens import TokenIssuer
     from gateway.auth import Principal
@@ -39,11 +43,16 @@ LIVEKIT: web.AppKey[LiveKitAPI | None] = web.AppKey("livekit")
 """The client of LIVEKIT_URL; None without keys."""
 SIP: web.AppKey[LiveKitAPI | None] = web.AppKey("sip")
 """The client of LIVEKIT_SIP_URL (only its ``sip`` service is used); None without keys."""
+DATABASE: web.AppKey[Database] = web.AppKey("database")
 STORE: web.AppKey[Store] = web.AppKey("store")
+AGENT_STORE: web.AppKey[AgentStore] = web.AppKey("agent_store")
+"""Agents made through the API, to be written; AGENTS to look one up for a call."""
+NUMBERS: web.AppKey[NumberStore] = web.AppKey("numbers")
+CREDENTIALS: web.AppKey[CredentialStore] = web.AppKey("credentials")
 ROOMS: web.AppKey[RoomAccess] = web.AppKey("rooms")
 """Absent without LiveKit keys."""
 TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")
-AGENTS: web.AppKey[AgentFiles] = web.AppKey("agents")
+AGENTS: web.AppKey[Agents] = web.AppKey("agents")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
 TOKENS: web.AppKey[TokenIssuer | None] = web.AppKey("tokens")
 """Signs for workers; None without LiveKit keys."""

@@ -16,14 +16,15 @@ from livekit.protocol.room import (
 )
 from pydantic import BaseModel, Field, StrictBool, StringConstraints
 
+from core.database import Scope
 from core.errors import Conflict, NotFound, ServerFault
 from core.events import ended
 from core.models import CallEvent, Timestamp
-from core.store import Scope
 from gateway.auth import PRINCIPAL
 from gateway.body import parse_body
 from gateway.keys import LIVEKIT, ROOMS, SETTINGS, STORE, TIMELINE
 from gateway.room_access import may_use, not_accessible
+from gateway.route import Route
 from sip.twirp import livekit_errors
 
 TOKEN_TTL = datetime.timedelta(hours=1)
@@ -281,3 +282,67 @@ def _track(track: TrackInfo) -> TrackAnswer:
 
 def _moment(milliseconds: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+
+
+_LIVEKIT_FAULTS = ((500, "LIVEKIT_NOT_CONFIGURED"), (500, "LIVEKIT_ERROR"))
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/livekit/token",
+        handler=token,
+        summary="A token to join one room with",
+        tag="LiveKit",
+        body=TokenRequest,
+        answer=TokenAnswer,
+        errors=((404, "ROOM_NOT_FOUND"), *_LIVEKIT_FAULTS),
+    ),
+    Route(
+        method="GET",
+        path="/livekit/rooms",
+        handler=index,
+        summary="The caller's rooms",
+        tag="LiveKit",
+        answer=RoomsAnswer,
+        errors=_LIVEKIT_FAULTS,
+    ),
+    Route(
+        method="GET",
+        path="/livekit/rooms/{name}",
+        handler=show,
+        summary="One room, with its participants",
+        tag="LiveKit",
+        answer=RoomDetailAnswer,
+        errors=((404, "ROOM_NOT_FOUND"), *_LIVEKIT_FAULTS),
+    ),
+    Route(
+        method="DELETE",
+        path="/livekit/participant",
+        handler=remove,
+        summary="Remove a participant; a phone is hung up",
+        tag="LiveKit",
+        body=ParticipantRequest,
+        answer=RemovedAnswer,
+        errors=(
+            (404, "ROOM_NOT_FOUND"),
+            (404, "PARTICIPANT_NOT_FOUND"),
+            *_LIVEKIT_FAULTS,
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/livekit/participant/mute",
+        handler=mute,
+        summary="Mute or unmute a participant's track",
+        tag="LiveKit",
+        body=MuteRequest,
+        answer=MutedAnswer,
+        errors=(
+            (404, "ROOM_NOT_FOUND"),
+            (404, "PARTICIPANT_NOT_FOUND"),
+            (404, "TRACK_NOT_FOUND"),
+            (409, "REMOTE_UNMUTE_DISABLED"),
+            *_LIVEKIT_FAULTS,
+        ),
+    ),
+)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictBool, StrictInt, StrictStr
 
-from core.configs import AgentFiles
+from core.configs import Agents, check_takes_calls
+from core.database import Scope
 from core.errors import BadRequest, NotFound, ServerFault
 from core.models import Agent
 from core.settings import Settings
@@ -18,6 +19,7 @@ from gateway.body import parse_body
 from gateway.idempotency import once
 from gateway.keys import AGENTS, OUTBOUND, SETTINGS, STORE
 from gateway.outbound import CallPlan
+from gateway.route import Route
 from sip.addresses import check_dtmf, check_headers, normalize_phone, parse_outbound_address
 from sip.dial import MAX_RINGING_S, Trunk
 
@@ -84,7 +86,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Dial, and answer once the SIP participant is in the room."""
     principal = request[PRINCIPAL]
     body = await parse_body(request, SipCallRequest)
-    plan = make_plan(body, principal, request.app[SETTINGS], request.app[AGENTS])
+    plan = await make_plan(body, principal, request.app[SETTINGS], request.app[AGENTS])
     outbound = request.app[OUTBOUND]
     if outbound is None:
         raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
@@ -106,8 +108,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     return await once(request, request.app[STORE], principal, body, effect)
 
 
-def make_plan(
-    body: SipCallRequest, principal: Principal, settings: Settings, agents: AgentFiles
+async def make_plan(
+    body: SipCallRequest, principal: Principal, settings: Settings, agents: Agents
 ) -> CallPlan:
     """The checked plan of a request. Raises in the order that contracts.md gives."""
     room_name = _not_blank(body.room_name, "Room name", "room_name")
@@ -119,7 +121,7 @@ def make_plan(
     headers = check_headers(body.headers)
     dtmf = check_dtmf(body.dtmf) if body.dtmf else ""
     metadata = _check_metadata(body.metadata)
-    agent, named = _choose_agent(body, settings, agents)
+    agent, named = await _choose_agent(body, Scope(principal.auth_id), settings, agents)
     agent_limit_s = math.ceil(agent.config.max_duration_ms / 1000) if agent else 86_400
     return CallPlan(
         principal=principal,
@@ -166,16 +168,17 @@ def make_trunk(overrides: SipOverrides | None, settings: Settings) -> Trunk:
     )
 
 
-def _choose_agent(
-    body: SipCallRequest, settings: Settings, agents: AgentFiles
+async def _choose_agent(
+    body: SipCallRequest, scope: Scope, settings: Settings, agents: Agents
 ) -> tuple[Agent | None, bool]:
     given = body.model_fields_set & {"agent", "agent_id"}
     wanted = body.agent if body.agent is not None else body.agent_id
     if given and wanted is None:
         return None, True
-    agent = agents.get(wanted if wanted is not None else settings.default_agent)
+    agent = await agents.get(scope, wanted if wanted is not None else settings.default_agent)
     if agent is None:
         raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    check_takes_calls(agent)
     return agent, wanted is not None
 
 
@@ -221,3 +224,30 @@ def _explain(plan: CallPlan, body: SipCallRequest, *, room_exists: bool) -> dict
         "dtmf": plan.dtmf,
         "metadata": plan.metadata,
     }
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/sip/call",
+        handler=create,
+        summary="Dial a phone number into a room, with an agent",
+        tag="SIP",
+        body=SipCallRequest,
+        answer=SipCallResponse,
+        errors=(
+            (400, "INVALID_PHONE_NUMBER"),
+            (400, "INVALID_OUTBOUND_ADDRESS"),
+            (404, "ROOM_NOT_FOUND"),
+            (404, "AGENT_NOT_FOUND"),
+            (409, "PARTICIPANT_EXISTS"),
+            (500, "OUTBOUND_ADDRESS_NOT_CONFIGURED"),
+            (500, "LIVEKIT_NOT_CONFIGURED"),
+            (500, "CALL_FAILED"),
+            (503, "AGENT_UNAVAILABLE"),
+            (503, "SIP_OVERLOADED"),
+            (503, "STORE_UNAVAILABLE"),
+        ),
+        idempotent=True,
+    ),
+)

@@ -22,6 +22,7 @@ from gateway.rooms import (
     no_participant,
     not_configured,
 )
+from gateway.route import Route
 from sip.addresses import parse_transfer_target
 from sip.twirp import livekit_errors
 
@@ -89,3 +90,25 @@ async def _refer(
                 return "initiated"
             raise
     return "completed"
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/sip/transfer",
+        handler=create,
+        summary="Transfer a phone to another number (cold: REFER)",
+        tag="SIP",
+        body=TransferRequest,
+        answer=TransferAnswer,
+        errors=(
+            (400, "INVALID_PHONE_NUMBER"),
+            (400, "INVALID_TRANSFER_TARGET"),
+            (404, "ROOM_NOT_FOUND"),
+            (404, "PARTICIPANT_NOT_FOUND"),
+            (409, "NOT_A_SIP_PARTICIPANT"),
+            (500, "CALL_FAILED"),
+            (500, "LIVEKIT_NOT_CONFIGURED"),
+        ),
+    ),
+)

@@ -17,12 +17,14 @@ from livekit.api import TokenVerifier, WebhookReceiver
 from livekit.protocol.models import DisconnectReason, ParticipantInfo
 from livekit.protocol.webhook import WebhookEvent
 
+from core.database import Scope
 from core.errors import BadRequest, ServerFault, Unauthenticated
 from core.events import ended
 from core.models import CallEvent, DisconnectionReason, Status, now
-from core.store import Scope, Store
+from core.store import Store
 from gateway.body import read_text
 from gateway.keys import METRICS, SETTINGS, STORE, TIMELINE
+from gateway.route import Route
 
 log = logging.getLogger(__name__)
 
@@ -142,3 +144,16 @@ def _reason_name(event: WebhookEvent) -> str:
     number = event.participant.disconnect_reason
     # A newer LiveKit may know reasons that we do not.
     return DisconnectReason.Name(number) if number in DisconnectReason.values() else str(number)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/livekit/webhook",
+        handler=receive,
+        summary="LiveKit's webhooks, signed by LiveKit",
+        tag="LiveKit",
+        public=True,
+        errors=((401, "UNAUTHORIZED"), (500, "LIVEKIT_NOT_CONFIGURED")),
+    ),
+)

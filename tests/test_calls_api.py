@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from core.database import Database
 from core.events import ended
 from core.models import CallEvent, Turn, new_id, now, rfc3339
 from core.store import Store
@@ -211,8 +212,8 @@ class TestEvents:
         call = await gateway.call()
         reader = asyncio.create_task(stream(gateway, call.id))
         await listening(gateway, call.id, 1)
-        other = await Store.open(settings_in(tmp_path).database_url)
-        await other.append(call.id, [over()], "gateway")
+        other = await Database.open(settings_in(tmp_path).database_url)
+        await Store(other).append(call.id, [over()], "gateway")
         await other.close()
         assert types(await reader) == ["call.queued", "call.ended", "ended"]
 

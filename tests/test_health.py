@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from core.errors import Unavailable
-from core.store import Store
+from core.database import Database
 from dev.environment import as_variables
 from gateway.keys import STOPPING
 from tests.edge import served
@@ -77,11 +77,11 @@ async def test_something_else_answers_there(
 
 
 async def test_the_database_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def ping(_store: Store) -> None:
+    async def ping(_database: Database) -> None:
         raise Unavailable("s3cret", code="STORE_UNAVAILABLE")
 
     async with running(settings_in(tmp_path)) as gateway:
-        monkeypatch.setattr(Store, "ping", ping)
+        monkeypatch.setattr(Database, "ping", ping)
         status, body = await ready(gateway)
     assert status == 503
     assert body["missing"][0] == "the database does not answer (DATABASE_URL)"

@@ -15,9 +15,9 @@ import pytest
 from livekit.api import AccessToken, VideoGrants
 
 from core import store as store_module
+from core.database import Scope
 from core.events import ended
 from core.models import CallEvent, Turn, new_id, now
-from core.store import Scope
 from core.tokens import TokenIssuer
 from tests.conftest import bearer
 from tests.inprocess import KEY, SECRET, Running, running, settings_in

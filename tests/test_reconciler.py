@@ -14,9 +14,9 @@ from aiohttp import web
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import RoomParticipantIdentity
 
+from core.database import Scope
 from core.events import ended
 from core.models import Call, CallEvent, now
-from core.store import Scope
 from gateway.keys import LIVEKIT, OUTBOUND, TIMELINE
 from gateway.reconciler import Reconciler
 from tests.edge import served

@@ -12,10 +12,11 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from core import store as store_module
+from core.database import Database, Scope
 from core.errors import Unavailable
 from core.events import ended
 from core.models import Agent, AgentConfig, CallEvent, Heartbeat, Turn, new_id, now
-from core.store import CallFilter, LiveIdentity, NewCall, Scope, Store
+from core.store import CallFilter, LiveIdentity, NewCall, Store
 
 pytestmark = pytest.mark.store
 
@@ -42,9 +43,9 @@ def queued() -> CallEvent:
 class StoreContract:
     @pytest.fixture
     async def store(self, url: str) -> AsyncIterator[Store]:
-        store = await Store.open(url)
-        yield store
-        await store.close()
+        database = await Database.open(url)
+        yield Store(database)
+        await database.close()
 
     async def test_a_call_is_kept_as_it_was_given(self, store: Store) -> None:
         agent = Agent(id="demo", version=3, config=AgentConfig(name="Demo"))
@@ -254,8 +255,8 @@ class StoreContract:
     async def test_opening_twice_migrates_once(self, store: Store, url: str) -> None:
         new = new_call()
         await store.insert_call(new, queued())
-        second = await Store.open(url)
-        assert await second.call(Scope(None), new.id) is not None
+        second = await Database.open(url)
+        assert await Store(second).call(Scope(None), new.id) is not None
         await second.close()
 
 
@@ -290,14 +291,14 @@ class TestPostgres(StoreContract):
         return url.render_as_string(hide_password=False)
 
     async def test_gateways_may_start_together(self, url: str) -> None:
-        stores = await asyncio.gather(*(Store.open(url) for _ in range(3)))
-        await asyncio.gather(*(store.ping() for store in stores))
-        await asyncio.gather(*(store.close() for store in stores))
+        opened = await asyncio.gather(*(Database.open(url) for _ in range(3)))
+        await asyncio.gather(*(database.ping() for database in opened))
+        await asyncio.gather(*(database.close() for database in opened))
 
 
 async def test_an_unreachable_database_is_unavailable() -> None:
     with pytest.raises(Unavailable) as refusal:
-        await Store.open("postgresql://nobody@127.0.0.1:1/none")
+        await Database.open("postgresql://nobody@127.0.0.1:1/none")
     assert refusal.value.code == "STORE_UNAVAILABLE"
 
 
@@ -306,5 +307,5 @@ async def test_an_unreachable_database_is_unavailable() -> None:
 )
 async def test_a_foreign_database_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="DATABASE_URL") as refusal:
-        await Store.open(url)
+        await Database.open(url)
     assert "s3cret" not in str(refusal.value)

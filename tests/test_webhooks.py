@@ -15,8 +15,8 @@ import jwt
 import pytest
 from livekit.protocol.models import DisconnectReason
 
+from core.database import Scope
 from core.models import Call, CallEvent, new_id, now
-from core.store import Scope
 from gateway.webhooks import _ENDINGS
 from tests.inprocess import KEY, SECRET, Running, running, settings_in
 

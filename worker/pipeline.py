@@ -16,7 +16,7 @@ from livekit.plugins.cartesia.models import TTSDefaultVoiceId
 from openai import AsyncClient
 from pydantic import SecretStr
 
-from core.models import AgentConfig
+from core.models import MODELS, AgentConfig
 from core.settings import Settings
 
 # How long a caller is left in silence: one attempt, one quick retry, then an apology.
@@ -52,7 +52,7 @@ def build_session(
             api_key=_key(settings.deepgram_api_key),
             base_url=settings.deepgram_base_url,
         ),
-        llm=openai.LLM(model=_model(config.model), client=llm_client),
+        llm=openai.LLM(model=_model(config.model or MODELS[config.model_tier]), client=llm_client),
         tts=cartesia.TTS(
             model=_model(config.tts),
             language=config.language,

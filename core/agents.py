@@ -1,0 +1,153 @@
+"""Agents made through the API, with their immutable versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from core.database import Database, Scope, whole
+from core.models import Agent, AgentConfig, AgentRecord, AgentVersion, new_id, now
+from core.tables import AgentRow, AgentVersionRow, PhoneNumberRow
+
+
+class AgentStore:
+    """Every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @whole
+    async def create(self, scope: Scope, config: AgentConfig) -> AgentRecord:
+        """A new agent at version 1."""
+        moment = now()
+        record = AgentRecord(
+            id=new_id("agt"),
+            auth_id=scope.auth_id,
+            version=1,
+            config=config,
+            created_at=moment,
+            updated_at=moment,
+        )
+        row = {**_plain(record), "config": config.wire()}
+        async with self._database.write() as connection:
+            await connection.execute(insert(AgentRow).values(**row))
+            await connection.execute(insert(AgentVersionRow).values(**_version(record)))
+        return record
+
+    @whole
+    async def get(self, scope: Scope, agent_id: str) -> AgentRecord | None:
+        query = select(AgentRow.__table__).where(
+            AgentRow.id == agent_id, scope.owns(AgentRow.auth_id)
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else AgentRecord.model_validate(dict(row))
+
+    @whole
+    async def page(self, scope: Scope, *, limit: int, offset: int) -> tuple[list[AgentRecord], int]:
+        """Newest first, and how many there are in all."""
+        query = select(AgentRow.__table__).where(scope.owns(AgentRow.auth_id))
+        newest = (AgentRow.created_at, AgentRow.id)
+        rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
+        return [AgentRecord.model_validate(dict(row)) for row in rows], total
+
+    @whole
+    async def change(
+        self, scope: Scope, agent_id: str, edit: Callable[[AgentConfig], AgentConfig]
+    ) -> AgentRecord | None:
+        """A new version with what ``edit`` makes of the current one; None: no such agent.
+
+        Of concurrent changes each sees the one before it, so none is lost. A change that
+        changes nothing makes no version. What ``edit`` raises comes out, nothing is written.
+        """
+        async with self._database.write() as connection:
+            query = (
+                select(AgentRow.__table__)
+                .where(AgentRow.id == agent_id, scope.owns(AgentRow.auth_id))
+                .with_for_update()
+            )
+            row = (await connection.execute(query)).mappings().one_or_none()
+            if row is None:
+                return None
+            before = AgentRecord.model_validate(dict(row))
+            config = edit(before.config)
+            if config == before.config:
+                return before
+            after = before.model_copy(
+                update={"version": before.version + 1, "config": config, "updated_at": now()}
+            )
+            await connection.execute(
+                update(AgentRow)
+                .where(AgentRow.id == agent_id)
+                .values(version=after.version, config=config.wire(), updated_at=after.updated_at)
+            )
+            await connection.execute(insert(AgentVersionRow).values(**_version(after)))
+            return after
+
+    @whole
+    async def version(self, scope: Scope, agent_id: str, version: int) -> Agent | None:
+        query = (
+            select(AgentVersionRow.__table__)
+            .join(AgentRow, AgentRow.id == AgentVersionRow.agent_id)
+            .where(
+                AgentVersionRow.agent_id == agent_id,
+                AgentVersionRow.version == version,
+                scope.owns(AgentRow.auth_id),
+            )
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            return None
+        config = AgentConfig.model_validate(row["config"])
+        return Agent(id=agent_id, version=version, config=config)
+
+    @whole
+    async def versions(
+        self, scope: Scope, agent_id: str, *, limit: int, offset: int
+    ) -> tuple[list[AgentVersion], int]:
+        """Newest first; empty when there is no such agent."""
+        query = (
+            select(AgentVersionRow.__table__)
+            .join(AgentRow, AgentRow.id == AgentVersionRow.agent_id)
+            .where(AgentVersionRow.agent_id == agent_id, scope.owns(AgentRow.auth_id))
+        )
+        newest = (AgentVersionRow.version,)
+        rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
+        return [AgentVersion.model_validate(dict(row)) for row in rows], total
+
+    @whole
+    async def delete(self, scope: Scope, agent_id: str) -> AgentRecord | None:
+        """Remove it with its versions and unbind its numbers; its calls stay. None: not there."""
+        async with self._database.write() as connection:
+            query = select(AgentRow.__table__).where(
+                AgentRow.id == agent_id, scope.owns(AgentRow.auth_id)
+            )
+            row = (await connection.execute(query.with_for_update())).mappings().one_or_none()
+            if row is None:
+                return None
+            await connection.execute(
+                update(PhoneNumberRow)
+                .where(PhoneNumberRow.agent_id == agent_id)
+                .values(agent_id=None, bound_at=None)
+            )
+            await connection.execute(
+                delete(AgentVersionRow).where(AgentVersionRow.agent_id == agent_id)
+            )
+            await connection.execute(delete(AgentRow).where(AgentRow.id == agent_id))
+            return AgentRecord.model_validate(dict(row))
+
+
+def _plain(record: AgentRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in AgentRecord.model_fields}
+
+
+def _version(record: AgentRecord) -> dict[str, Any]:
+    return {
+        "agent_id": record.id,
+        "version": record.version,
+        "config": record.config.wire(),
+        "created_at": record.updated_at,
+    }

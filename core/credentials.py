@@ -1,0 +1,181 @@
+"""Named secrets of a tenant (a Twilio account, a SIP trunk's login), encrypted at rest.
+
+``SECRETS_KEY`` is one or more Fernet keys, separated by commas: the first encrypts, all
+decrypt, so a key is rotated by putting a new one in front, ``reseal`` (``python -m gateway
+reseal``), and taking the old one away. Without the setting a key is made once and kept in
+``DATA_DIR/secrets.key``, which suits one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from core.database import Database, Scope, whole
+from core.models import Credential, CredentialProvider, new_id, now
+from core.settings import Settings
+from core.tables import CredentialRow, PhoneNumberRow
+
+
+class NameTaken(Exception):
+    """The tenant has a credential of this name."""
+
+
+class InUse(Exception):
+    """A number is attached with it."""
+
+
+class Unreadable(Exception):
+    """It was sealed with a key that is not among SECRETS_KEY."""
+
+
+class Vault:
+    """Seals and opens secrets."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        """Raises ValueError for no key, or one that is not a Fernet key."""
+        try:
+            fernets = [Fernet(key.strip().encode()) for key in keys if key.strip()]
+        except ValueError:
+            fernets = []
+        if not fernets:
+            # Never with the text of the key.
+            raise ValueError("SECRETS_KEY must be Fernet keys, separated by commas")
+        self._fernet = MultiFernet(fernets)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Vault:
+        """Raises ValueError (SECRETS_KEY), OSError (DATA_DIR)."""
+        if settings.secrets_key is not None:
+            return cls(settings.secrets_key.get_secret_value().split(","))
+        return cls([_own_key(settings.data_dir / "secrets.key")])
+
+    def seal(self, secret: dict[str, Any]) -> str:
+        return self._fernet.encrypt(json.dumps(secret).encode()).decode()
+
+    def open(self, sealed: str) -> dict[str, Any]:
+        """Raises Unreadable."""
+        try:
+            secret: dict[str, Any] = json.loads(self._fernet.decrypt(sealed))
+        except (InvalidToken, ValueError):
+            raise Unreadable from None
+        return secret
+
+    def reseal(self, sealed: str) -> str:
+        """With the first key, whatever key it was sealed with. Raises Unreadable."""
+        try:
+            return self._fernet.rotate(sealed.encode()).decode()
+        except InvalidToken:
+            raise Unreadable from None
+
+
+class CredentialStore:
+    """Every method is one transaction. A name is unique for its tenant."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+
+    @whole
+    async def create(
+        self, scope: Scope, name: str, provider: CredentialProvider, secret: dict[str, Any]
+    ) -> Credential:
+        """Raises NameTaken."""
+        credential = Credential(id=new_id("cred"), name=name, provider=provider, created_at=now())
+        row = {
+            "id": credential.id,
+            "owner": scope.auth_id or "",
+            "name": name,
+            "provider": provider,
+            "sealed": self._vault.seal(secret),
+            "created_at": credential.created_at,
+        }
+        try:
+            async with self._database.write() as connection:
+                await connection.execute(insert(CredentialRow).values(**row))
+        except IntegrityError:
+            raise NameTaken(name) from None
+        return credential
+
+    @whole
+    async def find(self, scope: Scope, ref: str) -> tuple[Credential, dict[str, Any]] | None:
+        """By name or id, with its secret. Raises Unreadable.
+
+        A name is looked up among the scope's own: the operator's are its own, too.
+        """
+        mine = CredentialRow.owner == (scope.auth_id or "")
+        by_id = (CredentialRow.id == ref) & self._owned(scope)
+        query = select(CredentialRow.__table__).where((CredentialRow.name == ref) & mine | by_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query.limit(1))).mappings().one_or_none()
+        return None if row is None else (_credential(row), self._vault.open(row["sealed"]))
+
+    @whole
+    async def page(self, scope: Scope, *, limit: int, offset: int) -> tuple[list[Credential], int]:
+        """Newest first, and how many there are in all."""
+        query = select(CredentialRow.__table__).where(self._owned(scope))
+        newest = (CredentialRow.created_at, CredentialRow.id)
+        rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
+        return [_credential(row) for row in rows], total
+
+    @whole
+    async def delete(self, scope: Scope, ref: str) -> Credential | None:
+        """By name or id. None: not there. Raises InUse."""
+        mine = CredentialRow.owner == (scope.auth_id or "")
+        by_id = (CredentialRow.id == ref) & self._owned(scope)
+        async with self._database.write() as connection:
+            query = select(CredentialRow.__table__).where(
+                (CredentialRow.name == ref) & mine | by_id
+            )
+            row = (await connection.execute(query.limit(1))).mappings().one_or_none()
+            if row is None:
+                return None
+            used = select(PhoneNumberRow.id).where(PhoneNumberRow.credential_id == row["id"])
+            if (await connection.execute(used.limit(1))).scalar_one_or_none() is not None:
+                raise InUse(row["name"])
+            await connection.execute(delete(CredentialRow).where(CredentialRow.id == row["id"]))
+            return _credential(row)
+
+    @whole
+    async def reseal(self) -> int:
+        """Encrypt all with the first key; how many. Raises Unreadable, then nothing is changed."""
+        async with self._database.write() as connection:
+            query = select(CredentialRow.id, CredentialRow.sealed)
+            rows = (await connection.execute(query)).all()
+            for row in rows:
+                await connection.execute(
+                    update(CredentialRow)
+                    .where(CredentialRow.id == row.id)
+                    .values(sealed=self._vault.reseal(row.sealed))
+                )
+        return len(rows)
+
+    def _owned(self, scope: Scope) -> Any:
+        return scope.owns(CredentialRow.owner)
+
+
+def _credential(row: Any) -> Credential:
+    return Credential.model_validate({name: row[name] for name in Credential.model_fields})
+
+
+def _own_key(path: Path) -> str:
+    """The key in the file, made on first use; two processes that start together agree on one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(Fernet.generate_key())
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
+    return path.read_text().strip()

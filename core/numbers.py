@@ -1,0 +1,127 @@
+"""Phone numbers: whose they are, which agent answers them, what LiveKit calls their trunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from core.database import Database, Scope, whole
+from core.models import PhoneNumber, now
+from core.tables import AgentRow, PhoneNumberRow
+
+
+class NumberTaken(Exception):
+    """The number is attached already, by whomever."""
+
+
+class NumberStore:
+    """Every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @whole
+    async def insert(self, number: PhoneNumber) -> None:
+        """Raises NumberTaken."""
+        row = {name: getattr(number, name) for name in PhoneNumber.model_fields}
+        row["number"] = row.pop("phone_number")
+        try:
+            async with self._database.write() as connection:
+                await connection.execute(insert(PhoneNumberRow).values(**row))
+        except IntegrityError:
+            raise NumberTaken(number.phone_number) from None
+
+    @whole
+    async def get(self, scope: Scope, number_id: str) -> PhoneNumber | None:
+        return await self._one(PhoneNumberRow.id == number_id, scope)
+
+    @whole
+    async def by_number(self, scope: Scope, phone_number: str) -> PhoneNumber | None:
+        """``phone_number``: E.164."""
+        return await self._one(PhoneNumberRow.number == phone_number, scope)
+
+    @whole
+    async def page(self, scope: Scope, *, limit: int, offset: int) -> tuple[list[PhoneNumber], int]:
+        """Newest first, and how many there are in all."""
+        query = select(PhoneNumberRow.__table__).where(scope.owns(PhoneNumberRow.auth_id))
+        newest = (PhoneNumberRow.created_at, PhoneNumberRow.id)
+        rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
+        return [_number(row) for row in rows], total
+
+    @whole
+    async def all(self) -> list[PhoneNumber]:
+        """Of every tenant, for the reconciler."""
+        query = select(PhoneNumberRow.__table__).order_by(PhoneNumberRow.created_at)
+        async with self._database.read() as connection:
+            return [_number(row) for row in (await connection.execute(query)).mappings()]
+
+    @whole
+    async def of_agent(self, scope: Scope, *agent_ids: str) -> list[PhoneNumber]:
+        """The agents' numbers, the first bound first."""
+        query = (
+            select(PhoneNumberRow.__table__)
+            .where(PhoneNumberRow.agent_id.in_(agent_ids), scope.owns(PhoneNumberRow.auth_id))
+            .order_by(PhoneNumberRow.bound_at, PhoneNumberRow.id)
+        )
+        async with self._database.read() as connection:
+            return [_number(row) for row in (await connection.execute(query)).mappings()]
+
+    @whole
+    async def bind(self, scope: Scope, number_id: str, agent_id: str | None) -> PhoneNumber | None:
+        """Give the number to an agent of the same tenant, or to none.
+
+        None: no such number, or no such agent.
+        """
+        async with self._database.write() as connection:
+            changed = update(PhoneNumberRow).where(
+                PhoneNumberRow.id == number_id, scope.owns(PhoneNumberRow.auth_id)
+            )
+            if agent_id is not None:
+                # An agent deleted in this very moment must not get a number any more.
+                agent = select(AgentRow.id).where(
+                    AgentRow.id == agent_id,
+                    scope.owns(AgentRow.auth_id),
+                    AgentRow.auth_id.is_not_distinct_from(PhoneNumberRow.auth_id),
+                )
+                changed = changed.where(agent.exists())
+            values = {"agent_id": agent_id, "bound_at": now() if agent_id else None}
+            returned = await connection.execute(
+                changed.values(**values).returning(PhoneNumberRow.__table__)
+            )
+            row = returned.mappings().one_or_none()
+            return None if row is None else _number(row)
+
+    @whole
+    async def change(self, number_id: str, values: dict[str, Any]) -> None:
+        """Set columns by name; the caller has checked whose number it is."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(PhoneNumberRow).where(PhoneNumberRow.id == number_id).values(values)
+            )
+
+    @whole
+    async def delete(self, number_id: str) -> bool:
+        """The caller has checked whose number it is. False: not there."""
+        async with self._database.write() as connection:
+            gone = await connection.execute(
+                delete(PhoneNumberRow)
+                .where(PhoneNumberRow.id == number_id)
+                .returning(PhoneNumberRow.id)
+            )
+            return gone.scalar_one_or_none() is not None
+
+    async def _one(self, condition: Any, scope: Scope) -> PhoneNumber | None:
+        query = select(PhoneNumberRow.__table__).where(
+            condition, scope.owns(PhoneNumberRow.auth_id)
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else _number(row)
+
+
+def _number(row: Any) -> PhoneNumber:
+    values = dict(row)
+    values["phone_number"] = values.pop("number")
+    return PhoneNumber.model_validate(values)
