@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from core.errors import Unavailable
 from core.database import Database
+from core.errors import Unavailable
 from dev.environment import as_variables
 from gateway.keys import STOPPING
 from tests.edge import served
