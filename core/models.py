@@ -265,7 +265,7 @@ class Call(Model):
 
 
 class CallBrief(Model):
-    """What a worker is told about its call (``GET /internal/calls/{id}``)."""
+    """What a worker is told about its call (``/internal/calls``)."""
 
     call_id: str
     direction: Direction
@@ -281,6 +281,31 @@ class JobMetadata(Model):
     """What a dispatched job carries: ids and a call-scoped token, never a secret of a provider."""
 
     call_id: str
+    token: str
+
+
+class InboundJob(Model):
+    """What a job carries whose room a SIP service made for a caller: the number that was called.
+
+    Its worker asks the gateway which call that is (``POST /internal/calls/inbound``).
+    """
+
+    number_id: str = Field(min_length=1, max_length=64)
+    auth_id: str | None = None
+
+
+class InboundRoom(Model):
+    """Where a worker found itself: what it asks ``POST /internal/calls/inbound`` with."""
+
+    number_id: str = Field(min_length=1, max_length=64)
+    auth_id: str | None = None
+    room_name: str = Field(min_length=1, max_length=1024)
+
+
+class Assignment(Model):
+    """A call, and the token that lets its worker post events to it."""
+
+    brief: CallBrief
     token: str
 
 
