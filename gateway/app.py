@@ -20,7 +20,7 @@ from core.store import Store
 from core.tokens import TokenIssuer
 from gateway import openapi
 from gateway.auth import Authenticator, authentication
-from gateway.body import MAX_BYTES
+from gateway.body import MAX_BYTES, add_ignored_fields
 from gateway.errors import add_request_id, error_middleware
 from gateway.following import Dispatcher, Journal
 from gateway.keys import (
@@ -67,7 +67,7 @@ async def create_app(settings: Settings) -> web.Application:
         middlewares=[metrics.middleware, error_middleware, authentication(authenticator)],
         client_max_size=MAX_BYTES,
     )
-    app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.extend([add_request_id, add_ignored_fields])
     app[SETTINGS] = settings
     app[METRICS] = metrics
     app[STOPPING] = asyncio.Event()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from aiohttp import hdrs, web
@@ -28,8 +28,11 @@ MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 READ_DEADLINE_S = 20.0
 MAX_DETAILS = 50
+IGNORED_HEADER = "X-Ignored-Fields"
 
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
+
+_IGNORED: web.RequestKey[list[str]] = web.RequestKey("ignored_fields", list)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -41,12 +44,40 @@ class RequestTimeout(AppError):
     default_code = "REQUEST_TIMEOUT"
 
 
-async def parse_body(request: web.Request, model: type[M]) -> M:
+async def parse_body(
+    request: web.Request, model: type[M], *, ignored: frozenset[str] = frozenset()
+) -> M:
     """The JSON body as ``model``. Raises BadRequest, Unprocessable, PayloadTooLarge, …
 
-    An empty body counts as malformed JSON.
+    An empty body counts as malformed JSON. ``ignored`` are the top-level fields that callers of
+    the API know and this system does not serve: whatever they hold, they are taken out, and the
+    response names them in ``X-Ignored-Fields``. A model that forbids extra fields refuses all
+    others. ``json_schema_extra=documented(ignored)`` in its config puts them into the OpenAPI
+    document.
     """
-    return validate(parse_json(await read_body(request)), model, request.path)
+    value = parse_json(await read_body(request))
+    if isinstance(value, dict) and (found := sorted(ignored & value.keys())):
+        request[_IGNORED] = found
+        value = {name: given for name, given in value.items() if name not in ignored}
+    return validate(value, model, request.path)
+
+
+async def add_ignored_fields(request: web.Request, response: web.StreamResponse) -> None:
+    """For ``on_response_prepare``: says which fields ``parse_body`` ignored."""
+    if names := request.get(_IGNORED):
+        response.headers[IGNORED_HEADER] = ", ".join(names)
+
+
+def documented(ignored: frozenset[str]) -> Callable[[dict[str, Any]], None]:
+    """Adds the ignored fields to a model's JSON schema (``json_schema_extra``)."""
+
+    def add(schema: dict[str, Any]) -> None:
+        for name in sorted(ignored):
+            schema["properties"][name] = {
+                "description": "Accepted, but without effect so far; named in X-Ignored-Fields."
+            }
+
+    return add
 
 
 async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:

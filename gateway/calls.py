@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import AwareDatetime, Field
 
 from core.database import Scope
 from core.errors import NotFound
@@ -28,18 +27,10 @@ from core.store import CallFilter, Store
 from gateway.auth import PRINCIPAL
 from gateway.body import parse_query
 from gateway.keys import STOPPING, STORE, TIMELINE
+from gateway.paging import Listing, Page
 from gateway.route import Route
 
 HEARTBEAT_S = 15.0
-
-
-class Page(BaseModel):
-    """Query of every list."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
-
-    limit: int = Field(20, ge=1, le=100)
-    offset: int = Field(0, ge=0, le=1_000_000)
 
 
 class CallQuery(Page):
@@ -89,10 +80,8 @@ class CallDetail(CallView):
         return cls(**call.model_dump(), duration_seconds=call.duration_seconds, transcripts=turns)
 
 
-class CallList(Model):
-    data: list[CallView]
-    has_more: bool
-    total: int
+class CallList(Listing[CallView]):
+    pass
 
 
 class EventView(Model):
@@ -122,11 +111,7 @@ async def index(request: web.Request) -> web.StreamResponse:
     calls, total = await request.app[STORE].calls(
         scope, where, limit=query.limit, offset=query.offset
     )
-    page = CallList(
-        data=[CallView.of(call) for call in calls],
-        has_more=query.offset + len(calls) < total,
-        total=total,
-    )
+    page = CallList.of([CallView.of(call) for call in calls], total, query)
     return web.json_response(page.wire())
 
 

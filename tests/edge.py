@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from gateway.body import MAX_BYTES
+from gateway.body import MAX_BYTES, add_ignored_fields
 from gateway.connection import Runner
 from gateway.errors import add_request_id, error_middleware
 from gateway.route import Route, register
@@ -26,7 +26,7 @@ class Served:
 
 def make_app(routes: Iterable[Route], *inner: Middleware) -> web.Application:
     app = web.Application(middlewares=[error_middleware, *inner], client_max_size=MAX_BYTES)
-    app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.extend([add_request_id, add_ignored_fields])
     register(app, routes)
     return app
 

@@ -15,7 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictInt, StrictS
 
 from core.errors import BadRequest
 from gateway import body
-from gateway.body import MAX_BYTES, MAX_DEPTH, parse_body, parse_json, parse_query
+from gateway.body import (
+    IGNORED_HEADER,
+    MAX_BYTES,
+    MAX_DEPTH,
+    documented,
+    parse_body,
+    parse_json,
+    parse_query,
+)
 from gateway.route import Route
 from tests.edge import Served, make_app, served
 
@@ -49,6 +57,18 @@ async def create(request: web.Request) -> web.Response:
     return web.json_response({"name": order.name, "count": order.count})
 
 
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra=documented(frozenset({"later"})))
+
+    name: StrictStr
+
+
+async def strict(request: web.Request) -> web.Response:
+    ignored = frozenset({"later", "someday"})
+    order = await parse_body(request, Strict, ignored=ignored)
+    return web.json_response(order.model_dump())
+
+
 async def index(request: web.Request) -> web.Response:
     return web.json_response(parse_query(request, Page).model_dump())
 
@@ -60,6 +80,7 @@ async def at() -> AsyncIterator[Served]:
         for root in ("/sip", "/livekit", "/v1", "/api/v1")
         for method, handler in (("POST", create), ("GET", index))
     ]
+    routes += [Route(method="POST", path="/v1/strict", handler=strict, summary="", tag="")]
     async with served(make_app(routes)) as made:
         yield made
 
@@ -331,3 +352,22 @@ async def test_queries(at: Served, query: str, status: int) -> None:
 async def test_a_nul_in_a_query(at: Served) -> None:
     async with at.http.get("/v1/orders?status=%00") as response:
         assert response.status == 422
+
+
+class TestIgnoredFields:
+    async def ask(self, at: Served, **body: Any) -> tuple[int, Any, str | None]:
+        async with at.http.post("/v1/strict", json=body) as response:
+            return response.status, await response.json(), response.headers.get(IGNORED_HEADER)
+
+    async def test_they_are_accepted_whatever_they_hold_and_named(self, at: Served) -> None:
+        answer = await self.ask(at, name="a", someday=[{"x": None}], later="soon")
+        assert answer == (200, {"name": "a"}, "later, someday")
+        assert await self.ask(at, name="a") == (200, {"name": "a"}, None)
+
+    async def test_a_field_that_nobody_knows_is_refused_still(self, at: Served) -> None:
+        status, body, named = await self.ask(at, name="a", later=1, never=2)
+        assert (status, named) == (422, "later")
+        assert [detail["field"] for detail in body["error"]["details"]] == ["never"]
+
+    def test_the_schema_tells_of_them(self) -> None:
+        assert list(Strict.model_json_schema()["properties"]) == ["name", "later"]
