@@ -48,6 +48,9 @@ class Settings(BaseSettings):
 
     # --- LiveKit
     livekit_url: str = "ws://127.0.0.1:7880"
+    livekit_public_url: str | None = Field(
+        None, description="What browsers are told instead of LIVEKIT_URL, which is the default."
+    )
     livekit_api_key: str | None = None
     livekit_api_secret: SecretStr | None = None
     livekit_sip_url: str | None = Field(
@@ -161,7 +164,7 @@ class Settings(BaseSettings):
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("livekit_url", "livekit_sip_url", "gateway_url")
+    @field_validator("livekit_url", "livekit_public_url", "livekit_sip_url", "gateway_url")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
         if value is None:
@@ -206,6 +209,10 @@ class Settings(BaseSettings):
     @property
     def livekit_http_url(self) -> str:
         return _http(self.livekit_url)
+
+    @property
+    def livekit_browser_url(self) -> str:
+        return self.livekit_public_url or self.livekit_url
 
     @property
     def sip_http_url(self) -> str:

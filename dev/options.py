@@ -62,6 +62,7 @@ def choose_settings(
     chosen = given(options.settings) if options.settings else {}
     chosen.update(options.values)
     livekit_port = _local_port(chosen.pop("livekit_url", None)) or take_port()
+    chosen.pop("livekit_public_url", None)  # another server's
     for name in ("gateway_port", "bridge_port", "worker_http_port"):
         if not chosen.get(name):  # 0 too: the other components have to know the real one
             chosen[name] = take_port()

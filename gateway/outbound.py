@@ -136,13 +136,13 @@ class Outbound:
         agent = _joining_agent(plan, present)
         await self._insert(call_id, plan, agent)
         try:
-            if agent is not None and not await self._worker_free():
+            if agent is not None and not await worker_free(
+                self._store, self._dispatcher.agent_name
+            ):
                 await self._journal.write(
                     call_id, "call.ended", ended("failed", "agent_unavailable")
                 )
-                raise Unavailable(
-                    "No agent worker is free", code="AGENT_UNAVAILABLE", retry_after_s=5
-                )
+                raise no_worker()
             if agent is not None and not claimed.created:
                 await self._dispatcher.send(call_id, plan.room_name)
             dial, ids = await self._dial(call_id, plan, agent)
@@ -232,14 +232,6 @@ class Outbound:
         await self._timeline.append(call_id, [gone], "reconciler")
         return True
 
-    async def _worker_free(self) -> bool:
-        return any(
-            worker.agent_name == self._dispatcher.agent_name
-            and not worker.draining
-            and worker.active < worker.capacity
-            for worker in await self._store.workers()
-        )
-
     def _spawn(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
@@ -251,6 +243,18 @@ class Outbound:
         # A failing "place" is the request's to answer.
         if task.get_name() == "follow" and not task.cancelled() and task.exception():
             log.error("following a call failed", exc_info=task.exception())
+
+
+async def worker_free(store: Store, agent_name: str) -> bool:
+    """Whether some worker could take a call now. Raises Unavailable (the database)."""
+    return any(
+        worker.agent_name == agent_name and not worker.draining and worker.active < worker.capacity
+        for worker in await store.workers()
+    )
+
+
+def no_worker() -> Unavailable:
+    return Unavailable("No agent worker is free", code="AGENT_UNAVAILABLE", retry_after_s=5)
 
 
 def _joining_agent(plan: CallPlan, present: list[ParticipantInfo]) -> Agent | None:

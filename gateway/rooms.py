@@ -132,7 +132,7 @@ async def token(request: web.Request) -> web.StreamResponse:
             token=signed,
             room_name=body.room_name,
             participant_identity=body.participant_identity,
-            livekit_url=settings.livekit_url,
+            livekit_url=settings.livekit_browser_url,
         )
     )
 
