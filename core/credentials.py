@@ -12,14 +12,15 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from pydantic import Field, SecretStr
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from core.database import Database, Scope, whole
-from core.models import Credential, CredentialProvider, new_id, now
+from core.models import Credential, CredentialProvider, Model, new_id, now
 from core.settings import Settings
 from core.tables import CredentialRow, PhoneNumberRow
 
@@ -34,6 +35,38 @@ class InUse(Exception):
 
 class Unreadable(Exception):
     """It was sealed with a key that is not among SECRETS_KEY."""
+
+
+class Secret(Model):
+    """What is kept of a credential; its passwords show in no representation."""
+
+    def reveal(self) -> dict[str, Any]:
+        """As it is sealed: JSON, by alias, with the passwords."""
+        whole = self.model_dump(by_alias=True)
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in whole.items()
+        }
+
+
+class TwilioSecret(Secret):
+    """An account, and the termination address of its Elastic SIP trunk where calls go out by it."""
+
+    account_sid: str
+    auth_token: SecretStr
+    sip_address: str | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+
+
+class SipSecret(Secret):
+    """Any SIP trunk."""
+
+    address: str
+    username: str | None = None
+    password: SecretStr | None = None
+    transport: Literal["auto", "udp", "tcp", "tls"] = "auto"
+    allowed_addresses: list[str] = Field(default_factory=list)
 
 
 class Vault:

@@ -14,11 +14,7 @@ from livekit.protocol.room import CreateRoomRequest, ListRoomsRequest
 from core.errors import NotFound
 from core.store import Store
 from gateway.auth import Principal
-
-# A room nobody entered, and one that everybody left, in seconds: long enough for a
-# slow dial or a reload, short enough that a dead call leaves nothing behind.
-EMPTY_TIMEOUT_S = 30
-DEPARTURE_TIMEOUT_S = 3
+from sip.dispatch import DEPARTURE_TIMEOUT_S, EMPTY_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)

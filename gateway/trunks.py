@@ -1,0 +1,80 @@
+"""The trunk that calls from an attached number go out by."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr
+
+from core.credentials import CredentialStore, SipSecret, TwilioSecret, Unreadable
+from core.database import Scope
+from core.errors import ServerFault
+from core.models import PhoneNumber
+from core.settings import Settings
+from sip.dial import Trunk
+
+
+async def outbound_trunk(
+    number: PhoneNumber, credentials: CredentialStore, settings: Settings
+) -> Trunk:
+    """The number's own credential when it names a SIP host, else SIP_OUTBOUND_….
+
+    Credentials of ours never go to a tenant's host. Raises ServerFault
+    ``OUTBOUND_ADDRESS_NOT_CONFIGURED``, ``CREDENTIAL_UNREADABLE``; Unavailable.
+    """
+    own = await _own(number, credentials)
+    if own is not None:
+        return own
+    if settings.sip_outbound_address is None:
+        raise ServerFault(
+            "No SIP outbound address: give the number's credential one, or set "
+            "SIP_OUTBOUND_ADDRESS",
+            code="OUTBOUND_ADDRESS_NOT_CONFIGURED",
+        )
+    return Trunk(
+        address=settings.sip_outbound_address,
+        username=settings.sip_outbound_auth_username,
+        password=_plain(settings.sip_outbound_auth_password),
+        transport=settings.sip_outbound_transport,
+    )
+
+
+async def _own(number: PhoneNumber, credentials: CredentialStore) -> Trunk | None:
+    if number.credential_id is None:
+        return None
+    try:
+        found = await credentials.find(Scope(number.auth_id), number.credential_id)
+    except Unreadable:
+        raise unreadable() from None
+    if found is None:
+        return None
+    credential, secret = found
+    if credential.provider == "sip":
+        return _sip(SipSecret.model_validate(secret))
+    return _twilio(TwilioSecret.model_validate(secret))
+
+
+def _sip(secret: SipSecret) -> Trunk:
+    return Trunk(
+        address=secret.address,
+        username=secret.username,
+        password=_plain(secret.password),
+        transport=secret.transport,
+    )
+
+
+def _twilio(secret: TwilioSecret) -> Trunk | None:
+    if secret.sip_address is None:
+        return None
+    return Trunk(
+        address=secret.sip_address, username=secret.username, password=_plain(secret.password)
+    )
+
+
+def _plain(password: SecretStr | None) -> str | None:
+    return None if password is None else password.get_secret_value()
+
+
+def unreadable() -> ServerFault:
+    return ServerFault(
+        "The credential was encrypted with a key that SECRETS_KEY does not hold",
+        code="CREDENTIAL_UNREADABLE",
+    )
