@@ -231,6 +231,7 @@ class Call(Model):
     id: str
     agent_id: str | None = None
     agent_version: int | None = None
+    agent_name: str | None = None
     phone_number_id: str | None = None
     from_number: str | None = None
     to_number: str | None = None
@@ -294,11 +295,9 @@ class InboundJob(Model):
     auth_id: str | None = None
 
 
-class InboundRoom(Model):
-    """Where a worker found itself: what it asks ``POST /internal/calls/inbound`` with."""
+class InboundRoom(InboundJob):
+    """The job and where it is: what a worker asks ``POST /internal/calls/inbound`` with."""
 
-    number_id: str = Field(min_length=1, max_length=64)
-    auth_id: str | None = None
     room_name: str = Field(min_length=1, max_length=1024)
 
 

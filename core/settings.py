@@ -18,11 +18,12 @@ from pydantic import (
     BeforeValidator,
     Field,
     SecretStr,
+    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 def _strict_bool(value: Any) -> Any:
@@ -37,6 +38,16 @@ def _strict_bool(value: Any) -> Any:
 
 
 StrictBool = Annotated[bool, BeforeValidator(_strict_bool)]
+
+
+def _comma_separated(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+Country = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z]{2}$")]
+NumberPrefix = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{1,20}$")]
 
 
 class Settings(BaseSettings):
@@ -76,6 +87,10 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="Serve /metrics on a port of its own instead."
     )
     database_url: str = "sqlite:///data/switchroom.db"
+    cache_url: str = Field(
+        "memory://",
+        description="memory:// or redis://…: where agents and numbers are kept for calls.",
+    )
     data_dir: Path = Field(Path("data"), description="Spools and state files of this machine.")
     shutdown_grace_s: float = Field(
         20.0, ge=0, allow_inf_nan=False, description="How long a stop waits for dials."
@@ -104,6 +119,23 @@ class Settings(BaseSettings):
     sip_outbound_auth_username: str | None = None
     sip_outbound_auth_password: SecretStr | None = None
     sip_outbound_transport: Literal["auto", "udp", "tcp", "tls"] = "auto"
+
+    # --- What may be called, and how much at a time
+    dial_allowed_countries: Annotated[
+        frozenset[Country], NoDecode, BeforeValidator(_comma_separated)
+    ] = Field(frozenset(), description="DE,AT,CH; default: every country.")
+    dial_blocked_prefixes: Annotated[
+        tuple[NumberPrefix, ...], NoDecode, BeforeValidator(_comma_separated)
+    ] = Field((), description="+881,+882,0190; as dialled, or with + as an international number.")
+    dial_allow_special: StrictBool = Field(
+        False, description="Let emergency, short and premium-rate numbers be called."
+    )
+    calls_per_second: float | None = Field(
+        None, gt=0, le=10_000, description="Outbound calls a tenant may begin, per gateway."
+    )
+    max_concurrent_calls: int | None = Field(
+        None, ge=1, description="Unfinished calls a tenant may have, over all gateways."
+    )
 
     # --- The embedded SIP service
     bridge_host: str = "127.0.0.1"

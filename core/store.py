@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database import Database, Scope, whole
 from core.events import CallState, Source, fold
@@ -83,6 +84,10 @@ class LiveIdentity(Exception):
         self.call_id = call_id
 
 
+class TooManyLive(Exception):
+    """The tenant has as many unfinished calls as it may."""
+
+
 class Store:
     """Every method is one transaction."""
 
@@ -92,8 +97,14 @@ class Store:
     # --- calls and their timeline
 
     @whole
-    async def insert_call(self, new: NewCall, first: CallEvent) -> Call:
-        """Keep a new call with its first event. Raises LiveIdentity."""
+    async def insert_call(
+        self, new: NewCall, first: CallEvent, *, max_live: int | None = None
+    ) -> Call:
+        """Keep a new call with its first event.
+
+        Raises LiveIdentity; TooManyLive when the tenant has ``max_live`` unfinished calls,
+        of whichever gateway: of concurrent inserts no more than that succeed.
+        """
         row = {
             "id": new.id,
             "auth_id": new.auth_id,
@@ -114,6 +125,8 @@ class Store:
         }
         try:
             async with self._database.write() as connection:
+                if max_live is not None and await _live(connection, new.auth_id) >= max_live:
+                    raise TooManyLive
                 await connection.execute(insert(CallRow).values(**row))
                 await connection.execute(
                     insert(EventRow).values(**_event_row(new.id, new.auth_id, first, "gateway"))
@@ -123,8 +136,7 @@ class Store:
                 await self._live_call(new.room_name, new.participant_identity) or ""
             ) from None
         row["metadata"] = row.pop("meta")
-        row["disconnection_reason"] = row.pop("reason")
-        return Call.model_validate({name: row.get(name) for name in Call.model_fields})
+        return _call(row)
 
     @whole
     async def append(
@@ -219,6 +231,25 @@ class Store:
             turn = Turn.model_validate(item.data)
             turns[turn.id] = turn
         return sorted(turns.values(), key=_spoken_at)
+
+    @whole
+    async def last_turns(self, call_ids: Sequence[str]) -> dict[str, Turn]:
+        """By call, the turn that was told last; calls without one are left out."""
+        newest = (
+            select(func.max(EventRow.seq))
+            .where(EventRow.call_id.in_(call_ids), EventRow.type == "turn")
+            .group_by(EventRow.call_id)
+        )
+        query = select(EventRow.call_id, EventRow.data).where(EventRow.seq.in_(newest))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return {call_id: Turn.model_validate(data) for call_id, data in rows}
+
+    @whole
+    async def live_calls(self, auth_id: str | None) -> int:
+        """How many unfinished calls are this tenant's (None: nobody's in particular)."""
+        async with self._database.read() as connection:
+            return await connection.scalar(_count_live(auth_id)) or 0
 
     @whole
     async def job(self, call_id: str) -> tuple[Call, Agent | None, int] | None:
@@ -380,9 +411,24 @@ def _event_row(
     }
 
 
+def _count_live(auth_id: str | None) -> Select[int]:
+    return select(func.count()).where(CallRow.ended_at.is_(None), CallRow.auth_id == auth_id)
+
+
+async def _live(connection: AsyncConnection, auth_id: str | None) -> int:
+    """The tenant's unfinished calls, none of which can be added before the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        # SQLite has one writer at a time anyway.
+        key = func.hashtextextended(f"calls of {auth_id}", 0)
+        await connection.execute(select(func.pg_advisory_xact_lock(key)))
+    return await connection.scalar(_count_live(auth_id)) or 0
+
+
 def _call(row: Any) -> Call:
     values = {name: row[name] for name in Call.model_fields if name in row}
     values["disconnection_reason"] = row["reason"]
+    if row["agent"]:
+        values["agent_name"] = row["agent"]["config"]["name"]
     return Call.model_validate(values)
 
 

@@ -80,6 +80,13 @@ class CallRow(Base):
         Index("ix_calls_created_at", "created_at"),
         Index("ix_calls_phone_number_id_created_at", "phone_number_id", "created_at"),
         Index("ix_calls_agent_id_created_at", "agent_id", "created_at"),
+        # What a limit counts; few rows, however many calls there were.
+        Index(
+            "ix_calls_live_auth_id",
+            "auth_id",
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
         # One live call per identity in a room: LiveKit would silently kill the first.
         Index(
             "uq_calls_live_identity",
