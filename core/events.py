@@ -7,7 +7,8 @@ a status only moves forward and a terminal one never changes.
 
     call.queued                                          accepted, nothing dialled yet
     call.dialing     {participantId, sipCallId}          the SIP participant is in the room
-    call.ringing                                         the far end alerts (180 or 183)
+    call.ringing     {participantId?, sipCallId?}        the far end alerts (180 or 183); or a
+                                                         caller is in the room and hears ringing
     call.answered                                        the far end picked up (200)
     call.ended       {status, reason, sipStatusCode?, sipReason?, …}
     agent.dispatched, agent.joined, agent.ready, agent.left
@@ -57,12 +58,9 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
     """The state after ``event``; unknown types and malformed data change nothing."""
     match event.type:
         case "call.dialing":
-            return replace(
-                state,
-                participant_id=state.participant_id or _text(event.data.get("participantId")),
-                sip_call_id=state.sip_call_id or _text(event.data.get("sipCallId")),
-            )
+            return _named(state, event)
         case "call.ringing":
+            state = _named(state, event)
             return _advance(replace(state, ringing_at=_earlier(state.ringing_at, event.at)))
         case "call.answered":
             return _advance(replace(state, answered_at=_earlier(state.answered_at, event.at)))
@@ -86,6 +84,14 @@ def ended(
     if sip_reason:
         data["sipReason"] = sip_reason
     return data
+
+
+def _named(state: CallState, event: CallEvent) -> CallState:
+    return replace(
+        state,
+        participant_id=state.participant_id or _text(event.data.get("participantId")),
+        sip_call_id=state.sip_call_id or _text(event.data.get("sipCallId")),
+    )
 
 
 def _advance(state: CallState) -> CallState:
