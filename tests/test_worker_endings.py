@@ -59,6 +59,21 @@ def test_a_phone_that_was_not_is_the_dials_business(reason: Any) -> None:
     assert far_end_left(reason, sip=True, status="ringing", answered=False) == "not_answered"
 
 
+@pytest.mark.parametrize(
+    ("reason", "status", "cause"),
+    [
+        (R.CLIENT_INITIATED, "hangup", "caller_gave_up"),
+        (R.CLIENT_INITIATED, "ringing", "rang_out"),
+        (R.UNKNOWN_REASON, "ringing", "rang_out"),
+        (R.PARTICIPANT_REMOVED, "ringing", "ring_removed"),
+        (R.ROOM_DELETED, "hangup", "ring_removed"),
+    ],
+)
+def test_a_caller_who_was_not_answered(reason: Any, status: str, cause: Cause) -> None:
+    left = far_end_left(reason, sip=True, status=status, answered=False, inbound=True)
+    assert left == cause
+
+
 def test_a_browser_that_goes_away_hangs_up() -> None:
     left = far_end_left(R.CONNECTION_TIMEOUT, sip=False, status="", answered=True)
     assert left == "caller_hung_up"
@@ -77,6 +92,11 @@ def test_a_browser_that_goes_away_hangs_up() -> None:
 )
 def test_why_the_agent_is_out(reason: Any, answered: bool, cause: Cause) -> None:
     assert agent_disconnected(reason, answered=answered) == cause
+
+
+def test_a_room_deleted_under_a_ringing_caller() -> None:
+    cause = agent_disconnected(R.ROOM_DELETED, answered=False, inbound=True)
+    assert cause == "ring_removed"
 
 
 class Party:
@@ -101,6 +121,7 @@ class Watched(rtc.EventEmitter[str]):
         self.far_end = FarEnd(
             cast(rtc.Room, self),
             "phone",
+            inbound=False,
             on_ringing=lambda: self.told.append("ringing"),
             on_answered=lambda: self.told.append("answered"),
             on_digit=lambda digit: self.told.append(f"digit {digit}"),

@@ -92,10 +92,16 @@ def unreachable() -> Any:
     return Unreachable()
 
 
+def owned(gateway: Any, directory: Path) -> Reporter:
+    reporter = Reporter(gateway, directory)
+    reporter.own(OWNER)
+    return reporter
+
+
 async def test_delivers_in_order_and_leaves_nothing_behind(
     tmp_path: Path, inbox: Inbox, gateway: Gateway
 ) -> None:
-    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter = owned(gateway, tmp_path)
     for number in range(250):
         reporter.post("turn", {"number": number})
     await reporter.aclose(5)
@@ -110,7 +116,7 @@ async def test_retries_what_may_succeed_later(
     tmp_path: Path, inbox: Inbox, gateway: Gateway, status: int
 ) -> None:
     inbox.answers = [status] * 3
-    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter = owned(gateway, tmp_path)
     reporter.post("agent.joined")
     reporter.post("agent.left")
     await reporter.aclose(5)
@@ -123,7 +129,7 @@ async def test_sets_aside_what_is_refused_without_the_token(
     tmp_path: Path, inbox: Inbox, gateway: Gateway, status: int
 ) -> None:
     inbox.answers = [status]
-    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter = owned(gateway, tmp_path)
     refused = reporter.post("agent.joined")
     await reporter._delivered.wait()
     reporter.post("agent.left")
@@ -139,7 +145,7 @@ async def test_sets_aside_what_is_refused_without_the_token(
 async def test_a_dead_workers_events_are_shipped_by_the_sweeper(
     tmp_path: Path, inbox: Inbox, gateway: Gateway, unreachable: Any
 ) -> None:
-    reporter = Reporter(unreachable, OWNER, tmp_path)
+    reporter = owned(unreachable, tmp_path)
     posted = [reporter.post("turn", {"number": number}) for number in range(3)]
     assert await sweep(gateway, tmp_path) == 0, "its owner lives"
     await reporter.aclose(0)
@@ -154,7 +160,7 @@ async def test_a_dead_workers_events_are_shipped_by_the_sweeper(
 async def test_the_sweeper_keeps_what_the_gateway_cannot_take_now(
     tmp_path: Path, inbox: Inbox, gateway: Gateway, unreachable: Any
 ) -> None:
-    reporter = Reporter(unreachable, OWNER, tmp_path)
+    reporter = owned(unreachable, tmp_path)
     reporter.post("agent.left")
     await reporter.aclose(0)
     inbox.answers = [503]
@@ -167,7 +173,7 @@ async def test_tells_that_the_call_is_over_elsewhere(
     tmp_path: Path, inbox: Inbox, gateway: Gateway
 ) -> None:
     told: list[bool] = []
-    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter = owned(gateway, tmp_path)
     reporter.on_over = lambda: told.append(True)
     reporter.post("agent.joined")
     await reporter._delivered.wait()
@@ -181,7 +187,7 @@ async def test_tells_that_the_call_is_over_elsewhere(
 async def test_what_was_delivered_is_not_left_to_the_sweeper(
     tmp_path: Path, inbox: Inbox, gateway: Gateway
 ) -> None:
-    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter = owned(gateway, tmp_path)
     reporter.post("agent.joined")
     await reporter._delivered.wait()
     (file,) = files(tmp_path)
@@ -191,11 +197,29 @@ async def test_what_was_delivered_is_not_left_to_the_sweeper(
 
 async def test_the_spool_is_readable_by_its_owner_only(tmp_path: Path, gateway: Gateway) -> None:
     directory = tmp_path / "spool" / "worker"
-    reporter = Reporter(gateway, OWNER, directory)
+    reporter = owned(gateway, directory)
     (file,) = files(directory)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     await reporter.aclose(5)
+
+
+async def test_events_wait_for_their_call(tmp_path: Path, inbox: Inbox, gateway: Gateway) -> None:
+    reporter = Reporter(gateway, tmp_path)
+    reporter.post("agent.joined")
+    assert not files(tmp_path) and not inbox.types
+    reporter.own(OWNER)
+    reporter.post("agent.left")
+    await reporter.aclose(5)
+    assert inbox.types == ["agent.joined", "agent.left"]
+    assert files(tmp_path) == []
+
+
+async def test_events_of_no_call_go_nowhere(tmp_path: Path, inbox: Inbox, gateway: Gateway) -> None:
+    reporter = Reporter(gateway, tmp_path)
+    reporter.post("agent.joined")
+    await reporter.aclose(5)
+    assert not files(tmp_path) and not inbox.types
 
 
 async def test_without_a_spool_events_are_kept_in_memory(
@@ -204,7 +228,7 @@ async def test_without_a_spool_events_are_kept_in_memory(
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
     inbox.answers = [503]
-    reporter = Reporter(gateway, OWNER, blocked)
+    reporter = owned(gateway, blocked)
     reporter.post("agent.joined")
     await reporter.aclose(5)
     assert inbox.types == ["agent.joined"]
@@ -217,7 +241,7 @@ async def test_a_full_disk_does_not_stop_the_call(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Spool, "append", full)
-    reporter = Reporter(gateway, OWNER, tmp_path)
+    reporter = owned(gateway, tmp_path)
     reporter.post("agent.joined")
     reporter.post("agent.left")
     await reporter.aclose(5)

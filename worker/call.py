@@ -12,13 +12,15 @@ from livekit import api, rtc
 from livekit.agents import JobContext, JobProcess
 
 from core.events import ended
-from core.models import CallBrief, JobMetadata
+from core.models import CallBrief, InboundRoom, JobMetadata
 from core.settings import Settings
+from core.tokens import TokenIssuer
 from worker.backoff import Backoff
 from worker.conversation import Conversation
 from worker.endings import ENDINGS, Cause, agent_disconnected
 from worker.far_end import FarEnd
 from worker.gateway import Gateway, Refused, Unavailable
+from worker.job import CallJob, facts, read_job
 from worker.limits import SilenceClock
 from worker.pipeline import build_llm_client
 from worker.reporter import Reporter
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _BRIEF_WITHIN_S = 10.0
 _JOIN_WITHIN_S = 30.0  # the dial begins when the agent is in the room
+_CALLER_WITHIN_S = 5.0  # a caller is there before the agent, or has given up
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
 _RECONNECT_WITHIN_S = 20.0
 _HANG_UP_WITHIN_S = 5.0
@@ -39,20 +42,21 @@ _DELIVER_WITHIN_S = 5.0
 
 def prewarm(process: JobProcess, settings: Settings) -> None:
     """Give a fresh job process what its call will need."""
+    assert settings.livekit_api_secret is not None
     process.userdata["settings"] = settings
+    process.userdata["tokens"] = TokenIssuer(settings.livekit_api_secret.get_secret_value())
     process.userdata["llm_client"] = build_llm_client(settings)
 
 
 async def entrypoint(ctx: JobContext) -> None:
     """Serve one job; returns when the call is over and its events are safe."""
     settings: Settings = ctx.proc.userdata["settings"]
-    job = JobMetadata.model_validate_json(ctx.job.metadata)
-    ctx.log_context_fields = {"call_id": job.call_id}
+    job = read_job(ctx.job.metadata)
+    ctx.log_context_fields = facts(job)
     # Shared with the agent's tools: what one host sets as a cookie is nobody else's business.
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
         gateway = Gateway(http, settings.gateway_base_url)
-        owner = Owner(job.call_id, job.token)
-        reporter = Reporter(gateway, owner, settings.data_dir / "spool" / "worker")
+        reporter = Reporter(gateway, settings.data_dir / "spool" / "worker")
         try:
             await _Call(ctx, settings, job, http, gateway, reporter).run()
         finally:
@@ -65,7 +69,7 @@ class _Call:
         self,
         ctx: JobContext,
         settings: Settings,
-        job: JobMetadata,
+        job: CallJob,
         http: aiohttp.ClientSession,
         gateway: Gateway,
         reporter: Reporter,
@@ -79,6 +83,7 @@ class _Call:
         self._over: asyncio.Future[tuple[Cause, str]] = asyncio.Future()
         self._far_end: FarEnd | None = None
         self._conversation: Conversation | None = None
+        self._inbound = not isinstance(job, JobMetadata)
         self._answered_at: float | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._keys = KeyPresses(self._keys_pressed)
@@ -87,6 +92,8 @@ class _Call:
     async def run(self) -> None:
         """Walk through the call until something ends it."""
         self._reporter.on_over = partial(self._end, "over_already")
+        if isinstance(self._job, JobMetadata):
+            self._reporter.own(Owner(self._job.call_id, self._job.token))
         walk = asyncio.create_task(self._walk(), name="call")
         walk.add_done_callback(self._walked)
         try:
@@ -99,39 +106,46 @@ class _Call:
         await self._finish(*self._over.result())
 
     async def _walk(self) -> None:
-        room = self._ctx.room
-        room.on("disconnected", self._disconnected)
-        room.on("reconnecting", self._reconnecting)
-        room.on("reconnected", self._reconnected)
+        self._ctx.room.on("disconnected", self._disconnected)
+        self._ctx.room.on("reconnecting", self._reconnecting)
+        self._ctx.room.on("reconnected", self._reconnected)
         async with asyncio.TaskGroup() as tasks:
-            loading = tasks.create_task(self._load_brief())
-            # To all tracks: audio only, as LiveKit does it, is deaf after a restart of the server.
-            await self._ctx.connect()
-            self._reporter.post("agent.joined")
-        brief = loading.result()
-        if not isinstance(brief, CallBrief):
-            return self._end(*brief)
+            connecting = tasks.create_task(self._connect())
+            brief = await self._load_brief()
+            if not isinstance(brief, CallBrief):
+                await connecting  # who is to be hung up on is seen in the room
+                return self._end(*brief)
+            self._inbound = brief.direction == "inbound"
+            # A greeting takes its time: it is begun before there is anybody to hear it.
+            conversation = self._conversation = self._begin(brief)
+            tasks.create_task(conversation.prepare())
+            await connecting
+            await self._talk(brief, conversation)
 
-        conversation = self._conversation = self._begin(brief)
+    async def _connect(self) -> None:
+        # To all tracks: audio only, as LiveKit does it, is deaf after a restart of the server.
+        await self._ctx.connect()
+        self._reporter.post("agent.joined")
+
+    async def _talk(self, brief: CallBrief, conversation: Conversation) -> None:
         far_end = self._far_end = FarEnd(
-            room,
+            self._ctx.room,
             brief.participant_identity,
+            inbound=self._inbound,
             on_ringing=self._rings,
             on_answered=partial(self._answered, brief),
             on_digit=self._digit,
             on_left=self._end,
         )
         far_end.look()
-        await conversation.start(room, brief.participant_identity)
-
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(conversation.prepare())
-            if not await _within(_JOIN_WITHIN_S, far_end.joined):
-                return self._end("nobody_came")
-            if not await _within(_ANSWER_WITHIN_S, far_end.answered):
-                return self._end("not_answered")
-            assert self._answered_at is not None
-            conversation.answered(self._answered_at)
+        # Publishes the agent's track: a caller is answered when it is there.
+        await conversation.start(self._ctx.room, brief.participant_identity, inbound=self._inbound)
+        if not await _within(_CALLER_WITHIN_S if self._inbound else _JOIN_WITHIN_S, far_end.joined):
+            return self._end("caller_gave_up" if self._inbound else "nobody_came")
+        if not await _within(_ANSWER_WITHIN_S, far_end.answered):
+            return self._end("rang_out" if self._inbound else "not_answered")
+        assert self._answered_at is not None
+        conversation.answered(self._answered_at)
 
     async def _load_brief(self) -> CallBrief | tuple[Cause, str]:
         """What the call is about, from the gateway, or why it ends here."""
@@ -141,7 +155,7 @@ class _Call:
             async with asyncio.timeout(_BRIEF_WITHIN_S):
                 while True:
                     try:
-                        return await self._gateway.brief(self._job.call_id, self._job.token)
+                        return await self._ask()
                     except Unavailable as error:
                         reason = str(error)
                         await backoff.wait()
@@ -150,6 +164,22 @@ class _Call:
             return ("over_already" if gone else "no_brief", str(error))
         except TimeoutError:
             return ("no_brief", reason)
+
+    async def _ask(self) -> CallBrief:
+        """Raises Unavailable or Refused. From here on, or before, the events have an owner."""
+        job = self._job
+        if isinstance(job, JobMetadata):
+            return await self._gateway.brief(job.call_id, job.token)
+        tokens: TokenIssuer = self._ctx.proc.userdata["tokens"]
+        found = await self._gateway.inbound_call(
+            tokens.for_worker(self._ctx.worker_id),
+            InboundRoom(
+                number_id=job.number_id, auth_id=job.auth_id, room_name=self._ctx.job.room.name
+            ),
+        )
+        self._ctx.log_context_fields = {"call_id": found.brief.call_id}
+        self._reporter.own(Owner(found.brief.call_id, found.token))
+        return found.brief
 
     def _begin(self, brief: CallBrief) -> Conversation:
         config = brief.agent.config
@@ -208,7 +238,9 @@ class _Call:
             self._far_end.recheck()
 
     def _disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
-        cause = agent_disconnected(reason, answered=self._answered_at is not None)
+        cause = agent_disconnected(
+            reason, answered=self._answered_at is not None, inbound=self._inbound
+        )
         self._end(cause, rtc.DisconnectReason.Name(reason))
 
     def _timer(self, cause: Cause, delay_s: float) -> None:

@@ -46,7 +46,7 @@ _APOLOGIES = {
 
 
 class Conversation:
-    """An agent on one call. Nothing is heard or said before ``answered``.
+    """An agent on one call. Nothing is said before ``answered``, nor heard when we are calling.
 
     ``on_failed(stage, message)`` is called when a provider failed for good,
     ``on_busy(who, busy)`` when somebody begins or stops to speak or think.
@@ -72,6 +72,8 @@ class Conversation:
         self._transcript = Transcript(post)
         self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
         self._unasked: list[SpeechHandle] = []
+        self._started = asyncio.Event()
+        self._given_up = False
         self._closing = False
         self._session.on("conversation_item_added", self._item_added)
         self._session.on("user_state_changed", self._caller_changed)
@@ -79,10 +81,11 @@ class Conversation:
         self._session.on("error", self._provider_failed)
         self._session.on("close", self._closed)
 
-    async def start(self, room: rtc.Room, participant_identity: str) -> None:
+    async def start(self, room: rtc.Room, participant_identity: str, *, inbound: bool) -> None:
         """Publish the agent's track as soon as that participant is there."""
-        # Ringback and announcements before the answer are nobody's turn.
-        self._session.input.set_audio_enabled(False)
+        # Ringback and announcements before a far end's answer are nobody's turn; a caller
+        # speaks when we have answered, and is heard from the first frame.
+        self._session.input.set_audio_enabled(inbound)
         await self._session.start(
             self._agent,
             room=room,
@@ -91,18 +94,23 @@ class Conversation:
             session_host=False,
             record=False,
         )
+        self._started.set()
 
     async def prepare(self) -> None:
         """Warm the providers up and synthesise the greeting (STT and LLM connect by themselves
-        when the session starts)."""
+        when the session starts). May begin before ``start``."""
         engine = self._session.tts
         assert engine is not None
         if self._greeting is None:
             engine.prewarm()
-        elif not await self._greeting.synthesise(
+        elif error := await self._greeting.synthesise(
             engine, self._session.conn_options.tts_conn_options
         ):
+            # Once the session runs it has told already.
+            if not self._given_up:
+                self._failed("tts", _describe(error), recoverable=False)
             return
+        await self._started.wait()
         self._post("agent.ready", {})
 
     def answered(self, at: float) -> None:
@@ -171,11 +179,14 @@ class Conversation:
             return
         stage = str(getattr(event.error, "type", "unknown")).removesuffix("_error")
         message = _describe(getattr(event.error, "error", event.error))
-        recoverable = bool(getattr(event.error, "recoverable", False))
+        self._failed(stage, message, bool(getattr(event.error, "recoverable", False)))
+
+    def _failed(self, stage: str, message: str, recoverable: bool) -> None:
         self._post(
             "provider.error", {"stage": stage, "message": message, "recoverable": recoverable}
         )
         if not recoverable:
+            self._given_up = True
             self._on_failed(stage, message)
 
     def _closed(self, event: CloseEvent) -> None:

@@ -22,6 +22,9 @@ Cause = Literal[
     "leg_lost",
     "leg_replaced",
     "not_answered",
+    "caller_gave_up",
+    "ring_removed",
+    "rang_out",
     "nobody_came",
     "provider_failed",
     "no_brief",
@@ -60,6 +63,11 @@ ENDINGS: dict[Cause, Ending] = {
     "leg_replaced": Ending("failed", "agent_error"),
     # It left before it was answered: the dial knows why.
     "not_answered": Ending(),
+    # A caller who hung up before we answered; one whom the API took out; one to whom we were
+    # silent until the SIP service gave up ringing.
+    "caller_gave_up": Ending("canceled", "user_hangup"),
+    "ring_removed": Ending("canceled", "canceled"),
+    "rang_out": Ending("failed", "agent_unavailable", hang_up=True),
     "nobody_came": Ending(),
     "provider_failed": Ending("failed", "agent_error", hang_up=True, apologise=True),
     "no_brief": Ending("failed", "agent_error", hang_up=True),
@@ -88,9 +96,16 @@ MAY_RETURN = frozenset(
     }
 )
 
+_REMOVED = frozenset({_REASON.PARTICIPANT_REMOVED, _REASON.ROOM_DELETED, _REASON.ROOM_CLOSED})
+
 
 def far_end_left(
-    reason: rtc.DisconnectReason.ValueType | None, *, sip: bool, status: str, answered: bool
+    reason: rtc.DisconnectReason.ValueType | None,
+    *,
+    sip: bool,
+    status: str,
+    answered: bool,
+    inbound: bool = False,
 ) -> Cause:
     """Why the far end's participant left (livekit-facts: the outcome matrix).
 
@@ -98,13 +113,13 @@ def far_end_left(
     a trunk's 5xx looks the same, but only before the answer.
     """
     if not answered:
-        return "not_answered"
+        return _left_ringing(reason, status) if inbound else "not_answered"
     if sip and status == "hangup":
         return "caller_hung_up"
     match reason:
         case _REASON.CLIENT_INITIATED | _REASON.USER_REJECTED | _REASON.USER_UNAVAILABLE:
             return "caller_hung_up"
-        case _REASON.PARTICIPANT_REMOVED | _REASON.ROOM_DELETED | _REASON.ROOM_CLOSED:
+        case _ if reason in _REMOVED:
             return "removed"
         case _REASON.DUPLICATE_IDENTITY:
             return "leg_replaced"
@@ -112,7 +127,20 @@ def far_end_left(
     return "leg_lost" if sip else "caller_hung_up"
 
 
-def agent_disconnected(reason: rtc.DisconnectReason.ValueType | None, *, answered: bool) -> Cause:
+def _left_ringing(reason: rtc.DisconnectReason.ValueType | None, status: str) -> Cause:
+    """Why a caller left before the answer.
+
+    On a CANCEL the ``sip.callStatus`` becomes ``hangup``; when the ringing time is over it
+    stays ``ringing`` (livekit-sip, and the bridge).
+    """
+    if reason in _REMOVED:
+        return "ring_removed"
+    return "caller_gave_up" if status == "hangup" else "rang_out"
+
+
+def agent_disconnected(
+    reason: rtc.DisconnectReason.ValueType | None, *, answered: bool, inbound: bool = False
+) -> Cause:
     """Why the agent itself is no longer in the room."""
     match reason:
         case _REASON.DUPLICATE_IDENTITY:
@@ -120,5 +148,7 @@ def agent_disconnected(reason: rtc.DisconnectReason.ValueType | None, *, answere
         case _REASON.PARTICIPANT_REMOVED:
             return "agent_removed"
         case _REASON.ROOM_DELETED | _REASON.ROOM_CLOSED:
-            return "removed" if answered else "not_answered"
+            if answered:
+                return "removed"
+            return "ring_removed" if inbound else "not_answered"
     return "media_lost"

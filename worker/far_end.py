@@ -28,12 +28,14 @@ class FarEnd:
         room: rtc.Room,
         identity: str,
         *,
+        inbound: bool,
         on_ringing: Callable[[], None],
         on_answered: Callable[[], None],
         on_digit: Callable[[str], None],
         on_left: Callable[[Cause, str], None],
     ) -> None:
         self.identity = identity
+        self._inbound = inbound
         self.joined = asyncio.Event()
         self.answered = asyncio.Event()
         self._room = room
@@ -113,6 +115,7 @@ class FarEnd:
             sip=_is_sip(participant),
             status=participant.attributes.get(CALL_STATUS, ""),
             answered=self.answered.is_set(),
+            inbound=self._inbound,
         )
         if cause == "leg_lost" and (reason is None or reason in MAY_RETURN):
             self._wait_for_return(cause, name)

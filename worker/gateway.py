@@ -1,4 +1,4 @@
-"""The gateway as a worker sees it: three calls, and whether a failure is worth a retry."""
+"""The gateway as a worker sees it: four calls, and whether a failure is worth a retry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 from pydantic import ValidationError
 
-from core.models import CallBrief, CallEvent, Heartbeat
+from core.models import Assignment, CallBrief, CallEvent, Heartbeat, InboundRoom
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 
@@ -43,6 +43,14 @@ class Gateway:
             return CallBrief.model_validate_json(body)
         except ValidationError as error:
             raise Refused(f"not a brief: {error.error_count()} problems") from None
+
+    async def inbound_call(self, token: str, room: InboundRoom) -> Assignment:
+        """Which call a caller's room is; ``token`` is the worker's."""
+        body = await self._request("POST", "/internal/calls/inbound", token, room.wire())
+        try:
+            return Assignment.model_validate_json(body)
+        except ValidationError as error:
+            raise Refused(f"not a call: {error.error_count()} problems") from None
 
     async def post_events(self, call_id: str, token: str, events: list[CallEvent]) -> bool:
         """Append to the call's timeline; an id that it has already is a no-op there.

@@ -25,8 +25,8 @@ class PreparedSpeech:
         self._complete = False
         self._playing = False
 
-    async def synthesise(self, engine: tts.TTS[Any], options: APIConnectOptions) -> bool:
-        """Fill it; False when the TTS failed for good."""
+    async def synthesise(self, engine: tts.TTS[Any], options: APIConnectOptions) -> APIError | None:
+        """Fill it; the error when the TTS failed for good."""
         request_id = ""
         try:
             async with engine.stream(conn_options=options) as stream:
@@ -40,9 +40,9 @@ class PreparedSpeech:
                             self._frames.clear()
                             self._words.clear()
                     await self._add(piece.frame)
-            return True
-        except APIError:
-            return False
+            return None
+        except APIError as error:
+            return error
         finally:
             self._complete = True
             async with self._grown:

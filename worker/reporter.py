@@ -31,28 +31,36 @@ _SWEEP_EVERY_S = 10.0
 class Reporter:
     """Posts one call's events. ``post`` never fails and never waits.
 
-    When the spool cannot be written (disk full, read-only) the call goes on and
-    its events are kept in memory until the gateway takes them.
+    Whose they are may be told later (``own``): until then they are kept in memory. When the
+    spool cannot be written (disk full, read-only) the call goes on and its events are kept in
+    memory until the gateway takes them.
     """
 
     on_over: Callable[[], None] | None = None
     """Called whenever the gateway says that the call is over."""
 
-    def __init__(self, gateway: Gateway, owner: Owner, directory: Path) -> None:
+    def __init__(self, gateway: Gateway, directory: Path) -> None:
         self._gateway = gateway
-        self._owner = owner
+        self._directory = directory
         self._pending: deque[CallEvent] = deque()
         self._wake = asyncio.Event()
         self._delivered = asyncio.Event()
         self._delivered.set()
         self._spool: Spool | None = None
         self._spool_complete = True
+        self._task: asyncio.Task[None] | None = None
+
+    def own(self, owner: Owner) -> None:
+        """Say whose events these are; they are sent from now on. Once."""
+        assert self._task is None
         try:
-            self._spool = Spool.create(directory, owner)
+            self._spool = Spool.create(self._directory, owner)
+            for event in self._pending:
+                self._spool.append(event)
         except OSError as error:
             self._spool_complete = False
             log.error("no spool, events are kept in memory", extra={"error": str(error)})
-        self._task = asyncio.create_task(self._ship(), name="reporter")
+        self._task = asyncio.create_task(self._ship(owner), name="reporter")
 
     def post(
         self, type: str, data: dict[str, Any] | None = None, *, at: datetime | None = None
@@ -76,6 +84,10 @@ class Reporter:
 
         Events that are in memory only get six times as long: nobody else has them.
         """
+        if self._task is None:
+            if self._pending:
+                log.warning("events of no call", extra={"count": len(self._pending)})
+            return
         patience = timeout if self._spool_complete else 6 * timeout
         try:
             async with asyncio.timeout(patience):
@@ -98,7 +110,7 @@ class Reporter:
         except OSError as error:
             log.error("cannot close the spool", extra={"error": str(error)})
 
-    async def _ship(self) -> None:
+    async def _ship(self, owner: Owner) -> None:
         backoff = Backoff()
         while True:
             await self._wake.wait()
@@ -106,9 +118,7 @@ class Reporter:
             while self._pending:
                 batch = list(islice(self._pending, BATCH))
                 try:
-                    over = await self._gateway.post_events(
-                        self._owner.call_id, self._owner.token, batch
-                    )
+                    over = await self._gateway.post_events(owner.call_id, owner.token, batch)
                     if over and self.on_over is not None:
                         self.on_over()
                 except Unavailable as error:

@@ -13,11 +13,11 @@ import aiohttp
 from livekit.agents import AgentServer, JobRequest
 from pydantic import ValidationError
 
-from core.models import JobMetadata
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from worker.call import entrypoint, prewarm
 from worker.gateway import Gateway
+from worker.job import facts, identity, read_job
 from worker.presence import Presence
 from worker.reporter import sweep_forever
 
@@ -58,16 +58,16 @@ class Admission:
         """Answer an offered job: accept it under the call's own identity, or leave it to another
         worker."""
         try:
-            call = JobMetadata.model_validate_json(request.job.metadata)
+            job = read_job(request.job.metadata)
         except ValidationError:
             log.error("a job without our metadata", extra={"room": request.room.name})
             return await request.reject(terminate=True)
         if len(self.jobs) >= self._capacity:
-            log.warning("full, call left to another worker", extra={"call_id": call.call_id})
+            log.warning("full, call left to another worker", extra=facts(job))
             return await request.reject(terminate=False)
         self._starting.add(request.id)
         try:
-            await request.accept(identity=f"agent-{call.call_id}", name="Agent")
+            await request.accept(identity=identity(job, request.room.name), name="Agent")
         finally:
             self._starting.discard(request.id)
 
