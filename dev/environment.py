@@ -45,7 +45,7 @@ def _as_text(value: object) -> str:
             return value.get_secret_value()
         case bool():
             return "true" if value else "false"
-        case tuple():
-            return ",".join(value)
+        case tuple() | frozenset():
+            return ",".join(sorted(value))
         case _:
             return str(value)
