@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.cache import Cache, NoCache, agent_key, number_key
 from core.database import Database, Scope, whole
 from core.models import Agent, AgentConfig, AgentRecord, AgentVersion, new_id, now
 from core.tables import AgentRow, AgentVersionRow, PhoneNumberRow
 
+ID_PREFIX = "agt"
+
 
 class AgentStore:
-    """Every method is one transaction."""
+    """Every method is one transaction. ``cache`` forgets what one has changed."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, cache: Cache | None = None) -> None:
         self._database = database
+        self._cache = cache or NoCache()
 
     @whole
     async def create(self, scope: Scope, config: AgentConfig) -> AgentRecord:
         """A new agent at version 1."""
         moment = now()
         record = AgentRecord(
-            id=new_id("agt"),
+            id=new_id(ID_PREFIX),
             auth_id=scope.auth_id,
             version=1,
             config=config,
@@ -62,7 +68,7 @@ class AgentStore:
         Of concurrent changes each sees the one before it, so none is lost. A change that
         changes nothing makes no version. What ``edit`` raises comes out, nothing is written.
         """
-        async with self._database.write() as connection:
+        async with self._changing(agent_key(agent_id)) as (connection, _):
             query = (
                 select(AgentRow.__table__)
                 .where(AgentRow.id == agent_id, scope.owns(AgentRow.auth_id))
@@ -121,23 +127,38 @@ class AgentStore:
     @whole
     async def delete(self, scope: Scope, agent_id: str) -> AgentRecord | None:
         """Remove it with its versions and unbind its numbers; its calls stay. None: not there."""
-        async with self._database.write() as connection:
+        async with self._changing(agent_key(agent_id)) as (connection, changed):
             query = select(AgentRow.__table__).where(
                 AgentRow.id == agent_id, scope.owns(AgentRow.auth_id)
             )
             row = (await connection.execute(query.with_for_update())).mappings().one_or_none()
             if row is None:
                 return None
-            await connection.execute(
+            unbound = await connection.scalars(
                 update(PhoneNumberRow)
                 .where(PhoneNumberRow.agent_id == agent_id)
                 .values(agent_id=None, bound_at=None)
+                .returning(PhoneNumberRow.id)
             )
+            changed += map(number_key, unbound)
             await connection.execute(
                 delete(AgentVersionRow).where(AgentVersionRow.agent_id == agent_id)
             )
             await connection.execute(delete(AgentRow).where(AgentRow.id == agent_id))
             return AgentRecord.model_validate(dict(row))
+
+    @asynccontextmanager
+    async def _changing(self, key: str) -> AsyncIterator[tuple[AsyncConnection, list[str]]]:
+        """A transaction, and the cached keys that it changes; forgotten also when it fails:
+
+        a commit whose confirmation was lost may still have happened.
+        """
+        changed = [key]
+        try:
+            async with self._database.write() as connection:
+                yield connection, changed
+        finally:
+            await self._cache.forget(*changed)
 
 
 def _plain(record: AgentRecord) -> dict[str, Any]:

@@ -1,8 +1,11 @@
-"""Which agent a call gets: one made through the API, or one from a YAML file.
+"""What a call looks up: its agent, and the number it came in by; kept in core.cache.
 
-A file's name is its agent's id; file agents are everybody's. A change counts for the next
-call; calls under way keep what they began with, because the gateway pins the configuration
-into the call's record.
+An agent is made through the API, or is a YAML file. A file's name is its agent's id; file agents
+are everybody's. A change counts for the next call; calls under way keep what they began with,
+because the gateway pins the configuration into the call's record.
+
+Who changes an agent or a number does it by its store, which makes the cache forget; ``warm``
+afterwards spares the next call the way to the database.
 """
 
 from __future__ import annotations
@@ -10,16 +13,21 @@ from __future__ import annotations
 import logging
 import re
 import zlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from core.agents import ID_PREFIX as AGENT_PREFIX
 from core.agents import AgentStore
+from core.cache import Cache, agent_key, number_key
 from core.database import Scope
-from core.errors import Conflict
-from core.models import Agent, AgentConfig
+from core.errors import Conflict, Unavailable
+from core.models import Agent, AgentConfig, AgentRecord, PhoneNumber
+from core.numbers import NumberStore
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +42,84 @@ class BadAgentFile(ValueError):
 class Agents:
     """Looks agents up for calls."""
 
-    def __init__(self, files: AgentFiles, store: AgentStore) -> None:
+    def __init__(self, files: AgentFiles, store: AgentStore, cache: Cache) -> None:
         self._files = files
-        self._store = store
+        self._records = _Kept(cache, agent_key, AgentRecord.model_validate_json, store.get)
 
     async def get(self, scope: Scope, agent_id: str) -> Agent | None:
-        """The agent as it is now, if the scope may use it."""
-        record = await self._store.get(scope, agent_id)
-        return self._files.get(agent_id) if record is None else record.agent
+        """The agent as it is now, if the scope may use it. Raises Unavailable (no database)."""
+        # What a file is called, the database never made.
+        if agent_id.startswith(AGENT_PREFIX):
+            record = await self._records.get(scope, agent_id)
+            if record is not None:
+                return record.agent
+        return self._files.get(agent_id)
+
+    async def warm(self, agent_id: str) -> None:
+        """Keep the agent ready for its next call; after it was made, changed or rolled back."""
+        await self._records.warm(agent_id)
+
+
+class Numbers:
+    """Looks phone numbers up by id, with the agent each is bound to."""
+
+    def __init__(self, store: NumberStore, cache: Cache) -> None:
+        self._records = _Kept(cache, number_key, PhoneNumber.model_validate_json, store.get)
+
+    async def get(self, scope: Scope, number_id: str) -> PhoneNumber | None:
+        """The number as it is now, if it is the scope's. Raises Unavailable (no database)."""
+        return await self._records.get(scope, number_id)
+
+    async def warm(self, number_id: str) -> None:
+        """Keep the number ready for its next call; after it was attached, bound or changed."""
+        await self._records.warm(number_id)
+
+
+_Record = TypeVar("_Record", bound=AgentRecord | PhoneNumber)
+
+
+class _Kept(Generic[_Record]):
+    """Records of one kind by id, through the cache; the scope is checked on what came out."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        key: Callable[[str], str],
+        parse: Callable[[str], _Record],
+        load: Callable[[Scope, str], Awaitable[_Record | None]],
+    ) -> None:
+        self._cache = cache
+        self._key = key
+        self._parse = parse
+        self._load = load
+
+    async def get(self, scope: Scope, record_id: str) -> _Record | None:
+        # An id comes from a caller: what cannot be one must not become a key.
+        if not _ID.fullmatch(record_id):
+            return None
+
+        async def load() -> str | None:
+            loaded = await self._load(Scope(None), record_id)
+            return None if loaded is None else loaded.model_dump_json()
+
+        key = self._key(record_id)
+        text = await self._cache.read(key, load)
+        if text is None:
+            return None
+        try:
+            record = self._parse(text)
+        except ValidationError:
+            # Kept by another release of this software.
+            await self._cache.forget(key)
+            return await self._load(scope, record_id)
+        return record if scope.auth_id in (None, record.auth_id) else None
+
+    async def warm(self, record_id: str) -> None:
+        try:
+            await self.get(Scope(None), record_id)
+        except Unavailable:
+            # The next call asks again.
+            log.warning("could not warm the cache", extra={"record_id": record_id})
 
 
 def check_takes_calls(agent: Agent) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.cache import Cache, NoCache, number_key
 from core.database import Database, Scope, whole
 from core.models import PhoneNumber, now
 from core.tables import AgentRow, PhoneNumberRow
@@ -17,10 +21,11 @@ class NumberTaken(Exception):
 
 
 class NumberStore:
-    """Every method is one transaction."""
+    """Every method is one transaction. ``cache`` forgets what one has changed."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, cache: Cache | None = None) -> None:
         self._database = database
+        self._cache = cache or NoCache()
 
     @whole
     async def insert(self, number: PhoneNumber) -> None:
@@ -74,7 +79,7 @@ class NumberStore:
 
         None: no such number, or no such agent.
         """
-        async with self._database.write() as connection:
+        async with self._changing(number_id) as connection:
             changed = update(PhoneNumberRow).where(
                 PhoneNumberRow.id == number_id, scope.owns(PhoneNumberRow.auth_id)
             )
@@ -96,7 +101,7 @@ class NumberStore:
     @whole
     async def change(self, number_id: str, values: dict[str, Any]) -> None:
         """Set columns by name; the caller has checked whose number it is."""
-        async with self._database.write() as connection:
+        async with self._changing(number_id) as connection:
             await connection.execute(
                 update(PhoneNumberRow).where(PhoneNumberRow.id == number_id).values(values)
             )
@@ -104,13 +109,25 @@ class NumberStore:
     @whole
     async def delete(self, number_id: str) -> bool:
         """The caller has checked whose number it is. False: not there."""
-        async with self._database.write() as connection:
+        async with self._changing(number_id) as connection:
             gone = await connection.execute(
                 delete(PhoneNumberRow)
                 .where(PhoneNumberRow.id == number_id)
                 .returning(PhoneNumberRow.id)
             )
             return gone.scalar_one_or_none() is not None
+
+    @asynccontextmanager
+    async def _changing(self, number_id: str) -> AsyncIterator[AsyncConnection]:
+        """A transaction; the cached number is forgotten also when it fails:
+
+        a commit whose confirmation was lost may still have happened.
+        """
+        try:
+            async with self._database.write() as connection:
+                yield connection
+        finally:
+            await self._cache.forget(number_key(number_id))
 
     async def _one(self, condition: Any, scope: Scope) -> PhoneNumber | None:
         query = select(PhoneNumberRow.__table__).where(

@@ -11,7 +11,8 @@ from aiohttp import web
 from livekit.api import LiveKitAPI
 
 from core.agents import AgentStore
-from core.configs import AgentFiles, Agents
+from core.cache import open_cache
+from core.configs import AgentFiles, Agents, Numbers
 from core.credentials import CredentialStore, Vault
 from core.database import Database
 from core.numbers import NumberStore
@@ -28,10 +29,13 @@ from gateway.keys import (
     AGENTS,
     CREDENTIALS,
     DATABASE,
+    LIMITS,
     LIVEKIT,
     METRICS,
+    NUMBER_LOOKUP,
     NUMBERS,
     OUTBOUND,
+    POLICY,
     ROOMS,
     SETTINGS,
     SIP,
@@ -40,9 +44,11 @@ from gateway.keys import (
     TIMELINE,
     TOKENS,
 )
+from gateway.limits import CallLimits
 from gateway.live import Timeline
 from gateway.metrics import Metrics
 from gateway.outbound import Outbound
+from gateway.policy import DialPolicy
 from gateway.reconciler import Reconciler
 from gateway.room_access import LiveKitRooms
 from gateway.route import Route, register
@@ -71,15 +77,25 @@ async def create_app(settings: Settings) -> web.Application:
     app[SETTINGS] = settings
     app[METRICS] = metrics
     app[STOPPING] = asyncio.Event()
+    app[POLICY] = DialPolicy.from_settings(settings)
+    shared_database = not settings.database_url.startswith("sqlite")
+    cache = open_cache(settings.cache_url, shared_database=shared_database)
     vault = Vault.from_settings(settings)
     database = app[DATABASE] = await Database.open(settings.database_url)
     app[STORE] = Store(database)
-    app[AGENT_STORE] = AgentStore(database)
-    app[NUMBERS] = NumberStore(database)
+    app[LIMITS] = CallLimits(
+        app[STORE],
+        calls_per_second=settings.calls_per_second,
+        max_concurrent=settings.max_concurrent_calls,
+    )
+    app[AGENT_STORE] = AgentStore(database, cache)
+    app[NUMBERS] = NumberStore(database, cache)
     app[CREDENTIALS] = CredentialStore(database, vault)
-    app[AGENTS] = Agents(agents, app[AGENT_STORE])
+    app[AGENTS] = Agents(agents, app[AGENT_STORE], cache)
+    app[NUMBER_LOOKUP] = Numbers(app[NUMBERS], cache)
     app[TIMELINE] = Timeline(app[STORE])
     app.on_cleanup.append(_closing(authenticator.aclose))
+    app.on_cleanup.append(_closing(cache.aclose))
     app.cleanup_ctx.append(_resources)
     routes = [*ROUTES] if settings.metrics_port is not None else [*ROUTES, metrics_route(metrics)]
     register(app, [*routes, *openapi.documents(routes, auth_required=settings.auth_required)])
@@ -131,6 +147,8 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             rooms=rooms,
             journal=Journal(app[TIMELINE], app[METRICS]),
             dispatcher=Dispatcher(livekit, tokens, settings.agent_name),
+            policy=app[POLICY],
+            limits=app[LIMITS],
             agent_join_timeout_s=settings.agent_join_timeout_s,
         )
         app[OUTBOUND] = outbound

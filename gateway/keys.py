@@ -12,16 +12,18 @@ from core.settings import Settings
 
 if TYPE_CHECKING:
     from core.agents import AgentStore
-    from core.configs import Agents
+    from core.configs import Agents, Numbers
     from core.credentials import CredentialStore
     from core.database import Database
     from core.numbers import NumberStore
     from core.store import Store
     from core.tokens import TokenIssuer
     from gateway.auth import Principal
+    from gateway.limits import CallLimits
     from gateway.live import Timeline
     from gateway.metrics import Metrics
     from gateway.outbound import Outbound
+    from gateway.policy import DialPolicy
 
 
 class RoomAccess(Protocol):
@@ -48,15 +50,21 @@ STORE: web.AppKey[Store] = web.AppKey("store")
 AGENT_STORE: web.AppKey[AgentStore] = web.AppKey("agent_store")
 """Agents made through the API, to be written; AGENTS to look one up for a call."""
 NUMBERS: web.AppKey[NumberStore] = web.AppKey("numbers")
+"""Numbers, to be written, listed and found by number; NUMBER_LOOKUP to look one up for a call."""
 CREDENTIALS: web.AppKey[CredentialStore] = web.AppKey("credentials")
 ROOMS: web.AppKey[RoomAccess] = web.AppKey("rooms")
 """Absent without LiveKit keys."""
 TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")
 AGENTS: web.AppKey[Agents] = web.AppKey("agents")
+NUMBER_LOOKUP: web.AppKey[Numbers] = web.AppKey("number_lookup")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
 TOKENS: web.AppKey[TokenIssuer | None] = web.AppKey("tokens")
 """Signs for workers; None without LiveKit keys."""
 OUTBOUND: web.AppKey[Outbound | None] = web.AppKey("outbound")
 """Places calls; None without LiveKit keys."""
+POLICY: web.AppKey[DialPolicy] = web.AppKey("policy")
+"""Which numbers may be called."""
+LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")
+"""How many calls a tenant may have; ``LIMITS.insert`` keeps the record of a new one."""
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 """Set when the gateway begins to stop: streams end, dials get their grace."""
