@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ class Vault:
 
 
 class CredentialStore:
-    """Every method is one transaction. A name is unique for its tenant."""
+    """Every method is one transaction. A name is unique for its tenant, and is nobody's id."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
@@ -138,17 +138,37 @@ class CredentialStore:
         return credential
 
     @whole
-    async def find(self, scope: Scope, ref: str) -> tuple[Credential, dict[str, Any]] | None:
-        """By name or id, with its secret. Raises Unreadable.
+    async def get(self, scope: Scope, ref: str) -> Credential | None:
+        """By name or id. A name is looked up among the scope's own: the operator's are its own."""
+        row = await self._row(scope, ref)
+        return None if row is None else _credential(row)
 
-        A name is looked up among the scope's own: the operator's are its own, too.
-        """
-        mine = CredentialRow.owner == (scope.auth_id or "")
-        by_id = (CredentialRow.id == ref) & self._owned(scope)
-        query = select(CredentialRow.__table__).where((CredentialRow.name == ref) & mine | by_id)
-        async with self._database.read() as connection:
-            row = (await connection.execute(query.limit(1))).mappings().one_or_none()
+    @whole
+    async def find(self, scope: Scope, ref: str) -> tuple[Credential, dict[str, Any]] | None:
+        """As ``get``, with its secret. Raises Unreadable."""
+        row = await self._row(scope, ref)
         return None if row is None else (_credential(row), self._vault.open(row["sealed"]))
+
+    @whole
+    async def of_provider(
+        self, scope: Scope, provider: CredentialProvider, *, limit: int
+    ) -> list[Credential]:
+        """The scope's own, the oldest first."""
+        query = (
+            select(CredentialRow.__table__)
+            .where(CredentialRow.owner == (scope.auth_id or ""), CredentialRow.provider == provider)
+            .order_by(CredentialRow.created_at, CredentialRow.id)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [_credential(row) for row in (await connection.execute(query)).mappings()]
+
+    @whole
+    async def names(self, ids: Collection[str]) -> dict[str, str]:
+        """By id, whosever they are: for numbers that the caller may see."""
+        query = select(CredentialRow.id, CredentialRow.name).where(CredentialRow.id.in_(ids))
+        async with self._database.read() as connection:
+            return {row.id: row.name for row in await connection.execute(query)}
 
     @whole
     async def page(self, scope: Scope, *, limit: int, offset: int) -> tuple[list[Credential], int]:
@@ -161,13 +181,9 @@ class CredentialStore:
     @whole
     async def delete(self, scope: Scope, ref: str) -> Credential | None:
         """By name or id. None: not there. Raises InUse."""
-        mine = CredentialRow.owner == (scope.auth_id or "")
-        by_id = (CredentialRow.id == ref) & self._owned(scope)
         async with self._database.write() as connection:
-            query = select(CredentialRow.__table__).where(
-                (CredentialRow.name == ref) & mine | by_id
-            )
-            row = (await connection.execute(query.limit(1))).mappings().one_or_none()
+            query = self._named(scope, ref).with_for_update()
+            row = (await connection.execute(query)).mappings().one_or_none()
             if row is None:
                 return None
             used = select(PhoneNumberRow.id).where(PhoneNumberRow.credential_id == row["id"])
@@ -189,6 +205,16 @@ class CredentialStore:
                     .values(sealed=self._vault.reseal(row.sealed))
                 )
         return len(rows)
+
+    async def _row(self, scope: Scope, ref: str) -> Any:
+        async with self._database.read() as connection:
+            return (await connection.execute(self._named(scope, ref))).mappings().one_or_none()
+
+    def _named(self, scope: Scope, ref: str) -> Any:
+        mine = CredentialRow.owner == (scope.auth_id or "")
+        by_id = (CredentialRow.id == ref) & self._owned(scope)
+        named = (CredentialRow.name == ref) & mine
+        return select(CredentialRow.__table__).where(named | by_id).limit(1)
 
     def _owned(self, scope: Scope) -> Any:
         return scope.owns(CredentialRow.owner)

@@ -1,4 +1,7 @@
-"""``python -m gateway``: serve until SIGTERM or SIGINT, then drain."""
+"""``python -m gateway``: serve until SIGTERM or SIGINT, then drain.
+
+``python -m gateway reseal`` encrypts all credentials with the first key of SECRETS_KEY.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from gateway.app import create_app, metrics_route
 from gateway.connection import Runner
 from gateway.errors import add_request_id, error_middleware
 from gateway.keys import METRICS, STOPPING
+from gateway.reseal import reseal
 from gateway.route import register
 
 log = logging.getLogger("gateway")
@@ -56,11 +60,16 @@ async def _serve_metrics(app: web.Application, config: settings.Settings) -> web
     return runner
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     config = settings.load()
     logs.configure(config, "gateway")
     try:
-        uvloop.run(serve(config))
+        if arguments == ["reseal"]:
+            print(f"resealed {uvloop.run(reseal(config))} credentials")
+        elif arguments:
+            raise ValueError("the only command is: reseal")
+        else:
+            uvloop.run(serve(config))
     except (ValueError, BadAgentFile) as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2
@@ -71,4 +80,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

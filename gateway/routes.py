@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway import calls, health, internal, rooms, sip_call, transfer, webhooks
+from gateway import calls, credentials, health, internal, rooms, sip_call, transfer, webhooks
 from gateway.route import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -10,6 +10,7 @@ ROUTES: tuple[Route, ...] = (
     *transfer.ROUTES,
     *rooms.ROUTES,
     *calls.ROUTES,
+    *credentials.ROUTES,
     *webhooks.ROUTES,
     *health.ROUTES,
     *internal.ROUTES,
