@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Any
 
 import aiohttp
@@ -22,7 +23,7 @@ from core.events import ended
 from core.models import CallEvent, JobMetadata
 from core.store import Store
 from core.tokens import TokenIssuer
-from gateway.live import Timeline
+from gateway.live import POLL_S, Timeline
 from gateway.metrics import Metrics
 from sip.dial import Dial, DialOutcome
 
@@ -100,6 +101,69 @@ def _ended(outcome: DialOutcome) -> CallEvent:
     return CallEvent(type="call.ended", data=data)
 
 
+class Watch:
+    """Waits for events of one call. Raises Unavailable (the database)."""
+
+    def __init__(self, call_id: str, store: Store, timeline: Timeline) -> None:
+        self._call_id = call_id
+        self._store = store
+        self._timeline = timeline
+
+    async def seen(self, *types: str) -> bool:
+        """Whether one of these is on the timeline."""
+        return bool(await self._store.events(self._call_id, types=types))
+
+    async def until(self, *types: str, timeout_s: float = math.inf) -> bool:
+        """True as soon as one of these is on the timeline; False when the time is up."""
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + timeout_s
+        async with self._timeline.listen(self._call_id) as news:
+            while (left := deadline - clock.time()) > 0:
+                if await self.seen(*types):
+                    return True
+                await news.wait(min(left, POLL_S))
+        return await self.seen(*types)
+
+
+class Arrival:
+    """Sees an agent into a call: LiveKit neither queues nor retries a dispatch."""
+
+    def __init__(
+        self,
+        call_id: str,
+        room_name: str,
+        *,
+        watch: Watch,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        timeout_s: float,
+    ) -> None:
+        self._call_id = call_id
+        self._room_name = room_name
+        self._watch = watch
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._timeout_s = timeout_s
+
+    async def seen(self) -> bool:
+        """True when the agent has joined, or the call is over and none is needed.
+
+        The dispatch is repeated once, at half time; when the time is up the call is written
+        off as ``agent_unavailable``, and the far end is the caller's to send away.
+        """
+        if await self._joined():
+            return True
+        await self._dispatcher.send(self._call_id, self._room_name)
+        if await self._joined():
+            return True
+        log.error("no agent joined the call", extra={"call_id": self._call_id})
+        await self._journal.write(self._call_id, "call.ended", ended("failed", "agent_unavailable"))
+        return False
+
+    async def _joined(self) -> bool:
+        return await self._watch.until("agent.joined", "call.ended", timeout_s=self._timeout_s / 2)
+
+
 class Following:
     """One dialled call, until its verdict is written and its agent is there."""
 
@@ -117,13 +181,21 @@ class Following:
     ) -> None:
         """``dispatcher``: None for a call without an agent."""
         self._call_id = call_id
-        self._room_name = room_name
         self._dial = dial
-        self._store = store
-        self._timeline = timeline
         self._journal = journal
-        self._dispatcher = dispatcher
-        self._agent_join_timeout_s = agent_join_timeout_s
+        self._watch = Watch(call_id, store, timeline)
+        self._arrival = (
+            None
+            if dispatcher is None
+            else Arrival(
+                call_id,
+                room_name,
+                watch=self._watch,
+                journal=journal,
+                dispatcher=dispatcher,
+                timeout_s=agent_join_timeout_s,
+            )
+        )
 
     async def run(self) -> DialOutcome:
         """The verdict, once it is written down and the agent has come, or is not needed."""
@@ -133,13 +205,13 @@ class Following:
                     group.create_task(self._see_ringing()),
                     group.create_task(self._hang_up_when_over()),
                 ]
-                if self._dispatcher is not None:
-                    group.create_task(self._await_agent(self._dispatcher))
+                if self._arrival is not None:
+                    group.create_task(self._await_agent(self._arrival))
                 outcome = await self._dial.verdict()
                 for task in while_it_rings:
                     task.cancel()
                 await self._journal.verdict(self._call_id, outcome)
-            if outcome.answered and await self._is_over():
+            if outcome.answered and await self._watch.seen("call.ended"):
                 await self._dial.cancel()
             return outcome
         finally:
@@ -153,39 +225,12 @@ class Following:
             await self._journal.write(self._call_id, "call.ringing")
 
     async def _hang_up_when_over(self) -> None:
-        async with self._timeline.listen(self._call_id) as news:
-            while not await self._is_over():
-                await news.wait()
+        await self._watch.until("call.ended")
         await self._dial.cancel()
 
-    async def _await_agent(self, dispatcher: Dispatcher) -> None:
-        """LiveKit neither queues nor retries a dispatch: ask again once, then give up clearly."""
-        half = self._agent_join_timeout_s / 2
-        if await self._agent_joined(half):
-            return
-        await dispatcher.send(self._call_id, self._room_name)
-        if await self._agent_joined(half):
-            return
-        log.error("no agent joined the call", extra={"call_id": self._call_id})
-        await self._journal.write(self._call_id, "call.ended", ended("failed", "agent_unavailable"))
-        await self._dial.cancel()
-
-    async def _agent_joined(self, timeout: float) -> bool:
-        """True when the agent has joined, or the call is over and none is needed."""
-        clock = asyncio.get_running_loop()
-        deadline = clock.time() + timeout
-        async with self._timeline.listen(self._call_id) as news:
-            while (left := deadline - clock.time()) > 0:
-                if await self._seen("agent.joined", "call.ended"):
-                    return True
-                await news.wait(min(left, 1.0))
-        return await self._seen("agent.joined", "call.ended")
-
-    async def _is_over(self) -> bool:
-        return await self._seen("call.ended")
-
-    async def _seen(self, *types: str) -> bool:
-        return bool(await self._store.events(self._call_id, types=types))
+    async def _await_agent(self, arrival: Arrival) -> None:
+        if not await arrival.seen():
+            await self._dial.cancel()
 
 
 async def participants(livekit: LiveKitAPI, room_name: str) -> list[ParticipantInfo]:
