@@ -98,13 +98,16 @@ class Store:
 
     @whole
     async def insert_call(
-        self, new: NewCall, first: CallEvent, *, max_live: int | None = None
+        self, new: NewCall, first: CallEvent, *more: CallEvent, max_live: int | None = None
     ) -> Call:
-        """Keep a new call with its first event.
+        """Keep a new call with its first event, and what else is known of it by now.
 
         Raises LiveIdentity; TooManyLive when the tenant has ``max_live`` unfinished calls,
         of whichever gateway: of concurrent inserts no more than that succeed.
         """
+        state = CallState()
+        for item in more:
+            state = fold(state, item, "gateway")
         row = {
             "id": new.id,
             "auth_id": new.auth_id,
@@ -121,16 +124,15 @@ class Store:
             "participant_identity": new.participant_identity,
             "meta": new.metadata,
             "created_at": first.at,
-            **asdict(CallState()),
+            **asdict(state),
         }
+        events = [_event_row(new.id, new.auth_id, item, "gateway") for item in (first, *more)]
         try:
             async with self._database.write() as connection:
                 if max_live is not None and await _live(connection, new.auth_id) >= max_live:
                     raise TooManyLive
                 await connection.execute(insert(CallRow).values(**row))
-                await connection.execute(
-                    insert(EventRow).values(**_event_row(new.id, new.auth_id, first, "gateway"))
-                )
+                await connection.execute(insert(EventRow), events)
         except IntegrityError:
             raise LiveIdentity(
                 await self._live_call(new.room_name, new.participant_identity) or ""

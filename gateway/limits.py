@@ -63,13 +63,13 @@ class CallLimits:
             )
         bucket.tokens -= 1
 
-    async def insert(self, new: NewCall, first: CallEvent) -> Call:
+    async def insert(self, new: NewCall, first: CallEvent, *more: CallEvent) -> Call:
         """Store.insert_call, unless the tenant has as many calls as it may.
 
         Raises TooManyRequests ``CONCURRENCY_LIMIT``, LiveIdentity.
         """
         try:
-            return await self._store.insert_call(new, first, max_live=self._max_concurrent)
+            return await self._store.insert_call(new, first, *more, max_live=self._max_concurrent)
         except TooManyLive:
             raise self._too_many() from None
 
