@@ -9,7 +9,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from core.settings import Settings
-from dev.bench import echo, gateway, report
+from dev.bench import answer, echo, gateway, report, turn
 from dev.bench.report import Section
 from dev.livekit_server import VERSION
 from dev.options import ROOT
@@ -22,6 +22,8 @@ Step = Callable[[int, int], None]
 BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "gateway": gateway.measure,
     "echo": echo.measure,
+    "answer": answer.measure,
+    "turn": turn.measure,
 }
 
 

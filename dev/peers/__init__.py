@@ -1,0 +1,1 @@
+"""What Switchroom is measured against; never imported by it."""

@@ -1,0 +1,69 @@
+"""A livekit-agents worker as LiveKit's own documentation writes one, and nothing more.
+
+The peer of the benchmarks: the same plugins, models and providers as ours, the endpointing
+silence as configured (``ENDPOINTING_MS``), everything else at the library's defaults. Reads
+LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET and the providers' variables, as the
+library and its plugins do themselves; the phone to dial comes in the job's metadata
+(``{"address", "to", "from"}``), as in LiveKit's example of an outbound caller.
+
+    python -m dev.peers.bare_worker start
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from livekit.agents import Agent, AgentServer, AgentSession, JobContext, JobProcess, cli
+from livekit.api import LiveKitAPI
+from livekit.plugins import cartesia, deepgram, openai, silero
+from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
+
+AGENT_NAME = "bare"
+GREETING = "Hello, how can I help you?"
+INSTRUCTIONS = "You are a helpful voice assistant on the phone."
+
+# As many idle processes as ours. The load of this machine, which also carries the phones and the
+# providers, must not keep jobs away: LiveKit offers none to a worker at full load.
+server = AgentServer(
+    port=0, num_idle_processes=3, load_threshold=float("inf"), load_fnc=lambda: 0.0
+)
+
+
+def prewarm(process: JobProcess) -> None:
+    process.userdata["vad"] = silero.VAD.load()
+
+
+server.setup_fnc = prewarm
+
+
+@server.rtc_session(agent_name=AGENT_NAME)
+async def entrypoint(ctx: JobContext) -> None:
+    await ctx.connect()
+    session: AgentSession[None] = AgentSession(
+        stt=deepgram.STT(model="nova-3", base_url=os.environ["DEEPGRAM_BASE_URL"]),
+        llm=openai.LLM(model="gpt-4.1-mini", base_url=os.environ["OPENAI_BASE_URL"]),
+        tts=cartesia.TTS(model="sonic-3", base_url=os.environ["CARTESIA_BASE_URL"]),
+        vad=ctx.proc.userdata["vad"],
+        turn_detection="vad",
+        min_endpointing_delay=int(os.environ["ENDPOINTING_MS"]) / 1000,
+    )
+    await session.start(agent=Agent(instructions=INSTRUCTIONS), room=ctx.room)
+    phone = json.loads(ctx.job.metadata)
+    async with LiveKitAPI(os.environ["LIVEKIT_SIP_URL"]) as livekit:
+        await livekit.sip.create_sip_participant(
+            CreateSIPParticipantRequest(
+                trunk=SIPOutboundConfig(hostname=phone["address"]),
+                sip_call_to=phone["to"],
+                sip_number=phone["from"],
+                room_name=ctx.room.name,
+                participant_identity="phone",
+                wait_until_answered=True,
+            )
+        )
+    await ctx.wait_for_participant(identity="phone")
+    await session.say(GREETING)
+
+
+if __name__ == "__main__":
+    cli.run_app(server)
