@@ -9,8 +9,17 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    field_validator,
+)
 from pydantic.alias_generators import to_camel
 
 Status = Literal[
@@ -68,15 +77,47 @@ class Model(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
+def _http_url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    # urlsplit drops tabs and line ends; an HTTP client would not.
+    if not usable or not value.isprintable() or " " in value:
+        raise ValueError("must be an http:// or https:// address")
+    return value
+
+
+def _object_schema(value: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {}, **value}
+    if schema["type"] != "object" or not isinstance(schema["properties"], dict):
+        raise ValueError("must be a JSON Schema of type object")
+    return schema
+
+
 class CustomTool(Model):
     """An HTTP endpoint the agent may call; ``parameters`` is a JSON Schema object."""
 
-    name: str = Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,63}$")
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_-]{0,63}$")
     description: str = Field(max_length=2000)
-    url: str
+    url: Annotated[str, AfterValidator(_http_url)] = Field(
+        max_length=2048,
+        json_schema_extra={
+            "format": "uri",
+            "pattern": r"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,3})?(/[!-~]*)?$",
+        },
+    )
     method: Literal["GET", "POST"] = "POST"
-    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
-    timeout_ms: int = Field(10_000, ge=100, le=60_000)
+    parameters: Annotated[dict[str, Any], AfterValidator(_object_schema)] = Field(
+        default_factory=lambda: {"type": "object", "properties": {}},
+        json_schema_extra={
+            "properties": {"type": {"const": "object"}, "properties": {"type": "object"}}
+        },
+    )
+    timeout_ms: int = Field(10_000, ge=100, le=120_000)
 
 
 MODELS = {
@@ -90,9 +131,11 @@ MODELS = {
 class AgentConfig(Model):
     """What an agent is: the immutable content of one version (contracts.md §2)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: str = Field(min_length=1, max_length=200)
+    name: Annotated[str, StringConstraints(strip_whitespace=True)] = Field(
+        min_length=1, max_length=200, pattern=r"\S"
+    )
     description: str = Field("", max_length=2000)
     enabled: bool = Field(True, description="false: takes and places no calls.")
     voice_mode: Literal["webhook", "hosted"] = "webhook"
@@ -100,19 +143,39 @@ class AgentConfig(Model):
     begin_message: str | None = Field(
         None, max_length=2000, description="Spoken on answer; null: the caller speaks first."
     )
-    language: str = "en"
-    voice: str | None = Field(None, description="A voice id of the TTS; null: its default.")
-    stt: str = Field("deepgram/nova-3", pattern=r"^deepgram/[\w.-]+$")
+    language: str = Field(
+        "en",
+        max_length=35,
+        pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$",
+        description="BCP 47: en, en-US, es-419.",
+    )
+    voice: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="A voice id of the TTS; null: its default.",
+    )
+    stt: str = Field("deepgram/nova-3", max_length=200, pattern=r"^deepgram/[\w.-]+$")
     model_tier: Literal["turbo", "balanced", "max"] = "balanced"
     model: str | None = Field(
-        None, pattern=r"^openai/[\w.:-]+$", description="null: the model of modelTier."
+        None,
+        max_length=200,
+        pattern=r"^openai/[\w.:-]+$",
+        description="null: the model of modelTier.",
     )
-    tts: str = Field("cartesia/sonic-3", pattern=r"^cartesia/[\w.-]+$")
+    tts: str = Field("cartesia/sonic-3", max_length=200, pattern=r"^cartesia/[\w.-]+$")
     max_duration_ms: int = Field(3_600_000, ge=1_000, le=86_400_000)
     max_silence_ms: int = Field(600_000, ge=10_000, le=3_600_000)
     voice_speed: float = Field(1.0, ge=0.5, le=2)
     interruption_sensitivity: float = Field(0.8, ge=0, le=1)
     custom_tools: list[CustomTool] = Field(default_factory=list, max_length=20)
+
+    @field_validator("custom_tools")
+    @classmethod
+    def _named_once(cls, value: list[CustomTool]) -> list[CustomTool]:
+        if len({tool.name for tool in value}) < len(value):
+            raise ValueError("two tools have the same name")
+        return value
 
 
 class Agent(Model):
@@ -295,9 +358,10 @@ class InboundJob(Model):
     auth_id: str | None = None
 
 
-class InboundRoom(InboundJob):
-    """The job and where it is: what a worker asks ``POST /internal/calls/inbound`` with."""
+class InboundRoom(Model):
+    """Where a worker finds itself: what it asks ``POST /internal/calls/inbound`` with."""
 
+    number_id: str = Field(min_length=1, max_length=64)
     room_name: str = Field(min_length=1, max_length=1024)
 
 

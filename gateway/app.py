@@ -24,11 +24,13 @@ from gateway.auth import Authenticator, authentication
 from gateway.body import MAX_BYTES, add_ignored_fields
 from gateway.errors import add_request_id, error_middleware
 from gateway.following import Dispatcher, Journal
+from gateway.inbound import Inbound
 from gateway.keys import (
     AGENT_STORE,
     AGENTS,
     CREDENTIALS,
     DATABASE,
+    INBOUND,
     LIMITS,
     LIVEKIT,
     METRICS,
@@ -122,7 +124,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         if settings.livekit_api_key is None or settings.livekit_api_secret is None:
             app[LIVEKIT] = app[SIP] = None
             app[TOKENS] = None
-            app[OUTBOUND] = None
+            app[OUTBOUND] = app[INBOUND] = None
             yield
             return
         secret = settings.livekit_api_secret.get_secret_value()
@@ -139,13 +141,14 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         app[LIVEKIT], app[SIP] = livekit, sip
         tokens = app[TOKENS] = TokenIssuer(secret)
         rooms = app[ROOMS] = LiveKitRooms(livekit, app[STORE])
+        journal = Journal(app[TIMELINE], app[METRICS])
         outbound = Outbound(
             livekit=livekit,
             sip=sip,
             store=app[STORE],
             timeline=app[TIMELINE],
             rooms=rooms,
-            journal=Journal(app[TIMELINE], app[METRICS]),
+            journal=journal,
             dispatcher=Dispatcher(livekit, tokens, settings.agent_name),
             policy=app[POLICY],
             limits=app[LIMITS],
@@ -153,8 +156,25 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         )
         app[OUTBOUND] = outbound
         stack.push_async_callback(outbound.drain, settings.shutdown_grace_s)
+        inbound = app[INBOUND] = Inbound(
+            livekit=livekit,
+            store=app[STORE],
+            numbers=app[NUMBER_LOOKUP],
+            agents=app[AGENTS],
+            limits=app[LIMITS],
+            timeline=app[TIMELINE],
+            journal=journal,
+            tokens=tokens,
+            agent_name=settings.agent_name,
+            agent_join_timeout_s=settings.agent_join_timeout_s,
+        )
+        stack.push_async_callback(inbound.aclose)
         reconciler = Reconciler(
-            livekit=livekit, store=app[STORE], timeline=app[TIMELINE], outbound=outbound
+            livekit=livekit,
+            store=app[STORE],
+            timeline=app[TIMELINE],
+            outbound=outbound,
+            inbound=inbound,
         )
         rounds = asyncio.create_task(reconciler.run(), name="reconciler")
         stack.push_async_callback(_cancelled, rounds)

@@ -12,11 +12,12 @@ from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from core.database import Scope
-from core.errors import AppError, NotFound, Unauthenticated
-from core.models import CallBrief, CallEvent, Heartbeat, Turn, now
+from core.errors import NotFound, Unauthenticated
+from core.models import Assignment, CallBrief, CallEvent, Heartbeat, InboundRoom, Turn, now
 from core.tokens import Audience, InvalidToken
 from gateway.body import parse_body
-from gateway.keys import METRICS, STORE, TIMELINE, TOKENS
+from gateway.inbound import Gone, brief_of
+from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS
 from gateway.route import Route
 
 MAX_EVENTS = 100
@@ -54,13 +55,6 @@ class Events(BaseModel):
     events: list[WorkerEvent] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
-class Gone(AppError):
-    """The call is over; nothing is left to do for it."""
-
-    status = 410
-    default_code = "CALL_ENDED"
-
-
 async def heartbeat(request: web.Request) -> web.StreamResponse:
     worker_id = _bearer(request, "switchroom:worker")
     beat = await parse_body(request, Beat)
@@ -78,17 +72,15 @@ async def brief(request: web.Request) -> web.StreamResponse:
     call, agent, max_duration_ms = job
     if call.ended or agent is None:
         raise Gone("The call is over, or takes no agent")
-    answer = CallBrief(
-        call_id=call.id,
-        direction=call.direction,
-        participant_identity=call.participant_identity,
-        from_number=call.from_number,
-        to_number=call.to_number,
-        metadata=call.metadata,
-        max_duration_ms=max_duration_ms,
-        agent=agent,
-    )
-    return web.json_response(answer.wire())
+    return web.json_response(brief_of(call, agent, max_duration_ms).wire())
+
+
+async def inbound(request: web.Request) -> web.StreamResponse:
+    _bearer(request, "switchroom:worker")
+    room = await parse_body(request, InboundRoom)
+    calls = request.app[INBOUND]
+    assert calls is not None  # nobody is a worker without LiveKit keys
+    return web.json_response((await calls.assign(room)).wire())
 
 
 async def events(request: web.Request) -> web.StreamResponse:
@@ -138,6 +130,19 @@ ROUTES: tuple[Route, ...] = (
         handler=brief,
         summary="What a worker needs to know of its call",
         tag="Internal",
+        answer=CallBrief,
+        errors=((404, "CALL_NOT_FOUND"), (410, "CALL_ENDED")),
+        internal=True,
+    ),
+    Route(
+        method="POST",
+        path="/internal/calls/inbound",
+        handler=inbound,
+        summary="Which call the worker is in the room of",
+        tag="Internal",
+        body=InboundRoom,
+        answer=Assignment,
+        errors=((410, "CALL_ENDED"), (503, "LIVEKIT_UNAVAILABLE")),
         internal=True,
     ),
     Route(

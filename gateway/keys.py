@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from core.store import Store
     from core.tokens import TokenIssuer
     from gateway.auth import Principal
+    from gateway.inbound import Inbound
     from gateway.limits import CallLimits
     from gateway.live import Timeline
     from gateway.metrics import Metrics
@@ -62,6 +63,8 @@ TOKENS: web.AppKey[TokenIssuer | None] = web.AppKey("tokens")
 """Signs for workers; None without LiveKit keys."""
 OUTBOUND: web.AppKey[Outbound | None] = web.AppKey("outbound")
 """Places calls; None without LiveKit keys."""
+INBOUND: web.AppKey[Inbound | None] = web.AppKey("inbound")
+"""Lets callers in; None without LiveKit keys."""
 POLICY: web.AppKey[DialPolicy] = web.AppKey("policy")
 """Which numbers may be called."""
 LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")

@@ -1,31 +1,45 @@
-"""Finishes the records of calls that nobody follows any more.
+"""Brings the records of calls and LiveKit's rooms into agreement.
 
-A gateway killed in mid-dial, a lost webhook: LiveKit knows whether the call's
-participant is still there. At the start and every minute; never dials.
+A gateway killed in mid-dial, a lost webhook, an agent that is gone: LiveKit knows who is in
+which room. At the start and every minute; never dials. What it finds:
+
+- a call without its participant is over, and its record is finished;
+- a phone that is alone in its room, its agent having never come or gone, is hung up on;
+- a caller in a room of whom nobody told gets a record.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import timedelta
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 import aiohttp
 from livekit.api import LiveKitAPI, ServerError
-from livekit.protocol.room import RoomParticipantIdentity
+from livekit.protocol.models import ParticipantInfo, Room
+from livekit.protocol.room import ListRoomsRequest, RoomParticipantIdentity
 
+from core.database import Scope
 from core.errors import AppError
 from core.events import ended
 from core.models import Call, CallEvent, now
 from core.store import Store
+from gateway.following import participants
+from gateway.inbound import Inbound, call_id_of, is_caller, left_unanswered
 from gateway.live import Timeline
 from gateway.outbound import Outbound
+from sip.trunks import read_label
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 60.0
 # Younger calls may be between their record and their participant.
 _SETTLED = timedelta(seconds=20)
+
+Finding = Literal["gone", "alone"]
 
 
 class Reconciler:
@@ -36,25 +50,32 @@ class Reconciler:
         store: Store,
         timeline: Timeline,
         outbound: Outbound,
+        inbound: Inbound,
         second_look_s: float = 5.0,
+        alone_s: float = 20.0,
     ) -> None:
+        """``alone_s``: how long a phone may be without an agent."""
         self._second_look_s = second_look_s
+        self._alone_s = alone_s
         self._livekit = livekit
         self._store = store
         self._timeline = timeline
         self._outbound = outbound
+        self._inbound = inbound
+        self._alone_since: dict[str, float] = {}
 
     async def run(self, period_s: float = PERIOD_S) -> None:
         """Until cancelled. A failing round is logged and the next one tried."""
         while True:
             try:
                 await self.round()
-            except (AppError, aiohttp.ClientError, TimeoutError) as error:
+            except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
                 log.warning("reconciling failed", extra={"problem": type(error).__name__})
             except Exception:
                 # Nobody would notice a reconciler that died of one odd call.
                 log.exception("reconciling failed")
-            await asyncio.sleep(period_s)
+            # A phone without an agent is not left alone for another minute.
+            await asyncio.sleep(self._second_look_s if self._alone_since else period_s)
 
     async def round(self) -> int:
         """Two looks at every unfinished call; how many were finished.
@@ -63,49 +84,119 @@ class Reconciler:
         by this gateway or another: only one that is still open and still missing a moment
         later was left behind.
         """
-        if suspects := await self._gone():
+        await self._look_into_rooms()
+        if suspects := await self._suspects():
             await asyncio.sleep(self._second_look_s)
         finished = 0
-        for call in await self._gone() if suspects else []:
-            if call.id in {suspect.id for suspect in suspects}:
-                await self._finish(call)
+        for call_id, (call, finding) in (await self._suspects() if suspects else {}).items():
+            if call_id in suspects and suspects[call_id][1] == finding:
+                await self._finish(call, finding)
                 finished += 1
         await self._store.sweep()
         return finished
 
-    async def _gone(self) -> list[Call]:
-        """Unfinished calls of nobody's whose participant is in no room."""
-        gone = []
+    # --- rooms that a SIP service made for callers
+
+    async def _look_into_rooms(self) -> None:
+        listed = await self._livekit.room.list_rooms(ListRoomsRequest())
+        for room in listed.rooms:
+            if "number_id" not in read_label(room.metadata):
+                continue
+            call = await self._store.call(Scope(None), call_id_of(room.name))
+            if call is None:
+                await self._take_up(room)
+            elif call.ended_at is not None and call.ended_at < now() - _SETTLED:
+                await self._clear(room, call)
+
+    async def _take_up(self, room: Room) -> None:
+        for caller in filter(is_caller, await self._present(room.name)):
+            at = datetime.fromtimestamp(caller.joined_at, UTC) if caller.joined_at else None
+            call = await self._inbound.admit(room.name, caller, at)
+            log.warning("found a call that nobody had told of", extra={"call_id": call.id})
+
+    async def _clear(self, room: Room, call: Call) -> None:
+        """The call is over, but its caller still hears ringing or silence."""
+        present = await self._present(room.name)
+        if _alone(present, call):
+            log.warning("hung up on a caller left behind", extra={"call_id": call.id})
+            await self._hang_up(call)
+
+    # --- unfinished calls
+
+    async def _suspects(self) -> dict[str, tuple[Call, Finding]]:
+        """Calls that nobody follows, and what is the matter with them."""
+        found: dict[str, tuple[Call, Finding]] = {}
+        alone: dict[str, float] = {}
+        async for call, present in self._unfollowed():
+            if not any(other.identity == call.participant_identity for other in present):
+                found[call.id] = call, "gone"
+            elif call.agent_id is not None and _alone(present, call):
+                since = alone[call.id] = self._alone_since.get(call.id, time.monotonic())
+                if time.monotonic() - since >= self._alone_s:
+                    found[call.id] = call, "alone"
+        self._alone_since = alone
+        return found
+
+    async def _unfollowed(self) -> AsyncIterator[tuple[Call, list[ParticipantInfo]]]:
         for call in await self._store.unfinished_calls(created_before=now() - _SETTLED):
-            if self._outbound.follows(call.id):
+            if self._outbound.follows(call.id) or self._inbound.follows(call.id):
                 continue
             try:
-                if not await self._present(call):
-                    gone.append(call)
+                yield call, await self._present(call.room_name)
             except ServerError as error:
                 # One call that LiveKit will not talk about must not keep the others open.
                 facts = {"call_id": call.id, "problem": error.code}
                 log.warning("LiveKit does not tell of a call", extra=facts)
-        return gone
 
-    async def _present(self, call: Call) -> bool:
-        whom = RoomParticipantIdentity(room=call.room_name, identity=call.participant_identity)
-        try:
-            await self._livekit.room.get_participant(whom)
-        except ServerError as error:
-            if error.code == "not_found":
-                return False
-            raise
-        return True
-
-    async def _finish(self, call: Call) -> None:
-        if call.answered_at is not None:
-            data = ended("completed", "user_hangup", note="found gone")
-        elif call.participant_id is None:
-            data = ended("failed", "dial_failed", note="never dialled")
-        else:
-            data = ended("failed", "dial_failed", note="found gone before an answer was seen")
-        log.info("finished a call nobody followed", extra={"call_id": call.id})
+    async def _finish(self, call: Call, finding: Finding) -> None:
+        data = _left_alone(call) if finding == "alone" else await self._gone(call)
+        log.warning(
+            "finished a call nobody followed", extra={"call_id": call.id, "finding": finding}
+        )
+        # Before the hang-up, so that LiveKit's webhook finds the reason already there.
         await self._timeline.append(
             call.id, [CallEvent(type="call.ended", data=data)], "reconciler"
         )
+        if finding == "alone":
+            await self._hang_up(call)
+
+    async def _gone(self, call: Call) -> dict[str, Any]:
+        if call.answered_at is not None:
+            return ended("completed", "user_hangup", note="found gone")
+        if call.direction == "inbound":
+            told = await self._store.events(call.id, types=["livekit.participant_left"])
+            facts = told[-1].data if told else {}
+            status, reason = left_unanswered(facts.get("callStatus"), facts.get("disconnectReason"))
+            return ended(status, reason, note="found gone before an answer was seen")
+        if call.participant_id is None:
+            return ended("failed", "dial_failed", note="never dialled")
+        return ended("failed", "dial_failed", note="found gone before an answer was seen")
+
+    # --- LiveKit
+
+    async def _present(self, room_name: str) -> list[ParticipantInfo]:
+        try:
+            return await participants(self._livekit, room_name)
+        except ServerError as error:
+            if error.code == "not_found":
+                return []
+            raise
+
+    async def _hang_up(self, call: Call) -> None:
+        whom = RoomParticipantIdentity(room=call.room_name, identity=call.participant_identity)
+        try:
+            await self._livekit.room.remove_participant(whom)
+        except ServerError as error:
+            if error.code != "not_found":
+                log.warning("could not hang up", extra={"call_id": call.id, "problem": error.code})
+
+
+def _alone(present: list[ParticipantInfo], call: Call) -> bool:
+    """Whether the call's phone is there, and neither an agent nor anybody else to talk to."""
+    return [other.identity for other in present] == [call.participant_identity]
+
+
+def _left_alone(call: Call) -> dict[str, Any]:
+    if call.answered_at is None:
+        return ended("failed", "agent_unavailable", note="no agent in the room")
+    return ended("failed", "agent_error", note="no agent in the room any more")

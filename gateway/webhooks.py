@@ -1,8 +1,9 @@
 """``POST /livekit/webhook``: what LiveKit saw, onto the call's timeline.
 
 Webhooks may be lost, late, doubled or out of order. Each is kept once (by its
-id), and only what it says by itself is concluded: a caller who left after the
-answer ended the call; one who left before it is the dial's verdict's to explain.
+id), and only what it says by itself is concluded: a phone that left after the
+answer ended the call; one that left before it is the dial's verdict's to explain,
+or its agent's. Of a call that came in, whichever webhook is first makes the record.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from core.events import ended
 from core.models import CallEvent, DisconnectionReason, Status, now
 from core.store import Store
 from gateway.body import read_text
-from gateway.keys import METRICS, SETTINGS, STORE, TIMELINE
+from gateway.inbound import is_caller, left_unanswered
+from gateway.keys import INBOUND, METRICS, SETTINGS, STORE, TIMELINE
 from gateway.route import Route
 
 log = logging.getLogger(__name__)
@@ -71,11 +73,14 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     participant = event.participant
     if participant.kind != ParticipantInfo.Kind.SIP:
         return
-    store = request.app[STORE]
-    call_id = await _call_of(store, event)
+    store, inbound = request.app[STORE], request.app[INBOUND]
+    at = _when(event)
+    if is_caller(participant) and inbound is not None:
+        call_id: str | None = (await inbound.admit(event.room.name, participant, at)).id
+    else:
+        call_id = await _call_of(store, event)
     if call_id is None:
         return
-    at = _when(event)
     events = [
         CallEvent(id=f"lk_{event.id}", type=f"livekit.{event.event}", at=at, data=_facts(event))
     ]
@@ -115,13 +120,22 @@ async def _ending(
 ) -> dict[str, Any] | None:
     """Data of ``call.ended``; None when the webhook does not show that there was an answer."""
     job = await store.job(call_id)
-    answered_at = job[0].answered_at if job else None
+    if job is None:
+        return None
+    call, _, max_duration_ms = job
+    answered_at = call.answered_at
     last = event.participant.attributes.get("sip.callStatus")
+    if answered_at is None and call.direction == "inbound" and last != "active":
+        # A phone that was answered hangs up just as one that was not: its agent knows.
+        if await store.events(call_id, types=["agent.dispatched"]):
+            return None
+        status, reason = left_unanswered(last, _reason_name(event))
+        return ended(status, reason, disconnectReason=_reason_name(event))
     if answered_at is None and last not in {"active", "hangup"}:
         return None
     status, reason = _ENDINGS.get(event.participant.disconnect_reason, _OTHERWISE)
-    limit = timedelta(milliseconds=job[2]) - _CLOCKS if job else None
-    if limit and answered_at and at - answered_at >= limit:
+    limit = timedelta(milliseconds=max_duration_ms) - _CLOCKS
+    if answered_at and at - answered_at >= limit:
         # The SIP service hangs up just as a caller does when the time is up.
         status, reason = "completed", "max_duration_reached"
     return ended(status, reason, disconnectReason=_reason_name(event))

@@ -173,9 +173,7 @@ class _Call:
         tokens: TokenIssuer = self._ctx.proc.userdata["tokens"]
         found = await self._gateway.inbound_call(
             tokens.for_worker(self._ctx.worker_id),
-            InboundRoom(
-                number_id=job.number_id, auth_id=job.auth_id, room_name=self._ctx.job.room.name
-            ),
+            InboundRoom(number_id=job.number_id, room_name=self._ctx.job.room.name),
         )
         self._ctx.log_context_fields = {"call_id": found.brief.call_id}
         self._reporter.own(Owner(found.brief.call_id, found.token))
@@ -206,7 +204,8 @@ class _Call:
     # What happens on the way
 
     def _rings(self) -> None:
-        self._reporter.post("call.ringing")
+        if not self._inbound:  # a caller's ringing is where the record begins
+            self._reporter.post("call.ringing")
 
     def _answered(self, brief: CallBrief) -> None:
         event = self._reporter.post("call.answered")

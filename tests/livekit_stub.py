@@ -1,0 +1,110 @@
+"""What the gateway asks of LiveKit about rooms, answered from a dictionary, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from google.protobuf.message import Message
+from livekit.protocol.agent_dispatch import AgentDispatch, CreateAgentDispatchRequest
+from livekit.protocol.models import ParticipantInfo, Room
+from livekit.protocol.room import (
+    ListParticipantsRequest,
+    ListParticipantsResponse,
+    ListRoomsRequest,
+    ListRoomsResponse,
+    RemoveParticipantResponse,
+    RoomParticipantIdentity,
+)
+
+from tests.edge import served
+from tests.inprocess import Running, running, settings_in
+
+
+class Refusal(Exception):
+    """A Twirp error's code."""
+
+
+@dataclass
+class LiveKitStub:
+    """Rooms by name, with who is in them."""
+
+    rooms: dict[str, list[ParticipantInfo]] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    failing: dict[str, str] = field(default_factory=dict)
+    """Rooms that LiveKit will not talk about: the Twirp code it answers with."""
+    removed: list[tuple[str, str]] = field(default_factory=list)
+    dispatched: list[CreateAgentDispatchRequest] = field(default_factory=list)
+
+    def enter(self, room: str, *participants: ParticipantInfo) -> None:
+        self.rooms.setdefault(room, []).extend(participants)
+
+    def _list_rooms(self, asked: ListRoomsRequest) -> Message:
+        names = [name for name in self.rooms if not asked.names or name in asked.names]
+        found = [Room(name=name, metadata=self.metadata.get(name, "")) for name in names]
+        return ListRoomsResponse(rooms=found)
+
+    def _list_participants(self, asked: ListParticipantsRequest) -> Message:
+        return ListParticipantsResponse(participants=self._of(asked.room))
+
+    def _remove(self, asked: RoomParticipantIdentity) -> Message:
+        present = self._of(asked.room)
+        gone = [other for other in present if other.identity == asked.identity]
+        if not gone:
+            raise Refusal("not_found")
+        present.remove(gone[0])
+        self.removed.append((asked.room, asked.identity))
+        return RemoveParticipantResponse()
+
+    def _dispatch(self, asked: CreateAgentDispatchRequest) -> Message:
+        self.dispatched.append(asked)
+        return AgentDispatch(id="AD_1", agent_name=asked.agent_name, room=asked.room)
+
+    def _of(self, room: str) -> list[ParticipantInfo]:
+        if room in self.failing:
+            raise Refusal(self.failing[room])
+        return self.rooms.get(room, [])
+
+    def app(self) -> web.Application:
+        app = web.Application()
+
+        def serve(path: str, kind: type[Any], answer: Callable[[Any], Message]) -> None:
+            async def handler(request: web.Request) -> web.Response:
+                try:
+                    body = answer(kind.FromString(await request.read())).SerializeToString()
+                except Refusal as error:
+                    return web.json_response({"code": str(error), "msg": ""}, status=400)
+                return web.Response(body=body, content_type="application/protobuf")
+
+            app.router.add_post(f"/twirp/livekit.{path}", handler)
+
+        serve("RoomService/ListRooms", ListRoomsRequest, self._list_rooms)
+        serve("RoomService/ListParticipants", ListParticipantsRequest, self._list_participants)
+        serve("RoomService/RemoveParticipant", RoomParticipantIdentity, self._remove)
+        serve("AgentDispatchService/CreateDispatch", CreateAgentDispatchRequest, self._dispatch)
+        return app
+
+
+@asynccontextmanager
+async def running_with(
+    livekit: LiveKitStub, folder: Path, **changes: Any
+) -> AsyncIterator[Running]:
+    """A gateway whose LiveKit is the stub."""
+    async with served(livekit.app()) as edge:
+        url = f"http://127.0.0.1:{edge.port}"
+        async with running(settings_in(folder, livekit_url=url, **changes)) as gateway:
+            yield gateway
+
+
+def phone(identity: str, sid: str = "PA_1", **attributes: str) -> ParticipantInfo:
+    return ParticipantInfo(
+        sid=sid, identity=identity, kind=ParticipantInfo.Kind.SIP, attributes=attributes
+    )
+
+
+def agent(identity: str = "agent-x") -> ParticipantInfo:
+    return ParticipantInfo(sid="PA_a", identity=identity, kind=ParticipantInfo.Kind.AGENT)
