@@ -49,16 +49,15 @@ async def parse_body(
 ) -> M:
     """The JSON body as ``model``. Raises BadRequest, Unprocessable, PayloadTooLarge, …
 
-    An empty body counts as malformed JSON. ``ignored`` are the top-level fields that callers of
-    the API know and this system does not serve: whatever they hold, they are taken out, and the
-    response names them in ``X-Ignored-Fields``. A model that forbids extra fields refuses all
-    others. ``json_schema_extra=documented(ignored)`` in its config puts them into the OpenAPI
-    document.
+    An empty body counts as malformed JSON. ``ignored`` are fields that callers of the API know
+    and this system does not serve: whatever they hold, they are taken out, and the response
+    names them in ``X-Ignored-Fields``. A model that forbids extra fields refuses all others.
+    ``customTools.headers`` is a field of an object, or of each object of a list. With
+    ``json_schema_extra=documented(ignored)`` in a model's config they are in the OpenAPI document.
     """
     value = parse_json(await read_body(request))
-    if isinstance(value, dict) and (found := sorted(ignored & value.keys())):
+    if found := sorted(name for name in ignored if _take_out(value, name)):
         request[_IGNORED] = found
-        value = {name: given for name, given in value.items() if name not in ignored}
     return validate(value, model, request.path)
 
 
@@ -72,7 +71,7 @@ def documented(ignored: frozenset[str]) -> Callable[[dict[str, Any]], None]:
     """Adds the ignored fields to a model's JSON schema (``json_schema_extra``)."""
 
     def add(schema: dict[str, Any]) -> None:
-        for name in sorted(ignored):
+        for name in sorted(name for name in ignored if "." not in name):
             schema["properties"][name] = {
                 "description": "Accepted, but without effect so far; named in X-Ignored-Fields."
             }
@@ -162,12 +161,29 @@ def invalid(details: Sequence[Detail], path: str) -> AppError:
 
 
 def _detail(fault: ErrorDetails) -> Detail:
-    return Detail(_field(fault["loc"]), fault["msg"], fault["type"])
+    # pydantic announces what a validator of ours says.
+    message = fault["msg"].removeprefix("Value error, ")
+    return Detail(_field(fault["loc"]), message, fault["type"])
 
 
 def _field(path: Iterable[str | int]) -> str:
     """A name may be the caller's own: cut it, and take out what no JSON reader expects."""
     return ".".join(_UNUSABLE.sub("?", str(part))[:64] for part in path)
+
+
+def _take_out(value: Any, name: str) -> bool:
+    """Remove a field, ``outer.inner`` from wherever ``outer`` holds objects. Was it there?"""
+    if isinstance(value, list):
+        return sum(_take_out(item, name) for item in value) > 0
+    if not isinstance(value, dict):
+        return False
+    outer, _, inner = name.partition(".")
+    if outer not in value:
+        return False
+    if inner:
+        return _take_out(value[outer], inner)
+    del value[outer]
+    return True
 
 
 async def _continue(request: web.Request) -> None:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from gateway import calls, credentials, health, internal, rooms, sip_call, transfer, webhooks
+from gateway import (
+    agents,
+    call_create,
+    call_end,
+    call_streams,
+    calls,
+    credentials,
+    health,
+    internal,
+    rooms,
+    sessions,
+    sip_call,
+    transfer,
+    webhooks,
+)
 from gateway.route import Route
 
 ROUTES: tuple[Route, ...] = (
     *sip_call.ROUTES,
     *transfer.ROUTES,
     *rooms.ROUTES,
+    *agents.ROUTES,
     *calls.ROUTES,
+    *call_create.ROUTES,
+    *call_end.ROUTES,
+    *call_streams.ROUTES,
+    *sessions.ROUTES,
     *credentials.ROUTES,
     *webhooks.ROUTES,
     *health.ROUTES,

@@ -61,10 +61,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra=documented(frozenset({"later"})))
 
     name: StrictStr
+    tools: list[dict[str, int]] = []
 
 
 async def strict(request: web.Request) -> web.Response:
-    ignored = frozenset({"later", "someday"})
+    ignored = frozenset({"later", "someday", "tools.color", "tools.size"})
     order = await parse_body(request, Strict, ignored=ignored)
     return web.json_response(order.model_dump())
 
@@ -361,8 +362,18 @@ class TestIgnoredFields:
 
     async def test_they_are_accepted_whatever_they_hold_and_named(self, at: Served) -> None:
         answer = await self.ask(at, name="a", someday=[{"x": None}], later="soon")
-        assert answer == (200, {"name": "a"}, "later, someday")
-        assert await self.ask(at, name="a") == (200, {"name": "a"}, None)
+        assert answer == (200, {"name": "a", "tools": []}, "later, someday")
+        assert await self.ask(at, name="a") == (200, {"name": "a", "tools": []}, None)
+
+    async def test_they_may_be_inside(self, at: Served) -> None:
+        tools = [{"color": "red", "weight": 1}, {"weight": 2}, {"color": None}]
+        left = [{"weight": 1}, {"weight": 2}, {}]
+        answer = await self.ask(at, name="a", tools=tools)
+        assert answer == (200, {"name": "a", "tools": left}, "tools.color")
+
+    async def test_a_list_around_the_body_is_no_way_in(self, at: Served) -> None:
+        async with at.http.post("/v1/strict", json=[{"name": "a", "later": 1}]) as response:
+            assert response.status == 422
 
     async def test_a_field_that_nobody_knows_is_refused_still(self, at: Served) -> None:
         status, body, named = await self.ask(at, name="a", later=1, never=2)
@@ -370,4 +381,4 @@ class TestIgnoredFields:
         assert [detail["field"] for detail in body["error"]["details"]] == ["never"]
 
     def test_the_schema_tells_of_them(self) -> None:
-        assert list(Strict.model_json_schema()["properties"]) == ["name", "later"]
+        assert list(Strict.model_json_schema()["properties"]) == ["name", "tools", "later"]
