@@ -1,10 +1,9 @@
 """A livekit-agents worker as LiveKit's own documentation writes one, and nothing more.
 
 The peer of the benchmarks: the same plugins, models and providers as ours, the endpointing
-silence as configured (``ENDPOINTING_MS``), everything else at the library's defaults. Reads
-LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET and the providers' variables, as the
-library and its plugins do themselves; the phone to dial comes in the job's metadata
-(``{"address", "to", "from"}``), as in LiveKit's example of an outbound caller.
+silence as configured (``ENDPOINTING_MS``), everything else at the library's defaults. The
+library and its plugins read LIVEKIT_URL, the keys and the like themselves; the phone to dial
+comes in the job's metadata (``{"address", "to", "from"}``), as in LiveKit's outbound example.
 
     python -m dev.peers.bare_worker start
 """
@@ -12,12 +11,13 @@ library and its plugins do themselves; the phone to dial comes in the job's meta
 from __future__ import annotations
 
 import json
-import os
 
 from livekit.agents import Agent, AgentServer, AgentSession, JobContext, JobProcess, cli
 from livekit.api import LiveKitAPI
 from livekit.plugins import cartesia, deepgram, openai, silero
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
+
+from core.settings import load
 
 AGENT_NAME = "bare"
 GREETING = "Hello, how can I help you?"
@@ -39,18 +39,19 @@ server.setup_fnc = prewarm
 
 @server.rtc_session(agent_name=AGENT_NAME)
 async def entrypoint(ctx: JobContext) -> None:
+    settings = load()
     await ctx.connect()
     session: AgentSession[None] = AgentSession(
-        stt=deepgram.STT(model="nova-3", base_url=os.environ["DEEPGRAM_BASE_URL"]),
-        llm=openai.LLM(model="gpt-4.1-mini", base_url=os.environ["OPENAI_BASE_URL"]),
-        tts=cartesia.TTS(model="sonic-3", base_url=os.environ["CARTESIA_BASE_URL"]),
+        stt=deepgram.STT(model="nova-3", base_url=settings.deepgram_base_url),
+        llm=openai.LLM(model="gpt-4.1-mini", base_url=settings.openai_base_url),
+        tts=cartesia.TTS(model="sonic-3", base_url=settings.cartesia_base_url),
         vad=ctx.proc.userdata["vad"],
         turn_detection="vad",
-        min_endpointing_delay=int(os.environ["ENDPOINTING_MS"]) / 1000,
+        min_endpointing_delay=settings.endpointing_ms / 1000,
     )
     await session.start(agent=Agent(instructions=INSTRUCTIONS), room=ctx.room)
     phone = json.loads(ctx.job.metadata)
-    async with LiveKitAPI(os.environ["LIVEKIT_SIP_URL"]) as livekit:
+    async with LiveKitAPI(settings.sip_http_url) as livekit:
         await livekit.sip.create_sip_participant(
             CreateSIPParticipantRequest(
                 trunk=SIPOutboundConfig(hostname=phone["address"]),
