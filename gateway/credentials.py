@@ -79,7 +79,7 @@ class TwilioBody(_Body, TwilioSecret):
     """A Twilio account; with ``sipAddress``, its Elastic SIP trunk's termination."""
 
     provider: Literal["twilio"]
-    account_sid: str = Field(strict=True, pattern=r"^AC[0-9a-f]{32}$")
+    account_sid: str = Field(strict=True, pattern=r"^AC[0-9a-fA-F]{32}$")
     auth_token: Password
     sip_address: HostPort | None = Field(None, examples=["acme.pstn.twilio.com"])
     username: Username | None = None

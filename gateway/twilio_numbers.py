@@ -1,0 +1,305 @@
+"""What this system does with a tenant's Twilio account: find, buy, and point numbers at us.
+
+A number is pointed at us the way LiveKit's documentation does it: it is assigned to an Elastic
+SIP trunk of ours in that account, whose origination URL is SIP_PUBLIC_ADDRESS. One trunk an
+account, found again by its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import aiohttp
+from twilio.base.exceptions import (  # type: ignore[import-untyped]
+    TwilioException,
+    TwilioRestException,
+    TwilioServiceException,
+)
+from twilio.http import AsyncHttpClient  # type: ignore[import-untyped]
+from twilio.http.response import Response  # type: ignore[import-untyped]
+from twilio.rest import Client  # type: ignore[import-untyped]
+
+from core.credentials import TwilioSecret
+from core.errors import AppError, Conflict, Detail, Unavailable, Unprocessable
+from core.models import Model
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 10.0
+"""Of one request to Twilio."""
+
+# The library would write requests, with their numbers, to the log.
+_QUIET = logging.getLogger("gateway.twilio_http")
+_QUIET.setLevel(logging.WARNING)
+# Not empty, or the library would look into the process's environment.
+_NO_ENVIRONMENT = {"": ""}
+# Something else answers there, in which the library finds its way no better than this.
+_UNEXPECTED = (ValueError, TypeError, LookupError, AttributeError)
+_NOT_AVAILABLE = 21422
+_MANY = 1000
+
+
+class Routing(Model):
+    """What answers calls to a number: a trunk, else an application, else its own URLs.
+
+    Assigning it to a trunk clears the application; the URLs stay and come back in force.
+    """
+
+    trunk_sid: str | None = None
+    voice_application_sid: str | None = None
+
+
+class OwnedNumber(Model):
+    sid: str
+    phone_number: str
+    friendly_name: str
+    routing: Routing
+
+
+class AvailableNumber(Model):
+    """As Twilio's inventory has it; what is unknown is null."""
+
+    phone_number: str
+    country: str
+    city: str | None
+    state: str | None
+    postal_code: str | None
+    rate_center: str | None
+    area_code: str | None
+
+
+class NotThere(Exception):
+    """Twilio's 404: a number, a trunk, a country."""
+
+
+class TwilioHttp(AsyncHttpClient):  # type: ignore[misc]
+    """The library's requests on aiohttp; TWILIO_BASE_URL stands for all of Twilio's hosts.
+
+    The library's own client has no deadline and uses what aiohttp gives up. Close it.
+    """
+
+    def __init__(self, base_url: str | None = None) -> None:
+        super().__init__(_QUIET, is_async=True)
+        self._base = urlsplit(base_url) if base_url else None
+        self._session = aiohttp.ClientSession()
+
+    async def request(
+        self,
+        method: str,
+        uri: str,
+        params: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+        timeout: float | None = None,
+        allow_redirects: bool = False,
+    ) -> Response:
+        to = urlsplit(uri)
+        base = self._base or to
+        query = urlencode(params, doseq=True) if params else to.query
+        url = urlunsplit((base.scheme, base.netloc, to.path, query, ""))
+        login = {} if auth is None else {"Authorization": aiohttp.encode_basic_auth(*auth)}
+        async with self._session.request(
+            method,
+            url,
+            data=urlencode(data, doseq=True) if data else None,
+            headers={**(headers or {}), **login},
+            timeout=aiohttp.ClientTimeout(total=timeout or DEADLINE_S),
+            allow_redirects=allow_redirects,
+        ) as response:
+            return Response(response.status, await response.text(), response.headers)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+class TwilioAccount:
+    """One account. Methods raise Unprocessable ``CREDENTIAL_REFUSED`` or ``PROVIDER_REFUSED``,
+    Unavailable ``PROVIDER_UNAVAILABLE``, and NotThere where they say so.
+    """
+
+    def __init__(self, secret: TwilioSecret, http: TwilioHttp) -> None:
+        self._client = Client(
+            secret.account_sid,
+            secret.auth_token.get_secret_value(),
+            http_client=http,
+            environment=_NO_ENVIRONMENT,
+        )
+
+    async def owned(self, phone_number: str) -> OwnedNumber | None:
+        """The account's number, if it has it."""
+        with _errors():
+            # The filter also matches parts of numbers.
+            found = await self._client.incoming_phone_numbers.list_async(
+                phone_number=phone_number, limit=20
+            )
+            return next((_owned(each) for each in found if each.phone_number == phone_number), None)
+
+    async def available(
+        self,
+        country: str,
+        *,
+        area_code: str | None = None,
+        city: str | None = None,
+        state: str | None = None,
+        postal_code: str | None = None,
+        limit: int = 20,
+    ) -> list[AvailableNumber]:
+        """Local numbers for voice that can be bought. Raises NotThere: none in that country."""
+        wanted: dict[str, Any] = {
+            "area_code": area_code,
+            "in_locality": city,
+            "in_region": state,
+            "in_postal_code": postal_code,
+        }
+        filters = {name: value for name, value in wanted.items() if value is not None}
+        with _errors():
+            inventory = self._client.available_phone_numbers(country).local
+            found = await inventory.list_async(voice_enabled=True, limit=limit, **filters)
+            return [_available(each, country) for each in found]
+
+    async def buy(self, phone_number: str, friendly_name: str) -> OwnedNumber:
+        """Raises Conflict ``NUMBER_UNAVAILABLE``."""
+        with _errors():
+            bought = await self._client.incoming_phone_numbers.create_async(
+                phone_number=phone_number, friendly_name=friendly_name
+            )
+            return _owned(bought)
+
+    async def release(self, sid: str) -> None:
+        """Give a number back to Twilio, for good. One that is gone already is fine."""
+        with contextlib.suppress(NotThere), _errors():
+            await self._client.incoming_phone_numbers(sid).delete_async()
+
+    async def trunk(self, name: str, sip_url: str) -> str:
+        """The SID of our trunk, made when it is not there, with ``sip_url`` as its origination."""
+        with _errors():
+            trunks = self._client.trunking.v1.trunks
+            found = [t for t in await trunks.list_async(limit=_MANY) if t.friendly_name == name]
+            ours = found[0] if found else await trunks.create_async(friendly_name=name)
+            urls = trunks(ours.sid).origination_urls
+            known = [url for url in await urls.list_async(limit=20) if url.friendly_name == name]
+            if not known:
+                await urls.create_async(
+                    weight=1, priority=1, enabled=True, friendly_name=name, sip_url=sip_url
+                )
+            elif known[0].sip_url != sip_url or not known[0].enabled:
+                await urls(known[0].sid).update_async(sip_url=sip_url, enabled=True)
+            return str(ours.sid)
+
+    async def assign(self, number: OwnedNumber, trunk_sid: str) -> None:
+        """Let the trunk answer the number, whatever answers it now."""
+        former = number.routing.trunk_sid
+        if former == trunk_sid:
+            return
+        if former is not None:
+            await self._unassign(number.sid, former)
+        with _errors():
+            await self._client.trunking.v1.trunks(trunk_sid).phone_numbers.create_async(
+                phone_number_sid=number.sid
+            )
+
+    async def restore(self, sid: str, before: Routing, trunk_sid: str) -> None:
+        """Give the number its former routing back, unless it is no longer ``trunk_sid`` that
+        answers it. A number, trunk or application that has gone meanwhile is left alone.
+        """
+        with contextlib.suppress(NotThere):
+            with _errors():
+                now = _owned(await self._client.incoming_phone_numbers(sid).fetch_async()).routing
+            # No trunk at all: we were stopped between taking one away and giving ours.
+            if now == before or now.trunk_sid not in (None, trunk_sid):
+                return
+            if now.trunk_sid is not None:
+                await self._unassign(sid, now.trunk_sid)
+            with _errors():
+                if before.trunk_sid is not None:
+                    trunk = self._client.trunking.v1.trunks(before.trunk_sid)
+                    await trunk.phone_numbers.create_async(phone_number_sid=sid)
+                elif before.voice_application_sid is not None:
+                    await self._client.incoming_phone_numbers(sid).update_async(
+                        voice_application_sid=before.voice_application_sid
+                    )
+
+    async def _unassign(self, sid: str, trunk_sid: str) -> None:
+        with contextlib.suppress(NotThere), _errors():
+            trunk = self._client.trunking.v1.trunks(trunk_sid)
+            await trunk.phone_numbers(sid).delete_async()
+
+
+def _owned(number: Any) -> OwnedNumber:
+    return OwnedNumber(
+        sid=number.sid,
+        phone_number=number.phone_number,
+        friendly_name=number.friendly_name or "",
+        # Empty texts stand for none.
+        routing=Routing(
+            trunk_sid=number.trunk_sid or None,
+            voice_application_sid=number.voice_application_sid or None,
+        ),
+    )
+
+
+def _available(number: Any, country: str) -> AvailableNumber:
+    national = re.fullmatch(r"\+1([0-9]{3})[0-9]{7}", number.phone_number)
+    return AvailableNumber(
+        phone_number=number.phone_number,
+        country=number.iso_country or country,
+        city=number.locality or None,
+        state=number.region or None,
+        postal_code=number.postal_code or None,
+        rate_center=number.rate_center or None,
+        area_code=national[1] if national else None,
+    )
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """The one boundary between the library's errors and ours. What Twilio says stays here."""
+    try:
+        yield
+    except TwilioException as error:
+        raise _refused(error) from None
+    except (aiohttp.ClientError, TimeoutError, *_UNEXPECTED) as error:
+        log.warning("Twilio not reached", extra={"problem": type(error).__name__})
+        raise _unavailable() from None
+
+
+def _refused(error: TwilioException) -> AppError | NotThere:
+    status, code = _status(error)
+    log.info("Twilio refused", extra={"status": status, "problem": code})
+    match status:
+        case 401 | 403:
+            return Unprocessable("Twilio refuses the credential", code="CREDENTIAL_REFUSED")
+        case 404:
+            return NotThere()
+        case 400 | 409 if code == _NOT_AVAILABLE:
+            return Conflict("The number cannot be bought any more", code="NUMBER_UNAVAILABLE")
+        case int() if 400 <= status < 500 and status != 429:
+            detail = Detail("provider", f"Twilio error {code}", "provider_refused")
+            return Unprocessable(
+                "Twilio refuses the request", code="PROVIDER_REFUSED", details=[detail]
+            )
+    return _unavailable()
+
+
+def _status(error: TwilioException) -> tuple[int | None, int | None]:
+    """HTTP status and Twilio's own code. A list that fails is only told of by its response."""
+    if isinstance(error, TwilioRestException | TwilioServiceException):
+        return error.status, error.code
+    response = next((each for each in error.args if isinstance(each, Response)), None)
+    if response is None:
+        return None, None
+    try:
+        return response.status_code, json.loads(response.text)["code"]
+    except _UNEXPECTED:
+        return response.status_code, None
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("Twilio cannot be reached", code="PROVIDER_UNAVAILABLE", retry_after_s=5)
