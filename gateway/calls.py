@@ -1,101 +1,52 @@
-"""``/v1/calls``: the record of calls, and the timeline as it happens."""
+"""``/v1/calls``: the record of calls."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from typing import Any, Literal
-
 from aiohttp import web
-from aiohttp.client_exceptions import ClientConnectionResetError
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from core.database import Scope
 from core.errors import NotFound
-from core.models import (
-    Call,
-    CallType,
-    Direction,
-    DisconnectionReason,
-    Model,
-    Status,
-    StoredEvent,
-    Timestamp,
-    Turn,
-)
-from core.store import CallFilter, Store
+from core.models import Call, CallType, Direction, Status
+from core.store import CallFilter
 from gateway.auth import PRINCIPAL
 from gateway.body import parse_query
-from gateway.keys import STOPPING, STORE, TIMELINE
-from gateway.paging import Listing, Page
+from gateway.call_views import CallDetail, CallList, CallView, Transcript
+from gateway.keys import AGENTS, NUMBERS, STORE
+from gateway.paging import Page
 from gateway.route import Route
+from gateway.waiting import until_over
 
-HEARTBEAT_S = 15.0
+MAX_WAIT_S = 600
 
 
 class CallQuery(Page):
     status: Status | None = None
     direction: Direction | None = None
+    type: CallType | None = None
     agent_id: str | None = Field(None, min_length=1, max_length=64)
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    number_id: str | None = Field(None, min_length=1, max_length=64)
+    search: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="A part of the caller's or the called number, or the whole id.",
+    )
+    since: AwareDatetime | None = Field(None, description="Calls created then or later.")
+    until: AwareDatetime | None = Field(None, description="Calls created before then.")
 
-
-class CallView(Model):
-    """A call as the API shows it."""
-
-    id: str
-    agent_id: str | None
-    agent_version: int | None
-    phone_number_id: str | None
-    from_number: str | None
-    to_number: str | None
-    direction: Direction
-    type: CallType
-    status: Status
-    disconnection_reason: DisconnectionReason | None
-    sip_status_code: int | None
-    sip_reason: str | None
-    room_name: str
-    participant_identity: str
-    participant_id: str | None
-    sip_call_id: str | None
-    created_at: Timestamp
-    ringing_at: Timestamp | None
-    answered_at: Timestamp | None
-    ended_at: Timestamp | None
-    duration_seconds: float | None
-    metadata: dict[str, Any]
-
+    @field_validator("search")
     @classmethod
-    def of(cls, call: Call) -> CallView:
-        return cls(**call.model_dump(), duration_seconds=call.duration_seconds)
+    def _without_blanks(cls, value: str | None) -> str | None:
+        # An unescaped + of a number arrives as a blank.
+        return value.strip() or None if value else value
 
 
-class CallDetail(CallView):
-    transcripts: list[Turn]
+class CallWait(BaseModel):
+    model_config = ConfigDict(extra="forbid")
 
-    @classmethod
-    def with_turns(cls, call: Call, turns: list[Turn]) -> CallDetail:
-        return cls(**call.model_dump(), duration_seconds=call.duration_seconds, transcripts=turns)
-
-
-class CallList(Listing[CallView]):
-    pass
-
-
-class EventView(Model):
-    """One line of the timeline, as SSE carries it (``event:`` is its type)."""
-
-    id: str
-    type: str
-    at: Timestamp
-    source: Literal["gateway", "worker", "livekit", "reconciler"]
-    data: dict[str, Any]
-
-    @classmethod
-    def of(cls, event: StoredEvent) -> EventView:
-        return cls(**event.model_dump(exclude={"seq", "call_id"}))
+    wait: bool = Field(False, description="Answer when the call is over, or the time is up.")
+    timeout: float = Field(30, ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Seconds.")
 
 
 async def index(request: web.Request) -> web.StreamResponse:
@@ -103,91 +54,83 @@ async def index(request: web.Request) -> web.StreamResponse:
     where = CallFilter(
         statuses=[query.status] if query.status else [],
         direction=query.direction,
+        type=query.type,
         agent_id=query.agent_id,
+        phone_number_id=query.number_id,
+        search=query.search,
         since=query.since,
         until=query.until,
     )
-    scope = Scope(request[PRINCIPAL].auth_id)
-    calls, total = await request.app[STORE].calls(
-        scope, where, limit=query.limit, offset=query.offset
-    )
-    page = CallList.of([CallView.of(call) for call in calls], total, query)
-    return web.json_response(page.wire())
+    return await _listed(request, query, where)
+
+
+async def of_agent(request: web.Request) -> web.StreamResponse:
+    query = parse_query(request, Page)
+    agent_id = request.match_info["id"]
+    if await request.app[AGENTS].get(_scope(request), agent_id) is None:
+        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    return await _listed(request, query, CallFilter(agent_id=agent_id))
+
+
+async def of_number(request: web.Request) -> web.StreamResponse:
+    query = parse_query(request, Page)
+    number_id = request.match_info["id"]
+    if await request.app[NUMBERS].get(_scope(request), number_id) is None:
+        raise NotFound("Number not found", code="NUMBER_NOT_FOUND")
+    return await _listed(request, query, CallFilter(phone_number_id=number_id))
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    store = request.app[STORE]
-    call = await find(request, store)
-    detail = CallDetail.with_turns(call, await store.turns(call.id))
-    return web.json_response(detail.wire())
+    """With ``wait=true`` the answer comes when the call is over, or as it stands in time."""
+    query = parse_query(request, CallWait)
+    call = await find(request)
+    if query.wait:
+        call = await until_over(request, call, query.timeout)
+    return web.json_response((await detail(request, call)).wire())
 
 
-async def events(request: web.Request) -> web.StreamResponse:
-    """Server-sent events: what happened so far, what happens, and ``ended``.
-
-    ``Last-Event-ID`` (the number in ``id:``) resumes after that event.
-    """
-    store = request.app[STORE]
-    call = await find(request, store)
-    after = _last_event_id(request)
-    stream = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-    )
-    await stream.prepare(request)
-    try:
-        await _stream(request, stream, store, call.id, after)
-    except (ClientConnectionResetError, ConnectionResetError):
-        pass  # the reader went away, which is how most streams end
-    return stream
+async def transcript(request: web.Request) -> web.StreamResponse:
+    return web.json_response((await conversation(request)).wire())
 
 
-async def find(request: web.Request, store: Store) -> Call:
+async def recording(request: web.Request) -> web.StreamResponse:
+    await find(request)
+    raise NotFound("The call has no recording", code="RECORDING_NOT_FOUND")
+
+
+async def find(request: web.Request) -> Call:
     """The call named in the path. Raises NotFound, for another tenant's too."""
-    scope = Scope(request[PRINCIPAL].auth_id)
-    call = await store.call(scope, request.match_info["id"])
+    call = await request.app[STORE].call(_scope(request), request.match_info["id"])
     if call is None:
         raise NotFound("Call not found", code="CALL_NOT_FOUND")
     return call
 
 
-async def _stream(
-    request: web.Request, stream: web.StreamResponse, store: Store, call_id: str, after: int
-) -> None:
-    stopping = request.app[STOPPING]
-    clock = asyncio.get_running_loop()
-    silent_since = clock.time()
-    async with request.app[TIMELINE].listen(call_id) as news:
-        # A reader that is gone shows in the transport long before a write fails.
-        while not stopping.is_set() and not _gone(request):
-            # The status is read before the events: what made it final is then among them.
-            call = await store.call(Scope(None), call_id)
-            for event in await store.events(call_id, after=after):
-                after = event.seq
-                view = json.dumps(EventView.of(event).wire(), ensure_ascii=False)
-                await stream.write(
-                    f"id: {event.seq}\nevent: {event.type}\ndata: {view}\n\n".encode()
-                )
-                silent_since = clock.time()
-            if call is None or call.ended:
-                status = call.status if call else None
-                await stream.write(
-                    f'event: ended\ndata: {{"status": {json.dumps(status)}}}\n\n'.encode()
-                )
-                return
-            if clock.time() - silent_since >= HEARTBEAT_S:
-                await stream.write(b": heartbeat\n\n")
-                silent_since = clock.time()
-            await news.wait()
+async def detail(request: web.Request, call: Call) -> CallDetail:
+    """``call`` with its conversation so far."""
+    return CallDetail.with_turns(call, await request.app[STORE].turns(call.id))
 
 
-def _gone(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
+async def conversation(request: web.Request) -> Transcript:
+    """The transcript of the call named in the path. Raises NotFound."""
+    call = await find(request)
+    turns = await request.app[STORE].turns(call.id)
+    return Transcript(call_id=call.id, status=call.status, transcripts=turns)
 
 
-def _last_event_id(request: web.Request) -> int:
-    given = request.headers.get("Last-Event-ID", "")
-    return int(given) if given.isascii() and given.isdecimal() and len(given) < 19 else 0
+async def _listed(request: web.Request, query: Page, where: CallFilter) -> web.Response:
+    store = request.app[STORE]
+    found, total = await store.calls(_scope(request), where, limit=query.limit, offset=query.offset)
+    last = await store.last_turns([call.id for call in found])
+    views = [CallView.of(call, last.get(call.id)) for call in found]
+    return web.json_response(CallList.of(views, total, query).wire())
 
+
+def _scope(request: web.Request) -> Scope:
+    return Scope(request[PRINCIPAL].auth_id)
+
+
+_NO_CALL = (404, "CALL_NOT_FOUND")
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -205,16 +148,46 @@ ROUTES: tuple[Route, ...] = (
         handler=show,
         summary="One call, with its transcript",
         tag="Calls",
+        query=CallWait,
         answer=CallDetail,
-        errors=((404, "CALL_NOT_FOUND"),),
+        errors=(_NO_CALL,),
     ),
     Route(
         method="GET",
-        path="/v1/calls/{id}/events",
-        handler=events,
-        summary="A call's timeline as server-sent events: replay, then live",
+        path="/v1/calls/{id}/transcript",
+        handler=transcript,
+        summary="What was said in a call, in order",
         tag="Calls",
-        content="text/event-stream",
-        errors=((404, "CALL_NOT_FOUND"),),
+        answer=Transcript,
+        errors=(_NO_CALL,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/calls/{id}/recording",
+        handler=recording,
+        summary="A call's recording; there are none yet",
+        tag="Calls",
+        content="audio/wav",
+        errors=(_NO_CALL, (404, "RECORDING_NOT_FOUND")),
+    ),
+    Route(
+        method="GET",
+        path="/v1/agents/{id}/calls",
+        handler=of_agent,
+        summary="An agent's calls, newest first",
+        tag="Calls",
+        query=Page,
+        answer=CallList,
+        errors=((404, "AGENT_NOT_FOUND"),),
+    ),
+    Route(
+        method="GET",
+        path="/v1/numbers/{id}/calls",
+        handler=of_number,
+        summary="A number's calls, newest first",
+        tag="Calls",
+        query=Page,
+        answer=CallList,
+        errors=((404, "NUMBER_NOT_FOUND"),),
     ),
 )

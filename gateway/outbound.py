@@ -1,26 +1,28 @@
 """Placing a call: from a checked plan to a phone that rings.
 
 ``place`` claims the room, keeps the record, dials, and returns once the SIP
-participant is in the room. The rest of the call's beginning is followed by a task
-of its own (gateway.following).
+participant is in the room; ``accept`` keeps the record and returns, and the rest
+happens behind it. The rest of the call's beginning is followed by a task of its own
+(gateway.following). Every way out passes the destination policy and the tenant's
+limits here.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo
 
-from core.errors import Conflict, ServerFault, Unavailable
+from core.errors import AppError, Conflict, ServerFault, Unavailable
 from core.events import ended
-from core.models import Agent, CallEvent, new_id
-from core.store import LiveIdentity, NewCall, Store
-from gateway.auth import Principal
+from core.models import Agent, CallEvent
+from core.store import LiveIdentity, Store
 from gateway.following import (
     LIVEKIT_ERRORS,
     Dispatcher,
@@ -29,36 +31,18 @@ from gateway.following import (
     participants,
     tidy,
 )
+from gateway.limits import CallLimits
 from gateway.live import Timeline
-from gateway.room_access import LiveKitRooms, may_use, not_accessible
-from sip.dial import Dial, DialFailed, DialOutcome, DialRequest, Joined, Trunk
+from gateway.plan import CallPlan
+from gateway.policy import DialPolicy
+from gateway.room_access import Claimed, LiveKitRooms, may_use, not_accessible
+from sip.dial import Dial, DialFailed, DialOutcome, Joined
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-# The worker ends a call that is too long, with a word; the SIP service only if that failed.
-_BACKSTOP_S = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallPlan:
-    """Everything about a call that is to be placed, checked."""
-
-    principal: Principal
-    room_name: str
-    participant_identity: str
-    participant_name: str
-    from_number: str
-    to_number: str
-    trunk: Trunk
-    agent: Agent | None
-    agent_named: bool = False
-    ringing_timeout_s: int = 30
-    max_duration_s: int = 3600
-    headers: Mapping[str, str] = field(default_factory=dict)
-    dtmf: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
+_NEVER_DIALLED = DialOutcome(status="failed", reason="dial_failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +64,8 @@ class Outbound:
         rooms: LiveKitRooms,
         journal: Journal,
         dispatcher: Dispatcher,
+        policy: DialPolicy,
+        limits: CallLimits,
         agent_join_timeout_s: float,
     ) -> None:
         self._livekit = livekit
@@ -89,6 +75,8 @@ class Outbound:
         self._rooms = rooms
         self._journal = journal
         self._dispatcher = dispatcher
+        self._policy = policy
+        self._limits = limits
         self._agent_join_timeout_s = agent_join_timeout_s
         self._tasks: set[asyncio.Task[Any]] = set()
         self._followed: set[str] = set()
@@ -108,12 +96,27 @@ class Outbound:
         return room is not None
 
     async def place(self, plan: CallPlan) -> Placed:
-        """Dial. Raises NotFound, Conflict, ServerFault, Unavailable; see contracts.md §1.
+        """Dial. Raises Forbidden, NotFound, Conflict, TooManyRequests, ServerFault, Unavailable.
 
         Once begun it finishes, whether or not the HTTP client waits: a dropped
         connection must not leave a half-placed call.
         """
+        await self._admit(plan)
         return await asyncio.shield(self._spawn(self._place(plan), "place"))
+
+    async def accept(self, plan: CallPlan) -> None:
+        """Keep the record and dial behind it; what becomes of it is on the record.
+
+        The plan's room must be the call's own. Raises Forbidden, TooManyRequests, Unavailable.
+        """
+        await self._admit(plan)
+        await asyncio.shield(self._spawn(self._accept(plan), "place"))
+
+    async def _admit(self, plan: CallPlan) -> None:
+        """Raises Forbidden ``DESTINATION_NOT_ALLOWED``, TooManyRequests, Unavailable."""
+        self._policy.check(plan.to_number, plan.from_number)
+        await self._limits.check(plan.principal.auth_id)
+        self._limits.take(plan.principal.auth_id)
 
     async def drain(self, timeout: float) -> None:
         """Wait for dials to get their verdict, then let go of them (they ring on in LiveKit)."""
@@ -124,39 +127,79 @@ class Outbound:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _place(self, plan: CallPlan) -> Placed:
-        call_id = new_id("call")
-        agents = [self._dispatcher.dispatch(call_id)] if plan.agent else []
+        claimed, present = await self._enter(plan)
+        if any(other.identity == plan.participant_identity for other in present):
+            raise _identity_taken()
+        agent = _joining_agent(plan, present)
+        try:
+            await self._insert(plan, agent)
+        except AppError:
+            if claimed.created:
+                await tidy(self._livekit, plan.room_name)
+            raise
+        return Placed(plan.call_id, await self._start(plan, agent, created=claimed.created))
+
+    async def _accept(self, plan: CallPlan) -> None:
+        await self._insert(plan, plan.agent)
+        self._followed.add(plan.call_id)
+        self._spawn(self._place_accepted(plan), "follow")
+
+    async def _place_accepted(self, plan: CallPlan) -> None:
+        started = False
+        try:
+            claimed, _ = await self._enter(plan)
+            # Somebody may have thought better of it.
+            if await self._store.events(plan.call_id, types=["call.ended"]):
+                await tidy(self._livekit, plan.room_name)
+                return
+            # What these tell is on the record already.
+            with contextlib.suppress(ServerFault, Unavailable):
+                await self._start(plan, plan.agent, created=claimed.created)
+                started = True
+        except AppError as error:
+            log.warning(
+                "accepted call not placed", extra={"call_id": plan.call_id, "code": error.code}
+            )
+            await self._journal.verdict(plan.call_id, _NEVER_DIALLED)
+        finally:
+            if not started:
+                self._followed.discard(plan.call_id)
+
+    async def _enter(self, plan: CallPlan) -> tuple[Claimed, list[ParticipantInfo]]:
+        """The plan's room, with the agent dispatched if it is new, and who is there."""
+        agents = [self._dispatcher.dispatch(plan.call_id)] if plan.agent else []
         try:
             claimed = await self._rooms.enter(plan.principal, plan.room_name, agents)
             present = [] if claimed.created else await participants(self._livekit, plan.room_name)
         except LIVEKIT_ERRORS as error:
             raise _livekit_failed(error) from error
-        if any(other.identity == plan.participant_identity for other in present):
-            raise _identity_taken()
-        agent = _joining_agent(plan, present)
-        await self._insert(call_id, plan, agent)
+        return claimed, present
+
+    async def _start(self, plan: CallPlan, agent: Agent | None, *, created: bool) -> Joined:
+        """Dial, and follow the call. Raises ServerFault, Unavailable; the record says why."""
         try:
             if agent is not None and not await worker_free(
                 self._store, self._dispatcher.agent_name
             ):
                 await self._journal.write(
-                    call_id, "call.ended", ended("failed", "agent_unavailable")
+                    plan.call_id, "call.ended", ended("failed", "agent_unavailable")
                 )
                 raise no_worker()
-            if agent is not None and not claimed.created:
-                await self._dispatcher.send(call_id, plan.room_name)
-            dial, ids = await self._dial(call_id, plan, agent)
+            if agent is not None and not created:
+                await self._dispatcher.send(plan.call_id, plan.room_name)
+            dial, ids = await self._dial(plan, agent)
         except (ServerFault, Unavailable):
-            if claimed.created:
+            if created:
                 await tidy(self._livekit, plan.room_name)
             raise
-        self._followed.add(call_id)
-        self._spawn(self._follow(call_id, plan, dial, agent, created=claimed.created), "follow")
-        return Placed(call_id, ids)
+        self._followed.add(plan.call_id)
+        self._spawn(self._follow(plan, dial, agent, created=created), "follow")
+        return ids
 
-    async def _dial(self, call_id: str, plan: CallPlan, agent: Agent | None) -> tuple[Dial, Joined]:
+    async def _dial(self, plan: CallPlan, agent: Agent | None) -> tuple[Dial, Joined]:
         """Until the participant is in the room. When it raises (ServerFault, …), nothing rings."""
-        dial = Dial(self._sip, self._livekit, _request(call_id, plan, agent))
+        call_id = plan.call_id
+        dial = Dial(self._sip, self._livekit, plan.dial(agent))
         try:
             ids = await dial.joined()
             data = {"participantId": ids.participant_id, "sipCallId": ids.sip_call_id}
@@ -170,7 +213,7 @@ class Outbound:
             raise ServerFault("The call could not be placed", code="CALL_FAILED") from None
         except TimeoutError:
             await dial.abandon()
-            await self._journal.verdict(call_id, DialOutcome(status="failed", reason="dial_failed"))
+            await self._journal.verdict(call_id, _NEVER_DIALLED)
             raise ServerFault("The call could not be placed", code="CALL_FAILED") from None
         except BaseException:
             # What cannot be written down must not ring.
@@ -179,10 +222,10 @@ class Outbound:
         return dial, ids
 
     async def _follow(
-        self, call_id: str, plan: CallPlan, dial: Dial, agent: Agent | None, *, created: bool
+        self, plan: CallPlan, dial: Dial, agent: Agent | None, *, created: bool
     ) -> None:
         following = Following(
-            call_id,
+            plan.call_id,
             plan.room_name,
             dial,
             store=self._store,
@@ -194,32 +237,21 @@ class Outbound:
         try:
             outcome = await following.run()
         finally:
-            self._followed.discard(call_id)
+            self._followed.discard(plan.call_id)
         if created and not outcome.answered:
             await tidy(self._livekit, plan.room_name)
 
-    async def _insert(self, call_id: str, plan: CallPlan, agent: Agent | None) -> None:
-        new = NewCall(
-            id=call_id,
-            auth_id=plan.principal.auth_id,
-            direction="outbound",
-            room_name=plan.room_name,
-            participant_identity=plan.participant_identity,
-            from_number=plan.from_number,
-            to_number=plan.to_number,
-            max_duration_ms=plan.max_duration_s * 1000,
-            agent=agent,
-            metadata=plan.metadata,
-        )
-        queued = CallEvent(type="call.queued")
+    async def _insert(self, plan: CallPlan, agent: Agent | None) -> None:
+        """Raises Conflict ``PARTICIPANT_EXISTS``, TooManyRequests ``CONCURRENCY_LIMIT``."""
+        new, queued = plan.record(agent), CallEvent(type="call.queued")
         try:
-            await self._store.insert_call(new, queued)
+            await self._limits.insert(new, queued)
         except LiveIdentity as held:
             # The participant is not in the room. A call being placed right now will
             # be; any other record was left behind by a gateway that died.
             if self.follows(held.call_id) or not await self._left_behind(held.call_id, plan):
                 raise _identity_taken() from None
-            await self._store.insert_call(new, queued)
+            await self._limits.insert(new, queued)
 
     async def _left_behind(self, call_id: str, plan: CallPlan) -> bool:
         """Close the record of a call that was once in its room and is there no more."""
@@ -261,22 +293,6 @@ def _joining_agent(plan: CallPlan, present: list[ParticipantInfo]) -> Agent | No
     """A second call into a room with an agent gets none of its own, unless it names one."""
     occupied = any(other.kind == ParticipantInfo.Kind.AGENT for other in present)
     return None if occupied and not plan.agent_named else plan.agent
-
-
-def _request(call_id: str, plan: CallPlan, agent: Agent | None) -> DialRequest:
-    return DialRequest(
-        trunk=plan.trunk,
-        from_number=plan.from_number,
-        to_number=plan.to_number,
-        room_name=plan.room_name,
-        participant_identity=plan.participant_identity,
-        participant_name=plan.participant_name,
-        attributes={"switchroom.callId": call_id},
-        headers=plan.headers,
-        dtmf=plan.dtmf,
-        ringing_timeout_s=plan.ringing_timeout_s,
-        max_call_duration_s=plan.max_duration_s + (_BACKSTOP_S if agent else 0),
-    )
 
 
 def _identity_taken() -> Conflict:

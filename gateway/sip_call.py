@@ -7,7 +7,7 @@ import math
 from typing import Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from core.configs import Agents, check_takes_calls
 from core.database import Scope
@@ -17,22 +17,15 @@ from core.settings import Settings
 from gateway.auth import PRINCIPAL, Principal
 from gateway.body import parse_body
 from gateway.idempotency import once
-from gateway.keys import AGENTS, OUTBOUND, SETTINGS, STORE
-from gateway.outbound import CallPlan
+from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, STORE
+from gateway.plan import CallPlan
 from gateway.route import Route
-from sip.addresses import check_dtmf, check_headers, normalize_phone, parse_outbound_address
+from gateway.sip_overrides import SipOverrides, chosen_trunk, with_credentials
+from sip.addresses import check_dtmf, check_headers, normalize_phone
 from sip.dial import MAX_RINGING_S, Trunk
 
 _MAX_NAME = 256
 _MAX_METADATA_BYTES = 16 * 1024
-
-
-class SipOverrides(BaseModel):
-    """Per-request SIP configuration. A null or missing field takes the global value."""
-
-    outbound_address: StrictStr | None = Field(None, description="hostname or hostname:port")
-    auth_username: StrictStr | None = Field(None, max_length=256)
-    auth_password: SecretStr | None = Field(None, max_length=256, strict=True)
 
 
 class SipCallRequest(BaseModel):
@@ -92,7 +85,9 @@ async def create(request: web.Request) -> web.StreamResponse:
         raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
     if body.dry_run:
         room_exists = await outbound.room_exists(plan)
-        return web.json_response(_explain(plan, body, room_exists=room_exists))
+        objection = request.app[POLICY].objection(plan.to_number, plan.from_number)
+        explained = _explain(plan, body, room_exists=room_exists, objection=objection)
+        return web.json_response(explained)
 
     async def effect() -> dict[str, Any]:
         placed = await outbound.place(plan)
@@ -142,30 +137,23 @@ async def make_plan(
 
 
 def make_trunk(overrides: SipOverrides | None, settings: Settings) -> Trunk:
-    """The request's values before the global ones, field by field.
-
-    Credentials of ours never go to a host that the caller chose.
-    """
-    sip = overrides or SipOverrides.model_construct()
-    if sip.outbound_address is not None:
-        address = str(parse_outbound_address(sip.outbound_address))
-        username, password = None, None
-    elif settings.sip_outbound_address is not None:
-        address = settings.sip_outbound_address
-        username = settings.sip_outbound_auth_username
-        password = settings.sip_outbound_auth_password
-    else:
+    """The request's values before the global ones, field by field (gateway.sip_overrides)."""
+    chosen = chosen_trunk(overrides, settings.sip_outbound_transport)
+    if chosen is not None:
+        return chosen
+    if settings.sip_outbound_address is None:
         raise ServerFault(
             "No SIP outbound address: give sip.outbound_address or set SIP_OUTBOUND_ADDRESS",
             code="OUTBOUND_ADDRESS_NOT_CONFIGURED",
         )
-    secret = sip.auth_password if sip.auth_password is not None else password
-    return Trunk(
-        address=address,
-        username=sip.auth_username if sip.auth_username is not None else username,
+    secret = settings.sip_outbound_auth_password
+    usual = Trunk(
+        address=settings.sip_outbound_address,
+        username=settings.sip_outbound_auth_username,
         password=secret.get_secret_value() if secret is not None else None,
         transport=settings.sip_outbound_transport,
     )
+    return with_credentials(usual, overrides)
 
 
 async def _choose_agent(
@@ -194,7 +182,9 @@ def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-def _explain(plan: CallPlan, body: SipCallRequest, *, room_exists: bool) -> dict[str, Any]:
+def _explain(
+    plan: CallPlan, body: SipCallRequest, *, room_exists: bool, objection: str | None
+) -> dict[str, Any]:
     """What would be dialled, where, with which agent, and why; nothing secret."""
     own = body.sip
     return {
@@ -204,6 +194,7 @@ def _explain(plan: CallPlan, body: SipCallRequest, *, room_exists: bool) -> dict
         "participant_identity": plan.participant_identity,
         "from_phone_number": plan.from_number,
         "to_phone_number": plan.to_number,
+        "policy": {"allowed": objection is None, "reason": objection},
         "sip": {
             "outbound_address": plan.trunk.address,
             "outbound_address_from": "request" if own and own.outbound_address else "settings",
@@ -238,9 +229,14 @@ ROUTES: tuple[Route, ...] = (
         errors=(
             (400, "INVALID_PHONE_NUMBER"),
             (400, "INVALID_OUTBOUND_ADDRESS"),
+            (403, "DESTINATION_NOT_ALLOWED"),
             (404, "ROOM_NOT_FOUND"),
             (404, "AGENT_NOT_FOUND"),
             (409, "PARTICIPANT_EXISTS"),
+            (409, "AGENT_DISABLED"),
+            (409, "WEBHOOK_NOT_CONFIGURED"),
+            (429, "RATE_LIMITED"),
+            (429, "CONCURRENCY_LIMIT"),
             (500, "OUTBOUND_ADDRESS_NOT_CONFIGURED"),
             (500, "LIVEKIT_NOT_CONFIGURED"),
             (500, "CALL_FAILED"),

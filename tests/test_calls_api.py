@@ -15,7 +15,7 @@ from core.database import Database
 from core.events import ended
 from core.models import CallEvent, Turn, new_id, now, rfc3339
 from core.store import Store
-from gateway import calls
+from gateway import call_streams
 from gateway.keys import STOPPING, TIMELINE
 from tests.conftest import ACME, RIVAL, operator
 from tests.inprocess import Running, running, settings_in
@@ -220,7 +220,7 @@ class TestEvents:
     async def test_silence_is_filled(
         self, gateway: Running, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(calls, "HEARTBEAT_S", 0.05)
+        monkeypatch.setattr(call_streams, "HEARTBEAT_S", 0.05)
         call = await gateway.call()
         async with asyncio.timeout(10):
             async with gateway.http.get(f"/v1/calls/{call.id}/events", headers=ACME) as response:

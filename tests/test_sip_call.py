@@ -364,7 +364,7 @@ class TestTenancy:
 
     async def _one_race(self, gateway: Gateway, room_name: str, round_: int) -> str:
         """The number that the winner dialled; each tenant has one of its own a round."""
-        numbers = (f"+1999{round_:02d}1", f"+1999{round_:02d}2")
+        numbers = (f"+1999{round_:02d}00001", f"+1999{round_:02d}00002")
         answers = await asyncio.gather(
             *(
                 gateway.post(

@@ -1,0 +1,95 @@
+"""``POST /v1/calls/{id}/end``: hang up."""
+
+from __future__ import annotations
+
+import logging
+
+from aiohttp import web
+from livekit.api import LiveKitAPI, ServerError
+from livekit.protocol.room import RoomParticipantIdentity
+from pydantic import BaseModel
+
+from core.database import Scope
+from core.errors import Conflict
+from core.events import ended
+from core.models import Call, CallEvent
+from gateway.auth import PRINCIPAL
+from gateway.call_views import CallDetail
+from gateway.calls import detail, find
+from gateway.idempotency import once
+from gateway.keys import STORE, TIMELINE
+from gateway.rooms import livekit_of
+from gateway.route import Route
+from sip.twirp import livekit_errors
+
+log = logging.getLogger(__name__)
+
+
+class Nothing(BaseModel):
+    """A request without a body."""
+
+
+async def end(request: web.Request) -> web.StreamResponse:
+    """Hang up, or stop ringing; a body is not read. Answers the call as it ended."""
+
+    async def effect() -> dict[str, object]:
+        call = await find(request)
+        if call.ended:
+            raise Conflict("The call is over already", code="CALL_ENDED")
+        over = await hang_up(request, call)
+        return (await detail(request, over)).wire()
+
+    return await once(request, request.app[STORE], request[PRINCIPAL], Nothing(), effect)
+
+
+async def hang_up(request: web.Request, call: Call) -> Call:
+    """The far end is sent away, then the call is written off; as it stands afterwards.
+
+    Raises ServerFault, Unavailable (LiveKit, the database): then the record does not say that
+    it is over, and the request may be repeated.
+    """
+    livekit, store = livekit_of(request), request.app[STORE]
+    gone = await _remove(livekit, call)
+    # Our own hang-up is the agent's side; a call nobody answered yet is called off.
+    answered = call.status == "in-progress"
+    data = ended("completed", "agent_hangup") if answered else ended("canceled", "canceled")
+    over = CallEvent(type="call.ended", data={**data, "by": "api"})
+    await request.app[TIMELINE].append(call.id, [over], "gateway")
+    if not gone:
+        # It may have come just now; whoever dials for it learns from the event.
+        await _remove(livekit, call)
+    return await store.call(Scope(None), call.id) or call
+
+
+async def _remove(livekit: LiveKitAPI, call: Call) -> bool:
+    """False: it is not in the room, or not yet."""
+    whom = RoomParticipantIdentity(room=call.room_name, identity=call.participant_identity)
+    with livekit_errors():
+        try:
+            await livekit.room.remove_participant(whom)
+        except ServerError as error:
+            if error.code != "not_found":
+                raise
+            return False
+    return True
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/v1/calls/{id}/end",
+        handler=end,
+        summary="Hang up",
+        tag="Calls",
+        answer=CallDetail,
+        errors=(
+            (404, "CALL_NOT_FOUND"),
+            (409, "CALL_ENDED"),
+            (500, "LIVEKIT_NOT_CONFIGURED"),
+            (500, "LIVEKIT_ERROR"),
+            (503, "LIVEKIT_UNAVAILABLE"),
+            (503, "STORE_UNAVAILABLE"),
+        ),
+        idempotent=True,
+    ),
+)

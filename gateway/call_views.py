@@ -1,0 +1,128 @@
+"""A call as the API shows it, whatever brought it in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, Literal
+
+from pydantic import Field
+
+from core.models import (
+    Call,
+    CallType,
+    Direction,
+    DisconnectionReason,
+    Model,
+    Status,
+    StoredEvent,
+    Timestamp,
+    Turn,
+)
+from gateway.paging import Listing
+
+_SNIPPET = 140
+
+
+class CallView(Model):
+    """A call, as lists show it."""
+
+    id: str
+    agent_id: str | None
+    agent_version: int | None
+    agent_name: str | None
+    phone_number_id: str | None
+    phone_number: str | None = Field(description="The agent's side: E.164, as far as known.")
+    from_number: str | None
+    to_number: str | None
+    direction: Direction
+    type: CallType
+    status: Status
+    disconnection_reason: DisconnectionReason | None
+    sip_status_code: int | None
+    sip_reason: str | None
+    room_name: str
+    participant_identity: str
+    participant_id: str | None
+    sip_call_id: str | None
+    created_at: Timestamp
+    started_at: Timestamp = Field(description="Another name of createdAt.")
+    ringing_at: Timestamp | None
+    answered_at: Timestamp | None
+    ended_at: Timestamp | None
+    duration_seconds: float | None
+    metadata: dict[str, Any]
+    recording_available: bool
+    recording_url: str | None
+    last_transcript_snippet: str | None
+
+    @classmethod
+    def of(cls, call: Call, last: Turn | None) -> CallView:
+        """``last``: the call's last turn."""
+        return cls(**_shown(call, last))
+
+
+class CallDetail(CallView):
+    transcripts: list[Turn]
+    latency: dict[str, float] = Field(
+        description="The median of each of the turns' latencies, in ms: endOfTurn, stt, "
+        "llmFirstToken, ttsFirstByte, total, as far as known."
+    )
+
+    @classmethod
+    def with_turns(cls, call: Call, turns: Sequence[Turn]) -> CallDetail:
+        shown = _shown(call, turns[-1] if turns else None)
+        return cls(**shown, transcripts=list(turns), latency=_latency(turns))
+
+
+class CallList(Listing[CallView]):
+    pass
+
+
+class Transcript(Model):
+    call_id: str
+    status: Status
+    transcripts: list[Turn]
+
+
+class EventView(Model):
+    """One line of the timeline, as SSE carries it (``event:`` is its type)."""
+
+    id: str
+    type: str
+    at: Timestamp
+    source: Literal["gateway", "worker", "livekit", "reconciler"]
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: StoredEvent) -> EventView:
+        return cls(**event.model_dump(exclude={"seq", "call_id"}))
+
+
+def _shown(call: Call, last: Turn | None) -> dict[str, Any]:
+    ours = call.to_number if call.direction == "inbound" else call.from_number
+    return {
+        **call.model_dump(),
+        "phone_number": ours,
+        "started_at": call.created_at,
+        "duration_seconds": call.duration_seconds,
+        "recording_available": False,
+        "recording_url": None,
+        "last_transcript_snippet": _snippet(last),
+    }
+
+
+def _snippet(last: Turn | None) -> str | None:
+    said = (last.response or last.transcript) if last else ""
+    if len(said) > _SNIPPET:
+        return f"{said[: _SNIPPET - 1].rstrip()}…"
+    return said or None
+
+
+def _latency(turns: Sequence[Turn]) -> dict[str, float]:
+    measured: defaultdict[str, list[float]] = defaultdict(list)
+    for turn in turns:
+        for name, milliseconds in turn.latency.items():
+            measured[name].append(milliseconds)
+    return {name: round(median(values), 1) for name, values in measured.items()}

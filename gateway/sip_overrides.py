@@ -1,0 +1,44 @@
+"""The ``sip`` object of a request: where this one call goes out instead, and with what.
+
+Credentials of ours, or of a number, never go to a host that the caller chose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import BaseModel, Field, SecretStr, StrictStr
+
+from sip.addresses import parse_outbound_address
+from sip.dial import Transport, Trunk
+
+
+class SipOverrides(BaseModel):
+    """Per-request SIP configuration. A null or missing field takes the usual value."""
+
+    outbound_address: StrictStr | None = Field(None, description="hostname or hostname:port")
+    auth_username: StrictStr | None = Field(None, max_length=256)
+    auth_password: SecretStr | None = Field(None, max_length=256, strict=True)
+
+
+def chosen_trunk(sip: SipOverrides | None, transport: Transport) -> Trunk | None:
+    """The trunk that the request names; None: it names no host.
+
+    Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``.
+    """
+    if sip is None or sip.outbound_address is None:
+        return None
+    address = str(parse_outbound_address(sip.outbound_address))
+    return with_credentials(Trunk(address=address, transport=transport), sip)
+
+
+def with_credentials(trunk: Trunk, sip: SipOverrides | None) -> Trunk:
+    """``trunk`` with the request's credentials before its own, field by field."""
+    if sip is None:
+        return trunk
+    password = None if sip.auth_password is None else sip.auth_password.get_secret_value()
+    return replace(
+        trunk,
+        username=trunk.username if sip.auth_username is None else sip.auth_username,
+        password=trunk.password if password is None else password,
+    )
