@@ -125,8 +125,12 @@ def open_cache(url: str, *, shared_database: bool) -> Cache:
     """
     try:
         scheme = urlsplit(url).scheme
+        if scheme == "memory":
+            return NoCache() if shared_database else MemoryCache()
+        if scheme in {"redis", "rediss"}:
+            from core.redis_cache import RedisCache
+
+            return RedisCache(url)
     except ValueError:
-        scheme = ""
-    if scheme == "memory":
-        return NoCache() if shared_database else MemoryCache()
-    raise ValueError("CACHE_URL must be memory:// or redis://…")
+        pass
+    raise ValueError("CACHE_URL must be memory://, or redis://host:port/database") from None

