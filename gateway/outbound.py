@@ -131,12 +131,8 @@ class Outbound:
         if any(other.identity == plan.participant_identity for other in present):
             raise _identity_taken()
         agent = _joining_agent(plan, present)
-        try:
-            await self._insert(plan, agent)
-        except AppError:
-            if claimed.created:
-                await tidy(self._livekit, plan.room_name)
-            raise
+        # Refused, it leaves the room to its own time-out: a twin may be dialling into it.
+        await self._insert(plan, agent)
         return Placed(plan.call_id, await self._start(plan, agent, created=claimed.created))
 
     async def _accept(self, plan: CallPlan) -> None:

@@ -108,8 +108,9 @@ def _readings(to_number: str, home: str | None) -> list[PhoneNumber]:
         found = []
     else:
         found = [_parse(f"+{_without_exit_code(to_number)}")]
-        if home is not None:
-            found.append(_parse(to_number, home))
+        national = _parse(to_number, home) if home is not None else None
+        if national is not None and phonenumbers.is_valid_number(national):
+            found.append(national)
     return [number for number in found if number is not None]
 
 
