@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.agents import ID_PREFIX as AGENT_PREFIX
 from core.cache import Cache, NoCache, number_key
 from core.database import Database, Scope, whole
-from core.models import PhoneNumber, now
-from core.tables import AgentRow, PhoneNumberRow
+from core.models import NumberStatus, PhoneNumber, now
+from core.tables import AgentRow, CredentialRow, PhoneNumberRow
 
 
 class NumberTaken(Exception):
     """The number is attached already, by whomever."""
+
+
+class CredentialGone(Exception):
+    """The number's credential has been deleted meanwhile."""
 
 
 class NumberStore:
@@ -29,11 +35,17 @@ class NumberStore:
 
     @whole
     async def insert(self, number: PhoneNumber) -> None:
-        """Raises NumberTaken."""
+        """Raises NumberTaken, CredentialGone."""
         row = {name: getattr(number, name) for name in PhoneNumber.model_fields}
         row["number"] = row.pop("phone_number")
         try:
             async with self._database.write() as connection:
+                if number.credential_id is not None:
+                    # A credential deleted in this very moment must not get in use any more.
+                    kept = select(CredentialRow.id).where(CredentialRow.id == number.credential_id)
+                    held = await connection.execute(kept.with_for_update(read=True))
+                    if held.scalar_one_or_none() is None:
+                        raise CredentialGone
                 await connection.execute(insert(PhoneNumberRow).values(**row))
         except IntegrityError:
             raise NumberTaken(number.phone_number) from None
@@ -74,37 +86,41 @@ class NumberStore:
             return [_number(row) for row in (await connection.execute(query)).mappings()]
 
     @whole
-    async def bind(self, scope: Scope, number_id: str, agent_id: str | None) -> PhoneNumber | None:
-        """Give the number to an agent of the same tenant, or to none.
+    async def bind(
+        self,
+        scope: Scope,
+        number_id: str,
+        agent_id: str | None,
+        *,
+        status: NumberStatus = "active",
+        values: Mapping[str, Any] = MappingProxyType({}),
+    ) -> PhoneNumber | None:
+        """Give the number to an agent of the same tenant, or to none, and set columns by name.
 
-        None: no such number, or no such agent.
+        The caller has checked that an agent which is a file is there. None: no such number,
+        no such agent, or the number is not in that ``status``.
         """
         async with self._changing(number_id) as connection:
-            changed = update(PhoneNumberRow).where(
-                PhoneNumberRow.id == number_id, scope.owns(PhoneNumberRow.auth_id)
-            )
-            if agent_id is not None:
-                # An agent deleted in this very moment must not get a number any more.
-                agent = select(AgentRow.id).where(
-                    AgentRow.id == agent_id,
-                    scope.owns(AgentRow.auth_id),
-                    AgentRow.auth_id.is_not_distinct_from(PhoneNumberRow.auth_id),
-                )
-                changed = changed.where(agent.exists())
-            values = {"agent_id": agent_id, "bound_at": now() if agent_id else None}
-            returned = await connection.execute(
-                changed.values(**values).returning(PhoneNumberRow.__table__)
-            )
-            row = returned.mappings().one_or_none()
-            return None if row is None else _number(row)
+            number = await self._locked(connection, scope, number_id, {status})
+            if number is None or not await _is_there(connection, agent_id, number.auth_id):
+                return None
+            if number.agent_id != agent_id:
+                moment = now() if agent_id is not None else None
+                values = {**values, "agent_id": agent_id, "bound_at": moment}
+            return await self._set(connection, number, values)
 
     @whole
-    async def change(self, number_id: str, values: dict[str, Any]) -> None:
-        """Set columns by name; the caller has checked whose number it is."""
+    async def move(
+        self,
+        scope: Scope,
+        number_id: str,
+        before: Collection[NumberStatus],
+        values: Mapping[str, Any],
+    ) -> PhoneNumber | None:
+        """Set columns by name. None: no such number, or not in one of the statuses."""
         async with self._changing(number_id) as connection:
-            await connection.execute(
-                update(PhoneNumberRow).where(PhoneNumberRow.id == number_id).values(values)
-            )
+            number = await self._locked(connection, scope, number_id, before)
+            return None if number is None else await self._set(connection, number, values)
 
     @whole
     async def delete(self, number_id: str) -> bool:
@@ -116,6 +132,29 @@ class NumberStore:
                 .returning(PhoneNumberRow.id)
             )
             return gone.scalar_one_or_none() is not None
+
+    async def _locked(
+        self,
+        connection: AsyncConnection,
+        scope: Scope,
+        number_id: str,
+        statuses: Collection[NumberStatus],
+    ) -> PhoneNumber | None:
+        query = select(PhoneNumberRow.__table__).where(
+            PhoneNumberRow.id == number_id,
+            PhoneNumberRow.status.in_(statuses),
+            scope.owns(PhoneNumberRow.auth_id),
+        )
+        row = (await connection.execute(query.with_for_update())).mappings().one_or_none()
+        return None if row is None else _number(row)
+
+    async def _set(
+        self, connection: AsyncConnection, number: PhoneNumber, values: Mapping[str, Any]
+    ) -> PhoneNumber:
+        if values:
+            changed = update(PhoneNumberRow).where(PhoneNumberRow.id == number.id)
+            await connection.execute(changed.values(dict(values)))
+        return number.model_copy(update=dict(values))
 
     @asynccontextmanager
     async def _changing(self, number_id: str) -> AsyncIterator[AsyncConnection]:
@@ -136,6 +175,20 @@ class NumberStore:
         async with self._database.read() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else _number(row)
+
+
+async def _is_there(connection: AsyncConnection, agent_id: str | None, auth_id: str | None) -> bool:
+    """Whether a number of ``auth_id`` may have the agent: none, a file, or one of the same owner.
+
+    An agent deleted in this very moment must not get a number any more, so its row is held.
+    """
+    if agent_id is None or not agent_id.startswith(AGENT_PREFIX):
+        return True
+    agent = select(AgentRow.id).where(
+        AgentRow.id == agent_id, AgentRow.auth_id.is_not_distinct_from(auth_id)
+    )
+    held = await connection.execute(agent.with_for_update(read=True))
+    return held.scalar_one_or_none() is not None
 
 
 def _number(row: Any) -> PhoneNumber:

@@ -137,6 +137,16 @@ class Settings(BaseSettings):
         None, ge=1, description="Unfinished calls a tenant may have, over all gateways."
     )
 
+    # --- Numbers
+    sip_public_address: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]{1,253}(:[0-9]{1,5})?(;transport=(udp|tcp|tls))?$",
+        description="Where carriers reach the SIP service: host, host:port, with ;transport=tcp.",
+    )
+    twilio_base_url: str | None = Field(
+        None, description="Stands for all of Twilio's API hosts; default: Twilio's own."
+    )
+
     # --- The embedded SIP service
     bridge_host: str = "127.0.0.1"
     bridge_port: int = Field(7885, ge=0, le=65535)
