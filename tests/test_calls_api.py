@@ -1,4 +1,4 @@
-"""GET /v1/calls, /v1/calls/{id} and its event stream, over HTTP."""
+"""GET /v1/calls, /v1/calls/{id} and its event stream, over HTTP; more in test_calls_more."""
 
 from __future__ import annotations
 
@@ -61,6 +61,11 @@ class TestList:
             ("until", "2026-13-31T12:00:00Z"),
             ("agentId", ""),
             ("agentId", "a\x00b"),
+            ("agentId", "x" * 65),
+            ("numberId", ""),
+            ("type", "fax"),
+            ("search", ""),
+            ("search", "5" * 65),
             ("colour", "red"),
             ("x" * 300, "1"),
         ],
