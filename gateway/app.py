@@ -45,6 +45,7 @@ from gateway.keys import (
     STORE,
     TIMELINE,
     TOKENS,
+    WEB_CALLS,
 )
 from gateway.limits import CallLimits
 from gateway.live import Timeline
@@ -55,6 +56,7 @@ from gateway.reconciler import Reconciler
 from gateway.room_access import LiveKitRooms
 from gateway.route import Route, register
 from gateway.routes import ROUTES
+from gateway.web_calls import WebCalls
 
 # LiveKit's own requests answer in ms; one that does not is broken, not slow. A
 # dial that waits for its answer sets its own time-out (livekit-api).
@@ -124,7 +126,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         if settings.livekit_api_key is None or settings.livekit_api_secret is None:
             app[LIVEKIT] = app[SIP] = None
             app[TOKENS] = None
-            app[OUTBOUND] = app[INBOUND] = None
+            app[OUTBOUND] = app[INBOUND] = app[WEB_CALLS] = None
             yield
             return
         secret = settings.livekit_api_secret.get_secret_value()
@@ -169,6 +171,17 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             agent_join_timeout_s=settings.agent_join_timeout_s,
         )
         stack.push_async_callback(inbound.aclose)
+        web_calls = app[WEB_CALLS] = WebCalls(
+            livekit=livekit,
+            store=app[STORE],
+            timeline=app[TIMELINE],
+            rooms=rooms,
+            journal=journal,
+            dispatcher=Dispatcher(livekit, tokens, settings.agent_name),
+            limits=app[LIMITS],
+            agent_join_timeout_s=settings.agent_join_timeout_s,
+        )
+        stack.push_async_callback(web_calls.aclose)
         reconciler = Reconciler(
             livekit=livekit,
             store=app[STORE],

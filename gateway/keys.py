@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.metrics import Metrics
     from gateway.outbound import Outbound
     from gateway.policy import DialPolicy
+    from gateway.web_calls import WebCalls
 
 
 class RoomAccess(Protocol):
@@ -65,6 +66,8 @@ OUTBOUND: web.AppKey[Outbound | None] = web.AppKey("outbound")
 """Places calls; None without LiveKit keys."""
 INBOUND: web.AppKey[Inbound | None] = web.AppKey("inbound")
 """Lets callers in; None without LiveKit keys."""
+WEB_CALLS: web.AppKey[WebCalls | None] = web.AppKey("web_calls")
+"""Opens calls for browsers; None without LiveKit keys."""
 POLICY: web.AppKey[DialPolicy] = web.AppKey("policy")
 """Which numbers may be called."""
 LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")

@@ -31,6 +31,7 @@ from gateway.following import participants
 from gateway.inbound import Inbound, call_id_of, is_caller, left_unanswered
 from gateway.live import Timeline
 from gateway.outbound import Outbound
+from gateway.web_calls import JOIN_WITHIN
 from sip.trunks import read_label
 
 log = logging.getLogger(__name__)
@@ -141,6 +142,8 @@ class Reconciler:
         for call in await self._store.unfinished_calls(created_before=now() - _SETTLED):
             if self._outbound.follows(call.id) or self._inbound.follows(call.id):
                 continue
+            if _awaits_visitor(call):
+                continue
             try:
                 yield call, await self._present(call.room_name)
             except ServerError as error:
@@ -168,6 +171,8 @@ class Reconciler:
             facts = told[-1].data if told else {}
             status, reason = left_unanswered(facts.get("callStatus"), facts.get("disconnectReason"))
             return ended(status, reason, note="found gone before an answer was seen")
+        if call.direction == "web":
+            return ended("canceled", "canceled", note="nobody came")
         if call.participant_id is None:
             return ended("failed", "dial_failed", note="never dialled")
         return ended("failed", "dial_failed", note="found gone before an answer was seen")
@@ -189,6 +194,12 @@ class Reconciler:
         except ServerError as error:
             if error.code != "not_found":
                 log.warning("could not hang up", extra={"call_id": call.id, "problem": error.code})
+
+
+def _awaits_visitor(call: Call) -> bool:
+    """A browser has its time to come, whichever gateway gave it."""
+    waiting = call.direction == "web" and call.answered_at is None
+    return waiting and call.created_at > now() - JOIN_WITHIN - _SETTLED
 
 
 def _alone(present: list[ParticipantInfo], call: Call) -> bool:

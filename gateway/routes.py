@@ -15,6 +15,7 @@ from gateway import (
     sessions,
     sip_call,
     transfer,
+    web_calls,
     webhooks,
 )
 from gateway.route import Route
@@ -26,6 +27,7 @@ ROUTES: tuple[Route, ...] = (
     *agents.ROUTES,
     *calls.ROUTES,
     *call_create.ROUTES,
+    *web_calls.ROUTES,
     *call_end.ROUTES,
     *call_streams.ROUTES,
     *sessions.ROUTES,

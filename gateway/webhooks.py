@@ -27,6 +27,7 @@ from gateway.body import read_text
 from gateway.inbound import is_caller, left_unanswered
 from gateway.keys import INBOUND, METRICS, SETTINGS, STORE, TIMELINE
 from gateway.route import Route
+from gateway.web_calls import VISITOR
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ _ENDINGS: dict[DisconnectReason, tuple[Status, DisconnectionReason]] = {
 # The SIP service began to count at the answer, we when we heard of it.
 _CLOCKS = timedelta(seconds=0.5)
 _PROMPT = timedelta(seconds=3)
+_LEFT: tuple[Status, DisconnectionReason] = ("completed", "user_hangup")
 _OTHERWISE: tuple[Status, DisconnectionReason] = ("failed", "agent_error")
 
 
@@ -71,7 +73,7 @@ async def receive(request: web.Request) -> web.StreamResponse:
 
 async def _keep(request: web.Request, event: WebhookEvent) -> None:
     participant = event.participant
-    if participant.kind != ParticipantInfo.Kind.SIP:
+    if participant.kind != ParticipantInfo.Kind.SIP and not _is_visitor(participant):
         return
     store, inbound = request.app[STORE], request.app[INBOUND]
     at = _when(event)
@@ -106,6 +108,11 @@ async def _call_of(store: Store, event: WebhookEvent) -> str | None:
     return call.id
 
 
+def _is_visitor(participant: ParticipantInfo) -> bool:
+    """Whether it may be the browser of a web call."""
+    return participant.kind == ParticipantInfo.Kind.STANDARD and participant.identity == VISITOR
+
+
 def _when(event: WebhookEvent) -> datetime:
     """LiveKit tells whole seconds: our own clock is better, unless the webhook was delayed."""
     here = now()
@@ -127,13 +134,15 @@ async def _ending(
     last = event.participant.attributes.get("sip.callStatus")
     if answered_at is None and call.direction == "inbound" and last != "active":
         # A phone that was answered hangs up just as one that was not: its agent knows.
-        if await store.events(call_id, types=["agent.dispatched"]):
+        if call.ended or await store.events(call_id, types=["agent.dispatched"]):
             return None
         status, reason = left_unanswered(last, _reason_name(event))
         return ended(status, reason, disconnectReason=_reason_name(event))
     if answered_at is None and last not in {"active", "hangup"}:
         return None
-    status, reason = _ENDINGS.get(event.participant.disconnect_reason, _OTHERWISE)
+    # A phone leg that times out has lost its SIP service; a browser that does was left.
+    lost = _LEFT if _is_visitor(event.participant) else _OTHERWISE
+    status, reason = _ENDINGS.get(event.participant.disconnect_reason, lost)
     limit = timedelta(milliseconds=max_duration_ms) - _CLOCKS
     if answered_at and at - answered_at >= limit:
         # The SIP service hangs up just as a caller does when the time is up.

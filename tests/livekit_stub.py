@@ -13,6 +13,9 @@ from google.protobuf.message import Message
 from livekit.protocol.agent_dispatch import AgentDispatch, CreateAgentDispatchRequest
 from livekit.protocol.models import ParticipantInfo, Room
 from livekit.protocol.room import (
+    CreateRoomRequest,
+    DeleteRoomRequest,
+    DeleteRoomResponse,
     ListParticipantsRequest,
     ListParticipantsResponse,
     ListRoomsRequest,
@@ -39,6 +42,7 @@ class LiveKitStub:
     """Rooms that LiveKit will not talk about: the Twirp code it answers with."""
     removed: list[tuple[str, str]] = field(default_factory=list)
     dispatched: list[CreateAgentDispatchRequest] = field(default_factory=list)
+    created: list[CreateRoomRequest] = field(default_factory=list)
 
     def enter(self, room: str, *participants: ParticipantInfo) -> None:
         self.rooms.setdefault(room, []).extend(participants)
@@ -47,6 +51,19 @@ class LiveKitStub:
         names = [name for name in self.rooms if not asked.names or name in asked.names]
         found = [Room(name=name, metadata=self.metadata.get(name, "")) for name in names]
         return ListRoomsResponse(rooms=found)
+
+    def _create_room(self, asked: CreateRoomRequest) -> Message:
+        if asked.name in self.failing:
+            raise Refusal(self.failing[asked.name])
+        self.created.append(asked)
+        self.rooms.setdefault(asked.name, [])
+        self.metadata[asked.name] = asked.metadata
+        return Room(name=asked.name, metadata=asked.metadata)
+
+    def _delete_room(self, asked: DeleteRoomRequest) -> Message:
+        if self.rooms.pop(asked.room, None) is None:
+            raise Refusal("not_found")
+        return DeleteRoomResponse()
 
     def _list_participants(self, asked: ListParticipantsRequest) -> Message:
         return ListParticipantsResponse(participants=self._of(asked.room))
@@ -83,6 +100,8 @@ class LiveKitStub:
             app.router.add_post(f"/twirp/livekit.{path}", handler)
 
         serve("RoomService/ListRooms", ListRoomsRequest, self._list_rooms)
+        serve("RoomService/CreateRoom", CreateRoomRequest, self._create_room)
+        serve("RoomService/DeleteRoom", DeleteRoomRequest, self._delete_room)
         serve("RoomService/ListParticipants", ListParticipantsRequest, self._list_participants)
         serve("RoomService/RemoveParticipant", RoomParticipantIdentity, self._remove)
         serve("AgentDispatchService/CreateDispatch", CreateAgentDispatchRequest, self._dispatch)
