@@ -6,6 +6,7 @@ with milliseconds; a duration's unit is in its name.
 
 from __future__ import annotations
 
+import re
 import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -77,15 +78,21 @@ class Model(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
+# RFC 3986; urlsplit is content with much more, even with line ends.
+_PATH = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*"
+_URL = re.compile(
+    rf"https?://[A-Za-z0-9._~!$&'()*+,;=:@%\[\]-]+(?:[/?]{_PATH}(?:#{_PATH})?)?", re.I
+)
+
+
 def _http_url(value: str) -> str:
     try:
         parts = urlsplit(value)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    # urlsplit drops tabs and line ends; an HTTP client would not.
-    if not usable or not value.isprintable() or " " in value:
-        raise ValueError("must be an http:// or https:// address")
+    if not usable or not _URL.fullmatch(value):
+        raise ValueError("must be an http:// or https:// address, other characters as %XX")
     return value
 
 
@@ -107,7 +114,7 @@ class CustomTool(Model):
         max_length=2048,
         json_schema_extra={
             "format": "uri",
-            "pattern": r"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,3})?(/[!-~]*)?$",
+            "pattern": rf"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{{0,3}})?(/{_PATH})?$",
         },
     )
     method: Literal["GET", "POST"] = "POST"

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from typing import Annotated, Any
+
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+)
 
 from core.database import Scope
 from core.errors import NotFound
@@ -19,6 +29,21 @@ from gateway.waiting import until_over
 
 MAX_WAIT_S = 600
 
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _rfc3339(value: Any) -> Any:
+    # pydantic would take "20" for twenty seconds after 1970.
+    if isinstance(value, str) and not _RFC3339.fullmatch(value):
+        raise ValueError("must be an RFC 3339 time, like 2026-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
+
 
 class CallQuery(Page):
     status: Status | None = None
@@ -32,8 +57,8 @@ class CallQuery(Page):
         max_length=64,
         description="A part of the caller's or the called number, or the whole id.",
     )
-    since: AwareDatetime | None = Field(None, description="Calls created then or later.")
-    until: AwareDatetime | None = Field(None, description="Calls created before then.")
+    since: Moment | None = Field(None, description="Calls created then or later.")
+    until: Moment | None = Field(None, description="Calls created before then.")
 
     @field_validator("search")
     @classmethod

@@ -103,8 +103,7 @@ def _article(verb: str, path: str, operation: Schema, schemas: Schema) -> str:
         if status < "300":
             for kind, media in response.get("content", {}).items():
                 parts.append(f' <span class="note">{escape(kind)}</span>')
-                if "$ref" in media["schema"]:
-                    parts.append(_fields(media["schema"], schemas))
+                parts.append(_fields(media["schema"], schemas))
         parts.append("</td></tr>")
     parts.append("</table></article>")
     return "".join(parts)
@@ -124,7 +123,11 @@ def _parameters(parameters: list[Schema], schemas: Schema) -> str:
 
 
 def _fields(schema: Schema, schemas: Schema) -> str:
-    return f"<table>{''.join(_rows(schema, schemas))}</table>"
+    """A table of fields; one for each kind where there are several."""
+    resolved = _resolve(schema, schemas)
+    kinds = resolved.get("oneOf", resolved.get("anyOf", [resolved]))
+    tables = [f"<table>{rows}</table>" for kind in kinds if (rows := "".join(_rows(kind, schemas)))]
+    return '<p class="note">or</p>'.join(tables)
 
 
 def _rows(schema: Schema, schemas: Schema, prefix: str = "") -> list[str]:

@@ -34,7 +34,7 @@ _IDEMPOTENCY: Schema = {
     "in": "header",
     "required": False,
     "description": "The same key and body within 24 h get the same answer, and one effect.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
 }
 _DETAIL: Schema = {
     "type": "object",
@@ -61,9 +61,7 @@ _ERRORS: dict[str, Schema] = {
                 "properties": {
                     "message": _TEXT,
                     "code": _TEXT,
-                    "type": {
-                        "enum": sorted({*TYPES.values(), "invalid_request_error", "api_error"})
-                    },
+                    "type": {"enum": _TYPES},
                     "details": _DETAILS,
                 },
             }
@@ -240,6 +238,7 @@ def _common(route: Route) -> list[tuple[int, str]]:
     if route.query is not None:
         found.append(invalid)
     if route.idempotent:
+        found += [(400, "INVALID_REQUEST")]
         found += [(409, "IDEMPOTENCY_KEY_REUSED"), (409, "IDEMPOTENCY_IN_PROGRESS")]
     if not route.public:
         codes = ("MISSING_AUTH_HEADER", "INVALID_AUTH_HEADER", "UNAUTHORIZED")

@@ -7,7 +7,7 @@ import math
 from typing import Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
 
 from core.configs import Agents, check_takes_calls
 from core.database import Scope
@@ -16,6 +16,7 @@ from core.models import Agent
 from core.settings import Settings
 from gateway.auth import PRINCIPAL, Principal
 from gateway.body import parse_body
+from gateway.dry_run import DryRun, explain
 from gateway.idempotency import once
 from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, STORE
 from gateway.plan import CallPlan
@@ -75,6 +76,10 @@ class SipCallResponse(BaseModel):
     call_id: str = Field(description="The record: GET /v1/calls/{id}.", examples=["call_…"])
 
 
+class SipCallAnswer(RootModel[SipCallResponse | DryRun]):
+    """``DryRun`` for a request with ``dry_run``."""
+
+
 async def create(request: web.Request) -> web.StreamResponse:
     """Dial, and answer once the SIP participant is in the room."""
     principal = request[PRINCIPAL]
@@ -86,8 +91,11 @@ async def create(request: web.Request) -> web.StreamResponse:
     if body.dry_run:
         room_exists = await outbound.room_exists(plan)
         objection = request.app[POLICY].objection(plan.to_number, plan.from_number)
-        explained = _explain(plan, body, room_exists=room_exists, objection=objection)
-        return web.json_response(explained)
+        own_address = body.sip is not None and body.sip.outbound_address is not None
+        explained = explain(
+            plan, own_address=own_address, room_exists=room_exists, objection=objection
+        )
+        return web.json_response(explained.model_dump())
 
     async def effect() -> dict[str, Any]:
         placed = await outbound.place(plan)
@@ -182,41 +190,6 @@ def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-def _explain(
-    plan: CallPlan, body: SipCallRequest, *, room_exists: bool, objection: str | None
-) -> dict[str, Any]:
-    """What would be dialled, where, with which agent, and why; nothing secret."""
-    own = body.sip
-    return {
-        "status": "dry_run",
-        "room_name": plan.room_name,
-        "room": "exists" if room_exists else "would be created",
-        "participant_identity": plan.participant_identity,
-        "from_phone_number": plan.from_number,
-        "to_phone_number": plan.to_number,
-        "policy": {"allowed": objection is None, "reason": objection},
-        "sip": {
-            "outbound_address": plan.trunk.address,
-            "outbound_address_from": "request" if own and own.outbound_address else "settings",
-            "auth_username": plan.trunk.username,
-            "auth_password": "[redacted]" if plan.trunk.password is not None else None,
-            "transport": plan.trunk.transport,
-        },
-        "agent": None
-        if plan.agent is None
-        else {
-            "id": plan.agent.id,
-            "version": plan.agent.version,
-            "chosen_by": "request" if plan.agent_named else "default",
-        },
-        "ringing_timeout_s": plan.ringing_timeout_s,
-        "max_duration_s": plan.max_duration_s,
-        "headers": dict(plan.headers),
-        "dtmf": plan.dtmf,
-        "metadata": plan.metadata,
-    }
-
-
 ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
@@ -225,7 +198,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Dial a phone number into a room, with an agent",
         tag="SIP",
         body=SipCallRequest,
-        answer=SipCallResponse,
+        answer=SipCallAnswer,
         errors=(
             (400, "INVALID_PHONE_NUMBER"),
             (400, "INVALID_OUTBOUND_ADDRESS"),
