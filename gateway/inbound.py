@@ -63,7 +63,8 @@ class Gone(AppError):
 
 # An agent may be in the room a moment before its caller is.
 _CALLER_WITHIN_S = 2.0
-_LOOK_EVERY_S = 0.1
+_LOOK_EVERY_S = 0.05
+_CONNECTED = ParticipantInfo.State.ACTIVE
 _REMOVE_AGAIN_S = (0.2, 1.0, 3.0)
 
 
@@ -200,7 +201,11 @@ class Inbound:
         return agent, None
 
     async def _caller(self, room: InboundRoom) -> ParticipantInfo | None:
-        """Who called, waited for a little. Raises Unavailable."""
+        """Who called, waited for a little. Raises Unavailable.
+
+        Connected, too: a LiveKit SDK that is still at it would not hear that it is sent away
+        before it gives up, 10 s later.
+        """
         deadline = asyncio.get_running_loop().time() + _CALLER_WITHIN_S
         while True:
             try:
@@ -212,7 +217,8 @@ class Inbound:
                     ) from None
                 present = []
             for participant in filter(is_caller, present):
-                if participant.attributes[NUMBER_ATTRIBUTE] == room.number_id:
+                called = participant.attributes[NUMBER_ATTRIBUTE]
+                if called == room.number_id and participant.state == _CONNECTED:
                     return participant
             if asyncio.get_running_loop().time() > deadline:
                 return None

@@ -121,7 +121,11 @@ async def running_with(
 
 def phone(identity: str, sid: str = "PA_1", **attributes: str) -> ParticipantInfo:
     return ParticipantInfo(
-        sid=sid, identity=identity, kind=ParticipantInfo.Kind.SIP, attributes=attributes
+        sid=sid,
+        identity=identity,
+        kind=ParticipantInfo.Kind.SIP,
+        state=ParticipantInfo.State.ACTIVE,
+        attributes=attributes,
     )
 
 

@@ -713,6 +713,24 @@ class SipContract:
                 await call.hangup()
                 assert await watcher.reason(sid) == "CLIENT_INITIATED"
 
+    async def test_a_caller_who_is_sent_away(self, rig: Rig) -> None:
+        """Removed as soon as it is all there, and after a while: refused, at once."""
+        async with self.inbound(rig):
+            for rings in (False, True):
+                call = await self.ring(rig)
+                async with asyncio.timeout(WAIT):
+                    while (await self.caller_in(rig)).state != api.ParticipantInfo.State.ACTIVE:  # noqa: ASYNC110
+                        await asyncio.sleep(0.005)
+                if rings:
+                    await call.ringing(WAIT)
+                    await asyncio.sleep(0.3)
+                await rig.lk.room.remove_participant(
+                    api.RoomParticipantIdentity(room=rig.room, identity=f"sip_{CALLER}")
+                )
+                # Sooner than any time-out of the SIP service's.
+                ended = await call.ended(8)
+                assert (ended.how, ended.status) == ("refused", 486)
+
     async def test_individual_and_callee_rooms(self, rig: Rig) -> None:
         individual = pb.SIPDispatchRule(
             dispatch_rule_individual=pb.SIPDispatchRuleIndividual(room_prefix=rig.room)

@@ -177,7 +177,11 @@ class TestWhoeverIsFirst:
         caller = Caller((await number(gateway)).id)
         asking = asyncio.create_task(caller.asked_by_worker(gateway))
         await asyncio.sleep(0.15)
+        caller.participant.state = ParticipantInfo.State.JOINED
         livekit.enter(caller.room, caller.participant)
+        await asyncio.sleep(0.15)
+        assert not asking.done(), "it is still connecting"
+        caller.participant.state = ParticipantInfo.State.ACTIVE
         assert (await asking)[0] == 200
 
     async def test_two_calls_of_one_caller(self, gateway: Running) -> None:

@@ -306,6 +306,50 @@ async def test_inbound_rings_until_the_agent_can_speak(worker: WorkerStack) -> N
         assert call.of("call.answered") == []
         answered_at = await phone.answer()
         await phone.hears(after=answered_at)
+        assert f"agent-{call.brief.call_id}" in await worker.identities(call)
+        await phone.hang_up()
+        await call.event("agent.left")
+    (end,) = call.of("call.ended")
+    assert (end.data["status"], end.data["reason"]) == ("completed", "user_hangup")
+    # That it rings is for the gateway to tell: the record begins with it.
+    assert call.of("call.ringing") == []
+
+
+async def test_a_caller_is_heard_from_the_first_word(worker: WorkerStack) -> None:
+    call = await worker.dispatch(config(begin_message=None), direction="inbound")
+    async with worker.phone(call, status="ringing") as phone:
+        async with asyncio.timeout(15):
+            await phone.agent_published.wait()
+        await phone.answer()
+        await phone.say("What are your opening hours?")
+        await call.until(lambda told: told.turns and told.turns[0].response, "an answer")
+        await phone.hang_up()
+    (turn,) = call.turns
+    assert words(turn.transcript) == PHRASES[0]
+
+
+async def test_a_caller_who_gives_up(worker: WorkerStack) -> None:
+    call = await worker.dispatch(config(), direction="inbound")
+    async with worker.phone(call, status="ringing") as phone:
+        await call.event("agent.ready")
+        await phone.hang_up()
+        left = await call.event("agent.left")
+    assert left.data == {"cause": "caller_gave_up"}
+    (end,) = call.of("call.ended")
+    assert (end.data["status"], end.data["reason"]) == ("canceled", "user_hangup")
+
+
+async def test_a_call_that_is_refused_is_never_answered(worker: WorkerStack) -> None:
+    call = worker.gateway.new_call(config(), direction="inbound")
+    worker.gateway.over.add(call.brief.call_id)
+    async with worker.phone(call, status="ringing") as phone:
+        await worker.dispatch_again(call)
+        async with asyncio.timeout(20):
+            await worker.gateway.refused.wait()
+        await worker.gateway.heartbeat(lambda beat: beat.active == 0)
+        assert not phone.agent_published.is_set()
+        assert phone.room.isconnected(), "the gateway sends the caller away"
+    assert call.events == []
 
 
 @pytest.mark.parametrize("kind", ["status", "hang", "drop"])

@@ -113,7 +113,7 @@ class Party:
 class Watched(rtc.EventEmitter[str]):
     """A room with one participant to watch, and what its watcher told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, inbound: bool = False) -> None:
         super().__init__()
         self.remote_participants: dict[str, Party] = {}
         self.told: list[str] = []
@@ -121,7 +121,7 @@ class Watched(rtc.EventEmitter[str]):
         self.far_end = FarEnd(
             cast(rtc.Room, self),
             "phone",
-            inbound=False,
+            inbound=inbound,
             on_ringing=lambda: self.told.append("ringing"),
             on_answered=lambda: self.told.append("answered"),
             on_digit=lambda digit: self.told.append(f"digit {digit}"),
@@ -132,6 +132,9 @@ class Watched(rtc.EventEmitter[str]):
     def connection_state(self) -> int:
         states = rtc.ConnectionState
         return states.CONN_CONNECTED if self.connected else states.CONN_RECONNECTING
+
+    def hears_us(self) -> None:
+        self.emit("local_track_subscribed", object())
 
     def joins(self, party: Party) -> Party:
         self.remote_participants[party.identity] = party
@@ -162,6 +165,24 @@ async def test_a_phone_call_from_dialing_to_hangup(room: Watched) -> None:
     room.leaves(phone, R.CLIENT_INITIATED)
     assert room.told == ["ringing", "answered", "caller_hung_up CLIENT_INITIATED"]
     assert not room.far_end.present
+
+
+async def test_a_caller_who_hangs_up_at_once_was_answered() -> None:
+    """LiveKit tells of attributes together that change together."""
+    room = Watched(inbound=True)
+    phone = room.joins(Party(status="ringing"))
+    room.hears_us()
+    room.status(phone, "hangup")
+    room.leaves(phone, R.CLIENT_INITIATED)
+    assert room.told == ["ringing", "answered", "caller_hung_up CLIENT_INITIATED"]
+
+
+async def test_a_caller_who_gives_up_was_not() -> None:
+    room = Watched(inbound=True)
+    phone = room.joins(Party(status="ringing"))
+    room.status(phone, "hangup")
+    room.leaves(phone, R.CLIENT_INITIATED)
+    assert room.told == ["ringing", "caller_gave_up CLIENT_INITIATED"]
 
 
 async def test_one_who_was_there_first_is_seen(room: Watched) -> None:

@@ -18,9 +18,12 @@ from livekit.api import LiveKitAPI
 from core.models import (
     Agent,
     AgentConfig,
+    Assignment,
     CallBrief,
     CallEvent,
     Heartbeat,
+    InboundJob,
+    InboundRoom,
     JobMetadata,
     Turn,
     new_id,
@@ -31,6 +34,7 @@ from dev.providers import Control, Providers
 from dev.speech import CALLER_VOICE, synthesize
 from dev.stack import Stack, StackOptions
 
+NUMBER_ID = "num_1"
 LISTEN_RATE = 16_000
 _LOUD = 300  # mean absolute sample above which somebody is speaking
 
@@ -80,6 +84,8 @@ class GatewayStandIn:
         """Answer every request with this status instead."""
         self.over: set[str] = set()
         """Calls that are over: their brief is gone."""
+        self.refused = asyncio.Event()
+        """A worker was told that its caller's call is none for it."""
         self.url = ""
         self._heartbeat = asyncio.Condition()
 
@@ -89,6 +95,7 @@ class GatewayStandIn:
         app.add_routes(
             [
                 web.post("/internal/workers/heartbeat", self._take_heartbeat),
+                web.post("/internal/calls/inbound", self._assign),
                 web.get("/internal/calls/{id}", self._tell_brief),
                 web.post("/internal/calls/{id}/events", self._take_events),
             ]
@@ -119,6 +126,8 @@ class GatewayStandIn:
 
     def job(self, call: FakeCall) -> str:
         """The metadata to dispatch the call's agent with."""
+        if call.brief.direction == "inbound":
+            return InboundJob(number_id=NUMBER_ID).model_dump_json(by_alias=True)
         token = self.tokens.for_call(call.brief.call_id)
         return JobMetadata(call_id=call.brief.call_id, token=token).model_dump_json(by_alias=True)
 
@@ -151,6 +160,23 @@ class GatewayStandIn:
         if status:
             return web.json_response({}, status=status)
         return web.json_response(self.calls[call_id].brief.wire())
+
+    async def _assign(self, request: web.Request) -> web.Response:
+        room = InboundRoom.model_validate_json(await request.read())
+        assert room.number_id == NUMBER_ID
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.failing_with is not None:
+            return web.json_response({}, status=self.failing_with)
+        try:
+            self.tokens.verify(token, "switchroom:worker")
+        except InvalidToken:
+            return web.json_response({}, status=401)
+        call = self.calls.get(room.room_name)  # its room is called as the call
+        if call is None or room.room_name in self.over:
+            self.refused.set()
+            return web.json_response({}, status=410)
+        answer = Assignment(brief=call.brief, token=self.tokens.for_call(call.brief.call_id))
+        return web.json_response(answer.wire())
 
     async def _take_events(self, request: web.Request) -> web.Response:
         call_id = request.match_info["id"]

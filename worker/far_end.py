@@ -20,7 +20,9 @@ class FarEnd:
     """Watches one identity in a room. All callbacks run on the event loop.
 
     ``on_ringing`` and ``on_answered`` are called once each. A participant that is
-    not SIP has answered by joining.
+    not SIP has answered by joining. A SIP service answers a caller when it has got the
+    agent's track, so one who hangs up after that was answered, even if the word of it
+    (``sip.callStatus``) came together with that of the end.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class FarEnd:
         self.answered = asyncio.Event()
         self._room = room
         self._ringing = False
+        self._heard_us = False
         self._on_ringing = on_ringing
         self._on_answered = on_answered
         self._on_digit = on_digit
@@ -49,6 +52,7 @@ class FarEnd:
         room.on("participant_attributes_changed", self._attributes_changed)
         room.on("participant_disconnected", self._disconnected)
         room.on("sip_dtmf_received", self._digit)
+        room.on("local_track_subscribed", self._subscribed)
 
     def look(self) -> None:
         """See whether it is in the room already; call once the room is connected."""
@@ -77,6 +81,7 @@ class FarEnd:
         self._room.off("participant_attributes_changed", self._attributes_changed)
         self._room.off("participant_disconnected", self._disconnected)
         self._room.off("sip_dtmf_received", self._digit)
+        self._room.off("local_track_subscribed", self._subscribed)
 
     def _connected(self, participant: rtc.RemoteParticipant) -> None:
         if participant.identity != self.identity:
@@ -100,6 +105,9 @@ class FarEnd:
             self.answered.set()
             self._on_answered()
 
+    def _subscribed(self, _track: rtc.LocalTrack) -> None:
+        self._heard_us = True
+
     def _digit(self, dtmf: rtc.SipDTMF) -> None:
         if dtmf.participant is not None and dtmf.participant.identity == self.identity:
             self._on_digit(dtmf.digit)
@@ -109,11 +117,15 @@ class FarEnd:
             # While we are cut off ourselves, everybody seems to leave; see recheck.
             return
         reason = participant.disconnect_reason
+        status = participant.attributes.get(CALL_STATUS, "")
+        if self._inbound and self._heard_us and status == "hangup" and not self.answered.is_set():
+            self.answered.set()
+            self._on_answered()
         name = rtc.DisconnectReason.Name(reason or rtc.DisconnectReason.UNKNOWN_REASON)
         cause = far_end_left(
             reason,
             sip=_is_sip(participant),
-            status=participant.attributes.get(CALL_STATUS, ""),
+            status=status,
             answered=self.answered.is_set(),
             inbound=self._inbound,
         )

@@ -155,7 +155,10 @@ class Call:
     # --- the room
 
     async def join(self) -> None:
-        """Enter the room, publish the phone's track. Raises TwirpError ``internal``."""
+        """Enter the room, publish the phone's track.
+
+        Raises TwirpError ``internal``, or ``canceled`` when the call was ended meanwhile.
+        """
         self._listen()
         try:
             async with asyncio.timeout(JOIN_TIMEOUT_S):
@@ -172,13 +175,26 @@ class Call:
                     self.participant.identity, self._source
                 )
                 options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
-                await self._room.local_participant.publish_track(track, options)
+                await self._unless_over(self._room.local_participant.publish_track(track, options))
         except (rtc.ConnectError, PublishTrackError, TimeoutError) as error:
             log.warning("joining the room failed", extra={"call_id": self.id, "cause": str(error)})
             raise TwirpError("internal", "the room could not be joined") from error
         ignore_captured_frames(self._room)
         self._room.local_participant.register_rpc_method("lk.sip.EndCall", self._end_call)
         self._help(self._send_attributes(), "attributes")
+
+    async def _unless_over(self, work: Coroutine[Any, Any, object]) -> None:
+        """The SDK waits for ever for the publication of one who was removed meanwhile."""
+        task = asyncio.ensure_future(work)
+        outcomes: set[asyncio.Future[Any]] = {task, self.over}
+        try:
+            await asyncio.wait(outcomes, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            over = not task.done()
+            task.cancel()
+        if over:
+            raise TwirpError("canceled", f"the call was ended: {self.over.result().cause}")
+        task.result()
 
     def subscribe(self) -> None:
         """Take all audio tracks of the room, those published later included."""
