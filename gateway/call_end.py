@@ -68,9 +68,21 @@ async def _remove(livekit: LiveKitAPI, call: Call) -> bool:
         try:
             await livekit.room.remove_participant(whom)
         except ServerError as error:
-            if error.code != "not_found":
+            if error.code == "not_found":
+                return False
+            # One that is leaving already cannot be removed, and LiveKit says "unavailable".
+            if await _present(livekit, whom):
                 raise
+    return True
+
+
+async def _present(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -> bool:
+    try:
+        await livekit.room.get_participant(whom)
+    except ServerError as error:
+        if error.code == "not_found":
             return False
+        raise
     return True
 
 
