@@ -20,6 +20,7 @@ from core.settings import Settings
 from core.store import Store
 from core.tokens import TokenIssuer
 from gateway import openapi
+from gateway.accounts import Accounts
 from gateway.auth import Authenticator, authentication
 from gateway.body import MAX_BYTES, add_ignored_fields
 from gateway.errors import add_request_id, error_middleware
@@ -35,6 +36,7 @@ from gateway.keys import (
     LIVEKIT,
     METRICS,
     NUMBER_LOOKUP,
+    NUMBER_SERVICE,
     NUMBERS,
     OUTBOUND,
     POLICY,
@@ -50,12 +52,17 @@ from gateway.keys import (
 from gateway.limits import CallLimits
 from gateway.live import Timeline
 from gateway.metrics import Metrics
+from gateway.number_repair import NumberRepair
+from gateway.number_service import NumberService
 from gateway.outbound import Outbound
 from gateway.policy import DialPolicy
+from gateway.provisioning import Provisioner
 from gateway.reconciler import Reconciler
 from gateway.room_access import LiveKitRooms
 from gateway.route import Route, register
 from gateway.routes import ROUTES
+from gateway.sip_objects import SipObjects
+from gateway.twilio_numbers import TwilioHttp
 from gateway.web_calls import WebCalls
 
 # LiveKit's own requests answer in ms; one that does not is broken, not slow. A
@@ -123,9 +130,13 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(app[DATABASE].close)
+        twilio = TwilioHttp(settings.twilio_base_url)
+        stack.push_async_callback(twilio.close)
+        accounts = Accounts(app[CREDENTIALS], twilio)
         if settings.livekit_api_key is None or settings.livekit_api_secret is None:
             app[LIVEKIT] = app[SIP] = None
             app[TOKENS] = None
+            app[NUMBER_SERVICE] = _number_service(app, accounts, None)
             app[OUTBOUND] = app[INBOUND] = app[WEB_CALLS] = None
             yield
             return
@@ -182,16 +193,39 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             agent_join_timeout_s=settings.agent_join_timeout_s,
         )
         stack.push_async_callback(web_calls.aclose)
+        provisioner = Provisioner(
+            objects=SipObjects(sip, settings.agent_name),
+            numbers=app[NUMBERS],
+            accounts=accounts,
+            settings=settings,
+        )
+        app[NUMBER_SERVICE] = _number_service(app, accounts, provisioner)
+        stack.push_async_callback(provisioner.drain, settings.shutdown_grace_s)
         reconciler = Reconciler(
             livekit=livekit,
             store=app[STORE],
             timeline=app[TIMELINE],
             outbound=outbound,
             inbound=inbound,
+            numbers=NumberRepair(provisioner),
         )
         rounds = asyncio.create_task(reconciler.run(), name="reconciler")
         stack.push_async_callback(_cancelled, rounds)
         yield
+
+
+def _number_service(
+    app: web.Application, accounts: Accounts, provisioner: Provisioner | None
+) -> NumberService:
+    return NumberService(
+        settings=app[SETTINGS],
+        numbers=app[NUMBERS],
+        lookup=app[NUMBER_LOOKUP],
+        agents=app[AGENTS],
+        credentials=app[CREDENTIALS],
+        accounts=accounts,
+        provisioner=provisioner,
+    )
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.limits import CallLimits
     from gateway.live import Timeline
     from gateway.metrics import Metrics
+    from gateway.number_service import NumberService
     from gateway.outbound import Outbound
     from gateway.policy import DialPolicy
     from gateway.web_calls import WebCalls
@@ -53,6 +54,8 @@ AGENT_STORE: web.AppKey[AgentStore] = web.AppKey("agent_store")
 """Agents made through the API, to be written; AGENTS to look one up for a call."""
 NUMBERS: web.AppKey[NumberStore] = web.AppKey("numbers")
 """Numbers, to be written, listed and found by number; NUMBER_LOOKUP to look one up for a call."""
+NUMBER_SERVICE: web.AppKey[NumberService] = web.AppKey("number_service")
+"""What the API does with numbers."""
 CREDENTIALS: web.AppKey[CredentialStore] = web.AppKey("credentials")
 ROOMS: web.AppKey[RoomAccess] = web.AppKey("rooms")
 """Absent without LiveKit keys."""

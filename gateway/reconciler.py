@@ -30,6 +30,7 @@ from core.store import Store
 from gateway.following import participants
 from gateway.inbound import Inbound, call_id_of, is_caller, left_unanswered
 from gateway.live import Timeline
+from gateway.number_repair import NumberRepair
 from gateway.outbound import Outbound
 from gateway.web_calls import JOIN_WITHIN
 from sip.trunks import read_label
@@ -52,6 +53,7 @@ class Reconciler:
         timeline: Timeline,
         outbound: Outbound,
         inbound: Inbound,
+        numbers: NumberRepair | None = None,
         second_look_s: float = 5.0,
         alone_s: float = 20.0,
     ) -> None:
@@ -63,12 +65,15 @@ class Reconciler:
         self._timeline = timeline
         self._outbound = outbound
         self._inbound = inbound
+        self._numbers = numbers
         self._alone_since: dict[str, float] = {}
 
     async def run(self, period_s: float = PERIOD_S) -> None:
         """Until cancelled. A failing round is logged and the next one tried."""
         while True:
             try:
+                if self._numbers is not None:
+                    await self._numbers.reconcile()
                 await self.round()
             except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
                 log.warning("reconciling failed", extra={"problem": type(error).__name__})
