@@ -10,7 +10,6 @@ limits here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -141,22 +140,23 @@ class Outbound:
         self._spawn(self._place_accepted(plan), "follow")
 
     async def _place_accepted(self, plan: CallPlan) -> None:
-        started = False
+        entered = started = False
         try:
             claimed, _ = await self._enter(plan)
+            entered = True
             # Somebody may have thought better of it.
             if await self._store.events(plan.call_id, types=["call.ended"]):
                 await tidy(self._livekit, plan.room_name)
                 return
-            # What these tell is on the record already.
-            with contextlib.suppress(ServerFault, Unavailable):
-                await self._start(plan, plan.agent, created=claimed.created)
-                started = True
+            await self._start(plan, plan.agent, created=claimed.created)
+            started = True
         except AppError as error:
             log.warning(
                 "accepted call not placed", extra={"call_id": plan.call_id, "code": error.code}
             )
-            await self._journal.verdict(plan.call_id, _NEVER_DIALLED)
+            # What _start raises it has written down, unless the database was away.
+            if not entered or error.code == "STORE_UNAVAILABLE":
+                await self._journal.verdict(plan.call_id, _NEVER_DIALLED)
         finally:
             if not started:
                 self._followed.discard(plan.call_id)

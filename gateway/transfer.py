@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, StrictInt, StrictStr
 
 from core.errors import Conflict
 from gateway.body import parse_body
-from gateway.keys import SIP
+from gateway.keys import POLICY, SIP
 from gateway.rooms import (
     ParticipantRequest,
     find_participant,
@@ -23,7 +23,7 @@ from gateway.rooms import (
     not_configured,
 )
 from gateway.route import Route
-from sip.addresses import parse_transfer_target
+from sip.addresses import called_number, parse_transfer_target
 from sip.twirp import livekit_errors
 
 # The transfer may have happened all the same (livekit/livekit#4555).
@@ -51,6 +51,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Refer the participant's phone to another one; waits for the outcome."""
     body = await parse_body(request, TransferRequest)
     target = parse_transfer_target(body.transfer_to)
+    request.app[POLICY].check(called_number(target))
     livekit, sip = livekit_of(request), request.app[SIP]
     if sip is None:
         raise not_configured()
@@ -104,6 +105,7 @@ ROUTES: tuple[Route, ...] = (
         errors=(
             (400, "INVALID_PHONE_NUMBER"),
             (400, "INVALID_TRANSFER_TARGET"),
+            (403, "DESTINATION_NOT_ALLOWED"),
             (404, "ROOM_NOT_FOUND"),
             (404, "PARTICIPANT_NOT_FOUND"),
             (409, "NOT_A_SIP_PARTICIPANT"),

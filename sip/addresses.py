@@ -96,6 +96,14 @@ def parse_transfer_target(value: str, parameter: str = "transfer_to") -> str:
     raise _refused(parameter, message, "INVALID_TRANSFER_TARGET")
 
 
+def called_number(uri: str) -> str:
+    """The phone number that a ``tel:`` or ``sip:`` URI of ours calls; empty: a name, no number."""
+    _, _, rest = uri.partition(":")
+    # RFC 3966 §5.1.1: separators that a number may be written with.
+    number = re.sub(r"[-.()]", "", rest.partition("@")[0])
+    return number if re.fullmatch(r"\+?[0-9]+", number) else ""
+
+
 def check_headers(headers: Mapping[str, str], parameter: str = "headers") -> dict[str, str]:
     """SIP headers to send along: ``X-`` names only, values without control characters.
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from core import settings as settings_module
 from core.errors import Forbidden
 from gateway.policy import DialPolicy
+from sip.addresses import called_number
 from tests.conftest import ACME
 from tests.inprocess import running, settings_in
 
@@ -175,6 +176,31 @@ def test_a_wrong_setting_refuses_to_start(
     with pytest.raises(SystemExit):
         settings_module.load()
     assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("uri", "number"),
+    [
+        ("tel:+19002345678", "+19002345678"),
+        ("sip:911@pbx.example.com", "911"),
+        ("sips:+1-(900)-234.5678@pbx.example.com:5061", "+19002345678"),
+        ("sip:reception@pbx.example.com", ""),
+        ("sip:desk-1@pbx", ""),
+    ],
+)
+def test_the_number_in_a_uri(uri: str, number: str) -> None:
+    assert called_number(uri) == number
+
+
+@pytest.mark.parametrize("target", ["+19002345678", "tel:911", "sip:911@pbx.example.com"])
+async def test_a_transfer_is_a_way_out_too(tmp_path: Path, target: str) -> None:
+    body = {"room_name": "r", "participant_identity": "i", "transfer_to": target}
+    async with (
+        running(settings_in(tmp_path)) as gateway,
+        gateway.http.post("/sip/transfer", json=body, headers=ACME) as response,
+    ):
+        answer = await response.json()
+        assert (response.status, answer["code"]) == (403, "DESTINATION_NOT_ALLOWED")
 
 
 async def test_sip_call_refuses_and_a_dry_run_says_so(tmp_path: Path) -> None:
