@@ -17,6 +17,7 @@ from gateway import (
     sessions,
     sip_call,
     transfer,
+    try_page,
     web_calls,
     webhooks,
 )
@@ -36,6 +37,7 @@ ROUTES: tuple[Route, ...] = (
     *credentials.ROUTES,
     *numbers.ROUTES,
     *numbers_v1.ROUTES,
+    *try_page.ROUTES,
     *webhooks.ROUTES,
     *health.ROUTES,
     *internal.ROUTES,

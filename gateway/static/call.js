@@ -1,0 +1,149 @@
+// One call with an agent: its record and room from the gateway, its sound from LiveKit.
+
+const AGENT_STATE = "lk.agent.state";
+const AGENT_WITHIN_MS = 25_000; // the gateway gives up on an agent sooner
+const AGENT_BACK_WITHIN_MS = 10_000;
+
+/** Something to tell the visitor. `code` is the gateway's, if it was the gateway's refusal. */
+export class Problem extends Error {
+  constructor(message, code = "") {
+    super(message);
+    this.code = code;
+  }
+}
+
+export class Gateway {
+  /** `token`: empty where the gateway asks for none. */
+  constructor(token) {
+    this.token = token;
+  }
+
+  async open(agentId) {
+    return this.#ask("/v1/calls/web", { method: "POST", body: JSON.stringify({ agentId }) });
+  }
+
+  /** The call's record, once it is over (or as it is after 10 seconds). */
+  async outcome(callId) {
+    return this.#ask(`/v1/calls/${encodeURIComponent(callId)}?wait=true&timeout=10`);
+  }
+
+  /** For a call that was hung up before it was joined. */
+  async end(callId) {
+    return this.#ask(`/v1/calls/${encodeURIComponent(callId)}/end`, { method: "POST" });
+  }
+
+  async #ask(path, options = {}) {
+    const headers = { "Content-Type": "application/json" };
+    if (this.token) headers.Authorization = `Bearer ${this.token}`;
+    let response, body;
+    try {
+      response = await fetch(path, { ...options, headers, cache: "no-store" });
+      body = await response.json();
+    } catch {
+      throw new Problem("The gateway cannot be reached.");
+    }
+    if (response.ok) return body;
+    throw new Problem(body.error?.message ?? `The gateway answered ${response.status}.`, body.error?.code);
+  }
+}
+
+/** The microphone's track. */
+export async function microphone() {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new Problem("Browsers give the microphone to pages over https or on localhost only. " +
+      "Open this page that way.");
+  }
+  try {
+    const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+    return (await navigator.mediaDevices.getUserMedia({ audio })).getAudioTracks()[0];
+  } catch (error) {
+    throw new Problem({
+      NotAllowedError: "The microphone is blocked for this page. Allow it, next to the address or " +
+        "in the browser's settings, and start again.",
+      NotFoundError: "No microphone was found. Connect one and start again.",
+      NotReadableError: "The microphone is in use by another program.",
+    }[error.name] ?? `The microphone cannot be used (${error.name}).`);
+  }
+}
+
+/**
+ * In the room, from join to leave. `on`: `state(name)`, `muffled(yes)` when the browser wants a click
+ * before it plays sound, `over()` once.
+ */
+export class Conversation {
+  #sdk = window.LivekitClient;
+  #on;
+  #timer;
+  #connected = false;
+
+  constructor(on) {
+    this.#on = on;
+    this.room = new this.#sdk.Room();
+  }
+
+  async join({ livekitUrl, accessToken }, track, voice) {
+    const { RoomEvent, Track } = this.#sdk;
+    this.room
+      .on(RoomEvent.TrackSubscribed, (remote) => {
+        if (remote.kind !== Track.Kind.Audio) return;
+        remote.attach(voice);
+        this.agentTrack = remote;
+        this.#look();
+      })
+      .on(RoomEvent.ParticipantConnected, () => this.#look())
+      .on(RoomEvent.ParticipantAttributesChanged, () => this.#look())
+      .on(RoomEvent.ParticipantDisconnected, () => this.#look())
+      .on(RoomEvent.AudioPlaybackStatusChanged, () => this.#on.muffled(!this.room.canPlaybackAudio))
+      .on(RoomEvent.Reconnecting, () => this.#on.state("reconnecting"))
+      .on(RoomEvent.Reconnected, () => this.#look())
+      .on(RoomEvent.Disconnected, () => this.#left());
+    try {
+      await this.room.connect(livekitUrl, accessToken);
+      this.#connected = true;
+      this.#look();
+      const published = await this.room.localParticipant.publishTrack(track, {
+        source: Track.Source.Microphone,
+      });
+      this.ownTrack = published.track;
+    } catch (error) {
+      if (!this.#connected) {
+        throw new Problem(`LiveKit cannot be reached at ${livekitUrl}: ${error.message}`);
+      }
+      await this.leave(); // hung up, or cut off, while it was joining
+    }
+  }
+
+  async mute(muted) {
+    await this.room.localParticipant.setMicrophoneEnabled(!muted);
+  }
+
+  async playSound() {
+    await this.room.startAudio();
+  }
+
+  async leave() {
+    await this.room.disconnect();
+  }
+
+  /** What the agent is doing now; without one the call does not go on for long. */
+  #look() {
+    if (!this.#connected) return;
+    const agent = [...this.room.remoteParticipants.values()].find((other) => other.isAgent);
+    const state = agent?.attributes[AGENT_STATE];
+    const talks = ["listening", "thinking", "speaking"].includes(state);
+    if (agent) this.met = true;
+    if (talks) {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+    } else {
+      const patience = this.met && !agent ? AGENT_BACK_WITHIN_MS : AGENT_WITHIN_MS;
+      this.#timer ??= setTimeout(() => this.leave(), patience);
+    }
+    this.#on.state(talks ? state : "ringing");
+  }
+
+  #left() {
+    clearTimeout(this.#timer);
+    if (this.#connected) this.#on.over();
+  }
+}

@@ -1,0 +1,80 @@
+// The transcript as LiveKit's text streams bring it: the agent's words while they are spoken, the
+// visitor's as they are understood. A line is a segment; news of it replaces or continues it.
+
+const TOPIC = "lk.transcription";
+const SEGMENT = "lk.segment_id";
+const FINAL = "lk.transcription_final";
+
+export class Transcript {
+  #lines = new Map();
+  #list;
+  #empty;
+  #said;
+
+  constructor({ list, empty, said }) {
+    this.#list = list;
+    this.#empty = empty;
+    this.#said = said;
+  }
+
+  clear() {
+    this.#lines.clear();
+    this.#list.replaceChildren();
+    this.#said.replaceChildren();
+    this.#empty.hidden = false;
+  }
+
+  /** Call before the room is connected, or the first words are lost. */
+  listen(room) {
+    room.registerTextStreamHandler(TOPIC, (reader, { identity }) => {
+      const who = identity === room.localParticipant.identity ? "caller" : "agent";
+      this.#read(reader, who).catch(() => {}); // cut off: what was read of it stays
+    });
+  }
+
+  async #read(reader, who) {
+    const segment = reader.info.attributes?.[SEGMENT] ?? reader.info.id;
+    let text = "";
+    for await (const chunk of reader) {
+      text += chunk;
+      this.#show(segment, who, text, false);
+    }
+    // The agent's line is one stream; the visitor's is told again and again, until it is final.
+    const final = who === "agent" || reader.info.attributes?.[FINAL] === "true";
+    this.#show(segment, who, text, final);
+  }
+
+  #show(segment, who, text, final) {
+    if (!text.trim()) return;
+    const line = this.#lines.get(segment) ?? this.#add(segment, who);
+    const atEnd = this.#list.scrollHeight - this.#list.scrollTop - this.#list.clientHeight < 60;
+    line.words.textContent = text;
+    line.item.classList.toggle("interim", !final);
+    this.#empty.hidden = true;
+    if (atEnd) this.#list.scrollTop = this.#list.scrollHeight;
+    if (final && !line.said) {
+      line.said = true;
+      this.#announce(who, text);
+    }
+  }
+
+  #add(segment, who) {
+    const item = document.createElement("li");
+    item.className = who;
+    const name = document.createElement("span");
+    name.textContent = who === "agent" ? "Agent" : "You";
+    const words = document.createElement("q");
+    item.append(name, words);
+    this.#list.append(item);
+    const line = { item, words, said: false };
+    this.#lines.set(segment, line);
+    return line;
+  }
+
+  /** Screen readers are told whole lines, not every word. */
+  #announce(who, text) {
+    const line = document.createElement("span");
+    line.textContent = `${who === "agent" ? "Agent" : "You"}: ${text} `;
+    this.#said.append(line);
+  }
+}

@@ -1,0 +1,210 @@
+// The page: its buttons, what it says, and the call behind it.
+
+import { Conversation, Gateway, Problem, microphone } from "./call.js";
+import { Transcript } from "./transcript.js";
+
+const $ = (id) => document.getElementById(id);
+const STATES = {
+  idle: ["Ready", "Your browser will ask for the microphone."],
+  microphone: ["Asking for the microphone", "Please allow it in your browser."],
+  connecting: ["Connecting", ""],
+  ringing: ["Ringing", "The agent is on its way."],
+  listening: ["Listening", "Go ahead, the agent hears you."],
+  thinking: ["Thinking", "The agent looks for an answer."],
+  speaking: ["Speaking", "You may interrupt at any time."],
+  reconnecting: ["Reconnecting", "The connection was lost for a moment."],
+  ended: ["Call ended", ""],
+};
+const REASONS = {
+  user_hangup: "You hung up.",
+  agent_hangup: "The agent hung up.",
+  call_transfer: "The call was transferred.",
+  inactivity: "Nobody said anything for too long.",
+  max_duration_reached: "The call reached its time limit.",
+  agent_unavailable: "No agent could take the call.",
+  agent_error: "Something failed on the agent's side.",
+  canceled: "It ended before it began.",
+};
+const TOKEN = "switchroom.token";
+const WAITING = new Set(["microphone", "connecting", "ringing"]);
+
+const agentId = decodeURIComponent(location.pathname.split("/").pop());
+const transcript = new Transcript({ list: $("lines"), empty: $("empty"), said: $("said") });
+let call = null; // {track, conversation?, hungUp?, since?} from the first click to the end
+
+function say(state, hint = STATES[state][1]) {
+  document.body.dataset.state = state;
+  $("status").textContent = STATES[state][0];
+  $("hint").textContent = hint;
+  const calling = state !== "idle" && state !== "ended";
+  $("start").hidden = calling;
+  $("start").textContent = state === "ended" ? "Call again" : "Start the call";
+  $("hangup").hidden = !calling || state === "microphone";
+  $("mute").hidden = $("meter").hidden = !calling || WAITING.has(state);
+  if (!calling) $("sound").hidden = true;
+}
+
+function complain(message) {
+  $("problem").textContent = message;
+  $("problem").hidden = !message;
+}
+
+function askForToken(message) {
+  $("access").hidden = false;
+  complain(message);
+  $("token").focus();
+}
+
+async function start() {
+  if (call) return;
+  if (!$("access").hidden && !$("access").reportValidity()) return;
+  if (!$("access").hidden) sessionStorage.setItem(TOKEN, $("token").value.trim());
+  complain("");
+  transcript.clear();
+  $("clock").hidden = true;
+  const gateway = new Gateway(sessionStorage.getItem(TOKEN) ?? "");
+  const mine = (call = {});
+  try {
+    say("microphone");
+    mine.track = await microphone();
+    say("connecting");
+    const opened = await gateway.open(agentId);
+    $("access").hidden = true;
+    mine.id = opened.callId;
+    if (mine.hungUp) return await finish(mine, gateway);
+    mine.conversation = new Conversation({
+      state: (state) => call === mine && progress(mine, state),
+      muffled: (yes) => { $("sound").hidden = !yes; },
+      over: () => finish(mine, gateway),
+    });
+    transcript.listen(mine.conversation.room);
+    await mine.conversation.join(opened, mine.track, $("voice"));
+    watchLevels(mine);
+  } catch (error) {
+    if (mine.hungUp && mine.id) await finish(mine, gateway);
+    else giveUp(mine, error);
+  }
+}
+
+function progress(mine, state) {
+  if (!mine.since && !WAITING.has(state)) {
+    mine.since = Date.now();
+    tick(mine);
+  }
+  say(state);
+}
+
+function giveUp(mine, error) {
+  release(mine);
+  say("idle");
+  if (!(error instanceof Problem)) console.error(error);
+  if (error.code === "MISSING_AUTH_HEADER") askForToken("This gateway asks for an API token.");
+  else if (error.code === "UNAUTHORIZED" || error.code === "INVALID_AUTH_HEADER") {
+    askForToken("This token is not valid, or has expired.");
+  } else if (error.code === "AGENT_NOT_FOUND") complain(`There is no agent “${agentId}”.`);
+  else complain(error instanceof Problem ? error.message : `It did not work out (${error.message}).`);
+}
+
+async function finish(mine, gateway) {
+  if (mine.finished) return;
+  mine.finished = true;
+  const lasted = mine.since ? ` ${duration(mine)} ` : " ";
+  release(mine);
+  say("ended", mine.hungUp ? REASONS.user_hangup : "");
+  $("start").focus();
+  try {
+    if (mine.hungUp && !mine.since) await gateway.end(mine.id).catch(() => {}); // over already
+    const { disconnectionReason } = await gateway.outcome(mine.id);
+    // Somebody who calls again does not want to hear of the last call any more.
+    if (call || document.body.dataset.state !== "ended") return;
+    const reason = mine.hungUp ? "user_hangup" : disconnectionReason;
+    say("ended", `${REASONS[reason] ?? "It is over."}${lasted}`.trim());
+  } catch (error) {
+    complain(`Why the call ended is not known: ${error.message}`);
+  }
+}
+
+function release(mine) {
+  mine.track?.stop();
+  clearTimeout(mine.timer);
+  cancelAnimationFrame(mine.frame);
+  mine.analysers?.forEach((analyser) => analyser.cleanup());
+  $("orb").style.setProperty("--loud", 0);
+  $("level").value = 0;
+  setMuted(false);
+  if (call === mine) call = null;
+}
+
+function hangUp() {
+  if (!call) return;
+  call.hungUp = true;
+  say("ended", REASONS.user_hangup);
+  call.conversation?.leave();
+}
+
+function setMuted(muted) {
+  $("mute").setAttribute("aria-pressed", muted);
+  $("mute").textContent = muted ? "Muted" : "Mute";
+}
+
+async function toggleMute() {
+  const muted = $("mute").getAttribute("aria-pressed") !== "true";
+  await call?.conversation?.mute(muted);
+  setMuted(muted);
+}
+
+function duration(mine) {
+  const seconds = Math.round((Date.now() - mine.since) / 1000);
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}
+
+function tick(mine) {
+  $("clock").hidden = false;
+  $("clock").textContent = duration(mine);
+  mine.timer = setTimeout(() => tick(mine), 500);
+}
+
+function watchLevels(mine) {
+  if (call !== mine) return;
+  const { createAudioAnalyser } = window.LivekitClient;
+  const own = createAudioAnalyser(mine.conversation.ownTrack);
+  mine.analysers = [own];
+  let agent;
+  const show = () => {
+    if (!agent && mine.conversation.agentTrack) {
+      agent = createAudioAnalyser(mine.conversation.agentTrack);
+      mine.analysers.push(agent);
+    }
+    const level = own.calculateVolume();
+    $("level").value = level;
+    const speaking = document.body.dataset.state === "speaking";
+    $("orb").style.setProperty("--loud", speaking ? agent?.calculateVolume() ?? 0 : level);
+    mine.frame = requestAnimationFrame(show);
+  };
+  show();
+}
+
+function begin() {
+  $("title").textContent = agentId;
+  document.title = `Talk to ${agentId}`;
+  // In the fragment a token is neither sent nor logged anywhere; it need not stay there either.
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    sessionStorage.setItem(TOKEN, given);
+    history.replaceState(null, "", location.pathname);
+  }
+  if (!window.LivekitClient) {
+    $("start").disabled = true;
+    say("idle", "");
+    complain("LiveKit's browser library is not installed with this gateway. Run “npm ci” in its " +
+      "folder, then reload this page.");
+    return;
+  }
+  $("start").addEventListener("click", start);
+  $("access").addEventListener("submit", (event) => { event.preventDefault(); start(); });
+  $("hangup").addEventListener("click", hangUp);
+  $("mute").addEventListener("click", toggleMute);
+  $("sound").addEventListener("click", () => call?.conversation?.playSound());
+}
+
+begin();
