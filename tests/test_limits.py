@@ -17,6 +17,7 @@ from core.store import NewCall, Store
 from gateway.limits import CallLimits
 from gateway.plan import CallPlan
 from tests.conftest import ACME, RIVAL
+from tests.databases import OnPostgres, OnSqlite
 from tests.inprocess import Running, running, settings_in
 from tests.numbers import dial_nothing, make_agent, make_number
 from tests.test_call_create import TO, post
@@ -31,11 +32,16 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    database = await Database.open(f"sqlite:///{tmp_path / 'test.db'}")
+async def opened(url: str) -> AsyncIterator[Store]:
+    database = await Database.open(url)
     yield Store(database)
     await database.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async for store in opened(f"sqlite:///{tmp_path / 'test.db'}"):
+        yield store
 
 
 def new_call(tenant: str | None = "acme") -> NewCall:
@@ -108,7 +114,12 @@ class TestRate:
         await limits.check("acme")
 
 
-class TestConcurrency:
+class ConcurrencyContract:
+    @pytest.fixture
+    async def store(self, url: str) -> AsyncIterator[Store]:
+        async for store in opened(url):
+            yield store
+
     async def test_so_many_and_no_more(self, store: Store) -> None:
         limits = CallLimits(store, max_concurrent=2)
         first = await insert(limits)
@@ -133,8 +144,8 @@ class TestConcurrency:
             await insert(limits)
         assert await store.live_calls("acme") == 1
 
-    async def test_two_gateways_at_once(self, store: Store, tmp_path: Path) -> None:
-        other = await Database.open(f"sqlite:///{tmp_path / 'test.db'}")
+    async def test_two_gateways_at_once(self, store: Store, url: str) -> None:
+        other = await Database.open(url)
         gateways = [CallLimits(one, max_concurrent=7) for one in (store, Store(other))]
         answers = await asyncio.gather(
             *(insert(gateways[n % 2]) for n in range(40)), return_exceptions=True
@@ -143,6 +154,14 @@ class TestConcurrency:
         taken = [answer for answer in answers if isinstance(answer, Call)]
         full = [answer for answer in answers if isinstance(answer, TooManyRequests)]
         assert (len(taken), len(full)) == (7, 33)
+
+
+class TestConcurrencySqlite(OnSqlite, ConcurrencyContract):
+    pass
+
+
+class TestConcurrencyPostgres(OnPostgres, ConcurrencyContract):
+    pass
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sip.addresses import called_number
 from tests.conftest import ACME
 from tests.inprocess import running, settings_in
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.store
 
 US, DE, GB = "+15105550123", "+4930123456", "+442071234567"
 DEFAULT = DialPolicy()
@@ -203,7 +203,7 @@ async def test_a_transfer_is_a_way_out_too(tmp_path: Path, target: str) -> None:
         assert (response.status, answer["code"]) == (403, "DESTINATION_NOT_ALLOWED")
 
 
-async def test_sip_call_refuses_and_a_dry_run_says_so(tmp_path: Path) -> None:
+async def test_a_refused_destination_leaves_no_trace(tmp_path: Path) -> None:
     """Refused before LiveKit is asked for anything; it is not there."""
     settings = settings_in(tmp_path, sip_outbound_address="trunk.example.com")
     body: dict[str, Any] = {

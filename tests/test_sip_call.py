@@ -147,6 +147,9 @@ class TestSuccess:
         assert "s3cret-pw" not in json.dumps(answer.body)
         assert answer.body["agent"]["id"] == "greeter"
         assert answer.body["room"] == "would be created"
+        assert answer.body["policy"] == {"allowed": True, "reason": None}
+        refused = await gateway.post("/sip/call", json={**request, "to_phone_number": "+1911"})
+        assert refused.body["policy"] == {"allowed": False, "reason": "it is an emergency number"}
         listed = await livekit.room.list_rooms(ListRoomsRequest(names=[request["room_name"]]))
         assert not listed.rooms
         assert phone.invites == 0

@@ -45,6 +45,20 @@ class StoreContract:
         yield Store(database)
         await database.close()
 
+    async def test_the_last_word_of_each_call(self, store: Store) -> None:
+        silent, talked, other = [await store.insert_call(new_call(), queued()) for _ in range(3)]
+        for call, words in ((talked, ("Hello", "Bye")), (other, ("Hm",))):
+            for number, word in enumerate(words):
+                turn = Turn(id=f"{call.id}-{number}", response=word)
+                told = CallEvent(type="turn", data=turn.wire())
+                await store.append(call.id, [told], "worker")
+        last = await store.last_turns([silent.id, talked.id, other.id])
+        assert {call_id: turn.response for call_id, turn in last.items()} == {
+            talked.id: "Bye",
+            other.id: "Hm",
+        }
+        assert await store.last_turns([]) == {}
+
     async def test_a_call_is_kept_as_it_was_given(self, store: Store) -> None:
         agent = Agent(id="demo", version=3, config=AgentConfig(name="Demo"))
         new = new_call(agent=agent)
