@@ -70,7 +70,10 @@ class RedisCache(Cache):
             max_connections=_CONNECTIONS,
             timeout=None,
             decode_responses=True,
-            socket_connect_timeout=deadline_s,
+            # The deadlines are _ask's. The client's own go through asyncio.wait_for, which up to
+            # Python 3.11 may swallow a cancellation.
+            socket_timeout=None,
+            socket_connect_timeout=None,
             # A connection that was closed while idle is noticed by the first command on it.
             retry=Retry(NoBackoff(), 1),
         )

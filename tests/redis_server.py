@@ -1,0 +1,111 @@
+"""A redis-server of the tests' own, and a line to it that can be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from dev.ports import PORTS
+
+HOST = "127.0.0.1"
+
+
+@asynccontextmanager
+async def redis_server(folder: Path) -> AsyncIterator[int]:
+    """The port of an empty server; skips the test where Redis is not installed."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not on PATH (Debian: apt install redis-server)")
+    port = PORTS.take(HOST)
+    options = ["--port", str(port), "--bind", HOST, "--dir", str(folder), "--save", ""]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program, *options, stdout=asyncio.subprocess.DEVNULL
+        )
+        try:
+            await _answers(port)
+            yield port
+        finally:
+            process.kill()
+            await process.wait()
+    finally:
+        PORTS.give_back(port)
+
+
+async def _answers(port: int) -> None:
+    async with asyncio.timeout(20), Redis(host=HOST, port=port) as redis:
+        while True:
+            with suppress(RedisError, OSError):
+                await redis.ping()
+                return
+            await asyncio.sleep(0.02)
+
+
+class Line:
+    """Between a cache and its server: ``open``, or ``silent`` (takes bytes, hands none on)."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._ends: set[asyncio.StreamWriter] = set()
+        self._opened = asyncio.Event()
+        self._opened.set()
+        self.port = 0
+        self.connections = 0
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[Line]:
+        server = await asyncio.start_server(self._connected, HOST, 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            self.cut()
+            self._opened.set()
+            await server.wait_closed()
+
+    def silence(self) -> None:
+        """From now on nothing gets through, and nobody is told."""
+        self._opened.clear()
+
+    def cut(self) -> None:
+        """Break what is connected."""
+        for end in self._ends:
+            end.transport.abort()
+
+    def restore(self) -> None:
+        """New connections get through again; what went into the silence is lost."""
+        self.cut()
+        self._opened.set()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._ends.add(writer)
+        far: asyncio.StreamWriter | None = None
+        try:
+            far_reader, far = await asyncio.open_connection(HOST, self._target)
+            self._ends.add(far)
+            await asyncio.gather(self._copy(reader, far), self._copy(far_reader, writer))
+        except OSError:
+            pass  # cut
+        finally:
+            for end in (writer, far):
+                if end is not None:
+                    self._ends.discard(end)
+                    end.transport.abort()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            if not self._opened.is_set():
+                await self._opened.wait()
+                raise ConnectionResetError
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError
