@@ -7,17 +7,16 @@ their paths do not overlap. Basic authentication, Twilio's errors and pages, fau
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
+
+from dev.faults import Faults, Faulty
 
 Row = dict[str, Any]
 _OLD = "/2010-04-01/Accounts/{account}"
@@ -27,24 +26,6 @@ _ACCOUNT: web.RequestKey[str] = web.RequestKey("account", str)
 
 def new_sid(prefix: str) -> str:
     return prefix + secrets.token_hex(16)
-
-
-@dataclass
-class Fault:
-    """What happens to requests whose ``METHOD path`` the pattern matches.
-
-    ``status``: they are refused with it; ``hang``: they are not answered, before or after
-    (``late``) they have had their effect.
-    """
-
-    pattern: str
-    status: int = 0
-    code: int = 20001
-    hang: bool = False
-    late: bool = False
-    times: int = 1_000_000
-    hit: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a request has come (and, if late, has had its effect)."""
 
 
 class Refused(Exception):
@@ -64,7 +45,8 @@ class TwilioServer:
         self.urls: dict[str, Row] = {}
         self.requests: list[str] = []
         """``METHOD path`` of each, in order."""
-        self.faults: list[Fault] = []
+        self.faults = Faults()
+        self.fail = self.faults.fail
         self._host = host
         self._runner: web.AppRunner | None = None
 
@@ -120,12 +102,6 @@ class TwilioServer:
         self.trunks[row["sid"]] = row
         return row
 
-    def fail(self, pattern: str, **how: Any) -> Fault:
-        """See Fault; the first one that matches counts."""
-        fault = Fault(pattern, **how)
-        self.faults.append(fault)
-        return fault
-
     # --- The edge: who asks, and what goes wrong
 
     @web.middleware
@@ -134,16 +110,7 @@ class TwilioServer:
         self.requests.append(line)
         try:
             request[_ACCOUNT] = self._authenticate(request)
-            fault = next((f for f in self.faults if f.times and re.search(f.pattern, line)), None)
-            if fault is None:
-                return await self._answer(request, handler)
-            fault.times -= 1
-            if fault.late:
-                await self._answer(request, handler)
-            fault.hit.set()
-            if fault.hang:
-                await asyncio.Event().wait()
-            raise Refused(fault.status or 500, fault.code, "Asked for")
+            return await self._faulty(request, handler, line)
         except Refused as error:
             body = {
                 "code": error.code,
@@ -152,6 +119,12 @@ class TwilioServer:
                 "status": error.status,
             }
             return web.json_response(body, status=error.status)
+
+    async def _faulty(self, request: web.Request, handler: Any, line: str) -> web.StreamResponse:
+        try:
+            return await self.faults.apply(line, lambda: self._answer(request, handler))
+        except Faulty as error:
+            raise Refused(error.fault.status, error.fault.code, "Asked for") from None
 
     async def _answer(self, request: web.Request, handler: Any) -> web.StreamResponse:
         try:

@@ -60,7 +60,7 @@ class NumberService:
         self._agents = agents
         self._credentials = credentials
         self._accounts = accounts
-        self._provisioner = provisioner
+        self.provisioner = provisioner
 
     # --- reading
 
@@ -220,9 +220,9 @@ class NumberService:
     # --- checks
 
     def _ready(self) -> Provisioner:
-        if self._provisioner is None:
+        if self.provisioner is None:
             raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
-        return self._provisioner
+        return self.provisioner
 
     def _check_address(self) -> None:
         if self._settings.sip_public_address is None:
