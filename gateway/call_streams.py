@@ -61,8 +61,9 @@ async def _serve(
     opening: bytes = b"",
 ) -> web.StreamResponse:
     after = _last_event_id(request)
+    # It is UTF-8 by its specification, but clients that do not know take text/* for Latin-1.
     stream = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+        headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
     )
     await stream.prepare(request)
     try:
@@ -104,9 +105,10 @@ async def _follow(
 
 
 def _frame(event: str, data: dict[str, Any], number: int | None = None) -> bytes:
-    # JSON keeps what was said on one line, so that it cannot forge an event.
+    # JSON keeps what was said on one line, so that it cannot forge an event; in ASCII also for
+    # readers that take U+2028 for the end of a line, or the stream for Latin-1.
     numbered = "" if number is None else f"id: {number}\n"
-    return f"{numbered}event: {event}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return f"{numbered}event: {event}\ndata: {json.dumps(data)}\n\n".encode()
 
 
 def _last_event_id(request: web.Request) -> int:

@@ -255,7 +255,7 @@ class TestEvents:
         told = CallEvent(id=new_id("evt"), type="barge_in", data={"heard": hostile})
         await gateway.store.append(call.id, [told, over()], "worker")
         text = await stream(gateway, call.id)
-        lines = [line for line in text.split("\n") if line.startswith("event: ")]
+        lines = [line for line in text.splitlines() if line.startswith("event: ")]
         assert lines == [
             "event: call.queued",
             "event: barge_in",
