@@ -64,7 +64,9 @@ class CallQuery(Page):
     @classmethod
     def _without_blanks(cls, value: str | None) -> str | None:
         # An unescaped + of a number arrives as a blank.
-        return value.strip() or None if value else value
+        if value is not None and not (value := value.strip()):
+            raise ValueError("must not be blank")
+        return value
 
 
 class CallWait(BaseModel):
@@ -101,7 +103,7 @@ async def of_number(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, Page)
     number_id = request.match_info["id"]
     if await request.app[NUMBERS].get(_scope(request), number_id) is None:
-        raise NotFound("Number not found", code="NUMBER_NOT_FOUND")
+        raise NotFound("Phone number not found", code="NUMBER_NOT_FOUND")
     return await _listed(request, query, CallFilter(phone_number_id=number_id))
 
 

@@ -125,7 +125,7 @@ def _parameters(parameters: list[Schema], schemas: Schema) -> str:
 def _fields(schema: Schema, schemas: Schema) -> str:
     """A table of fields; one for each kind where there are several."""
     resolved = _resolve(schema, schemas)
-    kinds = resolved.get("oneOf", resolved.get("anyOf", [resolved]))
+    kinds: list[Schema] = resolved.get("oneOf") or resolved.get("anyOf") or [resolved]
     tables = [f"<table>{rows}</table>" for kind in kinds if (rows := "".join(_rows(kind, schemas)))]
     return '<p class="note">or</p>'.join(tables)
 
