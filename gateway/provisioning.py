@@ -261,7 +261,12 @@ class Provisioner:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: self._busy.discard(number_id))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise Unavailable("The gateway is stopping; nothing was done") from None
+            raise
 
 
 def busy() -> Conflict:

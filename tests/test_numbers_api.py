@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentphone import AgentPhone
+from agentphone import AgentPhone  # type: ignore[import-untyped]
 
 from core.database import Scope
 from gateway.keys import NUMBER_LOOKUP
