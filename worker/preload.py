@@ -29,5 +29,9 @@ for name in _USED_LATER:
     importlib.import_module(name)
 # Names that are imported when they are asked for.
 from anyio import connect_tcp, create_memory_object_stream  # noqa: E402, F401
+from livekit.agents.utils import http_context  # noqa: E402
+
+# The TLS settings of the jobs' HTTP sessions, kept once made: 30 ms of CPU before the greeting.
+getattr(http_context, "_create_ssl_context", lambda: None)()
 
 livekit.local_inference.init_vad()
