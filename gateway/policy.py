@@ -67,7 +67,7 @@ class DialPolicy:
 
         Both are an optional ``+`` and digits.
         """
-        home = _country(_parse(from_number)) if from_number.startswith("+") else None
+        home = _home(from_number)
         readings = _readings(to_number, home)
         if self._blocked and _begins(to_number, readings, self._blocked):
             return "its prefix is blocked"
@@ -79,6 +79,14 @@ class DialPolicy:
             if not likely or any(_country(one) not in self._allowed for one in likely):
                 return "its country is not among those allowed"
         return None
+
+
+def _home(from_number: str) -> str | None:
+    """The country of the caller ID; None: an extension, or not to be told."""
+    if from_number.startswith("+"):
+        return _country(_parse(from_number))
+    number = None if _is_extension(from_number) else _parse(f"+{from_number}")
+    return _country(number) if number and phonenumbers.is_valid_number(number) else None
 
 
 def _special(to_number: str, readings: list[PhoneNumber], home: str | None) -> str | None:

@@ -65,6 +65,7 @@ class TestList:
             ("numberId", ""),
             ("type", "fax"),
             ("search", ""),
+            ("search", " "),
             ("search", "5" * 65),
             ("colour", "red"),
             ("x" * 300, "1"),

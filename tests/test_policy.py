@@ -70,6 +70,7 @@ def test_ordinary_numbers(to_number: str, from_number: str) -> None:
         ("19002345678", DE, "a premium-rate"),
         ("0019002345678", DE, "a premium-rate"),
         ("9002345678", US, "a premium-rate"),
+        ("9002345678", "15105550123", "a premium-rate"),
         ("09001234567", DE, "a premium-rate"),
         ("+979123456789", US, "a premium-rate"),
         ("+449098790879", US, "a premium-rate"),
