@@ -78,6 +78,7 @@ export class Conversation {
 
   constructor(on) {
     this.#on = on;
+    this.#sdk.setLogLevel("warn");
     this.room = new this.#sdk.Room();
   }
 

@@ -11,7 +11,7 @@ const STATES = {
   ringing: ["Ringing", "The agent is on its way."],
   listening: ["Listening", "Go ahead, the agent hears you."],
   thinking: ["Thinking", "The agent looks for an answer."],
-  speaking: ["Speaking", "You may interrupt at any time."],
+  speaking: ["Speaking", "You may interrupt the agent at any time."],
   reconnecting: ["Reconnecting", "The connection was lost for a moment."],
   ended: ["Call ended", ""],
 };
@@ -108,7 +108,7 @@ function giveUp(mine, error) {
 async function finish(mine, gateway) {
   if (mine.finished) return;
   mine.finished = true;
-  const lasted = mine.since ? ` ${duration(mine)} ` : " ";
+  const lasted = mine.since ? ` The call lasted ${duration(mine)}.` : "";
   release(mine);
   say("ended", mine.hungUp ? REASONS.user_hangup : "");
   $("start").focus();
@@ -118,7 +118,7 @@ async function finish(mine, gateway) {
     // Somebody who calls again does not want to hear of the last call any more.
     if (call || document.body.dataset.state !== "ended") return;
     const reason = mine.hungUp ? "user_hangup" : disconnectionReason;
-    say("ended", `${REASONS[reason] ?? "It is over."}${lasted}`.trim());
+    say("ended", (REASONS[reason] ?? "") + lasted);
   } catch (error) {
     complain(`Why the call ended is not known: ${error.message}`);
   }

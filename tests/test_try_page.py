@@ -1,0 +1,184 @@
+"""GET /try/{agentId} in a real browser, with a WAV file as its microphone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import wave
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from dev.scenario import OPENING, OPENING_ANSWER
+from dev.speech import CALLER_VOICE, synthesize
+from dev.stack import Stack
+from gateway.try_page import LIVEKIT_CLIENT
+from tests.conftest import GREETING, SECRETS, Gateway
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("there is no chromium here", allow_module_level=True)
+if not LIVEKIT_CLIENT.is_file():
+    pytest.skip("livekit-client is not installed (npm ci)", allow_module_level=True)
+
+RATE = 48_000  # Hz
+SLOWLY = 20_000  # ms, for what an agent has to do first
+
+
+def write_microphone(path: Path) -> None:
+    """Silence while the agent greets, the question, silence for the answer; and again."""
+    question = synthesize(OPENING, CALLER_VOICE, RATE).pcm
+    silence = np.zeros(6 * RATE, np.int16)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(np.concatenate([silence, question, silence]).tobytes())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
+    microphone = tmp_path_factory.mktemp("browser") / "microphone.wav"
+    write_microphone(microphone)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--use-fake-device-for-media-stream",
+                f"--use-file-for-fake-audio-capture={microphone}",
+                "--autoplay-policy=user-gesture-required",  # as browsers of people do
+                "--disable-gpu",
+            ],
+        )
+        yield browser
+        await browser.close()
+
+
+class Visit:
+    """A tab on the page. ``faults``: errors of its scripts, and what its policy refused."""
+
+    def __init__(self, context: BrowserContext, page: Page, address: str) -> None:
+        self.context = context
+        self.page = page
+        self.address = address
+        self.faults: list[str] = []
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("console", self._said)
+
+    def _said(self, message: Any) -> None:
+        # LiveKit's library and refused requests are there, too: those the visitor is told of.
+        if "Content Security Policy" in message.text:
+            self.faults.append(message.text)
+
+    async def start(self) -> None:
+        await self.page.get_by_role("button", name="Start the call").click()
+
+    async def says(self, text: str | re.Pattern[str], timeout: float = 10_000) -> None:
+        await expect(self.page.get_by_role("status")).to_have_text(text, timeout=timeout)
+
+    async def complains(self, text: str) -> None:
+        await expect(self.page.get_by_role("alert")).to_contain_text(text)
+
+    async def hear(self, who: str, text: str) -> None:
+        line = self.page.get_by_role("listitem").filter(has_text=who).filter(has_text=text)
+        await expect(line.first).to_be_visible(timeout=SLOWLY)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visit(browser: Browser, stack: Stack) -> AsyncIterator[Visit]:
+    context = await browser.new_context(permissions=["microphone"])
+    visit = Visit(context, await context.new_page(), f"{stack.gateway_url}/try/greeter")
+    yield visit
+    await context.close()
+    assert visit.faults == []
+
+
+async def last_call(gateway: Gateway) -> dict[str, Any]:
+    """The record of the newest web call, when it is over."""
+    newest = (await gateway.get("/v1/calls?direction=web&limit=1")).body["data"][0]
+    return dict((await gateway.get(f"/v1/calls/{newest['id']}?wait=true&timeout=20")).body)
+
+
+async def test_a_conversation(visit: Visit, gateway: Gateway) -> None:
+    page = visit.page
+    await page.goto(visit.address)
+    await expect(page.get_by_role("heading", name="greeter")).to_be_visible()
+    await visit.start()
+    await visit.complains("asks for an API token")
+    await page.get_by_label("API token").fill("not-the-right-token")
+    await visit.start()
+    await visit.complains("not valid")
+    await page.get_by_label("API token").fill(SECRETS["acme"])
+    await page.get_by_label("API token").press("Enter")
+
+    await visit.says(re.compile("Listening|Speaking"), SLOWLY)
+    await expect(page.get_by_label("API token")).to_be_hidden()
+    await visit.hear("Agent", GREETING)
+    await visit.hear("You", OPENING)
+    await visit.hear("Agent", OPENING_ANSWER)
+    await visit.says("Listening")  # its last word is written before it is spoken
+    await page.get_by_role("button", name="Hang up").click()
+    await visit.says("Call ended")
+    await expect(page.locator("#hint")).to_have_text(
+        re.compile(r"You hung up\. The call lasted \d:\d\d\."), timeout=SLOWLY
+    )
+
+    record = await last_call(gateway)
+    assert (record["status"], record["disconnectionReason"]) == ("completed", "user_hangup")
+    assert record["agentId"] == "greeter"
+    said = [(turn["transcript"], turn["response"]) for turn in record["transcripts"]]
+    assert ("", GREETING) in said
+    assert (OPENING, OPENING_ANSWER) in said
+    await expect(page.get_by_role("button", name="Call again")).to_be_focused()
+
+
+async def test_the_agents_side_hangs_up(visit: Visit, gateway: Gateway) -> None:
+    await visit.page.goto(f"{visit.address}#token={SECRETS['acme']}")
+    # Neither the address bar nor the history keeps the token.
+    await expect(visit.page).to_have_url(visit.address)
+    await visit.start()
+    await visit.hear("Agent", GREETING)
+    call = (await gateway.get("/v1/calls?direction=web&limit=1")).body["data"][0]
+    assert (await gateway.post(f"/v1/calls/{call['id']}/end")).status == 200
+    await visit.says("Call ended")
+    await expect(visit.page.locator("#hint")).to_contain_text("The agent hung up.")
+    await expect(visit.page.get_by_role("button", name="Hang up")).to_be_hidden()
+
+
+async def test_a_call_hung_up_before_the_agent_came(visit: Visit, gateway: Gateway) -> None:
+    await visit.page.goto(f"{visit.address}#token={SECRETS['acme']}")
+    await visit.start()
+    await visit.page.get_by_role("button", name="Hang up").click()
+    await visit.says("Call ended")
+    record = await last_call(gateway)
+    assert record["status"] in {"canceled", "completed"}, record
+
+
+async def test_an_agent_that_is_not_there(visit: Visit) -> None:
+    address = visit.address.replace("greeter", "nobody")
+    await visit.page.goto(f"{address}#token={SECRETS['acme']}")
+    await visit.start()
+    await visit.complains("There is no agent “nobody”.")
+    await visit.says("Ready")
+
+
+async def test_a_microphone_that_is_blocked(visit: Visit) -> None:
+    await visit.context.clear_permissions()
+    await visit.page.goto(visit.address)
+    await visit.start()
+    await visit.complains("The microphone is blocked")
+    await visit.says("Ready")
+
+
+async def test_without_livekits_library_it_says_what_to_do(visit: Visit) -> None:
+    await visit.page.route("**/livekit-client.js", lambda route: route.fulfill(status=404))
+    await visit.page.goto(visit.address)
+    await visit.complains("npm ci")
+    await expect(visit.page.get_by_role("button", name="Start the call")).to_be_disabled()
