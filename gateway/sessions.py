@@ -108,7 +108,8 @@ ROUTES: tuple[Route, ...] = (
     _dispatching("/api/v1/sessions", "Send an agent to a phone (the same)"),
     Route(
         method="GET",
-        path="/api/v1/sessions/{id}",
+        # "dispatch" is no id, and has no GET.
+        path="/api/v1/sessions/{id:(?!dispatch$)[^/]+}",
         handler=show,
         summary="One session: the call's record, with its transcript",
         tag="Sessions",

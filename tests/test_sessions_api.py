@@ -160,6 +160,11 @@ async def test_so_many_at_a_time(tmp_path: Path) -> None:
         assert code(answer) == (429, "CONCURRENCY_LIMIT")
 
 
+async def test_dispatch_is_no_session(gateway: Running) -> None:
+    async with gateway.http.get(DISPATCH, headers=ACME) as response:
+        assert (response.status, response.headers["Allow"]) == (405, "POST")
+
+
 async def test_the_transcript(gateway: Running) -> None:
     call = await gateway.call()
     turn = Turn(id="t1", transcript="Hello", response="Hi")
