@@ -82,6 +82,7 @@ class _Call:
         self._reporter = reporter
         self._over: asyncio.Future[tuple[Cause, str]] = asyncio.Future()
         self._far_end: FarEnd | None = None
+        self._phone: str | None = None
         self._conversation: Conversation | None = None
         self._inbound = not isinstance(job, JobMetadata)
         self._answered_at: float | None = None
@@ -116,6 +117,7 @@ class _Call:
                 await connecting  # who is to be hung up on is seen in the room
                 return self._end(*brief)
             self._inbound = brief.direction == "inbound"
+            self._phone = brief.participant_identity
             # A greeting takes its time: it is begun before there is anybody to hear it.
             conversation = self._conversation = self._begin(brief)
             tasks.create_task(conversation.prepare())
@@ -320,6 +322,8 @@ class _Call:
     def _far_end_identity(self) -> str | None:
         if self._far_end is not None:
             return self._far_end.identity if self._far_end.present else None
+        if self._phone is not None:  # we have not seen the room
+            return self._phone
         # Without a brief: the phone in the room, if there is exactly one.
         phones = [
             participant.identity
