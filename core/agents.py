@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +25,9 @@ class AgentStore:
     def __init__(self, database: Database, cache: Cache | None = None) -> None:
         self._database = database
         self._cache = cache or NoCache()
+        # Changes of one agent wait here, not each with a connection on the row's lock: a tenant
+        # in a hurry must not use up the pool.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @whole
     async def create(self, scope: Scope, config: AgentConfig) -> AgentRecord:
@@ -154,11 +159,12 @@ class AgentStore:
         a commit whose confirmation was lost may still have happened.
         """
         changed = [key]
-        try:
-            async with self._database.write() as connection:
-                yield connection, changed
-        finally:
-            await self._cache.forget(*changed)
+        async with self._turns.setdefault(key, asyncio.Lock()):
+            try:
+                async with self._database.write() as connection:
+                    yield connection, changed
+            finally:
+                await self._cache.forget(*changed)
 
 
 def _plain(record: AgentRecord) -> dict[str, Any]:
