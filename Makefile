@@ -16,7 +16,7 @@ help:
 demo: .venv/lock
 	@.venv/bin/python -m dev demo $(if $(PHONE),--phone '$(PHONE)')
 
-test: .venv/lock
+test: .venv/lock node_modules/lock
 	@.venv/bin/python -m dev setup
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -35,7 +35,7 @@ up:
 	docker compose up --detach --build --wait
 
 clean:
-	rm -rf .venv .cache build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv node_modules .cache build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made anew when the lock changes; the copy of the lock is written last, so that an interrupted
@@ -43,6 +43,11 @@ clean:
 .venv/lock: requirements-dev.txt
 	@$(PYTHON) dev/bootstrap.py .venv $<
 	@cp $< $@
+
+# What the page /try/… loads into the browser; whoever has no npm can do without that page.
+node_modules/lock: package-lock.json
+	@if command -v npm >/dev/null; then npm ci --loglevel=error && cp $< $@; \
+	else echo 'without npm there is no page to talk from (/try/…), and its tests are skipped' >&2; fi
 
 # After a change of the dependencies in pyproject.toml; needs uv.
 LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
