@@ -114,6 +114,8 @@ def _scope(request: web.Request) -> Scope:
 
 
 _TAG = "Phone numbers"
+ID = "{id:(?!(?:attach|available|buy)$)[^/]+}"
+"""Paths of their own are not ids, for methods that they do not serve."""
 _STORE = (503, "STORE_UNAVAILABLE")
 NOT_FOUND = (404, "NUMBER_NOT_FOUND")
 NO_AGENT = (404, "AGENT_NOT_FOUND")
@@ -194,7 +196,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
-        path="/api/v1/phone-numbers/{id}",
+        path=f"/api/v1/phone-numbers/{ID}",
         handler=show,
         summary="One number",
         tag=_TAG,
@@ -203,7 +205,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="PATCH",
-        path="/api/v1/phone-numbers/{id}",
+        path=f"/api/v1/phone-numbers/{ID}",
         handler=change,
         summary="Give a number to another agent; change its direction",
         tag=_TAG,
@@ -213,7 +215,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="DELETE",
-        path="/api/v1/phone-numbers/{id}",
+        path=f"/api/v1/phone-numbers/{ID}",
         handler=remove,
         summary="Detach a number",
         tag=_TAG,

@@ -22,7 +22,7 @@ from gateway.number_models import (
     NumberList,
     NumberView,
 )
-from gateway.numbers import BUSY, BUYING, DETACHING, NO_AGENT, READING, SEARCHING
+from gateway.numbers import BUSY, BUYING, DETACHING, ID, NO_AGENT, READING, SEARCHING
 from gateway.paging import Page
 from gateway.route import Route
 
@@ -144,7 +144,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
-        path="/v1/numbers/{id}",
+        path=f"/v1/numbers/{ID}",
         handler=show,
         summary="One number",
         tag=_TAG,
@@ -153,7 +153,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="DELETE",
-        path="/v1/numbers/{id}",
+        path=f"/v1/numbers/{ID}",
         handler=remove,
         summary="Release or detach a number",
         tag=_TAG,
