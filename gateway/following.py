@@ -137,7 +137,10 @@ class Arrival:
         journal: Journal,
         dispatcher: Dispatcher,
         timeout_s: float,
+        sign: str = "agent.joined",
     ) -> None:
+        """``sign``: the event that tells of the agent."""
+        self._sign = sign
         self._call_id = call_id
         self._room_name = room_name
         self._watch = watch
@@ -161,7 +164,7 @@ class Arrival:
         return False
 
     async def _joined(self) -> bool:
-        return await self._watch.until("agent.joined", "call.ended", timeout_s=self._timeout_s / 2)
+        return await self._watch.until(self._sign, "call.ended", timeout_s=self._timeout_s / 2)
 
 
 class Following:

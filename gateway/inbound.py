@@ -232,6 +232,8 @@ class Inbound:
             journal=self._journal,
             dispatcher=_Redispatcher(self._livekit, self._tokens, self._agent_name, caller),
             timeout_s=self._agent_join_timeout_s,
+            # Its worker has asked: should it fail, the ringing time-out ends the call.
+            sign="agent.dispatched",
         )
         if not await arrival.seen():
             await self._send_away(room_name, caller.identity)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import pytest
@@ -46,7 +45,7 @@ class TestAnswered:
     ) -> None:
         """Whose it is, and with or without the +."""
         agent = await make_agent(gateway, tenant, beginMessage=greeting)
-        line = await Line.attach(stack, gateway, agent, auth_id=tenant)
+        line = await Line.attach(stack, gateway, agent, tenant=tenant)
         call = await line.dial(phone, bare=bare)
         await call.answered(20)
         await call.listen(20)
@@ -56,8 +55,8 @@ class TestAnswered:
         assert (record["agentId"], record["agentVersion"]) == (agent, 1)
         assert (record["direction"], record["type"]) == ("inbound", "pstn")
         assert record["fromNumber"] == CALLER
-        assert record["toNumber"] == line.number.phone_number
-        assert record["phoneNumberId"] == line.number.id
+        assert record["toNumber"] == line.number
+        assert record["phoneNumberId"] == line.id
         assert record["participantId"] and record["sipCallId"]
         assert record["createdAt"] <= record["ringingAt"] <= record["answeredAt"]
         assert [turn["response"] for turn in record["transcripts"]] == [greeting]
@@ -108,13 +107,11 @@ class TestAnswered:
 
 class TestRefused:
     @pytest.mark.parametrize(
-        ("config", "number", "note"),
+        ("enabled", "bound", "direction", "note"),
         [
-            ({"enabled": False}, {}, "agent_disabled"),
-            ({}, {"direction": "outbound"}, "number_outbound_only"),
-            ({}, {"agent_id": None}, "number_without_agent"),
-            ({}, {"agent_id": "agt_gone"}, "agent_not_found"),
-            ({}, {"status": "detaching"}, "number_not_attached"),
+            (False, True, "both", "agent_disabled"),
+            (True, True, "outbound", "number_outbound_only"),
+            (True, False, "inbound", "number_without_agent"),
         ],
     )
     async def test_where_no_agent_may_answer(
@@ -122,12 +119,13 @@ class TestRefused:
         stack: Stack,
         gateway: Gateway,
         phone: Phone,
-        config: dict[str, Any],
-        number: dict[str, Any],
+        enabled: bool,
+        bound: bool,
+        direction: str,
         note: str,
     ) -> None:
-        agent = await make_agent(gateway, **config)
-        line = await Line.attach(stack, gateway, **{"agent_id": agent, **number})
+        agent = await make_agent(gateway, enabled=enabled) if bound else None
+        line = await Line.attach(stack, gateway, agent, direction=direction)
         assert await refused(line, phone) == 486
         record = await line.record()
         assert outcome(record) == ("failed", "agent_unavailable")
@@ -195,7 +193,7 @@ class TestKilledGateway:
     async def test_while_the_phone_rings(self, own: Stack, phone: Phone) -> None:
         """Nobody is there to ask for the call; the phone rings until somebody is."""
         async with client(own) as gateway:
-            line = await Line.attach(own, gateway, "greeter")
+            line = await Line.attach(own, gateway, await make_agent(gateway))
             await own.gateway.kill()
             call = await line.dial(phone)
             await call.ringing(10)
@@ -210,7 +208,7 @@ class TestKilledGateway:
 
     async def test_while_they_talk(self, own: Stack, phone: Phone) -> None:
         async with client(own) as gateway:
-            line = await Line.attach(own, gateway, "greeter")
+            line = await Line.attach(own, gateway, await make_agent(gateway))
             call = await line.dial(phone)
             await call.answered(20)
             await own.gateway.kill()
@@ -235,7 +233,7 @@ class TestNoWorkerFree:
 
     async def test_the_caller_hears_ringing_and_then_an_end(self, own: Stack, phone: Phone) -> None:
         async with client(own) as gateway:
-            line = await Line.attach(own, gateway, "greeter")
+            line = await Line.attach(own, gateway, await make_agent(gateway))
             assert await refused(line, phone) == 486
             record = await line.record()
             assert outcome(record) == ("failed", "agent_unavailable")
@@ -243,7 +241,7 @@ class TestNoWorkerFree:
 
     async def test_a_caller_who_gives_up(self, own: Stack, phone: Phone) -> None:
         async with client(own) as gateway:
-            line = await Line.attach(own, gateway, "greeter")
+            line = await Line.attach(own, gateway, await make_agent(gateway))
             call = await line.dial(phone)
             await line.record(ended=False)
             await call.hangup()

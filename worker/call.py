@@ -29,7 +29,7 @@ from worker.tools import KeyPresses, ToolBox
 
 log = logging.getLogger(__name__)
 
-_BRIEF_WITHIN_S = 10.0
+_BRIEF_WITHIN_S = 15.0  # so long a caller hears ringing
 _JOIN_WITHIN_S = 30.0  # the dial begins when the agent is in the room
 _CALLER_WITHIN_S = 5.0  # a caller is there before the agent, or has given up
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
