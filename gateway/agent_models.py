@@ -102,12 +102,13 @@ def changed_config(body: BaseModel, before: AgentConfig | None, path: str) -> Ag
 
     What is not given stays; null becomes the default. Raises Unprocessable.
     """
-    given = body.model_dump(exclude_unset=True)
+    given = body.model_dump(exclude_unset=True, by_alias=True)
     if given.get("voice") == DEFAULT_VOICE:
         given["voice"] = None
-    if given.get("custom_tools") is not None:
-        given["custom_tools"] = [_without_nulls(tool) for tool in given["custom_tools"]]
-    kept = {} if before is None else before.model_dump(exclude=set(given))
+    if given.get("customTools") is not None:
+        given["customTools"] = [_without_nulls(tool) for tool in given["customTools"]]
+    old = {} if before is None else before.model_dump(by_alias=True)
+    kept = {name: value for name, value in old.items() if name not in given}
     return validate({**kept, **_without_nulls(given)}, AgentConfig, path)
 
 
