@@ -120,6 +120,7 @@ async def test_a_conversation(visit: Visit, gateway: Gateway) -> None:
 
     await visit.says(re.compile("Listening|Speaking"), SLOWLY)
     await expect(page.get_by_label("API token")).to_be_hidden()
+    await expect(page.get_by_role("heading", name="Greeter")).to_be_visible()
     await visit.hear("Agent", GREETING)
     await visit.hear("You", OPENING)
     await visit.hear("Agent", OPENING_ANSWER)

@@ -22,7 +22,12 @@ export class Gateway {
     return this.#ask("/v1/calls/web", { method: "POST", body: JSON.stringify({ agentId }) });
   }
 
-  /** The call's record, once it is over (or as it is after 10 seconds). */
+  /** The call's record. */
+  async record(callId) {
+    return this.#ask(`/v1/calls/${encodeURIComponent(callId)}`);
+  }
+
+  /** The record once the call is over, or as it is after 10 seconds. */
   async outcome(callId) {
     return this.#ask(`/v1/calls/${encodeURIComponent(callId)}?wait=true&timeout=10`);
   }

@@ -10,11 +10,16 @@ export class Transcript {
   #list;
   #empty;
   #said;
+  #follow = true; // unless the reader has scrolled back
 
   constructor({ list, empty, said }) {
     this.#list = list;
     this.#empty = empty;
     this.#said = said;
+    list.addEventListener("scroll", () => {
+      this.#follow = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+    });
+    new ResizeObserver(() => this.#scroll()).observe(list);
   }
 
   clear() {
@@ -22,6 +27,7 @@ export class Transcript {
     this.#list.replaceChildren();
     this.#said.replaceChildren();
     this.#empty.hidden = false;
+    this.#follow = true;
   }
 
   /** Call before the room is connected, or the first words are lost. */
@@ -47,15 +53,18 @@ export class Transcript {
   #show(segment, who, text, final) {
     if (!text.trim()) return;
     const line = this.#lines.get(segment) ?? this.#add(segment, who);
-    const atEnd = this.#list.scrollHeight - this.#list.scrollTop - this.#list.clientHeight < 60;
     line.words.textContent = text;
     line.item.classList.toggle("interim", !final);
     this.#empty.hidden = true;
-    if (atEnd) this.#list.scrollTop = this.#list.scrollHeight;
+    this.#scroll();
     if (final && !line.said) {
       line.said = true;
       this.#announce(who, text);
     }
+  }
+
+  #scroll() {
+    if (this.#follow) this.#list.scrollTop = this.#list.scrollHeight;
   }
 
   #add(segment, who) {

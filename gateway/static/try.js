@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 const STATES = {
   idle: ["Ready", "Your browser will ask for the microphone."],
   microphone: ["Asking for the microphone", "Please allow it in your browser."],
-  connecting: ["Connecting", ""],
+  connecting: ["Connecting", "One moment, please."],
   ringing: ["Ringing", "The agent is on its way."],
   listening: ["Listening", "Go ahead, the agent hears you."],
   thinking: ["Thinking", "The agent looks for an answer."],
@@ -71,6 +71,7 @@ async function start() {
     const opened = await gateway.open(agentId);
     $("access").hidden = true;
     mine.id = opened.callId;
+    gateway.record(mine.id).then(({ agentName }) => entitle(agentName), () => {});
     if (mine.hungUp) return await finish(mine, gateway);
     mine.conversation = new Conversation({
       state: (state) => call === mine && progress(mine, state),
@@ -102,6 +103,7 @@ function giveUp(mine, error) {
   else if (error.code === "UNAUTHORIZED" || error.code === "INVALID_AUTH_HEADER") {
     askForToken("This token is not valid, or has expired.");
   } else if (error.code === "AGENT_NOT_FOUND") complain(`There is no agent “${agentId}”.`);
+  else if (error.code === "AGENT_UNAVAILABLE") complain("No agent is free. Try again in a moment.");
   else complain(error instanceof Problem ? error.message : `It did not work out (${error.message}).`);
 }
 
@@ -109,6 +111,7 @@ async function finish(mine, gateway) {
   if (mine.finished) return;
   mine.finished = true;
   const lasted = mine.since ? ` The call lasted ${duration(mine)}.` : "";
+  if (mine.since) $("clock").textContent = duration(mine);
   release(mine);
   say("ended", mine.hungUp ? REASONS.user_hangup : "");
   $("start").focus();
@@ -184,9 +187,13 @@ function watchLevels(mine) {
   show();
 }
 
+function entitle(name) {
+  $("title").textContent = name || agentId;
+  document.title = `Talk to ${name || agentId}`;
+}
+
 function begin() {
-  $("title").textContent = agentId;
-  document.title = `Talk to ${agentId}`;
+  entitle(agentId);
   // In the fragment a token is neither sent nor logged anywhere; it need not stay there either.
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given) {
