@@ -43,6 +43,16 @@ _DETAIL: Schema = {
 }
 _DETAILS: Schema = {"type": "array", "items": {"$ref": _REF.format(model="ErrorDetail")}}
 _TEXT: Schema = {"type": "string"}
+_EVENT: Schema = {
+    "description": "One of the events.",
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": _TEXT,
+        "id": _TEXT,
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 _TYPES = sorted({*TYPES.values(), "invalid_request_error", "api_error"})
 _ERRORS: dict[str, Schema] = {
     "ErrorDetail": _DETAIL,
@@ -208,6 +218,8 @@ def _parameters(route: Route) -> list[Schema]:
 
 def _responses(route: Route, refs: Refs) -> dict[str, Schema]:
     schema: Schema = {"type": "string"} if route.content.startswith("text/") else {}
+    if route.content == "text/event-stream":
+        schema = _EVENT
     if route.answer is not None:
         schema = refs[route.answer, "serialization"]
     success: Schema = {"description": route.summary}
