@@ -8,7 +8,6 @@ so that two who tell at the same time, or much later, cannot make two of it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Coroutine, Sequence
 from datetime import datetime
@@ -27,17 +26,15 @@ from core.models import (
     Agent,
     Assignment,
     Call,
-    CallBrief,
     CallEvent,
-    DisconnectionReason,
     InboundJob,
     InboundRoom,
     PhoneNumber,
-    Status,
     now,
 )
 from core.store import LiveIdentity, NewCall, Store
 from core.tokens import TokenIssuer
+from gateway.caller import brief_of, call_id_of, first_events, is_caller, new_call, owner
 from gateway.following import (
     LIVEKIT_ERRORS,
     Arrival,
@@ -49,7 +46,6 @@ from gateway.following import (
 from gateway.limits import CallLimits
 from gateway.live import Timeline
 from sip.dispatch import NUMBER_ATTRIBUTE
-from sip.trunks import read_label
 
 log = logging.getLogger(__name__)
 
@@ -66,18 +62,6 @@ _CALLER_WITHIN_S = 2.0
 _LOOK_EVERY_S = 0.05
 _CONNECTED = ParticipantInfo.State.ACTIVE
 _REMOVE_AGAIN_S = (0.2, 1.0, 3.0)
-
-
-def call_id_of(room_name: str) -> str:
-    """The id of the inbound call that this room was made for."""
-    return f"call_{hashlib.sha256(room_name.encode()).hexdigest()[:24]}"
-
-
-def is_caller(participant: ParticipantInfo) -> bool:
-    """Whether it is the phone of somebody who called a number of ours."""
-    return (
-        participant.kind == ParticipantInfo.Kind.SIP and NUMBER_ATTRIBUTE in participant.attributes
-    )
 
 
 class Inbound:
@@ -154,9 +138,11 @@ class Inbound:
             return call
         number = await self._numbers.get(Scope(None), caller.attributes[NUMBER_ATTRIBUTE])
         agent, refusal = await self._agent_of(number)
-        new = _new_call(call_id, room_name, caller, number, agent)
+        new = new_call(call_id, room_name, caller, number, agent)
         try:
-            call, refusal = await self._insert(new, _arrival(call_id, caller, at or now()), refusal)
+            call, refusal = await self._insert(
+                new, first_events(call_id, caller, at or now()), refusal
+            )
         except LiveIdentity:
             # Somebody else was first, in this very moment.
             if call := await self._store.call(Scope(None), call_id):
@@ -271,76 +257,8 @@ class _Redispatcher(Dispatcher):
         self, livekit: LiveKitAPI, tokens: TokenIssuer, agent_name: str, caller: ParticipantInfo
     ) -> None:
         super().__init__(livekit, tokens, agent_name)
-        self._job = InboundJob(
-            number_id=caller.attributes[NUMBER_ATTRIBUTE], auth_id=_owner(caller)
-        )
+        self._job = InboundJob(number_id=caller.attributes[NUMBER_ATTRIBUTE], auth_id=owner(caller))
 
     def dispatch(self, call_id: str) -> RoomAgentDispatch:
         metadata = self._job.model_dump_json(by_alias=True, exclude_none=True)
         return RoomAgentDispatch(agent_name=self.agent_name, metadata=metadata)
-
-
-def brief_of(call: Call, agent: Agent, max_duration_ms: int) -> CallBrief:
-    """What the call's worker is told."""
-    return CallBrief(
-        call_id=call.id,
-        direction=call.direction,
-        participant_identity=call.participant_identity,
-        from_number=call.from_number,
-        to_number=call.to_number,
-        metadata=call.metadata,
-        max_duration_ms=max_duration_ms,
-        agent=agent,
-    )
-
-
-def left_unanswered(
-    call_status: str | None, reason: str | None
-) -> tuple[Status, DisconnectionReason]:
-    """How a call ended whose caller left before the answer.
-
-    ``call_status`` is the last ``sip.callStatus``: ``hangup`` after a CANCEL, still ``ringing``
-    when the SIP service gave up; ``reason`` the name of LiveKit's DisconnectReason.
-    """
-    if reason in {"PARTICIPANT_REMOVED", "ROOM_DELETED"}:
-        return "canceled", "canceled"
-    if call_status == "hangup":
-        return "canceled", "user_hangup"
-    return "failed", "agent_unavailable"
-
-
-def _new_call(
-    call_id: str,
-    room_name: str,
-    caller: ParticipantInfo,
-    number: PhoneNumber | None,
-    agent: Agent | None,
-) -> NewCall:
-    attributes = caller.attributes
-    return NewCall(
-        id=call_id,
-        auth_id=number.auth_id if number else _owner(caller),
-        direction="inbound",
-        room_name=room_name,
-        participant_identity=caller.identity,
-        from_number=attributes.get("sip.phoneNumber"),
-        to_number=number.phone_number if number else attributes.get("sip.trunkPhoneNumber"),
-        max_duration_ms=agent.config.max_duration_ms if agent else 0,
-        agent=agent,
-        phone_number_id=attributes[NUMBER_ATTRIBUTE],
-        metadata={},
-    )
-
-
-def _owner(caller: ParticipantInfo) -> str | None:
-    """Whose the number was when its rule was made: the rule's metadata is the caller's."""
-    auth_id = read_label(caller.metadata).get("auth_id")
-    return auth_id if isinstance(auth_id, str) else None
-
-
-def _arrival(call_id: str, caller: ParticipantInfo, at: datetime) -> list[CallEvent]:
-    ids = {"participantId": caller.sid, "sipCallId": caller.attributes.get("sip.callID")}
-    return [
-        CallEvent(id=f"{call_id}_queued", type="call.queued", at=at),
-        CallEvent(id=f"{call_id}_ringing", type="call.ringing", at=at, data=ids),
-    ]

@@ -16,7 +16,8 @@ from core.errors import NotFound, Unauthenticated
 from core.models import Assignment, CallBrief, CallEvent, Heartbeat, InboundRoom, Turn, now
 from core.tokens import Audience, InvalidToken
 from gateway.body import parse_body
-from gateway.inbound import Gone, brief_of
+from gateway.caller import brief_of
+from gateway.inbound import Gone
 from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS
 from gateway.route import Route
 

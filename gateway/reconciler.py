@@ -27,8 +27,9 @@ from core.errors import AppError
 from core.events import ended
 from core.models import Call, CallEvent, now
 from core.store import Store
+from gateway.caller import call_id_of, is_caller, left_unanswered
 from gateway.following import participants
-from gateway.inbound import Inbound, call_id_of, is_caller, left_unanswered
+from gateway.inbound import Inbound
 from gateway.live import Timeline
 from gateway.number_repair import NumberRepair
 from gateway.outbound import Outbound

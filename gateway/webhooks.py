@@ -24,7 +24,7 @@ from core.events import ended
 from core.models import CallEvent, DisconnectionReason, Status, now
 from core.store import Store
 from gateway.body import read_text
-from gateway.inbound import is_caller, left_unanswered
+from gateway.caller import is_caller, left_unanswered
 from gateway.keys import INBOUND, METRICS, SETTINGS, STORE, TIMELINE
 from gateway.route import Route
 from gateway.web_calls import VISITOR

@@ -14,7 +14,7 @@ from livekit.protocol.models import ParticipantInfo
 from core.database import Scope
 from core.models import AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
-from gateway.inbound import call_id_of
+from gateway.caller import call_id_of
 from gateway.keys import AGENT_STORE, INBOUND, NUMBERS
 from tests.conftest import bearer
 from tests.inprocess import SECRET, Running
@@ -364,6 +364,21 @@ class TestTheEnd:
         (again,) = livekit.dispatched
         assert (again.room, again.agent_name) == (caller.room, "switchroom")
         assert json.loads(again.metadata) == {"numberId": attached.id, "authId": "acme"}
+
+    async def test_a_worker_that_has_the_call_is_not_hurried(
+        self, tmp_path: Path, livekit: LiveKitStub
+    ) -> None:
+        async with running_with(livekit, tmp_path, agent_join_timeout_s=0.2) as gateway:
+            caller = Caller((await number(gateway)).id)
+            livekit.enter(caller.room, caller.participant)
+            await caller.asked_by_worker(gateway)
+            inbound = gateway.app[INBOUND]
+            assert inbound is not None
+            async with asyncio.timeout(10):
+                while inbound.follows(caller.call_id):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert (await caller.record(gateway)).status == "ringing"
+        assert livekit.removed == [] and livekit.dispatched == []
 
 
 async def sent_away(livekit: LiveKitStub, caller: Caller) -> None:

@@ -13,7 +13,7 @@ import pytest
 from core.database import Scope
 from core.events import ended
 from core.models import Call, CallEvent, new_id, now
-from gateway.inbound import call_id_of
+from gateway.caller import call_id_of
 from gateway.keys import INBOUND, LIVEKIT, OUTBOUND, TIMELINE
 from gateway.reconciler import Reconciler
 from tests.inprocess import Running, running, settings_in
