@@ -89,7 +89,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, CreateCall, ignored=IGNORED)
 
     async def effect() -> dict[str, Any]:
-        placed = await outbound_of(request).place(await _plan(request, body))
+        plan = await _plan(request, body)
+        placed = await outbound_of(request).place(plan)
         call = await request.app[STORE].call(Scope(None), placed.call_id)
         assert call is not None, "it was kept a moment ago, and calls are not removed"
         if body.wait_for_completion:

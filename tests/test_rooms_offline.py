@@ -14,7 +14,8 @@ from livekit.api import LiveKitAPI, ServerError, SipCallError
 from core.errors import NotFound, ServerFault, Unavailable
 from core.settings import Settings
 from gateway.auth import Authenticator, authentication
-from gateway.keys import LIVEKIT, SETTINGS, SIP
+from gateway.keys import LIVEKIT, POLICY, SETTINGS, SIP
+from gateway.policy import DialPolicy
 from gateway.routes import ROUTES
 from sip.twirp import livekit_errors
 from tests.edge import Served, make_app, served
@@ -54,6 +55,7 @@ def app_of(livekit: LiveKitAPI | None) -> web.Application:
     app = make_app(routes, authentication(Authenticator.from_settings(settings)))
     app[SETTINGS] = settings
     app[LIVEKIT] = app[SIP] = livekit
+    app[POLICY] = DialPolicy()
     return app
 
 
