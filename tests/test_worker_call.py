@@ -330,7 +330,7 @@ async def test_a_caller_is_heard_from_the_first_word(worker: WorkerStack) -> Non
 
 async def test_a_caller_who_gives_up(worker: WorkerStack) -> None:
     call = await worker.dispatch(config(), direction="inbound")
-    async with worker.phone(call, status="ringing") as phone:
+    async with worker.phone(call, status="ringing", subscribe=False) as phone:
         await call.event("agent.ready")
         await phone.hang_up()
         left = await call.event("agent.left")

@@ -234,7 +234,9 @@ class Phone:
         identity: str,
         status: str = "dialing",
         kind: Any = "sip",
+        subscribe: bool = True,
     ) -> AsyncIterator[Phone]:
+        """``subscribe``: a SIP service that has got the agent's track answers a caller."""
         token = (
             api.AccessToken(key, secret)
             .with_identity(identity)
@@ -245,7 +247,7 @@ class Phone:
             token = token.with_attributes({"sip.callStatus": status})
         joined = rtc.Room()
         phone = cls(joined)
-        await joined.connect(url, token.to_jwt(), rtc.RoomOptions(auto_subscribe=True))
+        await joined.connect(url, token.to_jwt(), rtc.RoomOptions(auto_subscribe=subscribe))
         try:
             track = rtc.LocalAudioTrack.create_audio_track("phone", phone._source)
             options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
