@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -39,6 +39,9 @@ class Unreadable(Exception):
 
 class Secret(Model):
     """What is kept of a credential; its passwords show in no representation."""
+
+    # Nor in what is said of one that does not fit.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     def reveal(self) -> dict[str, Any]:
         """As it is sealed: JSON, by alias, with the passwords."""

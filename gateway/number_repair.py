@@ -64,7 +64,7 @@ class NumberRepair:
             return
         try:
             if number.status != "active":
-                await self._provisioner.take_down(number)
+                await self._provisioner.finish(number)
                 repairs.undone += 1
                 facts = {"number_id": number.id, "status": number.status}
                 log.info("undid what was half done of a number", extra=facts)

@@ -121,7 +121,13 @@ class Provisioner:
         secret = await self._accounts.secret(number)
         return secret.allowed_addresses if isinstance(secret, SipSecret) else ()
 
-    async def take_down(self, number: PhoneNumber) -> None:
+    async def finish(self, number: PhoneNumber) -> None:
+        """Undo what is left of an attachment or detachment that nobody goes on with."""
+        await self._whole(self._take_down(number), number.id)
+
+    # --- the steps
+
+    async def _take_down(self, number: PhoneNumber) -> None:
         """Everything that may be there of the number, and then its row. Can be repeated."""
         moved = await self.numbers.move(
             Scope(None),
@@ -135,8 +141,6 @@ class Provisioner:
             await self._give_back(moved)
             await self.objects.remove(moved)
         await self.numbers.delete(moved.id)
-
-    # --- the steps
 
     async def _attach(
         self,
@@ -207,7 +211,7 @@ class Provisioner:
     async def _undo(self, number: PhoneNumber, error: BaseException) -> None:
         facts = {"number_id": number.id, "problem": type(error).__name__}
         try:
-            await self.take_down(number)
+            await self._take_down(number)
             log.info("attachment failed and was undone", extra=facts)
         except (AppError, TimeoutError, NotThere) as trouble:
             facts["trouble"] = type(trouble).__name__
@@ -221,7 +225,7 @@ class Provisioner:
         if moved is None:
             raise busy()
         try:
-            await self.take_down(moved)
+            await self._take_down(moved)
         except TimeoutError:
             raise _too_slow() from None
         log.info("number detached", extra={"number_id": number.id})

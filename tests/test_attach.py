@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -12,10 +13,12 @@ import pytest
 import pytest_asyncio
 from livekit.api import LiveKitAPI
 from livekit.protocol.sip import (
+    CreateSIPInboundTrunkRequest,
     DeleteSIPDispatchRuleRequest,
     DeleteSIPTrunkRequest,
     ListSIPDispatchRuleRequest,
     ListSIPInboundTrunkRequest,
+    SIPInboundTrunkInfo,
 )
 
 from core.database import Database
@@ -24,8 +27,10 @@ from core.numbers import NumberStore
 from dev.faults import Faults
 from dev.stack import Stack, StackOptions
 from dev.twilio import TwilioServer
+from gateway.sip_objects import SipObjects
 from tests.conftest import AUTH, Gateway, write_agents
 from tests.number_rig import ACCOUNT, API, ATTACH, NUMBER, PUBLIC, TOKEN, TWILIO
+from tests.redis_server import redis_server
 from tests.sip_api import sip_proxy
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -199,3 +204,39 @@ async def test_killed_while_detaching(system: System, step: str) -> None:
     await system.restart()
     assert await system.reconciled() == []
     assert row["trunk_sid"] is None
+
+
+async def test_with_livekits_own_sip_api(tmp_path: Path) -> None:
+    """livekit-server serves it when it has Redis; our objects come back as they went."""
+    write_agents(tmp_path)
+    async with redis_server(tmp_path) as port:
+        options = StackOptions(
+            bridge=False,
+            providers=False,
+            worker=0,
+            values={**AUTH, "agents_dir": tmp_path, "default_agent": "greeter"},
+            env={"gateway": {"LIVEKIT_SIP_URL": ""}},
+            livekit_config={"redis": {"address": f"127.0.0.1:{port}"}},
+        )
+        async with Stack(options) as stack, stack.api() as api:
+            system = System(stack, api, Faults(), TwilioServer({}))
+            objects = SipObjects(api, stack.settings.agent_name)
+            sip = api.sip
+            async with system.gateway() as gateway:
+                body = {"provider": "sip", "phoneNumber": NUMBER, "agentId": "greeter"}
+                answer = await gateway.post(ATTACH, json=body)
+                assert answer.status == 201, answer.body
+            (row,) = await system.reconciled()
+            assert objects.right(row, await objects.listing())
+            await stack.gateway.stop()
+            await sip.delete_trunk(DeleteSIPTrunkRequest(sip_trunk_id=row.trunk_id))
+            await system.restart()
+            (row,) = await system.reconciled()
+            assert objects.right(row, await objects.listing())
+            by_hand = SIPInboundTrunkInfo(name="by hand", numbers=["+14155550177"])
+            await sip.create_inbound_trunk(CreateSIPInboundTrunkRequest(trunk=by_hand))
+            async with system.gateway() as gateway:
+                answer = await gateway.post(ATTACH, json={**body, "phoneNumber": "+14155550177"})
+                assert answer.body["meta"]["code"] == "TRUNK_CONFLICT"
+                assert (await gateway.request("DELETE", f"{API}/{row.id}")).status == 200
+            assert await system.labels() == (["by hand"], [])
