@@ -16,7 +16,7 @@ help:
 demo: .venv/lock
 	@.venv/bin/python -m dev demo $(if $(PHONE),--phone '$(PHONE)')
 
-test: .venv/lock node_modules/lock
+test: .venv/lock node_modules/lock tests/npm/node_modules/lock
 	@.venv/bin/python -m dev setup
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -35,7 +35,7 @@ up:
 	docker compose up --detach --build --wait
 
 clean:
-	rm -rf .venv node_modules .cache build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf .venv node_modules tests/npm/node_modules .cache build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made anew when the lock changes; the copy of the lock is written last, so that an interrupted
@@ -48,6 +48,10 @@ clean:
 node_modules/lock: package-lock.json
 	@if command -v npm >/dev/null; then npm ci --loglevel=error && cp $< $@; \
 	else echo 'without npm there is no page to talk from (/try/…), and its tests are skipped' >&2; fi
+
+tests/npm/node_modules/lock: tests/npm/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --prefix tests/npm --loglevel=error && cp $< $@; \
+	else echo 'without npm the test with the library for Node is skipped' >&2; fi
 
 # After a change of the dependencies in pyproject.toml; needs uv.
 LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
