@@ -16,7 +16,7 @@ from gateway.call_views import EventView
 from gateway.calls import find
 from gateway.keys import STOPPING, STORE, TIMELINE
 from gateway.route import Route
-from gateway.waiting import gone
+from gateway.waiting import Last, gone
 
 HEARTBEAT_S = 15.0
 
@@ -86,16 +86,18 @@ async def _follow(
     store, stopping = request.app[STORE], request.app[STOPPING]
     clock = asyncio.get_running_loop()
     silent_since = clock.time()
+    last = Last(store)
     async with request.app[TIMELINE].listen(call_id) as news:
         while not stopping.is_set() and not gone(request):
             # The status is read before the events: what made it final is then among them.
             call = await store.call(Scope(None), call_id)
+            over = call is None or await last.told(call)
             batch = await store.events(call_id, after=after, types=types)
             for frame in render(batch):
                 await stream.write(frame)
                 silent_since = clock.time()
             after = batch[-1].seq if batch else after
-            if call is None or call.ended:
+            if over:
                 await stream.write(_frame("ended", {"status": call.status if call else None}))
                 return
             if clock.time() - silent_since >= HEARTBEAT_S:

@@ -13,6 +13,7 @@ import pytest
 from core.events import ended
 from core.models import Call, CallEvent, Turn
 from gateway import call_streams
+from gateway import waiting as waiting_module
 from gateway.keys import STOPPING, TIMELINE
 from tests.conftest import ACME, RIVAL
 from tests.inprocess import Running, running, settings_in
@@ -238,6 +239,31 @@ class TestTranscriptStream:
             await timeline.append(call.id, [event], "worker")
         for text in await asyncio.gather(*readers):
             assert types(text) == ["connected", "turn", "ended"]
+
+    async def test_the_last_words_come_after_the_end(self, gateway: Running) -> None:
+        call = await gateway.call()
+        timeline = gateway.app[TIMELINE]
+        await timeline.append(call.id, [CallEvent(type="agent.joined")], "worker")
+        reader = asyncio.create_task(stream(gateway, call.id))
+        await listening(gateway, call.id, 1)
+        waiter = asyncio.create_task(
+            fetch(gateway, f"/v1/calls/{call.id}", ACME, wait="true", timeout="60")
+        )
+        await listening(gateway, call.id, 2)
+        await timeline.append(call.id, [over()], "gateway")
+        await timeline.append(call.id, [spoken("t1", "", "Good")], "worker")
+        await timeline.append(call.id, [CallEvent(type="agent.left")], "worker")
+        assert types(await reader) == ["connected", "turn", "ended"]
+        assert [turn["response"] for turn in (await waiter)[1]["transcripts"]] == ["Good"]
+
+    async def test_an_agent_that_never_leaves_is_not_waited_for_long(
+        self, gateway: Running, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        call = await gateway.call()
+        events = [CallEvent(type="agent.joined"), over()]
+        await gateway.store.append(call.id, events, "worker")
+        monkeypatch.setattr(waiting_module, "SETTLE_S", 0.2)
+        assert types(await stream(gateway, call.id)) == ["connected", "ended"]
 
     async def test_it_can_be_taken_up_again(self, gateway: Running) -> None:
         call = await gateway.call()
