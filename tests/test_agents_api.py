@@ -407,7 +407,17 @@ class TestPatch:
                 assert answer.body["version"] not in versions
                 versions[answer.body["version"]] = name
 
-        await asyncio.gather(*(client() for _ in range(25)))
+        async def caller() -> None:
+            while len(versions) < 1001:
+                await asyncio.sleep(0.01)
+                answered = max(versions)
+                agent = await agents.get(api.scope, made["id"])
+                assert agent is not None and agent.version >= answered
+                # One that is newer than its answer is known when that has come, too.
+                assert versions.get(agent.version, agent.config.name) == agent.config.name
+
+        agents = api.gateway.app[AGENTS]
+        await asyncio.gather(*(client() for _ in range(25)), caller(), caller())
         assert sorted(versions) == [*range(1, 1002)]
         told: dict[int, str] = {}
         for offset in range(0, 1001, 100):
