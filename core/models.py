@@ -85,7 +85,8 @@ _URL = re.compile(
 )
 
 
-def _http_url(value: str) -> str:
+def http_url(value: str) -> str:
+    """An http:// or https:// address as RFC 3986 writes it. Raises ValueError."""
     try:
         parts = urlsplit(value)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -110,7 +111,7 @@ class CustomTool(Model):
 
     name: str = Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_-]{0,63}$")
     description: str = Field(max_length=2000)
-    url: Annotated[str, AfterValidator(_http_url)] = Field(
+    url: Annotated[str, AfterValidator(http_url)] = Field(
         max_length=2048,
         json_schema_extra={
             "format": "uri",

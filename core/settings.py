@@ -114,6 +114,11 @@ class Settings(BaseSettings):
         "Default: one made once and kept in DATA_DIR.",
     )
 
+    # --- Webhooks of tenants
+    webhook_allow_private: StrictBool = Field(
+        False, description="Let webhooks lead to private and loopback addresses (development)."
+    )
+
     # --- Outbound SIP
     sip_outbound_address: str | None = Field(None, description="hostname or hostname:port.")
     sip_outbound_auth_username: str | None = None

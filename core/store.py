@@ -5,10 +5,10 @@ The gateway is the only writer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -88,11 +88,38 @@ class TooManyLive(Exception):
     """The tenant has as many unfinished calls as it may."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event, folded into a call's state; ``before`` is None for a call's first."""
+
+    event: CallEvent
+    before: CallState | None
+    after: CallState
+    auth_id: str | None
+    row: Mapping[str, Any]
+
+    def call(self) -> Call:
+        """The record as it stood after this event."""
+        return _call({**self.row, **asdict(self.after)})
+
+
+class Announcer(Protocol):
+    """Tells others of a call's news (core.outbox)."""
+
+    async def announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
+        """In the transaction that keeps the events; was there something to tell?"""
+        ...
+
+    def wake(self) -> None:
+        """After that transaction."""
+
+
 class Store:
     """Every method is one transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, announcer: Announcer | None = None) -> None:
         self._database = database
+        self._announcer = announcer
 
     # --- calls and their timeline
 
@@ -106,8 +133,10 @@ class Store:
         of whichever gateway: of concurrent inserts no more than that succeed.
         """
         state = CallState()
+        folded: list[tuple[CallEvent, CallState | None, CallState]] = [(first, None, state)]
         for item in more:
-            state = fold(state, item, "gateway")
+            before, state = state, fold(state, item, "gateway")
+            folded.append((item, before, state))
         row = {
             "id": new.id,
             "auth_id": new.auth_id,
@@ -133,11 +162,14 @@ class Store:
                     raise TooManyLive
                 await connection.execute(insert(CallRow).values(**row))
                 await connection.execute(insert(EventRow), events)
+                row["metadata"] = row.pop("meta")
+                steps = [Step(*step, new.auth_id, row) for step in folded]
+                told = await self._announce(connection, steps)
         except IntegrityError:
             raise LiveIdentity(
                 await self._live_call(new.room_name, new.participant_identity) or ""
             ) from None
-        row["metadata"] = row.pop("meta")
+        self._wake(told)
         return _call(row)
 
     @whole
@@ -153,6 +185,7 @@ class Store:
             if row is None:
                 return None
             stored: list[StoredEvent] = []
+            steps: list[Step] = []
             state = before = CallState(**{name: row[name] for name in _STATE_FIELDS})
             for item in events:
                 statement = (
@@ -164,7 +197,8 @@ class Store:
                 seq = (await connection.execute(statement)).scalar_one_or_none()
                 if seq is None:
                     continue
-                state = fold(state, item, source)
+                previous, state = state, fold(state, item, source)
+                steps.append(Step(item, previous, state, row["auth_id"], dict(row)))
                 stored.append(
                     StoredEvent(**item.model_dump(), call_id=call_id, seq=seq, source=source)
                 )
@@ -172,7 +206,16 @@ class Store:
                 await connection.execute(
                     update(CallRow).where(CallRow.id == call_id).values(**asdict(state))
                 )
-            return stored
+            told = await self._announce(connection, steps)
+        self._wake(told)
+        return stored
+
+    async def _announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
+        return self._announcer is not None and await self._announcer.announce(connection, steps)
+
+    def _wake(self, told: bool) -> None:
+        if self._announcer is not None and told:
+            self._announcer.wake()
 
     @whole
     async def call(self, scope: Scope, call_id: str) -> Call | None:
@@ -228,11 +271,8 @@ class Store:
     @whole
     async def turns(self, call_id: str) -> list[Turn]:
         """The conversation in the order it was held; of a turn told twice, the newer telling."""
-        turns: dict[str, Turn] = {}
-        for item in await self.events(call_id, types=["turn"]):
-            turn = Turn.model_validate(item.data)
-            turns[turn.id] = turn
-        return sorted(turns.values(), key=_spoken_at)
+        events = await self.events(call_id, types=["turn"])
+        return in_spoken_order([item.data for item in events])
 
     @whole
     async def last_turns(self, call_ids: Sequence[str]) -> dict[str, Turn]:
@@ -432,6 +472,12 @@ def _call(row: Any) -> Call:
     if row["agent"]:
         values["agent_name"] = row["agent"]["config"]["name"]
     return Call.model_validate(values)
+
+
+def in_spoken_order(told: Iterable[dict[str, Any]]) -> list[Turn]:
+    """Turns as the timeline has them, in the order they were held; the newer telling of each."""
+    turns = {turn.id: turn for turn in map(Turn.model_validate, told)}
+    return sorted(turns.values(), key=_spoken_at)
 
 
 def _spoken_at(turn: Turn) -> tuple[int, datetime]:

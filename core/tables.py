@@ -215,3 +215,86 @@ class WorkerRow(Base):
     active: Mapped[int]
     draining: Mapped[bool]
     seen_at: Mapped[datetime]
+
+
+class WebhookRow(Base):
+    """Where a tenant's events go, or one agent's."""
+
+    __tablename__ = "webhook_endpoints"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    # "" stands for the unscoped operator, and for the project: a key cannot be NULL.
+    owner: Mapped[str] = mapped_column(Text)
+    agent_id: Mapped[str] = mapped_column(String(64))
+    url: Mapped[str] = mapped_column(Text)
+    sealed: Mapped[str] = mapped_column(Text)
+    """Fernet token of the signing secret's JSON."""
+    context_limit: Mapped[int]
+    timeout_s: Mapped[int]
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("uq_webhook_endpoints_owner_agent_id", "owner", "agent_id", unique=True),
+    )
+
+
+_PENDING = text("status = 'pending'")
+
+
+class DeliveryRow(Base):
+    """One event to one endpoint: the transactional outbox, and its history."""
+
+    __tablename__ = "deliveries"
+
+    # The order in which they came about, and within a lane the order of sending.
+    seq: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    owner: Mapped[str] = mapped_column(Text)
+    endpoint_id: Mapped[str] = mapped_column(String(64))
+    agent_id: Mapped[str] = mapped_column(String(64))
+    """The call's agent; "" for none."""
+    lane: Mapped[str] = mapped_column(String(64))
+    """A call's id: of one lane, one at a time is sent, in order."""
+    event: Mapped[str] = mapped_column(String(64))
+    body: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+    status: Mapped[str] = mapped_column(String(16))
+    """pending, success, failed."""
+    attempts: Mapped[int]
+    max_attempts: Mapped[int]
+    next_attempt_at: Mapped[datetime | None]
+    lease: Mapped[str | None] = mapped_column(String(64))
+    """The process that is sending it now, for as long as it says so."""
+    leased_until: Mapped[datetime | None]
+    last_attempt_at: Mapped[datetime | None]
+    http_status: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    response_body: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        Index("ix_deliveries_owner_seq", "owner", "seq"),
+        Index("ix_deliveries_created_at", "created_at"),
+        # What is still to be sent; few rows, however long the history.
+        Index(
+            "ix_deliveries_pending_next_attempt_at",
+            "next_attempt_at",
+            sqlite_where=_PENDING,
+            postgresql_where=_PENDING,
+        ),
+        Index(
+            "ix_deliveries_pending_lane_seq",
+            "lane",
+            "seq",
+            sqlite_where=_PENDING,
+            postgresql_where=_PENDING,
+        ),
+        Index(
+            "ix_deliveries_pending_lease",
+            "lease",
+            sqlite_where=_PENDING,
+            postgresql_where=_PENDING,
+        ),
+    )

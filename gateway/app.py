@@ -16,15 +16,20 @@ from core.configs import AgentFiles, Agents, Numbers
 from core.credentials import CredentialStore, Vault
 from core.database import Database
 from core.numbers import NumberStore
+from core.outbox import Outbox
 from core.settings import Settings
 from core.store import Store
 from core.tokens import TokenIssuer
+from core.url_guard import guarded_session
+from core.webhook_store import WebhookStore
 from gateway import openapi
 from gateway.accounts import Accounts
 from gateway.auth import Authenticator, authentication
 from gateway.body import MAX_BYTES, add_ignored_fields
 from gateway.errors import add_request_id, error_middleware
 from gateway.following import Dispatcher, Journal
+from gateway.hooks_payload import render
+from gateway.hooks_sender import DRAIN_S, SLOTS, Sender
 from gateway.inbound import Inbound
 from gateway.keys import (
     AGENT_STORE,
@@ -39,6 +44,7 @@ from gateway.keys import (
     NUMBER_SERVICE,
     NUMBERS,
     OUTBOUND,
+    OUTBOX,
     POLICY,
     ROOMS,
     SETTINGS,
@@ -47,7 +53,10 @@ from gateway.keys import (
     STORE,
     TIMELINE,
     TOKENS,
+    VAULT,
     WEB_CALLS,
+    WEBHOOK_SENDER,
+    WEBHOOKS,
 )
 from gateway.limits import CallLimits
 from gateway.live import Timeline
@@ -91,9 +100,11 @@ async def create_app(settings: Settings) -> web.Application:
     app[POLICY] = DialPolicy.from_settings(settings)
     shared_database = not settings.database_url.startswith("sqlite")
     cache = open_cache(settings.cache_url, shared_database=shared_database)
-    vault = Vault.from_settings(settings)
+    vault = app[VAULT] = Vault.from_settings(settings)
     database = app[DATABASE] = await Database.open(settings.database_url)
-    app[STORE] = Store(database)
+    outbox = app[OUTBOX] = Outbox(database, render)
+    app[STORE] = Store(database, outbox)
+    app[WEBHOOKS] = WebhookStore(database, vault)
     app[LIMITS] = CallLimits(
         app[STORE],
         calls_per_second=settings.calls_per_second,
@@ -130,6 +141,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(app[DATABASE].close)
+        await stack.enter_async_context(_webhooks(app))
         twilio = TwilioHttp(settings.twilio_base_url)
         stack.push_async_callback(twilio.close)
         accounts = Accounts(app[CREDENTIALS], twilio)
@@ -226,6 +238,21 @@ def _number_service(
         accounts=accounts,
         provisioner=provisioner,
     )
+
+
+@contextlib.asynccontextmanager
+async def _webhooks(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SETTINGS]
+    async with guarded_session(
+        allow_private=settings.webhook_allow_private, limit=SLOTS
+    ) as session:
+        sender = app[WEBHOOK_SENDER] = Sender(app[OUTBOX], app[WEBHOOKS], session)
+        sending = asyncio.create_task(sender.run(), name="webhooks")
+        try:
+            yield
+        finally:
+            await _cancelled(sending)
+            await sender.aclose(min(DRAIN_S, settings.shutdown_grace_s))
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -13,12 +13,15 @@ from core.settings import Settings
 if TYPE_CHECKING:
     from core.agents import AgentStore
     from core.configs import Agents, Numbers
-    from core.credentials import CredentialStore
+    from core.credentials import CredentialStore, Vault
     from core.database import Database
     from core.numbers import NumberStore
+    from core.outbox import Outbox
     from core.store import Store
     from core.tokens import TokenIssuer
+    from core.webhook_store import WebhookStore
     from gateway.auth import Principal
+    from gateway.hooks_sender import Sender
     from gateway.inbound import Inbound
     from gateway.limits import CallLimits
     from gateway.live import Timeline
@@ -57,6 +60,13 @@ NUMBERS: web.AppKey[NumberStore] = web.AppKey("numbers")
 NUMBER_SERVICE: web.AppKey[NumberService] = web.AppKey("number_service")
 """What the API does with numbers."""
 CREDENTIALS: web.AppKey[CredentialStore] = web.AppKey("credentials")
+VAULT: web.AppKey[Vault] = web.AppKey("vault")
+WEBHOOKS: web.AppKey[WebhookStore] = web.AppKey("webhooks")
+"""Where events are sent to."""
+OUTBOX: web.AppKey[Outbox] = web.AppKey("outbox")
+"""The events that are owed to webhooks."""
+WEBHOOK_SENDER: web.AppKey[Sender] = web.AppKey("webhook_sender")
+"""Sends them."""
 ROOMS: web.AppKey[RoomAccess] = web.AppKey("rooms")
 """Absent without LiveKit keys."""
 TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")

@@ -185,7 +185,7 @@ def _operation(
     if route.body is not None:
         schema = refs[route.body, "validation"]
         operation["requestBody"] = {
-            "required": True,
+            "required": route.body_required,
             "content": {"application/json": {"schema": schema}},
         }
     if not route.public:

@@ -1,21 +1,23 @@
-"""``python -m gateway reseal``: encrypt all credentials with the first key of SECRETS_KEY."""
+"""``python -m gateway reseal``: encrypt all secrets anew, with the first key of SECRETS_KEY."""
 
 from __future__ import annotations
 
 from core.credentials import CredentialStore, Unreadable, Vault
 from core.database import Database
 from core.settings import Settings
+from core.webhook_store import WebhookStore
 
 
 async def reseal(settings: Settings) -> int:
-    """How many there are. Raises ValueError when one cannot be read; then none is changed."""
+    """How many there are. Raises ValueError when one cannot be read; it is left as it was."""
     vault = Vault.from_settings(settings)
     database = await Database.open(settings.database_url)
     try:
-        return await CredentialStore(database, vault).reseal()
+        credentials = await CredentialStore(database, vault).reseal()
+        return credentials + await WebhookStore(database, vault).reseal()
     except Unreadable:
         raise ValueError(
-            "SECRETS_KEY holds no key for some credential; nothing was changed"
+            "SECRETS_KEY holds no key for some secret; with that key too, try again"
         ) from None
     finally:
         await database.close()

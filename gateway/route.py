@@ -25,6 +25,7 @@ class Route:
     summary: str
     tag: str
     body: type[BaseModel] | None = None
+    body_required: bool = True
     query: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     status: int = 200

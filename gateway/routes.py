@@ -10,6 +10,7 @@ from gateway import (
     calls,
     credentials,
     health,
+    hooks,
     internal,
     numbers,
     numbers_v1,
@@ -39,6 +40,7 @@ ROUTES: tuple[Route, ...] = (
     *numbers_v1.ROUTES,
     *try_page.ROUTES,
     *webhooks.ROUTES,
+    *hooks.ROUTES,
     *health.ROUTES,
     *internal.ROUTES,
 )

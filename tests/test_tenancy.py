@@ -33,6 +33,7 @@ class Ids:
     call: str
     room: str
     identity: str
+    delivery: str
 
 
 UNKNOWN = Ids(
@@ -43,6 +44,7 @@ UNKNOWN = Ids(
     call="call_000000000000000000000000",
     room="room-000000000000000000000000",
     identity="nobody-here",
+    delivery="msg_000000000000000000000000",
 )
 
 Request = tuple[str, dict[str, Any]]
@@ -183,6 +185,17 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
         lambda ids, own: (f"/api/v1/phone-numbers/{own.number_id}", {"agentId": ids.agent}),
     ),
     "DELETE /api/v1/phone-numbers/{id}": (_path("/api/v1/phone-numbers/{number_id}"),),
+    "GET /v1/agents/{id}/webhook": (_path("/v1/agents/{agent}/webhook"),),
+    "POST /v1/agents/{id}/webhook": (
+        _path("/v1/agents/{agent}/webhook", url="https://mine.example/"),
+    ),
+    "DELETE /v1/agents/{id}/webhook": (_path("/v1/agents/{agent}/webhook"),),
+    "POST /v1/agents/{id}/webhook/test": (_path("/v1/agents/{agent}/webhook/test"),),
+    "GET /v1/agents/{id}/webhook/deliveries": (_path("/v1/agents/{agent}/webhook/deliveries"),),
+    "POST /v1/webhooks/test": (_path("/v1/webhooks/test?agentId={agent}"),),
+    "POST /v1/webhooks/deliveries/{id}/replay": (
+        _path("/v1/webhooks/deliveries/{delivery}/replay"),
+    ),
 }
 
 NONE = {
@@ -199,6 +212,12 @@ NONE = {
     "GET /api/v1/phone-numbers",
     "GET /api/v1/credentials",
     "POST /api/v1/credentials",
+    "GET /v1/webhooks",
+    "POST /v1/webhooks",
+    "DELETE /v1/webhooks",
+    "GET /v1/webhooks/deliveries",
+    "GET /v1/webhooks/deliveries/stats",
+    "GET /v1/webhooks/deliveries/all-time",
 }
 
 
@@ -240,6 +259,9 @@ async def _everything(
         )
     )["data"]
     call = await post("/v1/calls/web", {"agentId": agent["id"]})
+    webhook = f"/v1/agents/{agent['id']}/webhook"
+    await post(webhook, {"url": "https://hooks.example/"})
+    delivery = (await post(f"{webhook}/test", {}))["delivery"]
     room = new_id("room")
     metadata = json.dumps({"auth_id": auth_id})
     await livekit.room.create_room(
@@ -253,6 +275,7 @@ async def _everything(
         call=call["callId"],
         room=room,
         identity="caller",
+        delivery=delivery["id"],
     )
     await gateway.request("DELETE", f"/v1/numbers/{attached['id']}", headers=token)
 

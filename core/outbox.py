@@ -1,0 +1,409 @@
+"""The transactional outbox: what a webhook is owed is kept in the transaction that causes it.
+
+Each move of a call's status is one event to its webhook, and so is what ``PASSED_ON`` names. A
+delivery is *pending* until an attempt is answered with 2xx (*success*) or the last one is not
+(*failed*). Deliveries of one lane (a call) are sent one at a time, in order: a later one waits
+until the earlier one is over. A process leases what it sends, for as long as it keeps renewing
+the lease; what a killed one had in flight is free again when its lease runs out. So every event
+arrives at least once, and a receiver tells a second arrival by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, Protocol, cast
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    delete,
+    exists,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
+
+from core.database import Database, whole
+from core.models import Call, Model, Timestamp, Turn, new_id, now
+from core.store import Step, in_spoken_order
+from core.tables import DeliveryRow, EventRow
+from core.webhook_store import effective_row
+
+MAX_ATTEMPTS = 6
+LEASE = timedelta(seconds=6)
+"""Renewed every third of it. Deliveries of a killed process are taken up after this."""
+KEPT = timedelta(days=30)
+"""How long a delivery that is over can be looked at."""
+
+EVENTS = {
+    "queued": "call.started",
+    "ringing": "call.ringing",
+    "in-progress": "call.answered",
+    "completed": "agent.call_ended",
+    "busy": "agent.call_ended",
+    "no-answer": "agent.call_ended",
+    "failed": "agent.call_ended",
+    "canceled": "agent.call_ended",
+}
+"""What a call's new status is told as."""
+PASSED_ON = frozenset({"call.transferred"})
+"""Events of the timeline that are told under their own name."""
+
+DeliveryStatus = Literal["pending", "success", "failed"]
+
+
+class Delivery(Model):
+    """``id`` is the webhook's message id, the same on each attempt."""
+
+    seq: int
+    id: str
+    owner: str
+    endpoint_id: str
+    agent_id: str
+    event: str
+    body: str
+    status: DeliveryStatus
+    attempts: int
+    max_attempts: int
+    created_at: Timestamp
+    next_attempt_at: Timestamp | None
+    last_attempt_at: Timestamp | None
+    http_status: int | None
+    error: str | None
+    response_body: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt went; ``error`` is None for success. ``final``: no other would do better."""
+
+    http_status: int | None = None
+    error: str | None = None
+    response_body: str | None = None
+    final: bool = False
+
+
+class Render(Protocol):
+    """Makes a webhook's body of a call as it stands, its turns and how many to show as history."""
+
+    def __call__(
+        self, event: str, at: datetime, call: Call, turns: Sequence[Turn], context_limit: int
+    ) -> str: ...
+
+
+class Outbox:
+    """Every public method but ``announce`` is one transaction."""
+
+    def __init__(self, database: Database, render: Render) -> None:
+        self._database = database
+        self._render = render
+        self.bell = asyncio.Event()
+        """Set when something was added in this process."""
+
+    # --- adding
+
+    async def announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
+        """Keep what there is to tell of a call, in the transaction that keeps its events."""
+        news = [(name, step) for step in steps if (name := _news(step)) is not None]
+        if not news:
+            return False
+        call, auth_id = news[0][1].call(), news[0][1].auth_id
+        owner = auth_id or ""
+        endpoint = await effective_row(connection, owner, call.agent_id)
+        if endpoint is None:
+            return False
+        turns = await _turns(connection, call.id)
+        rows = [
+            _row(
+                owner,
+                endpoint["id"],
+                call.agent_id,
+                name,
+                self._render(name, step.event.at, step.call(), turns, endpoint["context_limit"]),
+                lane=call.id,
+            )
+            for name, step in news
+        ]
+        await connection.execute(insert(DeliveryRow), rows)
+        return True
+
+    def wake(self) -> None:
+        """What was announced is committed."""
+        self.bell.set()
+
+    @whole
+    async def add_leased(
+        self, owner: str, endpoint_id: str, agent_id: str | None, event: str, body: str, lease: str
+    ) -> Delivery:
+        """One that the caller sends at once, and only once (a test)."""
+        row = _row(owner, endpoint_id, agent_id, event, body, max_attempts=1)
+        row |= {"lease": lease, "leased_until": now() + LEASE}
+        statement = insert(DeliveryRow).values(**row).returning(DeliveryRow.__table__)
+        async with self._database.write() as connection:
+            return _delivery((await connection.execute(statement)).mappings().one())
+
+    @whole
+    async def replay(self, owner: str | None, delivery_id: str) -> Delivery | None:
+        """Send it again, the same body under the same id, to where such events go now.
+
+        None: no such delivery of this owner (of anybody's, for None). Raises Pending, NoEndpoint.
+        """
+        async with self._database.write() as connection:
+            query = select(DeliveryRow.__table__).where(
+                DeliveryRow.id == delivery_id, *_owned(owner)
+            )
+            row = (await connection.execute(query.with_for_update())).mappings().one_or_none()
+            if row is None:
+                return None
+            if row["status"] == "pending":
+                raise Pending
+            endpoint = await effective_row(connection, row["owner"], row["agent_id"] or None)
+            if endpoint is None:
+                raise NoEndpoint
+            statement = (
+                update(DeliveryRow)
+                .where(DeliveryRow.seq == row["seq"])
+                .values(
+                    endpoint_id=endpoint["id"],
+                    # Out of its call's order: the rest of the call is long told.
+                    lane=row["id"],
+                    status="pending",
+                    max_attempts=row["attempts"] + MAX_ATTEMPTS,
+                    next_attempt_at=now(),
+                )
+                .returning(DeliveryRow.__table__)
+            )
+            replayed = _delivery((await connection.execute(statement)).mappings().one())
+        self.wake()
+        return replayed
+
+    # --- sending
+
+    @whole
+    async def claim(self, lease: str, room: Callable[[str], int], limit: int) -> list[Delivery]:
+        """Lease up to ``limit`` that are due, of each endpoint no more than ``room(its id)``.
+
+        Only the first pending one of a lane is due. Of concurrent claims only one gets a
+        delivery, on PostgreSQL without waiting for the others.
+        """
+        moment = now()
+        earlier = aliased(DeliveryRow)
+        waits = exists().where(
+            earlier.lane == DeliveryRow.lane,
+            earlier.seq < DeliveryRow.seq,
+            earlier.status == "pending",
+        )
+        rank = func.row_number().over(
+            partition_by=DeliveryRow.endpoint_id,
+            order_by=(DeliveryRow.next_attempt_at, DeliveryRow.seq),
+        )
+        due = (
+            select(DeliveryRow.seq, DeliveryRow.endpoint_id, rank.label("rank"))
+            .where(*_free(moment), ~waits)
+            .subquery()
+        )
+        async with self._database.read() as connection:
+            query = select(due).where(due.c.rank <= limit).order_by(due.c.rank, due.c.seq)
+            found = (await connection.execute(query)).all()
+        picked = [row.seq for row in found if row.rank <= room(row.endpoint_id)][:limit]
+        if not picked:
+            return []
+        async with self._database.write() as connection:
+            query = (
+                select(DeliveryRow.seq)
+                .where(DeliveryRow.seq.in_(picked), *_free(moment))
+                .with_for_update(skip_locked=True)
+            )
+            seqs = (await connection.scalars(query)).all()
+            statement = (
+                update(DeliveryRow)
+                .where(DeliveryRow.seq.in_(seqs))
+                .values(lease=lease, leased_until=now() + LEASE)
+                .returning(DeliveryRow.__table__)
+            )
+            rows = (await connection.execute(statement)).mappings().all()
+        return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.seq)
+
+    @whole
+    async def renew(self, lease: str, seqs: Collection[int]) -> None:
+        """For what is in flight under this name, once every third of LEASE."""
+        statement = (
+            update(DeliveryRow)
+            .where(DeliveryRow.status == "pending", DeliveryRow.lease == lease)
+            .where(DeliveryRow.seq.in_(list(seqs)))
+            .values(leased_until=now() + LEASE)
+        )
+        async with self._database.write() as connection:
+            await connection.execute(statement)
+
+    @whole
+    async def release(self, lease: str) -> None:
+        """Let others send at once what was not finished."""
+        statement = (
+            update(DeliveryRow)
+            .where(DeliveryRow.status == "pending", DeliveryRow.lease == lease)
+            .values(lease=None, leased_until=None)
+        )
+        async with self._database.write() as connection:
+            await connection.execute(statement)
+
+    @whole
+    async def finish(
+        self, delivery: Delivery, lease: str, outcome: Outcome, retry_in: timedelta
+    ) -> Delivery | None:
+        """Keep how an attempt went. None: the lease was lost, and somebody else sends it."""
+        moment, attempts = now(), delivery.attempts + 1
+        status: DeliveryStatus = "success"
+        if outcome.error is not None:
+            status = "failed" if outcome.final or attempts >= delivery.max_attempts else "pending"
+        statement = (
+            update(DeliveryRow)
+            .where(
+                DeliveryRow.seq == delivery.seq,
+                DeliveryRow.status == "pending",
+                DeliveryRow.lease == lease,
+            )
+            .values(
+                status=status,
+                attempts=attempts,
+                last_attempt_at=moment,
+                next_attempt_at=moment + retry_in if status == "pending" else None,
+                lease=None,
+                leased_until=None,
+                http_status=outcome.http_status,
+                error=outcome.error,
+                response_body=outcome.response_body,
+            )
+            .returning(DeliveryRow.__table__)
+        )
+        async with self._database.write() as connection:
+            row = (await connection.execute(statement)).mappings().one_or_none()
+        return None if row is None else _delivery(row)
+
+    @whole
+    async def sweep(self) -> None:
+        """Drop what has been over for long."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                delete(DeliveryRow).where(
+                    DeliveryRow.created_at < now() - KEPT, DeliveryRow.status != "pending"
+                )
+            )
+
+    # --- looking
+
+    @whole
+    async def page(
+        self,
+        owner: str | None,
+        *,
+        limit: int,
+        offset: int,
+        since: datetime | None = None,
+        endpoint_id: str | None = None,
+    ) -> tuple[list[Delivery], int]:
+        """Newest first, and how many there are in all. ``owner`` None: everybody's."""
+        query = select(DeliveryRow.__table__).where(*_owned(owner))
+        if since is not None:
+            query = query.where(DeliveryRow.created_at >= since)
+        if endpoint_id is not None:
+            query = query.where(DeliveryRow.endpoint_id == endpoint_id)
+        rows, total = await self._database.page(
+            query, newest=(DeliveryRow.seq,), limit=limit, offset=offset
+        )
+        return [_delivery(row) for row in rows], total
+
+    @whole
+    async def counts(
+        self, owner: str | None, since: datetime | None = None
+    ) -> list[tuple[int, str, DeliveryStatus, int]]:
+        """How many, by hour (since the epoch), event and status."""
+        # Written out: as a parameter it would make two expressions of one for PostgreSQL.
+        hour = (type_coerce(DeliveryRow.created_at, BigInteger) // literal_column("3600000")).label(
+            "hour"
+        )
+        query = select(hour, DeliveryRow.event, DeliveryRow.status, func.count()).where(
+            *_owned(owner)
+        )
+        if since is not None:
+            query = query.where(DeliveryRow.created_at >= since)
+        query = query.group_by(hour, DeliveryRow.event, DeliveryRow.status).order_by(hour)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return [(int(row[0]), row[1], cast(DeliveryStatus, row[2]), row[3]) for row in rows]
+
+
+class Pending(Exception):
+    """The delivery is still being attempted."""
+
+
+class NoEndpoint(Exception):
+    """No webhook is set that would get such an event."""
+
+
+def _news(step: Step) -> str | None:
+    """What a webhook is told of the step; a status that comes late is not news any more."""
+    if step.before is None or step.after.status != step.before.status:
+        return EVENTS[step.after.status]
+    return step.event.type if step.event.type in PASSED_ON else None
+
+
+def _row(
+    owner: str,
+    endpoint_id: str,
+    agent_id: str | None,
+    event: str,
+    body: str,
+    *,
+    lane: str | None = None,
+    max_attempts: int = MAX_ATTEMPTS,
+) -> dict[str, Any]:
+    delivery_id, moment = new_id("msg"), now()
+    return {
+        "id": delivery_id,
+        "owner": owner,
+        "endpoint_id": endpoint_id,
+        "agent_id": agent_id or "",
+        "lane": lane or delivery_id,
+        "event": event,
+        "body": body,
+        "created_at": moment,
+        "status": "pending",
+        "attempts": 0,
+        "max_attempts": max_attempts,
+        "next_attempt_at": moment,
+    }
+
+
+def _free(moment: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (
+        DeliveryRow.status == "pending",
+        DeliveryRow.next_attempt_at <= moment,
+        or_(DeliveryRow.leased_until.is_(None), DeliveryRow.leased_until < moment),
+    )
+
+
+def _owned(owner: str | None) -> Collection[ColumnElement[bool]]:
+    return () if owner is None else (DeliveryRow.owner == owner,)
+
+
+def _delivery(row: Any) -> Delivery:
+    return Delivery.model_validate(dict(row), extra="ignore")
+
+
+async def _turns(connection: AsyncConnection, call_id: str) -> list[Turn]:
+    query = (
+        select(EventRow.data)
+        .where(EventRow.call_id == call_id, EventRow.type == "turn")
+        .order_by(EventRow.seq)
+    )
+    return in_spoken_order((await connection.scalars(query)).all())

@@ -1,0 +1,138 @@
+"""Requests to addresses that a tenant chose: they reach the internet, never our own network.
+
+A name says nothing about where it leads, and may lead elsewhere the second time it is asked. So
+the address is checked where the socket is made, which is then connected to that very address;
+literal addresses, in every spelling, come by there too. Of a server's answer no more is read
+than asked for, nothing is decompressed, and redirects are the caller's to refuse:
+
+    async with guarded_session(allow_private=False) as session:
+        async with session.post(url, allow_redirects=False, …) as response:
+            text = await read_bounded(response, 4096)
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+_V6_PREFIXES_WITH_V4 = (
+    ipaddress.IPv6Network("::ffff:0:0/96"),  # mapped
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),  # translated, RFC 2765
+    ipaddress.IPv6Network("64:ff9b::/96"),  # NAT64, RFC 6052
+    ipaddress.IPv6Network("::/96"),  # compatible, long deprecated
+)
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+_UNIQUE_LOCAL = ipaddress.IPv6Network("fc00::/7")
+
+
+class UrlRefused(ValueError):
+    """The address leads where no webhook may; the text may be shown."""
+
+
+class AddressRefused(OSError):
+    """What a connection fails with whose every address is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EACCES, "the address is not public")
+
+
+def is_public(address: str) -> bool:
+    """Whether a numeric IP address is on the internet, whatever it is wrapped in."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = _inner(ip)
+        if inner is not None:
+            ip = inner
+        elif ip.is_site_local or ip in _LOCAL_NAT64 or ip in _UNIQUE_LOCAL:
+            return False
+    # is_global is false for private, loopback, link-local, CGNAT (100.64.0.0/10) and the like.
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def _inner(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that packets to ``ip`` end up at."""
+    if any(ip in prefix for prefix in _V6_PREFIXES_WITH_V4):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if ip.sixtofour is not None:
+        return ip.sixtofour
+    return ip.teredo[1] if ip.teredo is not None else None
+
+
+def check_url(url: str) -> None:
+    """Refuse at once what needs no DNS to be refused. Raises UrlRefused.
+
+    The guard proper is the connection's; this tells somebody who registers
+    ``http://127.1/`` what is wrong while they can still see it.
+    """
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+        usable = parts.scheme in {"http", "https"} and bool(host) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UrlRefused("must be an http:// or https:// address")
+    if host == "localhost" or host.endswith(".localhost"):
+        raise UrlRefused("must not lead to a private address")
+    for address in _literal(host):
+        if not is_public(address):
+            raise UrlRefused("must not lead to a private address")
+
+
+def _literal(host: str) -> list[str]:
+    """The addresses that ``host`` spells without DNS: 127.0.0.1, 127.1, 2130706433, [::1]."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return []
+    return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+def guarded_session(
+    *, allow_private: bool, limit: int = 100, **options: Any
+) -> aiohttp.ClientSession:
+    """An ``aiohttp.ClientSession`` whose connections lead to public addresses only.
+
+    A connection that may not be made fails with ``aiohttp.ClientConnectorError``, its
+    ``os_error`` an AddressRefused. Idle connections are kept for the next request. Proxies of
+    the environment are not used: behind one, nothing here could check an address.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=limit, socket_factory=None if allow_private else _public_socket
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        auto_decompress=False,
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        **options,
+    )
+
+
+def _public_socket(address: Any) -> socket.socket:
+    family, kind, protocol, _, sockaddr = address
+    if not is_public(str(sockaddr[0])):
+        raise AddressRefused
+    return socket.socket(family, kind, protocol)
+
+
+async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """At most ``limit`` bytes of the body, as they came over the wire.
+
+    A longer body is left unread, and its connection is closed.
+    """
+    received = bytearray()
+    async for chunk in response.content.iter_any():
+        received += chunk
+        if len(received) > limit:
+            response.close()
+            break
+    return bytes(received[:limit])

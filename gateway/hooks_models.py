@@ -1,0 +1,217 @@
+"""What ``/v1/webhooks`` takes and shows, as the product's client libraries have it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
+
+from core.models import Model, Timestamp, http_url, rfc3339
+from core.outbox import Delivery, DeliveryStatus
+from core.webhook_store import WebhookEndpoint
+from gateway.paging import Page
+
+DEFAULT_CONTEXT_LIMIT, DEFAULT_TIMEOUT_S = 10, 30
+MAX_HOURS = 720
+
+
+class WebhookSet(Model):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: Annotated[str, AfterValidator(http_url)] = Field(
+        max_length=2048,
+        description="http:// or https://; not of a private network.",
+        json_schema_extra={
+            "format": "uri",
+            "pattern": r"^https?://[A-Za-z][A-Za-z0-9.-]*(:[1-9][0-9]{0,3})?"
+            r"(/[A-Za-z0-9._~/?=&-]*)?$",
+        },
+    )
+    context_limit: int | None = Field(
+        None, ge=0, le=50, description="Things said that recentHistory holds; null: 10."
+    )
+    timeout: int | None = Field(
+        None, ge=5, le=120, description="Seconds an answer may take; null: 30."
+    )
+
+
+class WebhookView(Model):
+    id: str
+    url: str
+    secret: str = Field(description="whsec_…: signs what is sent. A new one with every POST.")
+    status: Literal["active"]
+    context_limit: int
+    timeout: int
+    created_at: Timestamp
+
+    @classmethod
+    def of(cls, endpoint: WebhookEndpoint) -> WebhookView:
+        return cls(**_taken(cls, endpoint), status="active", timeout=endpoint.timeout_s)
+
+
+class WebhookOrNull(RootModel[WebhookView | None]):
+    pass
+
+
+class Done(Model):
+    success: Literal[True] = True
+
+
+class DeliveryView(Model):
+    id: str = Field(description="The webhook's message id, the same on each attempt.")
+    message_id: str | None = Field(None, description="Of a text message: never here.")
+    event_type: str
+    channel: Literal["voice"] = "voice"
+    status: DeliveryStatus
+    http_status: int | None
+    error_message: str | None
+    response_body: str | None = Field(description="The beginning of the last answer.")
+    attempt_count: int
+    created_at: Timestamp
+    last_attempt_at: Timestamp | None
+    next_retry_at: Timestamp | None
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> DeliveryView:
+        return cls(
+            **_taken(cls, delivery),
+            event_type=delivery.event,
+            error_message=delivery.error,
+            attempt_count=delivery.attempts,
+            next_retry_at=delivery.next_attempt_at,
+        )
+
+
+class DeliveryPage(Model):
+    items: list[DeliveryView]
+    total: int
+    limit: int
+    offset: int
+    has_more: bool
+
+
+class DeliveryList(RootModel[list[DeliveryView]]):
+    pass
+
+
+class DeliveryLimit(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(50, ge=1, le=100)
+
+
+class DeliveryQuery(Page):
+    limit: int = Field(50, ge=1, le=100)
+    hours: int | None = Field(
+        None, ge=1, le=MAX_HOURS, description="Those of the last so many hours; default: all."
+    )
+
+
+class StatsQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    hours: int = Field(24, ge=1, le=MAX_HOURS)
+
+
+class Counts(Model):
+    total: int
+    success: int
+    failed: int
+    success_rate: float = Field(description="success of success and failed, 0 to 1; 0 for none.")
+
+    @classmethod
+    def of(cls, counted: Counter[DeliveryStatus]) -> Counts:
+        over = counted["success"] + counted["failed"]
+        return cls(
+            total=counted.total(),
+            success=counted["success"],
+            failed=counted["failed"],
+            success_rate=round(counted["success"] / over, 4) if over else 0.0,
+        )
+
+
+class HourView(Model):
+    hour: str = Field(description="Its beginning, RFC 3339.")
+    total: int
+    success: int
+    failed: int
+    pending: int
+
+
+class Stats(Counts):
+    pending: int
+    by_event_type: dict[str, dict[str, int]]
+    by_hour: list[HourView]
+
+    @classmethod
+    def made_of(cls, counted: Iterable[tuple[int, str, DeliveryStatus, int]]) -> Stats:
+        """Of the rows of ``Outbox.counts``."""
+        everything: Counter[DeliveryStatus] = Counter()
+        events: defaultdict[str, Counter[DeliveryStatus]] = defaultdict(Counter)
+        hours: defaultdict[int, Counter[DeliveryStatus]] = defaultdict(Counter)
+        for hour, event, status, number in counted:
+            for each in (everything, events[event], hours[hour]):
+                each[status] += number
+        return cls(
+            **Counts.of(everything).model_dump(),
+            pending=everything["pending"],
+            by_event_type={event: _by_status(found) for event, found in events.items()},
+            by_hour=[
+                HourView(
+                    hour=rfc3339(datetime.fromtimestamp(hour * 3600, UTC)), **_by_status(found)
+                )
+                for hour, found in sorted(hours.items())
+            ],
+        )
+
+
+class AllTime(Counts):
+    """Of what is still kept."""
+
+
+class TestMessage(Model):
+    """What the test says; each may be left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    __test__ = False  # no test case of pytest's
+
+    from_: str | None = Field(None, alias="from", max_length=64)
+    to: str | None = Field(None, max_length=64)
+    message: str | None = Field(None, max_length=2000)
+    channel: str | None = Field(
+        None, max_length=16, description="Accepted; the test is a voice event."
+    )
+
+
+class TestQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    __test__ = False
+
+    agent_id: str | None = Field(None, alias="agentId", min_length=1, max_length=64)
+
+
+class TestResult(Model):
+    """How the one attempt went; it is among the deliveries as well."""
+
+    __test__ = False
+
+    success: bool
+    delivery: DeliveryView
+
+
+def _by_status(counted: Counter[DeliveryStatus]) -> dict[str, int]:
+    return {
+        "total": counted.total(),
+        "success": counted["success"],
+        "failed": counted["failed"],
+        "pending": counted["pending"],
+    }
+
+
+def _taken(view: type[Model], record: Model) -> dict[str, object]:
+    """The fields that both have."""
+    known = type(record).model_fields
+    return {name: getattr(record, name) for name in view.model_fields if name in known}

@@ -1,0 +1,69 @@
+"""What a webhook's body holds: the product's envelope, with the call as ``/v1`` shows it.
+
+Under ``data`` are all fields of ``GET /v1/calls/{id}`` but ``latency``, and besides them the names
+that the product's events use: ``callId``, ``numberId``, ``from``, ``to``. ``transcripts`` is what
+was said until then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from core.models import Call, Turn, rfc3339
+from gateway.call_views import CallView
+
+
+def render(event: str, at: datetime, call: Call, turns: Sequence[Turn], context_limit: int) -> str:
+    """The body of an event of ``call`` (core.outbox.Render), as it is signed and sent."""
+    shown = CallView.of(call, turns[-1] if turns else None).wire()
+    data = shown | {
+        "callId": call.id,
+        "numberId": call.phone_number_id,
+        "from": call.from_number,
+        "to": call.to_number,
+        "transcripts": [turn.wire() for turn in turns],
+    }
+    return envelope(event, at, call.agent_id, data, history(turns, context_limit))
+
+
+def render_test(at: datetime, agent_id: str | None, data: dict[str, Any]) -> str:
+    """An ``agent.message`` that nobody said, marked ``"test": true``."""
+    return envelope("agent.message", at, agent_id, data, [], test=True)
+
+
+def envelope(
+    event: str,
+    at: datetime,
+    agent_id: str | None,
+    data: dict[str, Any],
+    recent: list[dict[str, Any]],
+    **more: Any,
+) -> str:
+    return json.dumps(
+        {
+            "event": event,
+            "channel": "voice",
+            "timestamp": rfc3339(at),
+            "agentId": agent_id,
+            "data": data,
+            "conversationState": None,
+            "recentHistory": recent,
+            **more,
+        },
+        ensure_ascii=False,
+    )
+
+
+def history(turns: Sequence[Turn], limit: int) -> list[dict[str, Any]]:
+    """The last ``limit`` things said; inbound is the caller's, outbound the agent's."""
+    said = [
+        {"content": text, "direction": direction, "channel": "voice", "at": at}
+        for turn in turns
+        for at in [rfc3339(turn.created_at)]
+        for text, direction in ((turn.transcript, "inbound"), (turn.response, "outbound"))
+        if text
+    ]
+    return said[-limit:] if limit else []

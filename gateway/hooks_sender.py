@@ -1,0 +1,245 @@
+"""Sends what the outbox holds: as many at a time as endpoints deserve, each call's in order.
+
+An endpoint that does not answer costs a slot for as long as its time-out is. So one whose last
+attempt failed gets one slot until an attempt succeeds; the others go on beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+
+import aiohttp
+
+from core.errors import AppError, Unavailable
+from core.models import new_id, now
+from core.outbox import LEASE, Delivery, Outbox, Outcome
+from core.signing import signed_headers
+from core.url_guard import AddressRefused, read_bounded
+from core.webhook_store import WebhookEndpoint, WebhookStore
+
+log = logging.getLogger(__name__)
+
+SLOTS = 256
+SLOTS_PER_ENDPOINT = 8
+# Another gateway may have added something, or an attempt has become due.
+POLL_S = 1.0
+SWEEP_S = 3600.0
+# A request in flight when the gateway stops: longer than most take, and not for the slowest.
+DRAIN_S = 5.0
+
+_RETRY_FIRST_S, _RETRY_FACTOR = 5.0, 4.0
+_SHOWN_BYTES = 1_000
+_READ_BYTES = 16 * 1024
+_FINISH_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 0.0)
+_USER_AGENT = "Switchroom-Webhooks/1"
+
+
+def backoff(attempts: int) -> timedelta:
+    """After 5 s, 20 s, 80 s, 5 min and 21 min, each up to a fifth more or less.
+
+    The spread keeps the deliveries of an endpoint that was away from coming back all at once.
+    """
+    seconds = _RETRY_FIRST_S * _RETRY_FACTOR ** (attempts - 1)
+    return timedelta(seconds=seconds * random.uniform(0.8, 1.2))
+
+
+class Sender:
+    """``run`` until cancelled, then ``aclose``. Several gateways may each have one."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        endpoints: WebhookStore,
+        session: aiohttp.ClientSession,
+        *,
+        retry_in: Callable[[int], timedelta] = backoff,
+    ) -> None:
+        """``session``: a guarded one (core.url_guard)."""
+        self._outbox = outbox
+        self._endpoints = endpoints
+        self._session = session
+        self._retry_in = retry_in
+        self.lease = new_id("gw")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_flight: set[int] = set()
+        self._busy: Counter[str] = Counter()
+        self._ailing: set[str] = set()
+
+    async def run(self) -> None:
+        """Until cancelled. A failing round is logged, and the next one tried."""
+        bell = self._outbox.bell
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_repeat(self._send_due, POLL_S, bell), name="webhooks")
+            group.create_task(_repeat(self._renew, LEASE.total_seconds() / 3), name="leases")
+            group.create_task(_repeat(self._outbox.sweep, SWEEP_S), name="old deliveries")
+
+    async def aclose(self, grace_s: float = DRAIN_S) -> None:
+        """Let what is in flight arrive; the rest is free for the next process at once."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._outbox.release(self.lease)
+        except AppError as error:  # then it is free when the lease has run out
+            log.warning("webhooks not released", extra={"problem": error.code})
+
+    async def send_now(self, delivery: Delivery, endpoint: WebhookEndpoint) -> Delivery | None:
+        """Attempt one that was added as leased by us. None: somebody else has it by now."""
+        self._in_flight.add(delivery.seq)
+        try:
+            outcome = await self._attempt(delivery, endpoint)
+            return await self._outbox.finish(delivery, self.lease, outcome, timedelta())
+        finally:
+            self._in_flight.discard(delivery.seq)
+
+    async def _send_due(self) -> None:
+        free = SLOTS - len(self._tasks)
+        due = await self._outbox.claim(self.lease, self._room, free) if free > 0 else []
+        if not due:
+            return
+        endpoints = await self._endpoints.by_ids({delivery.endpoint_id for delivery in due})
+        for delivery in due:
+            self._busy[delivery.endpoint_id] += 1
+            self._in_flight.add(delivery.seq)
+            task = asyncio.create_task(self._send(delivery, endpoints), name=delivery.id)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _room(self, endpoint_id: str) -> int:
+        slots = 1 if endpoint_id in self._ailing else SLOTS_PER_ENDPOINT
+        return slots - self._busy[endpoint_id]
+
+    async def _renew(self) -> None:
+        if self._in_flight:
+            await self._outbox.renew(self.lease, self._in_flight)
+
+    async def _send(
+        self, delivery: Delivery, endpoints: Mapping[str, WebhookEndpoint | None]
+    ) -> None:
+        endpoint_id = delivery.endpoint_id
+        try:
+            if endpoint_id not in endpoints:
+                outcome = Outcome(error="The webhook was removed", final=True)
+            elif (endpoint := endpoints[endpoint_id]) is None:
+                outcome = Outcome(error="The signing secret cannot be read")
+            else:
+                outcome = await self._attempt(delivery, endpoint)
+            if outcome.error is None:
+                self._ailing.discard(endpoint_id)
+            else:
+                self._ailing.add(endpoint_id)
+            await self._finish(delivery, outcome)
+        except Exception:  # left to its lease; one delivery must not stop the others
+            log.exception("webhook delivery failed", extra={"delivery_id": delivery.id})
+        finally:
+            self._in_flight.discard(delivery.seq)
+            self._busy[endpoint_id] -= 1
+            if not self._busy[endpoint_id]:
+                del self._busy[endpoint_id]
+            self._outbox.bell.set()  # the next of its lane is due, or a slot is free
+
+    async def _finish(self, delivery: Delivery, outcome: Outcome) -> None:
+        retry_in = self._retry_in(delivery.attempts + 1)
+        for pause in _FINISH_PAUSES_S:
+            try:
+                kept = await self._outbox.finish(delivery, self.lease, outcome, retry_in)
+            except Unavailable:
+                await asyncio.sleep(pause)
+                continue
+            if kept is not None and kept.status == "failed":
+                facts = {"delivery_id": kept.id, "http_status": kept.http_status}
+                log.warning("webhook delivery given up", extra=facts)
+            return
+
+    async def _attempt(self, delivery: Delivery, endpoint: WebhookEndpoint) -> Outcome:
+        headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": _USER_AGENT,
+            **signed_headers(
+                endpoint.secret,
+                message_id=delivery.id,
+                event=delivery.event,
+                body=delivery.body,
+                at=now(),
+            ),
+        }
+        try:
+            async with (
+                asyncio.timeout(endpoint.timeout_s),
+                self._session.post(
+                    endpoint.url,
+                    data=delivery.body.encode(),
+                    headers=headers,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                answer = _shown(await read_bounded(response, _READ_BYTES))
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Outcome(error=_problem(error, endpoint.timeout_s))
+        refused = (
+            None
+            if 200 <= response.status < 300
+            else _REFUSALS.get(response.status // 100, "Not an HTTP status")
+        )
+        return Outcome(response.status, refused, answer)
+
+
+async def _repeat(
+    work: Callable[[], Awaitable[None]], every_s: float, bell: asyncio.Event | None = None
+) -> None:
+    """``work`` again and again: when the time is up, or sooner when the bell rings."""
+    bell = bell or asyncio.Event()
+    while True:
+        bell.clear()
+        try:
+            await work()
+        except AppError as error:
+            log.warning("webhooks have to wait", extra={"problem": error.code})
+        except Exception:
+            log.exception("webhooks have to wait")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(every_s):
+                await bell.wait()
+
+
+def _problem(error: Exception, timeout_s: int) -> str:
+    """Our own words: an exception's may name what is in our network."""
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
+        error.os_error, AddressRefused
+    ):
+        return "The address is not public"
+    for kinds, words in _PROBLEMS:
+        if isinstance(error, kinds):
+            return words.format(timeout_s)
+    return "The request failed"
+
+
+def _shown(answer: bytes) -> str | None:
+    # PostgreSQL keeps no NUL.
+    return answer[:_SHOWN_BYTES].decode(errors="replace").replace("\0", "\ufffd") or None
+
+
+_REFUSALS = {
+    1: "Not a final answer",
+    3: "Redirects are not followed",
+    4: "The endpoint refused it",
+    5: "The endpoint failed",
+}
+_PROBLEMS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (TimeoutError, "No answer within {} s"),
+    (aiohttp.ClientConnectorDNSError, "The name cannot be resolved"),
+    ((aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError), "TLS failed"),
+    (aiohttp.ClientConnectorError, "No connection"),
+    (aiohttp.InvalidURL, "The address is not valid"),
+    (aiohttp.ClientConnectionError, "The connection broke"),
+    (aiohttp.ClientResponseError, "The answer is not HTTP"),
+)

@@ -1,0 +1,74 @@
+"""A webhook's receiving end on loopback, which keeps what it was sent and answers as told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+
+@dataclass(frozen=True)
+class Received:
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.raw)
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+
+Answer = Callable[[Received], Awaitable[web.StreamResponse]]
+
+
+async def accept(_received: Received) -> web.StreamResponse:
+    return web.Response(text="ok")
+
+
+@dataclass
+class Receiver:
+    """``answers``: by path, how to answer; others are accepted."""
+
+    url: str = ""
+    received: list[Received] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    _news: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def take(self, request: web.Request) -> web.StreamResponse:
+        taken = Received(request.path, dict(request.headers), await request.read())
+        async with self._news:
+            self.received.append(taken)
+            self._news.notify_all()
+        return await self.answers.get(request.path, accept)(taken)
+
+    def at(self, path: str) -> list[Received]:
+        return [each for each in self.received if each.path == path]
+
+    async def until(self, enough: Callable[[], bool], timeout: float = 30) -> None:
+        """Wait until what was received is enough."""
+        async with asyncio.timeout(timeout), self._news:
+            await self._news.wait_for(enough)
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_post("/{path:.*}", receiver.take)
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield receiver
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,129 @@
+"""A gateway that is killed again and again while a thousand events are on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from core.credentials import Vault
+from core.database import Database
+from core.models import CallEvent
+from core.settings import Settings
+from core.tokens import TokenIssuer
+from core.webhook_store import PROJECT, WebhookStore
+from dev.environment import as_variables
+from dev.options import HOST
+from dev.ports import PORTS
+from dev.process import ManagedProcess
+from tests.inprocess import SECRET, settings_in
+from tests.receiver import Receiver, receiving
+from tests.test_outbox import KINDS, Rig, by_call, rest_of_call
+
+pytestmark = pytest.mark.store
+
+CALLS = 250
+EVENTS = CALLS * len(KINDS)
+KILLED_AFTER = (100, 400, 700)
+"""Different events that have arrived by then."""
+
+
+class Gateway:
+    """The process, and the address it has whenever it lives."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.url = settings.gateway_base_url
+        self.process = ManagedProcess(
+            "gateway",
+            [sys.executable, "-m", "gateway"],
+            env=as_variables(settings),
+            cwd=Path(__file__).parent.parent,
+            log_path=folder / "gateway.log",
+        )
+
+    async def start(self) -> None:
+        await self.process.start()
+        await self.process.wait_ready(self._answers, timeout_s=60)
+
+    async def _answers(self) -> bool:
+        try:
+            async with aiohttp.request("GET", f"{self.url}/healthz") as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+
+@asynccontextmanager
+async def killable(folder: Path) -> AsyncIterator[tuple[Gateway, Settings]]:
+    port = PORTS.take(HOST)
+    settings = settings_in(folder, gateway_host=HOST, gateway_port=port, webhook_allow_private=True)
+    gateway = Gateway(settings, folder)
+    try:
+        yield gateway, settings
+    finally:
+        await gateway.process.kill()
+        PORTS.give_back(port)
+
+
+async def tell(
+    session: aiohttp.ClientSession, token: str, call_id: str, *posts: list[CallEvent]
+) -> None:
+    """As a worker does: one after the other, each again until the gateway says that it has it."""
+    for events in posts:
+        while True:
+            try:
+                async with session.post(
+                    f"/internal/calls/{call_id}/events",
+                    json={"events": [event.model_dump(mode="json") for event in events]},
+                    headers={"Authorization": f"Bearer {token}"},
+                ) as response:
+                    if response.status == 200:
+                        break
+                    assert response.status == 503, await response.text()
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+async def kill_again_and_again(gateway: Gateway, receiver: Receiver) -> None:
+    for count in KILLED_AFTER:
+        await receiver.until(lambda n=count: len(ids(receiver)) >= n, timeout=120)  # type: ignore[misc]
+        await gateway.process.kill()
+        await gateway.start()
+
+
+def ids(receiver: Receiver) -> set[str]:
+    return {each.id for each in receiver.received}
+
+
+async def test_nothing_is_lost_and_order_holds(tmp_path: Path) -> None:
+    async with receiving() as receiver, killable(tmp_path) as (gateway, settings):
+        database = await Database.open(settings.database_url)
+        try:
+            rig = Rig(database)
+            hooks = WebhookStore(database, Vault.from_settings(settings))
+            await hooks.put("acme", PROJECT, url=receiver.url, context_limit=0, timeout_s=30)
+            calls = [await rig.call() for _ in range(CALLS)]
+        finally:
+            await database.close()
+        tokens = TokenIssuer(SECRET)
+        await gateway.start()
+        async with aiohttp.ClientSession(gateway.url) as session, asyncio.TaskGroup() as group:
+            group.create_task(kill_again_and_again(gateway, receiver))
+            for call_id in calls:
+                token = tokens.for_call(call_id)
+                ringing, *rest = rest_of_call()
+                group.create_task(tell(session, token, call_id, [ringing], rest))
+        await receiver.until(lambda: len(ids(receiver)) >= EVENTS, timeout=120)
+        assert len(ids(receiver)) == EVENTS
+        order = by_call(receiver.received)
+        assert set(order) == set(calls)
+        for told in order.values():
+            # One that was on its way when the gateway died comes twice, and in its place.
+            assert [kind for kind, _ in itertools.groupby(told)] == KINDS
