@@ -35,7 +35,7 @@ from tests.sip_api import sip_proxy
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class System:
@@ -49,6 +49,8 @@ class System:
 
     @contextlib.asynccontextmanager
     async def gateway(self) -> AsyncIterator[Gateway]:
+        if not self.stack.gateway.running:  # a test before this one has failed
+            await self.restart()
         async with aiohttp.ClientSession(self.stack.gateway_url) as session:
             yield Gateway(session)
 
@@ -67,11 +69,12 @@ class System:
 
     async def reconciled(self) -> list[PhoneNumber]:
         """Wait until the gateway's database and the bridge tell the same; the numbers."""
+        objects = SipObjects(self.sip, self.stack.settings.agent_name)
         async with asyncio.timeout(DEADLINE_S):
             while True:
-                rows, (trunks, rules) = await self.rows(), await self.labels()
-                ids = [row.id for row in rows]
-                if trunks == rules == ids and all(row.status == "active" for row in rows):
+                rows, there = await self.rows(), await objects.listing()
+                right = all(row.status == "active" and objects.right(row, there) for row in rows)
+                if right and len(there.trunks) == len(there.rules) == len(rows):
                     return rows
                 await asyncio.sleep(0.05)
 
@@ -220,19 +223,16 @@ async def test_with_livekits_own_sip_api(tmp_path: Path) -> None:
         )
         async with Stack(options) as stack, stack.api() as api:
             system = System(stack, api, Faults(), TwilioServer({}))
-            objects = SipObjects(api, stack.settings.agent_name)
             sip = api.sip
             async with system.gateway() as gateway:
                 body = {"provider": "sip", "phoneNumber": NUMBER, "agentId": "greeter"}
                 answer = await gateway.post(ATTACH, json=body)
                 assert answer.status == 201, answer.body
             (row,) = await system.reconciled()
-            assert objects.right(row, await objects.listing())
             await stack.gateway.stop()
             await sip.delete_trunk(DeleteSIPTrunkRequest(sip_trunk_id=row.trunk_id))
             await system.restart()
             (row,) = await system.reconciled()
-            assert objects.right(row, await objects.listing())
             by_hand = SIPInboundTrunkInfo(name="by hand", numbers=["+14155550177"])
             await sip.create_inbound_trunk(CreateSIPInboundTrunkRequest(trunk=by_hand))
             async with system.gateway() as gateway:
