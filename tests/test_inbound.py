@@ -144,9 +144,9 @@ class TestRefused:
 
 
 async def test_fifty_calls_of_one_caller(stack: Stack, gateway: Gateway, phone: Phone) -> None:
-    """Four at a time: each in a room of its own, with an agent and a record of its own."""
+    """Three at a time: each in a room of its own, with an agent and a record of its own."""
     line = await Line.attach(stack, gateway, await make_agent(gateway))
-    at_a_time = asyncio.Semaphore(4)
+    at_a_time = asyncio.Semaphore(3)
 
     async def talk() -> str:
         async with at_a_time:
@@ -191,12 +191,12 @@ async def client(stack: Stack) -> AsyncIterator[Gateway]:
 
 class TestKilledGateway:
     async def test_while_the_phone_rings(self, own: Stack, phone: Phone) -> None:
-        """Nobody is there to ask for the call; the phone rings until somebody is."""
+        """Its worker finds nobody to ask which call it has; the phone rings until it does."""
         async with client(own) as gateway:
             line = await Line.attach(own, gateway, await make_agent(gateway))
-            await own.gateway.kill()
             call = await line.dial(phone)
             await call.ringing(10)
+            await own.gateway.kill()
             await own.gateway.start()
             await call.answered(20)
             await call.listen(20)
