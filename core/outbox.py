@@ -189,8 +189,19 @@ class Outbox:
     # --- sending
 
     @whole
-    async def claim(self, lease: str, room: Callable[[str], int], limit: int) -> list[Delivery]:
+    async def claim(
+        self,
+        lease: str,
+        room: Callable[[str], int],
+        limit: int,
+        *,
+        most: int = 8,
+        full: Collection[str] = (),
+    ) -> list[Delivery]:
         """Lease up to ``limit`` that are due, of each endpoint no more than ``room(its id)``.
+
+        ``room`` never says more than ``most``; ``full`` are endpoints for which it says none, so
+        that the backlog of a dead one is not looked through again and again.
 
         Only the first pending one of a lane is due. Of concurrent claims only one gets a
         delivery, on PostgreSQL without waiting for the others.
@@ -208,11 +219,11 @@ class Outbox:
         )
         due = (
             select(DeliveryRow.seq, DeliveryRow.endpoint_id, rank.label("rank"))
-            .where(*_free(moment), ~waits)
+            .where(*_free(moment), DeliveryRow.endpoint_id.not_in(list(full)), ~waits)
             .subquery()
         )
         async with self._database.read() as connection:
-            query = select(due).where(due.c.rank <= limit).order_by(due.c.rank, due.c.seq)
+            query = select(due).where(due.c.rank <= most).order_by(due.c.rank, due.c.seq)
             found = (await connection.execute(query)).all()
         picked = [row.seq for row in found if row.rank <= room(row.endpoint_id)][:limit]
         if not picked:

@@ -102,7 +102,15 @@ class Sender:
 
     async def _send_due(self) -> None:
         free = SLOTS - len(self._tasks)
-        due = await self._outbox.claim(self.lease, self._room, free) if free > 0 else []
+        if free <= 0:
+            return
+        due = await self._outbox.claim(
+            self.lease,
+            self._room,
+            free,
+            most=SLOTS_PER_ENDPOINT,
+            full=[endpoint_id for endpoint_id in self._busy if self._room(endpoint_id) <= 0],
+        )
         if not due:
             return
         endpoints = await self._endpoints.by_ids({delivery.endpoint_id for delivery in due})
@@ -132,7 +140,7 @@ class Sender:
                 outcome = Outcome(error="The signing secret cannot be read")
             else:
                 outcome = await self._attempt(delivery, endpoint)
-            if outcome.error is None:
+            if outcome.error is None or outcome.final:
                 self._ailing.discard(endpoint_id)
             else:
                 self._ailing.add(endpoint_id)

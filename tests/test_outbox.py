@@ -307,7 +307,7 @@ class Contract:
         for _ in range(20):
             await rig.whole_call()
         claims = await asyncio.gather(
-            *(rig.outbox.claim(f"gw_{n}", all_room, 100) for n in range(8))
+            *(rig.outbox.claim(f"gw_{n}", all_room, 100, most=100) for n in range(8))
         )
         got = [delivery.id for claimed in claims for delivery in claimed]
         assert len(got) == len(set(got)) == 20  # the first of each call
