@@ -248,6 +248,6 @@ _PROBLEMS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]
     ((aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError), "TLS failed"),
     (aiohttp.ClientConnectorError, "No connection"),
     (aiohttp.InvalidURL, "The address is not valid"),
-    (aiohttp.ClientConnectionError, "The connection broke"),
+    ((aiohttp.ClientConnectionError, aiohttp.ClientPayloadError), "The connection broke"),
     (aiohttp.ClientResponseError, "The answer is not HTTP"),
 )
