@@ -193,7 +193,10 @@ async def _put(request: web.Request, owner: str, agent_id: str) -> web.Response:
 
     sealed = await once(request, request.app[STORE], request[PRINCIPAL], body, effect)
     answer = json.loads(sealed.text or "")
-    answer |= vault.open(answer["secret"])
+    try:
+        answer |= vault.open(answer["secret"])
+    except Unreadable:  # a repetition, and the key was taken away in between
+        raise _unreadable() from None
     replayed = {
         name: value for name, value in sealed.headers.items() if name == "Idempotent-Replayed"
     }
@@ -248,9 +251,7 @@ async def _endpoint(request: web.Request, owner: str, agent_id: str) -> WebhookE
     try:
         return await request.app[WEBHOOKS].get(owner, agent_id)
     except Unreadable:
-        raise ServerFault(
-            "The webhook's secret cannot be read; set the webhook again", code="SECRET_UNREADABLE"
-        ) from None
+        raise _unreadable() from None
 
 
 async def _agent(request: web.Request, agent_id: str) -> tuple[str, str]:
@@ -274,6 +275,12 @@ def _visible(request: web.Request) -> str | None:
     return request[PRINCIPAL].auth_id
 
 
+def _unreadable() -> ServerFault:
+    return ServerFault(
+        "The webhook's secret cannot be read; set the webhook again", code="SECRET_UNREADABLE"
+    )
+
+
 def _no_webhook() -> NotFound:
     return NotFound("No webhook is set", code="WEBHOOK_NOT_FOUND")
 
@@ -292,7 +299,7 @@ ROUTES: tuple[Route, ...] = (
         tag="Webhooks",
         body=WebhookSet,
         answer=WebhookView,
-        errors=(_STORE,),
+        errors=(_STORE, _UNREADABLE),
         idempotent=True,
     ),
     Route(
@@ -378,7 +385,7 @@ ROUTES: tuple[Route, ...] = (
         tag="Webhooks",
         body=WebhookSet,
         answer=WebhookView,
-        errors=_AGENT,
+        errors=(*_AGENT, _UNREADABLE),
         idempotent=True,
     ),
     Route(
