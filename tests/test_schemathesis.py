@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from livekit.api import LiveKitAPI
 from livekit.protocol.room import CreateRoomRequest
 
@@ -28,6 +29,7 @@ from dev.process import inherited_environment
 from dev.stack import Stack, StackOptions
 from dev.twilio import TwilioServer
 from tests.conftest import AUTH, SECRETS, Gateway, write_agents
+from tests.edge import served
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
@@ -51,12 +53,26 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
             "dial_blocked_prefixes": [f"{plus}{d}" for plus in ("", "+") for d in range(10)],
             "sip_public_address": "sip.example.com",
             "twilio_base_url": twilio.url,
+            "webhook_allow_private": True,
         }
         async with Stack(StackOptions(values=values)) as stack:
             yield stack
 
 
-async def furnish(gateway: Gateway, livekit: LiveKitAPI) -> dict[str, list[str]]:
+async def listening(_request: web.Request) -> web.Response:
+    return web.json_response({"text": "Hello."})
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def webhook() -> AsyncIterator[str]:
+    """Where webhooks lead that the fuzzer sets."""
+    app = web.Application()
+    app.router.add_post("/", listening)
+    async with served(app) as edge:
+        yield f"http://127.0.0.1:{edge.port}/"
+
+
+async def furnish(gateway: Gateway, livekit: LiveKitAPI, webhook: str) -> dict[str, list[str]]:
     """Make something for the requests to find: ids, by the name of their dictionary."""
 
     async def made(path: str, **body: Any) -> Any:
@@ -68,6 +84,9 @@ async def furnish(gateway: Gateway, livekit: LiveKitAPI) -> dict[str, list[str]]
         (await made("/v1/agents", name=f"Agent {n}", voiceMode="hosted"))["id"]
         for n in range(OF_EACH)
     ]
+    await made("/v1/webhooks", url=webhook)
+    for agent_id in agents[:2]:
+        await made(f"/v1/agents/{agent_id}/webhook", url=webhook)
     secret = {"accountSid": ACCOUNT, "authToken": TOKEN}
     await made("/api/v1/credentials", name="twilio", provider="twilio", **secret)
     credentials = ["twilio"]
@@ -120,11 +139,12 @@ async def explore(folder: Path, url: str) -> tuple[int, str]:
 
 
 async def test_every_answer_is_a_documented_one_and_none_is_a_server_error(
-    stack: Stack, tmp_path: Path
+    stack: Stack, webhook: str, tmp_path: Path
 ) -> None:
     async with aiohttp.ClientSession(stack.gateway_url) as session, stack.api() as livekit:
-        for name, ids in (await furnish(Gateway(session), livekit)).items():
+        for name, ids in (await furnish(Gateway(session), livekit, webhook)).items():
             (tmp_path / f"{name}.dict").write_text("".join(f'"{id_}"\n' for id_ in ids))
+    (tmp_path / "webhook.txt").write_text(webhook)
     shutil.copy(Path(__file__).with_name("schemathesis.toml"), tmp_path)
     status, output = await explore(tmp_path, stack.gateway_url)
     assert status == 0, output
