@@ -19,13 +19,15 @@ from agentphone import (  # type: ignore[import-untyped]
     NotFoundError,
     RateLimitError,
 )
+from aiohttp import web
 
 from dev.phone import Phone, RingOut
 from dev.scenario import GOODBYE, GOODBYE_ANSWER, OPENING, OPENING_ANSWER
 from dev.stack import Stack
 from tests.calls import told
 from tests.conftest import SECRETS, Gateway
-from tests.inprocess import running, settings_in
+from tests.edge import served
+from tests.inprocess import Running, running, settings_in
 from tests.numbers import dial_nothing, make_agent, make_number
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -245,6 +247,44 @@ class TestCalls:
         assert [call.id for call in found.data] == [made[1]]
 
 
+async def hears(_request: web.Request) -> web.Response:
+    return web.json_response({"text": "Hello."})
+
+
+async def test_webhooks(tmp_path: Path) -> None:
+    listener = web.Application()
+    listener.router.add_post("/", hears)
+    async with (
+        served(listener) as heard,
+        running(settings_in(tmp_path, webhook_allow_private=True)) as gateway,
+    ):
+        agent = await make_agent(gateway)
+        url = f"http://127.0.0.1:{heard.port}/"
+        with closing(AgentPhone(SECRETS["acme"], base_url=await address(gateway))) as client:
+            assert await do(client.webhooks.get) is None
+            made = await do(client.webhooks.set, url, context_limit=5, timeout=20)
+            assert (made.url, made.context_limit, made.timeout) == (url, 5, 20)
+            assert made.secret.startswith("whsec_")
+            assert await do(client.webhooks.get) == made
+            await do(client.webhooks.test, message="Anybody there?")
+            (delivery,) = await do(client.webhooks.list_deliveries)
+            assert delivery.http_status == 200
+            stats = await do(client.webhooks.get_delivery_stats)
+            assert (stats.total, stats.success) == (1, 1)
+            own = await do(client.agents.set_webhook, agent.id, url)
+            assert own.id != made.id
+            assert (await do(client.agents.get_webhook, agent.id)) == own
+            await do(client.agents.delete_webhook, agent.id)
+            assert await do(client.agents.get_webhook, agent.id) is None
+            await do(client.webhooks.delete)
+            assert await do(client.webhooks.get) is None
+
+
+async def address(gateway: Running) -> str:
+    async with gateway.http.get("/healthz") as response:
+        return str(response.url.origin())
+
+
 class TestErrors:
     """Each as the library's own exception, with our words in its message."""
 
@@ -254,8 +294,7 @@ class TestErrors:
         async with running(settings) as gateway:
             agent = await make_agent(gateway)
             await make_number(gateway, agent=agent)
-            async with gateway.http.get("/healthz") as response:
-                url = str(response.url.origin())
+            url = await address(gateway)
             with closing(AgentPhone(SECRETS["acme"], base_url=url)) as client:
                 for method, words in (
                     (client.agents.get, "Agent not found"),
