@@ -128,7 +128,7 @@ def check_takes_calls(agent: Agent) -> None:
         raise Conflict("The agent is disabled", code="AGENT_DISABLED")
     if agent.config.voice_mode == "webhook":
         raise Conflict(
-            "The agent's voiceMode is webhook and it has no webhook; set voiceMode to hosted",
+            "voiceMode webhook holds no calls yet; set voiceMode to hosted",
             code="WEBHOOK_NOT_CONFIGURED",
         )
 
