@@ -39,7 +39,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
         yield client
 
 
-def bearer(secret: str = SECRET, ttl: timedelta = timedelta(minutes=1), **grants: bool) -> str:
+def bearer(secret: str = SECRET, ttl: timedelta = timedelta(hours=2), **grants: bool) -> str:
     token = api.AccessToken(KEY, secret).with_ttl(ttl)
     return "Bearer " + token.with_sip_grants(api.SIPGrants(**grants)).to_jwt()
 

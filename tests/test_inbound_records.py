@@ -24,7 +24,12 @@ from tests.test_webhooks import deliver
 pytestmark = pytest.mark.store
 
 ISSUER = TokenIssuer(SECRET)
-WORKER = bearer(ISSUER.for_worker("w1"))
+
+
+def worker() -> dict[str, str]:
+    return bearer(ISSUER.for_worker("w1"))
+
+
 CALLER = "+15105550123"
 
 
@@ -105,7 +110,7 @@ class Caller:
     async def asked_by_worker(self, gateway: Running, **changes: Any) -> tuple[int, Any]:
         body = {"numberId": self.number_id, "roomName": self.room, **changes}
         async with gateway.http.post(
-            "/internal/calls/inbound", json=body, headers=WORKER
+            "/internal/calls/inbound", json=body, headers=worker()
         ) as answer:
             return answer.status, await answer.json()
 
