@@ -9,7 +9,7 @@ help:
 	@echo 'make demo    a phone call with an agent, on this machine (PHONE=sip:you@host calls yours)'
 	@echo 'make test    all tests'
 	@echo 'make check   linters and types'
-	@echo 'make bench   the gateway against bare LiveKit calls'
+	@echo 'make bench   all benchmarks, and docs/benchmarks.md (about half an hour)'
 	@echo 'make up      the production set, with Docker Compose'
 	@echo 'make clean   remove everything that make made here'
 

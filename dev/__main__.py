@@ -72,7 +72,7 @@ async def _demo(arguments: argparse.Namespace) -> int:
 
 
 async def _bench(_: argparse.Namespace) -> int:
-    """Measure the gateway against bare LiveKit calls."""
+    """Run all benchmarks and write docs/benchmarks.md."""
     from dev import bench
 
     return await bench.run(settings.load())

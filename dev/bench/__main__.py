@@ -1,4 +1,4 @@
-"""``python -m dev.bench [NAME …]``: run some of the benchmarks and print their tables."""
+"""``python -m dev.bench [NAME …]``: run some of the benchmarks; their sections of the report."""
 
 from __future__ import annotations
 

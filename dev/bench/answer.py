@@ -181,7 +181,7 @@ def _section(
 
     return Section(
         title="Answer: until the caller hears the agent",
-        command="python -m dev bench answer",
+        command="python -m dev.bench answer",
         columns=("", "p50", "p95", "max"),
         rows=[
             row("inbound, INVITE → 200", [call.answered_ms for call in inbound]),

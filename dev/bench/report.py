@@ -23,11 +23,12 @@ class Section:
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = field(default_factory=tuple)
 
-    def markdown(self) -> str:
+    def markdown(self, on: str) -> str:
+        """``on``: the day and the machine."""
         head = [
             f"## {self.title}",
             "",
-            f"`{self.command}`",
+            f"`{self.command}`, {on}",
             "",
             "| " + " | ".join(self.columns) + " |",
             "|" + "---|" * len(self.columns),
@@ -50,28 +51,42 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def machine() -> str:
-    """What it ran on, without naming the machine."""
+    """The day, and what it ran on, without naming the machine."""
     cores = os.cpu_count()
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     load = os.getloadavg()[0]
     return (
-        f"{cores} cores, {gib:.0f} GiB, {platform.system()} {platform.machine()}, "
-        f"CPython {platform.python_version()}, load average {load:.1f} at the start"
+        f"{datetime.now(UTC):%Y-%m-%d}, {cores} cores, {gib:.0f} GiB, {platform.system()} "
+        f"{platform.machine()}, CPython {platform.python_version()}, load average {load:.1f}"
     )
 
 
-def document(sections: Sequence[Section], on: str, livekit_server: str) -> str:
+def document(sections: Sequence[str], livekit_server: str) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return "\n".join(
         [
             "# Benchmarks",
             "",
-            "Written by `make bench`. Both sides of a comparison run in alternation in one run: "
-            "what counts is the ratio, not the milliseconds of a particular machine.",
+            "Written by `make bench`, or a section at a time by the command it names. Both sides "
+            "of a comparison run in alternation in one run: what counts is the ratio, not the "
+            "milliseconds of a particular machine.",
             "",
-            f"- {datetime.now(UTC):%Y-%m-%d}, {on}",
-            f"- livekit-server {livekit_server}, {packages}",
+            f"livekit-server {livekit_server}, {packages}",
             "",
-            *(section.markdown() for section in sections),
+            *sections,
         ]
     )
+
+
+def merged(old: str, new: Sequence[str]) -> list[str]:
+    """The sections of a report with the new ones in the place of those with the same title."""
+    kept = {_title(text): text for text in _sections(old)}
+    return list((kept | {_title(text): text for text in new}).values())
+
+
+def _sections(report: str) -> list[str]:
+    return [f"## {text.rstrip()}\n" for text in report.split("\n## ")[1:]]
+
+
+def _title(section: str) -> str:
+    return section.partition("\n")[0]

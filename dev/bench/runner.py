@@ -28,10 +28,10 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
 
 
 async def run(settings: Settings, names: Sequence[str] = ()) -> int:
-    """All of them, and the report; or only the named ones, printed."""
+    """All of them, or the named ones: printed, and put into the report."""
     console = Console()
-    on = report.machine()
-    sections = []
+    sections: list[Section] = []
+    texts: list[str] = []
     with Progress(console=console) as progress:
         for name in names or BENCHMARKS:
             bar = progress.add_task(name, total=None)
@@ -39,12 +39,14 @@ async def run(settings: Settings, names: Sequence[str] = ()) -> int:
             def step(done: int, of: int, bar: int = bar) -> None:
                 progress.update(TaskID(bar), completed=done, total=of)
 
+            on = report.machine()
             sections.append(await BENCHMARKS[name](settings, step))
+            texts.append(sections[-1].markdown(on))
     for section in sections:
         _print(console, section)
-    if not names:
-        REPORT.write_text(report.document(sections, on, VERSION))
-        console.print(f"written: {REPORT.relative_to(ROOT)}")
+    old = REPORT.read_text() if REPORT.exists() else ""
+    REPORT.write_text(report.document(report.merged(old, texts), VERSION))
+    console.print(f"written: {REPORT.relative_to(ROOT)}")
     return 0
 
 

@@ -292,7 +292,7 @@ def _section(ours: Side, bare: Side, path_ms: float, recorded: list[float]) -> S
     gap = median(recorded) - median(flat[ours.name]) if recorded else float("nan")
     return Section(
         title="Turn: from the caller's last word to the agent's first",
-        command="python -m dev bench turn",
+        command="python -m dev.bench turn",
         columns=(
             "",
             "turn p50 (95 % CI)",
