@@ -6,7 +6,6 @@ from typing import Any
 
 from aiohttp import web
 
-from core.database import Scope
 from core.errors import NotFound
 from core.models import AgentConfig, AgentRecord
 from gateway.agent_models import (
@@ -24,7 +23,7 @@ from gateway.agent_models import (
     VoiceView,
     changed_config,
 )
-from gateway.auth import PRINCIPAL
+from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import parse_body, parse_query
 from gateway.idempotency import once
 from gateway.keys import AGENT_STORE, AGENTS, NUMBERS, STORE
@@ -38,7 +37,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     config = changed_config(body, None, request.path)
 
     async def effect() -> dict[str, Any]:
-        record = await request.app[AGENT_STORE].create(_scope(request), config)
+        record = await request.app[AGENT_STORE].create(scope_of(request), config)
         await request.app[AGENTS].warm(record.id)
         return AgentView.of(record, []).wire()
 
@@ -46,7 +45,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    query, scope = parse_query(request, Page), _scope(request)
+    query, scope = parse_query(request, Page), scope_of(request)
     records, total = await request.app[AGENT_STORE].page(
         scope, limit=query.limit, offset=query.offset
     )
@@ -56,7 +55,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    record = await request.app[AGENT_STORE].get(_scope(request), request.match_info["id"])
+    record = await request.app[AGENT_STORE].get(scope_of(request), request.match_info["id"])
     return web.json_response(await _view(request, record))
 
 
@@ -72,14 +71,14 @@ async def change(request: web.Request) -> web.StreamResponse:
         return changed_config(body, before, request.path)
 
     agent_id = request.match_info["id"]
-    record = await request.app[AGENT_STORE].change(_scope(request), agent_id, edit)
+    record = await request.app[AGENT_STORE].change(scope_of(request), agent_id, edit)
     await request.app[AGENTS].warm(agent_id)
     return web.json_response(await _view(request, record))
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
     """Its numbers are unbound and stay attached; the records of its calls stay."""
-    record = await request.app[AGENT_STORE].delete(_scope(request), request.match_info["id"])
+    record = await request.app[AGENT_STORE].delete(scope_of(request), request.match_info["id"])
     if record is None:
         raise _unknown()
     gone = AgentDeleted(success=True, id=record.id, name=record.config.name)
@@ -89,7 +88,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
 async def versions(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, Page)
     found, total = await request.app[AGENT_STORE].versions(
-        _scope(request), request.match_info["id"], limit=query.limit, offset=query.offset
+        scope_of(request), request.match_info["id"], limit=query.limit, offset=query.offset
     )
     if total == 0:
         raise _unknown()
@@ -100,7 +99,7 @@ async def versions(request: web.Request) -> web.StreamResponse:
 async def rollback(request: web.Request) -> web.StreamResponse:
     """A new version with the content of an old one."""
     body = await parse_body(request, Rollback)
-    store, scope, agent_id = request.app[AGENT_STORE], _scope(request), request.match_info["id"]
+    store, scope, agent_id = request.app[AGENT_STORE], scope_of(request), request.match_info["id"]
 
     async def effect() -> dict[str, Any]:
         if await store.get(scope, agent_id) is None:
@@ -130,12 +129,8 @@ async def _view(request: web.Request, record: AgentRecord | None) -> dict[str, A
     """Raises NotFound for None."""
     if record is None:
         raise _unknown()
-    numbers = await request.app[NUMBERS].of_agent(_scope(request), record.id)
+    numbers = await request.app[NUMBERS].of_agent(scope_of(request), record.id)
     return AgentView.of(record, numbers).wire()
-
-
-def _scope(request: web.Request) -> Scope:
-    return Scope(request[PRINCIPAL].auth_id)
 
 
 def _unknown() -> NotFound:

@@ -18,6 +18,7 @@ import jwt
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
+from core.database import Scope
 from core.errors import Unauthenticated
 from core.settings import Settings
 from gateway.jwks import Jwks
@@ -46,6 +47,11 @@ class Principal:
 
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+
+
+def scope_of(request: web.Request) -> Scope:
+    """Whose rows this request may see."""
+    return Scope(request[PRINCIPAL].auth_id)
 
 
 class Authenticator:

@@ -13,7 +13,7 @@ from core.database import Scope
 from core.errors import BadRequest, Conflict, Detail, Unprocessable
 from core.models import Agent, PhoneNumber
 from core.variables import Variables, fill
-from gateway.auth import PRINCIPAL
+from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import documented, parse_body
 from gateway.call_views import CallDetail
 from gateway.calls import MAX_WAIT_S, detail
@@ -102,7 +102,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 async def _plan(request: web.Request, body: CreateCall) -> CallPlan:
-    scope = Scope(request[PRINCIPAL].auth_id)
+    scope = scope_of(request)
     agent = tailored(await agent_of(request, scope, body.agent_id), body)
     check_takes_calls(agent)
     number = await _caller_id(request, scope, body)

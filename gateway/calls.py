@@ -15,11 +15,10 @@ from pydantic import (
     field_validator,
 )
 
-from core.database import Scope
 from core.errors import NotFound
 from core.models import Call, CallType, Direction, Status
 from core.store import CallFilter
-from gateway.auth import PRINCIPAL
+from gateway.auth import scope_of
 from gateway.body import parse_query
 from gateway.call_views import CallDetail, CallList, CallView, Transcript
 from gateway.keys import AGENTS, NUMBERS, STORE
@@ -94,7 +93,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 async def of_agent(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, Page)
     agent_id = request.match_info["id"]
-    if await request.app[AGENTS].get(_scope(request), agent_id) is None:
+    if await request.app[AGENTS].get(scope_of(request), agent_id) is None:
         raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
     return await _listed(request, query, CallFilter(agent_id=agent_id))
 
@@ -102,7 +101,7 @@ async def of_agent(request: web.Request) -> web.StreamResponse:
 async def of_number(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, Page)
     number_id = request.match_info["id"]
-    if await request.app[NUMBERS].get(_scope(request), number_id) is None:
+    if await request.app[NUMBERS].get(scope_of(request), number_id) is None:
         raise NotFound("Phone number not found", code="NUMBER_NOT_FOUND")
     return await _listed(request, query, CallFilter(phone_number_id=number_id))
 
@@ -127,7 +126,7 @@ async def recording(request: web.Request) -> web.StreamResponse:
 
 async def find(request: web.Request) -> Call:
     """The call named in the path. Raises NotFound, for another tenant's too."""
-    call = await request.app[STORE].call(_scope(request), request.match_info["id"])
+    call = await request.app[STORE].call(scope_of(request), request.match_info["id"])
     if call is None:
         raise NotFound("Call not found", code="CALL_NOT_FOUND")
     return call
@@ -147,14 +146,12 @@ async def conversation(request: web.Request) -> Transcript:
 
 async def _listed(request: web.Request, query: Page, where: CallFilter) -> web.Response:
     store = request.app[STORE]
-    found, total = await store.calls(_scope(request), where, limit=query.limit, offset=query.offset)
+    found, total = await store.calls(
+        scope_of(request), where, limit=query.limit, offset=query.offset
+    )
     last = await store.last_turns([call.id for call in found])
     views = [CallView.of(call, last.get(call.id)) for call in found]
     return web.json_response(CallList.of(views, total, query).wire())
-
-
-def _scope(request: web.Request) -> Scope:
-    return Scope(request[PRINCIPAL].auth_id)
 
 
 _NO_CALL = (404, "CALL_NOT_FOUND")

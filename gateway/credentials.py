@@ -22,7 +22,7 @@ from core.credentials import InUse, NameTaken, Secret, SipSecret, TwilioSecret
 from core.database import Scope
 from core.errors import AppError, Conflict, NotFound
 from core.models import Credential, CredentialProvider, Model, Timestamp
-from gateway.auth import PRINCIPAL
+from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import parse_json, parse_query, read_body, validate
 from gateway.envelope import Envelope, envelope, page
 from gateway.idempotency import once
@@ -158,7 +158,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def index(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, Page)
     found, total = await request.app[CREDENTIALS].page(
-        Scope(request[PRINCIPAL].auth_id), limit=query.limit, offset=query.offset
+        scope_of(request), limit=query.limit, offset=query.offset
     )
     views = [CredentialView.of(credential) for credential in found]
     return page(views, total, limit=query.limit, offset=query.offset).response()
@@ -166,7 +166,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 async def show(request: web.Request) -> web.StreamResponse:
     """By id or name."""
-    scope = Scope(request[PRINCIPAL].auth_id)
+    scope = scope_of(request)
     found = await request.app[CREDENTIALS].get(scope, request.match_info["ref"])
     if found is None:
         raise not_found()
@@ -175,7 +175,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def remove(request: web.Request) -> web.StreamResponse:
     """By id or name. A number that is attached with it keeps it."""
-    scope = Scope(request[PRINCIPAL].auth_id)
+    scope = scope_of(request)
     try:
         gone = await request.app[CREDENTIALS].delete(scope, request.match_info["ref"])
     except InUse:

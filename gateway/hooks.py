@@ -15,13 +15,12 @@ from aiohttp import web
 from pydantic import RootModel
 
 from core.credentials import Unreadable
-from core.database import Scope
 from core.errors import Conflict, Detail, NotFound, ServerFault
 from core.models import new_id, now
 from core.outbox import DeliveryStatus, NoEndpoint, Pending
 from core.url_guard import UrlRefused, check_url
 from core.webhook_store import PROJECT, WebhookEndpoint
-from gateway.auth import PRINCIPAL
+from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import invalid, parse_body, parse_query
 from gateway.hooks_models import (
     DEFAULT_CONTEXT_LIMIT,
@@ -256,7 +255,7 @@ async def _endpoint(request: web.Request, owner: str, agent_id: str) -> WebhookE
 
 async def _agent(request: web.Request, agent_id: str) -> tuple[str, str]:
     """Whose webhook the agent's is, and its id. Raises NotFound."""
-    scope = Scope(request[PRINCIPAL].auth_id)
+    scope = scope_of(request)
     record = await request.app[AGENT_STORE].get(scope, agent_id)
     if record is not None:
         return record.auth_id or "", agent_id

@@ -6,9 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
-from core.database import Scope
 from core.models import PhoneNumber
-from gateway.auth import PRINCIPAL
+from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import parse_body, parse_query
 from gateway.envelope import Envelope, envelope, page
 from gateway.idempotency import once
@@ -35,7 +34,7 @@ async def attach(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, AttachRequest)
 
     async def effect() -> dict[str, Any]:
-        number = await request.app[NUMBER_SERVICE].attach(_scope(request), **body.model_dump())
+        number = await request.app[NUMBER_SERVICE].attach(scope_of(request), **body.model_dump())
         return await _shown(request, number, "Number attached")
 
     return await once(request, request.app[STORE], request[PRINCIPAL], body, effect, status=201)
@@ -44,14 +43,14 @@ async def attach(request: web.Request) -> web.StreamResponse:
 async def index(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, Page)
     service = request.app[NUMBER_SERVICE]
-    numbers, total = await service.page(_scope(request), limit=query.limit, offset=query.offset)
+    numbers, total = await service.page(scope_of(request), limit=query.limit, offset=query.offset)
     names = await service.credential_names(*numbers)
     views = [NumberView.of(number, names) for number in numbers]
     return page(views, total, limit=query.limit, offset=query.offset).response()
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    number = await request.app[NUMBER_SERVICE].get(_scope(request), request.match_info["id"])
+    number = await request.app[NUMBER_SERVICE].get(scope_of(request), request.match_info["id"])
     return web.json_response(await _shown(request, number))
 
 
@@ -62,7 +61,7 @@ async def change(request: web.Request) -> web.StreamResponse:
     """
     body = await parse_body(request, ChangeRequest)
     number = await request.app[NUMBER_SERVICE].change(
-        _scope(request), request.match_info["id"], body.model_dump(exclude_unset=True)
+        scope_of(request), request.match_info["id"], body.model_dump(exclude_unset=True)
     )
     return web.json_response(await _shown(request, number, "Number changed"))
 
@@ -70,7 +69,7 @@ async def change(request: web.Request) -> web.StreamResponse:
 async def remove(request: web.Request) -> web.StreamResponse:
     """Detach it. At Twilio it is answered as it was before it was attached."""
     number, released = await request.app[NUMBER_SERVICE].remove(
-        _scope(request), request.match_info["id"], release=False
+        scope_of(request), request.match_info["id"], release=False
     )
     return envelope(NumberGone.of(number, released=released), "Number detached").response()
 
@@ -79,7 +78,7 @@ async def available(request: web.Request) -> web.StreamResponse:
     """Local numbers for voice that your Twilio account can buy."""
     query = parse_query(request, AvailableQuery)
     found = await request.app[NUMBER_SERVICE].available(
-        _scope(request), query.search(), query.credentials_ref
+        scope_of(request), query.search(), query.credentials_ref
     )
     return envelope(found).response()
 
@@ -93,7 +92,7 @@ async def buy(request: web.Request) -> web.StreamResponse:
 
     async def effect() -> dict[str, Any]:
         number = await request.app[NUMBER_SERVICE].buy(
-            _scope(request),
+            scope_of(request),
             body.search(),
             phone_number=body.phone_number,
             credentials_ref=body.credentials_ref,
@@ -107,10 +106,6 @@ async def buy(request: web.Request) -> web.StreamResponse:
 async def _shown(request: web.Request, number: PhoneNumber, message: str = "OK") -> dict[str, Any]:
     names = await request.app[NUMBER_SERVICE].credential_names(number)
     return envelope(NumberView.of(number, names), message).wire()
-
-
-def _scope(request: web.Request) -> Scope:
-    return Scope(request[PRINCIPAL].auth_id)
 
 
 _TAG = "Phone numbers"

@@ -6,8 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from core.database import Scope
-from gateway.auth import PRINCIPAL
+from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import parse_body, parse_query
 from gateway.idempotency import once
 from gateway.keys import NUMBER_SERVICE, STORE
@@ -37,7 +36,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     async def effect() -> dict[str, Any]:
         service = request.app[NUMBER_SERVICE]
         number = await service.buy(
-            _scope(request),
+            scope_of(request),
             body.search(),
             phone_number=body.phone_number,
             credentials_ref=body.credentials_ref,
@@ -51,7 +50,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def index(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, Page)
     service = request.app[NUMBER_SERVICE]
-    numbers, total = await service.page(_scope(request), limit=query.limit, offset=query.offset)
+    numbers, total = await service.page(scope_of(request), limit=query.limit, offset=query.offset)
     names = await service.credential_names(*numbers)
     views = [NumberView.of(number, names) for number in numbers]
     return web.json_response(NumberList.of(views, total, query).wire())
@@ -61,14 +60,14 @@ async def available(request: web.Request) -> web.StreamResponse:
     """Local numbers for voice that your Twilio account can buy."""
     query = parse_query(request, AvailableQuery)
     found = await request.app[NUMBER_SERVICE].available(
-        _scope(request), query.search(), query.credentials_ref
+        scope_of(request), query.search(), query.credentials_ref
     )
     return web.json_response(AvailableList(data=found).wire())
 
 
 async def show(request: web.Request) -> web.StreamResponse:
     service = request.app[NUMBER_SERVICE]
-    number = await service.get(_scope(request), request.match_info["id"])
+    number = await service.get(scope_of(request), request.match_info["id"])
     view = NumberView.of(number, await service.credential_names(number))
     return web.json_response(view.wire())
 
@@ -76,7 +75,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 async def remove(request: web.Request) -> web.StreamResponse:
     """Release a number that was bought here, for good. One that was attached is only detached."""
     number, released = await request.app[NUMBER_SERVICE].remove(
-        _scope(request), request.match_info["id"], release=True
+        scope_of(request), request.match_info["id"], release=True
     )
     return web.json_response(NumberGone.of(number, released=released).wire())
 
@@ -87,7 +86,7 @@ async def bind(request: web.Request) -> web.StreamResponse:
     agent_id = request.match_info["id"]
 
     async def effect() -> dict[str, Any]:
-        number = await request.app[NUMBER_SERVICE].bind(_scope(request), body.number_id, agent_id)
+        number = await request.app[NUMBER_SERVICE].bind(scope_of(request), body.number_id, agent_id)
         return Binding.of(agent_id, number).wire()
 
     return await once(request, request.app[STORE], request[PRINCIPAL], body, effect)
@@ -97,13 +96,9 @@ async def unbind(request: web.Request) -> web.StreamResponse:
     """The number stays attached; nobody answers it."""
     agent_id = request.match_info["id"]
     number = await request.app[NUMBER_SERVICE].unbind(
-        _scope(request), request.match_info["number_id"], agent_id
+        scope_of(request), request.match_info["number_id"], agent_id
     )
     return web.json_response(Binding.of(agent_id, number).wire())
-
-
-def _scope(request: web.Request) -> Scope:
-    return Scope(request[PRINCIPAL].auth_id)
 
 
 _TAG = "Phone numbers"

@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from core.configs import check_takes_calls
 from core.database import Scope
 from core.models import Model
-from gateway.auth import PRINCIPAL
+from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import documented, parse_body
 from gateway.call_views import CallDetail, Transcript
 from gateway.calls import conversation, detail, find
@@ -78,7 +78,7 @@ async def transcript(request: web.Request) -> web.StreamResponse:
 
 
 async def _plan(request: web.Request, body: Dispatch) -> CallPlan:
-    scope = Scope(request[PRINCIPAL].auth_id)
+    scope = scope_of(request)
     number = await request.app[NUMBERS].by_number(scope, body.from_number)
     if number is None or not may_call_out(number):
         raise not_a_caller_id()

@@ -11,14 +11,11 @@ import pytest
 from redis.asyncio import Redis
 
 from core.cache import TTL_S, Cache, MemoryCache, NoCache, open_cache
-from core.database import Scope
 from core.errors import Unavailable
 from core.redis_cache import RedisCache
 from tests.redis_server import HOST, Line, redis_server
 
 pytestmark = pytest.mark.store
-
-ACME, RIVAL, OPERATOR = Scope("acme"), Scope("rival"), Scope(None)
 
 
 class Source:
