@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
-from dev import listen
 from dev.phone_call import Heard, PhoneCall
-from dev.phone_tracks import FRAME, SAMPLE_RATE
 from dev.scenario import Interrupt, Press, Speak, Step
 
 _ANSWER_WITHIN_S = 20.0
@@ -52,7 +50,7 @@ async def converse(call: PhoneCall, steps: Iterable[Step]) -> AsyncIterator[Exch
 async def _interrupt(call: PhoneCall, step: Interrupt) -> Exchange:
     await call.say(step.question)
     asked_ms = call.now_ms()
-    await _hears_speech(call, asked_ms)
+    await call.speech_begins(_ANSWER_WITHIN_S, since_ms=asked_ms)
     await asyncio.sleep(step.after_ms / 1000)
     span = await call.say(step.text)
     cut = await call.listen(_ANSWER_WITHIN_S, since_ms=asked_ms, end_silence_ms=300)
@@ -64,20 +62,3 @@ async def _interrupt(call: PhoneCall, step: Interrupt) -> Exchange:
         heard.start_ms - span.end_ms,
         silence_ms=cut.end_ms - span.start_ms,
     )
-
-
-async def _hears_speech(call: PhoneCall, since_ms: float) -> None:
-    """Wait until the agent has begun to speak."""
-    media = call.media
-    fed = media.received_index(since_ms)
-    finder = listen.SpeechFinder(SAMPLE_RATE)
-
-    def begun() -> bool:
-        nonlocal fed
-        while len(media.received) >= fed + FRAME and not finder.speaking:
-            finder.feed(media.received.view(fed, fed + FRAME))
-            fed += FRAME
-        return finder.speaking or media.over
-
-    async with asyncio.timeout(_ANSWER_WITHIN_S):
-        await media.wait_for(begun)

@@ -184,7 +184,14 @@ class SpeechFinder:
     @property
     def speaking(self) -> bool:
         """Whether an utterance has begun that is not complete."""
-        return self._first is not None and self._voiced >= self._min_frames
+        return self.started_ms is not None
+
+    @property
+    def started_ms(self) -> float | None:
+        """Where the utterance that is not complete began; None: there is none."""
+        if self._first is None or self._voiced < self._min_frames:
+            return None
+        return float(self._first * FRAME_MS)
 
     def feed(self, pcm: Pcm) -> list[Segment]:
         """Take the next samples; returns the utterances that are now complete."""

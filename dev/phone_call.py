@@ -342,6 +342,32 @@ class PhoneCall:
             media.received.view(first, last), media.received_ms(first), media.received_ms(last)
         )
 
+    async def speech_begins(self, timeout: float, *, since_ms: float = 0.0) -> float:
+        """Wait for speech of the far end to begin; returns when it did, ms of the call.
+
+        What ``listen`` returns next stays as it is.
+
+        Raises:
+            CallEnded: the call was over before any speech.
+            TimeoutError: no speech in time.
+        """
+        media = self._live_media()
+        start = fed = media.received_index(since_ms)
+        finder = SpeechFinder(SAMPLE_RATE)
+
+        def begun() -> bool:
+            nonlocal fed
+            while finder.started_ms is None and len(media.received) >= fed + FRAME:
+                finder.feed(media.received.view(fed, fed + FRAME))
+                fed += FRAME
+            return finder.started_ms is not None or media.over
+
+        async with asyncio.timeout(timeout):
+            await media.wait_for(begun)
+        if finder.started_ms is None:
+            raise CallEnded(f"no speech before the end: {self.ending}")
+        return media.received_ms(start) + finder.started_ms
+
     async def silence(self, duration_ms: float, timeout: float) -> None:
         """Wait until the far end has been silent for that long, counted from now."""
         media = self._live_media()

@@ -115,7 +115,10 @@ ANSWERED = DialOutcome()
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The SIP participant is in the room; dialling has begun."""
+    """The SIP participant is in the room, or was; dialling has begun.
+
+    Both are empty when the participant was gone before its ids could be learnt.
+    """
 
     participant_id: str
     sip_call_id: str
@@ -186,6 +189,7 @@ class Dial:
             info = await self._sip.sip.create_sip_participant(self._request.to_proto())
         except ServerError as error:
             rang_s = time.monotonic() - started
+            self._ids = _ids_of_refused(error)
             return _refused(error, gave_up=rang_s < self._request.ringing_timeout_s - _CLOCKS_S)
         except TimeoutError:
             # No answer from the API in time: the room knows whether the phone did.
@@ -206,6 +210,18 @@ class Dial:
         except (ServerError, aiohttp.ClientError, TimeoutError):
             return None
         return found if found.attributes.get("sip.callID") else None
+
+
+def _ids_of_refused(error: ServerError) -> Joined | None:
+    """Ids of a participant that a fast refusal took away before it was looked up.
+
+    The far end was reached, so this was a call. Our bridge adds the ids to the error;
+    livekit-sip does not, and they stay empty.
+    """
+    if not isinstance(error, SipCallError) or error.sip_status_code is None:
+        return None
+    meta = error.metadata
+    return Joined(meta.get("participant_id", ""), meta.get("sip_call_id", ""))
 
 
 def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from livekit.api import ServerError, SipCallError
 
-from sip.dial import DialRequest, Trunk, _refused
+from sip.dial import DialRequest, Joined, Trunk, _ids_of_refused, _refused
 
 pytestmark = pytest.mark.unit
 
@@ -29,6 +29,25 @@ def test_a_sip_status_decides(code: int, status: str, reason: str) -> None:
     assert (outcome.sip_status_code, outcome.sip_reason) == (code, "Phrase")
     assert not outcome.answered
     assert not outcome.overloaded
+
+
+@pytest.mark.parametrize(
+    ("metadata", "wanted"),
+    [
+        ({"sip_status_code": "486"}, Joined("", "")),
+        (
+            {"sip_status_code": "486", "participant_id": "PA_1", "sip_call_id": "SCL_1"},
+            Joined("PA_1", "SCL_1"),
+        ),
+        ({"participant_id": "PA_1", "sip_call_id": "SCL_1"}, None),
+        ({}, None),
+    ],
+)
+def test_a_refusal_of_the_far_end_was_a_call(
+    metadata: dict[str, str], wanted: Joined | None
+) -> None:
+    error = SipCallError("unavailable", "", status=503, metadata=metadata)
+    assert _ids_of_refused(error) == wanted
 
 
 @pytest.mark.parametrize(

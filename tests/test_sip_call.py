@@ -24,6 +24,8 @@ from dev.phone import Answer, Phone, Reject, RingOut
 from dev.sipdigest import Credentials
 from dev.stack import Stack
 from dev.trunk import Trunk
+from sip.dial import Dial, DialRequest
+from sip.dial import Trunk as CallTrunk
 from tests.calls import told
 from tests.conftest import (
     ACME,
@@ -539,6 +541,26 @@ class TestTrunks:
         trunks = await sip.sip.list_outbound_trunk(ListSIPOutboundTrunkRequest())
         await sip.aclose()
         assert list(trunks.items) == []
+
+
+async def test_a_far_end_quicker_than_our_lookup(stack: Stack, phone: Phone) -> None:
+    """Refused within a millisecond, the participant is gone before anybody saw it."""
+    phone.behave(Reject(486))
+    request = DialRequest(
+        trunk=CallTrunk(address=phone.address),
+        from_number="+15105550123",
+        to_number="+15551230000",
+        room_name=new_id("room"),
+        participant_identity="caller-456",
+        participant_name="John Doe",
+    )
+    async with stack.sip_api() as sip, LiveKitAPI("http://127.0.0.1:9", "key", "s" * 32) as nobody:
+        dial = Dial(sip, nobody, request)
+        ids = await dial.joined()
+        outcome = await dial.verdict()
+    assert ids.participant_id.startswith("PA_")
+    assert ids.sip_call_id.startswith("SCL_")
+    assert (outcome.status, outcome.sip_status_code) == ("busy", 486)
 
 
 async def test_delete_room_ends_the_call(

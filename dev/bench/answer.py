@@ -162,10 +162,10 @@ class _Bench:
 
 async def _first_word(call: PhoneCall) -> float:
     """Ms from the answer to the first voiced frame; hangs up then."""
-    heard = await call.listen(_WAIT_S, end_silence_ms=300)
+    heard_ms = await call.speech_begins(_WAIT_S)
     await call.hangup()
     await call.ended(_WAIT_S)
-    return heard.start_ms
+    return heard_ms
 
 
 def _section(

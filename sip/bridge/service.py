@@ -86,6 +86,11 @@ class SipService:
         )
         if error is None and request.wait_until_answered:
             error = await asyncio.shield(answered)
+            if error is not None and error.meta:
+                # The far end refused. It may have done so, and the participant have left,
+                # before our client could look the participant up.
+                ids = {"participant_id": info.participant_id, "sip_call_id": info.sip_call_id}
+                error = TwirpError(error.code, error.message, error.meta | ids)
         if error is not None:
             raise error
         return info
