@@ -13,9 +13,10 @@ from aiohttp import web
 from livekit import rtc
 
 from core.models import CustomTool
-from worker import http_tools, tools
+from worker import actions, http_tools
+from worker.actions import Actions
 from worker.http_tools import MAX_RESPONSE_BYTES, ToolAnswer
-from worker.tools import KeyPresses, ToolBox, send_digits
+from worker.tools import KeyPresses, ToolBox
 
 pytestmark = pytest.mark.unit
 
@@ -134,12 +135,12 @@ class ToneRoom:
 
 @pytest.fixture
 def quick_tones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tools, "_TONE_GAP_S", 0)
+    monkeypatch.setattr(actions, "_TONE_GAP_S", 0)
 
 
-async def test_digits_have_the_codes_of_rfc_4733(quick_tones: None) -> None:
-    room = ToneRoom()
-    await send_digits(cast(rtc.Room, room), "09*#AD")
+async def test_digits_have_the_codes_of_rfc_4733(quick_tones: None, box: Box) -> None:
+    assert await box.box.actions.press(" 09*#aD") == "09*#AD"
+    room = box.room
     assert room.tones == [(0, "0"), (9, "9"), (10, "*"), (11, "#"), (12, "A"), (15, "D")]
 
 
@@ -152,11 +153,13 @@ class Box:
         self.hung_up = 0
         self.box = ToolBox(
             call_id="call_1",
-            room=cast(rtc.Room, self.room),
             http=http,
-            post=lambda type, data: self.events.append((type, data)),
-            hang_up=self._hang_up,
+            post=self._post,
+            actions=Actions(room=cast(rtc.Room, self.room), post=self._post, hang_up=self._hang_up),
         )
+
+    def _post(self, type: str, data: dict[str, Any]) -> None:
+        self.events.append((type, data))
 
     def _hang_up(self) -> None:
         self.hung_up += 1
@@ -179,8 +182,8 @@ async def box() -> AsyncIterator[Box]:
 async def test_send_dtmf(box: Box, quick_tones: None) -> None:
     assert await box.run("send_dtmf", [], digits="1 #") == "Pressed 1#."
     assert box.room.tones == [(1, "1"), (11, "#")]
-    assert box.events[-1] == ("dtmf.sent", {"digits": "1#"})
-    assert box.events[0][1]["ok"] is True
+    assert box.events[0] == ("dtmf.sent", {"digits": "1#"})
+    assert box.events[-1][1]["ok"] is True
 
 
 async def test_send_dtmf_refuses_what_no_keypad_has(box: Box) -> None:

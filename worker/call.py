@@ -15,6 +15,7 @@ from core.events import ended
 from core.models import CallBrief, InboundRoom, JobMetadata
 from core.settings import Settings
 from core.tokens import TokenIssuer
+from worker.actions import Actions
 from worker.backoff import Backoff
 from worker.conversation import Conversation
 from worker.endings import ENDINGS, Cause, agent_disconnected
@@ -183,12 +184,13 @@ class _Call:
 
     def _begin(self, brief: CallBrief) -> Conversation:
         config = brief.agent.config
-        box = ToolBox(
-            call_id=brief.call_id,
+        actions = Actions(
             room=self._ctx.room,
-            http=self._http,
             post=self._reporter.post,
             hang_up=partial(self._end, "agent_hung_up"),
+        )
+        box = ToolBox(
+            call_id=brief.call_id, http=self._http, post=self._reporter.post, actions=actions
         )
         silence = self._silence = SilenceClock(
             config.max_silence_ms / 1000, partial(self._end, "silence")

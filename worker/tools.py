@@ -10,18 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from livekit import rtc
 from livekit.agents import RunContext, StopResponse, llm
 from livekit.agents.llm import RawFunctionTool, function_tool
 
 from core.models import CustomTool
 from worker import http_tools
+from worker.actions import ActionFailed, Actions
 
 log = logging.getLogger(__name__)
-
-# RFC 4733 §3.2: the events of a telephone keypad.
-_CODES = {digit: code for code, digit in enumerate("0123456789*#ABCD")}
-_TONE_GAP_S = 0.3
 
 _END_CALL = {
     "name": "end_call",
@@ -50,10 +46,9 @@ class ToolBox:
     """What tools act on. ``post`` appends to the call's timeline."""
 
     call_id: str
-    room: rtc.Room
     http: aiohttp.ClientSession
     post: Callable[[str, dict[str, Any]], object]
-    hang_up: Callable[[], None]
+    actions: Actions
 
     def tools(self, custom: list[CustomTool]) -> list[llm.Tool | llm.Toolset]:
         """The built-in tools and the agent's own; a custom tool may replace a built-in one."""
@@ -78,20 +73,19 @@ class ToolBox:
         await context.wait_for_playout()
         said = speech.chat_items[said_before:]
         if any(item.type == "message" and item.role == "assistant" for item in said):
-            self.hang_up()
+            self.actions.hang_up()
             raise StopResponse
-        speech.add_done_callback(lambda _: self.hang_up())
+        speech.add_done_callback(lambda _: self.actions.hang_up())
         return _SAY_GOODBYE
 
     async def _send_dtmf(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
         with _timed(self, "send_dtmf") as outcome:
-            digits = str(raw_arguments.get("digits", "")).upper().replace(" ", "")
-            if not digits or any(digit not in _CODES for digit in digits):
-                return "Error: only 0-9, *, #, A-D can be pressed."
-            await send_digits(self.room, digits)
+            try:
+                keys = await self.actions.press(str(raw_arguments.get("digits", "")))
+            except ActionFailed as error:
+                return f"Error: {error}."
             outcome.ok = True
-        self.post("dtmf.sent", {"digits": digits})
-        return f"Pressed {digits}."
+        return f"Pressed {keys}."
 
     def _custom(self, tool: CustomTool) -> RawFunctionTool[..., Awaitable[str]]:
         async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
@@ -129,14 +123,6 @@ class _timed:
         duration_ms = round((time.perf_counter() - self._started) * 1000)
         facts = {"name": self._name, "ok": self.ok and raised[0] is None, "durationMs": duration_ms}
         self._box.post("tool.called", facts)
-
-
-async def send_digits(room: rtc.Room, digits: str) -> None:
-    """Play keypad tones to the far end, one after the other."""
-    for position, digit in enumerate(digits):
-        if position:
-            await asyncio.sleep(_TONE_GAP_S)
-        await room.local_participant.publish_dtmf(code=_CODES[digit], digit=digit)
 
 
 class KeyPresses:

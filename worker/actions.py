@@ -1,0 +1,42 @@
+"""What an agent does to its call besides talking, whoever decides on it: a tool or a webhook."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from livekit import rtc
+
+# RFC 4733 §3.2: the events of a telephone keypad.
+_CODES = {digit: code for code, digit in enumerate("0123456789*#ABCD")}
+_TONE_GAP_S = 0.3
+
+
+class ActionFailed(Exception):
+    """The call goes on as it was; the text may be shown, and told to an LLM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """``post`` appends to the call's timeline; ``hang_up`` ends the call at once."""
+
+    room: rtc.Room
+    post: Callable[[str, dict[str, Any]], object]
+    hang_up: Callable[[], None]
+
+    async def press(self, digits: str) -> str:
+        """Play keypad tones to the far end, one after the other; the keys that were pressed.
+
+        Raises ActionFailed: not 0-9, *, #, A-D.
+        """
+        keys = digits.upper().replace(" ", "")
+        if not keys or any(key not in _CODES for key in keys):
+            raise ActionFailed("only 0-9, *, #, A-D can be pressed")
+        for position, key in enumerate(keys):
+            if position:
+                await asyncio.sleep(_TONE_GAP_S)
+            await self.room.local_participant.publish_dtmf(code=_CODES[key], digit=key)
+        self.post("dtmf.sent", {"digits": keys})
+        return keys
