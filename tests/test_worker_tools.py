@@ -14,7 +14,7 @@ from livekit import rtc
 
 from core.models import CustomTool
 from worker import actions, http_tools
-from worker.actions import Actions
+from worker.actions import Actions, no_transfer
 from worker.http_tools import MAX_RESPONSE_BYTES, ToolAnswer
 from worker.tools import KeyPresses, ToolBox
 
@@ -155,7 +155,12 @@ class Box:
             call_id="call_1",
             http=http,
             post=self._post,
-            actions=Actions(room=cast(rtc.Room, self.room), post=self._post, hang_up=self._hang_up),
+            actions=Actions(
+                room=cast(rtc.Room, self.room),
+                post=self._post,
+                hang_up=self._hang_up,
+                transfer=no_transfer,
+            ),
         )
 
     def _post(self, type: str, data: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,16 @@ class ActionFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """``post`` appends to the call's timeline; ``hang_up`` ends the call at once."""
+    """``post`` appends to the call's timeline; ``hang_up`` ends the call at once.
+
+    ``transfer`` hands the caller over to the agent's transfer number and returns when that is
+    done, or raises ActionFailed.
+    """
 
     room: rtc.Room
     post: Callable[[str, dict[str, Any]], object]
     hang_up: Callable[[], None]
+    transfer: Callable[[], Awaitable[None]]
 
     async def press(self, digits: str) -> str:
         """Play keypad tones to the far end, one after the other; the keys that were pressed.
@@ -40,3 +45,8 @@ class Actions:
             await self.room.local_participant.publish_dtmf(code=_CODES[key], digit=key)
         self.post("dtmf.sent", {"digits": keys})
         return keys
+
+
+async def no_transfer() -> None:
+    """``transfer`` of an agent that has nobody to hand over to."""
+    raise ActionFailed("the agent has no transferNumber")

@@ -15,7 +15,7 @@ from core.events import ended
 from core.models import CallBrief, InboundRoom, JobMetadata
 from core.settings import Settings
 from core.tokens import TokenIssuer
-from worker.actions import Actions
+from worker.actions import Actions, no_transfer
 from worker.backoff import Backoff
 from worker.conversation import Conversation
 from worker.endings import ENDINGS, Cause, agent_disconnected
@@ -188,6 +188,7 @@ class _Call:
             room=self._ctx.room,
             post=self._reporter.post,
             hang_up=partial(self._end, "agent_hung_up"),
+            transfer=no_transfer,
         )
         box = ToolBox(
             call_id=brief.call_id, http=self._http, post=self._reporter.post, actions=actions
