@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from core.models import Turn
 from gateway.route import route_of
 from sip.dial import DialOutcome
+
+# The parts of Turn.latency, and bounds that tell a good turn from a slow one (s).
+_TURN_PARTS = frozenset({"endOfTurn", "stt", "llmFirstToken", "ttsFirstByte", "total"})
+_TURN_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.25, 1.5, 2, 3, 5, 10)
 
 
 class Metrics:
@@ -36,12 +41,26 @@ class Metrics:
             ["source"],
             registry=self.registry,
         )
+        self._turns = Histogram(
+            "switchroom_turn_latency_seconds",
+            "Parts of an agent's time to answer a caller, of calls that are over.",
+            ["part"],
+            buckets=_TURN_BUCKETS,
+            registry=self.registry,
+        )
         self.workers = Gauge(
             "switchroom_workers", "Live workers, as of the last look.", registry=self.registry
         )
 
     def dialled(self, outcome: DialOutcome) -> None:
         self._dials.labels(outcome.reason or "answered", str(outcome.sip_status_code or "")).inc()
+
+    def conversed(self, turns: Iterable[Turn]) -> None:
+        """Count what the turns of a call that is over have measured."""
+        for turn in turns:
+            for part, milliseconds in turn.latency.items():
+                if part in _TURN_PARTS:
+                    self._turns.labels(part).observe(milliseconds / 1000)
 
     def handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         return make_aiohttp_handler(self.registry)

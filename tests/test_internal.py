@@ -208,6 +208,28 @@ class TestEvents:
             486,
         )
 
+    async def test_turns_are_measured_once_when_the_agent_has_left(self, gateway: Running) -> None:
+        call = await gateway.call()
+        heard = Turn(id="turn_1", transcript="Hello", latency={"endOfTurn": 230.0, "odd": 1.0})
+        whole = heard.model_copy(update={"latency": {**heard.latency, "total": 640.0}})
+        left = event(type="agent.left")
+        for told in (heard, whole, whole):
+            await tell(gateway, call.id, event(id=new_id("evt"), type="turn", data=told.wire()))
+        assert "turn_latency_seconds_count" not in await self.metrics(gateway)
+        for _ in range(2):
+            await tell(gateway, call.id, left)
+        text = await self.metrics(gateway)
+        counts = [line for line in text.splitlines() if "turn_latency_seconds_count" in line]
+        assert counts == [
+            'switchroom_turn_latency_seconds_count{part="endOfTurn"} 1.0',
+            'switchroom_turn_latency_seconds_count{part="total"} 1.0',
+        ]
+        assert 'turn_latency_seconds_sum{part="total"} 0.64' in text
+
+    async def metrics(self, gateway: Running) -> str:
+        async with gateway.http.get("/metrics") as response:
+            return await response.text()
+
     async def test_of_an_unknown_call(self, gateway: Running) -> None:
         status, body = await tell(gateway, "call_nope", event())
         assert (status, body["code"]) == (404, "CALL_NOT_FOUND")
