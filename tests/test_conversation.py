@@ -28,7 +28,7 @@ from tests.conftest import GREETING, Gateway
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-HELD_AT_ONCE = 2
+HELD_AT_ONCE = 4
 SENTENCES = (GREETING, OPENING_ANSWER, ENOUGH_ANSWER, GOODBYE_ANSWER)
 STEPS: tuple[Step, ...] = (
     Speak(OPENING, OPENING_ANSWER),
@@ -54,8 +54,13 @@ class Talk:
         await call.answered(10)
         greeting = await call.listen(30)
         self.heard.append(await _recognise(ear, greeting.pcm))
-        async for exchange in converse(call, STEPS):
-            self.heard.append(await _recognise(ear, exchange.heard.pcm))
+        try:
+            async for exchange in converse(call, STEPS):
+                self.heard.append(await _recognise(ear, exchange.heard.pcm))
+        except TimeoutError as error:
+            so_far = await self._gateway.get(f"/v1/calls/{placed.call_id}")
+            error.add_note(f"call {number}: {so_far.body['transcripts']}")
+            raise
         await call.ended(20)
         record = await placed.record()
         assert record["disconnectionReason"] == "agent_hangup"

@@ -19,7 +19,7 @@ import aiohttp
 
 from core.settings import Settings
 from dev.bench.report import Section, percentile
-from dev.phone import Phone, PhoneCall
+from dev.phone import Answer, Phone, PhoneCall
 from dev.providers import Cartesia, Control, OpenAI
 from dev.stack import Stack, StackOptions
 
@@ -28,6 +28,8 @@ PUBLISHES, FILLERS = 20, 8
 NUMBER, CALLER = "+15105550199", "+15105550123"
 LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 250.0, 90.0
 _WAIT_S = 20.0
+# A person takes longer to pick up; an agent has got to be ready by then.
+RINGING_S = 1.5
 # Between two calls, for the last one's job process to be replaced.
 _SETTLE_S = 0.5
 
@@ -95,6 +97,7 @@ class _Bench:
             stack = await cleanup.enter_async_context(Stack(options))
             http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
             phone = await cleanup.enter_async_context(Phone())
+            phone.behave(Answer(after_s=RINGING_S))
             bench = cls(stack, http, phone)
             await bench._set_up()
             yield bench
@@ -191,9 +194,10 @@ def _section(
             row("inbound, tenth call after a publish", [call.greeting_ms for call in tenth]),
         ],
         notes=[
-            f"{CALLS} warm calls a row, one at a time; {PUBLISHES} publishes. The TTS gives its "
-            f"first byte after {TTS_FIRST_BYTE_MS:.0f} ms. The phone, the providers, LiveKit, "
-            "gateway and worker share the machine. Goals: INVITE → first word p50 < 800 ms; "
-            "the first call after a publish no slower than the tenth (medians).",
+            f"{CALLS} warm calls a row, one at a time; {PUBLISHES} publishes. The called phone "
+            f"rings for {RINGING_S} s. The TTS gives its first byte after "
+            f"{TTS_FIRST_BYTE_MS:.0f} ms. The phone, the providers, LiveKit, gateway and worker "
+            "share the machine. Goals: INVITE → first word p50 < 800 ms, 200 → first word p50 ≤ "
+            "250 ms; the first call after a publish no slower than the tenth (medians).",
         ],
     )
