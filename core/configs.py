@@ -28,6 +28,7 @@ from core.database import Scope
 from core.errors import Conflict, Unavailable
 from core.models import Agent, AgentConfig, AgentRecord, PhoneNumber
 from core.numbers import NumberStore
+from core.webhook_store import WebhookStore
 
 log = logging.getLogger(__name__)
 
@@ -122,13 +123,13 @@ class _Kept(Generic[_Record]):
             log.warning("could not warm the cache", extra={"record_id": record_id})
 
 
-def check_takes_calls(agent: Agent) -> None:
-    """Raises Conflict for an agent that cannot hold a call, saying why."""
+async def check_takes_calls(agent: Agent, auth_id: str | None, webhooks: WebhookStore) -> None:
+    """Raises Conflict for an agent that cannot hold a call of ``auth_id``'s, saying why."""
     if not agent.config.enabled:
         raise Conflict("The agent is disabled", code="AGENT_DISABLED")
-    if agent.config.voice_mode == "webhook":
+    if agent.config.voice_mode == "webhook" and not await webhooks.has(auth_id or "", agent.id):
         raise Conflict(
-            "voiceMode webhook holds no calls yet; set voiceMode to hosted",
+            "No webhook is set for the agent or its project; set one, or voiceMode to hosted",
             code="WEBHOOK_NOT_CONFIGURED",
         )
 

@@ -17,8 +17,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FieldSerializationInfo,
     PlainSerializer,
+    SecretStr,
     StringConstraints,
+    field_serializer,
     field_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -150,6 +153,11 @@ class AgentConfig(Model):
     system_prompt: str = Field("You are a helpful voice assistant on the phone.", max_length=50_000)
     begin_message: str | None = Field(
         None, max_length=2000, description="Spoken on answer; null: the caller speaks first."
+    )
+    fallback_message: str | None = Field(
+        None,
+        max_length=500,
+        description="voiceMode webhook: spoken when the webhook fails; null: silence.",
     )
     language: str = Field(
         "en",
@@ -336,10 +344,28 @@ class Call(Model):
         return max(0.0, round((self.ended_at - self.answered_at).total_seconds(), 3))
 
 
+_REVEAL = "reveal_secrets"
+
+
+class VoiceWebhook(Model):
+    """The endpoint that answers a call's turns; the secret shows in no representation of it,
+    and on the wire only in ``CallBrief.revealed``."""
+
+    url: str
+    secret: SecretStr
+    context_limit: int
+    timeout_s: int
+
+    @field_serializer("secret", when_used="json")
+    def _sealed(self, secret: SecretStr, info: FieldSerializationInfo) -> str:
+        return secret.get_secret_value() if info.context == _REVEAL else str(secret)
+
+
 class CallBrief(Model):
     """What a worker is told about its call (``/internal/calls``)."""
 
     call_id: str
+    phone_number_id: str | None = None
     direction: Direction
     participant_identity: str
     from_number: str | None
@@ -347,6 +373,12 @@ class CallBrief(Model):
     metadata: dict[str, Any]
     max_duration_ms: int
     agent: Agent
+    webhook: VoiceWebhook | None = None
+    """Of an agent in voiceMode webhook; None: there is none any more."""
+
+    def revealed(self) -> dict[str, Any]:
+        """``wire`` with the webhook's secret, for the call's worker and nobody else."""
+        return self.model_dump(mode="json", by_alias=True, context=_REVEAL)
 
 
 class JobMetadata(Model):
@@ -378,6 +410,10 @@ class Assignment(Model):
 
     brief: CallBrief
     token: str
+
+    def revealed(self) -> dict[str, Any]:
+        """``wire`` with the brief's secrets."""
+        return self.wire() | {"brief": self.brief.revealed()}
 
 
 class Heartbeat(Model):

@@ -97,16 +97,18 @@ def _literal(host: str) -> list[str]:
 
 
 def guarded_session(
-    *, allow_private: bool, limit: int = 100, **options: Any
+    *, allow_private: bool, limit: int = 100, keepalive_s: float = 15.0, **options: Any
 ) -> aiohttp.ClientSession:
     """An ``aiohttp.ClientSession`` whose connections lead to public addresses only.
 
     A connection that may not be made fails with ``aiohttp.ClientConnectorError``, its
-    ``os_error`` an AddressRefused. Idle connections are kept for the next request. Proxies of
+    ``os_error`` an AddressRefused. Idle connections are kept for ``keepalive_s``. Proxies of
     the environment are not used: behind one, nothing here could check an address.
     """
     connector = aiohttp.TCPConnector(
-        limit=limit, socket_factory=None if allow_private else _public_socket
+        limit=limit,
+        keepalive_timeout=keepalive_s,
+        socket_factory=None if allow_private else _public_socket,
     )
     return aiohttp.ClientSession(
         connector=connector,

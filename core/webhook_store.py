@@ -11,7 +11,7 @@ from core.credentials import Unreadable, Vault
 from core.database import Database, whole
 from core.models import Model, Timestamp, new_id, now
 from core.signing import new_secret
-from core.tables import WebhookRow
+from core.tables import CallRow, WebhookRow
 
 PROJECT = ""
 """Stands for an agent's id in the endpoint of a whole project."""
@@ -74,6 +74,23 @@ class WebhookStore:
         """Where the agent's events go: its own endpoint, else the project's."""
         async with self._database.read() as connection:
             row = await effective_row(connection, owner, agent_id)
+        return None if row is None else self._endpoint(row)
+
+    @whole
+    async def has(self, owner: str, agent_id: str) -> bool:
+        """Whether ``effective`` would find one."""
+        async with self._database.read() as connection:
+            return await effective_row(connection, owner, agent_id) is not None
+
+    @whole
+    async def of_call(self, call_id: str) -> WebhookEndpoint | None:
+        """Where what is said on the call goes."""
+        call = select(CallRow.auth_id, CallRow.agent_id).where(CallRow.id == call_id)
+        async with self._database.read() as connection:
+            found = (await connection.execute(call)).one_or_none()
+            if found is None:
+                return None
+            row = await effective_row(connection, found.auth_id or "", found.agent_id)
         return None if row is None else self._endpoint(row)
 
     @whole

@@ -186,6 +186,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             store=app[STORE],
             numbers=app[NUMBER_LOOKUP],
             agents=app[AGENTS],
+            webhooks=app[WEBHOOKS],
             limits=app[LIMITS],
             timeline=app[TIMELINE],
             journal=journal,

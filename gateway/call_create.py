@@ -18,7 +18,7 @@ from gateway.body import documented, parse_body
 from gateway.call_views import CallDetail
 from gateway.calls import MAX_WAIT_S, detail
 from gateway.idempotency import once
-from gateway.keys import NUMBERS, STORE
+from gateway.keys import NUMBERS, STORE, WEBHOOKS
 from gateway.numbered import (
     E164,
     OUTBOUND_ERRORS,
@@ -104,8 +104,8 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def _plan(request: web.Request, body: CreateCall) -> CallPlan:
     scope = scope_of(request)
     agent = tailored(await agent_of(request, scope, body.agent_id), body)
-    check_takes_calls(agent)
     number = await _caller_id(request, scope, body)
+    await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS])
     try:
         return await plan_from(
             request, number, agent, body.to_number, body.metadata or {}, body.sip

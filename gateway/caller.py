@@ -1,12 +1,15 @@
-"""What the participant of a caller says of the call, and what our record makes of it. Pure."""
+"""What the participant of a caller says of the call, what our record makes of it, and what the
+call's worker is told of that."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from datetime import datetime
 
 from livekit.protocol.models import ParticipantInfo
 
+from core.credentials import Unreadable
 from core.models import (
     Agent,
     Call,
@@ -15,10 +18,14 @@ from core.models import (
     DisconnectionReason,
     PhoneNumber,
     Status,
+    VoiceWebhook,
 )
 from core.store import NewCall
+from core.webhook_store import WebhookEndpoint, WebhookStore
 from sip.dispatch import NUMBER_ATTRIBUTE
 from sip.trunks import read_label
+
+log = logging.getLogger(__name__)
 
 
 def call_id_of(room_name: str) -> str:
@@ -33,10 +40,13 @@ def is_caller(participant: ParticipantInfo) -> bool:
     )
 
 
-def brief_of(call: Call, agent: Agent, max_duration_ms: int) -> CallBrief:
-    """What the call's worker is told."""
+def brief_of(
+    call: Call, agent: Agent, max_duration_ms: int, webhook: WebhookEndpoint | None
+) -> CallBrief:
+    """What the call's worker is told. ``webhook``: what answers the caller, if that is one."""
     return CallBrief(
         call_id=call.id,
+        phone_number_id=call.phone_number_id,
         direction=call.direction,
         participant_identity=call.participant_identity,
         from_number=call.from_number,
@@ -44,7 +54,23 @@ def brief_of(call: Call, agent: Agent, max_duration_ms: int) -> CallBrief:
         metadata=call.metadata,
         max_duration_ms=max_duration_ms,
         agent=agent,
+        webhook=VoiceWebhook.model_validate(webhook.model_dump(), extra="ignore")
+        if webhook is not None
+        else None,
     )
+
+
+async def answering_webhook(
+    call: Call, agent: Agent, webhooks: WebhookStore
+) -> WebhookEndpoint | None:
+    """The webhook that answers the caller's turns; None when a model of ours does, or nobody."""
+    if agent.config.voice_mode != "webhook":
+        return None
+    try:
+        return await webhooks.of_call(call.id)
+    except Unreadable:
+        log.error("the webhook's secret cannot be read", extra={"call_id": call.id})
+        return None
 
 
 def left_unanswered(

@@ -7,12 +7,12 @@ was said until then.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from core.models import Call, Turn, rfc3339
+from core.models import Call, Turn
+from core.webhook_payload import envelope, history
 from gateway.call_views import CallView
 
 
@@ -32,38 +32,3 @@ def render(event: str, at: datetime, call: Call, turns: Sequence[Turn], context_
 def render_test(at: datetime, agent_id: str | None, data: dict[str, Any]) -> str:
     """An ``agent.message`` that nobody said, marked ``"test": true``."""
     return envelope("agent.message", at, agent_id, data, [], test=True)
-
-
-def envelope(
-    event: str,
-    at: datetime,
-    agent_id: str | None,
-    data: dict[str, Any],
-    recent: list[dict[str, Any]],
-    **more: Any,
-) -> str:
-    return json.dumps(
-        {
-            "event": event,
-            "channel": "voice",
-            "timestamp": rfc3339(at),
-            "agentId": agent_id,
-            "data": data,
-            "conversationState": None,
-            "recentHistory": recent,
-            **more,
-        },
-        ensure_ascii=False,
-    )
-
-
-def history(turns: Sequence[Turn], limit: int) -> list[dict[str, Any]]:
-    """The last ``limit`` things said; inbound is the caller's, outbound the agent's."""
-    said = [
-        {"content": text, "direction": direction, "channel": "voice", "at": at}
-        for turn in turns
-        for at in [rfc3339(turn.created_at)]
-        for text, direction in ((turn.transcript, "inbound"), (turn.response, "outbound"))
-        if text
-    ]
-    return said[-limit:] if limit else []

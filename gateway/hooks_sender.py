@@ -20,7 +20,8 @@ from core.errors import AppError, Unavailable
 from core.models import new_id, now
 from core.outbox import LEASE, Delivery, Outbox, Outcome
 from core.signing import signed_headers
-from core.url_guard import AddressRefused, read_bounded
+from core.url_guard import read_bounded
+from core.webhook_faults import problem, refusal
 from core.webhook_store import WebhookEndpoint, WebhookStore
 
 log = logging.getLogger(__name__)
@@ -192,13 +193,8 @@ class Sender:
             ):
                 answer = _shown(await read_bounded(response, _READ_BYTES))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Outcome(error=_problem(error, endpoint.timeout_s))
-        refused = (
-            None
-            if 200 <= response.status < 300
-            else _REFUSALS.get(response.status // 100, "Not an HTTP status")
-        )
-        return Outcome(response.status, refused, answer)
+            return Outcome(error=problem(error, endpoint.timeout_s))
+        return Outcome(response.status, refusal(response.status), answer)
 
 
 async def _repeat(
@@ -219,35 +215,6 @@ async def _repeat(
                 await bell.wait()
 
 
-def _problem(error: Exception, timeout_s: int) -> str:
-    """Our own words: an exception's may name what is in our network."""
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
-        error.os_error, AddressRefused
-    ):
-        return "The address is not public"
-    for kinds, words in _PROBLEMS:
-        if isinstance(error, kinds):
-            return words.format(timeout_s)
-    return "The request failed"
-
-
 def _shown(answer: bytes) -> str | None:
     # PostgreSQL keeps no NUL.
     return answer[:_SHOWN_BYTES].decode(errors="replace").replace("\0", "\ufffd") or None
-
-
-_REFUSALS = {
-    1: "Not a final answer",
-    3: "Redirects are not followed",
-    4: "The endpoint refused it",
-    5: "The endpoint failed",
-}
-_PROBLEMS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
-    (TimeoutError, "No answer within {} s"),
-    (aiohttp.ClientConnectorDNSError, "The name cannot be resolved"),
-    ((aiohttp.ClientSSLError, aiohttp.ClientConnectorCertificateError), "TLS failed"),
-    (aiohttp.ClientConnectorError, "No connection"),
-    (aiohttp.InvalidURL, "The address is not valid"),
-    ((aiohttp.ClientConnectionError, aiohttp.ClientPayloadError), "The connection broke"),
-    (aiohttp.ClientResponseError, "The answer is not HTTP"),
-)

@@ -34,7 +34,16 @@ from core.models import (
 )
 from core.store import LiveIdentity, NewCall, Store
 from core.tokens import TokenIssuer
-from gateway.caller import brief_of, call_id_of, first_events, is_caller, new_call, owner
+from core.webhook_store import WebhookStore
+from gateway.caller import (
+    answering_webhook,
+    brief_of,
+    call_id_of,
+    first_events,
+    is_caller,
+    new_call,
+    owner,
+)
 from gateway.following import (
     LIVEKIT_ERRORS,
     Arrival,
@@ -74,6 +83,7 @@ class Inbound:
         store: Store,
         numbers: Numbers,
         agents: Agents,
+        webhooks: WebhookStore,
         limits: CallLimits,
         timeline: Timeline,
         journal: Journal,
@@ -85,6 +95,7 @@ class Inbound:
         self._store = store
         self._numbers = numbers
         self._agents = agents
+        self._webhooks = webhooks
         self._limits = limits
         self._timeline = timeline
         self._journal = journal
@@ -121,8 +132,10 @@ class Inbound:
         # From here on the worker is the one to say how the call went.
         handed_over = CallEvent(id=f"{call_id}_dispatched", type="agent.dispatched")
         await self._timeline.append(call_id, [handed_over], "gateway")
+        webhook = await answering_webhook(call, agent, self._webhooks)
         return Assignment(
-            brief=brief_of(call, agent, max_duration_ms), token=self._tokens.for_call(call_id)
+            brief=brief_of(call, agent, max_duration_ms, webhook),
+            token=self._tokens.for_call(call_id),
         )
 
     async def admit(
@@ -181,7 +194,7 @@ class Inbound:
         if agent is None:
             return None, "agent_not_found" if number.agent_id else "number_without_agent"
         try:
-            check_takes_calls(agent)
+            await check_takes_calls(agent, number.auth_id, self._webhooks)
         except Conflict as error:
             return agent, error.code.lower()
         return agent, None

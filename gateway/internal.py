@@ -16,9 +16,9 @@ from core.errors import NotFound, Unauthenticated
 from core.models import Assignment, CallBrief, CallEvent, Heartbeat, InboundRoom, Turn, now
 from core.tokens import Audience, InvalidToken
 from gateway.body import parse_body
-from gateway.caller import brief_of
+from gateway.caller import answering_webhook, brief_of
 from gateway.inbound import Gone
-from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS
+from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS, WEBHOOKS
 from gateway.route import Route
 
 MAX_EVENTS = 100
@@ -73,7 +73,8 @@ async def brief(request: web.Request) -> web.StreamResponse:
     call, agent, max_duration_ms = job
     if call.ended or agent is None:
         raise Gone("The call is over, or takes no agent")
-    return web.json_response(brief_of(call, agent, max_duration_ms).wire())
+    webhook = await answering_webhook(call, agent, request.app[WEBHOOKS])
+    return web.json_response(brief_of(call, agent, max_duration_ms, webhook).revealed())
 
 
 async def inbound(request: web.Request) -> web.StreamResponse:
@@ -81,7 +82,7 @@ async def inbound(request: web.Request) -> web.StreamResponse:
     room = await parse_body(request, InboundRoom)
     calls = request.app[INBOUND]
     assert calls is not None  # nobody is a worker without LiveKit keys
-    return web.json_response((await calls.assign(room)).wire())
+    return web.json_response((await calls.assign(room)).revealed())
 
 
 async def events(request: web.Request) -> web.StreamResponse:

@@ -20,7 +20,7 @@ from gateway.call_views import CallDetail, Transcript
 from gateway.calls import conversation, detail, find
 from gateway.envelope import Envelope, envelope
 from gateway.idempotency import once
-from gateway.keys import NUMBERS, STORE
+from gateway.keys import NUMBERS, STORE, WEBHOOKS
 from gateway.numbered import (
     E164,
     OUTBOUND_ERRORS,
@@ -84,7 +84,7 @@ async def _plan(request: web.Request, body: Dispatch) -> CallPlan:
         raise not_a_caller_id()
     # An operator calls for the number's owner, with an agent that the owner could use.
     agent = await agent_of(request, Scope(number.auth_id), body.agent_id)
-    check_takes_calls(agent)
+    await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS])
     return await plan_from(request, number, agent, body.to_number, body.metadata or {})
 
 

@@ -14,11 +14,12 @@ from core.database import Scope
 from core.errors import BadRequest, NotFound, ServerFault
 from core.models import Agent
 from core.settings import Settings
+from core.webhook_store import WebhookStore
 from gateway.auth import PRINCIPAL, Principal
 from gateway.body import parse_body
 from gateway.dry_run import DryRun, explain
 from gateway.idempotency import once
-from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, STORE
+from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, STORE, WEBHOOKS
 from gateway.plan import CallPlan
 from gateway.route import Route
 from gateway.sip_overrides import SipOverrides, chosen_trunk, with_credentials
@@ -84,7 +85,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Dial, and answer once the SIP participant is in the room."""
     principal = request[PRINCIPAL]
     body = await parse_body(request, SipCallRequest)
-    plan = await make_plan(body, principal, request.app[SETTINGS], request.app[AGENTS])
+    app = request.app
+    plan = await make_plan(body, principal, app[SETTINGS], app[AGENTS], app[WEBHOOKS])
     outbound = request.app[OUTBOUND]
     if outbound is None:
         raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
@@ -112,7 +114,11 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 async def make_plan(
-    body: SipCallRequest, principal: Principal, settings: Settings, agents: Agents
+    body: SipCallRequest,
+    principal: Principal,
+    settings: Settings,
+    agents: Agents,
+    webhooks: WebhookStore,
 ) -> CallPlan:
     """The checked plan of a request. Raises in the order that contracts.md gives."""
     room_name = _not_blank(body.room_name, "Room name", "room_name")
@@ -125,6 +131,8 @@ async def make_plan(
     dtmf = check_dtmf(body.dtmf) if body.dtmf else ""
     metadata = _check_metadata(body.metadata)
     agent, named = await _choose_agent(body, Scope(principal.auth_id), settings, agents)
+    if agent is not None:
+        await check_takes_calls(agent, principal.auth_id, webhooks)
     agent_limit_s = math.ceil(agent.config.max_duration_ms / 1000) if agent else 86_400
     return CallPlan(
         principal=principal,
@@ -174,7 +182,6 @@ async def _choose_agent(
     agent = await agents.get(scope, wanted if wanted is not None else settings.default_agent)
     if agent is None:
         raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
-    check_takes_calls(agent)
     return agent, wanted is not None
 
 

@@ -31,7 +31,7 @@ from gateway.auth import PRINCIPAL, Principal
 from gateway.body import parse_body
 from gateway.following import LIVEKIT_ERRORS, Arrival, Dispatcher, Journal, Watch
 from gateway.idempotency import once
-from gateway.keys import SETTINGS, STORE, WEB_CALLS
+from gateway.keys import SETTINGS, STORE, WEB_CALLS, WEBHOOKS
 from gateway.limits import CallLimits
 from gateway.live import Timeline
 from gateway.numbered import Metadata, agent_of
@@ -225,7 +225,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
     async def effect() -> dict[str, Any]:
         agent = await agent_of(request, Scope(principal.auth_id), body.agent_id)
-        check_takes_calls(agent)
+        await check_takes_calls(agent, principal.auth_id, request.app[WEBHOOKS])
         tailored = fill(agent, body.variables or {})
         call = await web_calls.open(principal, tailored, body.metadata or {})
         return WebCall(

@@ -17,6 +17,7 @@ from core.settings import Settings
 from core.tokens import TokenIssuer
 from worker.actions import Actions, no_transfer
 from worker.backoff import Backoff
+from worker.brain import Brain, HostedBrain
 from worker.conversation import Conversation
 from worker.endings import ENDINGS, Cause, agent_disconnected
 from worker.far_end import FarEnd
@@ -27,6 +28,7 @@ from worker.pipeline import build_llm_client
 from worker.reporter import Reporter
 from worker.spool import Owner
 from worker.tools import KeyPresses, ToolBox
+from worker.webhook_brain import WebhookBrain
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +124,7 @@ class _Call:
             # A greeting takes its time: it is begun before there is anybody to hear it.
             conversation = self._conversation = self._begin(brief)
             tasks.create_task(conversation.prepare())
+            tasks.create_task(conversation.warm())
             await connecting
             await self._talk(brief, conversation)
 
@@ -190,21 +193,26 @@ class _Call:
             hang_up=partial(self._end, "agent_hung_up"),
             transfer=no_transfer,
         )
-        box = ToolBox(
-            call_id=brief.call_id, http=self._http, post=self._reporter.post, actions=actions
-        )
         silence = self._silence = SilenceClock(
             config.max_silence_ms / 1000, partial(self._end, "silence")
         )
         return Conversation(
             config,
             self._settings,
-            self._ctx.proc.userdata["llm_client"],
-            tools=box.tools(config.custom_tools),
+            self._think_with(brief, actions),
             post=self._reporter.post,
             on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),
             on_busy=silence.busy,
         )
+
+    def _think_with(self, brief: CallBrief, actions: Actions) -> Brain:
+        config, post = brief.agent.config, self._reporter.post
+        if config.voice_mode == "webhook":
+            allow_private = self._settings.webhook_allow_private
+            return WebhookBrain(brief, actions=actions, post=post, allow_private=allow_private)
+        box = ToolBox(call_id=brief.call_id, http=self._http, post=post, actions=actions)
+        client = self._ctx.proc.userdata["llm_client"]
+        return HostedBrain(config, client, box.tools(config.custom_tools))
 
     # What happens on the way
 

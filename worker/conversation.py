@@ -9,7 +9,6 @@ from typing import Any
 
 from livekit import rtc
 from livekit.agents import (
-    Agent,
     AgentStateChangedEvent,
     APIStatusError,
     CloseEvent,
@@ -19,11 +18,12 @@ from livekit.agents import (
     llm,
 )
 from livekit.agents.voice import SpeechHandle
-from openai import AsyncClient
 
 from core.models import AgentConfig
 from core.settings import Settings
 from worker import pipeline
+from worker.brain import Brain
+from worker.keys import pressed
 from worker.prepared import PreparedSpeech
 from worker.transcript import Post, Transcript
 
@@ -56,9 +56,8 @@ class Conversation:
         self,
         config: AgentConfig,
         settings: Settings,
-        llm_client: AsyncClient,
+        brain: Brain,
         *,
-        tools: list[llm.Tool | llm.Toolset],
         post: Post,
         on_failed: Callable[[str, str], None],
         on_busy: Callable[[str, bool], None],
@@ -67,11 +66,13 @@ class Conversation:
         self._post = post
         self._on_failed = on_failed
         self._on_busy = on_busy
-        self._agent = Agent(instructions=config.system_prompt, tools=tools)
-        self._session = pipeline.build_session(config, settings, llm_client)
+        self._brain = brain
+        self._session = pipeline.build_session(config, settings, brain.llm, guesses=brain.guesses)
+        brain.attach(self._session)
         self._transcript = Transcript(post)
         self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
         self._unasked: list[SpeechHandle] = []
+        self._answering: set[asyncio.Task[None]] = set()
         self._started = asyncio.Event()
         self._given_up = False
         self._closing = False
@@ -87,7 +88,7 @@ class Conversation:
         # speaks when we have answered, and is heard from the first frame.
         self._session.input.set_audio_enabled(inbound)
         await self._session.start(
-            self._agent,
+            self._brain.agent,
             room=room,
             room_options=pipeline.room_options(participant_identity),
             # Nobody in the room may drive the agent, and nothing is sent to LiveKit's cloud.
@@ -124,12 +125,21 @@ class Conversation:
         """Keys are a turn of the caller's."""
         if self._closing:
             return
+        task = asyncio.create_task(self._answer(pressed(digits)), name="keys")
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, message: llm.ChatMessage) -> None:
         try:
-            self._session.interrupt()
+            # What was heard until now belongs before it.
+            await self._session.interrupt()
+            self._session.generate_reply(user_input=message)
         except RuntimeError:
-            log.info("keys pressed during a goodbye")
-            return
-        self._session.generate_reply(user_input=f"[The caller pressed {digits}]")
+            log.info("keys pressed during a goodbye, or after it")
+
+    async def warm(self) -> None:
+        """Have what answers the caller ready; may take as long as it takes."""
+        await self._brain.warm()
 
     async def apologise(self) -> None:
         """Say that it did not work out, if that can still be said."""
@@ -153,11 +163,14 @@ class Conversation:
     async def aclose(self) -> None:
         """Stop talking; the last turns are posted on the way."""
         self._closing = True
+        for task in self._answering:
+            task.cancel()
         try:
             async with asyncio.timeout(_CLOSE_WITHIN_S):
                 await self._session.aclose()
         except TimeoutError:
             log.error("the session did not close in time")
+        await self._brain.aclose()
 
     def _say(self, speech: PreparedSpeech) -> None:
         self._unasked.append(self._session.say(speech.words(), audio=speech.audio()))

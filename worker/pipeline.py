@@ -8,7 +8,9 @@ livekit-local-inference: in the silero plugin (``VAD=plugin``, onnxruntime) it c
 
 from __future__ import annotations
 
-from livekit.agents import AgentSession, APIConnectOptions, TurnHandlingOptions, inference, vad
+from typing import Any
+
+from livekit.agents import AgentSession, APIConnectOptions, TurnHandlingOptions, inference, llm, vad
 from livekit.agents.voice import room_io
 from livekit.agents.voice.agent_session import SessionConnectOptions
 from livekit.plugins import cartesia, deepgram, openai
@@ -40,10 +42,18 @@ def build_llm_client(settings: Settings) -> AsyncClient:
     )
 
 
+def build_llm(config: AgentConfig, client: AsyncClient) -> llm.LLM[Any]:
+    """The model of a hosted agent."""
+    return openai.LLM(model=_model(config.model or MODELS[config.model_tier]), client=client)
+
+
 def build_session(
-    config: AgentConfig, settings: Settings, llm_client: AsyncClient
+    config: AgentConfig, settings: Settings, model: llm.LLM[Any], *, guesses: bool = True
 ) -> AgentSession[None]:
-    """The session for one call, with its models; providers are reached as soon as it starts."""
+    """The session for one call, with its models; providers are reached as soon as it starts.
+
+    ``guesses``: an answer is begun when the caller seems to be done, before that is certain.
+    """
     timed = config.language.split("-")[0] in _TIMED_LANGUAGES
     return AgentSession(
         stt=deepgram.STT(
@@ -52,7 +62,7 @@ def build_session(
             api_key=_key(settings.deepgram_api_key),
             base_url=settings.deepgram_base_url,
         ),
-        llm=openai.LLM(model=_model(config.model or MODELS[config.model_tier]), client=llm_client),
+        llm=model,
         tts=cartesia.TTS(
             model=_model(config.tts),
             language=config.language,
@@ -63,7 +73,7 @@ def build_session(
             voice=config.voice or TTSDefaultVoiceId,
         ),
         vad=_vad(settings),
-        turn_handling=_turn_handling(config, settings),
+        turn_handling=_turn_handling(config, settings, guesses),
         use_tts_aligned_transcript=timed,
         user_away_timeout=None,
         # Echo is the phone network's business, and the first words may be a barge-in.
@@ -105,7 +115,7 @@ def _vad(settings: Settings) -> vad.VAD:
     return inference.VAD(model="silero", min_silence_duration=silence_s)
 
 
-def _turn_handling(config: AgentConfig, settings: Settings) -> TurnHandlingOptions:
+def _turn_handling(config: AgentConfig, settings: Settings, guesses: bool) -> TurnHandlingOptions:
     sensitivity = config.interruption_sensitivity
     return {
         "turn_detection": (
@@ -120,7 +130,7 @@ def _turn_handling(config: AgentConfig, settings: Settings) -> TurnHandlingOptio
             # 0.8, the default, asks for half a second of speech; 1 for a tenth.
             "min_duration": 0.1 + (1 - sensitivity) * 2.0,
         },
-        "preemptive_generation": {"enabled": True},
+        "preemptive_generation": {"enabled": guesses},
     }
 
 

@@ -50,7 +50,7 @@ class Transcript:
     def add(self, message: ChatMessage, *, unasked: bool = False) -> None:
         """A message of the conversation, complete: the caller's when the turn ended, the
         agent's when it was spoken or cut, with the text that can have been heard."""
-        text = _parted((message.text_content or "").strip())
+        text = spoken_text(message)
         if message.role == "user":
             self._caller_said(message, text)
         elif message.role == "assistant" and text:
@@ -98,6 +98,11 @@ class Transcript:
         if self._answered_at is None:
             return None
         return max(0, round((at - self._answered_at) * 1000))
+
+
+def spoken_text(message: ChatMessage) -> str:
+    """What a message says, as it is put on record."""
+    return _parted((message.text_content or "").strip())
 
 
 def _parted(text: str) -> str:
