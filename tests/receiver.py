@@ -72,3 +72,41 @@ async def receiving() -> AsyncIterator[Receiver]:
         yield receiver
     finally:
         await runner.cleanup()
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def counted(
+    handler: Handler,
+) -> AsyncIterator[tuple[str, Callable[[], int]]]:
+    """A server at ``/``, and how many connections it has taken. A client that leaves cancels
+    ``handler``."""
+    app = web.Application()
+    app.router.add_post("/", handler)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    assert runner.server is not None
+    taken = 0
+
+    def connection() -> asyncio.Protocol:
+        nonlocal taken
+        taken += 1
+        assert runner.server is not None
+        return runner.server()
+
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", lambda: taken
+    finally:
+        server.close()
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def served(
+    handler: Handler,
+) -> AsyncIterator[str]:
+    async with counted(handler) as (url, _):
+        yield url

@@ -168,6 +168,9 @@ class WebhookClient:
                     raise WebhookFailed(f"The answer is longer than {MAX_BODY_BYTES // 1024} KiB")
                 for reply in decoder.feed(data):
                     yield reply
+        except TimeoutError:
+            within = f"within {self._endpoint.timeout_s} s"
+            raise WebhookFailed(f"The answer did not end {within}") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise WebhookFailed(problem(error, self._endpoint.timeout_s)) from None
         for reply in decoder.finish():
