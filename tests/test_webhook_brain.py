@@ -98,7 +98,13 @@ async def talking(
             transfer=transfer,
         )
         given = brief(f"{receiver.url}/" if url == OWN else url, **changes)
-        brain = WebhookBrain(given, actions=actions, post=post, allow_private=True)
+        brain = WebhookBrain(
+            given,
+            actions=actions,
+            post=post,
+            on_busy=lambda busy: log.append(("busy", busy)),
+            allow_private=True,
+        )
         session: AgentSession[None] = AgentSession(llm=brain.llm)
         brain.attach(session)
         session.on("conversation_item_added", lambda event: log.append((event.item.role, None)))
@@ -142,6 +148,7 @@ async def test_a_turn_is_posted_once_and_its_answer_is_said() -> None:
             "confidence": None,
             "direction": "inbound",
         }
+        assert [data for name, data in call.log if name == "busy"] == [True, False]
         (told,) = call.told("webhook.replied")
         assert told["status"] == 200
         assert 0 <= told["firstReplyMs"] <= told["durationMs"]
@@ -289,4 +296,5 @@ async def test_an_interruption_aborts_the_request_and_drops_the_rest() -> None:
             await gone.wait()
         assert speech.interrupted
         assert [name for name, _ in call.log if "webhook" in name] == ["webhook.aborted"]
+        assert [data for name, data in call.log if name == "busy"] == [True, False]
         assert ("key", "1") not in call.log

@@ -187,29 +187,34 @@ class _Call:
 
     def _begin(self, brief: CallBrief) -> Conversation:
         config = brief.agent.config
+        silence = self._silence = SilenceClock(
+            config.max_silence_ms / 1000, partial(self._end, "silence")
+        )
         actions = Actions(
             room=self._ctx.room,
             post=self._reporter.post,
             hang_up=partial(self._end, "agent_hung_up"),
             transfer=no_transfer,
         )
-        silence = self._silence = SilenceClock(
-            config.max_silence_ms / 1000, partial(self._end, "silence")
-        )
         return Conversation(
             config,
             self._settings,
-            self._think_with(brief, actions),
+            self._think_with(brief, actions, silence),
             post=self._reporter.post,
             on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),
             on_busy=silence.busy,
         )
 
-    def _think_with(self, brief: CallBrief, actions: Actions) -> Brain:
+    def _think_with(self, brief: CallBrief, actions: Actions, silence: SilenceClock) -> Brain:
         config, post = brief.agent.config, self._reporter.post
         if config.voice_mode == "webhook":
-            allow_private = self._settings.webhook_allow_private
-            return WebhookBrain(brief, actions=actions, post=post, allow_private=allow_private)
+            return WebhookBrain(
+                brief,
+                actions=actions,
+                post=post,
+                on_busy=partial(silence.busy, "webhook"),
+                allow_private=self._settings.webhook_allow_private,
+            )
         box = ToolBox(call_id=brief.call_id, http=self._http, post=post, actions=actions)
         client = self._ctx.proc.userdata["llm_client"]
         return HostedBrain(config, client, box.tools(config.custom_tools))

@@ -64,13 +64,20 @@ class _Asked:
 
 
 class WebhookBrain:
-    """``post`` appends to the call's timeline. Where the brief has no webhook every turn fails."""
+    """``post`` appends to the call's timeline; ``on_busy`` is called when an answer is awaited,
+    and when that is over. Where the brief has no webhook every turn fails."""
 
     # A turn is POSTed once, so not before it is over.
     guesses = False
 
     def __init__(
-        self, brief: CallBrief, *, actions: Actions, post: Post, allow_private: bool
+        self,
+        brief: CallBrief,
+        *,
+        actions: Actions,
+        post: Post,
+        on_busy: Callable[[bool], None],
+        allow_private: bool,
     ) -> None:
         self._brief = brief
         self._client = (
@@ -78,6 +85,8 @@ class WebhookBrain:
         )
         self._actions = actions
         self._post = post
+        self._on_busy = on_busy
+        self._awaited = 0
         self._doing: set[asyncio.Task[None]] = set()
         self.agent = _WebhookAgent(self)
         self.llm = _NoModel()
@@ -102,6 +111,8 @@ class WebhookBrain:
         exchange = Exchange.begin()
         spoken = 0
         outcome, reason = "webhook.aborted", None
+        self._awaited += 1
+        self._on_busy(True)
         try:
             async with contextlib.aclosing(self._texts(messages, exchange, asked)) as texts:
                 async for text in texts:
@@ -116,6 +127,8 @@ class WebhookBrain:
             if fallback and not spoken:
                 yield fallback
         finally:
+            self._awaited -= 1
+            self._on_busy(self._awaited > 0)
             self._tell(outcome, reason, exchange)
         if asked:  # of one that broke off, what had come until then
             self._when_spoken(asked)
