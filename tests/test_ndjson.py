@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from worker.ndjson import NdjsonParser, parse_object
@@ -30,6 +30,7 @@ def parsed(pieces: list[bytes], limit: int = 64 * 1024) -> tuple[list[dict[str, 
     return found + parser.finish(), parser.skipped
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r\n"])), max_size=4), LINES)
 @example([('{"text": "Grüße, 世界 🎉"}'.encode(), b"\r\n")], b'{"text": "end"}')
 def test_a_split_at_any_byte_changes_nothing(lines: list[tuple[bytes, bytes]], last: bytes) -> None:
@@ -40,6 +41,7 @@ def test_a_split_at_any_byte_changes_nothing(lines: list[tuple[bytes, bytes]], l
     assert parsed([body[i : i + 1] for i in range(len(body))]) == whole
 
 
+@settings(deadline=None)
 @given(st.lists(OBJECTS), st.booleans())
 def test_every_object_is_found(values: list[dict[str, Any]], newline_at_end: bool) -> None:
     body = "\r\n".join(json.dumps(value) for value in values).encode()
@@ -95,6 +97,25 @@ class TestReply:
             assert decoder.feed(b'\r\n{"text": "One.", "inter') == []
             (reply,) = decoder.feed(b'im": true}\n')
             assert reply.text == "One."
+
+    @settings(deadline=None)
+    @given(
+        st.lists(
+            st.fixed_dictionaries({"text": st.text(max_size=10), "interim": st.booleans()}),
+            max_size=4,
+        ),
+        st.sampled_from(["application/json", "application/x-ndjson"]),
+    )
+    def test_a_split_at_any_byte_changes_nothing(
+        self, chunks: list[dict[str, Any]], type: str
+    ) -> None:
+        body = "\n".join(json.dumps(chunk, ensure_ascii=False) for chunk in chunks).encode()
+        whole = self.decoded(body, type)
+        assert [reply.interim for reply in whole] == [chunk["interim"] for chunk in chunks]
+        for position in range(len(body) + 1):
+            decoder = ReplyDecoder(type)
+            found = decoder.feed(body[:position]) + decoder.feed(body[position:])
+            assert found + decoder.finish() == whole
 
     def test_one_object_over_several_lines(self) -> None:
         body = json.dumps({"text": "Hello.", "digits": "1#"}, indent=2).encode()

@@ -159,7 +159,7 @@ class GatewayStandIn:
         status = self._refusal(request, "switchroom:call", call_id)
         if status:
             return web.json_response({}, status=status)
-        return web.json_response(self.calls[call_id].brief.wire())
+        return web.json_response(self.calls[call_id].brief.revealed())
 
     async def _assign(self, request: web.Request) -> web.Response:
         room = InboundRoom.model_validate_json(await request.read())
@@ -176,7 +176,7 @@ class GatewayStandIn:
             self.refused.set()
             return web.json_response({}, status=410)
         answer = Assignment(brief=call.brief, token=self.tokens.for_call(call.brief.call_id))
-        return web.json_response(answer.wire())
+        return web.json_response(answer.revealed())
 
     async def _take_events(self, request: web.Request) -> web.Response:
         call_id = request.match_info["id"]
