@@ -240,6 +240,18 @@ async def test_what_cannot_be_done_is_told_and_the_call_goes_on() -> None:
         ]
 
 
+async def test_a_broken_transfer_does_not_keep_the_line_open() -> None:
+    async def transfer() -> None:
+        raise ConnectionError("10.0.0.7")
+
+    async with talking(transfer=transfer) as call:
+        call.answer({"text": "Bye.", "action": "transfer", "hangup": True})
+        await call.turn("A person, please.")
+        reason = "it could not be done"
+        assert call.told("webhook.action_failed") == [{"action": "transfer", "reason": reason}]
+        assert call.log[-1] == ("hung up", None)
+
+
 @pytest.mark.parametrize("fallback", [None, "Say that again, please."])
 async def test_a_failure_costs_its_turn(fallback: str | None) -> None:
     async def broken(_received: Received) -> web.StreamResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,11 +184,14 @@ class WebhookBrain:
         if asked.hang_up:
             self._actions.hang_up()
 
-    async def _try(self, name: str, action: Any) -> None:
+    async def _try(self, name: str, action: Awaitable[object]) -> None:
         try:
             await action
         except ActionFailed as failure:
             self._refused(name, str(failure))
+        except Exception:  # what is asked for after it, a hang-up above all, must still be done
+            log.exception("what a webhook asked for failed", extra={"action": name})
+            self._refused(name, "it could not be done")
 
     def _refused(self, action: str, reason: str) -> None:
         self._post("webhook.action_failed", {"action": action, "reason": reason})
@@ -203,7 +206,7 @@ class _WebhookAgent(Agent):
     def __init__(self, brain: WebhookBrain) -> None:
         super().__init__(instructions="")
         self._brain = brain
-        self._begun: WeakSet[SpeechHandle | None] = WeakSet()
+        self._begun: WeakSet[SpeechHandle] = WeakSet()
 
     async def llm_node(
         self, chat_ctx: llm.ChatContext, tools: list[llm.Tool], model_settings: ModelSettings
@@ -221,7 +224,7 @@ class _WebhookAgent(Agent):
     ) -> AsyncIterator[str | TimedString]:
         """One phrase of an answer: a TTS that times its words drops the space before the first."""
         speech = _speech.get(None)
-        apart = speech in self._begun
+        apart = speech is not None and speech in self._begun
         if speech is not None:
             self._begun.add(speech)
         async for words in text:
