@@ -1,9 +1,13 @@
-"""Agents made through the API, with their immutable versions."""
+"""Agents made through the API, with their immutable versions.
+
+What is secret in them (core.agent_secrets) is sealed in every row.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -11,7 +15,9 @@ from weakref import WeakValueDictionary
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.agent_secrets import MARK, AgentSecrets, unreadable, without_secrets
 from core.cache import Cache, NoCache, agent_key, number_key
+from core.credentials import Unreadable, Vault
 from core.database import Database, Scope, whole
 from core.models import Agent, AgentConfig, AgentRecord, AgentVersion, new_id, now
 from core.tables import AgentRow, AgentVersionRow, PhoneNumberRow
@@ -20,11 +26,19 @@ ID_PREFIX = "agt"
 
 
 class AgentStore:
-    """Every method is one transaction. ``cache`` forgets what one has changed."""
+    """Every method is one transaction. ``cache`` forgets what one has changed.
 
-    def __init__(self, database: Database, cache: Cache | None = None) -> None:
+    What shows an agent raises ServerFault ``CREDENTIAL_UNREADABLE`` for one whose secrets were
+    sealed with a key that is not there any more.
+    """
+
+    def __init__(
+        self, database: Database, cache: Cache | None = None, vault: Vault | None = None
+    ) -> None:
+        """Without ``vault`` no agent with secrets can be kept."""
         self._database = database
         self._cache = cache or NoCache()
+        self._secrets = AgentSecrets(vault)
         # Changes of one agent wait here, not each with a connection on the row's lock: a tenant
         # in a hurry must not use up the pool.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -41,10 +55,10 @@ class AgentStore:
             created_at=moment,
             updated_at=moment,
         )
-        row = {**_plain(record), "config": config.wire()}
+        row = {**_plain(record), "config": self._secrets.seal(config.wire())}
         async with self._database.write() as connection:
             await connection.execute(insert(AgentRow).values(**row))
-            await connection.execute(insert(AgentVersionRow).values(**_version(record)))
+            await connection.execute(insert(AgentVersionRow).values(**_version(record, row)))
         return record
 
     @whole
@@ -54,7 +68,7 @@ class AgentStore:
         )
         async with self._database.read() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
-        return None if row is None else AgentRecord.model_validate(dict(row))
+        return None if row is None else self._record(row)
 
     @whole
     async def page(self, scope: Scope, *, limit: int, offset: int) -> tuple[list[AgentRecord], int]:
@@ -62,7 +76,7 @@ class AgentStore:
         query = select(AgentRow.__table__).where(scope.owns(AgentRow.auth_id))
         newest = (AgentRow.created_at, AgentRow.id)
         rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
-        return [AgentRecord.model_validate(dict(row)) for row in rows], total
+        return [self._record(row) for row in rows], total
 
     @whole
     async def change(
@@ -82,19 +96,20 @@ class AgentStore:
             row = (await connection.execute(query)).mappings().one_or_none()
             if row is None:
                 return None
-            before = AgentRecord.model_validate(dict(row))
+            before = self._record(row)
             config = edit(before.config)
             if config == before.config:
                 return before
             after = before.model_copy(
                 update={"version": before.version + 1, "config": config, "updated_at": now()}
             )
+            kept = {"config": self._secrets.seal(config.wire())}
             await connection.execute(
                 update(AgentRow)
                 .where(AgentRow.id == agent_id)
-                .values(version=after.version, config=config.wire(), updated_at=after.updated_at)
+                .values(version=after.version, updated_at=after.updated_at, **kept)
             )
-            await connection.execute(insert(AgentVersionRow).values(**_version(after)))
+            await connection.execute(insert(AgentVersionRow).values(**_version(after, kept)))
             return after
 
     @whole
@@ -112,7 +127,7 @@ class AgentStore:
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
             return None
-        config = AgentConfig.model_validate(row["config"])
+        config = AgentConfig.model_validate(self._opened(row["config"]))
         return Agent(id=agent_id, version=version, config=config)
 
     @whole
@@ -127,7 +142,10 @@ class AgentStore:
         )
         newest = (AgentVersionRow.version,)
         rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
-        return [AgentVersion.model_validate(dict(row)) for row in rows], total
+        return [
+            AgentVersion.model_validate({**row, "config": self._opened(row["config"])})
+            for row in rows
+        ], total
 
     @whole
     async def delete(self, scope: Scope, agent_id: str) -> AgentRecord | None:
@@ -150,7 +168,35 @@ class AgentStore:
                 delete(AgentVersionRow).where(AgentVersionRow.agent_id == agent_id)
             )
             await connection.execute(delete(AgentRow).where(AgentRow.id == agent_id))
-            return AgentRecord.model_validate(dict(row))
+            # Without a key an agent can still be got rid of.
+            config = without_secrets(row["config"])
+            return AgentRecord.model_validate({**row, "config": config})
+
+    def dump(self, record: AgentRecord) -> str:
+        """As it is kept in a cache: JSON, with what is secret sealed."""
+        whole = record.wire()
+        return json.dumps({**whole, "config": self._secrets.seal(whole["config"])})
+
+    def parse(self, text: str) -> AgentRecord:
+        """What ``dump`` made. Raises ValueError for what another release made, or another key."""
+        if MARK not in text:
+            return AgentRecord.model_validate_json(text)
+        try:
+            kept = json.loads(text)
+            kept["config"] = self._secrets.open(kept["config"])
+        except (Unreadable, KeyError, TypeError, AttributeError):
+            raise ValueError("not an agent of this gateway's") from None
+        # Its times are strings, as JSON's are.
+        return AgentRecord.model_validate_json(json.dumps(kept))
+
+    def _record(self, row: Any) -> AgentRecord:
+        return AgentRecord.model_validate({**row, "config": self._opened(row["config"])})
+
+    def _opened(self, config: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._secrets.open(config)
+        except Unreadable:
+            raise unreadable() from None
 
     @asynccontextmanager
     async def _changing(self, key: str) -> AsyncIterator[tuple[AsyncConnection, list[str]]]:
@@ -171,10 +217,11 @@ def _plain(record: AgentRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in AgentRecord.model_fields}
 
 
-def _version(record: AgentRecord) -> dict[str, Any]:
+def _version(record: AgentRecord, row: Mapping[str, Any]) -> dict[str, Any]:
+    """``row``: the agent's own, for what is sealed in it."""
     return {
         "agent_id": record.id,
         "version": record.version,
-        "config": record.config.wire(),
+        "config": row["config"],
         "created_at": record.updated_at,
     }

@@ -21,11 +21,12 @@ from typing import Generic, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from core import tool_schema
 from core.agents import ID_PREFIX as AGENT_PREFIX
 from core.agents import AgentStore
 from core.cache import Cache, agent_key, number_key
 from core.database import Scope
-from core.errors import Conflict, Unavailable
+from core.errors import Conflict, ServerFault, Unavailable
 from core.models import Agent, AgentConfig, AgentRecord, PhoneNumber
 from core.numbers import NumberStore
 from core.webhook_store import WebhookStore
@@ -45,10 +46,13 @@ class Agents:
 
     def __init__(self, files: AgentFiles, store: AgentStore, cache: Cache) -> None:
         self._files = files
-        self._records = _Kept(cache, agent_key, AgentRecord.model_validate_json, store.get)
+        self._records = _Kept(cache, agent_key, store.dump, store.parse, store.get)
 
     async def get(self, scope: Scope, agent_id: str) -> Agent | None:
-        """The agent as it is now, if the scope may use it. Raises Unavailable (no database)."""
+        """The agent as it is now, if the scope may use it.
+
+        Raises Unavailable (no database), ServerFault ``CREDENTIAL_UNREADABLE``.
+        """
         # What a file is called, the database never made.
         if agent_id.startswith(AGENT_PREFIX):
             record = await self._records.get(scope, agent_id)
@@ -65,7 +69,13 @@ class Numbers:
     """Looks phone numbers up by id, with the agent each is bound to."""
 
     def __init__(self, store: NumberStore, cache: Cache) -> None:
-        self._records = _Kept(cache, number_key, PhoneNumber.model_validate_json, store.get)
+        self._records = _Kept(
+            cache,
+            number_key,
+            PhoneNumber.model_dump_json,
+            PhoneNumber.model_validate_json,
+            store.get,
+        )
 
     async def get(self, scope: Scope, number_id: str) -> PhoneNumber | None:
         """The number as it is now, if it is the scope's. Raises Unavailable (no database)."""
@@ -86,11 +96,13 @@ class _Kept(Generic[_Record]):
         self,
         cache: Cache,
         key: Callable[[str], str],
+        dump: Callable[[_Record], str],
         parse: Callable[[str], _Record],
         load: Callable[[Scope, str], Awaitable[_Record | None]],
     ) -> None:
         self._cache = cache
         self._key = key
+        self._dump = dump
         self._parse = parse
         self._load = load
 
@@ -101,7 +113,7 @@ class _Kept(Generic[_Record]):
 
         async def load() -> str | None:
             loaded = await self._load(Scope(None), record_id)
-            return None if loaded is None else loaded.model_dump_json()
+            return None if loaded is None else self._dump(loaded)
 
         key = self._key(record_id)
         text = await self._cache.read(key, load)
@@ -109,8 +121,8 @@ class _Kept(Generic[_Record]):
             return None
         try:
             record = self._parse(text)
-        except ValidationError:
-            # Kept by another release of this software.
+        except ValueError:
+            # Kept by another release of this software, or with a key that is no more.
             await self._cache.forget(key)
             return await self._load(scope, record_id)
         return record if scope.auth_id in (None, record.auth_id) else None
@@ -118,7 +130,7 @@ class _Kept(Generic[_Record]):
     async def warm(self, record_id: str) -> None:
         try:
             await self.get(Scope(None), record_id)
-        except Unavailable:
+        except (Unavailable, ServerFault):
             # The next call asks again.
             log.warning("could not warm the cache", extra={"record_id": record_id})
 
@@ -202,5 +214,11 @@ def _read(path: Path, agent_id: str) -> Agent:
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         # PyYAML makes dates of what looks like one, and fails on the 30th of February.
         raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
+    for index, tool in enumerate(config.custom_tools):
+        try:
+            tool_schema.check(tool.parameters)
+        except ValueError as error:
+            place = f"customTools.{index}.parameters"
+            raise BadAgentFile(f"{path.name}: {place}: {error}") from None
     # A file has no version number of its own; its content's checksum pins it.
     return Agent(id=agent_id, version=zlib.crc32(raw) & 0x7FFFFFFF, config=config)

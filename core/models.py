@@ -26,6 +26,8 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from core.tool_headers import ToolHeaders
+
 Status = Literal[
     "queued", "ringing", "in-progress", "completed", "busy", "no-answer", "failed", "canceled"
 ]
@@ -107,6 +109,19 @@ def _object_schema(value: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+ToolUrl = Annotated[
+    str,
+    AfterValidator(http_url),
+    Field(
+        max_length=2048,
+        json_schema_extra={
+            "format": "uri",
+            "pattern": rf"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{{0,3}})?(/{_PATH})?$",
+        },
+    ),
+]
+
+
 class CustomTool(Model):
     """An HTTP endpoint the agent may call; ``parameters`` is a JSON Schema object."""
 
@@ -114,14 +129,9 @@ class CustomTool(Model):
 
     name: str = Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_-]{0,63}$")
     description: str = Field(max_length=2000)
-    url: Annotated[str, AfterValidator(http_url)] = Field(
-        max_length=2048,
-        json_schema_extra={
-            "format": "uri",
-            "pattern": rf"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{{0,3}})?(/{_PATH})?$",
-        },
-    )
+    url: ToolUrl
     method: Literal["GET", "POST"] = "POST"
+    headers: ToolHeaders = Field(default_factory=dict, repr=False)
     parameters: Annotated[dict[str, Any], AfterValidator(_object_schema)] = Field(
         default_factory=lambda: {"type": "object", "properties": {}},
         json_schema_extra={
@@ -129,6 +139,29 @@ class CustomTool(Model):
         },
     )
     timeout_ms: int = Field(10_000, ge=100, le=120_000)
+    speak_during_execution: bool = Field(
+        False, description="Say executionMessage while the tool runs; false: silence."
+    )
+    execution_message: str | None = Field(
+        None, max_length=500, description="null: a few words in the agent's language."
+    )
+
+
+class McpServer(Model):
+    """A server of the Model Context Protocol whose tools the agent may call."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: ToolUrl = Field(
+        description="Streamable HTTP; with a path that ends in /sse, the older HTTP with SSE."
+    )
+    headers: ToolHeaders = Field(default_factory=dict, repr=False)
+    timeout_ms: int = Field(
+        10_000, ge=100, le=120_000, description="For its list of tools, and for each of its tools."
+    )
+    allowed_tools: (
+        list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]{1,128}$")]] | None
+    ) = Field(None, max_length=100, description="By name; null: all that the server has.")
 
 
 MODELS = {
@@ -185,6 +218,7 @@ class AgentConfig(Model):
     voice_speed: float = Field(1.0, ge=0.5, le=2)
     interruption_sensitivity: float = Field(0.8, ge=0, le=1)
     custom_tools: list[CustomTool] = Field(default_factory=list, max_length=20)
+    mcp_servers: list[McpServer] = Field(default_factory=list, max_length=5)
 
     @field_validator("custom_tools")
     @classmethod

@@ -14,6 +14,8 @@ from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.agent_secrets import AgentSecrets
+from core.credentials import Vault
 from core.database import Database, Scope, whole
 from core.events import CallState, Source, fold
 from core.models import (
@@ -117,9 +119,16 @@ class Announcer(Protocol):
 class Store:
     """Every method is one transaction."""
 
-    def __init__(self, database: Database, announcer: Announcer | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        announcer: Announcer | None = None,
+        vault: Vault | None = None,
+    ) -> None:
+        """Without ``vault`` no call can be kept whose agent has secrets (core.agent_secrets)."""
         self._database = database
         self._announcer = announcer
+        self._secrets = AgentSecrets(vault)
 
     # --- calls and their timeline
 
@@ -142,7 +151,7 @@ class Store:
             "auth_id": new.auth_id,
             "agent_id": new.agent.id if new.agent else None,
             "agent_version": new.agent.version if new.agent else None,
-            "agent": new.agent.wire() if new.agent else None,
+            "agent": self._secrets.pin(new.agent) if new.agent else None,
             "phone_number_id": new.phone_number_id,
             "from_number": new.from_number,
             "to_number": new.to_number,
@@ -295,13 +304,16 @@ class Store:
 
     @whole
     async def job(self, call_id: str) -> tuple[Call, Agent | None, int] | None:
-        """What the call's worker needs: the record, its pinned agent, its limit in ms."""
+        """What the call's worker needs: the record, its pinned agent, its limit in ms.
+
+        Raises ServerFault ``CREDENTIAL_UNREADABLE``: the key of the agent's secrets is gone.
+        """
         async with self._database.read() as connection:
             query = select(CallRow.__table__).where(CallRow.id == call_id)
             row = (await connection.execute(query)).mappings().one_or_none()
         if row is None:
             return None
-        agent = Agent.model_validate(row["agent"]) if row["agent"] else None
+        agent = self._secrets.unpin(row["agent"]) if row["agent"] else None
         return _call(row), agent, row["max_duration_ms"]
 
     @whole

@@ -1,6 +1,6 @@
 """``python -m gateway``: serve until SIGTERM or SIGINT, then drain.
 
-``python -m gateway reseal`` encrypts all credentials with the first key of SECRETS_KEY.
+``python -m gateway reseal`` encrypts all secrets with the first key of SECRETS_KEY.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
     logs.configure(config, "gateway")
     try:
         if arguments == ["reseal"]:
-            print(f"resealed {uvloop.run(reseal(config))} credentials")
+            print(f"resealed {uvloop.run(reseal(config))} secrets")
         elif arguments:
             raise ValueError("the only command is: reseal")
         else:

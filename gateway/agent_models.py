@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import copy
 from types import GenericAlias
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, create_model
+from pydantic.alias_generators import to_camel
 
+from core import tool_schema
+from core.errors import Detail
 from core.models import (
     AgentConfig,
     AgentRecord,
     AgentVersion,
     CustomTool,
+    McpServer,
     Model,
     NumberStatus,
     PhoneNumber,
     Timestamp,
 )
-from gateway.body import documented, validate
+from core.url_guard import UrlRefused, check_url
+from gateway.body import documented, invalid, validate
 from gateway.paging import Listing
 
-_TOOL_UNSERVED = frozenset({"headers", "speakDuringExecution", "executionMessage"})
 UNSERVED = frozenset(
     {
         "transferNumber",
@@ -37,7 +41,6 @@ UNSERVED = frozenset(
         "recording",
         "disclosure",
         "consent",
-        *(f"customTools.{name}" for name in _TOOL_UNSERVED),
     }
 )
 """What the agents of such products have, and these do not have yet."""
@@ -46,10 +49,8 @@ DEFAULT_VOICE = "default"
 """Clients want ``voice`` to be a string: this is the TTS's own choice, null in AgentConfig."""
 
 
-class _Tool(Model):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra=documented(_TOOL_UNSERVED)
-    )
+class _Inner(Model):
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class _Create(Model):
@@ -74,7 +75,8 @@ def _nullable(
     fields: dict[str, Any] = {}
     for field, info in model.model_fields.items():
         changed = copy(info)
-        kind: Any = GenericAlias(list, TOOL) if field == "custom_tools" else info.annotation
+        inner = _INNER.get(field) if model is AgentConfig else None
+        kind: Any = GenericAlias(list, inner) if inner else info.annotation
         if not info.is_required():
             # The constraints are the value's, not null's.
             kind = Annotated[kind, *info.metadata] | None if info.metadata else kind | None
@@ -86,15 +88,48 @@ def _nullable(
     return create_model(name, __base__=base, __module__=__name__, **fields)
 
 
-TOOL = _nullable("AgentTool", CustomTool, _Tool)
+_INNER = {
+    "custom_tools": _nullable("AgentTool", CustomTool, _Inner),
+    "mcp_servers": _nullable("AgentMcpServer", McpServer, _Inner),
+}
 AgentCreate = _nullable("AgentCreate", AgentConfig, _Create)
 AgentPatch = _nullable("AgentPatch", AgentConfig, _Patch, optional=True)
+
+
+class AgentTools(Protocol):
+    """The part of AgentCreate and of AgentPatch that says what an agent can do."""
+
+    custom_tools: Sequence[Any] | None
+    mcp_servers: Sequence[Any] | None
 
 
 class Rollback(Model):
     model_config = ConfigDict(extra="forbid")
 
     version: StrictInt = Field(ge=1, le=2**31 - 1)
+
+
+def check_tools(body: AgentTools, path: str, *, allow_private: bool) -> None:
+    """What a request says of tools, as far as their models cannot. Raises Unprocessable."""
+    faults: list[Detail] = []
+    tools, servers = body.custom_tools or [], body.mcp_servers or []
+    for index, tool in enumerate(tools):
+        if tool.parameters is not None:
+            try:
+                tool_schema.check(tool.parameters)
+            except ValueError as error:
+                place = f"customTools.{index}.parameters"
+                faults.append(Detail(place, str(error), "json_schema"))
+    if not allow_private:
+        urls = {f"customTools.{index}.url": tool.url for index, tool in enumerate(tools)}
+        urls |= {f"mcpServers.{index}.url": server.url for index, server in enumerate(servers)}
+        for place, url in urls.items():
+            try:
+                check_url(url)
+            except UrlRefused as refused:
+                faults.append(Detail(place, str(refused), "url_refused"))
+    if faults:
+        raise invalid(faults, path)
 
 
 def changed_config(body: BaseModel, before: AgentConfig | None, path: str) -> AgentConfig:
@@ -105,8 +140,9 @@ def changed_config(body: BaseModel, before: AgentConfig | None, path: str) -> Ag
     given = body.model_dump(exclude_unset=True, by_alias=True)
     if given.get("voice") == DEFAULT_VOICE:
         given["voice"] = None
-    if given.get("customTools") is not None:
-        given["customTools"] = [_without_nulls(tool) for tool in given["customTools"]]
+    for inner in map(to_camel, _INNER):
+        if given.get(inner) is not None:
+            given[inner] = [_without_nulls(each) for each in given[inner]]
     old = {} if before is None else before.model_dump(by_alias=True)
     kept = {name: value for name, value in old.items() if name not in given}
     return validate({**kept, **_without_nulls(given)}, AgentConfig, path)

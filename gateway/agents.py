@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel
 
+from core.agent_secrets import AgentSecrets, unreadable
+from core.credentials import Unreadable
 from core.errors import NotFound
 from core.models import AgentConfig, AgentRecord
 from gateway.agent_models import (
@@ -22,11 +28,12 @@ from gateway.agent_models import (
     VoiceList,
     VoiceView,
     changed_config,
+    check_tools,
 )
 from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import parse_body, parse_query
-from gateway.idempotency import once
-from gateway.keys import AGENT_STORE, AGENTS, NUMBERS, STORE
+from gateway.idempotency import once, replayed
+from gateway.keys import AGENT_STORE, AGENTS, NUMBERS, SETTINGS, STORE, VAULT
 from gateway.paging import Page
 from gateway.route import Route
 
@@ -34,6 +41,7 @@ from gateway.route import Route
 async def create(request: web.Request) -> web.StreamResponse:
     """A new agent, at version 1."""
     body = await parse_body(request, AgentCreate, ignored=UNSERVED)
+    await _check_tools(request, body)
     config = changed_config(body, None, request.path)
 
     async def effect() -> dict[str, Any]:
@@ -41,7 +49,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         await request.app[AGENTS].warm(record.id)
         return AgentView.of(record, []).wire()
 
-    return await once(request, request.app[STORE], request[PRINCIPAL], body, effect)
+    return await _once(request, body, effect)
 
 
 async def index(request: web.Request) -> web.StreamResponse:
@@ -66,6 +74,7 @@ async def change(request: web.Request) -> web.StreamResponse:
     makes none.
     """
     body = await parse_body(request, AgentPatch, ignored=UNSERVED)
+    await _check_tools(request, body)
 
     def edit(before: AgentConfig) -> AgentConfig:
         return changed_config(body, before, request.path)
@@ -111,7 +120,7 @@ async def rollback(request: web.Request) -> web.StreamResponse:
         await request.app[AGENTS].warm(agent_id)
         return await _view(request, record)
 
-    return await once(request, request.app[STORE], request[PRINCIPAL], body, effect)
+    return await _once(request, body, effect)
 
 
 async def voices(_request: web.Request) -> web.StreamResponse:
@@ -123,6 +132,29 @@ async def voices(_request: web.Request) -> web.StreamResponse:
         description="The default voice of the agent's tts; its other voices go by their own ids.",
     )
     return web.json_response(VoiceList(data=[default]).wire())
+
+
+async def _check_tools(request: web.Request, body: Any) -> None:
+    """Raises Unprocessable. In a thread: twenty large schemas take seconds."""
+    allow_private = request.app[SETTINGS].webhook_allow_private
+    await asyncio.to_thread(check_tools, body, request.path, allow_private=allow_private)
+
+
+async def _once(
+    request: web.Request, body: BaseModel, effect: Callable[[], Awaitable[dict[str, Any]]]
+) -> web.Response:
+    """``once`` for an agent's view, which is kept without its secrets being readable."""
+    secrets = AgentSecrets(request.app[VAULT])
+
+    async def sealed() -> dict[str, Any]:
+        return secrets.seal(await effect())
+
+    kept = await once(request, request.app[STORE], request[PRINCIPAL], body, sealed)
+    try:
+        answer = secrets.open(json.loads(kept.text or ""))
+    except Unreadable:  # a repetition, and the key was taken away in between
+        raise unreadable() from None
+    return web.json_response(answer, headers=replayed(kept))
 
 
 async def _view(request: web.Request, record: AgentRecord | None) -> dict[str, Any]:
@@ -138,7 +170,8 @@ def _unknown() -> NotFound:
 
 
 _STORE = (503, "STORE_UNAVAILABLE")
-_KNOWN = ((404, "AGENT_NOT_FOUND"), _STORE)
+_UNREADABLE = (500, "CREDENTIAL_UNREADABLE")
+_KNOWN = ((404, "AGENT_NOT_FOUND"), _UNREADABLE, _STORE)
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -149,7 +182,7 @@ ROUTES: tuple[Route, ...] = (
         tag="Agents",
         body=AgentCreate,
         answer=AgentView,
-        errors=(_STORE,),
+        errors=(_UNREADABLE, _STORE),
         idempotent=True,
     ),
     Route(
@@ -160,7 +193,7 @@ ROUTES: tuple[Route, ...] = (
         tag="Agents",
         query=Page,
         answer=AgentList,
-        errors=(_STORE,),
+        errors=(_UNREADABLE, _STORE),
     ),
     Route(
         method="GET",

@@ -103,14 +103,14 @@ async def create_app(settings: Settings) -> web.Application:
     vault = app[VAULT] = Vault.from_settings(settings)
     database = app[DATABASE] = await Database.open(settings.database_url)
     outbox = app[OUTBOX] = Outbox(database, render)
-    app[STORE] = Store(database, outbox)
+    app[STORE] = Store(database, outbox, vault)
     app[WEBHOOKS] = WebhookStore(database, vault)
     app[LIMITS] = CallLimits(
         app[STORE],
         calls_per_second=settings.calls_per_second,
         max_concurrent=settings.max_concurrent_calls,
     )
-    app[AGENT_STORE] = AgentStore(database, cache)
+    app[AGENT_STORE] = AgentStore(database, cache, vault)
     app[NUMBERS] = NumberStore(database, cache)
     app[CREDENTIALS] = CredentialStore(database, vault)
     app[AGENTS] = Agents(agents, app[AGENT_STORE], cache)

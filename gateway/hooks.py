@@ -42,7 +42,7 @@ from gateway.hooks_models import (
     WebhookView,
 )
 from gateway.hooks_payload import render_test
-from gateway.idempotency import once
+from gateway.idempotency import once, replayed
 from gateway.keys import (
     AGENT_STORE,
     AGENTS,
@@ -196,10 +196,7 @@ async def _put(request: web.Request, owner: str, agent_id: str) -> web.Response:
         answer |= vault.open(answer["secret"])
     except Unreadable:  # a repetition, and the key was taken away in between
         raise _unreadable() from None
-    replayed = {
-        name: value for name, value in sealed.headers.items() if name == "Idempotent-Replayed"
-    }
-    return web.json_response(answer, headers=replayed)
+    return web.json_response(answer, headers=replayed(sealed))
 
 
 async def _show(request: web.Request, owner: str, agent_id: str) -> web.Response:

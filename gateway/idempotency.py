@@ -17,6 +17,7 @@ from core.store import KeptAnswer, Store
 from gateway.auth import Principal
 
 HEADER = "Idempotency-Key"
+_REPLAYED = "Idempotent-Replayed"
 _TWIN_WAIT_S = 10.0
 _TWIN_LOOK_S = 0.05
 
@@ -98,8 +99,13 @@ def _again(kept: KeptAnswer) -> web.Response:
         text=kept.body,
         status=kept.status or 200,
         content_type="application/json",
-        headers={"Idempotent-Replayed": "true"},
+        headers={_REPLAYED: "true"},
     )
+
+
+def replayed(answer: web.Response) -> dict[str, str]:
+    """The header that ``once`` marks a repetition with, for an answer made of its answer."""
+    return {_REPLAYED: "true"} if _REPLAYED in answer.headers else {}
 
 
 def _fault(message: str, code: str) -> str:

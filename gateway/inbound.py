@@ -20,7 +20,7 @@ from livekit.protocol.room import RoomParticipantIdentity
 
 from core.configs import Agents, Numbers, check_takes_calls
 from core.database import Scope
-from core.errors import AppError, Conflict, TooManyRequests, Unavailable
+from core.errors import AppError, Conflict, ServerFault, TooManyRequests, Unavailable
 from core.events import ended
 from core.models import (
     Agent,
@@ -188,7 +188,10 @@ class Inbound:
             return None, "number_not_attached"
         agent = None
         if number.agent_id is not None:
-            agent = await self._agents.get(Scope(number.auth_id), number.agent_id)
+            try:
+                agent = await self._agents.get(Scope(number.auth_id), number.agent_id)
+            except ServerFault as error:
+                return None, error.code.lower()
         if number.direction == "outbound":
             return agent, "number_outbound_only"
         if agent is None:

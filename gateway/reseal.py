@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core.agent_reseal import reseal_agents
 from core.credentials import CredentialStore, Unreadable, Vault
 from core.database import Database
 from core.settings import Settings
@@ -14,7 +15,8 @@ async def reseal(settings: Settings) -> int:
     database = await Database.open(settings.database_url)
     try:
         credentials = await CredentialStore(database, vault).reseal()
-        return credentials + await WebhookStore(database, vault).reseal()
+        webhooks = await WebhookStore(database, vault).reseal()
+        return credentials + webhooks + await reseal_agents(database, vault)
     except Unreadable:
         raise ValueError(
             "SECRETS_KEY holds no key for some secret; with that key too, try again"

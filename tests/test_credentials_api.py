@@ -227,7 +227,7 @@ class TestRotation:
         both = f"{self.NEW},{self.OLD}"
         assert await self.secret(settings_in(tmp_path, secrets_key=both)) == PASSWORD
         assert await asyncio.to_thread(self.reseal, monkeypatch, tmp_path, both) == 0
-        assert "resealed 1 credentials" in capsys.readouterr().out
+        assert "resealed 1 secrets" in capsys.readouterr().out
         assert await self.secret(settings_in(tmp_path, secrets_key=self.NEW)) == PASSWORD
         with pytest.raises(Unreadable):
             await self.secret(settings_in(tmp_path, secrets_key=self.OLD))

@@ -1,0 +1,60 @@
+"""Encrypts anew what is secret in agents (core.agent_secrets), wherever it is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Text, and_, cast, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from core.agent_secrets import MARK, AgentSecrets
+from core.credentials import Vault
+from core.database import Database
+from core.tables import AgentRow, AgentVersionRow, CallRow
+
+_BATCH = 500
+
+
+async def reseal_agents(database: Database, vault: Vault) -> int:
+    """With the first key; in how many rows. Raises Unreadable, and then nothing is changed."""
+    secrets = AgentSecrets(vault)
+    async with database.write() as connection:
+        agents = await _reseal(connection, secrets, AgentRow.config, AgentRow.id)
+        versions = await _reseal(
+            connection,
+            secrets,
+            AgentVersionRow.config,
+            AgentVersionRow.agent_id,
+            AgentVersionRow.version,
+        )
+        calls = await _reseal(connection, secrets, CallRow.agent, CallRow.id)
+    return agents + versions + calls
+
+
+async def _reseal(connection: AsyncConnection, secrets: AgentSecrets, kept: Any, *key: Any) -> int:
+    """``kept``: a column with a configuration, or with an agent; ``key``: its table's."""
+    count = 0
+    after: ColumnElement[bool] | None = None
+    while True:
+        query = select(*key, kept).where(cast(kept, Text).contains(MARK)).order_by(*key)
+        if after is not None:
+            query = query.where(after)
+        rows = (await connection.execute(query.limit(_BATCH))).all()
+        for *values, content in rows:
+            row = and_(*(column == value for column, value in zip(key, values, strict=True)))
+            resealed = _resealed(secrets, content)
+            await connection.execute(update(kept.class_).where(row).values({kept: resealed}))
+        count += len(rows)
+        if len(rows) < _BATCH:
+            return count
+        after = _later(key, rows[-1])
+
+
+def _resealed(secrets: AgentSecrets, content: dict[str, Any]) -> dict[str, Any]:
+    if "config" in content:
+        return {**content, "config": secrets.reseal(content["config"])}
+    return secrets.reseal(content)
+
+
+def _later(key: tuple[Any, ...], last: Any) -> ColumnElement[bool]:
+    return tuple_(*key) > tuple(last[: len(key)])

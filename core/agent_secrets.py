@@ -1,0 +1,100 @@
+"""The secrets in an agent's configuration: the headers of its tools and of its MCP servers.
+
+Wherever a configuration is kept (an agent's rows, the calls that pin it, the cache, answers kept
+for repetitions), ``sealedHeaders`` stands for ``headers``:
+
+    {"customTools": [{"name": "look_up", …, "sealedHeaders": "gAAAA…"}], …}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from core.credentials import Unreadable, Vault
+from core.errors import ServerFault
+from core.models import Agent
+
+MARK = "sealedHeaders"
+"""In the text of every configuration that holds a secret."""
+_PLAIN = "headers"
+_HOLDERS = ("customTools", "mcpServers")
+
+
+class AgentSecrets:
+    """Works on JSON-ready configurations, by alias; what it is given stays as it is."""
+
+    def __init__(self, vault: Vault | None) -> None:
+        """Without a vault nothing secret can be kept."""
+        self._vault = vault
+
+    def seal(self, config: dict[str, Any]) -> dict[str, Any]:
+        """As it may be kept. Raises ValueError: there are secrets and no vault."""
+
+        def sealed(holder: dict[str, Any]) -> dict[str, Any]:
+            if not holder.get(_PLAIN):
+                return holder
+            token = self._the_vault().seal(holder[_PLAIN])
+            return {**_without(holder, _PLAIN), MARK: token}
+
+        return _each(config, sealed)
+
+    def open(self, config: dict[str, Any]) -> dict[str, Any]:
+        """As it was before ``seal``. Raises Unreadable, ValueError (no vault)."""
+
+        def opened(holder: dict[str, Any]) -> dict[str, Any]:
+            if MARK not in holder:
+                return holder
+            return {**_without(holder, MARK), _PLAIN: self._the_vault().open(holder[MARK])}
+
+        return _each(config, opened)
+
+    def pin(self, agent: Agent) -> dict[str, Any]:
+        """As it is kept with a call. Raises ValueError, as ``seal``."""
+        whole = agent.wire()
+        return {**whole, "config": self.seal(whole["config"])}
+
+    def unpin(self, kept: dict[str, Any]) -> Agent:
+        """What ``pin`` made. Raises ServerFault ``CREDENTIAL_UNREADABLE``."""
+        try:
+            return Agent.model_validate({**kept, "config": self.open(kept["config"])})
+        except Unreadable:
+            raise unreadable() from None
+
+    def reseal(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Sealed with the first key, whatever key it was. Raises Unreadable, ValueError."""
+
+        def resealed(holder: dict[str, Any]) -> dict[str, Any]:
+            if MARK not in holder:
+                return holder
+            return {**holder, MARK: self._the_vault().reseal(holder[MARK])}
+
+        return _each(config, resealed)
+
+    def _the_vault(self) -> Vault:
+        if self._vault is None:
+            raise ValueError("headers cannot be kept without a vault")
+        return self._vault
+
+
+def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
+    """A sealed configuration that can be read without a key."""
+    return _each(config, lambda holder: _without(holder, MARK))
+
+
+def unreadable() -> ServerFault:
+    return ServerFault(
+        "The agent's headers were encrypted with a key that SECRETS_KEY does not hold",
+        code="CREDENTIAL_UNREADABLE",
+    )
+
+
+def _each(
+    config: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    changed = {name: [*map(change, config[name])] for name in _HOLDERS if config.get(name)}
+    return {**config, **changed}
+
+
+def _without(holder: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in holder.items() if key != name}

@@ -1,0 +1,119 @@
+"""The JSON Schema of a tool's arguments: whether it is one, and whether arguments fit it.
+
+Nothing is ever fetched: a ``$ref`` leads to a place in the same schema.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from referencing import Registry, Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+MAX_CHARACTERS = 16 * 1024
+"""Of a schema, as JSON."""
+_SHOWN_FAULTS = 3
+_SHOWN_CHARACTERS = 200
+
+# What the library and its regular expressions raise for schemas of that sort.
+_UNUSABLE = (RecursionError, ArithmeticError, AttributeError, TypeError, re.error)
+
+
+def check(schema: dict[str, Any]) -> None:
+    """Raises ValueError, saying what is wrong."""
+    if len(json.dumps(schema)) > MAX_CHARACTERS:
+        raise ValueError(f"has more than {MAX_CHARACTERS} characters")
+    if not isinstance(schema.get("$schema", ""), str):
+        raise ValueError("$schema is not a string")
+    try:
+        _kind(schema).check_schema(schema)
+        for ref in _refs(schema):
+            if not ref.startswith("#"):
+                raise ValueError("a $ref may only lead to a place in the same schema")
+        _resolve(schema)
+        # One that leads to itself is only seen when it is followed.
+        next(_validator(schema).iter_errors({}), None)
+    except SchemaError as error:
+        place = error.json_path.removeprefix("$").lstrip(".")
+        raise ValueError(
+            f"is not a JSON Schema: {f'{place}: ' if place else ''}{_cut(error.message)}"
+        ) from None
+    except Unresolvable:
+        raise ValueError("a $ref leads nowhere") from None
+    except _UNUSABLE:
+        raise ValueError("is not a JSON Schema that can be used") from None
+
+
+class Arguments:
+    """Checks what a model made up for a tool. Compiles the schema when it is first needed."""
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        self._schema = schema
+        self._validator: Validator | None = None
+
+    def faults(self, arguments: dict[str, Any]) -> str | None:
+        """What does not fit, for the model to do better; None: all fits. Raises ValueError: the
+        schema is none (it was kept before schemas were checked)."""
+        if self._validator is None:
+            check(self._schema)
+            self._validator = _validator(self._schema)
+        try:
+            found = list(itertools.islice(self._validator.iter_errors(arguments), _SHOWN_FAULTS))
+        except (Unresolvable, *_UNUSABLE):
+            raise ValueError("is not a JSON Schema that can be used") from None
+        return "; ".join(map(_told, found)) if found else None
+
+
+def _kind(schema: dict[str, Any]) -> type[Validator]:
+    """The draft that ``$schema`` names, else the newest."""
+    found: type[Validator] = validator_for(schema, default=Draft202012Validator)
+    return found
+
+
+def _validator(schema: dict[str, Any]) -> Validator:
+    # A registry of our own, empty: the default one would ask the network for what it does not know.
+    return _kind(schema)(schema, registry=Registry())
+
+
+def _resolve(schema: dict[str, Any]) -> None:
+    """Raises Unresolvable."""
+    if any(isinstance(each.get("$id"), str) for each in _objects(schema)):
+        return  # it changes what a $ref is relative to
+    root = Resource.from_contents(schema, default_specification=DRAFT202012)
+    resolver = Registry().resolver_with_root(root)
+    for ref in set(_refs(schema)):
+        resolver.lookup(ref)
+
+
+def _refs(schema: dict[str, Any]) -> Iterator[str]:
+    for each in _objects(schema):
+        for name in ("$ref", "$dynamicRef", "$recursiveRef"):
+            if isinstance(ref := each.get(name), str):
+                yield ref
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _objects(item)
+
+
+def _told(error: ValidationError) -> str:
+    place = error.json_path.removeprefix("$").lstrip(".")
+    return f"{place}: {_cut(error.message)}" if place else _cut(error.message)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
