@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from agentphone import WebhookVerificationError, verify_webhook  # type: ignore[import-untyped]
+from standardwebhooks import Webhook
+from standardwebhooks import WebhookVerificationError as StandardError
 
 from core.credentials import Vault
 from core.database import Database
@@ -22,16 +26,21 @@ from dev.environment import as_variables
 from dev.options import HOST
 from dev.ports import PORTS
 from dev.process import ManagedProcess
+from tests.databases import OnPostgres, OnSqlite
 from tests.inprocess import SECRET, settings_in
-from tests.receiver import Receiver, receiving
+from tests.receiver import Received, Receiver, receiving
 from tests.test_outbox import KINDS, Rig, by_call, rest_of_call
 
 pytestmark = pytest.mark.store
 
 CALLS = 250
 EVENTS = CALLS * len(KINDS)
-KILLED_AFTER = (100, 400, 700)
-"""Different events that have arrived by then."""
+KILLS = 3
+
+
+def killing_points() -> list[int]:
+    """Anywhere: so many different events have arrived by then."""
+    return sorted(random.sample(range(1, EVENTS - 100), KILLS))
 
 
 class Gateway:
@@ -60,9 +69,15 @@ class Gateway:
 
 
 @asynccontextmanager
-async def killable(folder: Path) -> AsyncIterator[tuple[Gateway, Settings]]:
+async def killable(folder: Path, url: str) -> AsyncIterator[tuple[Gateway, Settings]]:
     port = PORTS.take(HOST)
-    settings = settings_in(folder, gateway_host=HOST, gateway_port=port, webhook_allow_private=True)
+    settings = settings_in(
+        folder,
+        database_url=url,
+        gateway_host=HOST,
+        gateway_port=port,
+        webhook_allow_private=True,
+    )
     gateway = Gateway(settings, folder)
     try:
         yield gateway, settings
@@ -91,8 +106,8 @@ async def tell(
             await asyncio.sleep(0.1)
 
 
-async def kill_again_and_again(gateway: Gateway, receiver: Receiver) -> None:
-    for count in KILLED_AFTER:
+async def kill_again_and_again(gateway: Gateway, receiver: Receiver, points: list[int]) -> None:
+    for count in points:
         await receiver.until(lambda n=count: len(ids(receiver)) >= n, timeout=120)  # type: ignore[misc]
         await gateway.process.kill()
         await gateway.start()
@@ -102,28 +117,54 @@ def ids(receiver: Receiver) -> set[str]:
     return {each.id for each in receiver.received}
 
 
-async def test_nothing_is_lost_and_order_holds(tmp_path: Path) -> None:
-    async with receiving() as receiver, killable(tmp_path) as (gateway, settings):
-        database = await Database.open(settings.database_url)
-        try:
-            rig = Rig(database)
-            hooks = WebhookStore(database, Vault.from_settings(settings))
-            await hooks.put("acme", PROJECT, url=receiver.url, context_limit=0, timeout_s=30)
-            calls = [await rig.call() for _ in range(CALLS)]
-        finally:
-            await database.close()
-        tokens = TokenIssuer(SECRET)
-        await gateway.start()
-        async with aiohttp.ClientSession(gateway.url) as session, asyncio.TaskGroup() as group:
-            group.create_task(kill_again_and_again(gateway, receiver))
-            for call_id in calls:
-                token = tokens.for_call(call_id)
-                ringing, *rest = rest_of_call()
-                group.create_task(tell(session, token, call_id, [ringing], rest))
-        await receiver.until(lambda: len(ids(receiver)) >= EVENTS, timeout=120)
-        assert len(ids(receiver)) == EVENTS
-        order = by_call(receiver.received)
-        assert set(order) == set(calls)
-        for told in order.values():
-            # One that was on its way when the gateway died comes twice, and in its place.
-            assert [kind for kind, _ in itertools.groupby(told)] == KINDS
+def verify(received: list[Received], secret: str) -> None:
+    """As receivers do, each in its own way; a byte more and it is refused."""
+    for each in received:
+        headers = each.headers
+        signed = (headers["X-Webhook-Signature"], secret, headers["X-Webhook-Timestamp"])
+        Webhook(secret).verify(each.raw, headers)
+        verify_webhook(each.raw, *signed)
+        with pytest.raises(StandardError):
+            Webhook(secret).verify(each.raw + b" ", headers)
+        with pytest.raises(WebhookVerificationError):
+            verify_webhook(each.raw + b" ", *signed)
+
+
+class Contract:
+    async def test_nothing_is_lost_and_order_holds(self, url: str, tmp_path: Path) -> None:
+        points = killing_points()
+        async with receiving() as receiver, killable(tmp_path, url) as (gateway, settings):
+            database = await Database.open(url)
+            try:
+                rig = Rig(database)
+                hooks = WebhookStore(database, Vault.from_settings(settings))
+                hook = await hooks.put(
+                    "acme", PROJECT, url=receiver.url, context_limit=0, timeout_s=30
+                )
+                calls = [await rig.call() for _ in range(CALLS)]
+            finally:
+                await database.close()
+            tokens = TokenIssuer(SECRET)
+            await gateway.start()
+            async with aiohttp.ClientSession(gateway.url) as session, asyncio.TaskGroup() as group:
+                group.create_task(kill_again_and_again(gateway, receiver, points))
+                for call_id in calls:
+                    token = tokens.for_call(call_id)
+                    ringing, *rest = rest_of_call()
+                    group.create_task(tell(session, token, call_id, [ringing], rest))
+            await receiver.until(lambda: len(ids(receiver)) >= EVENTS, timeout=120)
+            assert len(ids(receiver)) == EVENTS, points
+            order = by_call(receiver.received)
+            assert set(order) == set(calls), points
+            for told in order.values():
+                # One that was on its way when the gateway died comes twice, and in its place.
+                assert [kind for kind, _ in itertools.groupby(told)] == KINDS, points
+            verify(receiver.received[-50:], hook.secret)
+
+
+class TestSqlite(OnSqlite, Contract):
+    pass
+
+
+class TestPostgres(OnPostgres, Contract):
+    pass
