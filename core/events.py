@@ -15,6 +15,7 @@ a status only moves forward and a terminal one never changes.
     turn             {a core.models.Turn}                the same id again: the newer wins
     barge_in         {atMs, heard}
     tool.called      {name, ok, durationMs}
+    mcp.ready        {server, tools}      mcp.failed {server, message}
     dtmf.received    {digit}      dtmf.sent {digits}
     provider.error   {stage, message, recoverable}
     livekit.<webhook>{…}                                 as LiveKit told it, reduced to facts

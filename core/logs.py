@@ -69,8 +69,8 @@ def configure(settings: Settings, service: Literal["gateway", "worker", "bridge"
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    # These print headers, bodies or SQL parameters when asked to be chatty.
-    for name in ("aiohttp.access", "sqlalchemy.engine", "aiosqlite", "asyncio"):
+    # These print headers, bodies, addresses or SQL parameters when asked to be chatty.
+    for name in ("aiohttp.access", "sqlalchemy.engine", "aiosqlite", "asyncio", "mcp", "httpx2"):
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 
 

@@ -116,7 +116,8 @@ class Settings(BaseSettings):
 
     # --- Webhooks of tenants
     webhook_allow_private: StrictBool = Field(
-        False, description="Let webhooks lead to private and loopback addresses (development)."
+        False,
+        description="Let webhooks and tools lead to private and loopback addresses (development).",
     )
 
     # --- Outbound SIP

@@ -83,6 +83,8 @@ def choose_settings(
     chosen.setdefault("data_dir", run_dir / "data")
     chosen.setdefault("database_url", f"sqlite:///{run_dir / 'data' / 'switchroom.db'}")
     chosen.setdefault("agents_dir", ROOT / "agents")
+    # Tools and webhooks of a stack on one machine are on it, too.
+    chosen.setdefault("webhook_allow_private", True)
     return GivenSettings(**chosen), providers_port
 
 

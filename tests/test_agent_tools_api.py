@@ -263,4 +263,4 @@ async def values(url: str) -> AsyncIterator[bytes]:
     """All that is in a Redis."""
     async with Redis.from_url(url) as client:
         async for key in client.scan_iter():
-            yield await client.get(key) or b""
+            yield str(await client.get(key)).encode()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from livekit.protocol.models import ParticipantInfo
 
 from core.database import Scope
@@ -238,6 +239,24 @@ class TestRefused:
         assert await caller.note(gateway) == note
         assert (await caller.record(gateway)).agent_id == agent.id
         await sent_away(livekit, caller)
+
+    async def test_of_an_agent_whose_secrets_cannot_be_read(
+        self, tmp_path: Path, livekit: LiveKitStub
+    ) -> None:
+        keys = [Fernet.generate_key().decode() for _ in range(2)]
+        tool = {"name": "a", "description": "", "url": "https://h/", "headers": {"A": "b"}}
+        config = AgentConfig.model_validate(
+            {"name": "Hosted", "voiceMode": "hosted", "customTools": [tool]}
+        )
+        async with running_with(livekit, tmp_path, secrets_key=keys[0]) as gateway:
+            agent = await gateway.app[AGENT_STORE].create(Scope("acme"), config)
+            caller = Caller((await number(gateway, agent_id=agent.id)).id)
+        livekit.enter(caller.room, caller.participant)
+        async with running_with(livekit, tmp_path, secrets_key=keys[1]) as gateway:
+            status, _ = await caller.asked_by_worker(gateway)
+            assert status == 410
+            assert await caller.note(gateway) == "credential_unreadable"
+            await sent_away(livekit, caller)
 
     async def test_a_number_that_was_detached_meanwhile(
         self, gateway: Running, livekit: LiveKitStub

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast
 
 import aiohttp
@@ -13,8 +15,10 @@ from aiohttp import web
 from livekit import rtc
 
 from core.models import CustomTool
+from core.url_guard import guarded_session
 from worker import actions, http_tools
 from worker.actions import Actions, no_transfer
+from worker.filler import words
 from worker.http_tools import MAX_RESPONSE_BYTES, ToolAnswer
 from worker.tools import KeyPresses, ToolBox
 
@@ -27,6 +31,7 @@ class Server:
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[tuple[str, dict[str, str], Any, dict[str, str]]] = []
+        self.headers: Mapping[str, str] = {}
         self.hang = asyncio.Event()
         self.was_asked = asyncio.Event()
 
@@ -35,6 +40,7 @@ class Server:
         headers = {name: request.headers.get(name, "") for name in ("X-Call-Id", "X-Tool-Name")}
         self.was_asked.set()
         self.asked.append((request.method, dict(request.query), body, headers))
+        self.headers = request.headers
         match request.path:
             case "/ok":
                 return web.json_response({"free": True})
@@ -46,6 +52,10 @@ class Server:
                 return web.Response(body=b"x" * (MAX_RESPONSE_BYTES + 1))
             case "/full":
                 return web.Response(body=b"x" * MAX_RESPONSE_BYTES)
+            case "/bomb":
+                response = web.Response(body=gzip.compress(b" " * 10_000_000))
+                response.headers["Content-Encoding"] = "gzip"
+                return response
             case "/moved":
                 raise web.HTTPFound("/ok")
             case _:
@@ -70,10 +80,42 @@ async def server() -> AsyncIterator[Server]:
 async def ask(server: Server, path: str, **changes: Any) -> ToolAnswer:
     values: dict[str, Any] = {"name": "lookup", "description": "Looks up.", **changes}
     tool = CustomTool(url=server.url + path, **values)
-    async with aiohttp.ClientSession() as http:
+    async with guarded_session(allow_private=True) as http:
         return await http_tools.request(
             http, tool, {"day": "Friday", "people": 4, "note": None}, call_id="call_1"
         )
+
+
+async def test_the_owners_headers_go_along(server: Server) -> None:
+    given = {"Authorization": "Bearer s3cret", "User-Agent": "us"}
+    assert (await ask(server, "/ok", headers=given)).ok
+    sent = {name: server.headers[name] for name in (*given, "X-Call-Id", "Accept-Encoding")}
+    assert sent == {**given, "X-Call-Id": "call_1", "Accept-Encoding": "identity"}
+
+
+async def test_they_are_in_no_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    given = {"Authorization": "Bearer s3cret"}
+    with caplog.at_level(logging.DEBUG):
+        assert (await ask(server, "/ok", headers=given)).ok
+        assert not (await ask(server, "/hang", headers=given, timeout_ms=100)).ok
+        server.url = "http://user:pw@127.0.0.1:9"
+        assert not (await ask(server, "/ok", headers=given)).ok
+    assert "tool failed" in caplog.text
+    assert "s3cret" not in caplog.text + str([vars(record) for record in caplog.records])
+
+
+async def test_a_private_address_is_not_asked(server: Server) -> None:
+    tool = CustomTool(name="lookup", description="Looks up.", url=f"{server.url}/ok")
+    async with guarded_session(allow_private=False) as http:
+        answer = await http_tools.request(http, tool, {}, call_id="call_1")
+    assert answer == ToolAnswer(False, "Error: the tool could not be reached.")
+    assert server.asked == []
+
+
+async def test_a_compressed_answer_is_not_unpacked(server: Server) -> None:
+    assert await ask(server, "/bomb") == ToolAnswer(
+        False, "Error: the tool's answer is compressed."
+    )
 
 
 async def test_post_sends_the_arguments_as_json(server: Server) -> None:
@@ -180,7 +222,7 @@ class Box:
 
 @pytest.fixture
 async def box() -> AsyncIterator[Box]:
-    async with aiohttp.ClientSession() as http:
+    async with guarded_session(allow_private=True) as http:
         yield Box(http)
 
 
@@ -207,6 +249,64 @@ async def test_a_custom_tool_is_on_the_timeline(box: Box, server: Server) -> Non
         ("tool.called", "broken", False),
     ]
     assert all(data["durationMs"] >= 0 for _, data in box.events)
+
+
+PEOPLE = {
+    "type": "object",
+    "properties": {"people": {"type": "integer", "minimum": 1}, "note": {"$ref": "#/$defs/note"}},
+    "required": ["people"],
+    "$defs": {"note": {"type": "string", "maxLength": 10}},
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({}, "'people' is a required property"),
+        ({"people": "four"}, "people: 'four' is not of type 'integer'"),
+        ({"people": 0}, "people: 0 is less than the minimum of 1"),
+        ({"people": 1, "note": "x" * 1000}, "note: 'xxx"),
+    ],
+)
+async def test_arguments_that_do_not_fit_are_told_to_the_model(
+    box: Box, server: Server, arguments: dict[str, Any], told: str
+) -> None:
+    tool = CustomTool(
+        name="lookup", description="Looks up.", url=f"{server.url}/ok", parameters=PEOPLE
+    )
+    answer = await box.run("lookup", [tool], **arguments)
+    assert answer.startswith("Error: the arguments do not fit the tool: ")
+    assert told in answer and len(answer) < 400
+    assert server.asked == []
+    assert [data["ok"] for _, data in box.events] == [False]
+    assert json.loads(await box.run("lookup", [tool], people=4, note="x")) == {"free": True}
+
+
+async def test_a_schema_from_before_they_were_checked_costs_the_tool_only(
+    box: Box, server: Server
+) -> None:
+    for schema in ({"required": 7}, {"properties": {"a": {"$ref": f"{server.url}/ok"}}}):
+        tool = CustomTool(
+            name="lookup", description="Looks up.", url=f"{server.url}/ok", parameters=schema
+        )
+        assert await box.run("lookup", [tool], a=1) == "Error: the tool is not set up correctly."
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "language", "said"),
+    [
+        ({}, "en", None),
+        ({"execution_message": "Wait."}, "en", None),
+        ({"speak_during_execution": True}, "en-US", "One moment, please."),
+        ({"speak_during_execution": True}, "de", "Einen Moment, bitte."),
+        ({"speak_during_execution": True}, "ja", None),
+        ({"speak_during_execution": True, "execution_message": "Wait."}, "ja", "Wait."),
+    ],
+)
+def test_what_is_said_meanwhile(changes: dict[str, Any], language: str, said: str | None) -> None:
+    tool = CustomTool(name="a", description="", url="https://example.com", **changes)
+    assert words(tool, language) == said
 
 
 async def test_an_interrupted_tool_did_not_succeed(box: Box, server: Server) -> None:

@@ -6,6 +6,7 @@ taking, barge-in) is the same for both.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 from livekit.agents import Agent, AgentSession, llm
@@ -13,6 +14,8 @@ from openai import AsyncClient
 
 from core.models import AgentConfig
 from worker import pipeline
+from worker.mcp import McpServers
+from worker.tools import ToolBox
 
 
 class Brain(Protocol):
@@ -45,19 +48,33 @@ class HostedBrain:
     guesses = True
 
     def __init__(
-        self,
-        config: AgentConfig,
-        client: AsyncClient,
-        tools: list[llm.Tool | llm.Toolset],
+        self, config: AgentConfig, client: AsyncClient, box: ToolBox, *, allow_private: bool
     ) -> None:
-        self.agent = Agent(instructions=config.system_prompt, tools=tools)
+        self.agent = Agent(instructions=config.system_prompt, tools=box.tools(config.custom_tools))
         self.llm = pipeline.build_llm(config, client)
+        self._adding = asyncio.Lock()
+        self._mcp: McpServers | None = None
+        if config.mcp_servers:
+            self._mcp = McpServers(
+                config.mcp_servers, box, self._add_tools, allow_private=allow_private
+            )
 
     def attach(self, session: AgentSession[None]) -> None:
-        """It needs to know nothing of it."""
+        """Look for tools from here on; the call does not wait for them."""
+        if self._mcp is not None:
+            self._mcp.start()
 
     async def warm(self) -> None:
         """Its plugin does that when the session starts."""
 
     async def aclose(self) -> None:
         """The client is the process's."""
+        if self._mcp is not None:
+            await self._mcp.aclose()
+
+    async def _add_tools(self, tools: list[llm.Tool | llm.Toolset]) -> None:
+        """Tools that turned up later. Of several of one name the first stays."""
+        async with self._adding:
+            known = {tool.id for tool in self.agent.tools}
+            new = [tool for tool in tools if tool.id not in known]
+            await self.agent.update_tools([*self.agent.tools, *new])

@@ -15,6 +15,7 @@ from core.events import ended
 from core.models import CallBrief, InboundRoom, JobMetadata
 from core.settings import Settings
 from core.tokens import TokenIssuer
+from core.url_guard import guarded_session
 from worker.actions import Actions, no_transfer
 from worker.backoff import Backoff
 from worker.brain import Brain, HostedBrain
@@ -56,12 +57,14 @@ async def entrypoint(ctx: JobContext) -> None:
     settings: Settings = ctx.proc.userdata["settings"]
     job = read_job(ctx.job.metadata)
     ctx.log_context_fields = facts(job)
-    # Shared with the agent's tools: what one host sets as a cookie is nobody else's business.
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+    async with (
+        aiohttp.ClientSession() as http,
+        guarded_session(allow_private=settings.webhook_allow_private) as tools_http,
+    ):
         gateway = Gateway(http, settings.gateway_base_url)
         reporter = Reporter(gateway, settings.data_dir / "spool" / "worker")
         try:
-            await _Call(ctx, settings, job, http, gateway, reporter).run()
+            await _Call(ctx, settings, job, tools_http, gateway, reporter).run()
         finally:
             await reporter.aclose(_DELIVER_WITHIN_S)
             ctx.shutdown("call over")
@@ -73,14 +76,14 @@ class _Call:
         ctx: JobContext,
         settings: Settings,
         job: CallJob,
-        http: aiohttp.ClientSession,
+        tools_http: aiohttp.ClientSession,
         gateway: Gateway,
         reporter: Reporter,
     ) -> None:
         self._ctx = ctx
         self._settings = settings
         self._job = job
-        self._http = http
+        self._tools_http = tools_http
         self._gateway = gateway
         self._reporter = reporter
         self._over: asyncio.Future[tuple[Cause, str]] = asyncio.Future()
@@ -215,9 +218,19 @@ class _Call:
                 on_busy=partial(silence.busy, "webhook"),
                 allow_private=self._settings.webhook_allow_private,
             )
-        box = ToolBox(call_id=brief.call_id, http=self._http, post=post, actions=actions)
-        client = self._ctx.proc.userdata["llm_client"]
-        return HostedBrain(config, client, box.tools(config.custom_tools))
+        box = ToolBox(
+            call_id=brief.call_id,
+            http=self._tools_http,
+            post=post,
+            actions=actions,
+            language=config.language,
+        )
+        return HostedBrain(
+            config,
+            self._ctx.proc.userdata["llm_client"],
+            box,
+            allow_private=self._settings.webhook_allow_private,
+        )
 
     # What happens on the way
 

@@ -1,8 +1,9 @@
 """An agent's custom tools: one HTTP request per call, answered to the LLM as text.
 
 POST sends the arguments as a JSON body, GET as query parameters; ``X-Call-Id``
-and ``X-Tool-Name`` say who asks. Redirects are not followed: where a tool's
-requests go is what its owner wrote down, and nothing else.
+and ``X-Tool-Name`` say who asks, beside the headers that the tool's owner wants.
+Redirects are not followed: where a tool's requests go is what its owner wrote
+down, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from core.models import CustomTool
+from core.url_guard import AddressRefused, read_bounded
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,10 @@ class ToolAnswer:
 async def request(
     http: aiohttp.ClientSession, tool: CustomTool, arguments: dict[str, Any], *, call_id: str
 ) -> ToolAnswer:
-    """Call the tool. Never raises for what the other side does."""
+    """Call the tool. Never raises for what the other side does.
+
+    ``http``: a guarded one (core.url_guard), which takes no compressed answers.
+    """
     query = _query(arguments) if tool.method == "GET" else None
     try:
         async with http.request(
@@ -40,31 +45,30 @@ async def request(
             tool.url,
             params=query,
             json=None if tool.method == "GET" else arguments,
-            headers={"X-Call-Id": call_id, "X-Tool-Name": tool.name},
+            headers={
+                **tool.headers,
+                "Accept-Encoding": "identity",
+                "X-Call-Id": call_id,
+                "X-Tool-Name": tool.name,
+            },
             timeout=aiohttp.ClientTimeout(total=tool.timeout_ms / 1000),
             allow_redirects=False,
         ) as response:
-            body = await _read(response)
             if response.status // 100 != 2:
                 return ToolAnswer(False, f"Error: the tool answered with HTTP {response.status}.")
-            if body is None:
+            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                return ToolAnswer(False, "Error: the tool's answer is compressed.")
+            body = await read_bounded(response, MAX_RESPONSE_BYTES + 1)
+            if len(body) > MAX_RESPONSE_BYTES:
                 return ToolAnswer(False, "Error: the tool's answer is too long.")
             return ToolAnswer(True, body.decode(errors="replace") or "Done.")
     except TimeoutError:
         return ToolAnswer(False, "Error: the tool did not answer in time.")
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        log.warning("tool failed", extra={"tool": tool.name, "error": type(error).__name__})
+        refused = isinstance(getattr(error, "os_error", None), AddressRefused)
+        problem = "AddressRefused" if refused else type(error).__name__
+        log.warning("tool failed", extra={"tool": tool.name, "error": problem})
         return ToolAnswer(False, "Error: the tool could not be reached.")
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body, or None when it is longer than allowed (the rest is not read)."""
-    body = b""
-    async for chunk in response.content.iter_chunked(16 * 1024):
-        body += chunk
-        if len(body) > MAX_RESPONSE_BYTES:
-            return None
-    return body
 
 
 def _query(arguments: dict[str, Any]) -> dict[str, str]:

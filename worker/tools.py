@@ -14,8 +14,11 @@ from livekit.agents import RunContext, StopResponse, llm
 from livekit.agents.llm import RawFunctionTool, function_tool
 
 from core.models import CustomTool
+from core.tool_schema import Arguments
 from worker import http_tools
 from worker.actions import ActionFailed, Actions
+from worker.filler import waiting
+from worker.http_tools import ToolAnswer
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +46,16 @@ _SAY_GOODBYE = "The line is cut after your next words. Say a short goodbye."
 
 @dataclass(frozen=True, slots=True)
 class ToolBox:
-    """What tools act on. ``post`` appends to the call's timeline."""
+    """What tools act on. ``post`` appends to the call's timeline; ``language`` is the agent's.
+
+    ``http``: a guarded session (core.url_guard).
+    """
 
     call_id: str
     http: aiohttp.ClientSession
     post: Callable[[str, dict[str, Any]], object]
     actions: Actions
+    language: str = "en"
 
     def tools(self, custom: list[CustomTool]) -> list[llm.Tool | llm.Toolset]:
         """The built-in tools and the agent's own; a custom tool may replace a built-in one."""
@@ -88,11 +95,19 @@ class ToolBox:
         return f"Pressed {keys}."
 
     def _custom(self, tool: CustomTool) -> RawFunctionTool[..., Awaitable[str]]:
+        checked = Arguments(tool.parameters)
+
         async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
             with _timed(self, tool.name) as outcome:
-                answer = await http_tools.request(
-                    self.http, tool, raw_arguments, call_id=self.call_id
-                )
+                try:
+                    if faults := checked.faults(raw_arguments):
+                        return f"Error: the arguments do not fit the tool: {faults}"
+                except ValueError:
+                    return "Error: the tool is not set up correctly."
+                async with waiting(context, tool, self.language):
+                    answer = await http_tools.request(
+                        self.http, tool, raw_arguments, call_id=self.call_id
+                    )
                 outcome.ok = answer.ok
             return answer.text
 
@@ -104,6 +119,20 @@ class ToolBox:
                 "parameters": tool.parameters,
             },
         )
+
+    def foreign(
+        self, schema: dict[str, Any], call: Callable[[dict[str, Any]], Awaitable[ToolAnswer]]
+    ) -> RawFunctionTool[..., Awaitable[str]]:
+        """A tool that somebody else has (worker.mcp): ``call`` takes the arguments."""
+        name = str(schema["name"])
+
+        async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
+            with _timed(self, name) as outcome:
+                answer = await call(raw_arguments)
+                outcome.ok = answer.ok
+            return answer.text
+
+        return function_tool(run, raw_schema=schema)
 
 
 class _timed:

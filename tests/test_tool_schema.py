@@ -1,0 +1,68 @@
+"""Schemas of tools' arguments: whatever is given, it is taken, or refused with a reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.tool_schema import Arguments, check
+
+pytestmark = pytest.mark.unit
+
+_KEYWORDS = st.sampled_from(
+    "$anchor $defs $dynamicAnchor $dynamicRef $id $ref $schema $vocabulary additionalProperties "
+    "allOf anyOf const contains dependentRequired dependentSchemas else enum exclusiveMinimum "
+    "format if items maxItems maxLength maximum minItems multipleOf not oneOf pattern "
+    "patternProperties prefixItems properties propertyNames required then type unevaluatedItems "
+    "unevaluatedProperties uniqueItems a b".split()
+)
+_LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.sampled_from(
+        ["#", "#/a", "#a", "string", "object", "http://127.0.0.1:9/", "(", "[a", "^a*$"]
+    ),
+    st.sampled_from(["http://json-schema.org/draft-07/schema#", "urn:x", "//", "::", 10**400]),
+)
+_VALUES = st.recursive(
+    _LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYWORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(schema=st.dictionaries(_KEYWORDS, _VALUES, max_size=5), arguments=_VALUES)
+def test_whatever_is_given_nothing_but_a_reason_comes_out(
+    schema: dict[str, Any], arguments: Any
+) -> None:
+    try:
+        check(schema)
+        told = Arguments(schema).faults({"a": arguments, "b": 1})
+    except ValueError as error:
+        assert 0 < len(str(error)) < 500
+    else:
+        assert told is None or 0 < len(told) < 1500
+
+
+def test_references_inside_are_followed() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"id": {"$ref": "#/$defs/id"}, "left": {"$ref": "#/$defs/tree"}},
+        "$defs": {
+            "id": {"type": "integer"},
+            "tree": {"type": "object", "properties": {"left": {"$ref": "#/$defs/tree"}}},
+        },
+    }
+    check(schema)
+    arguments = Arguments(schema)
+    assert arguments.faults({"id": 1, "left": {"left": {}}}) is None
+    assert arguments.faults({"left": {"left": {"left": 1}}}) == (
+        "left.left.left: 1 is not of type 'object'"
+    )
