@@ -16,6 +16,8 @@ a status only moves forward and a terminal one never changes.
     barge_in         {atMs, heard}
     tool.called      {name, ok, durationMs}
     mcp.ready        {server, tools}      mcp.failed {server, message}
+    machine.detected {kind, afterMs, evidence}           no person answered: voicemail or ivr
+    voicemail.left   {durationMs}                        the message was spoken to its end
     dtmf.received    {digit}      dtmf.sent {digits}
     provider.error   {stage, message, recoverable}
     livekit.<webhook>{…}                                 as LiveKit told it, reduced to facts

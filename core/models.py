@@ -21,6 +21,7 @@ from pydantic import (
     PlainSerializer,
     SecretStr,
     StringConstraints,
+    ValidationInfo,
     field_serializer,
     field_validator,
 )
@@ -172,6 +173,9 @@ MODELS = {
 """What ``modelTier`` stands for, unless ``model`` names one."""
 
 
+OnVoicemail = Literal["continue", "hang_up", "leave_message"]
+
+
 class AgentConfig(Model):
     """What an agent is: the immutable content of one version (contracts.md §2)."""
 
@@ -217,6 +221,18 @@ class AgentConfig(Model):
     max_silence_ms: int = Field(600_000, ge=10_000, le=3_600_000)
     voice_speed: float = Field(1.0, ge=0.5, le=2)
     interruption_sensitivity: float = Field(0.8, ge=0, le=1)
+    voicemail_message: str | None = Field(
+        None,
+        max_length=2000,
+        description="Left after the beep when an outbound call reaches a voicemail box.",
+    )
+    on_voicemail: OnVoicemail | None = Field(
+        None,
+        description="null: leave_message with a voicemailMessage, else continue.",
+    )
+    on_ivr: Literal["continue", "hang_up"] = Field(
+        "continue", description="When an outbound call reaches a telephone menu."
+    )
     custom_tools: list[CustomTool] = Field(default_factory=list, max_length=20)
     mcp_servers: list[McpServer] = Field(default_factory=list, max_length=5)
 
@@ -226,6 +242,22 @@ class AgentConfig(Model):
         if len({tool.name for tool in value}) < len(value):
             raise ValueError("two tools have the same name")
         return value
+
+    @field_validator("on_voicemail")
+    @classmethod
+    def _has_a_message(cls, value: OnVoicemail | None, info: ValidationInfo) -> OnVoicemail | None:
+        if value == "leave_message" and info.data.get("voicemail_message", "") is None:
+            raise ValueError("leave_message needs a voicemailMessage")
+        return value
+
+    @property
+    def voicemail_policy(self) -> OnVoicemail:
+        """What happens at a voicemail box; ``leave_message`` only with words to leave."""
+        policy = self.on_voicemail or "leave_message"
+        if policy == "leave_message" and not self.voicemail_message:
+            # The words may have been filled with nothing.
+            return "continue" if self.on_voicemail is None else "hang_up"
+        return policy
 
 
 class Agent(Model):

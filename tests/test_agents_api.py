@@ -20,7 +20,6 @@ TOOL = {"name": "look-up", "description": "Finds it", "url": "https://example.co
 DEFAULTS = AgentConfig(name="x").wire()
 UNSERVED = {
     "transferNumber": "+15551234567",
-    "voicemailMessage": "Leave one",
     "ambientSound": "office",
     "sttMode": "fast",
     "denoisingMode": "noise-cancellation",
@@ -69,6 +68,9 @@ class TestCreate:
             "maxSilenceMs": 10000,
             "voiceSpeed": 2,
             "interruptionSensitivity": 0,
+            "voicemailMessage": "Please call {{name}} back.",
+            "onVoicemail": "leave_message",
+            "onIvr": "hang_up",
             "customTools": [{**TOOL, "method": "GET", "timeoutMs": 120_000}],
         }
         made = await api.made(**given)
@@ -146,6 +148,11 @@ class TestCreate:
             ({"voiceSpeed": "1"}, "voiceSpeed"),
             ({"interruptionSensitivity": -0.1}, "interruptionSensitivity"),
             ({"interruptionSensitivity": 1.1}, "interruptionSensitivity"),
+            ({"voicemailMessage": "x" * 2001}, "voicemailMessage"),
+            ({"voicemailMessage": 1}, "voicemailMessage"),
+            ({"onVoicemail": "leave_message"}, "onVoicemail"),
+            ({"onVoicemail": "stop", "voicemailMessage": "x"}, "onVoicemail"),
+            ({"onIvr": "leave_message"}, "onIvr"),
             ({"customTools": {}}, "customTools"),
             ({"customTools": [TOOL] * 2}, "customTools"),
             ({"customTools": [{**TOOL, "name": f"t{n}"} for n in range(21)]}, "customTools"),

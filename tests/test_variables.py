@@ -12,6 +12,7 @@ CONFIG = AgentConfig(
     name="{{who}}",
     system_prompt="Help {{ who }} with {{order}}; {{unknown}} and {{{who}}} and {who}.",
     begin_message="Hello {{who}}!",
+    voicemail_message="Call back, {{who}}.",
 )
 AGENT = Agent(id="agt_1", version=3, config=CONFIG)
 
@@ -19,6 +20,7 @@ AGENT = Agent(id="agt_1", version=3, config=CONFIG)
 def test_placeholders_become_values() -> None:
     filled = fill(AGENT, {"who": "Ann", "order": None})
     assert filled.config.begin_message == "Hello Ann!"
+    assert filled.config.voicemail_message == "Call back, Ann."
     assert filled.config.system_prompt == "Help Ann with ; {{unknown}} and {Ann} and {who}."
     assert filled.config.name == "{{who}}"
     assert (filled.id, filled.version) == ("agt_1", 3)

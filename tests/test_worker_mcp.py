@@ -20,6 +20,7 @@ from tests.edge import served
 from tests.mcp_server import mcp_server
 from worker import mcp
 from worker.actions import Actions, no_transfer
+from worker.digits import Keypad
 from worker.mcp import McpServers
 from worker.tools import ToolBox
 
@@ -47,6 +48,7 @@ class Agent:
                 hang_up=lambda: None,
                 transfer=no_transfer,
             ),
+            keypad=Keypad(lambda digits: None),
         )
 
     def post(self, type: str, data: dict[str, Any]) -> None:

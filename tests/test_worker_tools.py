@@ -18,9 +18,10 @@ from core.models import CustomTool
 from core.url_guard import guarded_session
 from worker import actions, http_tools
 from worker.actions import Actions, no_transfer
+from worker.digits import Keypad
 from worker.filler import words
 from worker.http_tools import MAX_RESPONSE_BYTES, ToolAnswer
-from worker.tools import KeyPresses, ToolBox
+from worker.tools import ToolBox
 
 pytestmark = pytest.mark.unit
 
@@ -193,6 +194,7 @@ class Box:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.room = ToneRoom()
         self.hung_up = 0
+        self.turns: list[str] = []
         self.box = ToolBox(
             call_id="call_1",
             http=http,
@@ -203,6 +205,7 @@ class Box:
                 hang_up=self._hang_up,
                 transfer=no_transfer,
             ),
+            keypad=Keypad(self.turns.append),
         )
 
     def _post(self, type: str, data: dict[str, Any]) -> None:
@@ -317,32 +320,3 @@ async def test_an_interrupted_tool_did_not_succeed(box: Box, server: Server) -> 
     with pytest.raises(asyncio.CancelledError):
         await running
     assert [data["ok"] for _, data in box.events] == [False]
-
-
-async def test_keys_pressed_together_are_one_turn() -> None:
-    turns: list[str] = []
-    done = asyncio.Event()
-
-    def on_digits(digits: str) -> None:
-        turns.append(digits)
-        done.set()
-
-    keys = KeyPresses(on_digits, window_s=0)
-    for digit in "42#":
-        keys.pressed(digit)
-    await done.wait()
-    assert turns == ["42#"]
-    done.clear()
-    keys.pressed("7")
-    await done.wait()
-    assert turns == ["42#", "7"]
-
-
-async def test_keys_pressed_at_the_end_are_forgotten() -> None:
-    turns: list[str] = []
-    keys = KeyPresses(turns.append, window_s=0)
-    keys.pressed("1")
-    keys.close()
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert turns == []

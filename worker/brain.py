@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from livekit.agents import Agent, AgentSession, llm
+from livekit.agents import AgentSession, llm
 from openai import AsyncClient
 
 from core.models import AgentConfig
 from worker import pipeline
 from worker.mcp import McpServers
 from worker.tools import ToolBox
+from worker.turn_agent import TurnAgent
 
 
 class Brain(Protocol):
     """One call's; ``aclose`` it after the session."""
 
     @property
-    def agent(self) -> Agent:
+    def agent(self) -> TurnAgent:
         """What the session runs."""
 
     @property
@@ -50,7 +51,9 @@ class HostedBrain:
     def __init__(
         self, config: AgentConfig, client: AsyncClient, box: ToolBox, *, allow_private: bool
     ) -> None:
-        self.agent = Agent(instructions=config.system_prompt, tools=box.tools(config.custom_tools))
+        self.agent = TurnAgent(
+            instructions=config.system_prompt, tools=box.tools(config.custom_tools)
+        )
         self.llm = pipeline.build_llm(config, client)
         self._adding = asyncio.Lock()
         self._mcp: McpServers | None = None

@@ -20,6 +20,7 @@ from worker.actions import Actions, no_transfer
 from worker.backoff import Backoff
 from worker.brain import Brain, HostedBrain
 from worker.conversation import Conversation
+from worker.digits import Keypad
 from worker.endings import ENDINGS, Cause, agent_disconnected
 from worker.far_end import FarEnd
 from worker.gateway import Gateway, Refused, Unavailable
@@ -28,7 +29,8 @@ from worker.limits import SilenceClock
 from worker.pipeline import build_llm_client
 from worker.reporter import Reporter
 from worker.spool import Owner
-from worker.tools import KeyPresses, ToolBox
+from worker.tools import ToolBox
+from worker.voicemail import MachinePolicy, telephone_audio
 from worker.webhook_brain import WebhookBrain
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ _HANG_UP_WITHIN_S = 5.0
 _LEAVE_WITHIN_S = 5.0
 _LEG_DRAIN_S = 0.4  # what the phone leg still has to play when we have said our last word
 _DELIVER_WITHIN_S = 5.0
+_SAID_LAST_WORDS: frozenset[Cause] = frozenset({"agent_hung_up", "voicemail_reached"})
 
 
 def prewarm(process: JobProcess, settings: Settings) -> None:
@@ -93,7 +96,8 @@ class _Call:
         self._inbound = not isinstance(job, JobMetadata)
         self._answered_at: float | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._keys = KeyPresses(self._keys_pressed)
+        self._keys = Keypad(self._keys_pressed)
+        self._machine: MachinePolicy | None = None
         self._silence: SilenceClock | None = None
 
     async def run(self) -> None:
@@ -155,6 +159,9 @@ class _Call:
             return self._end("rang_out" if self._inbound else "not_answered")
         assert self._answered_at is not None
         conversation.answered(self._answered_at)
+        if self._machine is not None:
+            audio = partial(telephone_audio, self._ctx.room, brief.participant_identity)
+            await self._machine.run(conversation, audio)
 
     async def _load_brief(self) -> CallBrief | tuple[Cause, str]:
         """What the call is about, from the gateway, or why it ends here."""
@@ -190,32 +197,37 @@ class _Call:
 
     def _begin(self, brief: CallBrief) -> Conversation:
         config = brief.agent.config
-        silence = self._silence = SilenceClock(
-            config.max_silence_ms / 1000, partial(self._end, "silence")
-        )
+        self._silence = SilenceClock(config.max_silence_ms / 1000, partial(self._end, "silence"))
         actions = Actions(
             room=self._ctx.room,
             post=self._reporter.post,
             hang_up=partial(self._end, "agent_hung_up"),
             transfer=no_transfer,
         )
+        machine = None
+        if brief.direction == "outbound" and MachinePolicy.wanted(config):
+            machine = MachinePolicy(config, post=self._reporter.post, end=self._end)
+        self._machine = machine
         return Conversation(
             config,
             self._settings,
-            self._think_with(brief, actions, silence),
+            self._think_with(brief, actions, machine),
             post=self._reporter.post,
             on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),
-            on_busy=silence.busy,
+            on_busy=self._busy,
+            on_heard=machine.heard if machine else None,
         )
 
-    def _think_with(self, brief: CallBrief, actions: Actions, silence: SilenceClock) -> Brain:
+    def _think_with(
+        self, brief: CallBrief, actions: Actions, machine: MachinePolicy | None
+    ) -> Brain:
         config, post = brief.agent.config, self._reporter.post
         if config.voice_mode == "webhook":
             return WebhookBrain(
                 brief,
                 actions=actions,
                 post=post,
-                on_busy=partial(silence.busy, "webhook"),
+                on_busy=partial(self._busy, "webhook"),
                 allow_private=self._settings.webhook_allow_private,
             )
         box = ToolBox(
@@ -223,7 +235,9 @@ class _Call:
             http=self._tools_http,
             post=post,
             actions=actions,
+            keypad=self._keys,
             language=config.language,
+            leave_voicemail=machine.told if machine and machine.leaves_message else None,
         )
         return HostedBrain(
             config,
@@ -254,6 +268,12 @@ class _Call:
     def _keys_pressed(self, digits: str) -> None:
         if self._conversation is not None and not self._over.done():
             self._conversation.pressed(digits)
+
+    def _busy(self, who: str, busy: bool) -> None:
+        if self._silence is not None:
+            self._silence.busy(who, busy)
+        if self._machine is not None:
+            self._machine.busy(who, busy)
 
     def _reconnecting(self) -> None:
         log.warning("connection to LiveKit lost")
@@ -298,7 +318,7 @@ class _Call:
             if ending.apologise and self._answered_at is not None:
                 await conversation.apologise()
             conversation.hung_up()
-        if cause == "agent_hung_up" or ending.apologise:
+        if cause in _SAID_LAST_WORDS or ending.apologise:
             await asyncio.sleep(_LEG_DRAIN_S)
         if ending.status is not None and ending.reason is not None:
             # Before the hang-up, so that LiveKit's webhook finds the reason already there.

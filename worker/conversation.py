@@ -14,6 +14,7 @@ from livekit.agents import (
     CloseEvent,
     ConversationItemAddedEvent,
     ErrorEvent,
+    UserInputTranscribedEvent,
     UserStateChangedEvent,
     llm,
 )
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _APOLOGY_WITHIN_S = 8.0
 _CLOSE_WITHIN_S = 10.0
+_INTERRUPT_WITHIN_S = 2.0
+_LAST_WORDS_WITHIN_S = 1.0
 
 # Spoken in the agent's language when its providers fail; elsewhere, silence.
 _APOLOGIES = {
@@ -49,7 +52,8 @@ class Conversation:
     """An agent on one call. Nothing is said before ``answered``, nor heard when we are calling.
 
     ``on_failed(stage, message)`` is called when a provider failed for good,
-    ``on_busy(who, busy)`` when somebody begins or stops to speak or think.
+    ``on_busy(who, busy)`` when somebody begins or stops to speak or think,
+    ``on_heard(text, final)`` with what the far end says while it is being understood.
     """
 
     def __init__(
@@ -61,12 +65,15 @@ class Conversation:
         post: Post,
         on_failed: Callable[[str, str], None],
         on_busy: Callable[[str, bool], None],
+        on_heard: Callable[[str, bool], None] | None = None,
     ) -> None:
         self._config = config
         self._post = post
         self._on_failed = on_failed
         self._on_busy = on_busy
+        self._on_heard = on_heard
         self._brain = brain
+        brain.agent.takes_turn = self._takes_turn
         self._session = pipeline.build_session(config, settings, brain.llm, guesses=brain.guesses)
         brain.attach(self._session)
         self._transcript = Transcript(post)
@@ -75,10 +82,12 @@ class Conversation:
         self._answering: set[asyncio.Task[None]] = set()
         self._started = asyncio.Event()
         self._given_up = False
+        self._silent = False
         self._closing = False
         self._session.on("conversation_item_added", self._item_added)
         self._session.on("user_state_changed", self._caller_changed)
         self._session.on("agent_state_changed", self._agent_changed)
+        self._session.on("user_input_transcribed", self._heard)
         self._session.on("error", self._provider_failed)
         self._session.on("close", self._closed)
 
@@ -123,7 +132,7 @@ class Conversation:
 
     def pressed(self, digits: str) -> None:
         """Keys are a turn of the caller's."""
-        if self._closing:
+        if self._closing or self._silent:
             return
         task = asyncio.create_task(self._answer(pressed(digits)), name="keys")
         self._answering.add(task)
@@ -140,6 +149,34 @@ class Conversation:
     async def warm(self) -> None:
         """Have what answers the caller ready; may take as long as it takes."""
         await self._brain.warm()
+
+    def fall_silent(self) -> None:
+        """Stop talking, and answer nothing any more; what is heard stays on the record."""
+        self._silent = True
+        if not self._closing:
+            self._session.interrupt(force=True)
+
+    async def synthesise(self, speech: PreparedSpeech) -> bool:
+        """Fill it; False when the TTS failed, which the session has told."""
+        engine = self._session.tts
+        assert engine is not None
+        options = self._session.conn_options.tts_conn_options
+        return await speech.synthesise(engine, options) is None
+
+    async def recite(self, speech: PreparedSpeech) -> bool:
+        """Say it to its end, whatever is heard; False if something stopped it."""
+        if self._closing:
+            return False
+        # What is heard under a speech that cannot be interrupted is dropped: keep what was before.
+        kept = self._session.commit_user_turn(
+            skip_reply=True, transcript_timeout=_LAST_WORDS_WITHIN_S
+        )
+        kept.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait([self._session.interrupt(force=True)], timeout=_INTERRUPT_WITHIN_S)
+        spoken = self._session.say(speech.words(), audio=speech.audio(), allow_interruptions=False)
+        self._unasked.append(spoken)
+        await spoken.wait_for_playout()
+        return not spoken.interrupted
 
     async def apologise(self) -> None:
         """Say that it did not work out, if that can still be said."""
@@ -180,6 +217,15 @@ class Conversation:
         if isinstance(item, llm.ChatMessage):
             unasked = any(item in speech.chat_items for speech in self._unasked)
             self._transcript.add(item, unasked=unasked)
+
+    def _takes_turn(self, message: llm.ChatMessage) -> bool:
+        if self._silent:
+            self._transcript.add(message)
+        return not self._silent
+
+    def _heard(self, event: UserInputTranscribedEvent) -> None:
+        if self._on_heard is not None:
+            self._on_heard(event.transcript, event.is_final)
 
     def _caller_changed(self, event: UserStateChangedEvent) -> None:
         self._on_busy("caller", event.new_state == "speaking")

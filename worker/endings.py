@@ -16,6 +16,8 @@ from core.models import DisconnectionReason, Status
 Cause = Literal[
     "caller_hung_up",
     "agent_hung_up",
+    "voicemail_reached",
+    "ivr_reached",
     "removed",
     "max_duration",
     "silence",
@@ -54,6 +56,9 @@ ENDINGS: dict[Cause, Ending] = {
     "caller_hung_up": Ending("completed", "user_hangup"),
     # end_call, or a hang-up that the agent's side asked for.
     "agent_hung_up": Ending("completed", "agent_hangup", hang_up=True),
+    # A machine answered, and the agent's policy ended it: with its message left, or at once.
+    "voicemail_reached": Ending("completed", "voicemail_reached", hang_up=True),
+    "ivr_reached": Ending("completed", "ivr_reached", hang_up=True),
     # The far end was removed, or the room deleted, through the API: our side ended it.
     "removed": Ending("completed", "agent_hangup"),
     "max_duration": Ending("completed", "max_duration_reached", hang_up=True),

@@ -25,6 +25,11 @@ class PreparedSpeech:
         self._complete = False
         self._playing = False
 
+    @property
+    def duration_s(self) -> float:
+        """Of what is synthesised so far."""
+        return sum(frame.duration for frame in self._frames)
+
     async def synthesise(self, engine: tts.TTS[Any], options: APIConnectOptions) -> APIError | None:
         """Fill it; the error when the TTS failed for good."""
         request_id = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -15,10 +14,12 @@ from livekit.agents.llm import RawFunctionTool, function_tool
 
 from core.models import CustomTool
 from core.tool_schema import Arguments
-from worker import http_tools
+from worker import digits, http_tools
 from worker.actions import ActionFailed, Actions
+from worker.digits import COLLECT_DIGITS, Keypad
 from worker.filler import waiting
 from worker.http_tools import ToolAnswer
+from worker.voicemail import LEAVE_VOICEMAIL
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ _SAY_GOODBYE = "The line is cut after your next words. Say a short goodbye."
 
 @dataclass(frozen=True, slots=True)
 class ToolBox:
-    """What tools act on. ``post`` appends to the call's timeline; ``language`` is the agent's.
+    """What tools act on. ``post`` appends to the call's timeline; ``language`` is the agent's;
+    ``leave_voicemail`` is there when there is a message to leave.
 
     ``http``: a guarded session (core.url_guard).
     """
@@ -55,14 +57,21 @@ class ToolBox:
     http: aiohttp.ClientSession
     post: Callable[[str, dict[str, Any]], object]
     actions: Actions
+    keypad: Keypad
     language: str = "en"
+    leave_voicemail: Callable[[], None] | None = None
 
     def tools(self, custom: list[CustomTool]) -> list[llm.Tool | llm.Toolset]:
         """The built-in tools and the agent's own; a custom tool may replace a built-in one."""
         found: dict[str, llm.Tool | llm.Toolset] = {
             "end_call": function_tool(self._end_call, raw_schema=_END_CALL),
             "send_dtmf": function_tool(self._send_dtmf, raw_schema=_SEND_DTMF),
+            "collect_digits": function_tool(self._collect_digits, raw_schema=COLLECT_DIGITS),
         }
+        if self.leave_voicemail is not None:
+            found["leave_voicemail"] = function_tool(
+                self._leave_voicemail, raw_schema=LEAVE_VOICEMAIL
+            )
         found.update({tool.name: self._custom(tool) for tool in custom})
         return list(found.values())
 
@@ -93,6 +102,25 @@ class ToolBox:
                 return f"Error: {error}."
             outcome.ok = True
         return f"Pressed {keys}."
+
+    async def _collect_digits(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
+        with _timed(self, "collect_digits") as outcome:
+            try:
+                typed = await digits.collect(
+                    self.keypad, raw_arguments, asked=context.wait_for_playout
+                )
+            except ActionFailed as error:
+                return f"Error: {error}."
+            outcome.ok = True
+        return typed
+
+    async def _leave_voicemail(self, raw_arguments: dict[str, Any]) -> None:
+        """Hand the call over to what leaves the message; the agent says nothing more."""
+        assert self.leave_voicemail is not None
+        with _timed(self, "leave_voicemail") as outcome:
+            self.leave_voicemail()
+            outcome.ok = True
+        raise StopResponse
 
     def _custom(self, tool: CustomTool) -> RawFunctionTool[..., Awaitable[str]]:
         checked = Arguments(tool.parameters)
@@ -152,27 +180,3 @@ class _timed:
         duration_ms = round((time.perf_counter() - self._started) * 1000)
         facts = {"name": self._name, "ok": self.ok and raised[0] is None, "durationMs": duration_ms}
         self._box.post("tool.called", facts)
-
-
-class KeyPresses:
-    """Collects digits pressed within ``window_s`` of each other into one turn."""
-
-    def __init__(self, on_digits: Callable[[str], None], window_s: float = 1.5) -> None:
-        self._on_digits = on_digits
-        self._window_s = window_s
-        self._digits = ""
-        self._timer: asyncio.TimerHandle | None = None
-
-    def pressed(self, digit: str) -> None:
-        self.close()
-        self._digits += digit
-        self._timer = asyncio.get_running_loop().call_later(self._window_s, self._flush)
-
-    def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _flush(self) -> None:
-        digits, self._digits = self._digits, ""
-        self._on_digits(digits)

@@ -12,7 +12,6 @@ from typing import Any
 from weakref import WeakSet
 
 from livekit.agents import (
-    Agent,
     AgentSession,
     FlushSentinel,
     ModelSettings,
@@ -25,6 +24,7 @@ from livekit.agents.voice import SpeechHandle
 from core.models import CallBrief, now
 from worker.actions import ActionFailed, Actions
 from worker.phrasing import in_phrases
+from worker.turn_agent import TurnAgent
 from worker.webhook import Exchange, WebhookClient, WebhookFailed
 from worker.webhook_reply import Reply
 from worker.webhook_turn import voice_turn
@@ -202,7 +202,7 @@ def _remember(event: SpeechCreatedEvent) -> None:
         _speech.set(event.speech_handle)
 
 
-class _WebhookAgent(Agent):
+class _WebhookAgent(TurnAgent):
     def __init__(self, brain: WebhookBrain) -> None:
         super().__init__(instructions="")
         self._brain = brain

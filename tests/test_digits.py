@@ -1,0 +1,189 @@
+"""Keys: turns of the caller's, or what was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from worker import digits
+from worker.actions import ActionFailed
+from worker.digits import Entry, Keypad, collect
+
+pytestmark = pytest.mark.unit
+
+
+class Turns:
+    """A keypad whose turns are kept."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.taken = asyncio.Event()
+        self.keypad = Keypad(self._take, window_s=0)
+
+    def _take(self, text: str) -> None:
+        self.texts.append(text)
+        self.taken.set()
+
+    def press(self, keys: str) -> None:
+        for key in keys:
+            self.keypad.pressed(key)
+
+
+@pytest.fixture
+def turns() -> Turns:
+    return Turns()
+
+
+async def asked() -> None:
+    """The question was spoken at once."""
+
+
+async def collecting(
+    turns: Turns,
+    keys: str = "",
+    asked: Callable[[], Awaitable[None]] = asked,
+    **arguments: Any,
+) -> str:
+    """The tool's answer when these keys are pressed once it waits for them."""
+    running = asyncio.create_task(collect(turns.keypad, {"digits": 4, **arguments}, asked=asked))
+    await asyncio.sleep(0)
+    turns.press(keys)
+    return await running
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "_FIRST_S", 1)
+    monkeypatch.setattr(digits, "_NEXT_S", 0.01)
+
+
+class TestTurns:
+    async def test_keys_pressed_together_are_one(self, turns: Turns) -> None:
+        turns.press("42#")
+        await turns.taken.wait()
+        turns.taken.clear()
+        turns.press("7")
+        await turns.taken.wait()
+        assert turns.texts == ["42#", "7"]
+
+    async def test_keys_pressed_at_the_end_are_forgotten(self, turns: Turns) -> None:
+        turns.press("1")
+        turns.keypad.close()
+        turns.press("2")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert turns.texts == []
+
+
+class TestCollect:
+    async def test_as_many_as_asked_for(self, turns: Turns) -> None:
+        assert await collecting(turns, "1234") == "The caller pressed 1234."
+        assert turns.texts == []
+
+    async def test_fewer_and_the_key_that_ends_it(self, turns: Turns) -> None:
+        assert await collecting(turns, "12#") == "The caller pressed 12."
+        assert await collecting(turns, "1#2*", terminator="*") == "The caller pressed 1#2."
+        assert await collecting(turns, "#*0#", terminator="") == "The caller pressed #*0#."
+
+    async def test_what_comes_after_the_last_key_is_dropped(self, turns: Turns) -> None:
+        assert await collecting(turns, "12345678#") == "The caller pressed 1234."
+
+    async def test_a_caller_who_stops(self, turns: Turns, hurried: None) -> None:
+        assert (
+            await collecting(turns, "12") == "The caller pressed 12, then nothing for 0.01 seconds."
+        )
+
+    async def test_nothing(self, turns: Turns) -> None:
+        assert await Entry(4, "#").finish(first_s=0.01, next_s=1) == "nothing"
+        assert await collecting(turns, "#", timeoutSeconds=30) == "The caller pressed no digits."
+
+    async def test_keys_pressed_a_moment_before_count(self, turns: Turns) -> None:
+        turns.press("#12")
+        assert await collecting(turns, "34") == "The caller pressed 1234."
+        assert turns.texts == []
+
+    async def test_keys_pressed_into_the_question_end_it(self, turns: Turns) -> None:
+        spoken = asyncio.Event()
+
+        async def speaking() -> None:
+            await spoken.wait()
+
+        assert await collecting(turns, "99#", speaking) == "The caller pressed 99."
+
+    async def test_time_runs_from_the_end_of_the_question(
+        self, turns: Turns, hurried: None
+    ) -> None:
+        spoken = asyncio.Event()
+
+        async def speaking() -> None:
+            await spoken.wait()
+
+        running = asyncio.create_task(collecting(turns, "5", speaking))
+        await asyncio.sleep(0.05)
+        assert not running.done()
+        spoken.set()
+        assert (await running).startswith("The caller pressed 5, then nothing")
+
+    async def test_an_interruption_makes_a_turn_of_them(self, turns: Turns) -> None:
+        running = asyncio.create_task(collect(turns.keypad, {"digits": 4}, asked=asked))
+        await asyncio.sleep(0)
+        turns.press("12")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await turns.taken.wait()
+        turns.press("3")
+        turns.taken.clear()
+        await turns.taken.wait()
+        assert turns.texts == ["12", "3"]
+
+    async def test_a_hang_up_makes_none(self, turns: Turns) -> None:
+        running = asyncio.create_task(collect(turns.keypad, {"digits": 4}, asked=asked))
+        await asyncio.sleep(0)
+        turns.press("12")
+        turns.keypad.close()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert turns.texts == []
+
+    async def test_one_at_a_time(self, turns: Turns) -> None:
+        running = asyncio.create_task(collect(turns.keypad, {"digits": 4}, asked=asked))
+        await asyncio.sleep(0)
+        with pytest.raises(ActionFailed):
+            await collect(turns.keypad, {"digits": 4}, asked=asked)
+        turns.press("1234")
+        assert await running == "The caller pressed 1234."
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"digits": 0},
+            {"digits": 33},
+            {"digits": "4"},
+            {"digits": None},
+            {"digits": True},
+            {"digits": 2.5},
+            {"timeoutSeconds": 31},
+            {"timeoutSeconds": -1},
+            {"terminator": "##"},
+            {"terminator": None},
+            {"terminator": ["#"]},
+        ],
+        ids=str,
+    )
+    async def test_what_no_schema_allows(self, turns: Turns, arguments: dict[str, Any]) -> None:
+        with pytest.raises(ActionFailed):
+            await collect(turns.keypad, {"digits": 4, **arguments}, asked=asked)
+        turns.press("1")
+        await turns.taken.wait()
+        assert turns.texts == ["1"]
+
+    async def test_the_number_of_digits_is_needed(self, turns: Turns) -> None:
+        with pytest.raises(ActionFailed):
+            await collect(turns.keypad, {}, asked=asked)

@@ -1,0 +1,287 @@
+"""What becomes of a call that a machine answers: decided without a call, on made-up audio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.audio import Pcm
+from core.models import AgentConfig
+from worker import answering_machine, voicemail
+from worker.prepared import PreparedSpeech
+from worker.voicemail import MachinePolicy
+
+pytestmark = pytest.mark.unit
+
+MESSAGE = "Please call us back."
+TIMES = np.arange(8000 * 3 // 10) / 8000
+BEEP: Pcm = np.concatenate(
+    [(np.sin(2 * np.pi * 1000 * TIMES) * 9000).astype(np.int16), np.zeros(1600, np.int16)]
+)
+
+
+class Line:
+    """A conversation and a telephone line, as far as a policy sees them."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+        self.reciting = asyncio.Event()
+        self.synthesised = True
+        self.sounds: asyncio.Queue[Pcm] = asyncio.Queue()
+
+    def fall_silent(self) -> None:
+        self.did.append("silent")
+
+    async def synthesise(self, speech: PreparedSpeech) -> bool:
+        self.did.append(f"synthesise {speech.text}")
+        return self.synthesised
+
+    async def recite(self, speech: PreparedSpeech) -> bool:
+        self.did.append("recite")
+        self.reciting.set()
+        return True
+
+    async def audio(self) -> AsyncGenerator[Pcm]:
+        while True:
+            yield await self.sounds.get()
+            self.sounds.task_done()
+
+    async def beeps(self) -> None:
+        """The box beeps, and the policy has heard it."""
+        await self.sounds.put(BEEP)
+        await self.sounds.join()
+
+
+class Watched:
+    """A policy at work."""
+
+    def __init__(self, **config: Any) -> None:
+        self.line = Line()
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.endings: list[str] = []
+        self.ended = asyncio.Event()
+        values = {"name": "x", "voicemail_message": MESSAGE, **config}
+        self.policy = MachinePolicy(AgentConfig(**values), post=self._post, end=self._end)
+
+    def _post(self, type: str, data: dict[str, Any]) -> None:
+        self.events.append((type, data))
+
+    def _end(self, cause: str) -> None:
+        self.endings.append(cause)
+        self.ended.set()
+
+    @property
+    def types(self) -> list[str]:
+        return [type for type, _ in self.events]
+
+
+@asynccontextmanager
+async def watched(**config: Any) -> AsyncIterator[Watched]:
+    """Answered; ended when the block is left."""
+    call = Watched(**config)
+    running = asyncio.create_task(call.policy.run(call.line, call.line.audio))
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(10):
+            yield call
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voicemail, "_AFTER_BEEP_S", 0.01)
+
+
+async def settled() -> None:
+    """What could have happened by now has."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_after_the_beep_the_message_is_left() -> None:
+    async with watched() as call:
+        call.policy.busy("caller", True)
+        call.policy.heard("Please leave a message after the tone", False)
+        await settled()
+        assert call.line.did == ["silent", f"synthesise {MESSAGE}"]
+        call.policy.busy("caller", False)
+        await call.line.beeps()
+        await call.ended.wait()
+    assert call.line.did[-1] == "recite"
+    assert call.endings == ["voicemail_reached"]
+    assert call.types == ["machine.detected", "voicemail.left"]
+    detected = call.events[0][1]
+    assert (detected["kind"], detected["evidence"]) == ("voicemail", "after the tone")
+    assert detected["afterMs"] >= 0
+
+
+async def test_a_beep_heard_before_the_words_were_understood_counts() -> None:
+    async with watched() as call:
+        call.policy.busy("caller", True)
+        call.policy.busy("caller", False)
+        await call.line.beeps()
+        call.policy.heard("Please leave a message after the tone.", True)
+        await call.line.reciting.wait()
+
+
+async def test_without_a_beep_silence_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voicemail, "_SILENCE_S", 0.05)
+    async with watched() as call:
+        call.policy.busy("caller", True)
+        call.policy.heard("You have reached the voicemail of Sam.", True)
+        await asyncio.sleep(0.1)
+        assert "recite" not in call.line.did, "it is still talking"
+        call.policy.busy("caller", False)
+        await call.ended.wait()
+    assert "voicemail.left" in call.types
+
+
+async def test_an_announced_tone_is_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voicemail, "_SILENCE_S", 0.0)
+    monkeypatch.setattr(voicemail, "_TONE_WITHIN_S", 0.1)
+    async with watched() as call:
+        call.policy.busy("caller", True)
+        call.policy.heard("Leave it after the tone.", True)
+        call.policy.busy("caller", False)
+        await settled()
+        assert "recite" not in call.line.did
+        await call.ended.wait()
+    assert "recite" in call.line.did
+
+
+async def test_talk_after_a_beep_means_that_it_was_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voicemail, "_AFTER_BEEP_S", 60.0)
+    async with watched() as call:
+        call.policy.heard("You have reached the voicemail of Sam.", True)
+        await call.line.beeps()
+        call.policy.busy("caller", True)
+        monkeypatch.setattr(voicemail, "_AFTER_BEEP_S", 0.0)
+        await asyncio.sleep(0.05)
+        assert "recite" not in call.line.did
+        await call.line.beeps()
+        await call.line.reciting.wait()
+
+
+async def test_an_announcement_without_end_gets_no_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(voicemail, "_ANNOUNCEMENT_WITHIN_S", 0.05)
+    async with watched() as call:
+        call.policy.busy("caller", True)
+        call.policy.heard("You have reached the voicemail of Sam.", True)
+        await call.ended.wait()
+    assert call.endings == ["voicemail_reached"]
+    assert call.types == ["machine.detected"]
+
+
+async def test_a_full_box_gets_none() -> None:
+    async with watched() as call:
+        call.policy.busy("caller", True)
+        call.policy.heard("The person you called is not available", False)
+        call.policy.heard("The person you called is not available. The mailbox is full.", True)
+        await call.ended.wait()
+    assert "recite" not in call.line.did
+    assert call.types == ["machine.detected"]
+
+
+async def test_a_message_that_could_not_be_spoken_was_not_left() -> None:
+    async with watched() as call:
+        call.line.synthesised = False
+        call.policy.heard("Leave it after the tone.", True)
+        await call.line.beeps()
+        await call.ended.wait()
+    assert call.types == ["machine.detected"]
+
+
+async def test_hang_up_is_at_once() -> None:
+    async with watched(on_voicemail="hang_up") as call:
+        assert not call.policy.leaves_message
+        call.policy.busy("caller", True)
+        call.policy.heard("You have reached the voicemail", False)
+        await call.ended.wait()
+    assert call.endings == ["voicemail_reached"]
+    assert call.line.did == ["silent"]
+
+
+async def test_a_menu_is_hung_up_on_only_if_wanted() -> None:
+    async with watched(on_ivr="hang_up", voicemail_message=None) as call:
+        call.policy.heard("You have reached the voicemail of Sam.", True)  # goes on
+        call.policy.heard("For sales, press 1.", True)
+        await settled()
+        assert call.endings == []
+    async with watched(on_ivr="hang_up", voicemail_message=None) as call:
+        call.policy.heard("For sales, press 1.", True)
+        await call.ended.wait()
+    assert call.endings == ["ivr_reached"]
+    assert call.events[0][1]["kind"] == "ivr"
+    async with watched() as call:
+        call.policy.heard("For sales, press 1.", True)
+        await settled()
+        assert (call.endings, call.events, call.line.did) == ([], [], [])
+
+
+async def test_people_are_left_alone() -> None:
+    async with watched() as call:
+        call.policy.busy("caller", True)
+        call.policy.heard("Hello?", True)
+        call.policy.busy("caller", False)
+        await call.line.beeps()
+        await settled()
+        assert (call.endings, call.events, call.line.did) == ([], [], [])
+
+
+async def test_after_the_opening_time_nothing_is_a_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answering_machine, "OPEN_FOR_S", 0.0)
+    async with watched() as call:
+        call.policy.heard("Please leave a message after the tone.", True)
+        await settled()
+        assert call.events == []
+        # But the agent may say so at any time.
+        call.policy.told()
+        call.policy.told()
+        await call.line.beeps()
+        await call.ended.wait()
+    assert call.types == ["machine.detected", "voicemail.left"]
+    assert call.events[0][1]["evidence"] == "leave_voicemail"
+
+
+async def test_the_agent_may_say_so_when_nobody_listens() -> None:
+    async with watched(on_voicemail="continue") as call:
+        assert not call.policy.detects
+        assert call.policy.leaves_message
+        call.policy.heard("Please leave a message after the tone.", True)
+        await settled()
+        assert call.events == []
+        call.policy.told()
+        await call.line.beeps()
+        await call.ended.wait()
+    assert call.types == ["machine.detected", "voicemail.left"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy", "wanted"),
+    [
+        ({}, "continue", False),
+        ({"voicemail_message": ""}, "continue", False),
+        ({"voicemail_message": "x"}, "leave_message", True),
+        ({"voicemail_message": "x", "on_voicemail": "continue"}, "continue", True),
+        ({"voicemail_message": "x", "on_voicemail": "hang_up"}, "hang_up", True),
+        ({"on_voicemail": "hang_up"}, "hang_up", True),
+        ({"voicemail_message": "", "on_voicemail": "leave_message"}, "hang_up", True),
+        ({"on_ivr": "hang_up"}, "continue", True),
+    ],
+    ids=str,
+)
+def test_the_agents_fields(fields: dict[str, Any], policy: str, wanted: bool) -> None:
+    config = AgentConfig(name="x", **fields)
+    assert config.voicemail_policy == policy
+    assert MachinePolicy.wanted(config) is wanted
