@@ -23,9 +23,10 @@ TEXTS = [
 
 def tone(*frequencies: float, ms: float, rate: int = 8000, level: float = 0.3) -> Pcm:
     times = np.arange(int(rate * ms / 1000)) / rate
-    waves = [np.sin(2 * np.pi * frequency * times) for frequency in frequencies]
-    mixed: Pcm = (np.mean(waves, axis=0) * level * 32767).astype(np.int16)
-    return mixed
+    signal = np.zeros(len(times))
+    for frequency in frequencies:
+        signal += np.sin(2 * np.pi * frequency * times)
+    return (signal * level * 32767 / len(frequencies)).astype(np.int16)
 
 
 def silence(ms: float, rate: int = 8000) -> Pcm:

@@ -7,12 +7,15 @@ import gzip
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
 import pytest
 from aiohttp import web
 from livekit import rtc
+from livekit.agents import StopResponse
 
 from core.models import CustomTool
 from core.url_guard import guarded_session
@@ -319,4 +322,24 @@ async def test_an_interrupted_tool_did_not_succeed(box: Box, server: Server) -> 
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+    assert [data["ok"] for _, data in box.events] == [False]
+
+
+async def test_a_message_is_left_only_where_there_is_one(box: Box) -> None:
+    def names(tools: ToolBox) -> set[str]:
+        return {cast(Any, tool).info.name for tool in tools.tools([])}
+
+    assert names(box.box) == {"end_call", "send_dtmf", "collect_digits"}
+    left: list[str] = []
+    box.box = replace(box.box, leave_voicemail=lambda: left.append("message"))
+    assert names(box.box) == {"end_call", "send_dtmf", "collect_digits", "leave_voicemail"}
+    with pytest.raises(StopResponse):  # the model has nothing to say to it
+        await box.run("leave_voicemail", [])
+    assert left == ["message"]
+    assert [data["ok"] for _, data in box.events] == [True]
+
+
+async def test_collect_digits_tells_what_is_wrong(box: Box) -> None:
+    tool = box.box._collect_digits({"digits": 0}, cast(Any, SimpleNamespace(wait_for_playout=None)))
+    assert (await tool).startswith("Error: digits")
     assert [data["ok"] for _, data in box.events] == [False]

@@ -114,7 +114,9 @@ class ToolBox:
             outcome.ok = True
         return typed
 
-    async def _leave_voicemail(self, raw_arguments: dict[str, Any]) -> None:
+    async def _leave_voicemail(
+        self, raw_arguments: dict[str, Any], context: RunContext[Any]
+    ) -> None:
         """Hand the call over to what leaves the message; the agent says nothing more."""
         assert self.leave_voicemail is not None
         with _timed(self, "leave_voicemail") as outcome:
