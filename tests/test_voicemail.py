@@ -137,7 +137,9 @@ async def test_a_menu_is_hung_up_on(gateway: Gateway, phone: Phone) -> None:
     await dialled.call.ended(20)
     record = await dialled.record()
     assert (record["status"], record["disconnectionReason"]) == ("completed", "ivr_reached")
-    assert [normalize(turn["transcript"]) for turn in record["transcripts"]] == [normalize(MENU)]
+    # Its comma may part the turn in two.
+    said = " ".join(turn["transcript"] for turn in record["transcripts"])
+    assert normalize(said) == normalize(MENU)
 
 
 async def test_a_person_has_the_usual_conversation_and_types_a_number(
@@ -146,11 +148,11 @@ async def test_a_person_has_the_usual_conversation_and_types_a_number(
     fields = {"voicemailMessage": MESSAGE, "onIvr": "hang_up", "beginMessage": "Good evening."}
     dialled = await Dialled.dial(gateway, phone, **fields)
     call = dialled.call
-    await call.listen(20)
+    await call.listen(20, end_silence_ms=300)
     await call.say(PAY)
-    await call.listen(20)
+    await call.listen(20, end_silence_ms=300)
     await call.dtmf("47#")
-    await call.listen(20)
+    await call.listen(20, end_silence_ms=300)
     await call.hangup()
     record = await dialled.record()
     assert record["disconnectionReason"] == "user_hangup"
