@@ -18,6 +18,7 @@ VOICEMAIL = [
     "We are unable to take your call. We'll get back to you as soon as we can.",
     "Sorry I missed your call. Leave me a message!",
     "Please leave a message after the beep, or press 1 for more options.",
+    "You have reached the voicemail of Kim. Press one to page this person.",
     "The mailbox is full and cannot accept any messages at this time. Goodbye.",
     # de
     "Guten Tag, Sie sind verbunden mit der Mailbox von Anna Schmidt.",
@@ -71,6 +72,8 @@ PEOPLE = [
     "She's away from her desk. Can I take a message?",
     "Sorry, he can't come to the phone. Who's calling?",
     "You've reached the front desk.",
+    "He's in a meeting, could you leave me your name and number?",
+    "Can you leave a message with me?",
     "I thought this would go to voicemail.",
     "Hang on, I'm just leaving the house.",
     "Press the doorbell when you get here.",
@@ -165,6 +168,7 @@ class TestFirstWords:
         first.speech(False, 1.0)
         first.speech(True, 3.0)  # it has listened to the agent in between
         assert first.heard("I am not available on Sunday.", 4.0, final=True) is None
+        assert first.heard("Please leave a message with my wife.", 4.5, final=True) is None
         # What only a machine says still does.
         assert first.heard("Leave it after the beep.", 5.0, final=True) is not None
 

@@ -5,12 +5,12 @@ when a machine is recognised. So there is no verdict "human", only a time after 
 question is closed; and a wrong "machine", which costs a person their call, weighs more than
 a late one. Hence what decides, in this order:
 
-1. Words that only a machine says ("after the tone", "press 1"), in 7 languages. A message
-   box that also offers keys ("… or press 1 for more options") is a message box; a menu that
-   also takes messages ("to leave a message, press 2") is a menu.
-2. In the opening (until the far end falls silent to listen), two hints of a machine ("is not
-   available", "you have reached") without a word that only people say ("would you like
-   to …?"): a secretary gives the hints, too.
+1. Words that only a machine says ("after the tone", "press 1"), in 7 languages, at any time. A
+   message box that also offers keys ("… or press 1 for more options") is a message box; a menu
+   that also takes messages ("to leave a message, press 2") is a menu.
+2. In the opening (until the far end falls silent to listen), an announcement's usual words
+   ("please leave a message") or two hints ("is not available", "you have reached"), without a
+   word that only people say ("would you like to …?"): a secretary says the others, too.
 3. In the opening, talk that does not end: 8 s and 20 words. A person says a short "hello?" and
    waits, all the more when greeted. Asterisk's AMD (``greeting`` 1.5 s), Twilio's
    (``MachineDetectionSpeechThreshold`` 2.4 s) and LiveKit's (``HUMAN_SPEECH_THRESHOLD``
@@ -28,7 +28,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Literal
 
-from worker.machine_phrases import CLOSED, HINTS, MENU, TONE, VOICEMAIL
+from worker.machine_phrases import CLOSED, LANGUAGES, MENU, TONE
 
 Kind = Literal["voicemail", "ivr"]
 
@@ -62,9 +62,10 @@ def words(text: str) -> str:
 def by_words(said: str, *, opening: bool = True) -> Machine | None:
     """What ``said`` (see ``words``) is the announcement of; None: maybe a person's words.
 
-    ``opening``: hints count, too.
+    ``opening``: what a person might say as well counts, too.
     """
-    found = CLOSED.search(said) or TONE.search(said) or VOICEMAIL.search(said)
+    found = CLOSED.search(said) or TONE.search(said)
+    found = found or (_announcement(said) if opening else None)
     if found is not None:
         return Machine("voicemail", found[0])
     found = MENU.search(said)
@@ -73,11 +74,19 @@ def by_words(said: str, *, opening: bool = True) -> Machine | None:
     return _by_hints(said) if opening else None
 
 
+def _announcement(said: str) -> re.Match[str] | None:
+    for language in LANGUAGES:
+        found = language.voicemail.search(said)
+        if found is not None and language.person.search(said) is None:
+            return found
+    return None
+
+
 def _by_hints(said: str) -> Machine | None:
-    for patterns, person in HINTS:
-        hints = [hint[0] for pattern in patterns if (hint := pattern.search(said)) is not None]
-        if len(hints) >= _ENOUGH_HINTS and person.search(said) is None:
-            return Machine("voicemail", ", ".join(hints))
+    for language in LANGUAGES:
+        found = [hint[0] for pattern in language.hints if (hint := pattern.search(said))]
+        if len(found) >= _ENOUGH_HINTS and language.person.search(said) is None:
+            return Machine("voicemail", ", ".join(found))
     return None
 
 

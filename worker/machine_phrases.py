@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
-    """``voicemail`` and ``menu`` decide alone; of ``hints`` it takes two, and no word of a
-    ``person``. ``tone``: a beep is to come. ``closed``: no message can be left."""
+    """``tone`` (a beep is to come), ``closed`` (no message can be left) and ``menu`` decide
+    alone; ``voicemail`` does, and two of the ``hints`` do, without a word of a ``person``."""
 
     tone: str
     voicemail: str
@@ -50,7 +50,7 @@ _EN = Phrases(
         r"voice ?mail|mailbox|answering machine",
         r"call (may|will) be (recorded|monitored)",
     ),
-    person=r"would you like|do you want|(can|may|shall|could|should) i\b"
+    person=r"would you like|do you want|(can|may|shall|could|should) i\b|(can|could|will) you\b"
     r"|who( s| is) (calling|this|speaking)",
 )
 _DE = Phrases(
@@ -174,15 +174,18 @@ _ALL = (_EN, _DE, _ES, _FR, _IT, _NL, _PT)
 
 # With all languages in each: a carrier's announcement need not be in the agent's.
 TONE = re.compile("|".join(rf"\b(?:{phrases.tone})" for phrases in _ALL))
-VOICEMAIL = re.compile("|".join(rf"\b(?:{phrases.voicemail})" for phrases in _ALL))
 CLOSED = re.compile("|".join(rf"\b(?:{phrases.closed})" for phrases in _ALL))
 MENU = re.compile("|".join(rf"\b(?:{phrases.menu})" for phrases in _ALL))
 
-# Per language, for Spanish "puedo" is not Portuguese: what hints, and what takes it back.
-HINTS = tuple(
-    (
-        tuple(re.compile(rf"\b(?:{hint})") for hint in phrases.hints),
-        re.compile(rf"\b(?:{phrases.person})"),
-    )
-    for phrases in _ALL
-)
+
+class Language:
+    """One language's words that count only as long as nothing sounds like a person."""
+
+    def __init__(self, phrases: Phrases) -> None:
+        self.voicemail = re.compile(rf"\b(?:{phrases.voicemail})")
+        self.hints = tuple(re.compile(rf"\b(?:{hint})") for hint in phrases.hints)
+        self.person = re.compile(rf"\b(?:{phrases.person})")
+
+
+# Each for itself: Spanish "puedo" is not Portuguese.
+LANGUAGES = tuple(Language(phrases) for phrases in _ALL)
