@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from core.chains import Llm, Stt, Tts
 from core.tool_headers import ToolHeaders
 
 Status = Literal[
@@ -174,6 +175,8 @@ MODELS = {
 
 
 OnVoicemail = Literal["continue", "hang_up", "leave_message"]
+Prompt = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"\S")]
+"""Something short that the agent says unasked."""
 
 
 class AgentConfig(Model):
@@ -208,19 +211,30 @@ class AgentConfig(Model):
         max_length=200,
         description="A voice id of the TTS; null: its default.",
     )
-    stt: str = Field("deepgram/nova-3", max_length=200, pattern=r"^deepgram/[\w.-]+$")
-    model_tier: Literal["turbo", "balanced", "max"] = "balanced"
-    model: str | None = Field(
-        None,
-        max_length=200,
-        pattern=r"^openai/[\w.:-]+$",
-        description="null: the model of modelTier.",
+    stt: Stt = Field(
+        "deepgram/nova-3", description="provider/model, or up to three: when one fails, the next."
     )
-    tts: str = Field("cartesia/sonic-3", max_length=200, pattern=r"^cartesia/[\w.-]+$")
+    model_tier: Literal["turbo", "balanced", "max"] = "balanced"
+    model: Llm | None = Field(None, description="As stt; null: the model of modelTier.")
+    tts: Tts = Field("cartesia/sonic-3", description="As stt; voice is the first one's.")
     max_duration_ms: int = Field(3_600_000, ge=1_000, le=86_400_000)
+    max_duration_warning: Prompt | None = Field(
+        None, description="Said 30 s before maxDurationMs is over, or half way if that is less."
+    )
     max_silence_ms: int = Field(600_000, ge=10_000, le=3_600_000)
-    voice_speed: float = Field(1.0, ge=0.5, le=2)
-    interruption_sensitivity: float = Field(0.8, ge=0, le=1)
+    silence_prompts: list[Prompt] = Field(
+        default_factory=list, max_length=5, description="Said one by one when nobody speaks."
+    )
+    silence_prompt_ms: int = Field(
+        10_000, ge=3_000, le=3_600_000, description="The silence before each of them."
+    )
+    voice_speed: float = Field(
+        1.0, ge=0.5, le=2, description="Of the TTS; beyond its own limits (Cartesia 0.6-1.5) those."
+    )
+    interruption_sensitivity: float = Field(
+        0.8, ge=0, le=1, description="0: never interrupted; 1: by the first sound of speech."
+    )
+    ambient_sound: Literal["none", "office", "coffee-shop", "outdoor"] = "none"
     voicemail_message: str | None = Field(
         None,
         max_length=2000,

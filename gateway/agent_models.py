@@ -30,7 +30,6 @@ from gateway.paging import Listing
 UNSERVED = frozenset(
     {
         "transferNumber",
-        "ambientSound",
         "sttMode",
         "denoisingMode",
         "enableMessaging",

@@ -20,7 +20,6 @@ TOOL = {"name": "look-up", "description": "Finds it", "url": "https://example.co
 DEFAULTS = AgentConfig(name="x").wire()
 UNSERVED = {
     "transferNumber": "+15551234567",
-    "ambientSound": "office",
     "sttMode": "fast",
     "denoisingMode": "noise-cancellation",
     "enableMessaging": False,

@@ -13,8 +13,8 @@ from livekit.agents import AgentSession, llm
 from openai import AsyncClient
 
 from core.models import AgentConfig
-from worker import pipeline
 from worker.mcp import McpServers
+from worker.providers import build_llm
 from worker.tools import ToolBox
 from worker.turn_agent import TurnAgent
 
@@ -54,7 +54,7 @@ class HostedBrain:
         self.agent = TurnAgent(
             instructions=config.system_prompt, tools=box.tools(config.custom_tools)
         )
-        self.llm = pipeline.build_llm(config, client)
+        self.llm = build_llm(config, client, box.post)
         self._adding = asyncio.Lock()
         self._mcp: McpServers | None = None
         if config.mcp_servers:

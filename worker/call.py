@@ -17,6 +17,7 @@ from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
 from worker.actions import Actions, no_transfer
+from worker.ambient import AmbientSound, ambient_sound
 from worker.backoff import Backoff
 from worker.brain import Brain, HostedBrain
 from worker.conversation import Conversation
@@ -25,8 +26,8 @@ from worker.endings import ENDINGS, Cause, agent_disconnected
 from worker.far_end import FarEnd
 from worker.gateway import Gateway, Refused, Unavailable
 from worker.job import CallJob, facts, read_job
-from worker.limits import SilenceClock
-from worker.pipeline import build_llm_client
+from worker.limits import SilenceClock, warning_after_s
+from worker.providers import build_llm_client
 from worker.reporter import Reporter
 from worker.spool import Owner
 from worker.tools import ToolBox
@@ -99,6 +100,7 @@ class _Call:
         self._keys = Keypad(self._keys_pressed)
         self._machine: MachinePolicy | None = None
         self._silence: SilenceClock | None = None
+        self._ambience: AmbientSound | None = None
 
     async def run(self) -> None:
         """Walk through the call until something ends it."""
@@ -159,9 +161,12 @@ class _Call:
             return self._end("rang_out" if self._inbound else "not_answered")
         assert self._answered_at is not None
         conversation.answered(self._answered_at)
-        if self._machine is not None:
-            audio = partial(telephone_audio, self._ctx.room, brief.participant_identity)
-            await self._machine.run(conversation, audio)
+        async with asyncio.TaskGroup() as tasks:
+            if self._ambience is not None:
+                tasks.create_task(self._ambience.start(self._ctx.room))
+            if self._machine is not None:
+                audio = partial(telephone_audio, self._ctx.room, brief.participant_identity)
+                tasks.create_task(self._machine.run(conversation, audio))
 
     async def _load_brief(self) -> CallBrief | tuple[Cause, str]:
         """What the call is about, from the gateway, or why it ends here."""
@@ -204,6 +209,7 @@ class _Call:
             hang_up=partial(self._end, "agent_hung_up"),
             transfer=no_transfer,
         )
+        self._ambience = ambient_sound(config)
         machine = None
         if brief.direction == "outbound" and MachinePolicy.wanted(config):
             machine = MachinePolicy(config, post=self._reporter.post, end=self._end)
@@ -255,7 +261,13 @@ class _Call:
     def _answered(self, brief: CallBrief) -> None:
         event = self._reporter.post("call.answered")
         self._answered_at = event.at.timestamp()
-        self._timer("max_duration", brief.max_duration_ms / 1000)
+        duration_s = brief.max_duration_ms / 1000
+        self._timer("max_duration", duration_s)
+        if (warning := brief.agent.config.max_duration_warning) is not None:
+            loop = asyncio.get_running_loop()
+            self._timers["warning"] = loop.call_later(
+                warning_after_s(duration_s), self._say, warning
+            )
         if self._silence is not None:
             self._silence.start()
 
@@ -274,6 +286,14 @@ class _Call:
             self._silence.busy(who, busy)
         if self._machine is not None:
             self._machine.busy(who, busy)
+
+    def _prompt(self, text: str) -> None:
+        self._reporter.post("silence.prompted", {"text": text})
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._conversation is not None and not self._over.done():
+            self._conversation.say(text)
 
     def _reconnecting(self) -> None:
         log.warning("connection to LiveKit lost")
@@ -327,6 +347,8 @@ class _Call:
             )
         if ending.hang_up:
             await self._hang_up()
+        if self._ambience is not None:
+            await self._ambience.stop()
         if conversation is not None:
             await conversation.aclose()
         if self._far_end is not None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from livekit import rtc
 from livekit.agents import (
     AgentStateChangedEvent,
-    APIStatusError,
     CloseEvent,
     ConversationItemAddedEvent,
     ErrorEvent,
@@ -24,8 +22,10 @@ from core.models import AgentConfig
 from core.settings import Settings
 from worker import pipeline
 from worker.brain import Brain
+from worker.fallback import describe
 from worker.keys import pressed
 from worker.prepared import PreparedSpeech
+from worker.providers import base_language
 from worker.transcript import Post, Transcript
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,9 @@ class Conversation:
         self._on_heard = on_heard
         self._brain = brain
         brain.agent.takes_turn = self._takes_turn
-        self._session = pipeline.build_session(config, settings, brain.llm, guesses=brain.guesses)
+        self._session = pipeline.build_session(
+            config, settings, brain.llm, post, guesses=brain.guesses
+        )
         brain.attach(self._session)
         self._transcript = Transcript(post)
         self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
@@ -118,7 +120,7 @@ class Conversation:
         ):
             # Once the session runs it has told already.
             if not self._given_up:
-                self._failed("tts", _describe(error), recoverable=False)
+                self._failed("tts", describe(error), recoverable=False)
             return
         await self._started.wait()
         self._post("agent.ready", {})
@@ -178,9 +180,18 @@ class Conversation:
         await spoken.wait_for_playout()
         return not spoken.interrupted
 
+    def say(self, text: str) -> None:
+        """Say something unasked, a turn of its own; after what is being said."""
+        if self._closing or self._silent:
+            return
+        try:
+            self._unasked.append(self._session.say(text))
+        except RuntimeError as error:
+            log.warning("not said", extra={"error": str(error)})
+
     async def apologise(self) -> None:
         """Say that it did not work out, if that can still be said."""
-        text = _APOLOGIES.get(self._config.language.split("-")[0])
+        text = _APOLOGIES.get(base_language(self._config))
         if text is None or self._closing:
             return
         try:
@@ -237,7 +248,7 @@ class Conversation:
         if self._closing:
             return
         stage = str(getattr(event.error, "type", "unknown")).removesuffix("_error")
-        message = _describe(getattr(event.error, "error", event.error))
+        message = describe(getattr(event.error, "error", event.error))
         self._failed(stage, message, bool(getattr(event.error, "recoverable", False)))
 
     def _failed(self, stage: str, message: str, recoverable: bool) -> None:
@@ -251,10 +262,3 @@ class Conversation:
     def _closed(self, event: CloseEvent) -> None:
         if not self._closing:
             self._on_failed("session", event.reason.value)
-
-
-def _describe(error: Any) -> str:
-    """Our own words: what a provider answers may quote a key or what was said."""
-    if isinstance(error, APIStatusError):
-        return f"HTTP {error.status_code}"
-    return type(error).__name__

@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+_WARNING_S = 30.0
+
+
+def warning_after_s(duration_s: float) -> float:
+    """When to say that a call of at most ``duration_s`` will end: 30 s before, or half way."""
+    return duration_s - _WARNING_S if duration_s >= 2 * _WARNING_S else duration_s / 2
 
 
 class SilenceClock:
     """Calls ``on_silence`` once, ``limit_s`` seconds after the last sign of life.
 
-    While anybody is busy (speaking, thinking) no silence runs.
+    Before that, every ``prompt_s`` seconds of silence call ``on_prompt`` with the next of
+    ``prompts``; they begin anew when the caller gives a sign of life. A prompt is one itself:
+    the agent speaks. While anybody is busy (speaking, thinking) no silence runs.
     """
 
-    def __init__(self, limit_s: float, on_silence: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        limit_s: float,
+        on_silence: Callable[[], None],
+        *,
+        prompts: Sequence[str] = (),
+        prompt_s: float = 0.0,
+        on_prompt: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._limit_s = limit_s
         self._on_silence = on_silence
+        self._prompts = prompts
+        self._prompt_s = prompt_s
+        self._on_prompt = on_prompt
+        self._prompted = 0
         self._busy: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._running = False
 
     def start(self) -> None:
         self._running = True
-        self.touch()
+        self._restart()
 
     def stop(self) -> None:
         self._running = False
@@ -33,13 +54,31 @@ class SilenceClock:
             self._busy.add(who)
         else:
             self._busy.discard(who)
-        self.touch()
+        if who == "caller" and busy:
+            self._prompted = 0
+        self._restart()
 
     def touch(self) -> None:
-        """A sign of life: silence counts from now."""
+        """A sign of life of the caller's: silence counts from now."""
+        self._prompted = 0
+        self._restart()
+
+    def _restart(self) -> None:
         self._cancel()
-        if self._running and not self._busy:
-            self._timer = asyncio.get_running_loop().call_later(self._limit_s, self._on_silence)
+        if not self._running or self._busy:
+            return
+        loop = asyncio.get_running_loop()
+        if self._prompted < len(self._prompts) and self._prompt_s < self._limit_s:
+            self._timer = loop.call_later(self._prompt_s, self._prompt)
+        else:
+            self._timer = loop.call_later(self._limit_s, self._on_silence)
+
+    def _prompt(self) -> None:
+        text = self._prompts[self._prompted]
+        self._prompted += 1
+        # Before the agent speaks, and also if it cannot: the clock must not stand still.
+        self._restart()
+        self._on_prompt(text)
 
     def _cancel(self) -> None:
         if self._timer is not None:

@@ -13,80 +13,72 @@ from typing import Any
 from livekit.agents import AgentSession, APIConnectOptions, TurnHandlingOptions, inference, llm, vad
 from livekit.agents.voice import room_io
 from livekit.agents.voice.agent_session import SessionConnectOptions
-from livekit.plugins import cartesia, deepgram, openai
-from livekit.plugins.cartesia.models import TTSDefaultVoiceId
-from openai import AsyncClient
-from pydantic import SecretStr
 
-from core.models import MODELS, AgentConfig
+from core.models import AgentConfig
 from core.settings import Settings
+from worker.fallback import ATTEMPT_S, Post, watch
+from worker.providers import VOICE_RATE, Providers
+from worker.stt_chain import UNDERSTOOD_WITHIN_S, SttChain
 
 # How long a caller is left in silence: one attempt, one quick retry, then an apology.
 _STT = APIConnectOptions(max_retry=3, retry_interval=0.5, timeout=5.0)
 _LLM = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=6.0)
 _TTS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=5.0)
-
-# The languages for which Cartesia gives word times (its API documentation).
-_TIMED_LANGUAGES = frozenset({"en", "de", "es", "fr"})
+_CHAIN = APIConnectOptions(max_retry=0, timeout=ATTEMPT_S)  # the next provider is the retry
 
 _SPEECH_RATE = 16_000  # Hz, what STT and VAD take
-_VOICE_RATE = 24_000  # Hz, what the TTS gives
+VAD_SPEECH_S = 0.05  # of voice, after which the VAD says speech (its default)
+# From the end of what stopped the agent, as the VAD hears it (0.25 s after the sound), until it
+# goes on. Words that come later stop it again.
+_FALSE_AFTER_S = 0.8
 
 ERRORS_ARE_OURS = 1_000_000  # the call ends by worker/endings.py, never by the session's count
 
 
-def build_llm_client(settings: Settings) -> AsyncClient:
-    """The LLM's HTTP client, made before a call comes: its TLS context takes 25 ms of CPU."""
-    return AsyncClient(
-        api_key=_key(settings.openai_api_key), base_url=settings.openai_base_url, max_retries=0
-    )
-
-
-def build_llm(config: AgentConfig, client: AsyncClient) -> llm.LLM[Any]:
-    """The model of a hosted agent."""
-    return openai.LLM(model=_model(config.model or MODELS[config.model_tier]), client=client)
-
-
 def build_session(
-    config: AgentConfig, settings: Settings, model: llm.LLM[Any], *, guesses: bool = True
+    config: AgentConfig,
+    settings: Settings,
+    model: llm.LLM[Any],
+    post: Post,
+    *,
+    guesses: bool = True,
 ) -> AgentSession[None]:
     """The session for one call, with its models; providers are reached as soon as it starts.
 
-    ``guesses``: an answer is begun when the caller seems to be done, before that is certain.
+    ``post`` gets ``provider.error`` and ``provider.switched`` of chains. ``guesses``: an answer
+    is begun when the caller seems to be done, before that is certain.
     """
-    timed = config.language.split("-")[0] in _TIMED_LANGUAGES
-    return AgentSession(
-        stt=deepgram.STT(
-            model=_model(config.stt),
-            language=config.language,
-            api_key=_key(settings.deepgram_api_key),
-            base_url=settings.deepgram_base_url,
-        ),
+    made = Providers(config, settings)
+    ear = _vad(settings)
+    stt, stt_parts = made.make_stt(ear)
+    tts, tts_parts = made.make_tts()
+    session: AgentSession[None] = AgentSession(
+        stt=stt,
         llm=model,
-        tts=cartesia.TTS(
-            model=_model(config.tts),
-            language=config.language,
-            api_key=_key(settings.cartesia_api_key),
-            base_url=settings.cartesia_base_url,
-            sample_rate=_VOICE_RATE,
-            word_timestamps=timed,
-            voice=config.voice or TTSDefaultVoiceId,
-        ),
-        vad=_vad(settings),
+        tts=tts,
+        vad=ear,
         turn_handling=_turn_handling(config, settings, guesses),
-        use_tts_aligned_transcript=timed,
+        use_tts_aligned_transcript=tts.capabilities.aligned_transcript,
         user_away_timeout=None,
         # Echo is the phone network's business, and the first words may be a barge-in.
         aec_warmup_duration=None,
         # For words still on their way from the STT when the caller has hung up.
         session_close_transcript_timeout=1.0,
+        transcription_timeout=UNDERSTOOD_WITHIN_S if len(stt_parts) > 1 else None,
         conn_options=SessionConnectOptions(
             stt_conn_options=_STT,
-            llm_conn_options=_LLM,
-            tts_conn_options=_TTS,
+            llm_conn_options=_CHAIN if isinstance(model, llm.FallbackAdapter) else _LLM,
+            tts_conn_options=_TTS if len(tts_parts) == 1 else _CHAIN,
             max_unrecoverable_errors=ERRORS_ARE_OURS,
         ),
     )
+    if isinstance(stt, SttChain):
+        ears = stt
+        ears.tell(post)
+        session.on("user_transcription_timeout", lambda event: ears.unheard(event.speech_duration))
+    if len(tts_parts) > 1:
+        watch("tts", tts, tts_parts, post)
+    return session
 
 
 def room_options(participant_identity: str) -> room_io.RoomOptions:
@@ -99,7 +91,7 @@ def room_options(participant_identity: str) -> room_io.RoomOptions:
             auto_gain_control=False,
             pre_connect_audio=False,
         ),
-        audio_output=room_io.AudioOutputOptions(sample_rate=_VOICE_RATE),
+        audio_output=room_io.AudioOutputOptions(sample_rate=VOICE_RATE),
         text_input=False,
         close_on_disconnect=False,
     )
@@ -111,12 +103,13 @@ def _vad(settings: Settings) -> vad.VAD:
         # Here, because its import alone loads onnxruntime.
         from livekit.plugins import silero
 
-        return silero.VAD.load(min_silence_duration=silence_s)
-    return inference.VAD(model="silero", min_silence_duration=silence_s)
+        return silero.VAD.load(min_speech_duration=VAD_SPEECH_S, min_silence_duration=silence_s)
+    return inference.VAD(
+        model="silero", min_speech_duration=VAD_SPEECH_S, min_silence_duration=silence_s
+    )
 
 
 def _turn_handling(config: AgentConfig, settings: Settings, guesses: bool) -> TurnHandlingOptions:
-    sensitivity = config.interruption_sensitivity
     return {
         "turn_detection": (
             inference.TurnDetector(version="v1-mini")
@@ -125,19 +118,21 @@ def _turn_handling(config: AgentConfig, settings: Settings, guesses: bool) -> Tu
         ),
         "endpointing": {"mode": "fixed", "min_delay": settings.endpointing_ms / 1000},
         "interruption": {
-            "enabled": sensitivity > 0,
+            "enabled": config.interruption_sensitivity > 0,
             "mode": "vad",
-            # 0.8, the default, asks for half a second of speech; 1 for a tenth.
-            "min_duration": 0.1 + (1 - sensitivity) * 2.0,
+            "min_duration": interrupting_s(config.interruption_sensitivity),
+            # What was no speech (no words come of it) stops the agent for about a second.
+            "resume_false_interruption": True,
+            "false_interruption_timeout": _FALSE_AFTER_S,
         },
         "preemptive_generation": {"enabled": guesses},
     }
 
 
-def _model(name: str) -> str:
-    """``deepgram/nova-3`` → ``nova-3``"""
-    return name.partition("/")[2]
+def interrupting_s(sensitivity: float) -> float:
+    """How long a caller speaks, as the VAD hears it, until the agent stops, in seconds.
 
-
-def _key(secret: SecretStr | None) -> str:
-    return secret.get_secret_value() if secret is not None else ""
+    0.8, the default: 0.08; 0.5: 0.5; towards 0: 2. Not less than the VAD takes anyway to call a
+    sound speech: with 0 s silence would interrupt.
+    """
+    return float(max(VAD_SPEECH_S, 2.0 * (1 - sensitivity) ** 2))

@@ -9,7 +9,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from core.settings import Settings
-from dev.bench import answer, echo, gateway, report, turn
+from dev.bench import answer, barge_in, echo, gateway, report, turn
 from dev.bench.report import Section
 from dev.livekit_server import VERSION
 from dev.options import ROOT
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "echo": echo.measure,
     "answer": answer.measure,
     "turn": turn.measure,
+    "barge-in": barge_in.measure,
 }
 
 

@@ -38,7 +38,7 @@ class _OutputFormat(_Body):
 
 
 class _GenerationConfig(_Body):
-    speed: float = Field(1.0, ge=0.6, le=2.0)
+    speed: float = Field(1.0, ge=0.6, le=1.5)
 
 
 class Generation(_Body):
@@ -98,7 +98,7 @@ async def tts_bytes(request: web.Request) -> web.StreamResponse:
         return json_error(400, {"title": "Bad Request", "message": _reason(error)})
     except SpeechError as error:
         return json_error(400, {"title": "Voice not found", "message": str(error)})
-    fault = context.take_fault("cartesia", before_answer=False)
+    fault = context.take_fault("cartesia", before_answer=False, model=body.model_id)
     settings = context.control.cartesia
     first = arrived + settings.first_byte_ms / 1000
     late_ms = await until(first)
@@ -186,7 +186,7 @@ class _Connection:
             return
         speaking = self._speaking.get(body.context_id)
         if speaking is None:
-            fault = self._context.take_fault("cartesia", before_answer=True)
+            fault = self._context.take_fault("cartesia", before_answer=True, model=body.model_id)
             if fault is not None:
                 await self._fail(body.context_id, fault.http_status, "The generation failed.")
                 return
@@ -204,7 +204,18 @@ class _Connection:
             speaking.cancel()
 
     def _open(self, body: Generation) -> Speaking:
-        fault: Fault | None = self._context.take_fault("cartesia", before_answer=False)
+        fault: Fault | None = self._context.take_fault(
+            "cartesia", before_answer=False, model=body.model_id
+        )
+        self._context.record.add(
+            "cartesia",
+            "context",
+            context_id=body.context_id,
+            model=body.model_id,
+            voice=body.voice.id,
+            language=body.language,
+            speed=body.generation_config.speed,
+        )
         speaking = Speaking(
             self._context,
             self._request,

@@ -47,8 +47,10 @@ class Context:
         expected = self._api_keys.get(name)
         return bool(key) if expected is None else key == expected
 
-    def take_fault(self, name: Name, *, before_answer: bool) -> Fault | None:
-        fault = getattr(self.control, name).take_fault(before_answer=before_answer)
+    def take_fault(
+        self, name: Name, *, before_answer: bool, model: str | None = None
+    ) -> Fault | None:
+        fault = getattr(self.control, name).take_fault(before_answer=before_answer, model=model)
         if fault is None:
             return None
         assert isinstance(fault, Fault)

@@ -22,7 +22,8 @@ class Fault(_Document):
     ``status``: answers with that HTTP status. ``rate_limit``: 429 with ``Retry-After``.
     ``hang``: accepts and goes silent. ``drop``: cuts the TCP connection. ``malformed``:
     sends a message that is not JSON. The last three strike after ``after`` messages of
-    the answer; what counts as a request is said by each server.
+    the answer; what counts as a request is said by each server. ``model``: only requests
+    that ask for this model.
     """
 
     kind: Literal["status", "rate_limit", "hang", "drop", "malformed"]
@@ -30,6 +31,7 @@ class Fault(_Document):
     retry_after_s: int = Field(1, ge=0)
     after: int = Field(0, ge=0)
     times: int | None = Field(1, ge=1)
+    model: str | None = None
 
     @property
     def before_answer(self) -> bool:
@@ -43,10 +45,13 @@ class Fault(_Document):
 class _Provider(_Document):
     faults: list[Fault] = []
 
-    def take_fault(self, *, before_answer: bool) -> Fault | None:
-        """The first fault of that sort, counted down; None if this request is to go well."""
+    def take_fault(self, *, before_answer: bool, model: str | None = None) -> Fault | None:
+        """The first fault of that sort, counted down; None if this request is to go well.
+
+        ``model``: the one that is asked for, where a request tells.
+        """
         for index, fault in enumerate(self.faults):
-            if fault.before_answer == before_answer:
+            if fault.before_answer == before_answer and fault.model in (None, model):
                 if fault.times == 1:
                     del self.faults[index]
                 elif fault.times is not None:

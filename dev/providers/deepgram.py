@@ -37,7 +37,7 @@ async def listen(request: web.Request) -> web.StreamResponse:
     if scheme.lower() not in ("token", "bearer") or not context.authorized("deepgram", key.strip()):
         record.add("deepgram", "refused", status=401)
         return _error(401, "INVALID_AUTH", "Invalid credentials.", request_id)
-    fault = context.take_fault("deepgram", before_answer=True)
+    fault = context.take_fault("deepgram", before_answer=True, model=request.query.get("model"))
     if fault is not None:
         message = "Too many requests." if fault.kind == "rate_limit" else "The request failed."
         document = {"err_code": "FAULT", "err_msg": message, "request_id": request_id}
@@ -52,7 +52,8 @@ async def listen(request: web.Request) -> web.StreamResponse:
     socket.headers["dg-request-id"] = request_id
     await socket.prepare(request)
     context.sockets.add(socket)
-    record.add("deepgram", "open", request_id=request_id, model=query.model)
+    language = request.query.get("language")
+    record.add("deepgram", "open", request_id=request_id, model=query.model, language=language)
     try:
         async with asyncio.TaskGroup() as tasks:
             listening = Listening(context, request, socket, request_id, query, tasks)

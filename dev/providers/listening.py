@@ -239,7 +239,7 @@ class Listening:
             speech_end_ms=item.speech_end_ms,
             late_ms=late_ms,
         )
-        fault = self._context.take_fault("deepgram", before_answer=False)
+        fault = self._context.take_fault("deepgram", before_answer=False, model=self._query.model)
         if fault is None:
             await self._send(
                 self._result(

@@ -93,27 +93,38 @@ def tokens(text: str) -> list[str]:
     return re.findall(r"\s*\S+", text)
 
 
-def _error(
+def error(
     status: int, message: str, kind: str, code: str | None, fault: Fault | None = None
 ) -> web.Response:
     document = {"error": {"message": message, "type": kind, "param": None, "code": code}}
     return json_error(status, document, fault)
 
 
-def _refusal(request: web.Request, context: Context) -> web.Response | None:
+def failed(context: Context, model: str) -> web.Response | None:
+    """The HTTP error that a request for this model is to meet now."""
+    fault = context.take_fault("openai", before_answer=True, model=model)
+    if fault is None:
+        return None
+    limited = fault.kind == "rate_limit"
+    kind, code = ("requests", "rate_limit_exceeded") if limited else ("server_error", None)
+    return error(fault.http_status, "The request failed.", kind, code, fault)
+
+
+def refusal(request: web.Request, context: Context) -> web.Response | None:
+    """For a request with a wrong key."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and context.authorized("openai", key.strip()):
         return None
     context.record.add("openai", "refused", status=401, path=request.path)
     message = "Incorrect API key provided."
-    return _error(401, message, "invalid_request_error", "invalid_api_key")
+    return error(401, message, "invalid_request_error", "invalid_api_key")
 
 
 async def models(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
-    refusal = _refusal(request, context)
-    if refusal is not None:
-        return refusal
+    refused = refusal(request, context)
+    if refused is not None:
+        return refused
     data = [
         {"id": name, "object": "model", "created": 0, "owned_by": "switchroom"}
         for name in context.control.openai.scripts
@@ -124,21 +135,18 @@ async def models(request: web.Request) -> web.StreamResponse:
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     arrived = now()
     context = request.app[CONTEXT]
-    refusal = _refusal(request, context)
-    if refusal is not None:
-        return refusal
-    fault = context.take_fault("openai", before_answer=True)
-    if fault is not None:
-        code = "rate_limit_exceeded" if fault.kind == "rate_limit" else None
-        kind = "requests" if fault.kind == "rate_limit" else "server_error"
-        return _error(fault.http_status, "The request failed.", kind, code, fault)
+    refused = refusal(request, context)
+    if refused is not None:
+        return refused
     try:
         body = Completion.model_validate_json(await request.read())
-    except ValidationError as error:
-        first = error.errors()[0]
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         message = f"Invalid request: {where}: {first['msg']}"
-        return _error(400, message, "invalid_request_error", None)
+        return error(400, message, "invalid_request_error", None)
+    if (failure := failed(context, body.model)) is not None:
+        return failure
 
     script = context.control.openai.script(body.model)
     answered = answer(script, body.conversation(), body.callable_tools())
@@ -153,7 +161,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         reply=answered.text,
         tool=answered.tool_name,
     )
-    fault = context.take_fault("openai", before_answer=False)
+    fault = context.take_fault("openai", before_answer=False, model=body.model)
     reply = _Reply(context, request, body, answered, arrived, fault)
     return await (reply.stream() if body.stream else reply.whole())
 

@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp import web
 from pydantic import ValidationError
 
-from dev.providers import cartesia, deepgram, openai
+from dev.providers import cartesia, deepgram, openai, openai_audio
 from dev.providers.context import CONTEXT, Context, Name
 from dev.providers.control import Control
 from dev.providers.record import Entry, Record
@@ -126,6 +126,8 @@ def create_app(context: Context) -> web.Application:
             web.get("/v1/listen", deepgram.listen),
             web.get("/v1/models", openai.models),
             web.post("/v1/chat/completions", openai.chat_completions),
+            web.post("/v1/audio/speech", openai_audio.speech),
+            web.post("/v1/audio/transcriptions", openai_audio.transcriptions),
             web.get("/tts/websocket", cartesia.tts_websocket),
             web.post("/tts/bytes", cartesia.tts_bytes),
             web.get("/control", get_control),

@@ -1,0 +1,59 @@
+"""Chains of providers as an agent names them: one ``provider/model``, or up to three."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import PlainValidator, WithJsonSchema
+
+_MAX_CHAIN = 3
+_MAX_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """One ``provider/model``, or a list of them: the preferred one and what to fall back on.
+
+    Not a union of types: what is wrong is told of the field, not of its alternatives.
+    """
+
+    pattern: str
+
+    def __call__(self, value: Any) -> str | list[str]:
+        names = value if isinstance(value, list) else [value]
+        if not 1 <= len(names) <= _MAX_CHAIN:
+            raise ValueError(f"must be one name, or a list of up to {_MAX_CHAIN}")
+        for name in names:
+            if not isinstance(name, str) or not re.fullmatch(self.pattern, name, re.ASCII):
+                raise ValueError(f"must be provider/model: {self.pattern}")
+            if len(name) > _MAX_NAME:
+                raise ValueError(f"must have at most {_MAX_NAME} characters")
+        if len(set(names)) < len(names):
+            raise ValueError("the same name twice")
+        return [*names] if isinstance(value, list) else str(value)
+
+    def schema(self) -> dict[str, Any]:
+        one = {"type": "string", "maxLength": _MAX_NAME, "pattern": f"^{self.pattern}$"}
+        several = {
+            "type": "array",
+            "items": one,
+            "minItems": 1,
+            "maxItems": _MAX_CHAIN,
+            "uniqueItems": True,
+        }
+        return {"anyOf": [one, several]}
+
+
+_STT = _Chain(r"(deepgram|openai)/[A-Za-z0-9_.-]+")
+_LLM = _Chain(r"openai/[A-Za-z0-9_.:-]+")
+_TTS = _Chain(r"(cartesia|openai)/[A-Za-z0-9_.-]+")
+Stt = Annotated[str | list[str], PlainValidator(_STT), WithJsonSchema(_STT.schema())]
+Llm = Annotated[str | list[str], PlainValidator(_LLM), WithJsonSchema(_LLM.schema())]
+Tts = Annotated[str | list[str], PlainValidator(_TTS), WithJsonSchema(_TTS.schema())]
+
+
+def chain(names: str | list[str]) -> list[str]:
+    """One ``provider/model`` as a list of one."""
+    return [names] if isinstance(names, str) else names

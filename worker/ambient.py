@@ -1,0 +1,56 @@
+"""Sounds of a place behind the agent's voice, on a track of their own.
+
+The clips are livekit-agents' own. An agent without one has neither the track nor the cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from livekit import rtc
+from livekit.agents import AudioConfig, BackgroundAudioPlayer, BuiltinAudioClip
+
+from core.models import AgentConfig
+
+log = logging.getLogger(__name__)
+
+LEVEL_DBFS = -42.0
+"""RMS of every clip as it is played: some 20 dB below telephone speech."""
+
+# Each clip, and its own RMS in dBFS as measured over all of it.
+_CLIPS = {
+    "office": (BuiltinAudioClip.OFFICE_AMBIENCE, -55.4),
+    "coffee-shop": (BuiltinAudioClip.CROWDED_ROOM, -26.0),
+    "outdoor": (BuiltinAudioClip.CITY_AMBIENCE, -35.9),
+}
+_FADE_S = 1.0
+_STOP_WITHIN_S = 2.0
+
+
+class AmbientSound:
+    """From ``start`` to ``stop``. What goes wrong is logged; the call goes on without it."""
+
+    def __init__(self, sound: str) -> None:
+        clip, dbfs = _CLIPS[sound]
+        volume = 10 ** ((LEVEL_DBFS - dbfs) / 20)
+        self._player = BackgroundAudioPlayer(
+            ambient_sound=AudioConfig(clip, volume=volume, fade_in=_FADE_S)
+        )
+
+    async def start(self, room: rtc.Room) -> None:
+        try:
+            await self._player.start(room=room)
+        except (rtc.participant.PublishTrackError, TimeoutError, RuntimeError) as error:
+            log.warning("no ambient sound", extra={"error": str(error)})
+
+    async def stop(self) -> None:
+        try:
+            async with asyncio.timeout(_STOP_WITHIN_S):
+                await self._player.aclose()
+        except (TimeoutError, RuntimeError) as error:
+            log.warning("the ambient sound did not stop", extra={"error": str(error)})
+
+
+def ambient_sound(config: AgentConfig) -> AmbientSound | None:
+    return None if config.ambient_sound == "none" else AmbientSound(config.ambient_sound)
