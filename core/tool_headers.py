@@ -65,7 +65,7 @@ ToolHeaders = Annotated[
         description="Sent with each request. Encrypted at rest, shown to the agent's owner.",
         json_schema_extra={
             "propertyNames": {"pattern": f"^{_NAME}$"},
-            "additionalProperties": {"type": "string", "pattern": f"^{_VALUE}$"},
+            "additionalProperties": {"type": ["string", "null"], "pattern": f"^{_VALUE}$"},
         },
     ),
     BeforeValidator(_without_nulls),
