@@ -5,7 +5,7 @@ says is bounded: so many bytes and requests in a call (worker.mcp_transport), so
 long a result. Requests lead where core.url_guard lets them; the mcp package follows redirects
 within one origin only.
 
-Imported when it is needed (worker.preload): the mcp package takes most of a second.
+To import the mcp package takes most of a second; worker.preload does it once for all calls.
 """
 
 from __future__ import annotations
