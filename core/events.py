@@ -20,6 +20,9 @@ a status only moves forward and a terminal one never changes.
     voicemail.left   {durationMs}                        the message was spoken to its end
     dtmf.received    {digit}      dtmf.sent {digits}
     provider.error   {stage, message, recoverable}
+    transfer.started {to, mode}   transfer.ringing   transfer.answered   transfer.accepted
+    transfer.failed  {reason, sipStatusCode?, sipReason?}                the agent goes on
+    call.transferred {to, mode}                          the caller is with a human
     livekit.<webhook>{…}                                 as LiveKit told it, reduced to facts
 """
 

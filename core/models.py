@@ -249,6 +249,25 @@ class AgentConfig(Model):
     )
     custom_tools: list[CustomTool] = Field(default_factory=list, max_length=20)
     mcp_servers: list[McpServer] = Field(default_factory=list, max_length=5)
+    transfer_number: str | None = Field(
+        None,
+        pattern=r"^\+[1-9][0-9]{1,14}$",
+        description="E.164: the human a caller is handed over to; null: nobody.",
+    )
+    transfer_mode: Literal["cold", "warm"] = Field(
+        "cold",
+        description="cold: the caller's phone is sent there (REFER). warm: the human is called, "
+        "told who waits, and takes the call or not.",
+    )
+    transfer_briefing: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="What the human is told first (warm); null: who is calling.",
+    )
+    transfer_ringing_ms: int = Field(
+        30_000, ge=1_000, le=75_000, description="How long the human's phone may ring."
+    )
 
     @field_validator("custom_tools")
     @classmethod

@@ -317,6 +317,13 @@ class Store:
         return _call(row), agent, row["max_duration_ms"]
 
     @whole
+    async def owner(self, call_id: str) -> str | None:
+        """Whose call it is: its tenant; None: the operator's, or no such call."""
+        query = select(CallRow.auth_id).where(CallRow.id == call_id)
+        async with self._database.read() as connection:
+            return await connection.scalar(query)
+
+    @whole
     async def find_live_call(self, room_name: str, participant_identity: str) -> str | None:
         """The unfinished call of this participant, for LiveKit's webhooks."""
         return await self._live_call(room_name, participant_identity)

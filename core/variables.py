@@ -19,8 +19,8 @@ Variables = Annotated[dict[Name, Value | None], Field(max_length=100)]
 
 
 def fill(agent: Agent, variables: Variables) -> Agent:
-    """The agent as this call shall have it: systemPrompt, beginMessage and voicemailMessage
-    filled in.
+    """The agent as this call shall have it: systemPrompt, beginMessage, voicemailMessage and
+    transferBriefing filled in.
 
     Placeholders without a variable stay as they are. Raises Unprocessable when the text
     gets longer than an agent's may be.
@@ -33,12 +33,14 @@ def fill(agent: Agent, variables: Variables) -> Agent:
         "begin_message": config.begin_message and _filled(config.begin_message, variables),
         "voicemail_message": config.voicemail_message
         and _filled(config.voicemail_message, variables),
+        "transfer_briefing": config.transfer_briefing
+        and (_filled(config.transfer_briefing, variables).strip() or None),
     }
     try:
         # What is pinned is read again, and checked again, when the worker asks for it.
         filled = AgentConfig.model_validate({**config.model_dump(), **words})
     except ValidationError:
-        message = "systemPrompt, beginMessage or voicemailMessage gets too long with these values"
+        message = "the agent's words get too long with these values"
         detail = Detail("variables", message, "too_long")
         raise Unprocessable(f"variables: {message}", details=[detail]) from None
     return agent.model_copy(update={"config": filled})

@@ -29,7 +29,6 @@ from gateway.paging import Listing
 
 UNSERVED = frozenset(
     {
-        "transferNumber",
         "sttMode",
         "denoisingMode",
         "enableMessaging",

@@ -28,6 +28,7 @@ from gateway.auth import Authenticator, authentication
 from gateway.body import MAX_BYTES, add_ignored_fields
 from gateway.errors import add_request_id, error_middleware
 from gateway.following import Dispatcher, Journal
+from gateway.handover import Handover
 from gateway.hooks_payload import render
 from gateway.hooks_sender import DRAIN_S, SLOTS, Sender
 from gateway.inbound import Inbound
@@ -36,6 +37,7 @@ from gateway.keys import (
     AGENTS,
     CREDENTIALS,
     DATABASE,
+    HANDOVER,
     INBOUND,
     LIMITS,
     LIVEKIT,
@@ -53,6 +55,7 @@ from gateway.keys import (
     STORE,
     TIMELINE,
     TOKENS,
+    TRANSFERS,
     VAULT,
     WEB_CALLS,
     WEBHOOK_SENDER,
@@ -71,6 +74,7 @@ from gateway.room_access import LiveKitRooms
 from gateway.route import Route, register
 from gateway.routes import ROUTES
 from gateway.sip_objects import SipObjects
+from gateway.transfers import Transfers
 from gateway.twilio_numbers import TwilioHttp
 from gateway.web_calls import WebCalls
 
@@ -150,6 +154,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             app[TOKENS] = None
             app[NUMBER_SERVICE] = _number_service(app, accounts, None)
             app[OUTBOUND] = app[INBOUND] = app[WEB_CALLS] = None
+            app[TRANSFERS] = app[HANDOVER] = None
             yield
             return
         secret = settings.livekit_api_secret.get_secret_value()
@@ -206,6 +211,19 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             agent_join_timeout_s=settings.agent_join_timeout_s,
         )
         stack.push_async_callback(web_calls.aclose)
+        app[HANDOVER] = Handover(livekit, app[STORE], app[TIMELINE])
+        transfers = app[TRANSFERS] = Transfers(
+            livekit=livekit,
+            sip=sip,
+            store=app[STORE],
+            timeline=app[TIMELINE],
+            numbers=app[NUMBERS],
+            credentials=app[CREDENTIALS],
+            policy=app[POLICY],
+            limits=app[LIMITS],
+            settings=settings,
+        )
+        stack.push_async_callback(transfers.aclose)
         provisioner = Provisioner(
             objects=SipObjects(sip, settings.agent_name),
             numbers=app[NUMBERS],

@@ -66,7 +66,7 @@ async def heartbeat(request: web.Request) -> web.StreamResponse:
 
 
 async def brief(request: web.Request) -> web.StreamResponse:
-    call_id = _call(request)
+    call_id = call_of_token(request)
     job = await request.app[STORE].job(call_id)
     if job is None:
         raise NotFound("Call not found", code="CALL_NOT_FOUND")
@@ -86,7 +86,7 @@ async def inbound(request: web.Request) -> web.StreamResponse:
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    call_id = _call(request)
+    call_id = call_of_token(request)
     body = await parse_body(request, Events)
     stored = await request.app[TIMELINE].append(call_id, body.events, "worker")
     if stored is None:
@@ -102,7 +102,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     return web.json_response(answer)
 
 
-def _call(request: web.Request) -> str:
+def call_of_token(request: web.Request) -> str:
+    """The call in the path, which the token must be for. Raises Unauthenticated."""
     call_id = _bearer(request, "switchroom:call")
     if call_id != request.match_info["id"]:
         raise Unauthenticated("The token is another call's")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from core.tokens import TokenIssuer
     from core.webhook_store import WebhookStore
     from gateway.auth import Principal
+    from gateway.handover import Handover
     from gateway.hooks_sender import Sender
     from gateway.inbound import Inbound
     from gateway.limits import CallLimits
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.number_service import NumberService
     from gateway.outbound import Outbound
     from gateway.policy import DialPolicy
+    from gateway.transfers import Transfers
     from gateway.web_calls import WebCalls
 
 
@@ -81,6 +83,10 @@ INBOUND: web.AppKey[Inbound | None] = web.AppKey("inbound")
 """Lets callers in; None without LiveKit keys."""
 WEB_CALLS: web.AppKey[WebCalls | None] = web.AppKey("web_calls")
 """Opens calls for browsers; None without LiveKit keys."""
+TRANSFERS: web.AppKey[Transfers | None] = web.AppKey("transfers")
+"""Hands callers over; None without LiveKit keys."""
+HANDOVER: web.AppKey[Handover | None] = web.AppKey("handover")
+"""Ends calls that were handed over; None without LiveKit keys."""
 POLICY: web.AppKey[DialPolicy] = web.AppKey("policy")
 """Which numbers may be called."""
 LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")

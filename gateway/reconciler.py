@@ -4,7 +4,8 @@ A gateway killed in mid-dial, a lost webhook, an agent that is gone: LiveKit kno
 which room. At the start and every minute; never dials. What it finds:
 
 - a call without its participant is over, and its record is finished;
-- a phone that is alone in its room, its agent having never come or gone, is hung up on;
+- a phone that is alone in its room, its agent having never come or gone, is hung up on; a
+  human who was to take the call is no company, one who has taken it is;
 - a caller in a room of whom nobody told gets a record.
 """
 
@@ -25,10 +26,11 @@ from livekit.protocol.room import ListRoomsRequest, RoomParticipantIdentity
 from core.database import Scope
 from core.errors import AppError
 from core.events import ended
-from core.models import Call, CallEvent, now
+from core.models import Call, CallEvent, DisconnectionReason, now
 from core.store import Store
 from gateway.caller import call_id_of, is_caller, left_unanswered
 from gateway.following import participants
+from gateway.handover import Handover, humans_of, is_referring, is_transferred
 from gateway.inbound import Inbound
 from gateway.live import Timeline
 from gateway.number_repair import NumberRepair
@@ -67,6 +69,7 @@ class Reconciler:
         self._outbound = outbound
         self._inbound = inbound
         self._numbers = numbers
+        self._handover = Handover(livekit, store, timeline)
         self._alone_since: dict[str, float] = {}
 
     async def run(self, period_s: float = PERIOD_S) -> None:
@@ -126,7 +129,7 @@ class Reconciler:
         present = await self._present(room.name)
         if _alone(present, call):
             log.warning("hung up on a caller left behind", extra={"call_id": call.id})
-            await self._hang_up(call)
+            await self._hang_up(call.room_name, call.participant_identity)
 
     # --- unfinished calls
 
@@ -137,7 +140,7 @@ class Reconciler:
         async for call, present in self._unfollowed():
             if not any(other.identity == call.participant_identity for other in present):
                 found[call.id] = call, "gone"
-            elif call.agent_id is not None and _alone(present, call):
+            elif call.agent_id is not None and await self._left_alone(call, present):
                 since = alone[call.id] = self._alone_since.get(call.id, time.monotonic())
                 if time.monotonic() - since >= self._alone_s:
                     found[call.id] = call, "alone"
@@ -157,8 +160,18 @@ class Reconciler:
                 facts = {"call_id": call.id, "problem": error.code}
                 log.warning("LiveKit does not tell of a call", extra=facts)
 
+    async def _left_alone(self, call: Call, present: list[ParticipantInfo]) -> bool:
+        humans = humans_of(call, present)
+        if humans and not await is_transferred(self._store, call.id):
+            present = [other for other in present if other not in humans]
+        return _alone(present, call)
+
     async def _finish(self, call: Call, finding: Finding) -> None:
-        data = _left_alone(call) if finding == "alone" else await self._gone(call)
+        transferred = await is_transferred(self._store, call.id)
+        if transferred and call.answered_at is not None:
+            data = ended("completed", "call_transfer", note=f"found {finding}")
+        else:
+            data = _left_alone(call) if finding == "alone" else await self._gone(call)
         log.warning(
             "finished a call nobody followed", extra={"call_id": call.id, "finding": finding}
         )
@@ -167,11 +180,14 @@ class Reconciler:
             call.id, [CallEvent(type="call.ended", data=data)], "reconciler"
         )
         if finding == "alone":
-            await self._hang_up(call)
+            await self._hang_up(call.room_name, call.participant_identity)
+        await self._handover.caller_left(call)
 
     async def _gone(self, call: Call) -> dict[str, Any]:
         if call.answered_at is not None:
-            return ended("completed", "user_hangup", note="found gone")
+            referred = await is_referring(self._store, call.id)
+            reason: DisconnectionReason = "call_transfer" if referred else "user_hangup"
+            return ended("completed", reason, note="found gone")
         if call.direction == "inbound":
             told = await self._store.events(call.id, types=["livekit.participant_left"])
             facts = told[-1].data if told else {}
@@ -193,13 +209,13 @@ class Reconciler:
                 return []
             raise
 
-    async def _hang_up(self, call: Call) -> None:
-        whom = RoomParticipantIdentity(room=call.room_name, identity=call.participant_identity)
+    async def _hang_up(self, room_name: str, identity: str) -> None:
+        whom = RoomParticipantIdentity(room=room_name, identity=identity)
         try:
             await self._livekit.room.remove_participant(whom)
         except ServerError as error:
             if error.code != "not_found":
-                log.warning("could not hang up", extra={"call_id": call.id, "problem": error.code})
+                log.warning("could not hang up", extra={"room": room_name, "problem": error.code})
 
 
 def _awaits_visitor(call: Call) -> bool:

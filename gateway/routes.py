@@ -12,6 +12,7 @@ from gateway import (
     health,
     hooks,
     internal,
+    internal_transfers,
     numbers,
     numbers_v1,
     rooms,
@@ -43,4 +44,5 @@ ROUTES: tuple[Route, ...] = (
     *hooks.ROUTES,
     *health.ROUTES,
     *internal.ROUTES,
+    *internal_transfers.ROUTES,
 )

@@ -29,6 +29,8 @@ from sip.twirp import livekit_errors
 # The transfer may have happened all the same (livekit/livekit#4555).
 _UNKNOWN = frozenset({"canceled", "deadline_exceeded"})
 
+Referred = Literal["completed", "initiated"]
+
 
 class TransferRequest(ParticipantRequest):
     transfer_to: StrictStr = Field(
@@ -39,7 +41,7 @@ class TransferRequest(ParticipantRequest):
 
 
 class TransferAnswer(BaseModel):
-    status: Literal["completed", "initiated"] = Field(
+    status: Referred = Field(
         description="completed: the other phone has the call. initiated: not known in time."
     )
     room_name: str
@@ -58,15 +60,16 @@ async def create(request: web.Request) -> web.StreamResponse:
     participant = await find_participant(request, livekit, body)
     if participant.kind != ParticipantInfo.Kind.SIP:
         raise Conflict("The participant is not a phone", code="NOT_A_SIP_PARTICIPANT")
-    status = await _refer(
-        sip,
-        TransferSIPParticipantRequest(
-            room_name=body.room_name,
-            participant_identity=body.participant_identity,
-            transfer_to=target,
-            ringing_timeout=Duration(seconds=body.ringing_timeout_s),
-        ),
-    )
+    with livekit_errors(no_participant(), failed="CALL_FAILED"):
+        status = await refer(
+            sip,
+            TransferSIPParticipantRequest(
+                room_name=body.room_name,
+                participant_identity=body.participant_identity,
+                transfer_to=target,
+                ringing_timeout=Duration(seconds=body.ringing_timeout_s),
+            ),
+        )
     return json_answer(
         TransferAnswer(
             status=status,
@@ -77,19 +80,19 @@ async def create(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def _refer(
-    sip: LiveKitAPI, transfer: TransferSIPParticipantRequest
-) -> Literal["completed", "initiated"]:
-    """Never sent twice: a second REFER would ring the other phone again."""
-    with livekit_errors(no_participant(), failed="CALL_FAILED"):
-        try:
-            await sip.sip.transfer_sip_participant(transfer)
-        except TimeoutError:
+async def refer(sip: LiveKitAPI, transfer: TransferSIPParticipantRequest) -> Referred:
+    """Never sent twice: a second REFER would ring the other phone again.
+
+    Raises ServerError (SipCallError: the other phone refused), aiohttp.ClientError.
+    """
+    try:
+        await sip.sip.transfer_sip_participant(transfer)
+    except TimeoutError:
+        return "initiated"
+    except ServerError as error:
+        if error.code in _UNKNOWN and "sip_status_code" not in error.metadata:
             return "initiated"
-        except ServerError as error:
-            if error.code in _UNKNOWN and "sip_status_code" not in error.metadata:
-                return "initiated"
-            raise
+        raise
     return "completed"
 
 

@@ -25,7 +25,8 @@ from core.models import CallEvent, DisconnectionReason, Status, now
 from core.store import Store
 from gateway.body import read_text
 from gateway.caller import is_caller, left_unanswered
-from gateway.keys import INBOUND, METRICS, SETTINGS, STORE, TIMELINE
+from gateway.handover import call_of_human, is_referring, is_transferred
+from gateway.keys import HANDOVER, INBOUND, METRICS, SETTINGS, STORE, TIMELINE
 from gateway.route import Route
 from gateway.web_calls import VISITOR
 
@@ -76,7 +77,13 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     if participant.kind != ParticipantInfo.Kind.SIP and not _is_visitor(participant):
         return
     store, inbound = request.app[STORE], request.app[INBOUND]
+    handover = request.app[HANDOVER]
     at = _when(event)
+    left = event.event == "participant_left"
+    if (handed_over := call_of_human(participant)) is not None:
+        if left and handover is not None:
+            await handover.human_left(handed_over, event.room.name, at)
+        return
     if is_caller(participant) and inbound is not None:
         call_id: str | None = (await inbound.admit(event.room.name, participant, at)).id
     else:
@@ -86,10 +93,12 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     events = [
         CallEvent(id=f"lk_{event.id}", type=f"livekit.{event.event}", at=at, data=_facts(event))
     ]
-    if event.event == "participant_left" and (data := await _ending(store, call_id, event, at)):
+    if left and (data := await _ending(store, call_id, event, at)):
         events.append(CallEvent(id=f"lk_{event.id}_end", type="call.ended", at=at, data=data))
     stored = await request.app[TIMELINE].append(call_id, events, "livekit")
     request.app[METRICS].events.labels("livekit").inc(len(stored or ()))
+    if left and handover is not None and (call := await store.call(Scope(None), call_id)):
+        await handover.caller_left(call)
 
 
 async def _call_of(store: Store, event: WebhookEvent) -> str | None:
@@ -140,6 +149,8 @@ async def _ending(
         return ended(status, reason, disconnectReason=_reason_name(event))
     if answered_at is None and last not in {"active", "hangup"}:
         return None
+    if await is_referring(store, call_id):
+        return None  # sent elsewhere, or hung up meanwhile: who referred the phone is told which
     # A phone leg that times out has lost its SIP service; a browser that does was left.
     lost = _LEFT if _is_visitor(event.participant) else _OTHERWISE
     status, reason = _ENDINGS.get(event.participant.disconnect_reason, lost)
@@ -147,6 +158,8 @@ async def _ending(
     if answered_at and at - answered_at >= limit:
         # The SIP service hangs up just as a caller does when the time is up.
         status, reason = "completed", "max_duration_reached"
+    if reason == "user_hangup" and await is_transferred(store, call_id):
+        reason = "call_transfer"
     return ended(status, reason, disconnectReason=_reason_name(event))
 
 

@@ -233,7 +233,7 @@ def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:
     code = error.sip_status_code if isinstance(error, SipCallError) else None
     if code is not None:
         phrase = error.sip_status if isinstance(error, SipCallError) else None
-        status, reason = _by_sip_status(code)
+        status, reason = by_sip_status(code)
         return DialOutcome(status=status, reason=reason, sip_status_code=code, sip_reason=phrase)
     match error.code:
         case "canceled" if gave_up:
@@ -254,7 +254,7 @@ def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:
     return DialOutcome(status="failed", reason="dial_failed")
 
 
-def _by_sip_status(code: int) -> tuple[Status, DisconnectionReason]:
+def by_sip_status(code: int) -> tuple[Status, DisconnectionReason]:
     """RFC 3261 §21, as a person would put it."""
     match code:
         case 486 | 600:

@@ -32,6 +32,8 @@ UPLINK_FRAME_BYTES: Final = SAMPLE_RATE * UPLINK_FRAME_MS // 1000 * 2
 # G.711's usual packet (RFC 3551 §4.2), hence the stack's transmit tick.
 DOWNLINK_FRAME_MS: Final = 20
 DOWNLINK_FRAME_BYTES: Final = SAMPLE_RATE * DOWNLINK_FRAME_MS // 1000 * 2
+# So many frames of a track wait for the leader's.
+_AHEAD: Final = 2
 # How often the phone's received audio is fetched.
 POLL_S: Final = 0.01
 # After this long without a packet (a silent, held or broken phone) silence is sent on.
@@ -77,14 +79,16 @@ class Mixer:
     """Sums the room's audio tracks, driven by the frames of the longest-standing one.
 
     All tracks of a room are played out by one clock, so the others' frames are
-    there when the leader's arrives; each waits in a queue of at most two frames.
+    there when the leader's arrives; each waits in a queue of at most two frames. A
+    leader whose frames stay away (LiveKit unsubscribed us, and tells nobody) is
+    followed by the first whose queue is full.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Pcm]] = {}
 
     def add(self, track: str) -> None:
-        self._waiting.setdefault(track, deque(maxlen=2))
+        self._waiting.setdefault(track, deque(maxlen=_AHEAD))
 
     def remove(self, track: str) -> None:
         self._waiting.pop(track, None)
@@ -94,8 +98,12 @@ class Mixer:
         if track not in self._waiting:
             return None
         if track != next(iter(self._waiting)):
-            self._waiting[track].append(frame)
-            return None
+            queue = self._waiting[track]
+            if len(queue) < _AHEAD:
+                queue.append(frame)
+                return None
+            queue.clear()  # late by now
+            self._waiting = {track: queue, **self._waiting}
         others = [queue.popleft() for queue in self._waiting.values() if queue]
         if not others:
             return frame
@@ -118,6 +126,7 @@ class PhoneLeg:
         self._gauge = BacklogGauge(target=DOWNLINK_FRAME_BYTES // 2, window=50)
         self._skip = 0
         self._players: dict[str, asyncio.Task[None]] = {}
+        self._playing: set[asyncio.Task[None]] = set()  # and those that are being stopped
         self._closed = False
         self.heard_at = time.monotonic()
         self.heard_any = False
@@ -133,7 +142,7 @@ class PhoneLeg:
             await self._uplink()
         finally:
             self._closed = True
-            players = list(self._players.values())
+            players = list(self._playing)
             for player in players:
                 player.cancel()
             await asyncio.gather(*players, return_exceptions=True)
@@ -145,17 +154,21 @@ class PhoneLeg:
         self._mixer.add(track.sid)
         player = asyncio.create_task(self._downlink(track), name=f"leg-play-{track.sid}")
         self._players[track.sid] = player
+        self._playing.add(player)
         player.add_done_callback(self._forget(track.sid))
 
     def stop(self, track_sid: str) -> None:
-        player = self._players.get(track_sid)
+        """Forget it at once: the same track may be there again before its player has ended."""
+        player = self._players.pop(track_sid, None)
         if player is not None:
+            self._mixer.remove(track_sid)
             player.cancel()
 
     def _forget(self, track_sid: str) -> Callable[[asyncio.Task[None]], None]:
         def done(player: asyncio.Task[None]) -> None:
-            self._players.pop(track_sid, None)
-            self._mixer.remove(track_sid)
+            self._playing.discard(player)
+            if self._players.get(track_sid) is player:
+                self.stop(track_sid)
             if not player.cancelled() and player.exception() is not None:
                 log.error("a track cannot be played to the phone", exc_info=player.exception())
 

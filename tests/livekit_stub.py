@@ -23,13 +23,23 @@ from livekit.protocol.room import (
     RemoveParticipantResponse,
     RoomParticipantIdentity,
 )
+from livekit.protocol.sip import (
+    CreateSIPParticipantRequest,
+    SIPParticipantInfo,
+    TransferSIPParticipantRequest,
+    TransferSIPParticipantResponse,
+)
 
 from tests.edge import served
 from tests.inprocess import Running, running, settings_in
 
 
 class Refusal(Exception):
-    """A Twirp error's code."""
+    """A Twirp error's code, and its metadata."""
+
+    def __init__(self, code: str, **meta: str) -> None:
+        super().__init__(code)
+        self.meta = meta
 
 
 @dataclass
@@ -43,6 +53,10 @@ class LiveKitStub:
     removed: list[tuple[str, str]] = field(default_factory=list)
     dispatched: list[CreateAgentDispatchRequest] = field(default_factory=list)
     created: list[CreateRoomRequest] = field(default_factory=list)
+    dialled: list[CreateSIPParticipantRequest] = field(default_factory=list)
+    referred: list[TransferSIPParticipantRequest] = field(default_factory=list)
+    answer: Refusal | None = None
+    """What the phone says that is dialled, or referred to; None: it picks up."""
 
     def enter(self, room: str, *participants: ParticipantInfo) -> None:
         self.rooms.setdefault(room, []).extend(participants)
@@ -77,6 +91,33 @@ class LiveKitStub:
         self.removed.append((asked.room, asked.identity))
         return RemoveParticipantResponse()
 
+    def _get(self, asked: RoomParticipantIdentity) -> Message:
+        for other in self._of(asked.room):
+            if other.identity == asked.identity:
+                return other
+        raise Refusal("not_found")
+
+    def _dial(self, asked: CreateSIPParticipantRequest) -> Message:
+        self.dialled.append(asked)
+        if self.answer is not None:
+            raise self.answer
+        attributes = {**asked.participant_attributes, "sip.callID": "SCL_h"}
+        human = phone(asked.participant_identity, "PA_h", **attributes)
+        human.attributes["sip.callStatus"] = "active"
+        self.enter(asked.room_name, human)
+        return SIPParticipantInfo(
+            participant_id="PA_h",
+            participant_identity=asked.participant_identity,
+            room_name=asked.room_name,
+            sip_call_id="SCL_h",
+        )
+
+    def _refer(self, asked: TransferSIPParticipantRequest) -> Message:
+        self.referred.append(asked)
+        if self.answer is not None:
+            raise self.answer
+        return TransferSIPParticipantResponse()
+
     def _dispatch(self, asked: CreateAgentDispatchRequest) -> Message:
         self.dispatched.append(asked)
         return AgentDispatch(id="AD_1", agent_name=asked.agent_name, room=asked.room)
@@ -94,7 +135,8 @@ class LiveKitStub:
                 try:
                     body = answer(kind.FromString(await request.read())).SerializeToString()
                 except Refusal as error:
-                    return web.json_response({"code": str(error), "msg": ""}, status=400)
+                    told = {"code": str(error), "msg": "", "meta": error.meta}
+                    return web.json_response(told, status=400)
                 return web.Response(body=body, content_type="application/protobuf")
 
             app.router.add_post(f"/twirp/livekit.{path}", handler)
@@ -104,6 +146,9 @@ class LiveKitStub:
         serve("RoomService/DeleteRoom", DeleteRoomRequest, self._delete_room)
         serve("RoomService/ListParticipants", ListParticipantsRequest, self._list_participants)
         serve("RoomService/RemoveParticipant", RoomParticipantIdentity, self._remove)
+        serve("RoomService/GetParticipant", RoomParticipantIdentity, self._get)
+        serve("SIP/CreateSIPParticipant", CreateSIPParticipantRequest, self._dial)
+        serve("SIP/TransferSIPParticipant", TransferSIPParticipantRequest, self._refer)
         serve("AgentDispatchService/CreateDispatch", CreateAgentDispatchRequest, self._dispatch)
         return app
 

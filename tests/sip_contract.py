@@ -121,10 +121,11 @@ class Voice:
         self._room = room
         self._source = rtc.AudioSource(8000, 1, queue_size_ms=100)
 
-    async def publish(self) -> None:
+    async def publish(self) -> str:
+        """The track's id."""
         track = rtc.LocalAudioTrack.create_audio_track("voice", self._source)
         options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
-        await self._room.local_participant.publish_track(track, options)
+        return (await self._room.local_participant.publish_track(track, options)).sid
 
     async def say(self, pcm: Pcm) -> None:
         for start in range(0, len(pcm), 160):
@@ -212,6 +213,20 @@ class Rig:
                     if error.code != "not_found":
                         raise
                 await asyncio.sleep(0.005)
+
+    async def may_subscribe(self, allowed: bool) -> None:
+        permission = (await self.participant()).permission
+        permission.can_subscribe = allowed
+        await self.lk.room.update_participant(
+            api.UpdateParticipantRequest(room=self.room, identity=IDENTITY, permission=permission)
+        )
+
+    async def subscribe(self, track: str, wanted: bool) -> None:
+        await self.lk.room.update_subscriptions(
+            api.UpdateSubscriptionsRequest(
+                room=self.room, identity=IDENTITY, track_sids=[track], subscribe=wanted
+            )
+        )
 
     def watch(self) -> contextlib.AbstractAsyncContextManager[Watcher]:
         return in_room(self.backend, self.room)
@@ -591,6 +606,36 @@ class SipContract:
             heard = call.recording.received[-8000:]
         assert level_at(heard, 600) > 0.2
         assert level_at(heard, 1500) > 0.2
+
+    async def test_it_hears_what_livekit_lets_it_hear(self, rig: Rig) -> None:
+        """As a human who is told first, and then put through (worker.separation)."""
+        rig.phone.behave(RingOut())
+        async with rig.watch() as one, in_room(rig.backend, rig.room, "second") as two:
+            voices = {600: Voice(one.room), 1500: Voice(two.room)}
+            tracks = {hz: await voice.publish() for hz, voice in voices.items()}
+
+            async def heard() -> list[int]:
+                await asyncio.gather(*(voice.say(tone(hz, 1.6)) for hz, voice in voices.items()))
+                pcm = call.recording.received[-6400:]
+                return [hz for hz in voices if level_at(pcm, hz) > 0.2]
+
+            dialling = asyncio.create_task(rig.dial(wait_until_answered=True))
+            call = await rig.phone.next_call(WAIT)
+            await rig.visible()
+            await rig.may_subscribe(False)
+            await call.answer()
+            await dialling
+            await one.until(lambda: one.statuses[-1:] == ["active"])
+            assert await heard() == []
+            await rig.subscribe(tracks[600], False)
+            await rig.may_subscribe(True)
+            assert await heard() == [1500]
+            await rig.subscribe(tracks[600], True)
+            assert await heard() == [600, 1500]
+            await rig.subscribe(tracks[1500], False)
+            assert await heard() == [600]
+            await rig.subscribe(tracks[1500], True)
+            assert await heard() == [600, 1500]
 
     async def test_it_comes_back_from_an_echo(self, rig: Rig) -> None:
         async with Echo(rig.backend, rig.room):

@@ -19,7 +19,6 @@ __all__ = ["api", "gateway"]
 TOOL = {"name": "look-up", "description": "Finds it", "url": "https://example.com/find?q=1"}
 DEFAULTS = AgentConfig(name="x").wire()
 UNSERVED = {
-    "transferNumber": "+15551234567",
     "sttMode": "fast",
     "denoisingMode": "noise-cancellation",
     "enableMessaging": False,

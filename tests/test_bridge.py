@@ -8,7 +8,6 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from livekit.protocol import sip as pb
 from livekit.protocol.models import ListUpdate
@@ -22,7 +21,7 @@ from sip.bridge.registry import Registry
 from sip.bridge.trace import DialogTrace, TraceBook
 from sip.bridge.transfer import transfer_target
 from sip.bridge.twirp import TwirpError
-from sip.leg import BacklogGauge, Mixer
+from sip.leg import BacklogGauge
 
 pytestmark = pytest.mark.unit
 
@@ -505,42 +504,3 @@ class TestBacklogGauge:
         assert [gauge.excess(level) for level in (900, 400, 900, 900)] == [0, 0, 0, 300]
         assert [gauge.excess(level) for level in (900, 0, 900, 900)] == [0, 0, 0, 0]
         assert [gauge.excess(level) for level in (150, 150, 150, 150)] == [0, 0, 0, 50]
-
-
-class TestMixer:
-    def frame(self, value: int) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-        return np.full(4, value, np.int16)
-
-    def test_one_track_passes_as_it_is(self) -> None:
-        mixer = Mixer()
-        mixer.add("a")
-        frame = self.frame(5)
-        assert mixer.push("a", frame) is frame
-
-    def test_several_are_summed_without_wrapping(self) -> None:
-        mixer = Mixer()
-        for track in "abc":
-            mixer.add(track)
-        assert mixer.push("b", self.frame(30000)) is None
-        assert mixer.push("c", self.frame(-5)) is None
-        mixed = mixer.push("a", self.frame(10000))
-        assert mixed is not None and list(mixed) == [32767] * 4
-        alone = mixer.push("a", self.frame(7))
-        assert alone is not None and list(alone) == [7] * 4
-
-    def test_another_leads_when_the_leader_is_gone(self) -> None:
-        mixer = Mixer()
-        mixer.add("a")
-        mixer.add("b")
-        mixer.remove("a")
-        assert mixer.push("a", self.frame(1)) is None
-        assert mixer.push("b", self.frame(2)) is not None
-
-    def test_a_leader_that_stalls_makes_no_backlog(self) -> None:
-        mixer = Mixer()
-        mixer.add("a")
-        mixer.add("b")
-        for value in range(10):
-            mixer.push("b", self.frame(value))
-        mixed = mixer.push("a", self.frame(0))
-        assert mixed is not None and list(mixed) == [8] * 4

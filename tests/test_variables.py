@@ -27,6 +27,13 @@ def test_placeholders_become_values() -> None:
     assert AGENT.config is CONFIG, "the agent itself is not changed"
 
 
+def test_a_briefing_may_become_the_usual_one() -> None:
+    config = AgentConfig(name="x", transfer_briefing="{{who}}")
+    agent = AGENT.model_copy(update={"config": config})
+    assert fill(agent, {"who": "Ann"}).config.transfer_briefing == "Ann"
+    assert fill(agent, {"who": None}).config.transfer_briefing is None
+
+
 def test_a_value_is_not_looked_through_again() -> None:
     filled = fill(AGENT, {"who": r"{{order}} \1", "order": "secret"})
     assert filled.config.begin_message == r"Hello {{order}} \1!"

@@ -20,7 +20,7 @@ from livekit.agents import StopResponse
 from core.models import CustomTool
 from core.url_guard import guarded_session
 from worker import actions, http_tools
-from worker.actions import Actions, no_transfer
+from worker.actions import ActionFailed, Actions, no_transfer
 from worker.digits import Keypad
 from worker.filler import words
 from worker.http_tools import MAX_RESPONSE_BYTES, ToolAnswer
@@ -198,6 +198,8 @@ class Box:
         self.room = ToneRoom()
         self.hung_up = 0
         self.turns: list[str] = []
+        self.steps: list[str] = []
+        self.transfer_fails = ""
         self.box = ToolBox(
             call_id="call_1",
             http=http,
@@ -206,13 +208,18 @@ class Box:
                 room=cast(rtc.Room, self.room),
                 post=self._post,
                 hang_up=self._hang_up,
-                transfer=no_transfer,
+                transfer=self._transfer,
             ),
             keypad=Keypad(self.turns.append),
         )
 
     def _post(self, type: str, data: dict[str, Any]) -> None:
         self.events.append((type, data))
+
+    async def _transfer(self) -> None:
+        if self.transfer_fails:
+            raise ActionFailed(self.transfer_fails)
+        self.steps.append("transferred")
 
     def _hang_up(self) -> None:
         self.hung_up += 1
@@ -243,6 +250,55 @@ async def test_send_dtmf_refuses_what_no_keypad_has(box: Box) -> None:
     assert (await box.run("send_dtmf", [], digits="1x")).startswith("Error")
     assert box.room.tones == []
     assert [(type, data["ok"]) for type, data in box.events] == [("tool.called", False)]
+
+
+class Said:
+    """As much of a tool's context as speaking first needs."""
+
+    def __init__(self, box: Box, *, interrupted: bool = False) -> None:
+        self._box = box
+        self._interrupted = interrupted
+
+    def disallow_interruptions(self) -> None:
+        if self._interrupted:
+            raise RuntimeError("interrupted")
+
+    async def wait_for_playout(self) -> None:
+        self._box.steps.append("spoken")
+
+
+async def hand_over(box: Box, **options: bool) -> str:
+    (tool,) = [
+        cast(Any, tool)
+        for tool in box.box.tools([], transfer=True)
+        if cast(Any, tool).info.name == "transfer_call"
+    ]
+    return str(await tool(raw_arguments={}, context=Said(box, **options)))
+
+
+async def test_a_transfer_comes_after_what_is_said(box: Box) -> None:
+    with pytest.raises(StopResponse):
+        await hand_over(box)
+    assert box.steps == ["spoken", "transferred"]
+    assert [(type, data["ok"]) for type, data in box.events] == [("tool.called", True)]
+
+
+async def test_a_transfer_that_fails_is_for_the_agent_to_tell(box: Box) -> None:
+    box.transfer_fails = "the line is busy"
+    assert (await hand_over(box)).startswith("Error: the line is busy.")
+    assert [(type, data["ok"]) for type, data in box.events] == [("tool.called", False)]
+
+
+async def test_who_interrupts_is_not_handed_over(box: Box) -> None:
+    assert "interrupted" in await hand_over(box, interrupted=True)
+    assert box.steps == []
+
+
+async def test_nobody_to_hand_over_to(box: Box) -> None:
+    names = {cast(Any, tool).info.name for tool in box.box.tools([])}
+    assert "transfer_call" not in names
+    with pytest.raises(ActionFailed):
+        await no_transfer()
 
 
 async def test_a_custom_tool_is_on_the_timeline(box: Box, server: Server) -> None:

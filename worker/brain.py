@@ -51,9 +51,9 @@ class HostedBrain:
     def __init__(
         self, config: AgentConfig, client: AsyncClient, box: ToolBox, *, allow_private: bool
     ) -> None:
-        self.agent = TurnAgent(
-            instructions=config.system_prompt, tools=box.tools(config.custom_tools)
-        )
+        transfer = config.transfer_number is not None
+        tools = box.tools(config.custom_tools, transfer=transfer)
+        self.agent = TurnAgent(instructions=config.system_prompt, tools=tools)
         self.llm = build_llm(config, client, box.post)
         self._adding = asyncio.Lock()
         self._mcp: McpServers | None = None

@@ -9,12 +9,13 @@ from http import HTTPStatus
 
 import aiohttp
 from livekit import api, rtc
-from livekit.agents import JobContext, JobProcess
+from livekit.agents import AgentSession, JobContext, JobProcess
 
 from core.events import ended
 from core.models import CallBrief, InboundRoom, JobMetadata
 from core.settings import Settings
 from core.tokens import TokenIssuer
+from core.transfers import TransferOrder, TransferResult
 from core.url_guard import guarded_session
 from worker.actions import Actions, no_transfer
 from worker.ambient import AmbientSound, ambient_sound
@@ -31,6 +32,7 @@ from worker.providers import build_llm_client
 from worker.reporter import Reporter
 from worker.spool import Owner
 from worker.tools import ToolBox
+from worker.transfer import Transfers
 from worker.voicemail import MachinePolicy, telephone_audio
 from worker.webhook_brain import WebhookBrain
 
@@ -46,6 +48,8 @@ _LEAVE_WITHIN_S = 5.0
 _LEG_DRAIN_S = 0.4  # what the phone leg still has to play when we have said our last word
 _DELIVER_WITHIN_S = 5.0
 _SAID_LAST_WORDS: frozenset[Cause] = frozenset({"agent_hung_up", "voicemail_reached"})
+# The gateway answers a transfer when its phone was answered; by then, or it is asked again.
+_TRANSFER_WITHIN_S = 120.0
 
 
 def prewarm(process: JobProcess, settings: Settings) -> None:
@@ -94,6 +98,8 @@ class _Call:
         self._far_end: FarEnd | None = None
         self._phone: str | None = None
         self._conversation: Conversation | None = None
+        self._owner: Owner | None = None
+        self._transfers: Transfers | None = None
         self._inbound = not isinstance(job, JobMetadata)
         self._answered_at: float | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -106,7 +112,7 @@ class _Call:
         """Walk through the call until something ends it."""
         self._reporter.on_over = partial(self._end, "over_already")
         if isinstance(self._job, JobMetadata):
-            self._reporter.own(Owner(self._job.call_id, self._job.token))
+            self._own(Owner(self._job.call_id, self._job.token))
         walk = asyncio.create_task(self._walk(), name="call")
         walk.add_done_callback(self._walked)
         try:
@@ -117,6 +123,10 @@ class _Call:
         walk.cancel()
         await asyncio.gather(walk, return_exceptions=True)
         await self._finish(*self._over.result())
+
+    def _own(self, owner: Owner) -> None:
+        self._owner = owner
+        self._reporter.own(owner)
 
     async def _walk(self) -> None:
         self._ctx.room.on("disconnected", self._disconnected)
@@ -150,7 +160,7 @@ class _Call:
             on_ringing=self._rings,
             on_answered=partial(self._answered, brief),
             on_digit=self._digit,
-            on_left=self._end,
+            on_left=self._end if self._transfers is None else self._transfers.caller_left,
         )
         far_end.look()
         # Publishes the agent's track: a caller is answered when it is there.
@@ -197,17 +207,25 @@ class _Call:
             InboundRoom(number_id=job.number_id, room_name=self._ctx.job.room.name),
         )
         self._ctx.log_context_fields = {"call_id": found.brief.call_id}
-        self._reporter.own(Owner(found.brief.call_id, found.token))
+        self._own(Owner(found.brief.call_id, found.token))
         return found.brief
 
     def _begin(self, brief: CallBrief) -> Conversation:
         config = brief.agent.config
-        self._silence = SilenceClock(config.max_silence_ms / 1000, partial(self._end, "silence"))
+        self._silence = SilenceClock(
+            config.max_silence_ms / 1000,
+            partial(self._end, "silence"),
+            prompts=config.silence_prompts,
+            prompt_s=config.silence_prompt_ms / 1000,
+            on_prompt=self._prompt,
+        )
+        if config.transfer_number is not None:
+            self._transfers = self._transfers_of(brief)
         actions = Actions(
             room=self._ctx.room,
             post=self._reporter.post,
             hang_up=partial(self._end, "agent_hung_up"),
-            transfer=no_transfer,
+            transfer=no_transfer if self._transfers is None else self._transfers.transfer,
         )
         self._ambience = ambient_sound(config)
         machine = None
@@ -252,6 +270,35 @@ class _Call:
             allow_private=self._settings.webhook_allow_private,
         )
 
+    def _transfers_of(self, brief: CallBrief) -> Transfers:
+        return Transfers(
+            brief,
+            room=self._ctx.room,
+            livekit=self._ctx.api,
+            session=self._session,
+            ask=self._ask_transfer,
+            post=self._reporter.post,
+            delivered=self._reporter.delivered,
+            on_hold=self._hold,
+            on_over=self._end,
+        )
+
+    def _session(self) -> AgentSession[None]:
+        assert self._conversation is not None
+        return self._conversation.session
+
+    async def _ask_transfer(self, order: TransferOrder) -> TransferResult:
+        owner = self._owner
+        assert owner is not None
+        return await self._gateway.transfer(owner.call_id, owner.token, order, _TRANSFER_WITHIN_S)
+
+    def _hold(self, on: bool) -> None:
+        """The caller waits for a human: what they say or press meanwhile is for nobody."""
+        if self._silence is not None:
+            self._silence.busy("transfer", on)
+        if self._conversation is not None:
+            self._conversation.hold(on)
+
     # What happens on the way
 
     def _rings(self) -> None:
@@ -278,7 +325,7 @@ class _Call:
         self._keys.pressed(digit)
 
     def _keys_pressed(self, digits: str) -> None:
-        if self._conversation is not None and not self._over.done():
+        if self._conversation is not None and self._is_ours:
             self._conversation.pressed(digits)
 
     def _busy(self, who: str, busy: bool) -> None:
@@ -292,8 +339,14 @@ class _Call:
         self._say(text)
 
     def _say(self, text: str) -> None:
-        if self._conversation is not None and not self._over.done():
+        if self._conversation is not None and self._is_ours:
             self._conversation.say(text)
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the far end is with the agent, and not on hold or gone."""
+        on_hold = self._transfers is not None and self._transfers.under_way
+        return not on_hold and not self._over.done()
 
     def _reconnecting(self) -> None:
         log.warning("connection to LiveKit lost")
@@ -333,6 +386,8 @@ class _Call:
     async def _finish(self, cause: Cause, detail: str) -> None:
         ending = ENDINGS[cause]
         self._stop_clocks()
+        if self._transfers is not None:
+            await self._transfers.aclose()
         conversation = self._conversation
         if conversation is not None:
             if ending.apologise and self._answered_at is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from livekit import rtc
 from livekit.agents import (
+    AgentSession,
     AgentStateChangedEvent,
     CloseEvent,
     ConversationItemAddedEvent,
@@ -92,6 +93,15 @@ class Conversation:
         self._session.on("user_input_transcribed", self._heard)
         self._session.on("error", self._provider_failed)
         self._session.on("close", self._closed)
+
+    @property
+    def session(self) -> AgentSession[None]:
+        """Its voice and ears, for what is said beside the conversation."""
+        return self._session
+
+    def hold(self, on: bool) -> None:
+        """Do not listen to the caller, or listen again."""
+        self._session.input.set_audio_enabled(not on)
 
     async def start(self, room: rtc.Room, participant_identity: str, *, inbound: bool) -> None:
         """Publish the agent's track as soon as that participant is there."""

@@ -18,6 +18,9 @@ Cause = Literal[
     "agent_hung_up",
     "voicemail_reached",
     "ivr_reached",
+    "referred",
+    "handed_over",
+    "transfer_ended",
     "removed",
     "max_duration",
     "silence",
@@ -59,6 +62,11 @@ ENDINGS: dict[Cause, Ending] = {
     # A machine answered, and the agent's policy ended it: with its message left, or at once.
     "voicemail_reached": Ending("completed", "voicemail_reached", hang_up=True),
     "ivr_reached": Ending("completed", "ivr_reached", hang_up=True),
+    # A cold transfer: the gateway, which referred the phone, has said so. A warm one: caller and
+    # human go on without us, and the gateway sees to the end; unless one of them was quicker.
+    "referred": Ending(),
+    "handed_over": Ending(),
+    "transfer_ended": Ending("completed", "call_transfer", hang_up=True),
     # The far end was removed, or the room deleted, through the API: our side ended it.
     "removed": Ending("completed", "agent_hangup"),
     "max_duration": Ending("completed", "max_duration_reached", hang_up=True),

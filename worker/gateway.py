@@ -1,4 +1,4 @@
-"""The gateway as a worker sees it: four calls, and whether a failure is worth a retry."""
+"""The gateway as a worker sees it: what it is asked, and whether a failure is worth a retry."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from core.models import Assignment, CallBrief, CallEvent, Heartbeat, InboundRoom
+from core.transfers import TransferOrder, TransferResult
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 
@@ -65,11 +66,28 @@ class Gateway:
             return False
         return isinstance(answer, dict) and answer.get("over") is True
 
+    async def transfer(
+        self, call_id: str, token: str, order: TransferOrder, within_s: float
+    ) -> TransferResult:
+        """Have the caller handed over, and wait for the outcome; safe to repeat."""
+        path = f"/internal/calls/{call_id}/transfer"
+        timeout = aiohttp.ClientTimeout(total=within_s, connect=3)
+        body = await self._request("POST", path, token, order.wire(), timeout)
+        try:
+            return TransferResult.model_validate_json(body)
+        except ValidationError as error:
+            raise Refused(f"not a result: {error.error_count()} problems") from None
+
     async def heartbeat(self, token: str, heartbeat: Heartbeat) -> None:
         await self._request("POST", "/internal/workers/heartbeat", token, heartbeat.wire())
 
     async def _request(
-        self, method: str, path: str, token: str, payload: dict[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        token: str,
+        payload: dict[str, Any] | None = None,
+        timeout: aiohttp.ClientTimeout = _TIMEOUT,
     ) -> bytes:
         try:
             async with self._http.request(
@@ -77,7 +95,7 @@ class Gateway:
                 self._base_url + path,
                 json=payload,
                 headers={"Authorization": f"Bearer {token}"},
-                timeout=_TIMEOUT,
+                timeout=timeout,
                 allow_redirects=False,
             ) as response:
                 body = await response.read()

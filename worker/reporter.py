@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from core.models import CallEvent, now
+from core.models import CallEvent, new_id, now
 from worker import spool
 from worker.backoff import Backoff
 from worker.gateway import Gateway, Refused, Unavailable
@@ -63,10 +63,15 @@ class Reporter:
         self._task = asyncio.create_task(self._ship(owner), name="reporter")
 
     def post(
-        self, type: str, data: dict[str, Any] | None = None, *, at: datetime | None = None
+        self,
+        type: str,
+        data: dict[str, Any] | None = None,
+        *,
+        at: datetime | None = None,
+        id: str | None = None,
     ) -> CallEvent:
-        """Append a fact to the call's timeline."""
-        event = CallEvent(type=type, data=data or {}, at=at or now())
+        """Append a fact to the call's timeline; ``id``: where somebody else may tell the same."""
+        event = CallEvent(id=id or new_id("evt"), type=type, data=data or {}, at=at or now())
         self._pending.append(event)
         if self._spool is not None:
             try:
@@ -78,6 +83,10 @@ class Reporter:
         self._delivered.clear()
         self._wake.set()
         return event
+
+    async def delivered(self) -> None:
+        """Until the gateway has all that was posted before."""
+        await self._delivered.wait()
 
     async def aclose(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for delivery, then leave the rest to the sweeper.

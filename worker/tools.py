@@ -42,6 +42,14 @@ _SEND_DTMF = {
         "required": ["digits"],
     },
 }
+_TRANSFER_CALL = {
+    "name": "transfer_call",
+    "description": (
+        "Hand the caller over to a human. Call it when they ask for one, or need one. Say in the "
+        "same reply that you are connecting them; it is spoken first."
+    ),
+    "parameters": {"type": "object", "properties": {}},
+}
 _SAY_GOODBYE = "The line is cut after your next words. Say a short goodbye."
 
 
@@ -61,8 +69,13 @@ class ToolBox:
     language: str = "en"
     leave_voicemail: Callable[[], None] | None = None
 
-    def tools(self, custom: list[CustomTool]) -> list[llm.Tool | llm.Toolset]:
-        """The built-in tools and the agent's own; a custom tool may replace a built-in one."""
+    def tools(
+        self, custom: list[CustomTool], *, transfer: bool = False
+    ) -> list[llm.Tool | llm.Toolset]:
+        """The built-in tools and the agent's own; a custom tool may replace a built-in one.
+
+        ``transfer``: there is somebody to hand over to.
+        """
         found: dict[str, llm.Tool | llm.Toolset] = {
             "end_call": function_tool(self._end_call, raw_schema=_END_CALL),
             "send_dtmf": function_tool(self._send_dtmf, raw_schema=_SEND_DTMF),
@@ -72,6 +85,8 @@ class ToolBox:
             found["leave_voicemail"] = function_tool(
                 self._leave_voicemail, raw_schema=LEAVE_VOICEMAIL
             )
+        if transfer:
+            found["transfer_call"] = function_tool(self._transfer_call, raw_schema=_TRANSFER_CALL)
         found.update({tool.name: self._custom(tool) for tool in custom})
         return list(found.values())
 
@@ -121,6 +136,21 @@ class ToolBox:
         assert self.leave_voicemail is not None
         with _timed(self, "leave_voicemail") as outcome:
             self.leave_voicemail()
+            outcome.ok = True
+        raise StopResponse
+
+    async def _transfer_call(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
+        """Finish speaking, then hand over; an error is for the agent to tell."""
+        with _timed(self, "transfer_call") as outcome:
+            try:
+                context.disallow_interruptions()
+            except RuntimeError:
+                return "The caller interrupted. Listen to them first."
+            await context.wait_for_playout()
+            try:
+                await self.actions.transfer()
+            except ActionFailed as error:
+                return f"Error: {error}. The caller is back with you and has heard none of it."
             outcome.ok = True
         raise StopResponse
 

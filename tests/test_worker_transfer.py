@@ -1,0 +1,171 @@
+"""Cold transfers as the worker goes through them, with a gateway that answers as told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from core.models import Agent, AgentConfig, CallBrief
+from core.transfers import Outcome, TransferOrder, TransferResult
+from worker import transfer
+from worker.actions import ActionFailed
+from worker.gateway import Refused, Unavailable
+from worker.transfer import Transfers
+
+pytestmark = pytest.mark.unit
+
+Ask = Callable[[TransferOrder], Awaitable[TransferResult]]
+
+
+class Line:
+    """A call's transfers, and what came of them."""
+
+    def __init__(self, ask: Ask) -> None:
+        config = AgentConfig(name="Ann", transfer_number="+15551230077", transfer_ringing_ms=1000)
+        brief = CallBrief(
+            call_id="call_1",
+            direction="inbound",
+            participant_identity="caller",
+            from_number="+15550101",
+            to_number="+15550202",
+            metadata={},
+            max_duration_ms=60_000,
+            agent=Agent(id="a", version=1, config=config),
+        )
+        self.held: list[bool] = []
+        self.over: list[str] = []
+        self.posted: list[tuple[str, Any, str | None]] = []
+        self.transfers = Transfers(
+            brief,
+            room=cast(Any, None),
+            livekit=cast(Any, None),
+            session=cast(Any, None),
+            ask=ask,
+            post=self._post,
+            delivered=cast(Any, None),
+            on_hold=self.held.append,
+            on_over=lambda cause, _: self.over.append(cause),
+        )
+
+    def _post(self, type: str, data: Any = None, *, id: str | None = None) -> None:
+        self.posted.append((type, data, id))
+
+
+def answering(outcome: Outcome) -> Ask:
+    async def ask(_: TransferOrder) -> TransferResult:
+        return TransferResult(outcome=outcome)
+
+    return ask
+
+
+async def test_the_call_is_over_for_us() -> None:
+    line = Line(answering("transferred"))
+    await line.transfers.transfer()
+    assert (line.over, line.held, line.posted) == (["referred"], [True], [])
+
+
+async def test_the_caller_is_back() -> None:
+    line = Line(answering("busy"))
+    for _ in range(2):
+        with pytest.raises(ActionFailed, match="the line is busy"):
+            await line.transfers.transfer()
+    assert (line.over, line.held) == ([], [True, False] * 2)
+    assert [(type, data) for type, data, _ in line.posted] == [
+        ("transfer.failed", {"reason": "busy"})
+    ] * 2
+    first, second = (id for _, _, id in line.posted)
+    assert first != second
+
+
+async def test_it_is_the_same_transfer_when_the_gateway_must_be_asked_again() -> None:
+    asked: list[str] = []
+
+    async def ask(order: TransferOrder) -> TransferResult:
+        asked.append(order.transfer_id)
+        if len(asked) == 1:
+            raise Unavailable("HTTP 503")
+        return TransferResult(outcome="no_answer")
+
+    line = Line(ask)
+    with pytest.raises(ActionFailed, match="nobody picked up"):
+        await line.transfers.transfer()
+    assert len(asked) == 2 and len(set(asked)) == 1
+
+
+@pytest.mark.parametrize("error", [Refused("HTTP 409", 409), Unavailable("no route")])
+async def test_a_gateway_that_does_not_help(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_ASK_LONGER_S", 0)
+
+    async def ask(_: TransferOrder) -> TransferResult:
+        raise error
+
+    line = Line(ask)
+    with pytest.raises(ActionFailed):
+        await line.transfers.transfer()
+    assert line.held == [True, False]
+    assert [data for _, data, _ in line.posted] == [{"reason": "failed"}]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "cause"), [("transferred", "referred"), ("failed", "caller_hung_up")]
+)
+async def test_a_caller_who_leaves_meanwhile_went_there_or_hung_up(
+    outcome: Outcome, cause: str
+) -> None:
+    decided = asyncio.Event()
+
+    async def ask(_: TransferOrder) -> TransferResult:
+        await decided.wait()
+        return TransferResult(outcome=outcome)
+
+    line = Line(ask)
+    transferring = asyncio.create_task(line.transfers.transfer())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert line.transfers.under_way
+    line.transfers.caller_left("caller_hung_up", "CLIENT_INITIATED")
+    assert line.over == []
+    decided.set()
+    await asyncio.gather(transferring, return_exceptions=True)
+    assert line.over == [cause]
+
+
+async def test_one_at_a_time_and_none_is_left() -> None:
+    async def ask(_: TransferOrder) -> TransferResult:
+        return await asyncio.Future()
+
+    line = Line(ask)
+    transferring = asyncio.create_task(line.transfers.transfer())
+    await asyncio.sleep(0)
+    with pytest.raises(ActionFailed, match="under way"):
+        await line.transfers.transfer()
+    await asyncio.sleep(0)
+    await line.transfers.aclose()
+    with pytest.raises(ActionFailed, match="the call is over"):
+        await transferring
+    assert [data for _, data, _ in line.posted] == [{"reason": "call_over"}]
+    assert not line.transfers.under_way
+
+
+async def test_who_asked_may_be_cancelled() -> None:
+    decided = asyncio.Event()
+
+    async def ask(_: TransferOrder) -> TransferResult:
+        await decided.wait()
+        return TransferResult(outcome="transferred")
+
+    line = Line(ask)
+    tool = asyncio.create_task(line.transfers.transfer())
+    await asyncio.sleep(0)
+    tool.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await tool
+    decided.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert line.over == ["referred"]
