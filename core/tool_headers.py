@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 MAX_HEADERS = 20
 
@@ -63,12 +63,16 @@ ToolHeaders = Annotated[
     Field(
         max_length=MAX_HEADERS,
         description="Sent with each request. Encrypted at rest, shown to the agent's owner.",
-        json_schema_extra={
-            "propertyNames": {"pattern": f"^{_NAME}$"},
-            "additionalProperties": {"type": ["string", "null"], "pattern": f"^{_VALUE}$"},
-        },
     ),
     BeforeValidator(_without_nulls),
     AfterValidator(_checked),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": MAX_HEADERS,
+            "propertyNames": {"pattern": f"^{_NAME}$"},
+            "additionalProperties": {"type": ["string", "null"], "pattern": f"^{_VALUE}$"},
+        }
+    ),
 ]
 """By name; empty: none."""
