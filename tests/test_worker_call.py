@@ -55,7 +55,11 @@ CONTROL = Control(
 
 
 def config(**changes: Any) -> AgentConfig:
-    values: dict[str, Any] = {"name": "Test", "begin_message": GREETING}
+    values: dict[str, Any] = {
+        "name": "Test",
+        "voice_mode": "hosted",
+        "begin_message": GREETING,
+    }
     return AgentConfig(**(values | changes))
 
 

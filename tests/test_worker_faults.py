@@ -28,7 +28,7 @@ CONTROL = Control(
         }
     ),
 )
-QUIET = AgentConfig(name="Quiet")
+QUIET = AgentConfig(name="Quiet", voice_mode="hosted")
 
 
 @pytest_asyncio.fixture
