@@ -7,16 +7,18 @@ taking, barge-in) is the same for both.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from livekit.agents import AgentSession, llm
 from openai import AsyncClient
 
 from core.models import AgentConfig
-from worker.mcp import McpServers
 from worker.providers import build_llm
 from worker.tools import ToolBox
 from worker.turn_agent import TurnAgent
+
+if TYPE_CHECKING:
+    from worker.mcp import McpServers
 
 
 class Brain(Protocol):
@@ -58,6 +60,9 @@ class HostedBrain:
         self._adding = asyncio.Lock()
         self._mcp: McpServers | None = None
         if config.mcp_servers:
+            # Here, because its import takes most of a second; job processes have it already.
+            from worker.mcp import McpServers
+
             self._mcp = McpServers(
                 config.mcp_servers, box, self._add_tools, allow_private=allow_private
             )

@@ -24,6 +24,7 @@ _USED_LATER = (
     "openai.resources.chat.completions.completions",
     "openai.resources.chat.completions.messages",
     "openai.resources.models",
+    "worker.mcp",
 )
 
 for name in _USED_LATER:
