@@ -30,7 +30,7 @@ BRIEFING = "A table for seven."
 # Hz; not in the music, and in no voice for as long as WINDOW.
 CALLER_TONE, HUMAN_TONE = 1500, 2100
 WINDOW = SAMPLE_RATE * 2 // 5
-LOUD, QUIET = 3000, 800  # of 32767; the tones are 8000
+LOUD, QUIET = 3000, 1800  # of 32767; the tones are 8000, what speech has there below 1000
 
 
 def control() -> Control:

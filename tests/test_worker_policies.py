@@ -26,7 +26,8 @@ CONTROL = Control(
 
 
 def config(**changes: Any) -> AgentConfig:
-    return AgentConfig(**({"name": "Test", "begin_message": GREETING} | changes))
+    values: dict[str, Any] = {"name": "Test", "voice_mode": "hosted", "begin_message": GREETING}
+    return AgentConfig(**(values | changes))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
