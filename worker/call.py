@@ -335,12 +335,11 @@ class _Call:
             self._machine.busy(who, busy)
 
     def _prompt(self, text: str) -> None:
-        self._reporter.post("silence.prompted", {"text": text})
-        self._say(text)
+        if self._say(text):
+            self._reporter.post("silence.prompted", {"text": text})
 
-    def _say(self, text: str) -> None:
-        if self._conversation is not None and self._is_ours:
-            self._conversation.say(text)
+    def _say(self, text: str) -> bool:
+        return self._conversation is not None and self._is_ours and self._conversation.say(text)
 
     @property
     def _is_ours(self) -> bool:

@@ -190,14 +190,16 @@ class Conversation:
         await spoken.wait_for_playout()
         return not spoken.interrupted
 
-    def say(self, text: str) -> None:
-        """Say something unasked, a turn of its own; after what is being said."""
+    def say(self, text: str) -> bool:
+        """Say something unasked, a turn of its own, after what is being said; False: not now."""
         if self._closing or self._silent:
-            return
+            return False
         try:
             self._unasked.append(self._session.say(text))
         except RuntimeError as error:
             log.warning("not said", extra={"error": str(error)})
+            return False
+        return True
 
     async def apologise(self) -> None:
         """Say that it did not work out, if that can still be said."""
