@@ -18,18 +18,8 @@ from core.agent_secrets import AgentSecrets
 from core.credentials import Vault
 from core.database import Database, Scope, whole
 from core.events import CallState, Source, fold
-from core.models import (
-    Agent,
-    Call,
-    CallEvent,
-    CallType,
-    Direction,
-    Heartbeat,
-    Status,
-    StoredEvent,
-    Turn,
-    now,
-)
+from core.jobs import Heartbeat
+from core.models import Agent, Call, CallEvent, CallType, Direction, Status, StoredEvent, Turn, now
 from core.tables import CallRow, EventRow, IdempotencyRow, RoomClaimRow, WorkerRow
 
 # A worker beats every 2 s; one that missed three is not offered calls.

@@ -10,16 +10,8 @@ from datetime import datetime
 from livekit.protocol.models import ParticipantInfo
 
 from core.credentials import Unreadable
-from core.models import (
-    Agent,
-    Call,
-    CallBrief,
-    CallEvent,
-    DisconnectionReason,
-    PhoneNumber,
-    Status,
-    VoiceWebhook,
-)
+from core.jobs import CallBrief, VoiceWebhook
+from core.models import Agent, Call, CallEvent, DisconnectionReason, PhoneNumber, Status
 from core.store import NewCall
 from core.webhook_store import WebhookEndpoint, WebhookStore
 from sip.dispatch import NUMBER_ATTRIBUTE

@@ -20,7 +20,8 @@ from livekit.protocol.room import DeleteRoomRequest, ListParticipantsRequest
 
 from core.errors import Unavailable
 from core.events import ended
-from core.models import CallEvent, JobMetadata
+from core.jobs import JobMetadata
+from core.models import CallEvent
 from core.store import Store
 from core.tokens import TokenIssuer
 from gateway.live import POLL_S, Timeline

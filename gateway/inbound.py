@@ -22,16 +22,8 @@ from core.configs import Agents, Numbers, check_takes_calls
 from core.database import Scope
 from core.errors import AppError, Conflict, ServerFault, TooManyRequests, Unavailable
 from core.events import ended
-from core.models import (
-    Agent,
-    Assignment,
-    Call,
-    CallEvent,
-    InboundJob,
-    InboundRoom,
-    PhoneNumber,
-    now,
-)
+from core.jobs import Assignment, InboundJob, InboundRoom
+from core.models import Agent, Call, CallEvent, PhoneNumber, now
 from core.store import LiveIdentity, NewCall, Store
 from core.tokens import TokenIssuer
 from core.webhook_store import WebhookStore

@@ -13,7 +13,8 @@ from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from core.database import Scope
 from core.errors import NotFound, Unauthenticated
-from core.models import Assignment, CallBrief, CallEvent, Heartbeat, InboundRoom, Turn, now
+from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
+from core.models import CallEvent, Turn, now
 from core.tokens import Audience, InvalidToken
 from gateway.body import parse_body
 from gateway.caller import answering_webhook, brief_of

@@ -16,7 +16,8 @@ from livekit.protocol.sip import (
     SIPDispatchRuleInfo,
 )
 
-from core.models import InboundJob, PhoneNumber
+from core.jobs import InboundJob
+from core.models import PhoneNumber
 from sip.trunks import label, read_label
 
 ROOM_PREFIX = "in"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.models import Agent, AgentConfig, CallBrief
+from core.jobs import CallBrief
+from core.models import Agent, AgentConfig
 from dev.listen import level_dbfs
 from worker import hold_music
 from worker.briefing import briefing, by_key, by_words

@@ -12,7 +12,8 @@ from core import store as store_module
 from core.database import Database, Scope
 from core.errors import Unavailable
 from core.events import ended
-from core.models import Agent, AgentConfig, CallEvent, Heartbeat, Turn, new_id, now
+from core.jobs import Heartbeat
+from core.models import Agent, AgentConfig, CallEvent, Turn, new_id, now
 from core.store import CallFilter, LiveIdentity, NewCall, Store
 from tests.databases import OnPostgres, OnSqlite
 

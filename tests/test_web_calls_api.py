@@ -13,7 +13,8 @@ import jwt
 import pytest
 
 from core.database import Scope
-from core.models import Agent, AgentConfig, Call, CallEvent, Heartbeat, now
+from core.jobs import Heartbeat
+from core.models import Agent, AgentConfig, Call, CallEvent, now
 from gateway.auth import Principal
 from gateway.following import Dispatcher, Journal
 from gateway.keys import LIMITS, LIVEKIT, METRICS, ROOMS, SETTINGS, TIMELINE, TOKENS

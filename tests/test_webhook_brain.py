@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 from livekit.agents import AgentSession, llm
 
-from core.models import Agent, AgentConfig, CallBrief, VoiceWebhook
+from core.jobs import CallBrief, VoiceWebhook
+from core.models import Agent, AgentConfig
 from core.signing import new_secret
 from tests.receiver import Received, Receiver, receiving, served
 from worker.actions import Actions, no_transfer

@@ -20,7 +20,8 @@ from aiohttp import web
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError as StandardError
 
-from core.models import Agent, AgentConfig, CallBrief, VoiceWebhook, now
+from core.jobs import CallBrief, VoiceWebhook
+from core.models import Agent, AgentConfig, now
 from core.signing import new_secret
 from tests.receiver import Received, Receiver, counted, receiving, served
 from worker.keys import pressed

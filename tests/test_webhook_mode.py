@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from core.database import Scope
-from core.models import CallBrief, new_id
+from core.jobs import CallBrief
+from core.models import new_id
 from core.tokens import TokenIssuer
 from gateway.app import create_app
 from gateway.keys import AGENT_STORE, WEBHOOKS

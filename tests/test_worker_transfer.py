@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from core.models import Agent, AgentConfig, CallBrief
+from core.jobs import CallBrief
+from core.models import Agent, AgentConfig
 from core.transfers import Outcome, TransferOrder, TransferResult
 from worker import transfer
 from worker.actions import ActionFailed

@@ -15,19 +15,8 @@ from aiohttp import web
 from livekit import api, rtc
 from livekit.api import LiveKitAPI
 
-from core.models import (
-    Agent,
-    AgentConfig,
-    Assignment,
-    CallBrief,
-    CallEvent,
-    Heartbeat,
-    InboundJob,
-    InboundRoom,
-    JobMetadata,
-    Turn,
-    new_id,
-)
+from core.jobs import Assignment, CallBrief, Heartbeat, InboundJob, InboundRoom, JobMetadata
+from core.models import Agent, AgentConfig, CallEvent, Turn, new_id
 from core.settings import Settings
 from core.tokens import InvalidToken, TokenIssuer
 from dev.providers import Control, Providers

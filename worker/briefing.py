@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from core.models import AgentConfig, CallBrief
+from core.jobs import CallBrief
+from core.models import AgentConfig
 
 Decision = Literal["accepted", "declined"]
 

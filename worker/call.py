@@ -12,7 +12,7 @@ from livekit import api, rtc
 from livekit.agents import AgentSession, JobContext, JobProcess
 
 from core.events import ended
-from core.models import CallBrief, InboundRoom, JobMetadata
+from core.jobs import CallBrief, InboundRoom, JobMetadata
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.transfers import TransferOrder, TransferResult

@@ -11,7 +11,7 @@ from typing import Any
 from livekit import api, rtc
 from livekit.agents import AgentSession, APIError, stt
 
-from core.models import CallBrief
+from core.jobs import CallBrief
 from core.transfers import TransferResult
 from worker import hold_music
 from worker.briefing import briefing, by_key, by_words

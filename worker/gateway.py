@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 from pydantic import ValidationError
 
-from core.models import Assignment, CallBrief, CallEvent, Heartbeat, InboundRoom
+from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
+from core.models import CallEvent
 from core.transfers import TransferOrder, TransferResult
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)

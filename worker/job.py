@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter
 
-from core.models import InboundJob, JobMetadata
+from core.jobs import InboundJob, JobMetadata
 
 CallJob = JobMetadata | InboundJob
 """A call that we placed, by its id; or a caller's room, of which only the number is known yet."""

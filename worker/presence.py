@@ -8,7 +8,7 @@ import logging
 
 from livekit.agents import AgentServer
 
-from core.models import Heartbeat
+from core.jobs import Heartbeat
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from worker.gateway import Gateway, GatewayError

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable
 from livekit import api, rtc
 from livekit.agents import AgentSession
 
-from core.models import CallBrief, new_id
+from core.jobs import CallBrief
+from core.models import new_id
 from core.transfers import TransferOrder, TransferResult, failure, human_identity
 from worker.actions import ActionFailed
 from worker.backoff import Backoff

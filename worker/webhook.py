@@ -19,7 +19,8 @@ from types import MappingProxyType
 import aiohttp
 from yarl import URL
 
-from core.models import VoiceWebhook, new_id, now
+from core.jobs import VoiceWebhook
+from core.models import new_id, now
 from core.signing import signed_headers
 from core.url_guard import guarded_session
 from core.webhook_faults import problem, refusal

@@ -21,7 +21,8 @@ from livekit.agents import (
 from livekit.agents.types import TimedString
 from livekit.agents.voice import SpeechHandle
 
-from core.models import CallBrief, now
+from core.jobs import CallBrief
+from core.models import now
 from worker.actions import ActionFailed, Actions
 from worker.phrasing import in_phrases
 from worker.turn_agent import TurnAgent

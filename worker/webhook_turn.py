@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from livekit.agents.llm import ChatMessage
 
-from core.models import CallBrief
+from core.jobs import CallBrief
 from core.webhook_payload import envelope, last, said
 from worker.keys import DIGITS
 from worker.transcript import spoken_text
