@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from http import HTTPStatus
 
 import aiohttp
-from livekit import api, rtc
+from livekit import rtc
 from livekit.agents import AgentSession, JobContext, JobProcess
 
 from core.events import ended
@@ -17,16 +16,16 @@ from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.transfers import TransferOrder, TransferResult
 from core.url_guard import guarded_session
+from worker import leaving
 from worker.actions import Actions, no_transfer
 from worker.ambient import AmbientSound, ambient_sound
-from worker.backoff import Backoff
 from worker.brain import Brain, HostedBrain
 from worker.conversation import Conversation
 from worker.digits import Keypad
 from worker.endings import ENDINGS, Cause, agent_disconnected
 from worker.far_end import FarEnd
-from worker.gateway import Gateway, Refused, Unavailable
-from worker.job import CallJob, facts, read_job
+from worker.gateway import Gateway
+from worker.job import CallJob, facts, patiently, read_job
 from worker.limits import SilenceClock, warning_after_s
 from worker.providers import build_llm_client
 from worker.reporter import Reporter
@@ -38,13 +37,10 @@ from worker.webhook_brain import WebhookBrain
 
 log = logging.getLogger(__name__)
 
-_BRIEF_WITHIN_S = 15.0  # so long a caller hears ringing
 _JOIN_WITHIN_S = 30.0  # the dial begins when the agent is in the room
 _CALLER_WITHIN_S = 5.0  # a caller is there before the agent, or has given up
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
 _RECONNECT_WITHIN_S = 20.0
-_HANG_UP_WITHIN_S = 5.0
-_LEAVE_WITHIN_S = 5.0
 _LEG_DRAIN_S = 0.4  # what the phone leg still has to play when we have said our last word
 _DELIVER_WITHIN_S = 5.0
 _SAID_LAST_WORDS: frozenset[Cause] = frozenset({"agent_hung_up", "voicemail_reached"})
@@ -134,7 +130,7 @@ class _Call:
         self._ctx.room.on("reconnected", self._reconnected)
         async with asyncio.TaskGroup() as tasks:
             connecting = tasks.create_task(self._connect())
-            brief = await self._load_brief()
+            brief = await patiently(self._ask)
             if not isinstance(brief, CallBrief):
                 await connecting  # who is to be hung up on is seen in the room
                 return self._end(*brief)
@@ -177,24 +173,6 @@ class _Call:
             if self._machine is not None:
                 audio = partial(telephone_audio, self._ctx.room, brief.participant_identity)
                 tasks.create_task(self._machine.run(conversation, audio))
-
-    async def _load_brief(self) -> CallBrief | tuple[Cause, str]:
-        """What the call is about, from the gateway, or why it ends here."""
-        backoff = Backoff(longest=2.0)
-        reason = "timeout"
-        try:
-            async with asyncio.timeout(_BRIEF_WITHIN_S):
-                while True:
-                    try:
-                        return await self._ask()
-                    except Unavailable as error:
-                        reason = str(error)
-                        await backoff.wait()
-        except Refused as error:
-            gone = error.status == HTTPStatus.GONE
-            return ("over_already" if gone else "no_brief", str(error))
-        except TimeoutError:
-            return ("no_brief", reason)
 
     async def _ask(self) -> CallBrief:
         """Raises Unavailable or Refused. From here on, or before, the events have an owner."""
@@ -407,7 +385,7 @@ class _Call:
             await conversation.aclose()
         if self._far_end is not None:
             self._far_end.close()
-        await self._leave()
+        await leaving.leave(self._ctx.room)
         self._reporter.post("agent.left", {"cause": cause})
 
     def _stop_clocks(self) -> None:
@@ -420,42 +398,14 @@ class _Call:
     async def _hang_up(self) -> None:
         """Remove the far end; the room may hold others, so it is left alone."""
         identity = self._far_end_identity()
-        if identity is None:
-            return
-        target = api.RoomParticipantIdentity(room=self._ctx.room.name, identity=identity)
-        for attempt in (1, 2):
-            try:
-                async with asyncio.timeout(_HANG_UP_WITHIN_S):
-                    await self._ctx.api.room.remove_participant(target)
-                return
-            except api.TwirpError as error:
-                if error.code == api.TwirpErrorCode.NOT_FOUND:
-                    return
-                failure = error.code
-            except (TimeoutError, aiohttp.ClientError) as error:
-                failure = type(error).__name__
-            log.warning("could not hang up", extra={"attempt": attempt, "error": failure})
-
-    async def _leave(self) -> None:
-        """Leave the room now; the job lasts until its events are delivered."""
-        try:
-            async with asyncio.timeout(_LEAVE_WITHIN_S):
-                await self._ctx.room.disconnect()
-        except TimeoutError:
-            log.warning("could not leave the room in time")
+        if identity is not None:
+            await leaving.hang_up(self._ctx.api, self._ctx.room.name, identity)
 
     def _far_end_identity(self) -> str | None:
         if self._far_end is not None:
             return self._far_end.identity if self._far_end.present else None
-        if self._phone is not None:  # we have not seen the room
-            return self._phone
-        # Without a brief: the phone in the room, if there is exactly one.
-        phones = [
-            participant.identity
-            for participant in self._ctx.room.remote_participants.values()
-            if participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_SIP
-        ]
-        return phones[0] if len(phones) == 1 else None
+        # Without a brief: the phone in the room. Without a look at the room: as the brief says.
+        return self._phone or leaving.only_phone(self._ctx.room)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

@@ -1,10 +1,19 @@
-"""What LiveKit hands a worker: a job, and what its metadata says of the call."""
+"""What LiveKit hands a worker: a job, what its metadata says of the call, and the call's brief."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
 from pydantic import TypeAdapter
 
-from core.jobs import InboundJob, JobMetadata
+from core.jobs import CallBrief, InboundJob, JobMetadata
+from worker.backoff import Backoff
+from worker.endings import Cause
+from worker.gateway import Refused, Unavailable
+
+_BRIEF_WITHIN_S = 15.0  # so long a caller hears ringing
 
 CallJob = JobMetadata | InboundJob
 """A call that we placed, by its id; or a caller's room, of which only the number is known yet."""
@@ -27,3 +36,25 @@ def facts(job: CallJob) -> dict[str, str]:
     return (
         {"call_id": job.call_id} if isinstance(job, JobMetadata) else {"number_id": job.number_id}
     )
+
+
+async def patiently(ask: Callable[[], Awaitable[CallBrief]]) -> CallBrief | tuple[Cause, str]:
+    """What the call is about, from the gateway, or why it ends here.
+
+    ``ask`` raises Unavailable, and is asked again, or Refused.
+    """
+    backoff = Backoff(longest=2.0)
+    reason = "timeout"
+    try:
+        async with asyncio.timeout(_BRIEF_WITHIN_S):
+            while True:
+                try:
+                    return await ask()
+                except Unavailable as error:
+                    reason = str(error)
+                    await backoff.wait()
+    except Refused as error:
+        gone = error.status == HTTPStatus.GONE
+        return ("over_already" if gone else "no_brief", str(error))
+    except TimeoutError:
+        return ("no_brief", reason)
