@@ -15,7 +15,7 @@ import pytest_asyncio
 from core.audio import Pcm
 from dev import scenario
 from dev.listen import level_dbfs
-from dev.phone import CallEnded, Phone, PhoneCall, Reject, RingOut
+from dev.phone import Answer, CallEnded, Phone, PhoneCall, Reject, RingOut
 from dev.phone_tracks import SAMPLE_RATE
 from dev.providers import Control, Rule, ToolCall
 from dev.stack import Stack
@@ -30,7 +30,7 @@ BRIEFING = "A table for seven."
 # Hz; not in the music, and in no voice for as long as WINDOW.
 CALLER_TONE, HUMAN_TONE = 1500, 2100
 WINDOW = SAMPLE_RATE * 2 // 5
-LOUD, QUIET = 3000, 1800  # of 32767; the tones are 8000, what speech has there below 1000
+LOUD, QUIET = 3000, 800  # of 32767; the tones are 8000, what speech has there about 100
 
 
 def control() -> Control:
@@ -140,6 +140,7 @@ async def spoken(caller: PhoneCall, digit: str) -> None:
 
 
 async def test_a_human_takes_the_call(gateway: Gateway, phone: Phone, exchange: Phone) -> None:
+    exchange.behave(Answer(after_s=1))
     async with asking(gateway, phone, transferMode="warm") as (placed, caller):
         human = await exchange.next_call(10)
         assert human.called == TO

@@ -63,7 +63,12 @@ async def example(port: int, secret: str) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLE),
-        env={**os.environ, "WEBHOOK_SECRET": secret, "PORT": str(port)},
+        env={
+            **os.environ,
+            "WEBHOOK_SECRET": secret,
+            "PORT": str(port),
+            "PYTHONUNBUFFERED": "1",
+        },
         stdout=asyncio.subprocess.PIPE,
     )
     try:

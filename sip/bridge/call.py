@@ -314,6 +314,7 @@ class Call:
         self._help(self._play_digits(phone, dtmf), "digits")
         self._help(self._publish_digits(), "publish-digits")
         self._help(self._watch_media(phone, leg), "media-watch")
+        self.subscribe()
         for track in self._tracks.values():
             leg.play(track)
         self.set_status("active")

@@ -27,6 +27,9 @@ from sip.bridge.verdict import Verdict
 # livekit-sip's default, and livekit-server's cap on a request that waits for the answer.
 RINGING_TIMEOUT_S: Final = 180.0
 WAIT_CAP_S: Final = 80.0
+# What the phone will hear is negotiated with LiveKit while it rings: nobody waits for it at the
+# answer. Not at once: whoever dialled may first want to say what this participant may hear.
+SUBSCRIBE_AFTER_S: Final = 0.5
 
 _TRANSPORTS: Final[Mapping[int, Literal["udp", "tcp", "tls"]]] = {
     SIPTransport.SIP_TRANSPORT_AUTO: "udp",
@@ -157,6 +160,8 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint) -> Verdict | None:
         return Verdict(validation.invalid(f"cannot dial: {error}"), verdict.canceled("").reason)
     call.adopt(phone)
     answered = asyncio.ensure_future(phone.answered.wait())
+    loop = asyncio.get_running_loop()
+    negotiation = loop.call_later(SUBSCRIBE_AFTER_S, call.subscribe)
     try:
         outcomes: set[asyncio.Future[Any]] = {answered, phone.closed, call.over}
         await asyncio.wait(
@@ -164,6 +169,7 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint) -> Verdict | None:
         )
     finally:
         answered.cancel()
+        negotiation.cancel()
     call.set_attributes(attributes.of_dialog(phone.call_id, endpoint.seen(phone.call_id)))
     if call.over.done():
         return verdict.canceled(f"the call was ended: {call.over.result().cause}")

@@ -162,8 +162,6 @@ class SipService:
                 joined.set_result(error)
                 return
             joined.set_result(None)
-            # Negotiated while it rings, not when somebody listens.
-            call.subscribe()
             verdict = await outbound.dial(call, order, self._endpoint)
             if verdict is not None:
                 answered.set_result(verdict.error)
