@@ -27,11 +27,12 @@ from livekit.protocol.room import CreateRoomRequest
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
+from dev.bench.answer import RINGING_S
 from dev.bench.peer import bare_worker
 from dev.bench.report import Section, paired, percentile
 from dev.echo import Echo, measure_rtt
 from dev.peers.bare_worker import AGENT_NAME, GREETING, INSTRUCTIONS
-from dev.phone import Phone, PhoneCall
+from dev.phone import Answer, Phone, PhoneCall
 from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script
 from dev.sip_backends import Backend
 from dev.stack import Stack, StackOptions
@@ -117,6 +118,7 @@ class _Bench:
             await cleanup.enter_async_context(bare_worker(stack))
             http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
             phone = await cleanup.enter_async_context(Phone())
+            phone.behave(Answer(after_s=RINGING_S))
             bench = cls(stack, http, phone)
             await bench._set_providers()
             yield bench
@@ -305,7 +307,8 @@ def _section(ours: Side, bare: Side, path_ms: float, recorded: list[float]) -> S
         rows=rows,
         notes=[
             f"{len(flat[ours.name])} and {len(flat[bare.name])} turns in {ROUNDS} calls a side, "
-            f"in alternation; {ours.dropped} and {bare.dropped} left out for a late provider. "
+            f"in alternation; the phone rings for {RINGING_S} s. {ours.dropped} and {bare.dropped} "
+            "left out for a late provider. "
             f"Ratio of the calls' medians: {ratios}.",
             f"Floor {FLOOR_MS:.0f} ms: endpointing {ENDPOINTING_MS}, STT {STT_FINAL_MS:.0f}, LLM "
             f"{LLM_FIRST_TOKEN_MS:.0f}, TTS {TTS_FIRST_BYTE_MS:.0f}. Path {path_ms:.0f} ms (echo, "
