@@ -8,13 +8,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
+from jsonschema.validators import extend, validator_for
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
@@ -23,6 +25,11 @@ MAX_CHARACTERS = 16 * 1024
 """Of a schema, as JSON."""
 _SHOWN_FAULTS = 3
 _SHOWN_CHARACTERS = 200
+
+_MOST_STEPS = 20_000
+"""Keywords looked at in one go, about 0.2 s of them: a schema of 1 KB can ask for years."""
+
+_steps: ContextVar[int] = ContextVar("steps")
 
 # What the library and its regular expressions raise for schemas of that sort.
 _UNUSABLE = (RecursionError, ArithmeticError, AttributeError, TypeError, re.error)
@@ -41,6 +48,7 @@ def check(schema: dict[str, Any]) -> None:
                 raise ValueError("a $ref may only lead to a place in the same schema")
         _resolve(schema)
         # One that leads to itself is only seen when it is followed.
+        _steps.set(0)
         next(_validator(schema).iter_errors({}), None)
     except SchemaError as error:
         place = error.json_path.removeprefix("$").lstrip(".")
@@ -66,6 +74,7 @@ class Arguments:
         if self._validator is None:
             check(self._schema)
             self._validator = _validator(self._schema)
+        _steps.set(0)
         try:
             found = list(itertools.islice(self._validator.iter_errors(arguments), _SHOWN_FAULTS))
         except (Unresolvable, *_UNUSABLE):
@@ -79,9 +88,27 @@ def _kind(schema: dict[str, Any]) -> type[Validator]:
     return found
 
 
+@cache
+def _counting(kind: type[Validator]) -> type[Validator]:
+    """``kind``, giving up after so many steps. Raises ValueError then."""
+
+    def counted(keyword: Callable[..., Any]) -> Callable[..., Iterator[ValidationError]]:
+        def run(*given: Any) -> Iterator[ValidationError]:
+            _steps.set(_steps.get(0) + 1)
+            if _steps.get() > _MOST_STEPS:
+                raise ValueError("is too complicated")
+            yield from keyword(*given) or ()
+
+        return run
+
+    keywords = {name: counted(keyword) for name, keyword in kind.VALIDATORS.items()}
+    made: type[Validator] = extend(kind, keywords)  # type: ignore[no-untyped-call]
+    return made
+
+
 def _validator(schema: dict[str, Any]) -> Validator:
     # A registry of our own, empty: the default one would ask the network for what it does not know.
-    return _kind(schema)(schema, registry=Registry())
+    return _counting(_kind(schema))(schema, registry=Registry())
 
 
 def _resolve(schema: dict[str, Any]) -> None:

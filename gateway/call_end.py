@@ -17,7 +17,7 @@ from gateway.auth import PRINCIPAL
 from gateway.call_views import CallDetail
 from gateway.calls import detail, find
 from gateway.idempotency import once
-from gateway.keys import STORE, TIMELINE
+from gateway.keys import HANDOVER, STORE, TIMELINE
 from gateway.rooms import livekit_of
 from gateway.route import Route
 from sip.twirp import livekit_errors
@@ -58,6 +58,9 @@ async def hang_up(request: web.Request, call: Call) -> Call:
     if not gone:
         # It may have come just now; whoever dials for it learns from the event.
         await _remove(livekit, call)
+    handover = request.app[HANDOVER]
+    if handover is not None:
+        await handover.caller_left(call)
     return await store.call(Scope(None), call.id) or call
 
 

@@ -103,7 +103,7 @@ def _ended(outcome: DialOutcome) -> CallEvent:
 
 
 class Watch:
-    """Waits for events of one call. Raises Unavailable (the database)."""
+    """Waits for events of one call."""
 
     def __init__(self, call_id: str, store: Store, timeline: Timeline) -> None:
         self._call_id = call_id
@@ -111,17 +111,24 @@ class Watch:
         self._timeline = timeline
 
     async def seen(self, *types: str) -> bool:
-        """Whether one of these is on the timeline."""
+        """Whether one of these is on the timeline. Raises Unavailable (the database)."""
         return bool(await self._store.events(self._call_id, types=types))
 
     async def until(self, *types: str, timeout_s: float = math.inf) -> bool:
-        """True as soon as one of these is on the timeline; False when the time is up."""
+        """True as soon as one of these is on the timeline; False when the time is up.
+
+        A database that is away is asked again.
+        """
         clock = asyncio.get_running_loop()
         deadline = clock.time() + timeout_s
         async with self._timeline.listen(self._call_id) as news:
             while (left := deadline - clock.time()) > 0:
-                if await self.seen(*types):
-                    return True
+                try:
+                    if await self.seen(*types):
+                        return True
+                except Unavailable:
+                    # Whoever waits here waits beside a dial, whose verdict must not be lost.
+                    log.warning("cannot look for events", extra={"call_id": self._call_id})
                 await news.wait(min(left, POLL_S))
         return await self.seen(*types)
 
@@ -226,7 +233,10 @@ class Following:
         while (status := await self._dial.call_status()) == "dialing":  # noqa: ASYNC110 (told by nobody)
             await asyncio.sleep(0.5)
         if status == "ringing":
-            await self._journal.write(self._call_id, "call.ringing")
+            try:
+                await self._journal.write(self._call_id, "call.ringing")
+            except Unavailable:
+                log.warning("ringing not written", extra={"call_id": self._call_id})
 
     async def _hang_up_when_over(self) -> None:
         await self._watch.until("call.ended")

@@ -23,6 +23,8 @@ from gateway.live import Timeline
 
 log = logging.getLogger(__name__)
 
+_TRIES = 2
+
 
 def call_of_human(participant: ParticipantInfo) -> str | None:
     """The call that this phone was dialled for, to take it over; None: it was not."""
@@ -48,7 +50,7 @@ async def is_referring(store: Store, call_id: str) -> bool:
 
 
 class Handover:
-    """Ends what was handed over. Failures of LiveKit are logged: the reconciler sees the rest."""
+    """Ends what was handed over. Failures of LiveKit are logged."""
 
     def __init__(self, livekit: LiveKitAPI, store: Store, timeline: Timeline) -> None:
         self._livekit = livekit
@@ -87,10 +89,12 @@ class Handover:
             await self._remove(call.room_name, human.identity)
 
     async def _remove(self, room_name: str, identity: str) -> None:
-        try:
-            await self._livekit.room.remove_participant(
-                RoomParticipantIdentity(room=room_name, identity=identity)
-            )
-        except LIVEKIT_ERRORS as error:
-            if getattr(error, "code", "") != "not_found":
+        whom = RoomParticipantIdentity(room=room_name, identity=identity)
+        for _ in range(_TRIES):
+            try:
+                await self._livekit.room.remove_participant(whom)
+                return
+            except LIVEKIT_ERRORS as error:
+                if getattr(error, "code", "") == "not_found":
+                    return
                 log.warning("could not hang up", extra={"problem": type(error).__name__})

@@ -190,18 +190,28 @@ class Dial:
         except ServerError as error:
             rang_s = time.monotonic() - started
             self._ids = _ids_of_refused(error)
-            return _refused(error, gave_up=rang_s < self._request.ringing_timeout_s - _CLOCKS_S)
+            outcome = _refused(error, gave_up=rang_s < self._request.ringing_timeout_s - _CLOCKS_S)
+            told = outcome.sip_status_code is not None or outcome.reason != "dial_failed"
+            return outcome if told else await self._unless_answered(outcome)
         except TimeoutError:
-            # No answer from the API in time: the room knows whether the phone did.
-            if await self.call_status() == "active":
-                return ANSWERED
-            await self.cancel()
-            return DialOutcome(status="no-answer", reason="dial_no_answer")
+            no_answer = DialOutcome(status="no-answer", reason="dial_no_answer")
+            return await self._unless_answered(no_answer)
         except (aiohttp.ClientError, DecodeError, AttributeError):
             # The last two: something else answers there, which the SDK did not expect.
-            return DialOutcome(status="failed", reason="dial_failed")
+            failed = DialOutcome(status="failed", reason="dial_failed")
+            return await self._unless_answered(failed)
         self._ids = Joined(info.participant_id, info.sip_call_id)
         return ANSWERED
+
+    async def _unless_answered(self, outcome: DialOutcome) -> DialOutcome:
+        """The request broke off, not the dial: the room knows whether the phone was answered.
+
+        If it was not it must not be any more, since nobody would talk to whoever picks up.
+        """
+        if await self.call_status() == "active":
+            return ANSWERED
+        await self.cancel()
+        return outcome
 
     async def _lookup(self) -> ParticipantInfo | None:
         """The participant, once LiveKit has given it its call id."""

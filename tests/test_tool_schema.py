@@ -66,3 +66,25 @@ def test_references_inside_are_followed() -> None:
     assert arguments.faults({"left": {"left": {"left": 1}}}) == (
         "left.left.left: 1 is not of type 'object'"
     )
+
+
+def _nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(levels):
+        schema = {"unevaluatedProperties": False, "allOf": [schema]}
+    return schema
+
+
+def _branching(levels: int) -> dict[str, Any]:
+    places: dict[str, Any] = {
+        f"a{level}": {"allOf": [{"$ref": f"#/$defs/a{level + 1}"}] * 2} for level in range(levels)
+    }
+    return {"$ref": "#/$defs/a0", "$defs": {**places, f"a{levels}": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("schema", [_nested(25), _branching(100)])
+def test_one_that_would_take_years_is_given_up(schema: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="too complicated"):
+        check(schema)
+    with pytest.raises(ValueError):
+        Arguments(schema).faults({"a": 1})

@@ -43,7 +43,7 @@ class Line:
             brief,
             room=cast(Any, None),
             livekit=cast(Any, None),
-            session=cast(Any, None),
+            aside=cast(Any, None),
             ask=ask,
             post=self._post,
             delivered=cast(Any, None),

@@ -45,6 +45,10 @@ class Brain(Protocol):
     async def aclose(self) -> None: ...
 
 
+_MOST_TOOLS = 128
+"""OpenAI refuses a request with more of them."""
+
+
 class HostedBrain:
     """livekit-agents' own way: a language model with the agent's prompt and tools."""
 
@@ -85,4 +89,4 @@ class HostedBrain:
         async with self._adding:
             known = {tool.id for tool in self.agent.tools}
             new = [tool for tool in tools if tool.id not in known]
-            await self.agent.update_tools([*self.agent.tools, *new])
+            await self.agent.update_tools([*self.agent.tools, *new][:_MOST_TOOLS])

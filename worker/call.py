@@ -8,7 +8,7 @@ from functools import partial
 
 import aiohttp
 from livekit import rtc
-from livekit.agents import AgentSession, JobContext, JobProcess
+from livekit.agents import JobContext, JobProcess
 
 from core.events import ended
 from core.jobs import CallBrief, InboundRoom, JobMetadata
@@ -19,6 +19,7 @@ from core.url_guard import guarded_session
 from worker import leaving
 from worker.actions import Actions, no_transfer
 from worker.ambient import AmbientSound, ambient_sound
+from worker.aside import Aside
 from worker.brain import Brain, HostedBrain
 from worker.conversation import Conversation
 from worker.digits import Keypad
@@ -217,7 +218,7 @@ class _Call:
             post=self._reporter.post,
             on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),
             on_busy=self._busy,
-            on_heard=machine.heard if machine else None,
+            on_heard=self._heard if machine else None,
         )
 
     def _think_with(
@@ -253,17 +254,13 @@ class _Call:
             brief,
             room=self._ctx.room,
             livekit=self._ctx.api,
-            session=self._session,
+            aside=partial(Aside, brief.agent.config, self._settings),
             ask=self._ask_transfer,
             post=self._reporter.post,
             delivered=self._reporter.delivered,
             on_hold=self._hold,
             on_over=self._end,
         )
-
-    def _session(self) -> AgentSession[None]:
-        assert self._conversation is not None
-        return self._conversation.session
 
     async def _ask_transfer(self, order: TransferOrder) -> TransferResult:
         owner = self._owner
@@ -311,6 +308,10 @@ class _Call:
             self._silence.busy(who, busy)
         if self._machine is not None:
             self._machine.busy(who, busy)
+
+    def _heard(self, text: str, final: bool) -> None:
+        if self._machine is not None and self._is_ours:
+            self._machine.heard(text, final)
 
     def _prompt(self, text: str) -> None:
         if self._say(text):

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from livekit import api, rtc
-from livekit.agents import AgentSession, APIError, stt
+from livekit.agents import APIError, stt
 
 from core.jobs import CallBrief
 from core.transfers import TransferResult
 from worker import hold_music
+from worker.aside import Aside
 from worker.briefing import briefing, by_key, by_words
 from worker.far_end import FarEnd
 from worker.prepared import PreparedSpeech
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _DECIDE_WITHIN_S = 20.0  # after the briefing
 _BRIEF_WITHIN_S = 90.0
 _ACTIVE_WITHIN_S = 5.0
+_VERDICT_WITHIN_S = 5.0
 _HANG_UP_WITHIN_S = 5.0
 # The caller's SIP service learns of the human's track when we do, and may subscribe later.
 _SUBSCRIBED_S = 0.3
@@ -49,17 +51,18 @@ class Consultation:
         *,
         room: rtc.Room,
         livekit: api.LiveKitAPI,
-        session: AgentSession[None],
+        aside: Aside,
         on_connected: Callable[[], None],
         on_left: Callable[[str], None],
     ) -> None:
-        """``identity``: the human's. ``on_left``: with LiveKit's reason, whenever that is."""
+        """``identity``: the human's. ``aside`` is its maker's to close. ``on_left``: with
+        LiveKit's reason, whenever that is."""
         self._brief = brief
         self._config = brief.agent.config
         self._identity = identity
         self._room = room
         self._livekit = livekit
-        self._session = session
+        self._aside = aside
         self._on_connected = on_connected
         self._on_left = on_left
         self._decided: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -80,10 +83,9 @@ class Consultation:
 
         ``ring`` has the human called, and returns when it has picked up, or will not.
         """
-        separation, engine = self._separation, self._session.tts
-        assert engine is not None
+        separation = self._separation
         music = SideTrack(self._room, "hold-music", hold_music.RATE)
-        words = SideTrack(self._room, "briefing", engine.sample_rate)
+        words = SideTrack(self._room, "briefing", self._aside.tts.sample_rate)
         speech = PreparedSpeech(briefing(self._config, self._brief))
         connected = False
         try:
@@ -102,14 +104,15 @@ class Consultation:
                 await separation.connect()
                 connected = True
                 self._on_connected()
-        except LIVEKIT_ERRORS as error:
+        except (*LIVEKIT_ERRORS, rtc.participant.PublishTrackError) as error:
             log.warning("transfer failed", extra={"problem": type(error).__name__})
             raise TransferFailed("failed") from None
         finally:
+            if not connected:
+                await self.hang_up()
             await music.aclose()
             await words.aclose()
             if not connected:
-                await self.hang_up()
                 separation.reunite()
 
     @property
@@ -144,16 +147,34 @@ class Consultation:
 
     async def _call(self, ring: Callable[[], Awaitable[TransferResult]]) -> None:
         """Until the human has picked up, and hears the agent only."""
-        async with _running(self._keep_apart()):
-            result = await ring()
+        ringing = asyncio.ensure_future(ring())
+        try:
+            async with _running(self._keep_apart()):
+                waited: set[asyncio.Future[Any]] = {ringing, self._decided}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            # What failed before anybody picked up is not rung for any longer.
+            if self._decided.done() and self._decided.result() != "accepted":
+                raise TransferFailed(await self._why(ringing))
+            result = await ringing
+        finally:
+            ringing.cancel()
         if result.outcome != "answered":
             raise TransferFailed(result.outcome)
-        if self._decided.done() and self._decided.result() != "accepted":
-            raise TransferFailed(self._decided.result())
         async with asyncio.timeout(_ACTIVE_WITHIN_S):
             await self._human.answered.wait()
         await self._separation.mute_human()
         await self._separation.let_human_hear()
+
+    async def _why(self, ringing: asyncio.Future[TransferResult]) -> str:
+        """A phone that is busy leaves the room as one that hangs up: the gateway knows which."""
+        decision = self._decided.result()
+        if decision != "hung_up":
+            return decision
+        await asyncio.wait({ringing}, timeout=_VERDICT_WITHIN_S)
+        if not ringing.done():
+            return decision
+        outcome = ringing.result().outcome
+        return decision if outcome == "answered" else outcome
 
     async def _keep_apart(self) -> None:
         """From when the human's participant is in the room, before it is answered."""
@@ -183,9 +204,7 @@ class Consultation:
     # --- the question, and the answer
 
     async def _synthesise(self, speech: PreparedSpeech) -> None:
-        engine = self._session.tts
-        assert engine is not None
-        if await speech.synthesise(engine, self._session.conn_options.tts_conn_options):
+        if await speech.synthesise(self._aside.tts, self._aside.tts_options):
             self._decide("failed")
 
     async def _ask(self, words: SideTrack, speech: PreparedSpeech) -> str:
@@ -207,12 +226,11 @@ class Consultation:
 
     async def _listen(self) -> None:
         """To what the human says, apart from the session, which hears the caller only."""
-        session, track = self._session, self._track()
-        if session.stt is None or track is None:
+        track = self._track()
+        if track is None:
             return
-        options = session.conn_options.stt_conn_options
         try:
-            async with session.stt.stream(conn_options=options) as ear:
+            async with self._aside.stt.stream(conn_options=self._aside.stt_options) as ear:
                 async with _running(_hear(track, ear)):
                     async for event in ear:
                         for said in event.alternatives[:1]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from livekit import rtc
 from livekit.agents import (
-    AgentSession,
     AgentStateChangedEvent,
+    APIConnectionError,
     CloseEvent,
     ConversationItemAddedEvent,
     ErrorEvent,
@@ -86,6 +86,7 @@ class Conversation:
         self._started = asyncio.Event()
         self._given_up = False
         self._silent = False
+        self._on_hold = False
         self._closing = False
         self._session.on("conversation_item_added", self._item_added)
         self._session.on("user_state_changed", self._caller_changed)
@@ -94,13 +95,9 @@ class Conversation:
         self._session.on("error", self._provider_failed)
         self._session.on("close", self._closed)
 
-    @property
-    def session(self) -> AgentSession[None]:
-        """Its voice and ears, for what is said beside the conversation."""
-        return self._session
-
     def hold(self, on: bool) -> None:
-        """Do not listen to the caller, or listen again."""
+        """Do not listen to the caller, or listen again. A turn on its way is not answered."""
+        self._on_hold = on
         self._session.input.set_audio_enabled(not on)
 
     async def start(self, room: rtc.Room, participant_identity: str, *, inbound: bool) -> None:
@@ -154,6 +151,13 @@ class Conversation:
         try:
             # What was heard until now belongs before it.
             await self._session.interrupt()
+        except RuntimeError:
+            # What is being said cannot be interrupted: after it, then, if it was no goodbye.
+            if (speech := self._session.current_speech) is not None:
+                await speech.wait_for_playout()
+        if self._closing or self._silent or self._on_hold:
+            return
+        try:
             self._session.generate_reply(user_input=message)
         except RuntimeError:
             log.info("keys pressed during a goodbye, or after it")
@@ -242,9 +246,10 @@ class Conversation:
             self._transcript.add(item, unasked=unasked)
 
     def _takes_turn(self, message: llm.ChatMessage) -> bool:
-        if self._silent:
+        quiet = self._silent or self._on_hold
+        if quiet:
             self._transcript.add(message)
-        return not self._silent
+        return not quiet
 
     def _heard(self, event: UserInputTranscribedEvent) -> None:
         if self._on_heard is not None:
@@ -260,8 +265,12 @@ class Conversation:
         if self._closing:
             return
         stage = str(getattr(event.error, "type", "unknown")).removesuffix("_error")
-        message = describe(getattr(event.error, "error", event.error))
-        self._failed(stage, message, bool(getattr(event.error, "recoverable", False)))
+        cause = getattr(event.error, "error", event.error)
+        # An answer that broke off half-way is not begun again, by no other model either: the
+        # caller's next turn may well be answered.
+        broke_off = stage == "llm" and isinstance(cause, APIConnectionError) and not cause.retryable
+        recoverable = bool(getattr(event.error, "recoverable", False))
+        self._failed(stage, describe(cause), recoverable or broke_off)
 
     def _failed(self, stage: str, message: str, recoverable: bool) -> None:
         self._post(

@@ -21,10 +21,10 @@ from worker.providers import VOICE_RATE, Providers
 from worker.stt_chain import UNDERSTOOD_WITHIN_S, SttChain
 
 # How long a caller is left in silence: one attempt, one quick retry, then an apology.
-_STT = APIConnectOptions(max_retry=3, retry_interval=0.5, timeout=5.0)
-_LLM = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=6.0)
-_TTS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=5.0)
-_CHAIN = APIConnectOptions(max_retry=0, timeout=ATTEMPT_S)  # the next provider is the retry
+STT_OPTIONS = APIConnectOptions(max_retry=3, retry_interval=0.5, timeout=5.0)
+LLM_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=6.0)
+TTS_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=5.0)
+CHAIN_OPTIONS = APIConnectOptions(max_retry=0, timeout=ATTEMPT_S)  # the next provider is the retry
 
 _SPEECH_RATE = 16_000  # Hz, what STT and VAD take
 VAD_SPEECH_S = 0.05  # of voice, after which the VAD says speech (its default)
@@ -49,7 +49,7 @@ def build_session(
     is begun when the caller seems to be done, before that is certain.
     """
     made = Providers(config, settings)
-    ear = _vad(settings)
+    ear = build_vad(settings)
     stt, stt_parts = made.make_stt(ear)
     tts, tts_parts = made.make_tts()
     session: AgentSession[None] = AgentSession(
@@ -66,9 +66,11 @@ def build_session(
         session_close_transcript_timeout=1.0,
         transcription_timeout=UNDERSTOOD_WITHIN_S if len(stt_parts) > 1 else None,
         conn_options=SessionConnectOptions(
-            stt_conn_options=_STT,
-            llm_conn_options=_CHAIN if isinstance(model, llm.FallbackAdapter) else _LLM,
-            tts_conn_options=_TTS if len(tts_parts) == 1 else _CHAIN,
+            stt_conn_options=STT_OPTIONS,
+            llm_conn_options=CHAIN_OPTIONS
+            if isinstance(model, llm.FallbackAdapter)
+            else LLM_OPTIONS,
+            tts_conn_options=TTS_OPTIONS if len(tts_parts) == 1 else CHAIN_OPTIONS,
             max_unrecoverable_errors=ERRORS_ARE_OURS,
         ),
     )
@@ -97,7 +99,7 @@ def room_options(participant_identity: str) -> room_io.RoomOptions:
     )
 
 
-def _vad(settings: Settings) -> vad.VAD:
+def build_vad(settings: Settings) -> vad.VAD:
     silence_s = min(settings.endpointing_ms / 1000, 0.25)
     if settings.vad == "plugin":
         # Here, because its import alone loads onnxruntime.

@@ -11,6 +11,7 @@ from livekit import rtc
 log = logging.getLogger(__name__)
 
 _QUEUE_MS = 200
+_PUBLISHED_WITHIN_S = 5.0
 _SUBSCRIBED_WITHIN_S = 5.0
 _UNPUBLISH_WITHIN_S = 2.0
 
@@ -30,10 +31,12 @@ class SideTrack:
         return self._publication.sid
 
     async def open(self) -> None:
+        """Raises TimeoutError, PublishTrackError."""
         track = rtc.LocalAudioTrack.create_audio_track(self._name, self._source)
         # Not a microphone: that is the agent's voice.
         options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_UNKNOWN)
-        self._publication = await self._room.local_participant.publish_track(track, options)
+        async with asyncio.timeout(_PUBLISHED_WITHIN_S):
+            self._publication = await self._room.local_participant.publish_track(track, options)
 
     async def heard(self) -> None:
         """Until somebody has subscribed to it. Raises TimeoutError."""

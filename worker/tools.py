@@ -50,6 +50,7 @@ _TRANSFER_CALL = {
     ),
     "parameters": {"type": "object", "properties": {}},
 }
+_LISTEN_FIRST = "The caller interrupted. Listen to them first."
 _SAY_GOODBYE = "The line is cut after your next words. Say a short goodbye."
 
 
@@ -95,11 +96,8 @@ class ToolBox:
         speech = context.speech_handle
         said_before = len(speech.chat_items)
         with _timed(self, "end_call") as outcome:
-            try:
-                context.disallow_interruptions()
-            except RuntimeError:
-                # The caller began to speak: what they say decides, not this goodbye.
-                return "The caller interrupted. Listen to them first."
+            if not _has_the_word(context):
+                return _LISTEN_FIRST
             outcome.ok = True
         await context.wait_for_playout()
         said = speech.chat_items[said_before:]
@@ -142,10 +140,8 @@ class ToolBox:
     async def _transfer_call(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
         """Finish speaking, then hand over; an error is for the agent to tell."""
         with _timed(self, "transfer_call") as outcome:
-            try:
-                context.disallow_interruptions()
-            except RuntimeError:
-                return "The caller interrupted. Listen to them first."
+            if not _has_the_word(context):
+                return _LISTEN_FIRST
             await context.wait_for_playout()
             try:
                 await self.actions.transfer()
@@ -193,6 +189,18 @@ class ToolBox:
             return answer.text
 
         return function_tool(run, raw_schema=schema)
+
+
+def _has_the_word(context: RunContext[Any]) -> bool:
+    """Nothing interrupts the agent from here on. False: the caller speaks, or has interrupted,
+    and what they say decides, not what the agent was about to do."""
+    if context.session.user_state == "speaking":
+        return False
+    try:
+        context.disallow_interruptions()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _timed:

@@ -13,12 +13,12 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from livekit import api, rtc
-from livekit.agents import AgentSession
 
 from core.jobs import CallBrief
 from core.models import new_id
 from core.transfers import TransferOrder, TransferResult, failure, human_identity
 from worker.actions import ActionFailed
+from worker.aside import Aside
 from worker.backoff import Backoff
 from worker.consultation import Consultation, TransferFailed
 from worker.endings import Cause
@@ -51,7 +51,7 @@ class Transfers:
         *,
         room: rtc.Room,
         livekit: api.LiveKitAPI,
-        session: Callable[[], AgentSession[None]],
+        aside: Callable[[], Aside],
         ask: Callable[[TransferOrder], Awaitable[TransferResult]],
         post: Callable[..., object],
         delivered: Callable[[], Awaitable[None]],
@@ -64,7 +64,7 @@ class Transfers:
         self._config = brief.agent.config
         self._room = room
         self._livekit = livekit
-        self._session = session
+        self._aside = aside
         self._ask = ask
         self._post = post
         self._delivered = delivered
@@ -114,13 +114,16 @@ class Transfers:
     async def _transfer(self) -> None:
         order = TransferOrder(transfer_id=new_id("trf"))
         self._on_hold(True)
-        reason = "call_over"
+        reason = "failed"
         try:
             if self._config.transfer_mode == "cold":
                 await self._refer(order)
             else:
                 await self._consult(order)
             reason = ""
+        except asyncio.CancelledError:
+            reason = "call_over"
+            raise
         except TransferFailed as failed:
             reason = failed.reason
             raise ActionFailed(_WORDS.get(reason, "it did not work")) from None
@@ -162,12 +165,13 @@ class Transfers:
     # --- warm
 
     async def _consult(self, order: TransferOrder) -> None:
+        aside = self._aside()
         consultation = Consultation(
             self._brief,
             human_identity(order.transfer_id),
             room=self._room,
             livekit=self._livekit,
-            session=self._session(),
+            aside=aside,
             on_connected=self._together,
             on_left=self._human_left,
         )
@@ -182,6 +186,7 @@ class Transfers:
             raise
         finally:
             consultation.close()
+            await aside.aclose()
         self._on_over("handed_over" if stays else "transfer_ended", "")
 
     def _together(self) -> None:

@@ -94,6 +94,8 @@ class MachinePolicy:
         now = _now()
         if self._first is None:
             return
+        if not self._first.open(now) and not self._recognised.done():
+            return  # a person: what they say is not searched for the rest of the call
         machine = self._first.heard(text, now, final=final)
         if machine is not None and self._first.open(now) and self._policy(machine) != "continue":
             self._decide(machine)

@@ -87,12 +87,14 @@ class WebhookBrain:
         self._actions = actions
         self._post = post
         self._on_busy = on_busy
+        self._session: AgentSession[None] | None = None
         self._awaited = 0
         self._doing: set[asyncio.Task[None]] = set()
         self.agent = _WebhookAgent(self)
         self.llm = _NoModel()
 
     def attach(self, session: AgentSession[None]) -> None:
+        self._session = session
         session.on("speech_created", _remember)
 
     async def warm(self) -> None:
@@ -161,7 +163,10 @@ class WebhookBrain:
         self._post(event, facts)
 
     def _let_it_finish(self) -> None:
-        """A goodbye is not interrupted any more, unless that has happened already."""
+        """A goodbye is not interrupted any more, unless that has happened already, or may be
+        happening: whether the caller says words is not known yet while they speak."""
+        if self._session is not None and self._session.user_state == "speaking":
+            return
         with contextlib.suppress(RuntimeError):
             _speech.get().allow_interruptions = False
 
