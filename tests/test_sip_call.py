@@ -563,6 +563,48 @@ async def test_a_far_end_quicker_than_our_lookup(stack: Stack, phone: Phone) -> 
     assert (outcome.status, outcome.sip_status_code) == ("busy", 486)
 
 
+async def test_a_request_that_breaks_off_rings_no_longer(stack: Stack, phone: Phone) -> None:
+    """A proxy's time-out, a lost connection: nobody would talk to whoever picks up."""
+    host, port = stack.bridge_url.removeprefix("http://").split(":")
+    relays: list[asyncio.StreamWriter] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.append(writer)
+        _, onwards = await asyncio.open_connection(host, int(port))
+        while data := await reader.read(65_536):
+            onwards.write(data)
+        onwards.close()
+
+    phone.behave(RingOut())
+    room = new_id("room")
+    request = DialRequest(
+        trunk=CallTrunk(address=phone.address),
+        from_number="+15105550123",
+        to_number="+15551230000",
+        room_name=room,
+        participant_identity="caller-456",
+        participant_name="John Doe",
+    )
+    settings = stack.settings
+    assert settings.livekit_api_secret is not None
+    keys = settings.livekit_api_key, settings.livekit_api_secret.get_secret_value()
+    async with (
+        await asyncio.start_server(relay, "127.0.0.1", 0) as proxy,
+        LiveKitAPI(
+            f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}", *keys, failover=False
+        ) as sip,
+        stack.api() as livekit,
+    ):
+        dial = Dial(sip, livekit, request)
+        await dial.joined()
+        call = await phone.next_call(5)
+        for writer in relays:
+            writer.transport.abort()
+        assert (await dial.verdict()).reason == "dial_failed"
+        await call.ended(10)
+        assert await participants(livekit, room) == []
+
+
 async def test_delete_room_ends_the_call(
     gateway: Gateway, livekit: LiveKitAPI, phone: Phone
 ) -> None:
