@@ -29,7 +29,12 @@ _SHOWN_CHARACTERS = 200
 _MOST_STEPS = 20_000
 """Keywords looked at in one go, about 0.2 s of them: a schema of 1 KB can ask for years."""
 
+_DEEPEST = 64
+"""Keywords within each other. Python's own limit is not waited for: where it strikes within the
+native library of ``referencing``, that panics."""
+
 _steps: ContextVar[int] = ContextVar("steps")
+_depth: ContextVar[int] = ContextVar("depth")
 
 # What the library and its regular expressions raise for schemas of that sort.
 _UNUSABLE = (RecursionError, ArithmeticError, AttributeError, TypeError, re.error)
@@ -48,7 +53,7 @@ def check(schema: dict[str, Any]) -> None:
                 raise ValueError("a $ref may only lead to a place in the same schema")
         _resolve(schema)
         # One that leads to itself is only seen when it is followed.
-        _steps.set(0)
+        _start_counting()
         next(_validator(schema).iter_errors({}), None)
     except SchemaError as error:
         place = error.json_path.removeprefix("$").lstrip(".")
@@ -74,7 +79,7 @@ class Arguments:
         if self._validator is None:
             check(self._schema)
             self._validator = _validator(self._schema)
-        _steps.set(0)
+        _start_counting()
         try:
             found = list(itertools.islice(self._validator.iter_errors(arguments), _SHOWN_FAULTS))
         except (Unresolvable, *_UNUSABLE):
@@ -88,16 +93,26 @@ def _kind(schema: dict[str, Any]) -> type[Validator]:
     return found
 
 
+def _start_counting() -> None:
+    _steps.set(0)
+    _depth.set(0)
+
+
 @cache
 def _counting(kind: type[Validator]) -> type[Validator]:
     """``kind``, giving up after so many steps. Raises ValueError then."""
 
     def counted(keyword: Callable[..., Any]) -> Callable[..., Iterator[ValidationError]]:
         def run(*given: Any) -> Iterator[ValidationError]:
+            depth = _depth.get(0)
             _steps.set(_steps.get(0) + 1)
-            if _steps.get() > _MOST_STEPS:
-                raise ValueError("is too complicated")
-            yield from keyword(*given) or ()
+            if _steps.get() > _MOST_STEPS or depth >= _DEEPEST:
+                raise ValueError("is too complicated, or leads to itself")
+            _depth.set(depth + 1)
+            try:
+                yield from keyword(*given) or ()
+            finally:
+                _depth.set(depth)
 
         return run
 
