@@ -291,7 +291,7 @@ class TestLeftBehind:
 
     @pytest.mark.parametrize("status", ["attaching", "detaching"])
     async def test_by_a_gateway_that_died(self, rig: Rig, status: Any) -> None:
-        held = ProviderRef(held_by="another:8080", held_until=time.time() - 1)
+        held = ProviderRef(held_by="another:8080", held_until=time.time() - 3600)
         number = _number(status=status, provider_ref=held.wire())
         await rig.own.app[NUMBERS].insert(number)
         rig.sip.registry.create_inbound(inbound_trunk(number, agent_name="switchroom").trunk)
