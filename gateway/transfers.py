@@ -11,11 +11,8 @@ that is repeated, even to another gateway, asks after the same transfer and dial
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
 
 import aiohttp
 from google.protobuf.duration_pb2 import Duration
@@ -24,6 +21,7 @@ from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import RoomParticipantIdentity
 from livekit.protocol.sip import TransferSIPParticipantRequest
 
+from core.alongside import alongside
 from core.credentials import CredentialStore
 from core.database import Scope
 from core.errors import AppError, Conflict, Forbidden, NotFound, TooManyRequests, Unavailable
@@ -225,8 +223,8 @@ class Transfers:
             return DialOutcome(status="failed", reason="dial_failed")
         watch = Watch(order.call.id, self._store, self._timeline)
         async with (
-            _running(self._see_ringing(order, dial)),
-            _running(self._hang_up_when_over(watch, dial)),
+            alongside(self._see_ringing(order, dial), "see ringing"),
+            alongside(self._hang_up_when_over(watch, dial), "hang up when over"),
         ):
             outcome = await dial.verdict()
         if outcome.answered and await watch.seen("call.ended"):
@@ -326,16 +324,3 @@ def _result(outcome: DialOutcome) -> TransferResult:
         sip_status_code=outcome.sip_status_code,
         sip_reason=outcome.sip_reason,
     )
-
-
-@contextlib.asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Alongside, until the block is left; what it fails of is logged."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        (outcome,) = await asyncio.gather(task, return_exceptions=True)
-        if isinstance(outcome, Exception):
-            log.warning("transfer not followed", extra={"problem": type(outcome).__name__})

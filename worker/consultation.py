@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from livekit import api, rtc
 from livekit.agents import APIError, stt
 
+from core.alongside import alongside
 from core.jobs import CallBrief
 from core.transfers import TransferResult
 from worker import hold_music
@@ -94,8 +94,8 @@ class Consultation:
             await words.open()
             separation.divide([words.sid])
             async with (
-                _running(music.play(hold_music.frames())),
-                _running(self._synthesise(speech)),
+                alongside(music.play(hold_music.frames()), "hold music"),
+                alongside(self._synthesise(speech), "briefing"),
             ):
                 await self._call(ring)
                 decision = await self._ask(words, speech)
@@ -149,7 +149,7 @@ class Consultation:
         """Until the human has picked up, and hears the agent only."""
         ringing = asyncio.ensure_future(ring())
         try:
-            async with _running(self._keep_apart()):
+            async with alongside(self._keep_apart(), "keep apart"):
                 waited: set[asyncio.Future[Any]] = {ringing, self._decided}
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             # What failed before anybody picked up is not rung for any longer.
@@ -220,7 +220,7 @@ class Consultation:
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
-        async with _running(self._listen()):
+        async with alongside(self._listen(), "ask the human"):
             await asyncio.wait({self._decided}, timeout=_DECIDE_WITHIN_S)
         return self._decided.result() if self._decided.done() else "not_accepted"
 
@@ -231,7 +231,7 @@ class Consultation:
             return
         try:
             async with self._aside.stt.stream(conn_options=self._aside.stt_options) as ear:
-                async with _running(_hear(track, ear)):
+                async with alongside(_hear(track, ear), "hear the human"):
                     async for event in ear:
                         for said in event.alternatives[:1]:
                             self._decide(by_words(said.text, self._config.language))
@@ -262,16 +262,3 @@ async def _hear(track: rtc.RemoteAudioTrack, ear: stt.RecognizeStream) -> None:
 
 def _told_by_the_gateway() -> None:
     """It writes the step on the timeline."""
-
-
-@contextlib.asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Alongside, until the block is left."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        (outcome,) = await asyncio.gather(task, return_exceptions=True)
-        if isinstance(outcome, Exception):
-            log.warning("a part of a transfer failed", exc_info=outcome)
