@@ -12,13 +12,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import aiohttp
 
 from core.settings import Settings
-from dev.bench.report import Section, percentile
+from dev.bench.report import Section
+from dev.bench.stats import SUMMARY, summary
 from dev.phone import Answer, Phone, PhoneCall
 from dev.providers import Cartesia, Control, OpenAI
 from dev.stack import Stack, StackOptions
@@ -174,25 +174,19 @@ async def _first_word(call: PhoneCall) -> float:
 def _section(
     inbound: list[Heard], outbound: list[Heard], first: list[Heard], tenth: list[Heard]
 ) -> Section:
-    def row(name: str, values: list[float]) -> tuple[str, str, str, str]:
-        return (
-            name,
-            f"{median(values):.0f} ms",
-            f"{percentile(values, 0.95):.0f} ms",
-            f"{max(values):.0f} ms",
-        )
-
+    samples = {
+        "inbound, INVITE → 200": [call.answered_ms for call in inbound],
+        "inbound, INVITE → first word": [call.greeting_ms for call in inbound],
+        "outbound, 200 → first word": [call.greeting_ms for call in outbound],
+        "inbound, first call after a publish": [call.greeting_ms for call in first],
+        "inbound, tenth call after a publish": [call.greeting_ms for call in tenth],
+    }
     return Section(
         title="Answer: until the caller hears the agent",
         command="python -m dev.bench answer",
-        columns=("", "p50", "p95", "max"),
-        rows=[
-            row("inbound, INVITE → 200", [call.answered_ms for call in inbound]),
-            row("inbound, INVITE → first word", [call.greeting_ms for call in inbound]),
-            row("outbound, 200 → first word", [call.greeting_ms for call in outbound]),
-            row("inbound, first call after a publish", [call.greeting_ms for call in first]),
-            row("inbound, tenth call after a publish", [call.greeting_ms for call in tenth]),
-        ],
+        columns=("", *SUMMARY),
+        rows=[(name, *summary(values)) for name, values in samples.items()],
+        samples=samples,
         notes=[
             f"{CALLS} warm calls a row, one at a time; {PUBLISHES} publishes. The called phone "
             f"rings for {RINGING_S} s. The TTS gives its first byte after "

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from statistics import median
 
 import aiohttp
 
 from core.settings import Settings
-from dev.bench.report import Section, percentile
+from dev.bench.report import Section
+from dev.bench.stats import SUMMARY, summary
 from dev.listen import time_to_silence_ms
 from dev.phone import Phone, PhoneCall
 from dev.phone_tracks import SAMPLE_RATE
@@ -118,15 +118,9 @@ def _section(found: list[float]) -> Section:
     return Section(
         title="Barge-in: from the caller's first sound to the agent's silence",
         command="python -m dev.bench barge-in",
-        columns=("", "p50", "p95", "max"),
-        rows=[
-            (
-                "interruptionSensitivity 0.8, the default",
-                f"{median(found):.0f} ms",
-                f"{percentile(found, 0.95):.0f} ms",
-                f"{max(found):.0f} ms",
-            )
-        ],
+        columns=("", *SUMMARY),
+        rows=[("interruptionSensitivity 0.8, the default", *summary(found))],
+        samples={"barge-in": found},
         notes=[
             f"{len(found)} interruptions in {CALLS} calls. From the first voiced 20 ms frame that "
             "the phone sends to the end of the last that it hears; the way there and back (the "

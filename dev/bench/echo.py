@@ -15,13 +15,13 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from statistics import median
 
 from livekit.api import LiveKitAPI
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
-from dev.bench.report import Section, percentile
+from dev.bench.report import Section
+from dev.bench.stats import SUMMARY, summary
 from dev.echo import Echo, measure_rtt, noise
 from dev.phone import Phone, PhoneCall
 from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend
@@ -34,7 +34,7 @@ _WAIT_S = 20.0
 
 
 async def measure(settings: Settings, step: Callable[[int, int], None]) -> Section:
-    rows = []
+    samples: dict[str, list[float]] = {}
     binary = str(settings.livekit_sip_bin or shutil.which("livekit-sip") or "")
     services = ["the bridge"] + (["livekit-sip"] if binary and _redis() else [])
     total = len(services) * len(CALLS) * BURSTS
@@ -47,21 +47,13 @@ async def measure(settings: Settings, step: Callable[[int, int], None]) -> Secti
                     if service == "the bridge"
                     else livekit_sip_backend(Path(logs), binary)
                 )
-                trips: list[float] = []
+                trips = samples[f"{service}, {calls} call{'s' if calls > 1 else ''} up"] = []
                 async with backend as running, _talking(running, calls) as echoed:
                     await asyncio.sleep(_SETTLE_S)
                     for burst in range(BURSTS):
                         trips.append(await measure_rtt(echoed, seed=burst))
                         done += 1
                         step(done, total)
-                rows.append(
-                    (
-                        f"{service}, {calls} call{'s' if calls > 1 else ''} up",
-                        f"{median(trips):.0f} ms",
-                        f"{percentile(trips, 0.95):.0f} ms",
-                        f"{max(trips):.0f} ms",
-                    )
-                )
     notes = [
         f"{BURSTS} bursts a row, on a call with an echo in its room; the other calls send noise "
         f"to each other, two or three in a room. Measured {_SETTLE_S:.0f} s after the last one "
@@ -75,9 +67,10 @@ async def measure(settings: Settings, step: Callable[[int, int], None]) -> Secti
     return Section(
         title="Echo: from the phone to a room and back",
         command="python -m dev.bench echo",
-        columns=("", "p50", "p95", "max"),
-        rows=rows,
+        columns=("", *SUMMARY),
+        rows=[(name, *summary(trips)) for name, trips in samples.items()],
         notes=notes,
+        samples=samples,
     )
 
 

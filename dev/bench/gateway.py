@@ -23,11 +23,13 @@ from livekit.protocol.room import CreateRoomRequest, DeleteRoomRequest
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
-from dev.bench.report import Section, paired, percentile
+from dev.bench.report import Section
+from dev.bench.stats import paired, percentile
 from dev.stack import Stack, StackOptions
 from dev.trunk import FixedReply, Trunk
 
 ROUNDS, PER_ROUND = 8, 20
+SIDES = ("POST /sip/call", "create_room + create_sip_participant")
 CONCURRENCY, BURST, BURST_ROUNDS = 10, 60, 5
 # Between two requests, for the call just placed to end: neither side pays for the other's.
 _SETTLE_S = 0.15
@@ -88,7 +90,7 @@ def _section(latency: list[list[list[float]]], bursts: list[list[float]]) -> Sec
     return Section(
         title="Gateway: POST /sip/call beside bare LiveKit requests",
         command="python -m dev.bench gateway",
-        columns=("", "POST /sip/call", "create_room + create_sip_participant", "ratio"),
+        columns=("", *SIDES, "ratio"),
         rows=rows,
         notes=(
             f"{ROUNDS} rounds of {PER_ROUND} requests a side, alternating one by one; then "
@@ -98,6 +100,10 @@ def _section(latency: list[list[list[float]]], bursts: list[list[float]]) -> Sec
             "its timeline. Goals: p50 ratio ≤ 1.0, throughput ratio ≥ 0.95.",
             "Both sides speak to the embedded SIP service, on the same machine as everything else.",
         ),
+        samples={
+            name: [taken for round_ in side for taken in round_]
+            for name, side in zip(SIDES, latency, strict=True)
+        },
     )
 
 

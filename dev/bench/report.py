@@ -1,27 +1,63 @@
-"""Numbers as tables: in the terminal, and in docs/benchmarks.md."""
+"""Numbers as tables: docs/benchmarks.md, with a JSON file and a plot for each benchmark."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from statistics import median
+from pathlib import Path
+
+from dev.bench.plot import Plot, shares
+from dev.livekit_server import VERSION
 
 PACKAGES = ("aiohttp", "livekit", "livekit-api", "livekit-agents", "sqlalchemy", "baresip-python")
+
+_HEAD = """\
+# Benchmarks
+
+Written by `make bench`, or a section at a time by the command it names. Both sides of a \
+comparison run in alternation in one run: what counts is the ratio, not the milliseconds of a \
+particular machine. Times of calls are taken from the audio at the caller's ear (RTP at the \
+phone), not from our own logs; the providers are simulated with fixed delays.
+
+- **Answer**: inbound, from the phone's INVITE to the 200, and to the first voiced frame that \
+it hears; outbound, from the phone's 200 to the first voiced frame that it hears.
+- **Turn**: from the end of the caller's last voiced frame to the agent's first voiced frame, \
+both at the phone.
+- **Floor**: what the providers and the endpointing take as configured: endpointing 200 + STT's \
+final 0 + LLM's first token 250 + TTS's first byte 90 = 540 ms.
+- **Path**: the round trip of an echo over the same legs, in the same run.
+- **Overhead**: turn - floor - path.
+- **CI**: the 95 % confidence interval of the median (bootstrap, 2,000 draws). A ratio is the \
+median of the rounds' ratios, with the least and the greatest of them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One benchmark's part of the report. ``notes``: what a reader must know to judge it."""
+    """One benchmark's part of the report.
+
+    ``notes``: what a reader must know to judge it. ``samples``: what was measured, by series,
+    in the order of measuring, each in the unit that its name tells (ms without one); ``plot``
+    shows them, or, if None, what share of each series was done by when.
+    """
 
     title: str
     command: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = field(default_factory=tuple)
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    plot: Plot | None = None
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return self.command.rpartition(" ")[2]
 
     def markdown(self, on: str) -> str:
         """``on``: the day and the machine."""
@@ -35,19 +71,34 @@ class Section:
         ]
         body = ["| " + " | ".join(row) + " |" for row in self.rows]
         notes = ["", *(f"- {note}" for note in self.notes)] if self.notes else []
-        return "\n".join([*head, *body, *notes, ""])
+        files = f"benchmarks/{self.name}"
+        shown = [
+            "",
+            f"![{self.title}]({files}.svg)",
+            "",
+            f"All samples: [{files}.json]({files}.json)",
+        ]
+        return "\n".join([*head, *body, *notes, *(shown if self.samples else []), ""])
 
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Nearest rank; ``share`` from 0 to 1."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def paired(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """The median of the rounds' ratios, and the span of all of them."""
-    ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
-    return f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+    def save(self, directory: Path, on: str) -> None:
+        """The samples as JSON, and the plot, into a directory of the report's own."""
+        if not self.samples:
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        content = {
+            "title": self.title,
+            "command": self.command,
+            "on": on,
+            "versions": versions(),
+            "table": [list(self.columns), *(list(row) for row in self.rows)],
+            "notes": list(self.notes),
+            "samples": {
+                name: [round(value, 3) for value in values] for name, values in self.samples.items()
+            },
+        }
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        (directory / f"{self.name}.json").write_text(text + "\n")
+        (self.plot or shares(self.samples)).save(directory / f"{self.name}.svg", self.title)
 
 
 def machine() -> str:
@@ -61,17 +112,16 @@ def machine() -> str:
     )
 
 
-def document(sections: Sequence[str], livekit_server: str) -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+def versions() -> dict[str, str]:
+    return {"livekit-server": VERSION} | {name: version(name) for name in PACKAGES}
+
+
+def document(sections: Sequence[str]) -> str:
+    """The whole report."""
     return "\n".join(
         [
-            "# Benchmarks",
-            "",
-            "Written by `make bench`, or a section at a time by the command it names. Both sides "
-            "of a comparison run in alternation in one run: what counts is the ratio, not the "
-            "milliseconds of a particular machine.",
-            "",
-            f"livekit-server {livekit_server}, {packages}",
+            _HEAD,
+            ", ".join(f"{name} {number}" for name, number in versions().items()),
             "",
             *sections,
         ]

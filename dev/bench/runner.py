@@ -1,4 +1,7 @@
-"""Runs benchmarks one after the other, shows how far they are, and writes the report."""
+"""Runs benchmarks one after the other, shows how far they are, and writes the report.
+
+Each one is written as soon as it is measured: what a later one loses costs no earlier one.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from rich.table import Table
 from core.settings import Settings
 from dev.bench import answer, barge_in, echo, gateway, report, turn
 from dev.bench.report import Section
-from dev.livekit_server import VERSION
 from dev.options import ROOT
 
 REPORT = ROOT / "docs" / "benchmarks.md"
+FILES = ROOT / "docs" / "benchmarks"
 
 
 Step = Callable[[int, int], None]
@@ -31,8 +34,6 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
 async def run(settings: Settings, names: Sequence[str] = ()) -> int:
     """All of them, or the named ones: printed, and put into the report."""
     console = Console()
-    sections: list[Section] = []
-    texts: list[str] = []
     with Progress(console=console) as progress:
         for name in names or BENCHMARKS:
             bar = progress.add_task(name, total=None)
@@ -41,12 +42,11 @@ async def run(settings: Settings, names: Sequence[str] = ()) -> int:
                 progress.update(TaskID(bar), completed=done, total=of)
 
             on = report.machine()
-            sections.append(await BENCHMARKS[name](settings, step))
-            texts.append(sections[-1].markdown(on))
-    for section in sections:
-        _print(console, section)
-    old = REPORT.read_text() if REPORT.exists() else ""
-    REPORT.write_text(report.document(report.merged(old, texts), VERSION))
+            section = await BENCHMARKS[name](settings, step)
+            section.save(FILES, on)
+            old = REPORT.read_text() if REPORT.exists() else ""
+            REPORT.write_text(report.document(report.merged(old, [section.markdown(on)])))
+            _print(console, section)
     console.print(f"written: {REPORT.relative_to(ROOT)}")
     return 0
 

@@ -13,14 +13,13 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import aiohttp
-import numpy as np
 import yaml
 from livekit.protocol.agent_dispatch import RoomAgentDispatch
 from livekit.protocol.room import CreateRoomRequest
@@ -29,7 +28,8 @@ from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 from core.settings import Settings
 from dev.bench.answer import RINGING_S
 from dev.bench.peer import bare_worker
-from dev.bench.report import Section, paired, percentile
+from dev.bench.report import Section
+from dev.bench.stats import SUMMARY, paired, summary
 from dev.echo import Echo, measure_rtt
 from dev.peers.bare_worker import AGENT_NAME, GREETING, INSTRUCTIONS
 from dev.phone import Answer, Phone, PhoneCall
@@ -266,25 +266,15 @@ async def _interrupt(call: PhoneCall) -> float:
     return cut.end_ms - span.start_ms
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % confidence interval of the median, by bootstrap (2,000 draws)."""
-    draws = np.random.default_rng(1).choice(np.asarray(values), (2000, len(values)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def _section(ours: Side, bare: Side, path_ms: float, recorded: list[float]) -> Section:
     rows = []
     flat = {side.name: [turn for one in side.turns for turn in one] for side in (ours, bare)}
     for side in (ours, bare):
         turns = flat[side.name]
-        low, high = interval(turns)
         rows.append(
             (
                 side.name,
-                f"{median(turns):.0f} ms ({low:.0f}–{high:.0f})",
-                f"{percentile(turns, 0.95):.0f} ms",
-                f"{percentile(turns, 0.99):.0f} ms",
+                *summary(turns),
                 f"{median(turns) - FLOOR_MS - path_ms:.0f} ms",
                 f"{median(side.silences):.0f} ms",
                 f"{median(side.greetings):.0f} ms",
@@ -297,14 +287,13 @@ def _section(ours: Side, bare: Side, path_ms: float, recorded: list[float]) -> S
         command="python -m dev.bench turn",
         columns=(
             "",
-            "turn p50 (95 % CI)",
-            "p95",
-            "p99",
+            *(f"turn {name}" for name in SUMMARY),
             "overhead",
             "barge-in p50",
             "200 → first word p50",
         ),
         rows=rows,
+        samples=flat,
         notes=[
             f"{len(flat[ours.name])} and {len(flat[bare.name])} turns in {ROUNDS} calls a side, "
             f"in alternation; the phone rings for {RINGING_S} s. {ours.dropped} and {bare.dropped} "

@@ -1,0 +1,49 @@
+"""A benchmark's picture, as SVG: lines over two axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+Line = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """``lines``: points by name, in the order of their x."""
+
+    x: str
+    y: str
+    lines: Mapping[str, Line]
+
+    def save(self, path: Path, title: str) -> None:
+        # The same picture for the same numbers: no date, no random ids.
+        with matplotlib.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none"}):
+            figure = Figure(figsize=(7.0, 3.5), layout="constrained")
+            axes = figure.subplots()
+            for name, points in self.lines.items():
+                axes.plot(*zip(*points, strict=True), label=name, marker=_marker(points))
+            axes.set(title=title, xlabel=self.x, ylabel=self.y)
+            axes.grid(alpha=0.3)
+            axes.legend()
+            figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def shares(samples: Mapping[str, Sequence[float]]) -> Plot:
+    """What share of each series is done by when (ms)."""
+    return Plot(
+        "ms", "share", {name: _cumulative(values) for name, values in samples.items() if values}
+    )
+
+
+def _cumulative(values: Sequence[float]) -> Line:
+    ordered = sorted(values)
+    return [(value, (rank + 1) / len(ordered)) for rank, value in enumerate(ordered)]
+
+
+def _marker(points: Line) -> str:
+    return "o" if len(points) <= 20 else ""
