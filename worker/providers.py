@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from core.chains import chain
 from core.models import MODELS, AgentConfig
 from core.settings import Settings
+from worker.clauses import ClauseFirst
 from worker.fallback import Named, Post, llm_chain, tts_chain, watch
 from worker.stt_chain import SttChain
 
@@ -105,6 +106,7 @@ class Providers:
             base_url=settings.cartesia_base_url,
             sample_rate=VOICE_RATE,
             word_timestamps=timed(config),
+            tokenizer=ClauseFirst(),
             voice=voice or TTSDefaultVoiceId,
             # 1 is what a voice has anyway; older models do not take a speed.
             speed=None if spoken_at == 1 else spoken_at,

@@ -1,0 +1,70 @@
+"""What a TTS is given first of an answer that is still being written: its first clause.
+
+A TTS speaks sentence by sentence, and a long first sentence takes the LLM 200 ms and more to
+write. Its first clause ("Of course, …") is spoken while the rest comes; after that, sentences.
+For a TTS that goes on in the same context (Cartesia's ``continue``), so that the voice does not
+begin anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from livekit.agents import tokenize
+
+# With what follows it: 1,000 and 7:30 are one word.
+_CLAUSE = re.compile(r"\s*[^\s].{2,}?[,;:–—](?=\s)", re.DOTALL)
+_LINES = re.compile(r"\s*\n+\s*")
+_FINISHED = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
+
+# As in livekit-agents' own tokenizer: text before a first look, in characters.
+_CONTEXT = 10
+
+
+Piece = tuple[str, int, int]
+"""What is spoken, and from where to where it stands in the text."""
+
+
+class ClauseFirst(tokenize.SentenceTokenizer):
+    """Sentences as livekit-agents' own tokenizer finds them, but for a stream's first piece."""
+
+    def __init__(self) -> None:
+        # As it stands in the text, so that the pieces add up to it.
+        self._sentences = tokenize.blingfire.SentenceTokenizer(retain_format=True)
+
+    def tokenize(self, text: str, *, language: str | None = None) -> list[str]:
+        return [piece for piece, _, _ in _placed(self._sentences.tokenize(text))]
+
+    def stream(self, *, language: str | None = None) -> tokenize.SentenceStream:
+        return tokenize.token_stream.BufferedSentenceStream(
+            tokenizer=_Splitter(self._sentences.tokenize), min_token_len=1, min_ctx_len=_CONTEXT
+        )
+
+
+class _Splitter:
+    """Splits what has come so far; all pieces but the last are spoken at once."""
+
+    def __init__(self, sentences: Callable[[str], list[str]]) -> None:
+        self._sentences = sentences
+        self._begun = False
+
+    def __call__(self, text: str) -> list[Piece]:
+        pieces = self._sentences(text)
+        # A whole sentence is better than a clause when it is there already.
+        if not self._begun and len(pieces) == 1 and not _FINISHED.search(text):
+            clause = _CLAUSE.match(text)
+            if clause:
+                pieces = [clause[0], text[clause.end() :]]
+        placed = _placed(pieces)
+        self._begun = self._begun or len(placed) > 1
+        return placed
+
+
+def _placed(pieces: list[str]) -> list[Piece]:
+    found, end = [], 0
+    for piece in pieces:
+        start, end = end, end + len(piece)
+        if spoken := _LINES.sub(" ", piece).strip():
+            found.append((spoken, start, end))
+    return found
