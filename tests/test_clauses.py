@@ -24,7 +24,7 @@ async def begun(*words: str) -> str | None:
     stream = ClauseFirst().stream()
     for word in words:
         stream.push_text(word)
-    early = list(stream._event_ch._queue)  # type: ignore[attr-defined]
+    early = list(stream._event_ch._queue)
     await stream.aclose()
     return early[0].token if early else None
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from livekit.agents import tokenize
+from livekit.agents.tokenize.tokenizer import SentenceStream
 
 # With what follows it: 1,000 and 7:30 are one word.
 _CLAUSE = re.compile(r"\s*[^\s].{2,}?[,;:–—](?=\s)", re.DOTALL)
@@ -36,7 +37,7 @@ class ClauseFirst(tokenize.SentenceTokenizer):
     def tokenize(self, text: str, *, language: str | None = None) -> list[str]:
         return [piece for piece, _, _ in _placed(self._sentences.tokenize(text))]
 
-    def stream(self, *, language: str | None = None) -> tokenize.SentenceStream:
+    def stream(self, *, language: str | None = None) -> SentenceStream:
         return tokenize.token_stream.BufferedSentenceStream(
             tokenizer=_Splitter(self._sentences.tokenize), min_token_len=1, min_ctx_len=_CONTEXT
         )
