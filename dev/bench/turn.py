@@ -37,10 +37,10 @@ from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script
 from dev.sip_backends import Backend
 from dev.stack import Stack, StackOptions
 
-ROUNDS, TURNS = 10, 10
+ROUNDS, TURNS = 10, 12
 ENDPOINTING_MS, STT_FINAL_MS, LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 200, 0.0, 250.0, 90.0
 FLOOR_MS = ENDPOINTING_MS + STT_FINAL_MS + LLM_FIRST_TOKEN_MS + TTS_FIRST_BYTE_MS
-QUESTION, ANSWER = "What time do you open on Sunday?", "On Sunday we open at five."
+QUESTION, ANSWER = "When do you open?", "We open at five."
 LONG_QUESTION = "What are your specials tonight?"
 LONG_ANSWER = (
     "Tonight we have tomato soup with fresh basil, then grilled fish with lemon and potatoes, "
@@ -247,8 +247,14 @@ class _Bench:
         return max((entry["seq"] for entry in await self._log(0)), default=0)
 
     async def _latest_delay(self, since: int) -> float:
-        """How late a simulated provider was at most since then, ms."""
-        return max((entry.get("late_ms", 0.0) for entry in await self._log(since)), default=0.0)
+        """How late a simulated provider was at most since then, ms; of a voice, its first byte."""
+        return max(
+            (
+                entry.get("first_byte_late_ms", entry.get("late_ms", 0.0))
+                for entry in await self._log(since)
+            ),
+            default=0.0,
+        )
 
     async def _log(self, since: int) -> list[dict[str, Any]]:
         address = f"{self._stack.providers.address}/control/log"

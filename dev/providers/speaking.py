@@ -124,14 +124,14 @@ class Speaking:
             pcm = np.concatenate([np.zeros(gap, np.int16), pcm])
         due = max(self._free_at, sentence.arrived + settings.first_byte_ms / 1000)
         origin_ms = (self._sent_samples + gap) * 1000 / speech.sample_rate
-        late_ms = 0.0
+        late: list[float] = []
         samples = max(1, int(speech.sample_rate * settings.chunk_ms / 1000))
         for start in range(0, len(pcm), samples):
             if await self._strike():
                 return False
             made = start / speech.sample_rate / settings.speed if settings.speed else 0.0
             self._free_at = due + made
-            late_ms = max(late_ms, await until(self._free_at))
+            late.append(await until(self._free_at))
             data = base64.b64encode(encode(pcm[start : start + samples], self._format)).decode()
             await self._send("chunk", data=data)
             self._sent_messages += 1
@@ -144,7 +144,8 @@ class Speaking:
             context_id=self._context_id,
             text=sentence.text,
             audio_ms=speech.duration_ms,
-            late_ms=late_ms,
+            first_byte_late_ms=late[0] if late else 0.0,
+            late_ms=max(late, default=0.0),
         )
         return True
 
