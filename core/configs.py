@@ -216,7 +216,7 @@ def _read(path: Path, agent_id: str) -> Agent:
         raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
     for index, tool in enumerate(config.custom_tools):
         try:
-            tool_schema.check(tool.parameters)
+            tool_schema.check_parameters(tool.parameters)
         except ValueError as error:
             place = f"customTools.{index}.parameters"
             raise BadAgentFile(f"{path.name}: {place}: {error}") from None

@@ -23,6 +23,8 @@ from referencing.jsonschema import DRAFT202012
 
 MAX_CHARACTERS = 16 * 1024
 """Of a schema, as JSON."""
+NOT_AT_ROOT = frozenset({"oneOf", "anyOf", "allOf", "enum", "not"})
+"""What OpenAI refuses at the root of a function's parameters, with the whole request."""
 _SHOWN_FAULTS = 3
 _SHOWN_CHARACTERS = 200
 
@@ -64,6 +66,13 @@ def check(schema: dict[str, Any]) -> None:
         raise ValueError("a $ref leads nowhere") from None
     except _UNUSABLE:
         raise ValueError("is not a JSON Schema that can be used") from None
+
+
+def check_parameters(schema: dict[str, Any]) -> None:
+    """Of a tool that a model is to be told of. Raises ValueError, saying what is wrong."""
+    if refused := sorted(NOT_AT_ROOT & schema.keys()):
+        raise ValueError(f"has {', '.join(refused)} at its root, which models do not take")
+    check(schema)
 
 
 class Arguments:

@@ -113,7 +113,7 @@ def check_tools(body: AgentTools, path: str, *, allow_private: bool) -> None:
     for index, tool in enumerate(tools):
         if tool.parameters is not None:
             try:
-                tool_schema.check(tool.parameters)
+                tool_schema.check_parameters(tool.parameters)
             except ValueError as error:
                 place = f"customTools.{index}.parameters"
                 faults.append(Detail(place, str(error), "json_schema"))

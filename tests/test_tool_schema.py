@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.tool_schema import Arguments, check
+from core.tool_schema import NOT_AT_ROOT, Arguments, check, check_parameters
 
 pytestmark = pytest.mark.unit
 
@@ -88,3 +88,11 @@ def test_one_that_would_take_years_is_given_up(schema: dict[str, Any]) -> None:
         check(schema)
     with pytest.raises(ValueError):
         Arguments(schema).faults({"a": 1})
+
+
+@pytest.mark.parametrize("keyword", sorted(NOT_AT_ROOT))
+def test_what_models_refuse_is_refused_at_the_root_only(keyword: str) -> None:
+    part: Any = {"type": "string"} if keyword == "not" else [{"type": "string"}]
+    check_parameters({"type": "object", "properties": {"a": {keyword: part}}})
+    with pytest.raises(ValueError, match=f"^has {keyword} at its root"):
+        check_parameters({"type": "object", "properties": {}, keyword: part})

@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 MAX_TOOLS = 50
 """Of one server; more would be more than a model can choose from."""
 MAX_DESCRIPTION = 1024
-# What OpenAI refuses at the root of a function's parameters, with the whole request.
-_NOT_AT_ROOT = frozenset({"oneOf", "anyOf", "allOf", "enum", "not"})
 CLOSE_WITHIN_S = 2.0
 # Idle streams of a server's own; a request has its own time-out.
 _READ_S = 300.0
@@ -186,7 +184,8 @@ def _usable(listed: Sequence[types.Tool], allowed: Sequence[str] | None) -> list
             break
         if not _NAME.fullmatch(tool.name) or (allowed is not None and tool.name not in allowed):
             continue
-        plain = {key: value for key, value in tool.input_schema.items() if key not in _NOT_AT_ROOT}
+        schema = tool.input_schema
+        plain = {key: schema[key] for key in schema if key not in tool_schema.NOT_AT_ROOT}
         parameters = {"properties": {}, **plain, "type": "object"}
         try:
             tool_schema.check(parameters)
