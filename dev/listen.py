@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from core import voice
 from core.audio import Pcm
 
-FRAME_MS = 20
-VOICE_DBFS = -45.0  # a frame at least this loud is voice
+FRAME_MS = voice.FRAME_MS
+VOICE_DBFS = voice.VOICE_DBFS  # a frame at least this loud is voice
 HANGOVER_MS = 200  # a pause inside words; segments closer than this are one
 MIN_SPEECH_MS = 60  # shorter sounds are clicks
 SILENCE_DBFS = -120.0  # stands for the level of digital silence
