@@ -34,6 +34,8 @@ DOWNLINK_FRAME_MS: Final = 20
 DOWNLINK_FRAME_BYTES: Final = SAMPLE_RATE * DOWNLINK_FRAME_MS // 1000 * 2
 # So many frames of a track wait for the leader's.
 _AHEAD: Final = 2
+# Frames over which the backlog is averaged: a second.
+_AVERAGED: Final = 50
 # How often the phone's received audio is fetched.
 POLL_S: Final = 0.01
 # After this long without a packet (a silent, held or broken phone) silence is sent on.
@@ -116,7 +118,8 @@ class Mixer:
 class PhoneLeg:
     """Moves audio both ways while ``run`` is awaited.
 
-    ``heard_at`` is the monotonic time of the last audio from the phone.
+    ``heard_at`` is the monotonic time of the last audio from the phone, ``backlog_ms`` how long
+    audio waits on its way there, on average over the last second.
     """
 
     def __init__(self, audio: PhoneAudio, source: rtc.AudioSource) -> None:
@@ -130,6 +133,7 @@ class PhoneLeg:
         self._closed = False
         self.heard_at = time.monotonic()
         self.heard_any = False
+        self.backlog_ms = 0.0
 
     async def run(self) -> None:
         """Until cancelled; the room's tracks are let go then."""
@@ -216,7 +220,10 @@ class PhoneLeg:
 
     def _to_phone(self, pcm: bytes) -> None:
         # Rounded up to whole frames: what is skipped is heard, so it is rare and short.
-        excess = self._gauge.excess(self._audio.backlog())
+        backlog = self._audio.backlog()
+        backlog_ms = backlog / DOWNLINK_FRAME_BYTES * DOWNLINK_FRAME_MS
+        self.backlog_ms += (backlog_ms - self.backlog_ms) / _AVERAGED
+        excess = self._gauge.excess(backlog)
         self._skip += -(-excess // DOWNLINK_FRAME_BYTES)
         if self._skip:
             self._skip -= 1

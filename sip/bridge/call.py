@@ -16,6 +16,7 @@ from livekit import api, rtc
 from livekit.protocol.room import RoomConfiguration
 from livekit.rtc.participant import PublishTrackError
 
+from sip.bridge.media_delay import tell_delay
 from sip.bridge.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
 from sip.leg import SAMPLE_RATE, PhoneLeg
@@ -314,6 +315,7 @@ class Call:
         self._help(self._play_digits(phone, dtmf), "digits")
         self._help(self._publish_digits(), "publish-digits")
         self._help(self._watch_media(phone, leg), "media-watch")
+        self._help(tell_delay(self._room, phone, leg, self.set_attributes), "media-delay")
         self.subscribe()
         for track in self._tracks.values():
             leg.play(track)

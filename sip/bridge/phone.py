@@ -24,6 +24,7 @@ class PhoneCall:
 
     ``ringing`` and ``answered`` are set once; ``closed`` gets the stack's reason text:
     a status line (``486 Busy Here``) or an error (``Connection timed out [110]``).
+    ``rtp_trip_ms`` is the round trip of its packets by RTCP, 0 until the far end has reported.
     """
 
     def __init__(self, call: baresip.Call, *, dialled: bool = False) -> None:
@@ -36,7 +37,9 @@ class PhoneCall:
         self._gone = False
         self.on_ringing: Callable[[], None] = lambda: None
         self.on_digit: Callable[[str], None] = lambda _digit: None
+        self.rtp_trip_ms = 0.0
         call.on(self._on_event)
+        call.on_rtcp(self._on_rtcp)
         call.on_dtmf(self._on_dtmf)
         if call.state is baresip.CallState.CLOSED:
             self._gone = True
@@ -139,6 +142,9 @@ class PhoneCall:
 
     def _on_dtmf(self, event: baresip.DigitEvent) -> None:
         self.on_digit(event.digit)
+
+    def _on_rtcp(self, stats: baresip.CallStats) -> None:
+        self.rtp_trip_ms = float(stats.rtt_ms)
 
 
 class PhonePcm:

@@ -1,0 +1,49 @@
+"""Tells the room what a call's audio waits for between the phone's packets and LiveKit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from livekit import rtc
+
+from core.media_delay import ATTRIBUTE, FIRST_POLL_S, POLL_S, RoomDelay
+from sip.bridge.phone import PhoneCall
+from sip.leg import PhoneLeg
+
+log = logging.getLogger(__name__)
+
+ANSWER_WITHIN_S: Final = 2.0
+# Everybody in the room is told of a change, so small ones are kept back.
+STEP_MS: Final = 10
+
+
+async def tell_delay(
+    room: rtc.Room,
+    phone: PhoneCall,
+    leg: PhoneLeg,
+    set_attributes: Callable[[Mapping[str, str]], None],
+) -> None:
+    """Until cancelled: the participant's ``switchroom.mediaDelayMs``, both directions together.
+
+    It is the jitter buffer for the room's audio, the round trip to LiveKit, the standing backlog
+    towards the phone, and RTCP's round trip to it, when the far end sends reports.
+    """
+    delay = RoomDelay()
+    told: int | None = None
+    await asyncio.sleep(FIRST_POLL_S)
+    while True:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                stats = await room.get_rtc_stats()
+            delay.update([*stats.publisher_stats, *stats.subscriber_stats])
+        except (RuntimeError, TimeoutError) as error:
+            log.debug("no media statistics", extra={"cause": str(error)})
+        if delay.ms is not None:
+            now = round(delay.ms + leg.backlog_ms + phone.rtp_trip_ms)
+            if told is None or abs(now - told) >= STEP_MS:
+                told = now
+                set_attributes({ATTRIBUTE: str(now)})
+        await asyncio.sleep(POLL_S)
