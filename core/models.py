@@ -378,7 +378,9 @@ class Turn(Model):
     interrupted: bool = False
     latency: dict[str, float] = Field(
         default_factory=dict,
-        description="ms: endOfTurn, stt, llmFirstToken, ttsFirstByte, total, as far as known.",
+        description="What the caller's wait for the answer was made of, in ms: endpointing, stt, "
+        "llm, tools (if any ran), tts, transport (if known), and total, their sum. Empty where "
+        "nobody spoke before, or nobody heard the answer.",
     )
     created_at: Timestamp = Field(default_factory=now)
 

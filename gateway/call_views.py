@@ -66,8 +66,8 @@ class CallView(Model):
 class CallDetail(CallView):
     transcripts: list[Turn]
     latency: dict[str, float] = Field(
-        description="The median of each of the turns' latencies, in ms: endOfTurn, stt, "
-        "llmFirstToken, ttsFirstByte, total, as far as known."
+        description="The median of each part of the turns' latencies, and of their totals, in ms: "
+        "endpointing, stt, llm, tools, tts, transport, total."
     )
 
     @classmethod

@@ -14,8 +14,8 @@ from gateway.route import route_of
 from sip.dial import DialOutcome
 
 # The parts of Turn.latency, and bounds that tell a good turn from a slow one (s).
-_TURN_PARTS = frozenset({"endOfTurn", "stt", "llmFirstToken", "ttsFirstByte", "total"})
-_TURN_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.25, 1.5, 2, 3, 5, 10)
+_TURN_PARTS = frozenset({"endpointing", "stt", "llm", "tools", "tts", "transport", "total"})
+_TURN_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.5, 2, 3, 5, 10)
 
 
 class Metrics:

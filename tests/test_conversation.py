@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -105,10 +106,14 @@ async def test_the_demo_conversation_with_an_interruption_a_tool_and_a_key(
     await call.ended(20)
     record = await placed.record()
     told = {normalize(turn["transcript"]): turn for turn in record["transcripts"]}
+    unseen_ms = []
     for exchange in exchanges:
         match exchange.step:
             case Speak(text=text, answer=answer):
-                assert normalize(told[normalize(text)]["response"]) == normalize(answer)
+                turn = told[normalize(text)]
+                assert normalize(turn["response"]) == normalize(answer)
+                assert "transport" in turn["latency"]
+                unseen_ms.append(exchange.latency_ms - turn["latency"]["total"])
             case Interrupt(question=question, text=text, answer=answer):
                 cut = told[normalize(question)]
                 assert cut["interrupted"]
@@ -116,6 +121,8 @@ async def test_the_demo_conversation_with_an_interruption_a_tool_and_a_key(
                 whole = normalize(scenario.SPECIALS_ANSWER)
                 assert whole.startswith(heard) and heard != whole
                 assert normalize(told[normalize(text)]["response"]) == normalize(answer)
+    # The record is of the audio that the phone heard: what is left are packets and buffers.
+    assert abs(median(unseen_ms)) < 250
     events = await gateway.session.get(
         f"/v1/calls/{placed.call_id}/events", headers=gateway.headers
     )

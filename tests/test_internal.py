@@ -210,7 +210,7 @@ class TestEvents:
 
     async def test_turns_are_measured_once_when_the_agent_has_left(self, gateway: Running) -> None:
         call = await gateway.call()
-        heard = Turn(id="turn_1", transcript="Hello", latency={"endOfTurn": 230.0, "odd": 1.0})
+        heard = Turn(id="turn_1", transcript="Hello", latency={"endpointing": 230.0, "odd": 1.0})
         whole = heard.model_copy(update={"latency": {**heard.latency, "total": 640.0}})
         left = event(type="agent.left")
         for told in (heard, whole, whole):
@@ -221,7 +221,7 @@ class TestEvents:
         text = await self.metrics(gateway)
         counts = [line for line in text.splitlines() if "turn_latency_seconds_count" in line]
         assert counts == [
-            'switchroom_turn_latency_seconds_count{part="endOfTurn"} 1.0',
+            'switchroom_turn_latency_seconds_count{part="endpointing"} 1.0',
             'switchroom_turn_latency_seconds_count{part="total"} 1.0',
         ]
         assert 'turn_latency_seconds_sum{part="total"} 0.64' in text

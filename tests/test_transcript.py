@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from livekit.agents.llm import ChatMessage
 
+from worker.spoken_audio import Spoken
 from worker.transcript import Transcript
+from worker.turn_clock import TurnClock
+from worker.turn_parts import TurnEnd
 
 pytestmark = pytest.mark.unit
 
@@ -30,14 +33,44 @@ class Timeline:
         return [data for posted, data in self.posts if posted == type]
 
 
+class Clock(TurnClock):
+    """One that has heard and spoken what it is told here, instead of audio."""
+
+    def __init__(self) -> None:
+        super().__init__(endpointing_s=0.2)
+        self.ended: TurnEnd | None = None
+        self.voiced: dict[str, Spoken] = {}
+
+    def turn_end(self, message: ChatMessage) -> TurnEnd | None:
+        return self.ended
+
+    def spoken(self, message: ChatMessage) -> Spoken | None:
+        return self.voiced.get(message.text_content or "")
+
+    def ends(self, at: float) -> None:
+        """The caller's next turn: silence from ``at`` on, decided 0.25 s later."""
+        at += ANSWERED
+        self.ended = TurnEnd(speech_end=at, quiet=at + 0.25, final=at + 0.1, decided=at + 0.25)
+
+    def speaks(self, text: str, *, asked: float, voiced: float) -> None:
+        """The TTS gets the words, and its first voiced sample leaves."""
+        began = ANSWERED + voiced - 0.02
+        self.voiced[text] = Spoken(began, began - 0.01, ANSWERED + asked, ANSWERED + voiced)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture
 def timeline() -> Timeline:
     return Timeline()
 
 
 @pytest.fixture
-def transcript(timeline: Timeline) -> Transcript:
-    made = Transcript(timeline.post)
+def transcript(timeline: Timeline, clock: Clock) -> Transcript:
+    made = Transcript(timeline.post, clock)
     made.answered(ANSWERED)
     return made
 
@@ -96,28 +129,48 @@ def test_a_turn_is_posted_when_heard_and_again_when_answered(
     assert second["confidence"] == 0.93
 
 
-def test_latency_parts_in_ms(transcript: Transcript, timeline: Timeline) -> None:
-    transcript.add(user("Hi.", end_of_turn_delay=0.4, transcription_delay=0.1234))
-    transcript.add(agent("Hi.", llm_node_ttft=0.25, tts_node_ttfb=0.09, e2e_latency=0.7))
-    assert timeline.turns[0]["latency"] == {
-        "endOfTurn": 400.0,
-        "stt": 123.4,
-        "llmFirstToken": 250.0,
-        "ttsFirstByte": 90.0,
-        "total": 700.0,
+def test_a_turn_takes_its_times_from_the_audio(
+    transcript: Transcript, timeline: Timeline, clock: Clock
+) -> None:
+    clock.ends(0.98)
+    clock.speaks("Hi.", asked=1.53, voiced=1.71)
+    transcript.add(user("Hi.", 0.0, 1.04))
+    transcript.add(agent("Hi.", 1.69, 3.0))
+    (turn,) = timeline.turns
+    assert (turn["endMs"], turn["responseStartMs"], turn["responseEndMs"]) == (980, 1710, 3000)
+    assert turn["latency"] == {
+        "endpointing": 250.0,
+        "stt": 0.0,
+        "llm": 300.0,
+        "tts": 180.0,
+        "total": 730.0,
     }
 
 
 def test_an_answer_around_a_tool_call_is_one_response(
-    transcript: Transcript, timeline: Timeline
+    transcript: Transcript, timeline: Timeline, clock: Clock
 ) -> None:
+    clock.ends(1.0)
+    clock.speaks("Let me look.", asked=1.5, voiced=2.0)
+    clock.speaks("Yes, at eight.", asked=3.5, voiced=4.0)
     transcript.add(user("Is a table free?"))
-    transcript.add(agent("Let me look.", 2.0, 3.0, e2e_latency=0.5))
-    transcript.add(agent("Yes, at eight.", 4.0, 5.0, e2e_latency=2.5))
+    transcript.add(agent("Let me look.", 2.0, 3.0))
+    transcript.add(agent("Yes, at eight.", 4.0, 5.0))
     (turn,) = timeline.turns
     assert turn["response"] == "Let me look. Yes, at eight."
     assert (turn["responseStartMs"], turn["responseEndMs"]) == (2000, 5000)
-    assert turn["latency"]["total"] == 500.0, "the caller's wait ended with the first words"
+    assert turn["latency"]["total"] == 1000.0, "the caller's wait ended with the first words"
+
+
+def test_an_answer_whose_first_words_were_not_timed_is_not_timed_by_its_later_ones(
+    transcript: Transcript, timeline: Timeline, clock: Clock
+) -> None:
+    clock.ends(1.0)
+    clock.speaks("Yes, at eight.", asked=3.5, voiced=4.0)
+    transcript.add(user("Is a table free?"))
+    transcript.add(agent("Let me look.", 2.0, 3.0))
+    transcript.add(agent("Yes, at eight.", 4.0, 5.0))
+    assert timeline.turns[0]["latency"] == {}
 
 
 def test_barge_in(transcript: Transcript, timeline: Timeline) -> None:

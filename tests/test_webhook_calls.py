@@ -93,7 +93,7 @@ async def test_the_example_holds_a_call(stack: Stack, gateway: Gateway, phone: P
             call = await phone.next_call(10)
             await call.answered(20)
             await told(gateway, placed.call_id, "agent.ready")
-            await call.say(TABLE)
+            asked = await call.say(TABLE)
             look = await call.listen(20)
             free = await call.listen(20)
             await call.say(GOODBYE)
@@ -113,6 +113,9 @@ async def test_the_example_holds_a_call(stack: Stack, gateway: Gateway, phone: P
     assert outcome(record) == ("completed", "agent_hangup")
     turns = [(turn["transcript"], turn["response"]) for turn in record["transcripts"]]
     assert turns == [(TABLE, f"{LOOK} {FREE}"), (GOODBYE, BYE)]
+    latency = record["transcripts"][0]["latency"]
+    assert set(latency) >= {"endpointing", "stt", "llm", "tts", "total"}
+    assert abs(look.start_ms - asked.end_ms - latency["total"]) < 250
     events = await timeline(gateway, placed.call_id)
     replied = [event["data"] for event in events if event["type"] == "webhook.replied"]
     assert [data["status"] for data in replied] == [200, 200]

@@ -106,7 +106,13 @@ async def test_a_conversation(worker: WorkerStack) -> None:
         assert turn.start_ms is not None and turn.end_ms is not None
         assert turn.response_start_ms is not None and turn.response_end_ms is not None
         assert turn.start_ms < turn.end_ms < turn.response_start_ms < turn.response_end_ms
-        assert {"endOfTurn", "stt", "llmFirstToken", "ttsFirstByte", "total"} == set(turn.latency)
+        parts = {**turn.latency}
+        total = parts.pop("total")
+        assert set(parts) - {"transport"} == {"endpointing", "stt", "llm", "tts"}
+        assert min(parts.values()) >= 0
+        assert sum(parts.values()) == pytest.approx(total, abs=0.05)
+        in_worker = total - parts.get("transport", 0)
+        assert turn.response_start_ms - turn.end_ms == pytest.approx(in_worker, abs=2)
 
     told = [event.type for event in call.events if event.type != "turn"]
     assert told == [

@@ -25,9 +25,11 @@ from worker import pipeline
 from worker.brain import Brain
 from worker.fallback import describe
 from worker.keys import pressed
+from worker.media_delay import MediaDelay
 from worker.prepared import PreparedSpeech
 from worker.providers import base_language
 from worker.transcript import Post, Transcript
+from worker.turn_clock import TurnClock
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,10 @@ class Conversation:
             config, settings, brain.llm, post, guesses=brain.guesses
         )
         brain.attach(self._session)
-        self._transcript = Transcript(post)
+        self._delay = MediaDelay()
+        self._clock = TurnClock(settings.endpointing_ms / 1000, lambda: self._delay.ms)
+        brain.agent.listens = self._clock.listen
+        self._transcript = Transcript(post, self._clock)
         self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
         self._unasked: list[SpeechHandle] = []
         self._answering: set[asyncio.Task[None]] = set()
@@ -92,6 +97,7 @@ class Conversation:
         self._session.on("user_state_changed", self._caller_changed)
         self._session.on("agent_state_changed", self._agent_changed)
         self._session.on("user_input_transcribed", self._heard)
+        self._session.on("function_tools_executed", self._clock.tools_ran)
         self._session.on("error", self._provider_failed)
         self._session.on("close", self._closed)
 
@@ -113,6 +119,9 @@ class Conversation:
             session_host=False,
             record=False,
         )
+        if (mouth := self._session.output.audio) is not None:
+            self._session.output.audio = self._clock.speak(mouth)
+        self._delay.of(room, participant_identity)
         self._started.set()
 
     async def prepare(self) -> None:
@@ -136,6 +145,7 @@ class Conversation:
         """Begin to listen, and greet. ``at``: Unix seconds."""
         self._transcript.answered(at)
         self._session.input.set_audio_enabled(True)
+        self._delay.start()
         if self._greeting is not None:
             self._say(self._greeting)
 
@@ -234,6 +244,7 @@ class Conversation:
                 await self._session.aclose()
         except TimeoutError:
             log.error("the session did not close in time")
+        await self._delay.aclose()
         await self._brain.aclose()
 
     def _say(self, speech: PreparedSpeech) -> None:
@@ -252,10 +263,14 @@ class Conversation:
         return not quiet
 
     def _heard(self, event: UserInputTranscribedEvent) -> None:
+        if event.is_final:
+            self._clock.understood()
         if self._on_heard is not None:
             self._on_heard(event.transcript, event.is_final)
 
     def _caller_changed(self, event: UserStateChangedEvent) -> None:
+        if event.old_state == "speaking":
+            self._clock.quiet()
         self._on_busy("caller", event.new_state == "speaking")
 
     def _agent_changed(self, event: AgentStateChangedEvent) -> None:

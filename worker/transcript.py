@@ -14,6 +14,8 @@ from typing import Any
 from livekit.agents.llm import ChatMessage
 
 from core.models import Turn, new_id
+from worker.turn_clock import TurnClock
+from worker.turn_parts import TurnEnd
 
 # The Cartesia plugin aligns words with the text it has so far, and drops the space after a
 # sentence when the next one has not come yet ("at seven.Press one").
@@ -21,23 +23,20 @@ _RUN_TOGETHER = re.compile(r"([^\W\d_]{2}[.!?])([^\W\d_])")
 
 Post = Callable[[str, dict[str, Any]], object]
 
-# livekit-agents' name of a latency part (s) and ours (ms, contracts.md §2).
-_CALLER_PARTS = {"end_of_turn_delay": "endOfTurn", "transcription_delay": "stt"}
-_AGENT_PARTS = {
-    "llm_node_ttft": "llmFirstToken",
-    "tts_node_ttfb": "ttsFirstByte",
-    "e2e_latency": "total",
-}
-
 
 class Transcript:
-    """Posts ``turn`` and ``barge_in`` events. Times given are Unix seconds."""
+    """Posts ``turn`` and ``barge_in`` events. Times given are Unix seconds.
 
-    def __init__(self, post: Post) -> None:
+    Where ``clock`` knows the audio, a turn's times are the audio's, not those of events.
+    """
+
+    def __init__(self, post: Post, clock: TurnClock) -> None:
         self._post = post
+        self._clock = clock
         self._answered_at: float | None = None
         self._hung_up = False
         self._turn: Turn | None = None
+        self._turn_end: TurnEnd | None = None
 
     def answered(self, at: float) -> None:
         """From here on offsets count."""
@@ -58,21 +57,30 @@ class Transcript:
 
     def _caller_said(self, message: ChatMessage, text: str) -> None:
         times = message.metrics
+        end = self._turn_end = self._clock.turn_end(message)
+        stopped = times.get("stopped_speaking_at", message.created_at)
         self._turn = Turn(
             id=new_id("turn"),
             transcript=text,
             confidence=message.transcript_confidence,
             start_ms=self._ms(times.get("started_speaking_at", message.created_at)),
-            end_ms=self._ms(times.get("stopped_speaking_at", message.created_at)),
-            latency=_parts(message, _CALLER_PARTS),
+            end_ms=self._ms(stopped if end is None else end.speech_end),
         )
         self._publish(self._turn)
 
     def _agent_said(self, message: ChatMessage, text: str, *, unasked: bool) -> None:
-        start = self._ms(message.metrics.get("started_speaking_at", message.created_at))
+        spoken = self._clock.spoken(message)
+        began = message.metrics.get("started_speaking_at", message.created_at)
+        if spoken is not None and spoken.voiced is not None:
+            began = spoken.voiced
+        start = self._ms(began)
         end = self._ms(message.metrics.get("stopped_speaking_at", message.created_at))
         asked = None if unasked else self._turn
         turn = asked or Turn(id=new_id("turn"))
+        latency = turn.latency
+        # The caller's wait is over with the first words.
+        if asked and not asked.response and self._turn_end and spoken:
+            latency = self._clock.parts(self._turn_end, message, spoken)
         turn = turn.model_copy(
             update={
                 # Several messages answer one turn when a tool is called between them.
@@ -82,7 +90,7 @@ class Transcript:
                 else turn.response_start_ms,
                 "response_end_ms": end,
                 "interrupted": message.interrupted,
-                "latency": _parts(message, _AGENT_PARTS) | turn.latency,
+                "latency": latency,
             }
         )
         if asked is not None:
@@ -108,13 +116,3 @@ def spoken_text(message: ChatMessage) -> str:
 def _parted(text: str) -> str:
     """``text`` with a space between its sentences; names like example.com stay whole."""
     return _RUN_TOGETHER.sub(lambda met: f"{met[1]}{' ' * met[2].isupper()}{met[2]}", text)
-
-
-def _parts(message: ChatMessage, names: dict[str, str]) -> dict[str, float]:
-    """The latencies that ``message`` carries, in ms."""
-    metrics: dict[str, Any] = {**message.metrics}
-    return {
-        ours: round(float(metrics[theirs]) * 1000, 1)
-        for theirs, ours in names.items()
-        if metrics.get(theirs) is not None
-    }

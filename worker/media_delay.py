@@ -1,0 +1,61 @@
+"""What the way between the caller and the worker takes, as far as it can be measured."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from livekit import rtc
+
+from core.media_delay import ATTRIBUTE, FIRST_POLL_S, POLL_S, RoomDelay
+
+log = logging.getLogger(__name__)
+
+_ANSWER_WITHIN_S = 2.0
+
+
+class MediaDelay:
+    """``start`` it when the call is answered; ``aclose`` is safe at any time."""
+
+    def __init__(self) -> None:
+        self._delay = RoomDelay()
+        self._room: rtc.Room | None = None
+        self._identity = ""
+        self._polling: asyncio.Task[None] | None = None
+
+    @property
+    def ms(self) -> float | None:
+        """Both directions, in ms; None before the first measurement.
+
+        The worker's jitter buffer and its network to LiveKit, and what the embedded bridge tells
+        of its own side. livekit-sip tells nothing.
+        """
+        if self._room is None or self._delay.ms is None:
+            return None
+        leg = self._room.remote_participants.get(self._identity)
+        told = "" if leg is None else leg.attributes.get(ATTRIBUTE, "")
+        return self._delay.ms + (float(told) if told.isdecimal() else 0.0)
+
+    def of(self, room: rtc.Room, identity: str) -> None:
+        """Which call it is."""
+        self._room, self._identity = room, identity
+
+    def start(self) -> None:
+        if self._room is not None and self._polling is None:
+            self._polling = asyncio.create_task(self._poll(self._room), name="media delay")
+
+    async def aclose(self) -> None:
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.gather(self._polling, return_exceptions=True)
+
+    async def _poll(self, room: rtc.Room) -> None:
+        await asyncio.sleep(FIRST_POLL_S)
+        while True:
+            try:
+                async with asyncio.timeout(_ANSWER_WITHIN_S):
+                    stats = await room.get_rtc_stats()
+                self._delay.update([*stats.publisher_stats, *stats.subscriber_stats])
+            except (RuntimeError, TimeoutError) as error:
+                log.debug("no media statistics", extra={"error": str(error)})
+            await asyncio.sleep(POLL_S)
