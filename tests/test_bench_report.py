@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dev.bench import report
+from dev.bench import breakdown, report
 from dev.bench.report import Section
 
 pytestmark = pytest.mark.unit
@@ -47,3 +47,31 @@ def test_samples_are_kept_and_shown(tmp_path: Path) -> None:
 def test_what_has_no_samples_has_no_files(tmp_path: Path) -> None:
     section("One", "1 ms").save(tmp_path, "a day")
     assert list(tmp_path.iterdir()) == []
+
+
+def turn(said: str, **latency: float) -> dict[str, object]:
+    return {"transcript": said, "latency": latency}
+
+
+def test_a_record_is_checked_turn_by_turn() -> None:
+    record = {
+        "transcripts": [
+            turn(""),
+            turn("When?", endpointing=300, stt=0, llm=200, tts=100, transport=70, total=670),
+            turn("Why?", endpointing=1, stt=0, llm=0, tts=0, total=1),
+            turn("When?"),
+            turn("When?", endpointing=320, stt=0, llm=180, tts=110, transport=80, total=690),
+        ]
+    }
+    checked = breakdown.check(record, "When?", [740.0, 800.0, 720.0])
+    assert [one.unseen_ms for one in checked] == [70.0, 30.0]
+    where, unseen = breakdown.notes(checked, of=3)
+    assert "2 of 3 turns" in where
+    assert "endpointing 310 + STT 0 + LLM 190 + TTS 105 + transport 75 = 680" in where
+    assert "totals: 680); on the wire 730" in where
+    assert "+50 ms (median; p5 +30, p95 +70)" in unseen
+    assert breakdown.check(record, "When?", [740.0, 720.0]) == []
+
+
+def test_records_without_latencies_are_told() -> None:
+    assert breakdown.notes([], of=3) == ["None of the 3 turns has a whole latency on record."]

@@ -27,7 +27,9 @@ from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
 from dev.bench.answer import RINGING_S
+from dev.bench.breakdown import Checked, check, notes
 from dev.bench.peer import bare_worker
+from dev.bench.plot import shares
 from dev.bench.report import Section
 from dev.bench.stats import SUMMARY, paired, summary
 from dev.echo import Echo, measure_rtt
@@ -80,8 +82,8 @@ async def measure(settings: Settings, step: Step) -> Section:
                 done += 1
                 step(done, 2 * ROUNDS)
         path += await bench.echo()
-        recorded = await bench.recorded()
-    return _section(ours, bare, median(path), recorded)
+        checked = await bench.checked()
+    return _section(ours, bare, median(path), checked)
 
 
 class _Bench:
@@ -91,7 +93,8 @@ class _Bench:
         self._stack = stack
         self._http = http
         self._phone = phone
-        self._calls: list[str] = []
+        self._calls: list[str] = []  # ours, and the turns of each as the phone heard them (ms)
+        self._wire: list[list[float]] = []
         self._number = 0
 
     @classmethod
@@ -134,16 +137,19 @@ class _Bench:
             await call.answered(_WAIT_S)
             greeting = await call.listen(_WAIT_S, end_silence_ms=500)
             side.greetings.append(greeting.start_ms)
-            kept = []
+            kept, heard_ms = [], []
             for _ in range(turns):
                 mark = await self._newest()
                 span = await call.say(QUESTION)
                 heard = await call.listen(_WAIT_S, end_silence_ms=500)
+                heard_ms.append(heard.start_ms - span.end_ms)
                 if await self._latest_delay(mark) > _LATE_MS:
                     side.dropped += 1
                 else:
-                    kept.append(heard.start_ms - span.end_ms)
+                    kept.append(heard_ms[-1])
             side.turns.append(kept)
+            if side.name == "Switchroom":
+                self._wire.append(heard_ms)
             side.silences.append(await _interrupt(call))
             await call.hangup()
             await call.ended(_WAIT_S)
@@ -175,17 +181,12 @@ class _Bench:
             await sip.aclose()
         return trips
 
-    async def recorded(self) -> list[float]:
-        """``latency.total`` of every turn of our calls, as the records have it, ms."""
+    async def checked(self) -> list[Checked]:
+        """Every turn of our calls but the first one's: the record beside the wire."""
         found = []
-        for call_id in self._calls:
+        for call_id, wire_ms in list(zip(self._calls, self._wire, strict=True))[1:]:
             async with self._http.get(f"/v1/calls/{call_id}") as response:
-                record = await response.json()
-            found += [
-                turn["latency"]["total"]
-                for turn in record["transcripts"]
-                if turn["transcript"] == QUESTION and "total" in turn["latency"]
-            ]
+                found += check(await response.json(), QUESTION, wire_ms)
         return found
 
     @contextlib.asynccontextmanager
@@ -272,7 +273,7 @@ async def _interrupt(call: PhoneCall) -> float:
     return cut.end_ms - span.start_ms
 
 
-def _section(ours: Side, bare: Side, path_ms: float, recorded: list[float]) -> Section:
+def _section(ours: Side, bare: Side, path_ms: float, checked: list[Checked]) -> Section:
     rows = []
     flat = {side.name: [turn for one in side.turns for turn in one] for side in (ours, bare)}
     for side in (ours, bare):
@@ -287,7 +288,6 @@ def _section(ours: Side, bare: Side, path_ms: float, recorded: list[float]) -> S
             )
         )
     ratios = paired([median(one) for one in ours.turns], [median(one) for one in bare.turns])
-    gap = median(recorded) - median(flat[ours.name]) if recorded else float("nan")
     return Section(
         title="Turn: from the caller's last word to the agent's first",
         command="python -m dev.bench turn",
@@ -299,7 +299,8 @@ def _section(ours: Side, bare: Side, path_ms: float, recorded: list[float]) -> S
             "200 → first word p50",
         ),
         rows=rows,
-        samples=flat,
+        samples=flat | {"wire - record": [turn.unseen_ms for turn in checked]},
+        plot=shares(flat),
         notes=[
             f"{len(flat[ours.name])} and {len(flat[bare.name])} turns in {ROUNDS} calls a side, "
             f"in alternation; the phone rings for {RINGING_S} s. {ours.dropped} and {bare.dropped} "
@@ -308,8 +309,7 @@ def _section(ours: Side, bare: Side, path_ms: float, recorded: list[float]) -> S
             f"Floor {FLOOR_MS:.0f} ms: endpointing {ENDPOINTING_MS}, STT {STT_FINAL_MS:.0f}, LLM "
             f"{LLM_FIRST_TOKEN_MS:.0f}, TTS {TTS_FIRST_BYTE_MS:.0f}. Path {path_ms:.0f} ms (echo, "
             "same run). Overhead = turn - floor - path.",
-            f"The records' own `latency.total` differs from the wire by {gap:+.0f} ms (medians): "
-            "it does not see the path.",
+            *notes(checked, of=ROUNDS * TURNS),
             "Goals: turn p50 < 900 ms, overhead ≤ 120 ms, p95 - p50 ≤ 150 ms, barge-in p50 ≤ "
             "300 ms, 200 → first word p50 ≤ 250 ms.",
             "The bare worker is dev/peers/bare_worker.py: the same plugins, delays and "
