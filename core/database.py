@@ -13,10 +13,11 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import ColumnElement, Select, event, func, select, text, true
+from sqlalchemy import ColumnElement, Select, event, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
@@ -24,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from core import migrations
+from core import sqlite as core_sqlite
 from core.errors import Unavailable
 
 _P = ParamSpec("_P")
@@ -159,7 +161,8 @@ def _engine(url: str) -> AsyncEngine:
             if path and path != ":memory:":
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             engine = create_async_engine(
-                parsed.set(drivername="sqlite+aiosqlite"), connect_args={"timeout": 5}
+                parsed.set(drivername="sqlite+aiosqlite"),
+                async_creator=partial(core_sqlite.connect, path or ":memory:", timeout_s=5),
             )
             event.listen(engine.sync_engine, "connect", _sqlite_connected)
             event.listen(engine.sync_engine, "begin", _sqlite_begin)
@@ -187,4 +190,6 @@ def _sqlite_connected(connection: Any, _record: object) -> None:
 
 
 def _sqlite_begin(connection: Any) -> None:
-    connection.execute(text(connection.get_execution_options().get("sqlite_begin", "BEGIN")))
+    # A statement that only reads is a transaction by itself.
+    if (begin := connection.get_execution_options().get("sqlite_begin")) is not None:
+        connection.exec_driver_sql(begin)

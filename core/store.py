@@ -6,11 +6,11 @@ The gateway is the only writer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import Select, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -29,6 +29,18 @@ CLAIM_STALE = timedelta(seconds=15)
 IDEMPOTENCY_TTL = timedelta(hours=24)
 
 _STATE_FIELDS = tuple(field.name for field in fields(CallState))
+
+# What every call asks several times is built once: building takes longer than executing.
+_calls: Any = CallRow.__table__
+_events: Any = EventRow.__table__
+_CALL = select(_calls).where(_calls.c.id == bindparam("call")).with_for_update()
+_ADVANCE = update(_calls).where(_calls.c.id == bindparam("call"))
+_EVENTS = (
+    select(_events)
+    .where(_events.c.call_id == bindparam("call"), _events.c.seq > bindparam("after"))
+    .order_by(_events.c.seq)
+)
+_EVENTS_OF_TYPES = _EVENTS.where(_events.c.type.in_(bindparam("types", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +104,7 @@ class Step:
 
     def call(self) -> Call:
         """The record as it stood after this event."""
-        return _call({**self.row, **asdict(self.after)})
+        return _call({**self.row, **_columns(self.after)})
 
 
 class Announcer(Protocol):
@@ -119,6 +131,12 @@ class Store:
         self._database = database
         self._announcer = announcer
         self._secrets = AgentSecrets(vault)
+        self._add_event = (
+            database.insert(_events)
+            .on_conflict_do_nothing(index_elements=["id"])
+            .returning(_events.c.seq)
+        )
+        self._claim = _claim(database)
 
     # --- calls and their timeline
 
@@ -150,18 +168,17 @@ class Store:
             "max_duration_ms": new.max_duration_ms,
             "room_name": new.room_name,
             "participant_identity": new.participant_identity,
-            "meta": new.metadata,
+            "metadata": new.metadata,
             "created_at": first.at,
-            **asdict(state),
+            **_columns(state),
         }
         events = [_event_row(new.id, new.auth_id, item, "gateway") for item in (first, *more)]
         try:
             async with self._database.write() as connection:
                 if max_live is not None and await _live(connection, new.auth_id) >= max_live:
                     raise TooManyLive
-                await connection.execute(insert(CallRow).values(**row))
-                await connection.execute(insert(EventRow), events)
-                row["metadata"] = row.pop("meta")
+                await connection.execute(insert(_calls), row)
+                await connection.execute(insert(_events), events)
                 steps = [Step(*step, new.auth_id, row) for step in folded]
                 told = await self._announce(connection, steps)
         except IntegrityError:
@@ -179,21 +196,16 @@ class Store:
         if not events:
             return []
         async with self._database.write() as connection:
-            query = select(CallRow.__table__).where(CallRow.id == call_id)
-            row = (await connection.execute(query.with_for_update())).mappings().one_or_none()
+            found = await connection.execute(_CALL, {"call": call_id})
+            row = found.mappings().one_or_none()
             if row is None:
                 return None
             stored: list[StoredEvent] = []
             steps: list[Step] = []
             state = before = CallState(**{name: row[name] for name in _STATE_FIELDS})
             for item in events:
-                statement = (
-                    self._database.insert(EventRow)
-                    .values(**_event_row(call_id, row["auth_id"], item, source))
-                    .on_conflict_do_nothing(index_elements=["id"])
-                    .returning(EventRow.seq)
-                )
-                seq = (await connection.execute(statement)).scalar_one_or_none()
+                values = _event_row(call_id, row["auth_id"], item, source)
+                seq = (await connection.execute(self._add_event, values)).scalar_one_or_none()
                 if seq is None:
                     continue
                 previous, state = state, fold(state, item, source)
@@ -202,9 +214,7 @@ class Store:
                     StoredEvent(**item.model_dump(), call_id=call_id, seq=seq, source=source)
                 )
             if state != before:
-                await connection.execute(
-                    update(CallRow).where(CallRow.id == call_id).values(**asdict(state))
-                )
+                await connection.execute(_ADVANCE, {"call": call_id, **_columns(state)})
             told = await self._announce(connection, steps)
         self._wake(told)
         return stored
@@ -260,11 +270,10 @@ class Store:
         self, call_id: str, *, after: int = 0, types: Sequence[str] = ()
     ) -> list[StoredEvent]:
         """A call's events by arrival; the caller has checked whose call it is."""
-        query = select(EventRow.__table__).where(EventRow.call_id == call_id, EventRow.seq > after)
-        if types:
-            query = query.where(EventRow.type.in_(types))
+        query = _EVENTS_OF_TYPES if types else _EVENTS
+        values = {"call": call_id, "after": after, **({"types": list(types)} if types else {})}
         async with self._database.read() as connection:
-            rows = (await connection.execute(query.order_by(EventRow.seq))).mappings().all()
+            rows = (await connection.execute(query, values)).mappings().all()
         return [StoredEvent.model_validate(dict(row)) for row in rows]
 
     @whole
@@ -355,19 +364,13 @@ class Store:
         """
         moment = now()
         async with self._database.write() as connection:
-            # One statement, so both databases settle the race themselves.
-            statement = (
-                self._database.insert(RoomClaimRow)
-                .values(room_name=room_name, auth_id=auth_id, claimed_at=moment)
-                .on_conflict_do_update(
-                    index_elements=["room_name"],
-                    set_={"auth_id": auth_id, "claimed_at": moment},
-                    where=RoomClaimRow.auth_id.is_not_distinct_from(auth_id)
-                    | (RoomClaimRow.claimed_at < moment - CLAIM_STALE),
-                )
-                .returning(RoomClaimRow.room_name)
-            )
-            return (await connection.execute(statement)).scalar_one_or_none() is not None
+            values = {
+                "room_name": room_name,
+                "auth_id": auth_id,
+                "claimed_at": moment,
+                "stale": moment - CLAIM_STALE,
+            }
+            return (await connection.execute(self._claim, values)).scalar_one_or_none() is not None
 
     @whole
     async def sweep(self) -> None:
@@ -446,6 +449,23 @@ class Store:
                     IdempotencyRow.auth_id == (scope.auth_id or ""), IdempotencyRow.key == key
                 )
             )
+
+
+def _claim(database: Database) -> Any:
+    """One statement, so both databases settle the race themselves."""
+    claims: Any = RoomClaimRow.__table__
+    wanted = database.insert(claims)
+    wanted = wanted.values({name: bindparam(name) for name in claims.c.keys()})
+    return wanted.on_conflict_do_update(
+        index_elements=["room_name"],
+        set_={"auth_id": wanted.excluded.auth_id, "claimed_at": wanted.excluded.claimed_at},
+        where=claims.c.auth_id.is_not_distinct_from(wanted.excluded.auth_id)
+        | (claims.c.claimed_at < bindparam("stale", type_=claims.c.claimed_at.type)),
+    ).returning(claims.c.room_name)
+
+
+def _columns(state: CallState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in _STATE_FIELDS}
 
 
 def _event_row(

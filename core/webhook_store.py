@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.credentials import Unreadable, Vault
@@ -15,6 +15,18 @@ from core.tables import CallRow, WebhookRow
 
 PROJECT = ""
 """Stands for an agent's id in the endpoint of a whole project."""
+
+# Built once, for every move of a call asks it.
+_EFFECTIVE = (
+    select(WebhookRow.__table__)
+    .where(
+        WebhookRow.owner == bindparam("owner"),
+        WebhookRow.agent_id.in_(bindparam("agent_ids", expanding=True)),
+    )
+    # The project's id is the empty string: an agent's comes first.
+    .order_by(WebhookRow.agent_id.desc())
+    .limit(1)
+)
 
 
 class WebhookEndpoint(Model):
@@ -138,11 +150,5 @@ class WebhookStore:
 
 async def effective_row(connection: AsyncConnection, owner: str, agent_id: str | None) -> Any:
     """The endpoint's row (see ``WebhookStore.effective``) in the caller's transaction."""
-    query = (
-        select(WebhookRow.__table__)
-        .where(WebhookRow.owner == owner, WebhookRow.agent_id.in_({agent_id or PROJECT, PROJECT}))
-        # The project's id is the empty string: an agent's comes first.
-        .order_by(WebhookRow.agent_id.desc())
-        .limit(1)
-    )
-    return (await connection.execute(query)).mappings().one_or_none()
+    values = {"owner": owner, "agent_ids": [agent_id or PROJECT, PROJECT]}
+    return (await connection.execute(_EFFECTIVE, values)).mappings().one_or_none()

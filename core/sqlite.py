@@ -1,0 +1,88 @@
+"""SQLite off the event loop, with one way to its thread and back for each statement.
+
+aiosqlite runs each of a statement's steps (a cursor, the statement, its rows, the cursor's end)
+in the connection's thread by itself, and SQLAlchemy asks for all of them: of the time that a
+request to the gateway took, most went into waking threads. Here a statement and its rows are
+one step, and a rollback of nothing is none.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import aiosqlite
+
+
+async def connect(path: str, *, timeout_s: float) -> aiosqlite.Connection:
+    """Open a database; ``timeout_s`` is how long to wait for another's lock."""
+    connection = Connection(partial(sqlite3.connect, path, timeout=timeout_s), iter_chunk_size=64)
+    connection._thread.daemon = True  # as SQLAlchemy does with those it opens
+    return await connection
+
+
+class Connection(aiosqlite.Connection):
+    def cursor(self) -> Cursor:  # type: ignore[override]
+        return Cursor(self)
+
+    async def rollback(self) -> None:
+        if self.in_transaction:
+            await super().rollback()
+
+    async def at_once(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        """The result of ``work``, done in the connection's thread."""
+        return await self._execute(work, self._conn)
+
+
+class Cursor:
+    """What SQLAlchemy needs of an asynchronous cursor; the rows come with the statement."""
+
+    arraysize = 1
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._rows: list[Any] = []
+        self.description: Any = None
+        self.rowcount = -1
+        self.lastrowid: int | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def execute(self, operation: str, parameters: Sequence[Any] = ()) -> Self:
+        return await self._run(lambda cursor: cursor.execute(operation, parameters))
+
+    async def executemany(self, operation: str, parameters: Sequence[Sequence[Any]]) -> Self:
+        return await self._run(lambda cursor: cursor.executemany(operation, parameters))
+
+    async def fetchall(self) -> list[Any]:
+        rows, self._rows = self._rows, []
+        return rows
+
+    async def close(self) -> None:
+        """The real cursor was closed in its thread."""
+
+    async def _run(self, statement: Callable[[sqlite3.Cursor], Any]) -> Self:
+        def step(connection: sqlite3.Connection) -> None:
+            cursor = connection.cursor()
+            try:
+                statement(cursor)
+                self.description, self.rowcount = cursor.description, cursor.rowcount
+                self.lastrowid = cursor.lastrowid
+                self._rows = cursor.fetchall() if cursor.description else []
+            finally:
+                cursor.close()
+
+        await self._connection.at_once(step)
+        return self
