@@ -9,6 +9,8 @@ machine respects, pytest's parallel workers included.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import fcntl
 import os
 import random
@@ -79,3 +81,15 @@ def _is_free(host: str, port: int) -> bool:
 
 
 PORTS = PortLocks(Path(tempfile.gettempdir()) / f"switchroom-ports-{os.getuid()}.lock")
+
+
+async def listening(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether somebody takes TCP connections there; to wait for a child with."""
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True

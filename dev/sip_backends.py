@@ -5,7 +5,6 @@ For what compares the two: the SIP contract and the benchmarks.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import shutil
@@ -17,7 +16,7 @@ from typing import Any, Final
 from livekit import api
 from livekit.api import LiveKitAPI
 
-from dev.ports import PORTS
+from dev.ports import PORTS, listening
 from dev.process import ManagedProcess, inherited_environment
 from dev.stack import Stack, StackOptions
 
@@ -79,7 +78,7 @@ async def livekit_sip_backend(directory: Path, binary: str) -> AsyncIterator[Bac
         store = ManagedProcess("redis", command, log_path=directory / "redis.log", env=env)
         cleanup.push_async_callback(store.kill)
         await store.start()
-        await store.wait_ready(lambda: _listening(redis_port), timeout_s=WAIT)
+        await store.wait_ready(lambda: listening(redis_port), timeout_s=WAIT)
         address = {"address": f"127.0.0.1:{redis_port}"}
         options = StackOptions(
             worker=0,
@@ -115,16 +114,5 @@ async def livekit_sip_backend(directory: Path, binary: str) -> AsyncIterator[Bac
         )
         cleanup.push_async_callback(service.kill)  # SIGTERM would wait for live calls
         await service.start()
-        await service.wait_ready(lambda: _listening(health_port), timeout_s=WAIT)
+        await service.wait_ready(lambda: listening(health_port), timeout_s=WAIT)
         yield backend
-
-
-async def _listening(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return True

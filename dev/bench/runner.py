@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from core.settings import Settings
-from dev.bench import answer, barge_in, echo, gateway, report, turn
+from dev.bench import answer, barge_in, echo, gateway, gateway_load, gateway_rate, report, turn
 from dev.bench.report import Section
 from dev.options import ROOT
 
@@ -24,6 +24,8 @@ Step = Callable[[int, int], None]
 
 BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "gateway": gateway.measure,
+    "gateway-load": gateway_load.measure,
+    "gateway-rate": gateway_rate.measure,
     "echo": echo.measure,
     "answer": answer.measure,
     "turn": turn.measure,

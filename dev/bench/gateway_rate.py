@@ -1,0 +1,182 @@
+"""How many POST /sip/call a second, when LiveKit answers at once (dev.livekit_stub).
+
+Ours is the gateway as it runs, with authentication, tenancy, the record and its timeline in
+SQLite. Beside it dev.peers.bare_gateway, once calling nobody and once making the two LiveKit
+requests that a hand-written endpoint makes. One client drives all of them, in alternating rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from urllib.parse import urlsplit
+
+from core.settings import Settings
+from dev.bench.http_load import drive, post
+from dev.bench.report import Section
+from dev.bench.stats import paired
+from dev.environment import as_variables
+from dev.options import HOST, ROOT
+from dev.ports import PORTS, listening
+from dev.process import ManagedProcess, inherited_environment
+from dev.stack import Stack, StackOptions
+
+ROUNDS, SECONDS, CONNECTIONS = 5, 3.0, 16
+# Nobody dials it: the stub takes every call.
+_TRUNK = "127.0.0.1:9"
+_READY_WITHIN_S = 30.0
+_SIDES = ("gateway", "bare, no LiveKit", "bare, two LiveKit requests")
+
+Step = Callable[[int, int], None]
+
+
+@dataclass
+class _Side:
+    """One server under load."""
+
+    port: int
+    pid: int
+    rates: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
+    """Of the server's process for one request, by round."""
+
+
+async def measure(settings: Settings, step: Step) -> Section:
+    secret = secrets.token_hex(16)
+    numbers = itertools.count()
+    async with contextlib.AsyncExitStack() as cleanup:
+        ports = [PORTS.take(HOST) for _ in range(3)]
+        for port in ports:
+            cleanup.callback(PORTS.give_back, port)
+        stack = Stack(_options(settings, secret, stub_port=ports[0]))
+        stub = ["dev.livekit_stub", "--port", str(ports[0])]
+        await cleanup.enter_async_context(_running(stub, ports[0], {}))
+        await cleanup.enter_async_context(stack)
+        sides = [_Side(_port(stack.gateway_url), stack.gateway.pid or 0)]
+        for port, more in zip(ports[1:], ([], ["--dial", _TRUNK]), strict=True):
+            command = ["dev.peers.bare_gateway", "--port", str(port), *more]
+            pid = await cleanup.enter_async_context(
+                _running(command, port, as_variables(stack.settings))
+            )
+            sides.append(_Side(port, pid))
+        for round_ in range(-1, ROUNDS):  # the first only warms up
+            for side in sides if round_ % 2 else sides[::-1]:
+                await _drive(side, secret, numbers, keep=round_ >= 0)
+            step(round_ + 1, ROUNDS)
+    return _section(sides)
+
+
+def _section(sides: list[_Side]) -> Section:
+    ours = sides[0]
+    rows = [
+        (
+            name,
+            f"{median(side.rates):.0f}/s",
+            f"{median(side.cpu_ms):.2f} ms",
+            "" if side is ours else paired(ours.rates, side.rates),
+        )
+        for name, side in zip(_SIDES, sides, strict=True)
+    ]
+    return Section(
+        title="Gateway: POST /sip/call a second, LiveKit answering at once",
+        command="python -m dev.bench gateway-rate",
+        columns=("", "rate", "CPU for one", "gateway ÷ this"),
+        rows=rows,
+        notes=(
+            f"{ROUNDS} rounds of {SECONDS:g} s a side over {CONNECTIONS} connections, in "
+            "alternation. CPU: of the server's own process. The client, the stub and the server "
+            "share the machine.",
+            "Bare is aiohttp, pydantic with the gateway's own request model, and uvloop: without "
+            "authentication, tenancy, a record, and whatever follows the call. Goal: 0.5 times "
+            "the rate of the one that calls nobody.",
+        ),
+        samples={name: side.rates for name, side in zip(_RATES, sides, strict=True)},
+    )
+
+
+_RATES = tuple(f"{name} (1/s)" for name in _SIDES)
+
+
+async def _drive(side: _Side, secret: str, numbers: Iterator[int], *, keep: bool) -> None:
+    before = _cpu_s(side.pid)
+    rate, statuses = await drive(
+        HOST,
+        side.port,
+        lambda: post("/sip/call", HOST, secret, _body(next(numbers))),
+        connections=CONNECTIONS,
+        seconds=SECONDS,
+    )
+    used = _cpu_s(side.pid) - before
+    if set(statuses) != {200}:
+        raise RuntimeError(f"answers by status: {dict(statuses)}")
+    if keep:
+        side.rates.append(rate)
+        side.cpu_ms.append(1000 * used / statuses.total())
+
+
+def _cpu_s(pid: int) -> float:
+    """What the process has used so far, all its threads."""
+    # proc(5): after the name in parentheses, user and system time are the 12th and 13th.
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def _body(number: int) -> bytes:
+    body = {
+        "room_name": f"rate-{number}",
+        "participant_name": "Bench",
+        "participant_identity": "phone",
+        "from_phone_number": "+15105550100",
+        "to_phone_number": f"+1510{2_000_000 + number}",
+        "agent": None,
+    }
+    return json.dumps(body).encode()
+
+
+def _options(settings: Settings, secret: str, *, stub_port: int) -> StackOptions:
+    return StackOptions(
+        settings=settings,
+        livekit=False,
+        bridge=False,
+        providers=False,
+        worker=0,
+        values={
+            "livekit_url": f"ws://{HOST}:{stub_port}",
+            "bridge_port": stub_port,  # the SIP API's address
+            "auth_required": True,
+            "auth_api_secrets_json": json.dumps([{"id": "bench", "secret": secret}]),
+            "sip_outbound_address": _TRUNK,
+        },
+    )
+
+
+@contextlib.asynccontextmanager
+async def _running(command: list[str], port: int, variables: dict[str, str]) -> AsyncIterator[int]:
+    """A module of ours that listens on ``port``: its process id. Raises ProcessFailed."""
+    env = {**inherited_environment(without=list(Settings.model_fields)), **variables}
+    process = ManagedProcess(
+        command[0],
+        [sys.executable, "-m", *command],
+        env={**env, "PYTHONPATH": str(ROOT)},
+        log_path=Path(os.devnull),
+    )
+    await process.start()
+    try:
+        await process.wait_ready(lambda: listening(port), timeout_s=_READY_WITHIN_S)
+        yield process.pid or 0
+    finally:
+        await process.kill()
+
+
+def _port(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
