@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Inbox:
         self.sizes: list[int] = []
         self.tokens: set[str] = set()
         self.over = False
+        self.taken = asyncio.Event()
+        """At least one request's events."""
         self.answers: list[int] = []
         """Statuses for the next requests; then 200."""
 
@@ -48,6 +51,7 @@ class Inbox:
             events = (await request.json())["events"]
             self.sizes.append(len(events))
             self.events += events
+            self.taken.set()
         return web.json_response({"accepted": 0, "over": self.over}, status=status)
 
     @property
@@ -198,6 +202,7 @@ async def test_what_was_delivered_is_not_left_to_the_sweeper(
 async def test_the_spool_is_readable_by_its_owner_only(tmp_path: Path, gateway: Gateway) -> None:
     directory = tmp_path / "spool" / "worker"
     reporter = owned(gateway, directory)
+    await reporter._keeper.settled()
     (file,) = files(directory)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -246,6 +251,26 @@ async def test_a_full_disk_does_not_stop_the_call(
     reporter.post("agent.left")
     await reporter.aclose(5)
     assert inbox.types == ["agent.joined", "agent.left"]
+
+
+async def test_a_disk_that_hangs_holds_up_no_call(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    append = Spool.append
+
+    def slow(self: Spool, event: CallEvent) -> None:
+        assert go_on.wait(30)
+        append(self, event)
+
+    monkeypatch.setattr(Spool, "append", slow)
+    reporter = owned(gateway, tmp_path)
+    reporter.post("agent.joined")
+    async with asyncio.timeout(30):
+        await inbox.taken.wait()
+    go_on.set()
+    await reporter.aclose(5)
+    assert inbox.types == ["agent.joined"] and files(tmp_path) == []
 
 
 async def test_a_file_without_a_header_is_set_aside(tmp_path: Path, gateway: Gateway) -> None:

@@ -20,6 +20,7 @@ from core.models import CallEvent, new_id, now
 from worker import spool
 from worker.backoff import Backoff
 from worker.gateway import Gateway, Refused, Unavailable
+from worker.keeper import Keeper
 from worker.spool import Owner, Spool
 
 log = logging.getLogger(__name__)
@@ -41,25 +42,17 @@ class Reporter:
 
     def __init__(self, gateway: Gateway, directory: Path) -> None:
         self._gateway = gateway
-        self._directory = directory
+        self._keeper = Keeper(directory)
         self._pending: deque[CallEvent] = deque()
         self._wake = asyncio.Event()
         self._delivered = asyncio.Event()
         self._delivered.set()
-        self._spool: Spool | None = None
-        self._spool_complete = True
         self._task: asyncio.Task[None] | None = None
 
     def own(self, owner: Owner) -> None:
         """Say whose events these are; they are sent from now on. Once."""
         assert self._task is None
-        try:
-            self._spool = Spool.create(self._directory, owner)
-            for event in self._pending:
-                self._spool.append(event)
-        except OSError as error:
-            self._spool_complete = False
-            log.error("no spool, events are kept in memory", extra={"error": str(error)})
+        self._keeper.open(owner, self._pending)
         self._task = asyncio.create_task(self._ship(owner), name="reporter")
 
     def post(
@@ -73,13 +66,8 @@ class Reporter:
         """Append a fact to the call's timeline; ``id``: where somebody else may tell the same."""
         event = CallEvent(id=id or new_id("evt"), type=type, data=data or {}, at=at or now())
         self._pending.append(event)
-        if self._spool is not None:
-            try:
-                self._spool.append(event)
-            except OSError as error:
-                if self._spool_complete:
-                    log.error("spool not writable, kept in memory", extra={"error": str(error)})
-                self._spool_complete = False
+        if self._task is not None:
+            self._keeper.keep(event)
         self._delivered.clear()
         self._wake.set()
         return event
@@ -97,8 +85,9 @@ class Reporter:
             if self._pending:
                 log.warning("events of no call", extra={"count": len(self._pending)})
             return
-        patience = timeout if self._spool_complete else 6 * timeout
         try:
+            await self._keeper.settled()
+            patience = timeout if self._keeper.complete else 6 * timeout
             async with asyncio.timeout(patience):
                 await self._delivered.wait()
         except TimeoutError:
@@ -106,18 +95,7 @@ class Reporter:
         finally:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            self._close_spool()
-
-    def _close_spool(self) -> None:
-        if self._spool is None:
-            return
-        try:
-            if self._pending:
-                self._spool.release()
-            else:
-                self._spool.remove()
-        except OSError as error:
-            log.error("cannot close the spool", extra={"error": str(error)})
+            await self._keeper.aclose(delivered=not self._pending)
 
     async def _ship(self, owner: Owner) -> None:
         backoff = Backoff()
@@ -140,24 +118,14 @@ class Reporter:
                 backoff.reset()
                 for _ in batch:
                     self._pending.popleft()
-            self._forget_delivered()
-            self._delivered.set()
+            self._keeper.forget()
+            await self._keeper.settled()
+            if not self._pending:
+                self._delivered.set()
 
     def _reject(self, batch: list[CallEvent], reason: str) -> None:
         log.error("the gateway refused events", extra={"error": reason, "count": len(batch)})
-        if self._spool is not None:
-            try:
-                self._spool.reject(batch, reason)
-            except OSError as error:
-                log.error("cannot keep refused events", extra={"error": str(error)})
-
-    def _forget_delivered(self) -> None:
-        if self._spool is not None:
-            try:
-                self._spool.clear()
-                self._spool_complete = True
-            except OSError as error:
-                log.error("cannot clear the spool", extra={"error": str(error)})
+        self._keeper.set_aside(batch, reason)
 
 
 async def sweep_forever(gateway: Gateway, directory: Path) -> None:
@@ -173,8 +141,8 @@ async def sweep_forever(gateway: Gateway, directory: Path) -> None:
 async def sweep(gateway: Gateway, directory: Path) -> int:
     """One round over the directory: the number of files shipped. Raises OSError."""
     shipped = 0
-    for path in spool.leftovers(directory):
-        adopted = Spool.adopt(path)
+    for path in await asyncio.to_thread(spool.leftovers, directory):
+        adopted = await asyncio.to_thread(Spool.adopt, path)
         if adopted is None:
             continue
         try:
@@ -185,14 +153,14 @@ async def sweep(gateway: Gateway, directory: Path) -> int:
         except BaseException:
             adopted.release()
             raise
-        adopted.remove()
+        await asyncio.to_thread(adopted.remove)
         shipped += 1
         log.info("shipped leftover events", extra={"call_id": adopted.owner.call_id})
     return shipped
 
 
 async def _ship_all(gateway: Gateway, adopted: Spool) -> None:
-    events = adopted.read()
+    events = await asyncio.to_thread(adopted.read)
     for start in range(0, len(events), BATCH):
         batch = events[start : start + BATCH]
         try:
