@@ -10,6 +10,7 @@ afterwards spares the next call the way to the database.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import zlib
@@ -58,7 +59,7 @@ class Agents:
             record = await self._records.get(scope, agent_id)
             if record is not None:
                 return record.agent
-        return self._files.get(agent_id)
+        return await asyncio.to_thread(self._files.get, agent_id)
 
     async def warm(self, agent_id: str) -> None:
         """Keep the agent ready for its next call; after it was made, changed or rolled back."""

@@ -67,7 +67,7 @@ from gateway.metrics import Metrics
 from gateway.number_repair import NumberRepair
 from gateway.number_service import NumberService
 from gateway.outbound import Outbound
-from gateway.policy import DialPolicy
+from gateway.policy import DialPolicy, load_tables
 from gateway.provisioning import Provisioner
 from gateway.reconciler import Reconciler
 from gateway.room_access import LiveKitRooms
@@ -102,6 +102,7 @@ async def create_app(settings: Settings) -> web.Application:
     app[METRICS] = metrics
     app[STOPPING] = asyncio.Event()
     app[POLICY] = DialPolicy.from_settings(settings)
+    load_tables()
     shared_database = not settings.database_url.startswith("sqlite")
     cache = open_cache(settings.cache_url, shared_database=shared_database)
     vault = app[VAULT] = Vault.from_settings(settings)

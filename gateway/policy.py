@@ -81,6 +81,13 @@ class DialPolicy:
         return None
 
 
+def load_tables() -> None:
+    """Read libphonenumber's tables now; else the first call to a country waits for its file."""
+    phonenumbers.PhoneMetadata.load_all()
+    for region in phonenumbers.SUPPORTED_SHORT_REGIONS:
+        phonenumbers.PhoneMetadata.short_metadata_for_region(region)
+
+
 def _home(from_number: str) -> str | None:
     """The country of the caller ID; None: an extension, or not to be told."""
     if from_number.startswith("+"):

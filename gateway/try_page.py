@@ -7,6 +7,7 @@ repository; without it the page says so.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gzip
 import hashlib
@@ -59,14 +60,14 @@ async def page(request: web.Request) -> web.StreamResponse:
         "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
         "Cross-Origin-Opener-Policy": "same-origin",
     }
-    return _answer(request, _PAGE, "text/html", headers)
+    return await _answer(request, _PAGE, "text/html", headers)
 
 
 async def static(request: web.Request) -> web.StreamResponse:
     path, kind = _FILES.get(request.match_info["name"], (None, ""))
-    if path is None or not path.is_file():
+    if path is None or not await asyncio.to_thread(path.is_file):
         raise NotFound("No such path")
-    return _answer(request, path, kind, {})
+    return await _answer(request, path, kind, {})
 
 
 def security_policy(settings: Settings) -> str:
@@ -96,10 +97,10 @@ def livekit_origins(settings: Settings) -> list[str]:
     return [f"ws{tls}://{host}", f"http{tls}://{host}"]
 
 
-def _answer(
+async def _answer(
     request: web.Request, path: Path, kind: str, headers: dict[str, str]
 ) -> web.StreamResponse:
-    file = _read(path, path.stat().st_mtime_ns)
+    file = await asyncio.to_thread(lambda: _read(path, path.stat().st_mtime_ns))
     headers = {**_ALWAYS, **headers, hdrs.ETAG: file.tag, hdrs.VARY: hdrs.ACCEPT_ENCODING}
     if file.tag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
         return web.Response(status=304, headers=headers)
