@@ -3,6 +3,10 @@
 Ours is the gateway as it runs, with authentication, tenancy, the record and its timeline in
 SQLite. Beside it dev.peers.bare_gateway, once calling nobody and once making the two LiveKit
 requests that a hand-written endpoint makes. One client drives all of them, in alternating rounds.
+
+Where the gateway's time goes is told by requests that stop on the way: one with a wrong number
+(HTTP, authentication, the body's checks), and a dry run (also the destination's policy, and one
+LiveKit request). The rest is the call: LiveKit requests, the record, the timeline, following it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -33,17 +37,20 @@ ROUNDS, SECONDS, CONNECTIONS = 5, 3.0, 16
 # Nobody dials it: the stub takes every call.
 _TRUNK = "127.0.0.1:9"
 _READY_WITHIN_S = 30.0
-_SIDES = ("gateway", "bare, no LiveKit", "bare, two LiveKit requests")
 
 Step = Callable[[int, int], None]
 
 
 @dataclass
 class _Side:
-    """One server under load."""
+    """One server under one kind of request."""
 
+    name: str
     port: int
     pid: int
+    change: Mapping[str, object] = field(default_factory=dict)
+    """What is different in the request's body."""
+    status: int = 200
     rates: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
     """Of the server's process for one request, by round."""
@@ -60,13 +67,22 @@ async def measure(settings: Settings, step: Step) -> Section:
         stub = ["dev.livekit_stub", "--port", str(ports[0])]
         await cleanup.enter_async_context(_running(stub, ports[0], {}))
         await cleanup.enter_async_context(stack)
-        sides = [_Side(_port(stack.gateway_url), stack.gateway.pid or 0)]
-        for port, more in zip(ports[1:], ([], ["--dial", _TRUNK]), strict=True):
+        ours = _port(stack.gateway_url), stack.gateway.pid or 0
+        sides = [
+            _Side("gateway", *ours),
+            _Side("gateway, dry run", *ours, {"dry_run": True}),
+            _Side("gateway, refused (400)", *ours, {"to_phone_number": "x"}, 400),
+        ]
+        peers: tuple[tuple[str, list[str]], ...] = (
+            ("bare, no LiveKit", []),
+            ("bare, two LiveKit requests", ["--dial", _TRUNK]),
+        )
+        for port, (name, more) in zip(ports[1:], peers, strict=True):
             command = ["dev.peers.bare_gateway", "--port", str(port), *more]
             pid = await cleanup.enter_async_context(
                 _running(command, port, as_variables(stack.settings))
             )
-            sides.append(_Side(port, pid))
+            sides.append(_Side(name, port, pid))
         for round_ in range(-1, ROUNDS):  # the first only warms up
             for side in sides if round_ % 2 else sides[::-1]:
                 await _drive(side, secret, numbers, keep=round_ >= 0)
@@ -78,12 +94,12 @@ def _section(sides: list[_Side]) -> Section:
     ours = sides[0]
     rows = [
         (
-            name,
+            side.name,
             f"{median(side.rates):.0f}/s",
             f"{median(side.cpu_ms):.2f} ms",
             "" if side is ours else paired(ours.rates, side.rates),
         )
-        for name, side in zip(_SIDES, sides, strict=True)
+        for side in sides
     ]
     return Section(
         title="Gateway: POST /sip/call a second, LiveKit answering at once",
@@ -98,11 +114,8 @@ def _section(sides: list[_Side]) -> Section:
             "authentication, tenancy, a record, and whatever follows the call. Goal: 0.5 times "
             "the rate of the one that calls nobody.",
         ),
-        samples={name: side.rates for name, side in zip(_RATES, sides, strict=True)},
+        samples={f"{side.name} (1/s)": side.rates for side in sides},
     )
-
-
-_RATES = tuple(f"{name} (1/s)" for name in _SIDES)
 
 
 async def _drive(side: _Side, secret: str, numbers: Iterator[int], *, keep: bool) -> None:
@@ -110,12 +123,12 @@ async def _drive(side: _Side, secret: str, numbers: Iterator[int], *, keep: bool
     rate, statuses = await drive(
         HOST,
         side.port,
-        lambda: post("/sip/call", HOST, secret, _body(next(numbers))),
+        lambda: post("/sip/call", HOST, secret, _body(next(numbers), side.change)),
         connections=CONNECTIONS,
         seconds=SECONDS,
     )
     used = _cpu_s(side.pid) - before
-    if set(statuses) != {200}:
+    if set(statuses) != {side.status}:
         raise RuntimeError(f"answers by status: {dict(statuses)}")
     if keep:
         side.rates.append(rate)
@@ -129,7 +142,7 @@ def _cpu_s(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _body(number: int) -> bytes:
+def _body(number: int, change: Mapping[str, object]) -> bytes:
     body = {
         "room_name": f"rate-{number}",
         "participant_name": "Bench",
@@ -137,6 +150,7 @@ def _body(number: int) -> bytes:
         "from_phone_number": "+15105550100",
         "to_phone_number": f"+1510{2_000_000 + number}",
         "agent": None,
+        **change,
     }
     return json.dumps(body).encode()
 
