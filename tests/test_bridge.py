@@ -399,7 +399,7 @@ class TestRegistry:
     def inbound(self, **fields: Any) -> pb.SIPInboundTrunkInfo:
         return pb.SIPInboundTrunkInfo(**{"numbers": [CALLED], **fields})
 
-    def test_everything_survives_a_restart(self, tmp_path: Path) -> None:
+    async def test_everything_survives_a_restart(self, tmp_path: Path) -> None:
         path = tmp_path / "new" / "bridge.json"
         first = Registry(path)
         first.load()
@@ -415,6 +415,7 @@ class TestRegistry:
                 trunk_ids=[trunk.sip_trunk_id],
             )
         )
+        await first.saved()
         second = Registry(path)
         second.load()
         assert second.get_inbound(trunk.sip_trunk_id) == trunk

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from livekit.protocol.sip import CreateSIPInboundTrunkRequest, SIPInboundTrunkInfo
 
 from dev import loop_watch, scenario
 from dev.caller import converse
@@ -102,6 +103,9 @@ async def test_nothing_blocks_while_a_call_is_held(tmp_path: Path) -> None:
             await call.ended(20)
             assert (await placed.outcome())[0] == "completed"
             await _use_the_api(gateway)
+            async with stack.sip_api() as sip:
+                trunk = SIPInboundTrunkInfo(name="a trunk", numbers=["+15105550100"])
+                await sip.sip.create_inbound_trunk(CreateSIPInboundTrunkRequest(trunk=trunk))
     processes = " ".join(loop_watch.watched(folder))
     for each in ("-m gateway", "-m sip.bridge", "-m worker", "multiprocessing.forkserver"):
         assert each in processes

@@ -1,7 +1,8 @@
-"""Trunks and dispatch rules: kept in memory, written to one JSON file at every change."""
+"""Trunks and dispatch rules: kept in memory, and in one JSON file after every change."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
@@ -34,13 +35,18 @@ _FILE_VERSION: Final = 1
 
 
 class Registry:
-    """Raises TwirpError: ``invalid_argument`` for what cannot be stored, ``not_found``."""
+    """A change is kept once ``saved`` was awaited.
+
+    Raises TwirpError: ``invalid_argument`` for what cannot be stored, ``not_found``.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.inbound: dict[str, SIPInboundTrunkInfo] = {}
         self.outbound: dict[str, SIPOutboundTrunkInfo] = {}
         self.rules: dict[str, SIPDispatchRuleInfo] = {}
+        self._changed = False
+        self._saving = asyncio.Lock()
 
     # --- persistence
 
@@ -56,13 +62,25 @@ class Registry:
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
             raise ValueError(f"{self._path} is not a state file of the bridge: {error}") from error
 
-    def _save(self) -> None:
-        state = {
-            "version": _FILE_VERSION,
-            "inbound": _dumped(self.inbound.values()),
-            "outbound": _dumped(self.outbound.values()),
-            "rules": _dumped(self.rules.values()),
-        }
+    async def saved(self) -> None:
+        """Until the file has what was changed so far. Raises OSError; then the next one tries."""
+        async with self._saving:
+            if not self._changed:
+                return
+            self._changed = False
+            state = {
+                "version": _FILE_VERSION,
+                "inbound": _dumped(self.inbound.values()),
+                "outbound": _dumped(self.outbound.values()),
+                "rules": _dumped(self.rules.values()),
+            }
+            try:
+                await asyncio.to_thread(self._write, state)
+            except OSError:
+                self._changed = True
+                raise
+
+    def _write(self, state: dict[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # Trunks hold passwords: mkstemp makes the file readable by its owner only.
         descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=self._path.name)
@@ -116,7 +134,7 @@ class Registry:
                 "using the same number(s)"
             )
         self.inbound[trunk_id] = stored
-        self._save()
+        self._changed = True
         return _copy(stored)
 
     def list_inbound(self, request: ListSIPInboundTrunkRequest) -> list[SIPInboundTrunkInfo]:
@@ -161,7 +179,7 @@ class Registry:
         validation.media(info.media, info.media_encryption)
         stored = _stamped(info, trunk_id, "sip_trunk_id")
         self.outbound[trunk_id] = stored
-        self._save()
+        self._changed = True
         return _copy(stored)
 
     def list_outbound(self, request: ListSIPOutboundTrunkRequest) -> list[SIPOutboundTrunkInfo]:
@@ -183,7 +201,7 @@ class Registry:
             raise validation.invalid("trunk ID is required")
         removed = self.inbound.pop(trunk_id, None) or self.outbound.pop(trunk_id, None)
         if removed is not None:
-            self._save()
+            self._changed = True
 
     # --- dispatch rules
 
@@ -229,7 +247,7 @@ class Registry:
                 f'"{conflict.name or "<blank name>"}"'
             )
         self.rules[rule_id] = stored
-        self._save()
+        self._changed = True
         return _copy(stored)
 
     def list_rules(self, request: ListSIPDispatchRuleRequest) -> list[SIPDispatchRuleInfo]:
@@ -244,7 +262,7 @@ class Registry:
     def delete_rule(self, rule_id: str) -> SIPDispatchRuleInfo:
         removed = _found(self.rules, rule_id, "sip dispatch rule")
         del self.rules[rule_id]
-        self._save()
+        self._changed = True
         return removed
 
 

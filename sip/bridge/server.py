@@ -56,6 +56,7 @@ def create_app(
             claims = _authorize(request, verifier, method.grant)
             body = twirp.decode(content_type, await request.read(), method.request)
             answer, answer_type = twirp.encode(content_type, await method.handler(body, claims))
+            await registry.saved()
         except TwirpError as error:
             return _refusal(error)
         except web.HTTPRequestEntityTooLarge:
