@@ -34,7 +34,7 @@ class Connection(aiosqlite.Connection):
 
     async def at_once(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """The result of ``work``, done in the connection's thread."""
-        return await self._execute(work, self._conn)
+        return await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
 
 
 class Cursor:
