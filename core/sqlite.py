@@ -25,16 +25,28 @@ async def connect(path: str, *, timeout_s: float) -> aiosqlite.Connection:
 
 
 class Connection(aiosqlite.Connection):
+    # Each is counted by one thread only, the loop's and the connection's.
+    _asked = _done = 0
+
     def cursor(self) -> Cursor:  # type: ignore[override]
         return Cursor(self)
 
     async def rollback(self) -> None:
-        if self.in_transaction:
+        # A step whose caller was cancelled may still be about to begin a transaction.
+        if self._asked != self._done or self.in_transaction:
             await super().rollback()
 
     async def at_once(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         """The result of ``work``, done in the connection's thread."""
-        return await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+
+        def step() -> Any:
+            try:
+                return work(self._conn)
+            finally:
+                self._done += 1
+
+        self._asked += 1
+        return await self._execute(step)  # type: ignore[no-untyped-call]
 
 
 class Cursor:
