@@ -17,11 +17,12 @@ from typing import Any, Self
 import aiosqlite
 
 
-async def connect(path: str, *, timeout_s: float) -> aiosqlite.Connection:
+async def connect(path: str, *, timeout_s: float) -> Connection:
     """Open a database; ``timeout_s`` is how long to wait for another's lock."""
     connection = Connection(partial(sqlite3.connect, path, timeout=timeout_s), iter_chunk_size=64)
     connection._thread.daemon = True  # as SQLAlchemy does with those it opens
-    return await connection
+    await connection
+    return connection
 
 
 class Connection(aiosqlite.Connection):
