@@ -32,7 +32,15 @@ STEPS = (
 )
 
 ALLOWED = (
-    Allowed("gateway/app.py", "create_app", "files and the schema, before the first request"),
+    Allowed("gateway/app.py", "create_app", "files and tables, before the first request"),
+    # In a greenlet, where the stack ends.
+    Allowed("core/migrations/__init__.py", "upgrade", "the schema, before the first request"),
+    Allowed("sip/bridge/registry.py", "load", "before the first call"),
+    Allowed("sip/bridge/endpoint.py", "start", "baresip's configuration, before the first call"),
+    Allowed("sip/bridge/endpoint.py", "close", "the same, after the last call"),
+    Allowed(
+        "livekit/agents/job.py", "__init__", "livekit-agents' folder of a job, before its call"
+    ),
 )
 
 _PLANTED = """

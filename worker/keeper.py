@@ -42,8 +42,11 @@ class Keeper:
         self._submit(make, "no spool, events are kept in memory", loses=True)
 
     def keep(self, event: CallEvent) -> None:
-        message = "spool not writable, kept in memory"
-        self._submit(lambda: self._spool and self._spool.append(event), message, loses=True)
+        def append() -> None:
+            if self._spool is not None:
+                self._spool.append(event)
+
+        self._submit(append, "spool not writable, kept in memory", loses=True)
 
     def forget(self) -> None:
         """All that was kept so far is delivered."""
@@ -57,8 +60,12 @@ class Keeper:
 
     def set_aside(self, events: list[CallEvent], reason: str) -> None:
         """What the gateway will never take."""
-        message = "cannot keep refused events"
-        self._submit(lambda: self._spool and self._spool.reject(events, reason), message)
+
+        def reject() -> None:
+            if self._spool is not None:
+                self._spool.reject(events, reason)
+
+        self._submit(reject, "cannot keep refused events")
 
     async def settled(self) -> None:
         """Until all of the above is done; not much longer than a working disk takes."""
@@ -81,7 +88,7 @@ class Keeper:
         finally:
             self._thread.shutdown(wait=False)
 
-    def _submit(self, step: Callable[[], object], message: str, *, loses: bool = False) -> None:
+    def _submit(self, step: Callable[[], None], message: str, *, loses: bool = False) -> None:
         def run() -> None:
             try:
                 step()
