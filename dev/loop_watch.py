@@ -62,8 +62,8 @@ class Blocked:
     stack: tuple[Frame, ...]
 
     def __str__(self) -> str:
-        lines = [f"  {file}:{line} {name}" for file, name, line in self.stack[:12]]
-        return "\n".join([f"{self.call} in {self.process}", *lines])
+        lines = [f"  {file}:{line} {name}" for file, name, line in self.stack if _told(file)]
+        return "\n".join([f"{self.call} in {self.process}", *lines[:12]])
 
 
 def variables(folder: Path, *path: Path) -> dict[str, str]:
@@ -83,7 +83,7 @@ def found(folder: Path, allowed: Sequence[Allowed] = ()) -> list[Blocked]:
             stack = tuple((str(file), str(name), int(line)) for file, name, line in told["stack"])
             blocked = Blocked(told["process"], told["call"], stack)
             if not any(each.covers(stack) for each in allowed):
-                seen.setdefault((blocked.call, stack[:6]), blocked)
+                seen.setdefault((blocked.call, _place(stack)), blocked)
     return list(seen.values())
 
 
@@ -149,7 +149,7 @@ class _Watch:
                 name.endswith(file) and function in functions for name, function, _ in stack
             ):
                 return
-        key = (os.getpid(), call, stack[:6])
+        key = (os.getpid(), call, _place(stack))
         if key not in self._told:
             self._told.add(key)
             told = asdict(Blocked(_process(), call, stack))
@@ -164,6 +164,16 @@ class _Watch:
     def _write(self, kind: str, text: str) -> None:
         with open(f"{self._folder}/{kind}.{os.getpid()}", "a") as file:
             file.write(text)
+
+
+def _told(file: str) -> bool:
+    """The machinery of imports is the same wherever one is."""
+    return not file.startswith("<frozen importlib")
+
+
+def _place(stack: Iterable[Frame]) -> tuple[Frame, ...]:
+    """What makes one place different from another."""
+    return tuple(frame for frame in stack if _told(frame[0]))[:8]
 
 
 def _soon_free(lock: Any) -> bool:
