@@ -9,13 +9,14 @@ import contextlib
 import json
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from livekit import api
 from livekit.api import LiveKitAPI
 
+from core.settings import Settings
 from dev.ports import PORTS, listening
 from dev.process import ManagedProcess, inherited_environment
 from dev.stack import Stack, StackOptions
@@ -65,6 +66,16 @@ async def bridge_backend() -> AsyncIterator[Backend]:
 @contextlib.asynccontextmanager
 async def livekit_sip_backend(directory: Path, binary: str) -> AsyncIterator[Backend]:
     """livekit-server with Redis and livekit-sip; their logs go to ``directory``."""
+    options = StackOptions(worker=0, gateway=False, providers=False, livekit_config={"webhook": {}})
+    async with livekit_sip_stack(directory, binary, options) as (stack, sip_address):
+        yield _backend("livekit-sip", stack, stack.bridge_url, sip_address)
+
+
+@contextlib.asynccontextmanager
+async def livekit_sip_stack(
+    directory: Path, binary: str, options: StackOptions
+) -> AsyncIterator[tuple[Stack, str]]:
+    """A stack with livekit-sip and a Redis in place of the bridge; where phones call it."""
     redis = shutil.which("redis-server")
     if redis is None:
         raise FileNotFoundError("redis-server")
@@ -80,21 +91,15 @@ async def livekit_sip_backend(directory: Path, binary: str) -> AsyncIterator[Bac
         await store.start()
         await store.wait_ready(lambda: listening(redis_port), timeout_s=WAIT)
         address = {"address": f"127.0.0.1:{redis_port}"}
-        options = StackOptions(
-            worker=0,
-            gateway=False,
-            providers=False,
-            bridge=False,
-            livekit_config={"redis": address, "webhook": {}},
+        options = replace(
+            options, bridge=False, livekit_config={**options.livekit_config, "redis": address}
         )
         stack = await cleanup.enter_async_context(Stack(options))
-        backend = _backend(
-            "livekit-sip", stack, stack.settings.livekit_http_url, f"127.0.0.1:{sip_port}"
-        )
+        secret = stack.settings.livekit_api_secret
         config = {
-            "api_key": backend.key,
-            "api_secret": backend.secret,
-            "ws_url": backend.url,
+            "api_key": stack.settings.livekit_api_key,
+            "api_secret": secret.get_secret_value() if secret else "",
+            "ws_url": stack.settings.livekit_url,
             "redis": address,
             "sip_port": sip_port,
             "listen_ip": "127.0.0.1",
@@ -115,4 +120,10 @@ async def livekit_sip_backend(directory: Path, binary: str) -> AsyncIterator[Bac
         cleanup.push_async_callback(service.kill)  # SIGTERM would wait for live calls
         await service.start()
         await service.wait_ready(lambda: listening(health_port), timeout_s=WAIT)
-        yield backend
+        yield stack, f"127.0.0.1:{sip_port}"
+
+
+def livekit_sip_binary(settings: Settings) -> str:
+    """The livekit-sip to compare with; empty when it, or the Redis that it needs, is not there."""
+    binary = str(settings.livekit_sip_bin or shutil.which("livekit-sip") or "")
+    return binary if shutil.which("redis-server") else ""

@@ -1,197 +1,244 @@
-"""How soon a caller hears the agent, measured at the phone.
+"""How soon a caller hears the agent, measured at the phone: ours beside a bare LiveKit worker.
 
 Inbound: from our INVITE to the 200, and to the first voiced frame of the greeting. Outbound:
-from the phone's own 200 to the first voiced frame. And inbound again right after a publish:
-the first call with a new version beside the tenth.
+from the phone's own 200 to the first voiced frame. A burst of calls at once, and its slowest. And
+inbound again right after a publish: the first call with a new version beside the tenth. Of every
+call: whether its greeting was heard from the beginning of its first word. See dev.bench.answer_rig
+for what the sides are made of.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any
-
-import aiohttp
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from statistics import median
 
 from core.settings import Settings
+from dev.bench.answer_rig import (
+    IDLE_PROCESSES,
+    RINGING_S,
+    SIDES,
+    TTS_FIRST_BYTE_MS,
+    Heard,
+    Rig,
+    Side,
+)
 from dev.bench.report import Section
-from dev.bench.stats import SUMMARY, summary
-from dev.phone import Answer, Phone, PhoneCall
-from dev.providers import Cartesia, Control, OpenAI
-from dev.stack import Stack, StackOptions
+from dev.bench.stats import SUMMARY, paired, summary
+from dev.sip_backends import livekit_sip_binary
 
-CALLS = 50
-PUBLISHES, FILLERS = 20, 8
-NUMBER, CALLER = "+15105550199", "+15105550123"
-LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 250.0, 90.0
-_WAIT_S = 20.0
-# A person takes longer to pick up; an agent has got to be ready by then.
-RINGING_S = 1.5
-# Between two calls, for the last one's job process to be replaced.
-_SETTLE_S = 0.5
+ROUNDS, PER_ROUND = 6, 5
+LIVEKIT_SIP_ROUNDS = 3
+BURSTS, BURST = 5, 12
+PUBLISHES, FILLERS = 10, 8
+# Outbound calls beyond the measured ones, several at once, to have heard 100 first words.
+FURTHER, AT_ONCE = 72, 6
+WARM = 2
+
+NAMES: dict[Side, str] = {"ours": "Switchroom", "bare": "bare worker"}
 
 Step = Callable[[int, int], None]
+Tick = Callable[[int], None]
+Call = Callable[[Side], Awaitable[Heard]]
+BySide = dict[Side, list[list[Heard]]]
+"""Calls by round."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """One call, ms. ``answered_ms``: INVITE → 200, inbound only."""
+def _by_side() -> BySide:
+    return {side: [] for side in SIDES}
 
-    answered_ms: float
-    greeting_ms: float
+
+@dataclass
+class Results:
+    """What one SIP service gave. ``first`` and ``tenth``: calls after a publish, ours."""
+
+    service: str
+    inbound: BySide = field(default_factory=_by_side)
+    outbound: BySide = field(default_factory=_by_side)
+    bursts: BySide = field(default_factory=_by_side)
+    first: list[Heard] = field(default_factory=list)
+    tenth: list[Heard] = field(default_factory=list)
+    others: dict[str, list[Heard]] = field(default_factory=lambda: {"in": [], "out": []})
+    """Ours that count for the first word only."""
 
 
 async def measure(settings: Settings, step: Step) -> Section:
-    done, total = 0, 2 * CALLS + PUBLISHES * 2
+    livekit_sip = livekit_sip_binary(settings)
+    done, total = 0, 4 * ROUNDS * PER_ROUND + 2 * BURSTS * BURST + FURTHER
+    total += PUBLISHES * (FILLERS + 2) + bool(livekit_sip) * 4 * LIVEKIT_SIP_ROUNDS * PER_ROUND
 
-    def tick() -> None:
+    def tick(calls: int) -> None:
         nonlocal done
-        done += 1
+        done += calls
         step(done, total)
 
-    async with _Bench.run(settings) as bench:
-        for _ in range(3):
-            await bench.inbound()
-        inbound = await _times(bench.inbound, CALLS, tick)
-        outbound = await _times(bench.outbound, CALLS, tick)
-        first, tenth = [], []
-        for number in range(PUBLISHES):
-            await bench.publish(f"Good day, this is greeting number {number}.")
-            first.append(await bench.inbound())
-            tick()
-            for _ in range(FILLERS // 2):
-                await asyncio.gather(bench.inbound(), bench.inbound())
-            await asyncio.sleep(_SETTLE_S)
-            tenth.append(await bench.inbound())
-            tick()
-    return _section(inbound, outbound, first, tenth)
+    found = [Results("the bridge")]
+    async with Rig.run(settings) as rig:
+        await _alternate(rig, found[0], ROUNDS, tick)
+        await _bursts(rig, found[0], tick)
+        await _further(rig, found[0], tick)
+        await _publishes(rig, found[0], tick)
+    if livekit_sip:
+        found.append(Results("livekit-sip"))
+        async with Rig.run(settings, livekit_sip=livekit_sip) as rig:
+            await _alternate(rig, found[1], LIVEKIT_SIP_ROUNDS, tick)
+    return _section(found)
 
 
-async def _times(call: Callable[[], Any], count: int, tick: Callable[[], None]) -> list[Heard]:
-    found = []
-    for _ in range(count):
-        await asyncio.sleep(_SETTLE_S)
-        found.append(await call())
-        tick()
-    return found
+async def _alternate(rig: Rig, results: Results, rounds: int, tick: Tick) -> None:
+    """One call at a time, the sides in turn."""
+    for _ in range(WARM):
+        for side in SIDES:
+            await rig.inbound(side)
+            await rig.outbound(side)
+    for calls, call in ((results.inbound, rig.inbound), (results.outbound, rig.outbound)):
+        for _ in range(rounds):
+            for side in SIDES:
+                calls[side].append([])
+            for number in range(PER_ROUND):
+                # Who goes first alternates too.
+                for side in SIDES if number % 2 else reversed(SIDES):
+                    await rig.idle()
+                    calls[side][-1].append(await call(side))
+                    tick(1)
 
 
-class _Bench:
-    """A whole stack with one agent on one number, and one phone."""
+async def _bursts(rig: Rig, results: Results, tick: Tick) -> None:
+    for number in range(BURSTS):
+        for side in SIDES if number % 2 else reversed(SIDES):
+            await rig.idle()
+            calls = await asyncio.gather(*(rig.inbound(side) for _ in range(BURST)))
+            results.bursts[side].append(calls)
+            tick(BURST)
 
-    def __init__(self, stack: Stack, http: aiohttp.ClientSession, phone: Phone) -> None:
-        self._stack = stack
-        self._http = http
-        self._phone = phone
-        self._agent_id = ""
-        self._number = 0
 
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def run(cls, settings: Settings) -> AsyncIterator[_Bench]:
-        async with contextlib.AsyncExitStack() as cleanup:
-            options = StackOptions(settings=settings, values={"worker_idle_processes": 3})
-            stack = await cleanup.enter_async_context(Stack(options))
-            http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
-            phone = await cleanup.enter_async_context(Phone())
-            phone.behave(Answer(after_s=RINGING_S))
-            bench = cls(stack, http, phone)
-            await bench._set_up()
-            yield bench
+async def _further(rig: Rig, results: Results, tick: Tick) -> None:
+    for _ in range(FURTHER // AT_ONCE):
+        await rig.idle()
+        calls = await asyncio.gather(*(rig.outbound("ours") for _ in range(AT_ONCE)))
+        results.others["out"] += calls
+        tick(AT_ONCE)
 
-    async def _set_up(self) -> None:
-        control = Control(
-            openai=OpenAI(first_token_ms=LLM_FIRST_TOKEN_MS),
-            cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
-        )
-        address = f"{self._stack.providers.address}/control"
-        async with self._http.put(address, json=control.model_dump(mode="json")) as response:
-            response.raise_for_status()
-        agent = await self._post(
-            "/v1/agents",
-            {"name": "Bench", "voiceMode": "hosted", "beginMessage": "Hello, how can I help you?"},
-        )
-        self._agent_id = agent["id"]
-        await self._post(
-            "/api/v1/phone-numbers/attach",
-            {
-                "provider": "sip",
-                "phoneNumber": NUMBER,
-                "agentId": self._agent_id,
-                "direction": "both",
-            },
-        )
 
-    async def publish(self, greeting: str) -> None:
-        path = f"/v1/agents/{self._agent_id}"
-        async with self._http.patch(path, json={"beginMessage": greeting}) as response:
-            response.raise_for_status()
+async def _publishes(rig: Rig, results: Results, tick: Tick) -> None:
+    for number in range(PUBLISHES):
+        await rig.idle()
+        await rig.publish(f"Good day, this is greeting number {number}.")
+        results.first.append(await rig.inbound("ours"))
+        for _ in range(FILLERS // 2):
+            results.others["in"] += await asyncio.gather(rig.inbound("ours"), rig.inbound("ours"))
+        await rig.idle()
+        results.tenth.append(await rig.inbound("ours"))
+        tick(FILLERS + 2)
 
-    async def inbound(self) -> Heard:
-        """Dial the number, hear the first word, hang up."""
-        invited = time.monotonic()
-        host = self._stack.settings.bridge_sip_listen
-        call = await self._phone.dial(f"sip:{NUMBER}@{host}", caller=CALLER)
-        await call.answered(_WAIT_S)
-        answered_ms = 1000 * (call.media.zero - invited)
-        heard_ms = await _first_word(call)
-        return Heard(answered_ms, answered_ms + heard_ms)
 
-    async def outbound(self) -> Heard:
-        """Be called, answer, hear the first word, hang up."""
-        self._number += 1
-        body = {
-            "room_name": f"bench-{self._number}",
-            "participant_name": "Bench",
-            "participant_identity": "phone",
-            "from_phone_number": NUMBER,
-            "to_phone_number": CALLER,
-            "agent": self._agent_id,
-            "sip": {"outbound_address": self._phone.address},
+def answered(call: Heard) -> float:
+    return call.answered_ms
+
+
+def word(call: Heard) -> float:
+    return call.word_ms
+
+
+def _section(found: list[Results]) -> Section:
+    rows: list[tuple[str, ...]] = []
+    samples: dict[str, list[float]] = {}
+
+    def compare(what: str, calls: BySide, of: Callable[[Heard], float]) -> None:
+        rounds = {side: [[of(call) for call in one] for one in calls[side]] for side in SIDES}
+        ratio = paired(*([median(one) for one in rounds[side]] for side in SIDES))
+        for side in SIDES:
+            name = f"{what}: {NAMES[side]}"
+            samples[name] = [value for one in rounds[side] for value in one]
+            rows.append((name, *summary(samples[name]), ratio if side == "ours" else ""))
+
+    def slowest(what: str, results: Results) -> None:
+        worst = {
+            side: [max(word(call) for call in burst) for burst in results.bursts[side]]
+            for side in SIDES
         }
-        await self._post("/sip/call", body)
-        call = await self._phone.next_call(_WAIT_S)
-        await call.answered(_WAIT_S)
-        return Heard(0.0, await _first_word(call))
+        for side in SIDES:
+            name = f"{what}: {NAMES[side]}"
+            samples[name] = worst[side]
+            ratio = paired(*(worst[side] for side in SIDES)) if side == "ours" else ""
+            rows.append((name, *summary(worst[side]), ratio))
 
-    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        async with self._http.post(path, json=body) as response:
-            response.raise_for_status()
-            return dict(await response.json())
-
-
-async def _first_word(call: PhoneCall) -> float:
-    """Ms from the answer to the first voiced frame; hangs up then."""
-    heard_ms = await call.speech_begins(_WAIT_S)
-    await call.hangup()
-    await call.ended(_WAIT_S)
-    return heard_ms
-
-
-def _section(
-    inbound: list[Heard], outbound: list[Heard], first: list[Heard], tenth: list[Heard]
-) -> Section:
-    samples = {
-        "inbound, INVITE → 200": [call.answered_ms for call in inbound],
-        "inbound, INVITE → first word": [call.greeting_ms for call in inbound],
-        "outbound, 200 → first word": [call.greeting_ms for call in outbound],
-        "inbound, first call after a publish": [call.greeting_ms for call in first],
-        "inbound, tenth call after a publish": [call.greeting_ms for call in tenth],
-    }
+    for results in found:
+        compare(f"{results.service}, inbound, INVITE → 200", results.inbound, answered)
+        compare(f"{results.service}, inbound, INVITE → first word", results.inbound, word)
+        compare(f"{results.service}, outbound, 200 → first word", results.outbound, word)
+        if results.bursts["ours"]:
+            slowest(f"{results.service}, slowest of {BURST} inbound at once", results)
+        for which, calls in (("first", results.first), ("tenth", results.tenth)):
+            if calls:
+                name = f"{results.service}, inbound, {which} call after a publish: Switchroom"
+                samples[name] = [word(call) for call in calls]
+                rows.append((name, *summary(samples[name]), ""))
     return Section(
         title="Answer: until the caller hears the agent",
         command="python -m dev.bench answer",
-        columns=("", *SUMMARY),
-        rows=[(name, *summary(values)) for name, values in samples.items()],
+        columns=("", *SUMMARY, "ratio to bare"),
+        rows=rows,
         samples=samples,
-        notes=[
-            f"{CALLS} warm calls a row, one at a time; {PUBLISHES} publishes. The called phone "
-            f"rings for {RINGING_S} s. The TTS gives its first byte after "
-            f"{TTS_FIRST_BYTE_MS:.0f} ms. The phone, the providers, LiveKit, gateway and worker "
-            "share the machine. Goals: INVITE → first word p50 < 800 ms, 200 → first word p50 ≤ "
-            "250 ms; the first call after a publish no slower than the tenth (medians).",
-        ],
+        notes=[*_notes(found), _first_words(found)],
+    )
+
+
+def _notes(found: list[Results]) -> list[str]:
+    bridge = found[0]
+    single = {
+        side: median(word(call) for one in bridge.inbound[side] for call in one) for side in SIDES
+    }
+    times = {
+        side: median(max(word(call) for call in burst) for burst in bridge.bursts[side])
+        / single[side]
+        for side in SIDES
+    }
+    notes = [
+        f"{ROUNDS} rounds of {PER_ROUND} calls a side ({LIVEKIT_SIP_ROUNDS} with livekit-sip), one "
+        f"at a time in alternation, {BURSTS} bursts a side, {PUBLISHES} publishes. Each call "
+        f"waits until both workers have their {IDLE_PROCESSES} idle job processes again; after a "
+        f"publish only the first and the tenth do. The called phone rings for {RINGING_S} s. The "
+        f"TTS gives its first byte after {TTS_FIRST_BYTE_MS:.0f} ms. The phone, the providers, "
+        "LiveKit, gateway and both workers share the machine.",
+        "Ours has authentication, a tenant's number and the stored record (SQLite) in the path. "
+        "The bare worker is dev/peers/bare_worker.py, with an inbound trunk and an individual "
+        "dispatch rule at the same SIP service and no gateway; outbound it is dispatched to a new "
+        "room and dials when its session has started. Ratio: median (min–max) of the rounds' "
+        "ratios.",
+        f"A burst's slowest call takes {times['ours']:.1f} times a single one of ours, "
+        f"{times['bare']:.1f} times one of the bare worker's (INVITE → first word, medians).",
+        "Goals: INVITE → 200 no later than the bare worker; INVITE → first word p50 < 800 ms and "
+        "≤ 0.85 times the bare worker's; 200 → first word p50 ≤ 250 ms; a burst's slowest ≤ 2 "
+        "times a single one; the first call after a publish no slower than the tenth (medians).",
+    ]
+    if len(found) == 1:
+        notes.append("livekit-sip or its Redis was not there to compare with.")
+    return notes
+
+
+def _first_words(found: list[Results]) -> str:
+    """Of how many calls the first word was heard whole."""
+
+    def share(calls: list[Heard]) -> str:
+        whole = sum(call.word is not None and call.word.whole for call in calls)
+        return f"{whole} of {len(calls)}"
+
+    def flat(rounds: list[list[Heard]]) -> list[Heard]:
+        return [call for one in rounds for call in one]
+
+    def both(side: Side) -> str:
+        inbound = [call for r in found for call in flat(r.inbound[side]) + flat(r.bursts[side])]
+        outbound = [call for r in found for call in flat(r.outbound[side])]
+        if side == "ours":
+            for r in found:
+                inbound += r.first + r.tenth + r.others["in"]
+                outbound += r.others["out"]
+        return f"{NAMES[side]} outbound {share(outbound)}, inbound {share(inbound)}"
+
+    return (
+        f"First word heard whole, from its beginning and nothing before it: {both('ours')}; "
+        f"{both('bare')}. The calls above, and for ours {FURTHER} outbound, {AT_ONCE} at once, and "
+        "the calls between the publishes. By correlation with the voice's own samples."
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from dev.bench.report import Section
 from dev.bench.stats import SUMMARY, summary
 from dev.echo import Echo, measure_rtt, noise
 from dev.phone import Phone, PhoneCall
-from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend
+from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend, livekit_sip_binary
 
 CALLS = (1, 10)
 BURSTS = 10
@@ -35,8 +34,8 @@ _WAIT_S = 20.0
 
 async def measure(settings: Settings, step: Callable[[int, int], None]) -> Section:
     samples: dict[str, list[float]] = {}
-    binary = str(settings.livekit_sip_bin or shutil.which("livekit-sip") or "")
-    services = ["the bridge"] + (["livekit-sip"] if binary and _redis() else [])
+    binary = livekit_sip_binary(settings)
+    services = ["the bridge"] + (["livekit-sip"] if binary else [])
     total = len(services) * len(CALLS) * BURSTS
     done = 0
     with tempfile.TemporaryDirectory() as logs:
@@ -72,10 +71,6 @@ async def measure(settings: Settings, step: Callable[[int, int], None]) -> Secti
         notes=notes,
         samples=samples,
     )
-
-
-def _redis() -> bool:
-    return shutil.which("redis-server") is not None
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ _READY_WITHIN_S = 60.0
 
 
 @contextlib.asynccontextmanager
-async def bare_worker(stack: Stack) -> AsyncIterator[None]:
+async def bare_worker(stack: Stack) -> AsyncIterator[ManagedProcess]:
     """Registered with the stack's LiveKit server. Raises ProcessFailed when it does not come up."""
     env = inherited_environment(without=list(Settings.model_fields))
     env |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **as_variables(stack.settings)}
@@ -33,7 +33,7 @@ async def bare_worker(stack: Stack) -> AsyncIterator[None]:
     await process.start()
     try:
         await process.wait_ready(registered, timeout_s=_READY_WITHIN_S)
-        yield
+        yield process
     except TimeoutError as error:
         error.add_note(process.log_text()[-3000:])
         raise

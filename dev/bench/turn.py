@@ -26,7 +26,7 @@ from livekit.protocol.room import CreateRoomRequest
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
-from dev.bench.answer import RINGING_S
+from dev.bench.answer_rig import RINGING_S
 from dev.bench.breakdown import Checked, check, notes
 from dev.bench.peer import bare_worker
 from dev.bench.plot import shares

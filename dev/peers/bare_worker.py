@@ -3,7 +3,8 @@
 The peer of the benchmarks: the same plugins, models and providers as ours, the endpointing
 silence as configured (``ENDPOINTING_MS``), everything else at the library's defaults. The
 library and its plugins read LIVEKIT_URL, the keys and the like themselves; the phone to dial
-comes in the job's metadata (``{"address", "to", "from"}``), as in LiveKit's outbound example.
+comes in the job's metadata (``{"address", "to", "from"}``), as in LiveKit's outbound example; a job
+without comes from the dispatch rule of an inbound call.
 
     python -m dev.peers.bare_worker start
 """
@@ -17,7 +18,7 @@ from livekit.api import LiveKitAPI
 from livekit.plugins import cartesia, deepgram, openai, silero
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
-from core.settings import load
+from core.settings import Settings, load
 
 AGENT_NAME = "bare"
 GREETING = "Hello, how can I help you?"
@@ -26,7 +27,10 @@ INSTRUCTIONS = "You are a helpful voice assistant on the phone."
 # As many idle processes as ours. The load of this machine, which also carries the phones and the
 # providers, must not keep jobs away: LiveKit offers none to a worker at full load.
 server = AgentServer(
-    port=0, num_idle_processes=3, load_threshold=float("inf"), load_fnc=lambda: 0.0
+    port=0,
+    num_idle_processes=load().worker_idle_processes,
+    load_threshold=float("inf"),
+    load_fnc=lambda: 0.0,
 )
 
 
@@ -35,6 +39,21 @@ def prewarm(process: JobProcess) -> None:
 
 
 server.setup_fnc = prewarm
+
+
+async def dial(ctx: JobContext, settings: Settings, phone: dict[str, str]) -> None:
+    async with LiveKitAPI(settings.sip_http_url) as livekit:
+        await livekit.sip.create_sip_participant(
+            CreateSIPParticipantRequest(
+                trunk=SIPOutboundConfig(hostname=phone["address"]),
+                sip_call_to=phone["to"],
+                sip_number=phone["from"],
+                room_name=ctx.room.name,
+                participant_identity="phone",
+                wait_until_answered=True,
+            )
+        )
+    await ctx.wait_for_participant(identity="phone")
 
 
 @server.rtc_session(agent_name=AGENT_NAME)
@@ -50,19 +69,8 @@ async def entrypoint(ctx: JobContext) -> None:
         min_endpointing_delay=settings.endpointing_ms / 1000,
     )
     await session.start(agent=Agent(instructions=INSTRUCTIONS), room=ctx.room)
-    phone = json.loads(ctx.job.metadata)
-    async with LiveKitAPI(settings.sip_http_url) as livekit:
-        await livekit.sip.create_sip_participant(
-            CreateSIPParticipantRequest(
-                trunk=SIPOutboundConfig(hostname=phone["address"]),
-                sip_call_to=phone["to"],
-                sip_number=phone["from"],
-                room_name=ctx.room.name,
-                participant_identity="phone",
-                wait_until_answered=True,
-            )
-        )
-    await ctx.wait_for_participant(identity="phone")
+    if ctx.job.metadata:
+        await dial(ctx, settings, json.loads(ctx.job.metadata))
     await session.say(GREETING)
 
 

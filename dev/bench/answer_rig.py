@@ -1,0 +1,246 @@
+"""Both sides of the answer benchmark at one LiveKit: our stack, and a bare worker with rules.
+
+Ours answers a tenant's number, with authentication on and a store (SQLite) in the path. The bare
+side is what LiveKit's documentation has for telephony: an inbound trunk and a dispatch rule that
+names the agent, made by plain livekit-api requests; outbound, a room with a dispatch, whose agent
+dials. Both are in the same SIP service, LiveKit server and providers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import aiohttp
+from livekit.api import LiveKitAPI
+from livekit.protocol.agent_dispatch import RoomAgentDispatch
+from livekit.protocol.room import CreateRoomRequest, RoomConfiguration
+from livekit.protocol.sip import (
+    CreateSIPDispatchRuleRequest,
+    CreateSIPInboundTrunkRequest,
+    SIPDispatchRule,
+    SIPDispatchRuleIndividual,
+    SIPDispatchRuleInfo,
+    SIPInboundTrunkInfo,
+)
+
+from core.settings import Settings
+from dev.bench.first_word import FirstWord, Found
+from dev.bench.peer import bare_worker
+from dev.peers.bare_worker import AGENT_NAME, GREETING, INSTRUCTIONS
+from dev.phone import Answer, Phone, PhoneCall
+from dev.process import ManagedProcess
+from dev.providers import Cartesia, Control, OpenAI
+from dev.sip_backends import livekit_sip_stack
+from dev.stack import Stack, StackOptions
+
+Side = Literal["ours", "bare"]
+SIDES: Final[tuple[Side, Side]] = ("ours", "bare")
+IDLE_PROCESSES: Final = 3
+LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 250.0, 90.0
+# A person takes longer to pick up; an agent has got to be ready by then.
+RINGING_S: Final = 1.5
+_NUMBERS: Final[dict[Side, str]] = {"ours": "+15105550199", "bare": "+15105550198"}
+_CALLER: Final = "+15105550123"
+_WAIT_S: Final = 20.0
+_IDLE_WITHIN_S: Final = 60.0
+# For the processes of calls just ended to be gone.
+_QUIET_S: Final = 0.3
+# Beyond the word, for its end to have come.
+_HEAR_OUT_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One call, ms. ``answered_ms``: INVITE → 200, 0 for outbound; ``word_ms``: to the first
+    voiced frame, from the INVITE or, outbound, from the 200."""
+
+    answered_ms: float
+    word_ms: float
+    word: Found | None
+
+
+class Rig:
+    """A stack and a bare worker with one agent each, and one phone. Made by ``run``."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        sip_address: str,
+        bare: ManagedProcess,
+        http: aiohttp.ClientSession,
+        livekit: LiveKitAPI,
+        phone: Phone,
+    ) -> None:
+        self._stack = stack
+        self._sip_address = sip_address
+        self._workers = {"ours": stack.worker.process, "bare": bare}
+        self._http = http
+        self._livekit = livekit
+        self._phone = phone
+        self._agent_id = ""
+        self._greetings = dict.fromkeys(SIDES, FirstWord(GREETING))
+        self._jobs = dict.fromkeys(SIDES, 0)
+        self._rooms = 0
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def run(cls, settings: Settings, *, livekit_sip: str = "") -> AsyncIterator[Rig]:
+        """With the bridge, or the livekit-sip at that path."""
+        secret = secrets.token_hex(16)
+        values = {
+            "worker_idle_processes": IDLE_PROCESSES,
+            "auth_required": True,
+            "auth_api_secrets_json": json.dumps([{"id": "bench", "secret": secret}]),
+        }
+        options = StackOptions(settings=settings, values=values)
+        async with contextlib.AsyncExitStack() as cleanup:
+            if livekit_sip:
+                logs = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+                stack, sip_address = await cleanup.enter_async_context(
+                    livekit_sip_stack(logs, livekit_sip, options)
+                )
+            else:
+                stack = await cleanup.enter_async_context(Stack(options))
+                sip_address = stack.sip_address
+            bare = await cleanup.enter_async_context(bare_worker(stack))
+            headers = {"Authorization": f"Bearer {secret}"}
+            http = await cleanup.enter_async_context(
+                aiohttp.ClientSession(stack.gateway_url, headers=headers)
+            )
+            livekit = stack.api()
+            cleanup.push_async_callback(livekit.aclose)
+            phone = await cleanup.enter_async_context(Phone())
+            phone.behave(Answer(after_s=RINGING_S))
+            rig = cls(stack, sip_address, bare, http, livekit, phone)
+            await rig._set_providers()
+            await rig._set_ours()
+            await rig._set_bare()
+            yield rig
+
+    async def publish(self, greeting: str) -> None:
+        """A new version of our agent."""
+        path = f"/v1/agents/{self._agent_id}"
+        async with self._http.patch(path, json={"beginMessage": greeting}) as response:
+            response.raise_for_status()
+        self._greetings["ours"] = FirstWord(greeting)
+
+    async def idle(self) -> None:
+        """Wait until both workers have all their idle processes again, so that no call pays for
+        the one before. Raises ProcessFailed."""
+        for side in SIDES:
+            probe = partial(self._is_idle, side)
+            await self._workers[side].wait_ready(probe, timeout_s=_IDLE_WITHIN_S)
+        await asyncio.sleep(_QUIET_S)
+
+    async def inbound(self, side: Side) -> Heard:
+        """Dial the side's number, hear the first word, hang up."""
+        self._jobs[side] += 1
+        invited = time.monotonic()
+        uri = f"sip:{_NUMBERS[side]}@{self._sip_address}"
+        call = await self._phone.dial(uri, caller=_CALLER)
+        await call.answered(_WAIT_S)
+        answered_ms = 1000 * (call.media.zero - invited)
+        word_ms, word = await self._first_word(side, call)
+        return Heard(answered_ms, answered_ms + word_ms, word)
+
+    async def outbound(self, side: Side) -> Heard:
+        """Be called by the side, answer, hear the first word, hang up."""
+        self._jobs[side] += 1
+        self._rooms += 1
+        await (self._place_ours if side == "ours" else self._place_bare)(f"bench-{self._rooms}")
+        call = await self._phone.next_call(_WAIT_S)
+        await call.answered(_WAIT_S)
+        return Heard(0.0, *await self._first_word(side, call))
+
+    async def _first_word(self, side: Side, call: PhoneCall) -> tuple[float, Found | None]:
+        """When it began, ms since the answer, and what of it was heard; hangs up then."""
+        word = self._greetings[side]
+        heard_ms = await call.speech_begins(_WAIT_S)
+        await asyncio.sleep(word.duration_s + _HEAR_OUT_S)
+        await call.hangup()
+        await call.ended(_WAIT_S)
+        return heard_ms, word.find(call.media.received.timeline())
+
+    async def _is_idle(self, side: Side) -> bool:
+        ready = self._workers[side].log_text().count("process initialized")
+        return ready >= self._jobs[side] + IDLE_PROCESSES
+
+    async def _place_ours(self, room: str) -> None:
+        body = {
+            "room_name": room,
+            "participant_name": "Bench",
+            "participant_identity": "phone",
+            "from_phone_number": _NUMBERS["ours"],
+            "to_phone_number": _CALLER,
+            "agent": self._agent_id,
+            "sip": {"outbound_address": self._phone.address},
+        }
+        await self._post("/sip/call", body)
+
+    async def _place_bare(self, room: str) -> None:
+        phone = {"address": self._phone.address, "to": _CALLER, "from": _NUMBERS["bare"]}
+        agent = RoomAgentDispatch(agent_name=AGENT_NAME, metadata=json.dumps(phone))
+        await self._livekit.room.create_room(CreateRoomRequest(name=room, agents=[agent]))
+
+    async def _set_providers(self) -> None:
+        control = Control(
+            openai=OpenAI(first_token_ms=LLM_FIRST_TOKEN_MS),
+            cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
+        )
+        address = f"{self._stack.providers.address}/control"
+        async with self._http.put(address, json=control.model_dump(mode="json")) as response:
+            response.raise_for_status()
+
+    async def _set_ours(self) -> None:
+        agent = {
+            "name": "Bench",
+            "voiceMode": "hosted",
+            "beginMessage": GREETING,
+            "systemPrompt": INSTRUCTIONS,
+        }
+        self._agent_id = (await self._post("/v1/agents", agent))["id"]
+        number = {
+            "provider": "sip",
+            "phoneNumber": _NUMBERS["ours"],
+            "agentId": self._agent_id,
+            "direction": "both",
+        }
+        await self._post("/api/v1/phone-numbers/attach", number)
+
+    async def _set_bare(self) -> None:
+        sip = self._stack.sip_api()
+        try:
+            trunk = await sip.sip.create_inbound_trunk(
+                CreateSIPInboundTrunkRequest(
+                    trunk=SIPInboundTrunkInfo(name="bare", numbers=[_NUMBERS["bare"]])
+                )
+            )
+            agent = RoomAgentDispatch(agent_name=AGENT_NAME)
+            await sip.sip.create_dispatch_rule(
+                CreateSIPDispatchRuleRequest(
+                    dispatch_rule=SIPDispatchRuleInfo(
+                        trunk_ids=[trunk.sip_trunk_id],
+                        rule=SIPDispatchRule(
+                            dispatch_rule_individual=SIPDispatchRuleIndividual(room_prefix="call-")
+                        ),
+                        room_config=RoomConfiguration(agents=[agent]),
+                    )
+                )
+            )
+        finally:
+            await sip.aclose()
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        async with self._http.post(path, json=body) as response:
+            response.raise_for_status()
+            return dict(await response.json())
