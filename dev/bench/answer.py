@@ -10,9 +10,10 @@ for what the sides are made of.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from core.settings import Settings
 from dev.bench.answer_rig import (
@@ -40,7 +41,7 @@ NAMES: dict[Side, str] = {"ours": "Switchroom", "bare": "bare worker"}
 
 Step = Callable[[int, int], None]
 Tick = Callable[[int], None]
-Call = Callable[[Side], Awaitable[Heard]]
+Call = Callable[[Side], Coroutine[Any, Any, Heard]]
 BySide = dict[Side, list[list[Heard]]]
 """Calls by round."""
 
@@ -98,7 +99,7 @@ async def _alternate(rig: Rig, results: Results, rounds: int, tick: Tick) -> Non
                 calls[side].append([])
             for number in range(PER_ROUND):
                 # Who goes first alternates too.
-                for side in SIDES if number % 2 else reversed(SIDES):
+                for side in SIDES if number % 2 else SIDES[::-1]:
                     await rig.idle()
                     calls[side][-1].append(await call(side))
                     tick(1)
@@ -106,9 +107,9 @@ async def _alternate(rig: Rig, results: Results, rounds: int, tick: Tick) -> Non
 
 async def _bursts(rig: Rig, results: Results, tick: Tick) -> None:
     for number in range(BURSTS):
-        for side in SIDES if number % 2 else reversed(SIDES):
+        for side in SIDES if number % 2 else SIDES[::-1]:
             await rig.idle()
-            calls = await asyncio.gather(*(rig.inbound(side) for _ in range(BURST)))
+            calls = await _at_once(rig.inbound, side, BURST)
             results.bursts[side].append(calls)
             tick(BURST)
 
@@ -116,7 +117,7 @@ async def _bursts(rig: Rig, results: Results, tick: Tick) -> None:
 async def _further(rig: Rig, results: Results, tick: Tick) -> None:
     for _ in range(FURTHER // AT_ONCE):
         await rig.idle()
-        calls = await asyncio.gather(*(rig.outbound("ours") for _ in range(AT_ONCE)))
+        calls = await _at_once(rig.outbound, "ours", AT_ONCE)
         results.others["out"] += calls
         tick(AT_ONCE)
 
@@ -127,10 +128,16 @@ async def _publishes(rig: Rig, results: Results, tick: Tick) -> None:
         await rig.publish(f"Good day, this is greeting number {number}.")
         results.first.append(await rig.inbound("ours"))
         for _ in range(FILLERS // 2):
-            results.others["in"] += await asyncio.gather(rig.inbound("ours"), rig.inbound("ours"))
+            results.others["in"] += await _at_once(rig.inbound, "ours", 2)
         await rig.idle()
         results.tenth.append(await rig.inbound("ours"))
         tick(FILLERS + 2)
+
+
+async def _at_once(call: Call, side: Side, count: int) -> list[Heard]:
+    async with asyncio.TaskGroup() as tasks:
+        calls = [tasks.create_task(call(side)) for _ in range(count)]
+    return [one.result() for one in calls]
 
 
 def answered(call: Heard) -> float:
@@ -240,5 +247,5 @@ def _first_words(found: list[Results]) -> str:
     return (
         f"First word heard whole, from its beginning and nothing before it: {both('ours')}; "
         f"{both('bare')}. The calls above, and for ours {FURTHER} outbound, {AT_ONCE} at once, and "
-        "the calls between the publishes. By correlation with the voice's own samples."
+        "the calls between the publishes."
     )

@@ -99,6 +99,7 @@ class Rig:
         secret = secrets.token_hex(16)
         values = {
             "worker_idle_processes": IDLE_PROCESSES,
+            "worker_max_calls": 100,  # the bare worker has no limit
             "auth_required": True,
             "auth_api_secrets_json": json.dumps([{"id": "bench", "secret": secret}]),
         }

@@ -1,12 +1,14 @@
 """Whether a phone heard a greeting from the beginning of its first word. Sans-I/O.
 
-The simulated voice says a text alike every time, so the word is looked for by its shape. A
-recogniser guesses a word from what is left of it; the shape tells a clipped one.
+The simulated voice says a text alike every time, so the word is looked for by its shape: a
+recogniser guesses a word from what is left of it, the shape tells a clipped one. It is looked for
+piece by piece, because a jitter buffer that still finds its level stretches what it plays.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -15,30 +17,32 @@ from dev import listen
 from dev.phone_tracks import SAMPLE_RATE
 from dev.speech import AGENT_VOICE, Voice, synthesize
 
-_ONSET_MS = 100
-_WITHIN_S = 3.0
-# Of the word that went through Opus and G.711 unhurt, and of another: see tests/test_first_word.py.
-_ALIKE = 0.7
-# The word's begin against the first voiced frame, which lies on a grid of 20 ms.
-_APART_MS = 40.0
+_PIECE_MS, _HOP_MS = 60, 20
+# Quieter pieces (breath, the closure of a stop) have no shape that survives a codec.
+_LOUD_DBFS = -35.0
+# A piece may come so much before and after its time.
+_EARLY_MS, _LATE_MS = 150, 150
+# Of a piece that went through Opus, a jitter buffer and G.711.
+_ALIKE = 0.6
+_SHARE = 0.8
+# The pieces' places against the first voiced frame, which lies on a grid of 20 ms.
+_CLIPPED_MS, _LATER_MS = -40.0, 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``score`` and ``onset_score``: how alike the word and its first 100 ms are (1.0: the same).
+    """``share``: of the word's pieces, how many were heard (0 to 1).
 
-    ``after_ms``: from the first sound that was heard to the word's beginning; far below zero when
-    the beginning is missing, far above when something else was said before.
+    ``shift_ms``: how much later they came than in a word that begins with the first sound that
+    was heard; far below zero when the beginning is missing, far above after another sound.
     """
 
-    score: float
-    onset_score: float
-    after_ms: float
+    share: float
+    shift_ms: float
 
     @property
     def whole(self) -> bool:
-        alike = min(self.score, self.onset_score) >= _ALIKE
-        return alike and abs(self.after_ms) <= _APART_MS
+        return self.share >= _SHARE and _CLIPPED_MS <= self.shift_ms <= _LATER_MS
 
 
 class FirstWord:
@@ -47,29 +51,33 @@ class FirstWord:
     def __init__(self, text: str, voice: Voice = AGENT_VOICE) -> None:
         speech = synthesize(text, voice, SAMPLE_RATE)
         word = speech.words[0]
-        self._pcm = speech.pcm[_samples(word.start_ms) : _samples(word.end_ms)]
-
-    @property
-    def duration_s(self) -> float:
-        return len(self._pcm) / SAMPLE_RATE
+        pcm = speech.pcm[_samples(word.start_ms) : _samples(word.end_ms)]
+        voiced = listen.speech_bounds(pcm, SAMPLE_RATE)
+        assert voiced is not None, "a word has sound"
+        self.duration_s = len(pcm) / SAMPLE_RATE
+        self._pieces = [
+            (at - _samples(voiced.start_ms), piece)
+            for at in range(0, len(pcm), _samples(_HOP_MS))
+            if len(piece := pcm[at : at + _samples(_PIECE_MS)]) == _samples(_PIECE_MS)
+            and listen.level_dbfs(piece) >= _LOUD_DBFS
+        ]
 
     def find(self, received: Pcm) -> Found | None:
         """``received``: all that was heard from the answer on, 8 kHz; None if that is silent."""
         voice = listen.speech_bounds(received, SAMPLE_RATE)
         if voice is None:
             return None
-        first = _samples(voice.start_ms)
-        heard = received[: first + int(_WITHIN_S * SAMPLE_RATE)]
-        # A word whose beginning is missing fits best before there is anything.
-        lead = np.zeros(len(self._pcm), np.int16)
-        padded = np.concatenate([lead, heard, lead])
-        best = listen.find(self._pcm, padded)
-        onset = self._pcm[: _samples(_ONSET_MS)]
-        there = padded[best.offset : best.offset + len(onset)]
-        begins = best.offset - len(lead)
-        return Found(
-            best.score, listen.find(onset, there).score, 1000 * (begins - first) / SAMPLE_RATE
-        )
+        lead, tail = (np.zeros(_samples(ms), np.int16) for ms in (_EARLY_MS, _LATE_MS + 1000))
+        padded = np.concatenate([lead, received[_samples(voice.start_ms) :], tail])
+        shifts = []
+        for at, piece in self._pieces:
+            around = padded[max(0, at) : at + len(lead) + len(piece) + _samples(_LATE_MS)]
+            match = listen.find(piece, around)
+            if match.score >= _ALIKE:
+                shifts.append(1000 * (match.offset + max(0, at) - at - len(lead)) / SAMPLE_RATE)
+        if not shifts:
+            return Found(0.0, 0.0)
+        return Found(len(shifts) / len(self._pieces), median(shifts))
 
 
 def _samples(ms: float) -> int:

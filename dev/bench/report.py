@@ -25,7 +25,9 @@ particular machine. Times of calls are taken from the audio at the caller's ear 
 phone), not from our own logs; the providers are simulated with fixed delays.
 
 - **Answer**: inbound, from the phone's INVITE to the 200, and to the first voiced frame that \
-it hears; outbound, from the phone's 200 to the first voiced frame that it hears.
+it hears; outbound, from the phone's 200 to the first voiced frame that it hears. A first word is \
+heard whole when it begins with that frame, and 80 % of its pieces (60 ms) correlate with the \
+voice's own samples, in their places.
 - **Turn**: from the end of the caller's last voiced frame to the agent's first voiced frame, \
 both at the phone.
 - **Floor**: what the providers and the endpointing take as configured: endpointing 200 + STT's \
