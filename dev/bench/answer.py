@@ -29,12 +29,12 @@ from dev.bench.report import Section
 from dev.bench.stats import SUMMARY, paired, summary
 from dev.sip_backends import livekit_sip_binary
 
-ROUNDS, PER_ROUND = 6, 5
-LIVEKIT_SIP_ROUNDS = 3
+ROUNDS, PER_ROUND = 5, 5
+LIVEKIT_SIP_ROUNDS = 2
 BURSTS, BURST = 5, 12
-PUBLISHES, FILLERS = 10, 8
+PUBLISHES, FILLERS = 5, 8
 # Outbound calls beyond the measured ones, several at once, to have heard 100 first words.
-FURTHER, AT_ONCE = 72, 6
+FURTHER, AT_ONCE = 66, 3
 WARM = 2
 
 NAMES: dict[Side, str] = {"ours": "Switchroom", "bare": "bare worker"}
