@@ -27,6 +27,11 @@ Filter = Callable[[Any], bool]
 _leaving: set[asyncio.Task[None]] = set()
 
 
+async def load() -> None:
+    """Load the SDK's native library now: whoever uses it first holds up the event loop."""
+    await rtc.AudioSource(8000, 1).aclose()
+
+
 async def connect(
     room: rtc.Room, url: str, token: str, options: rtc.RoomOptions, *, timeout_s: float
 ) -> None:

@@ -35,12 +35,9 @@ ALLOWED = (
     Allowed("gateway/app.py", "create_app", "files and tables, before the first request"),
     # In a greenlet, where the stack ends.
     Allowed("core/migrations/__init__.py", "upgrade", "the schema, before the first request"),
-    Allowed("sip/bridge/registry.py", "load", "before the first call"),
-    Allowed("sip/bridge/endpoint.py", "start", "baresip's configuration, before the first call"),
-    Allowed("sip/bridge/endpoint.py", "close", "the same, after the last call"),
-    Allowed(
-        "livekit/agents/job.py", "__init__", "livekit-agents' folder of a job, before its call"
-    ),
+    Allowed("sip/bridge/__main__.py", "serve", "before the first call, and after the last"),
+    Allowed("livekit/agents/worker.py", "run", "livekit-agents, before the worker registers"),
+    Allowed("livekit/agents/job.py", "__init__", "livekit-agents' folder of a job, at its start"),
 )
 
 _PLANTED = """

@@ -21,6 +21,7 @@ _USED_LATER = (
     "livekit.agents.llm.async_toolset",
     "livekit.agents.voice.report",
     "numpy.fft",
+    "openai.resources.chat.chat",
     "openai.resources.chat.completions.completions",
     "openai.resources.chat.completions.messages",
     "openai.resources.models",
