@@ -17,6 +17,7 @@ from core.credentials import CredentialStore, Vault
 from core.database import Database
 from core.numbers import NumberStore
 from core.outbox import Outbox
+from core.process_metrics import watch_process
 from core.settings import Settings
 from core.store import Store
 from core.tokens import TokenIssuer
@@ -93,6 +94,7 @@ async def create_app(settings: Settings) -> web.Application:
     if settings.default_agent not in known:
         raise ValueError(f"DEFAULT_AGENT={settings.default_agent} is no file in AGENTS_DIR")
     metrics = Metrics()
+    watch_process(metrics.registry)
     app = web.Application(
         middlewares=[metrics.middleware, error_middleware, authentication(authenticator)],
         client_max_size=MAX_BYTES,

@@ -44,6 +44,13 @@ def bearer(secret: str = SECRET, ttl: timedelta = timedelta(hours=2), **grants: 
     return "Bearer " + token.with_sip_grants(api.SIPGrants(**grants)).to_jwt()
 
 
+async def test_metrics_need_no_token(client: Client) -> None:
+    async with client.get("/metrics") as response:
+        assert response.status == 200
+        text = await response.text()
+    assert "\nswitchroom_asyncio_tasks " in text and "\nprocess_open_fds " in text
+
+
 async def post(client: Client, method: str, body: Any, token: str | None) -> tuple[int, Any]:
     headers = {"Authorization": token} if token is not None else {}
     url = f"/twirp/livekit.SIP/{method}"

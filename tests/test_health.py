@@ -106,6 +106,7 @@ async def test_a_strangers_paths_make_no_labels(tmp_path: Path) -> None:
         if line.startswith("switchroom_http_request_seconds_count")
     ]
     assert 0 < len(counted) <= 3
+    assert "\nswitchroom_asyncio_tasks " in text and "\nprocess_open_fds " in text
     assert not any(f"/{n}" in line or f"_{n}" in line for n in range(20) for line in counted)
 
 

@@ -11,8 +11,10 @@ from functools import partial
 
 import aiohttp
 from livekit.agents import AgentServer, JobRequest
+from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
+from core.process_metrics import TaskCollector
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from worker.call import entrypoint, prewarm
@@ -107,6 +109,8 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stopping)
 
+    # livekit-agents serves this registry, which tells of the process's memory and files already.
+    REGISTRY.register(TaskCollector(loop))
     tokens = TokenIssuer(settings.livekit_api_secret.get_secret_value())
     async with aiohttp.ClientSession() as http:
         gateway = Gateway(http, settings.gateway_base_url)

@@ -13,7 +13,10 @@ from google.protobuf.message import Message
 from livekit import api
 from livekit.api.access_token import Claims
 from livekit.protocol import sip as pb
+from prometheus_client import CollectorRegistry
+from prometheus_client.aiohttp import make_aiohttp_handler
 
+from core.process_metrics import watch_process
 from sip.bridge import twirp
 from sip.bridge.call import LiveKit
 from sip.bridge.registry import Registry
@@ -41,7 +44,7 @@ def create_app(
     livekit: LiveKit,
     addresses: Callable[[], dict[str, str]],
 ) -> web.Application:
-    """``addresses`` tells where the service listens, for ``GET /``."""
+    """``addresses`` tells where the service listens, for ``GET /``. Called in the running loop."""
     methods = _methods(service, registry)
     verifier = api.TokenVerifier(livekit.api_key, livekit.api_secret)
 
@@ -72,8 +75,11 @@ def create_app(
     async def health(_request: web.Request) -> web.Response:
         return web.json_response({"status": "OK", **addresses(), "live_calls": service.live_calls})
 
+    metrics = CollectorRegistry()
+    watch_process(metrics)
     app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.router.add_get("/", health)
+    app.router.add_get("/metrics", make_aiohttp_handler(metrics))
     app.router.add_post(PREFIX + "{method}", call)
     app.router.add_route("*", PREFIX + "{method}", wrong_method)
     return app
