@@ -1,15 +1,17 @@
 # Python 3.11 or newer; another one than python3: make PYTHON=python3.13 …
 PYTHON ?= python3
 PHONE ?=
+MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench up clean lock
+.PHONY: help demo test check bench soak up clean lock
 
 help:
 	@echo 'make demo    a phone call with an agent, on this machine (PHONE=sip:you@host calls yours)'
 	@echo 'make test    all tests'
 	@echo 'make check   linters and types'
 	@echo 'make bench   all benchmarks, and docs/benchmarks.md (about half an hour)'
+	@echo 'make soak    calls for five minutes (MINUTES=60): fails if memory, files, tasks or rooms grow'
 	@echo 'make up      the production set, with Docker Compose'
 	@echo 'make clean   remove everything that make made here'
 
@@ -27,6 +29,9 @@ check: .venv/lock
 
 bench: .venv/lock
 	@.venv/bin/python -m dev bench
+
+soak: .venv/lock
+	@.venv/bin/python -m dev.bench soak --minutes $(MINUTES) --no-report
 
 # The first time with a .env of its own: new keys and passwords, all else as in the example.
 up:

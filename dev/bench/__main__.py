@@ -7,14 +7,26 @@ import asyncio
 import sys
 
 from core import settings
+from dev.bench import soak
 from dev.bench.runner import BENCHMARKS, run
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.bench")
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
-    names = parser.parse_args().names
-    return asyncio.run(run(settings.load(), names))
+    parser.add_argument(
+        "--minutes", type=float, default=soak.MINUTES, help="how long the soak is (%(default)g)"
+    )
+    parser.add_argument("--no-report", action="store_true", help="leave docs/ as it is")
+    given = parser.parse_args()
+    return asyncio.run(
+        run(
+            settings.load(),
+            given.names,
+            soak_minutes=given.minutes,
+            into_report=not given.no_report,
+        )
+    )
 
 
 if __name__ == "__main__":

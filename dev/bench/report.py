@@ -45,7 +45,8 @@ class Section:
 
     ``notes``: what a reader must know to judge it. ``samples``: what was measured, by series,
     in the order of measuring, each in the unit that its name tells (ms without one); ``plot``
-    shows them, or, if None, what share of each series was done by when.
+    shows them, or, if None, what share of each series was done by when. ``failures``: what must
+    not be, however fast the machine is; with any the run's exit code is 1.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Section:
     notes: Sequence[str] = field(default_factory=tuple)
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
     plot: Plot | None = None
+    failures: Sequence[str] = field(default_factory=tuple)
 
     @property
     def name(self) -> str:

@@ -6,13 +6,25 @@ Each one is written as soon as it is measured: what a later one loses costs no e
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from core.settings import Settings
-from dev.bench import answer, barge_in, echo, gateway, gateway_load, gateway_rate, report, turn
+from dev.bench import (
+    answer,
+    barge_in,
+    echo,
+    gateway,
+    gateway_load,
+    gateway_rate,
+    report,
+    soak,
+    turn,
+)
 from dev.bench.report import Section
 from dev.options import ROOT
 
@@ -30,27 +42,39 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "answer": answer.measure,
     "turn": turn.measure,
     "barge-in": barge_in.measure,
+    "soak": soak.measure,
 }
 
 
-async def run(settings: Settings, names: Sequence[str] = ()) -> int:
-    """All of them, or the named ones: printed, and put into the report."""
+async def run(
+    settings: Settings,
+    names: Sequence[str] = (),
+    *,
+    soak_minutes: float = soak.MINUTES,
+    into_report: bool = True,
+) -> int:
+    """All of them, or the named ones: printed, and put into the report; 1 if any has failed."""
     console = Console()
+    failed = False
+    benchmarks = BENCHMARKS | {"soak": partial(soak.measure, minutes=soak_minutes)}
     with Progress(console=console) as progress:
-        for name in names or BENCHMARKS:
+        for name in names or benchmarks:
             bar = progress.add_task(name, total=None)
 
             def step(done: int, of: int, bar: int = bar) -> None:
                 progress.update(TaskID(bar), completed=done, total=of)
 
             on = report.machine()
-            section = await BENCHMARKS[name](settings, step)
-            section.save(FILES, on)
-            old = REPORT.read_text() if REPORT.exists() else ""
-            REPORT.write_text(report.document(report.merged(old, [section.markdown(on)])))
+            section = await benchmarks[name](settings, step)
+            if into_report:
+                section.save(FILES, on)
+                old = REPORT.read_text() if REPORT.exists() else ""
+                REPORT.write_text(report.document(report.merged(old, [section.markdown(on)])))
             _print(console, section)
-    console.print(f"written: {REPORT.relative_to(ROOT)}")
-    return 0
+            failed = failed or bool(section.failures)
+    if into_report:
+        console.print(f"written: {REPORT.relative_to(ROOT)}")
+    return int(failed)
 
 
 def _print(console: Console, section: Section) -> None:
@@ -60,4 +84,6 @@ def _print(console: Console, section: Section) -> None:
     console.print(table)
     for note in section.notes:
         console.print(f"  {note}")
+    for failure in section.failures:
+        console.print(f"  [red]failed[/]: {escape(failure)}")
     console.print()

@@ -1,0 +1,177 @@
+"""Calls of a few seconds, some at once, both ways, ended by each side in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from baresip import BaresipError
+
+from dev.phone import Answer, CallEnded, CallRefused, Phone, PhoneCall
+from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script, ToolCall
+from dev.stack import Stack
+
+NUMBER, CALLER = "+15105550199", "+15105550123"
+GREETING = "Hello, how can I help you?"
+QUESTION, ANSWER = "What time do you open on Sunday?", "On Sunday we open at five."
+GOODBYE, FAREWELL = "Thank you, goodbye.", "Goodbye."
+LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 250.0, 90.0
+RINGING_S = 0.5
+_WAIT_S = 20.0
+_END_SILENCE_MS = 500.0
+# After a call that went wrong: a fault that stays shall not be met thousands of times.
+_PAUSE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A call that went as it should, ms. ``calls``: how many had begun before it."""
+
+    calls: int
+    way: str
+    first_word_ms: float
+    turns_ms: tuple[float, ...]
+
+
+@dataclass(slots=True)
+class Load:
+    """An agent on a number, and phones that call it and are called by it."""
+
+    stack: Stack
+    http: aiohttp.ClientSession
+    agent_id: str
+    held: list[Held] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    begun: int = 0
+
+    @classmethod
+    async def prepare(cls, stack: Stack, http: aiohttp.ClientSession) -> Load:
+        """Set the providers, publish the agent, attach the number."""
+        rules = [
+            Rule(equals=QUESTION, reply=ANSWER),
+            Rule(equals=GOODBYE, reply=FAREWELL, call=ToolCall(name="end_call")),
+        ]
+        control = Control(
+            deepgram=Deepgram(phrases=[QUESTION, GOODBYE]),
+            openai=OpenAI(
+                first_token_ms=LLM_FIRST_TOKEN_MS, scripts={"default": Script(rules=rules)}
+            ),
+            cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
+        )
+        address = f"{stack.providers.address}/control"
+        async with http.put(address, json=control.model_dump(mode="json")) as response:
+            response.raise_for_status()
+        agent = {"name": "Soak", "voiceMode": "hosted", "beginMessage": GREETING}
+        load = cls(stack, http, "")
+        load.agent_id = (await load._post("/v1/agents", agent))["id"]
+        number = {"provider": "sip", "phoneNumber": NUMBER, "direction": "both"}
+        await load._post("/api/v1/phone-numbers/attach", number | {"agentId": load.agent_id})
+        return load
+
+    async def hold(self, at_once: int, seconds: float) -> None:
+        """Hold calls until the time is over; what has begun by then is ended in order.
+
+        Phones of their own each time: what a phone keeps of its calls is not to grow either.
+        """
+        until = time.monotonic() + seconds
+        async with asyncio.TaskGroup() as lanes:
+            for lane in range(at_once):
+                lanes.create_task(self._lane(lane, until))
+
+    async def _lane(self, lane: int, until: float) -> None:
+        ways = (
+            self._inbound_phone_ends,
+            self._outbound_api_ends,
+            self._inbound_agent_ends,
+            self._outbound_phone_ends,
+        )
+        async with Phone(behaviour=Answer(after_s=RINGING_S)) as phone:
+            for number in itertools.count(lane):
+                if time.monotonic() >= until:
+                    return
+                await self._one(ways[number % len(ways)], phone)
+
+    async def _one(self, way: Callable[[Phone], Awaitable[Held]], phone: Phone) -> None:
+        name = way.__name__.strip("_").replace("_", " ")
+        self.begun += 1
+        try:
+            self.held.append(await way(phone))
+        except (CallEnded, CallRefused, TimeoutError, BaresipError, aiohttp.ClientError) as error:
+            self.lost.append(f"{name}: {type(error).__name__} {error}".strip())
+            for call in phone.calls:
+                with contextlib.suppress(CallEnded, BaresipError, TimeoutError):
+                    await call.hangup()
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _inbound_phone_ends(self, phone: Phone) -> Held:
+        call, first_word_ms, begun = await self._inbound(phone)
+        turns = (await _turn(call), await _turn(call))
+        await call.hangup()
+        await call.ended(_WAIT_S)
+        return Held(begun, "inbound", first_word_ms, turns)
+
+    async def _inbound_agent_ends(self, phone: Phone) -> Held:
+        call, first_word_ms, begun = await self._inbound(phone)
+        turn_ms = await _turn(call)
+        await call.say(GOODBYE)
+        await call.ended(_WAIT_S)
+        return Held(begun, "inbound", first_word_ms, (turn_ms,))
+
+    async def _outbound_phone_ends(self, phone: Phone) -> Held:
+        call, first_word_ms, begun, _ = await self._outbound(phone)
+        turn_ms = await _turn(call)
+        await call.hangup()
+        await call.ended(_WAIT_S)
+        return Held(begun, "outbound", first_word_ms, (turn_ms,))
+
+    async def _outbound_api_ends(self, phone: Phone) -> Held:
+        call, first_word_ms, begun, call_id = await self._outbound(phone)
+        turn_ms = await _turn(call)
+        await self._post(f"/v1/calls/{call_id}/end", {})
+        await call.ended(_WAIT_S)
+        return Held(begun, "outbound", first_word_ms, (turn_ms,))
+
+    async def _inbound(self, phone: Phone) -> tuple[PhoneCall, float, int]:
+        """A call whose greeting is over; from the INVITE to its first word, ms."""
+        begun, invited = self.begun, time.monotonic()
+        host = self.stack.settings.bridge_sip_listen
+        call = await phone.dial(f"sip:{NUMBER}@{host}", caller=CALLER)
+        await call.answered(_WAIT_S)
+        greeting = await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
+        return call, 1000 * (call.media.zero - invited) + greeting.start_ms, begun
+
+    async def _outbound(self, phone: Phone) -> tuple[PhoneCall, float, int, str]:
+        """A call whose greeting is over; from the phone's 200 to its first word, ms; its id."""
+        begun = self.begun
+        body = {
+            "room_name": f"soak-{begun}",
+            "participant_name": "Soak",
+            "participant_identity": "phone",
+            "from_phone_number": NUMBER,
+            "to_phone_number": CALLER,
+            "agent": self.agent_id,
+            "sip": {"outbound_address": phone.address},
+        }
+        placed = await self._post("/sip/call", body)
+        call = await phone.next_call(_WAIT_S)
+        await call.answered(_WAIT_S)
+        greeting = await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
+        return call, greeting.start_ms, begun, str(placed["call_id"])
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        async with self.http.post(path, json=body) as response:
+            response.raise_for_status()
+            return dict(await response.json())
+
+
+async def _turn(call: PhoneCall) -> float:
+    """Ask, hear the answer; from the end of the one to the beginning of the other, ms."""
+    span = await call.say(QUESTION)
+    heard = await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
+    return heard.start_ms - span.end_ms
