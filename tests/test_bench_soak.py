@@ -17,8 +17,8 @@ pytestmark = pytest.mark.unit
 Series = Callable[[int], float]
 
 
-def samples(**changed: Series) -> list[Sample]:
-    """Eight moments without calls, 100 calls apart; ``changed``: by moment 0 to 7."""
+def samples(calls_apart: int = 100, **changed: Series) -> list[Sample]:
+    """Eight moments without calls; ``changed``: by moment 0 to 7."""
     steady = {
         "gateway, RSS (MiB)": 90.0,
         "gateway, PSS (MiB)": 60.0,
@@ -31,7 +31,7 @@ def samples(**changed: Series) -> list[Sample]:
     return [
         Sample(
             at_s=60.0 * moment,
-            calls=100 * moment,
+            calls=calls_apart * moment,
             values=steady | {names[key]: series(moment) for key, series in changed.items()},
         )
         for moment in range(8)
@@ -94,6 +94,13 @@ def test_memory_that_may_be_noise_fails_no_run() -> None:
     """Up by far too much, but as often down: the goal is missed, the interval holds zero."""
     wave = [90.0, 130, 80, 140, 85, 150, 95, 145]
     line = only(judge(samples(gateway_rss_mib=lambda moment: wave[moment])), "gateway, RSS")
+    assert line.grows and not line.failure
+
+
+def test_memory_that_grows_fast_but_little_fails_no_run() -> None:
+    """A run of few calls: its 4 MiB would be 20 over 500, were they to go on."""
+    judged = judge(samples(calls_apart=10, gateway_rss_mib=lambda moment: 90.0 + moment / 2))
+    line = only(judged, "gateway, RSS")
     assert line.grows and not line.failure
 
 

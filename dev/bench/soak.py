@@ -142,8 +142,9 @@ def _section(
             f"{WARM_ROUNDS} rounds are not judged.",
             f"Growth over {PER_CALLS} calls: Theil-Sen slope over the calls that had begun. "
             "The job processes end with their calls; they are forked from the fork server. "
-            "A growth in numbers, a lost call, a record that is not as it should be, or a growth "
-            "of memory whose whole interval is beyond the limit makes the exit code 1.",
+            "A growth in numbers, a lost call, a record that is not as it should be, or memory "
+            "that grew beyond the limit within the run, and whose whole interval is beyond it, "
+            "makes the exit code 1.",
         ],
     )
 

@@ -25,8 +25,8 @@ class Judged:
     """One line of the verdict. ``failure``: what it says when it fails the run, not only the goal.
 
     The trend of a short run is drawn out to many more calls than it had, so memory fails a run
-    only if even the low end of its interval is beyond the limit; latency, which every
-    neighbour on the machine moves, never does.
+    only if the whole of its interval is beyond the limit, and what was seen to grow is, too.
+    Latency, which every neighbour on the machine moves, never does.
     """
 
     name: str
@@ -89,14 +89,14 @@ def _memory(calm: Sequence[Sample]) -> Iterator[Judged]:
             f"{growth.slope:+.1f} MiB ({growth.low:+.1f} to {growth.high:+.1f})",
             f"+{limit:.0f} MiB",
             growth.slope > limit,
-            _failed(growth, limit, title),
+            _failed(growth, last - first, limit, title),
         )
 
 
-def _failed(growth: Trend, limit: float, title: str) -> str:
-    if growth.low <= limit:
+def _failed(growth: Trend, seen: float, limit: float, title: str) -> str:
+    if min(growth.low, seen) <= limit:
         return ""
-    return f"{title} grows by {growth.low:.0f} MiB at least over {PER_CALLS} calls"
+    return f"{title} grew by {seen:.0f} MiB, {growth.low:.0f} MiB at least over {PER_CALLS} calls"
 
 
 def _counts(calm: Sequence[Sample]) -> Iterator[Judged]:
