@@ -36,6 +36,7 @@ MEDIA_TIMEOUT_INITIAL_S: Final = 30.0
 MEDIA_TIMEOUT_S: Final = 15.0
 WATCH_INTERVAL_S: Final = 1.0
 MAX_CALL_DURATION_S: Final = 24 * 3600.0
+END_CALL_RPC: Final = "lk.sip.EndCall"
 DTMF_GAP_S: Final = 0.12
 DTMF_PAUSE_S: Final = 0.5
 
@@ -138,6 +139,7 @@ class Call:
         self._attributes: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
         self._published: asyncio.Queue[str] = asyncio.Queue()
         self._helpers: list[asyncio.Task[None]] = []
+        self._takes_rpc = False
         self._reconnecting: asyncio.TimerHandle | None = None
 
     @property
@@ -181,7 +183,8 @@ class Call:
             log.warning("joining the room failed", extra={"call_id": self.id, "cause": str(error)})
             raise TwirpError("internal", "the room could not be joined") from error
         ignore_captured_frames(self._room)
-        self._room.local_participant.register_rpc_method("lk.sip.EndCall", self._end_call)
+        self._room.local_participant.register_rpc_method(END_CALL_RPC, self._end_call)
+        self._takes_rpc = True
         self._help(self._send_attributes(), "attributes")
 
     async def _unless_over(self, work: Coroutine[Any, Any, object]) -> None:
@@ -393,6 +396,9 @@ class Call:
                     await self._room.disconnect(reason=ending.reason)
             except TimeoutError:
                 log.warning("leaving the room timed out", extra=self._facts())
+        if self._takes_rpc:
+            # The SDK's handler holds the native room, which holds the handler: half a megabyte.
+            self._room.local_participant.unregister_rpc_method(END_CALL_RPC)
         for helper in self._helpers:
             helper.cancel()
         for outcome in await asyncio.gather(*self._helpers, return_exceptions=True):

@@ -1,0 +1,74 @@
+"""A bridged call gives back what it took from the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from livekit import rtc
+
+from sip.bridge import call as module
+from sip.bridge.call import PHONE_HUNG_UP, Call, LiveKit, Participant
+
+pytestmark = pytest.mark.unit
+
+
+class Local:
+    """The local participant, as far as a call uses it."""
+
+    def __init__(self) -> None:
+        self.methods: set[str] = set()
+
+    async def publish_track(self, *_: object) -> None:
+        return None
+
+    async def set_attributes(self, _: dict[str, str]) -> None:
+        return None
+
+    def register_rpc_method(self, name: str, _: Callable[..., Any]) -> None:
+        self.methods.add(name)
+
+    def unregister_rpc_method(self, name: str) -> None:
+        self.methods.remove(name)
+
+
+class Room:
+    def __init__(self) -> None:
+        self.local_participant = Local()
+        self.connected = True
+
+    def on(self, *_: object) -> None:
+        return None
+
+    def isconnected(self) -> bool:
+        return self.connected
+
+    async def disconnect(self, *, reason: int) -> None:
+        self.connected = False
+
+
+async def join(monkeypatch: pytest.MonkeyPatch) -> tuple[Call, Room]:
+    room = Room()
+
+    async def connect(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr(rtc, "Room", lambda: room)
+    monkeypatch.setattr(module, "connect", connect)
+    livekit = LiveKit("ws://127.0.0.1:1", "key", "a-secret-of-more-than-32-bytes-for-tests")
+    call = Call("SCL_1", Participant("room", "phone", "Phone", "", {}), livekit)
+    await call.join()
+    return call, room
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["left by the call", "ended by the room"])
+async def test_no_handler_is_left_in_the_room(
+    removed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK frees no room that has one, in any way of leaving."""
+    call, room = await join(monkeypatch)
+    assert room.local_participant.methods == {"lk.sip.EndCall"}
+    room.connected = not removed
+    await call.finish(PHONE_HUNG_UP)
+    assert not room.connected and room.local_participant.methods == set()
