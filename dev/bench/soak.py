@@ -62,7 +62,8 @@ async def measure(settings: Settings, step: Step, minutes: float = MINUTES) -> S
             step(number + 1, ROUNDS)
         took_s = time.monotonic() - started
         completed = await watch.records("completed")
-    return _section(load, busy, calm, completed, took_s)
+        mishaps = await watch.mishaps()
+    return _section(load, busy, calm, completed, mishaps, took_s)
 
 
 @contextlib.asynccontextmanager
@@ -108,7 +109,12 @@ async def _at_rest(watch: Watch) -> None:
 
 
 def _section(
-    load: Load, busy: Sequence[Sample], calm: Sequence[Sample], completed: int, took_s: float
+    load: Load,
+    busy: Sequence[Sample],
+    calm: Sequence[Sample],
+    completed: int,
+    mishaps: Sequence[str],
+    took_s: float,
 ) -> Section:
     judged_from = calm[WARM_ROUNDS - 1].calls
     latencies = _latencies(load, judged_from)
@@ -125,7 +131,8 @@ def _section(
         command="python -m dev.bench soak",
         columns=COLUMNS,
         rows=[line.row for line in verdict],
-        failures=[line.failure for line in verdict if line.failure] + load.lost[:10],
+        failures=[line.failure for line in verdict if line.failure]
+        + [*load.lost[:10], *mishaps[:10]],
         samples=_samples("without calls", calm) | _samples("at load", busy) | latencies,
         plot=Plot(
             "minutes",

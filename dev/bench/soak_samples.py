@@ -18,6 +18,7 @@ from worker.spool import leftovers
 
 MIB = 2**20
 OPEN_STATUSES = ("queued", "ringing", "in-progress")
+MISHAPS = ("busy", "no-answer", "failed", "canceled")
 FORK_SERVER = "fork server"
 """The worker's child that its job processes, one for each call, are forked from."""
 
@@ -62,6 +63,16 @@ class Watch:
             "unfinished records": sum([await self.records(each) for each in OPEN_STATUSES]),
             "spooled calls": len(leftovers(spool)),
         }
+
+    async def mishaps(self) -> list[str]:
+        """What the records say of calls that ended in another way than by a hang-up."""
+        found = []
+        for status in MISHAPS:
+            async with self.http.get("/v1/calls", params={"status": status}) as response:
+                response.raise_for_status()
+                listed = (await response.json())["data"]
+            found += [f"{call['id']}: {status}, {call['disconnectionReason']}" for call in listed]
+        return found
 
     async def records(self, status: str) -> int:
         """How many calls there are with that status."""
