@@ -79,7 +79,8 @@ def choose_settings(
     chosen["livekit_url"] = f"ws://{HOST}:{livekit_port}"
     # Without the bridge livekit-server may have livekit-sip beside it, and speaks for it.
     sip_port = chosen["bridge_port"] if options.bridge else livekit_port
-    chosen["livekit_sip_url"] = f"http://{HOST}:{sip_port}"
+    if "livekit_sip_url" not in options.values:
+        chosen["livekit_sip_url"] = f"http://{HOST}:{sip_port}"
     chosen.setdefault("bridge_sip_listen", f"{HOST}:{take_port()}")
     chosen.setdefault("gateway_url", f"http://{HOST}:{chosen['gateway_port']}")
     chosen.setdefault("data_dir", run_dir / "data")

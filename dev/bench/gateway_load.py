@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from urllib.parse import urlsplit
 
 import aiohttp
 from livekit.api import LiveKitAPI, ServerError
@@ -243,7 +242,7 @@ def _options(settings: Settings, backend: Backend, secret: str, trunk: str) -> S
         worker=0,
         values={
             "livekit_url": backend.url,
-            "bridge_port": urlsplit(backend.sip_url).port,  # the SIP API's address
+            "livekit_sip_url": backend.sip_url,
             "livekit_api_key": backend.key,
             "livekit_api_secret": backend.secret,
             "auth_required": True,

@@ -164,7 +164,6 @@ def _options(settings: Settings, secret: str, *, stub_port: int) -> StackOptions
         worker=0,
         values={
             "livekit_url": f"ws://{HOST}:{stub_port}",
-            "bridge_port": stub_port,  # the SIP API's address
             "auth_required": True,
             "auth_api_secrets_json": json.dumps([{"id": "bench", "secret": secret}]),
             "sip_outbound_address": _TRUNK,
