@@ -14,6 +14,7 @@ from livekit import api
 from livekit.api import LiveKitAPI
 from livekit.protocol import sip as pb
 
+from sip.bridge import service
 from sip.bridge.call import LiveKit
 from sip.bridge.endpoint import Endpoint
 from sip.bridge.registry import Registry
@@ -33,8 +34,8 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
     """The service with nothing behind it: no SIP socket, no LiveKit."""
     livekit = LiveKit("ws://127.0.0.1:1", KEY, SECRET)
     registry = Registry(tmp_path / "bridge.json")
-    service = SipService(Endpoint("127.0.0.1:5060"), registry, livekit)
-    app = create_app(service, registry, livekit, lambda: {"sip": "127.0.0.1:5060"})
+    sip = SipService(Endpoint("127.0.0.1:5060"), registry, livekit)
+    app = create_app(sip, registry, livekit, lambda: {"sip": "127.0.0.1:5060"})
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -191,3 +192,19 @@ async def test_every_method_of_the_api_with_livekits_own_client(client: Client) 
         assert not (await sip.list_dispatch_rule(pb.ListSIPDispatchRuleRequest())).items
     finally:
         await lk.aclose()
+
+
+async def test_more_dials_than_can_join_their_rooms_are_refused(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dial = {
+        "trunk": {"hostname": "127.0.0.1:5080"},
+        "sip_call_to": "+15550101",
+        "sip_number": "+15550100",
+        "room_name": "a",
+        "participant_identity": "phone",
+    }
+    monkeypatch.setattr(service, "DIALS_WAITING", 0)
+    status, refusal = await post(client, "CreateSIPParticipant", dial, bearer(call=True))
+    assert (status, refusal["code"]) == (429, "resource_exhausted")
+    assert "meta" not in refusal  # no SIP status: the far end was never asked

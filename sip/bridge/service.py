@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 # livekit-server's time for a transfer whose request names none.
 TRANSFER_TIMEOUT_S: Final = 30.0
+# A join takes some 50 ms of CPU: of 40 at once none is done before its time is over.
+DIALS_JOINING: Final = 4
+# About ten seconds' worth on two cores; whoever comes then had better come again.
+DIALS_WAITING: Final = 100
 
 
 class SipService:
@@ -40,6 +44,8 @@ class SipService:
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._joins = asyncio.Semaphore(DIALS_JOINING)
+        self._waiting = 0
         endpoint.on_invite = self._on_invite
 
     @property
@@ -71,6 +77,8 @@ class SipService:
         if request.sip_trunk_id:
             trunk = self._registry.get_outbound(request.sip_trunk_id)
         order = outbound.plan(request, trunk, self._endpoint.host)
+        if self._waiting >= DIALS_WAITING:
+            raise TwirpError("resource_exhausted", "too many dials at once")
         call = Call(order.call_id, order.participant, self._livekit)
         loop = asyncio.get_running_loop()
         joined: asyncio.Future[TwirpError | None] = loop.create_future()
@@ -157,7 +165,7 @@ class SipService:
         started = time.monotonic()
         try:
             try:
-                await call.join()
+                await self._join(call)
             except TwirpError as error:
                 joined.set_result(error)
                 return
@@ -179,6 +187,15 @@ class SipService:
                     waiter.set_result(TwirpError("internal", "the call failed"))
             await call.finish(ending)
             _log_end(call, ending, started)
+
+    async def _join(self, call: Call) -> None:
+        """As ``Call.join``, when it is this dial's turn."""
+        self._waiting += 1
+        try:
+            async with self._joins:
+                await call.join()
+        finally:
+            self._waiting -= 1
 
     def _on_invite(self, phone: PhoneCall) -> None:
         task = asyncio.create_task(self._run_inbound(phone), name="call-inbound")
