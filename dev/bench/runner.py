@@ -17,6 +17,7 @@ from core.settings import Settings
 from dev.bench import (
     answer,
     barge_in,
+    density,
     echo,
     gateway,
     gateway_load,
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "answer": answer.measure,
     "turn": turn.measure,
     "barge-in": barge_in.measure,
+    "density": density.measure,
     "soak": soak.measure,
 }
 

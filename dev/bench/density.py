@@ -1,0 +1,286 @@
+"""How many calls the machine holds: with our worker, and with a bare livekit-agents worker.
+
+For each number of calls, both sides one after the other: the turns at the phone, holes in what
+the agent says, and the worker's CPU and memory. A side that misses the limit twice at a number
+has reached its own. Everything beside the worker is the same for both (the phone, the bridge,
+LiveKit, the providers) and on the same cores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import aiohttp
+import yaml
+
+from core.settings import Settings
+from dev.bench import sides
+from dev.bench.held import ANSWER, IDLE_PROCESSES, QUESTION, SLOT_S, TURNS, WORKER, Held, Line
+from dev.bench.peer import bare_worker
+from dev.bench.plot import Plot
+from dev.bench.report import Section
+from dev.bench.sides import Side
+from dev.bench.stats import paired, percentile
+from dev.bench.turn import (
+    ENDPOINTING_MS,
+    FLOOR_MS,
+    LLM_FIRST_TOKEN_MS,
+    STT_FINAL_MS,
+    TTS_FIRST_BYTE_MS,
+)
+from dev.bench.usage import MACHINE
+from dev.echo import Echo, measure_rtt
+from dev.peers.bare_worker import GREETING, INSTRUCTIONS
+from dev.phone import Phone
+from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script
+from dev.sip_backends import Backend
+from dev.stack import Stack, StackOptions
+
+LEVELS = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32)
+ALLOWED_MS = 400.0  # of a turn's p95, over floor and path
+HOLE_MS = 60.0
+TRIES = 2
+_ECHOES = 5
+_WAIT_S = 20.0
+
+Step = Callable[[int, int], None]
+
+
+@dataclass
+class Climb:
+    """One side's way up, the better try a number of calls; ``held``: the most within the limit."""
+
+    name: str
+    held: int = 0
+    levels: dict[int, Held] = field(default_factory=dict)
+
+
+async def measure(settings: Settings, step: Step) -> Section:
+    async with _rig(settings) as (line, both, path_ms):
+        limit_ms = FLOOR_MS + path_ms + ALLOWED_MS
+        for side in both:
+            await line.hold(side, 1)  # warm
+        climbs = [Climb(side.name) for side in both]
+        for number, calls in enumerate(LEVELS):
+            for side, climb in zip(both, climbs, strict=True):
+                if climb.held == (LEVELS[number - 1] if number else 0):
+                    await _climb(line, side, climb, calls, limit_ms)
+            step(number + 1, len(LEVELS))
+            if all(climb.held < calls for climb in climbs):
+                break
+    return section(*climbs, path_ms=path_ms)
+
+
+async def _climb(line: Line, side: Side, climb: Climb, calls: int, limit_ms: float) -> None:
+    for _ in range(TRIES):
+        held = await line.hold(side, calls)
+        before = climb.levels.get(calls)
+        if before is None or _p95(held) < _p95(before):
+            climb.levels[calls] = held
+        if within(held, limit_ms):
+            climb.levels[calls] = held
+            climb.held = calls
+            return
+
+
+def within(held: Held, limit_ms: float) -> bool:
+    """Whether callers would call it undisturbed."""
+    return held.unanswered == 0 and _p95(held) < limit_ms and held.longest_hole_ms <= HOLE_MS
+
+
+@contextlib.asynccontextmanager
+async def _rig(settings: Settings) -> AsyncIterator[tuple[Line, list[Side], float]]:
+    """A stack with both workers, a phone that both call, and the path, ms (echo, no call up)."""
+    async with contextlib.AsyncExitStack() as cleanup:
+        agents = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+        agent = {
+            "name": "Bench",
+            "voiceMode": "hosted",
+            "beginMessage": GREETING,
+            "systemPrompt": INSTRUCTIONS,
+        }
+        (agents / "bench.yaml").write_text(yaml.safe_dump(agent))
+        values = {
+            "agents_dir": agents,
+            "default_agent": "bench",
+            "endpointing_ms": ENDPOINTING_MS,
+            "worker_idle_processes": IDLE_PROCESSES,
+            "worker_max_calls": 2 * LEVELS[-1],
+        }
+        stack = await cleanup.enter_async_context(
+            Stack(StackOptions(settings=settings, values=values))
+        )
+        peer = await cleanup.enter_async_context(bare_worker(stack))
+        http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
+        phone = await cleanup.enter_async_context(Phone())
+        livekit = stack.api()
+        cleanup.push_async_callback(livekit.aclose)
+        providers = stack.providers.address
+        async with http.put(f"{providers}/control", json=_control()) as response:
+            response.raise_for_status()
+        parts = ("livekit-server", "bridge", "gateway", "providers")
+        components = {name: _pid(stack.components[name].pid) for name in parts}
+        both = [
+            sides.ours(http, _pid(stack.worker.pid), phone.address),
+            sides.bare(livekit, _pid(peer.pid), phone.address),
+        ]
+        yield Line(phone, http, providers, components), both, await _path_ms(stack, phone)
+
+
+def _pid(pid: int | None) -> int:
+    assert pid is not None, "it has just come up"
+    return pid
+
+
+def _control() -> dict[str, object]:
+    return Control(
+        deepgram=Deepgram(phrases=[QUESTION], final_delay_ms=STT_FINAL_MS),
+        openai=OpenAI(
+            first_token_ms=LLM_FIRST_TOKEN_MS,
+            scripts={"default": Script(rules=[Rule(equals=QUESTION, reply=ANSWER)])},
+        ),
+        cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
+    ).model_dump(mode="json")
+
+
+async def _path_ms(stack: Stack, phone: Phone) -> float:
+    """The round trip of an echo over the same bridge."""
+    settings = stack.settings
+    assert settings.livekit_api_key is not None and settings.livekit_api_secret is not None
+    secret = settings.livekit_api_secret.get_secret_value()
+    backend = Backend(
+        "bridge", settings.livekit_url, stack.bridge_url, settings.livekit_api_key, secret
+    )
+    sip = stack.sip_api()
+    try:
+        async with Echo(backend, "echo"):
+            await sip.sip.create_sip_participant(sides.dial(phone.address, "echo"))
+            call = await phone.next_call(_WAIT_S)
+            await call.answered(_WAIT_S)
+            await call.silence(2000, _WAIT_S)  # the jitter buffers shrink after the set-up
+            trips = [await measure_rtt(call, seed=number) for number in range(_ECHOES)]
+            await call.hangup()
+            await call.ended(_WAIT_S)
+    finally:
+        await sip.aclose()
+    return median(trips)
+
+
+def section(our: Climb, bare: Climb, *, path_ms: float) -> Section:
+    """The table, and what it comes to."""
+    climbs = (our, bare)
+    limit_ms = FLOOR_MS + path_ms + ALLOWED_MS
+    rows = [
+        row(climb.name, climb.levels[calls], limit_ms)
+        for calls in sorted({*our.levels, *bare.levels})
+        for climb in climbs
+        if calls in climb.levels
+    ]
+    return Section(
+        title="Density: calls held at once",
+        command="python -m dev.bench density",
+        columns=(
+            "calls",
+            "",
+            "turn p50",
+            "turn p95",
+            "longest hole",
+            "worker's CPU per call",
+            "worker's memory per call",
+            "worker / all, cores busy",
+            "providers late p95",
+            "within the limit",
+        ),
+        rows=rows,
+        notes=[verdict(our, bare), *_notes(climbs, path_ms)],
+        samples=_samples(climbs),
+        plot=Plot(
+            "calls at once",
+            "turn p95, ms",
+            {
+                climb.name: [(calls, _p95(held)) for calls, held in climb.levels.items()]
+                for climb in climbs
+            },
+        ),
+    )
+
+
+def row(name: str, held: Held, limit_ms: float) -> tuple[str, ...]:
+    took = held.took_ms
+    lost = f", {held.unanswered} unanswered" if held.unanswered else ""
+    return (
+        str(held.calls),
+        name,
+        f"{median(took):.0f} ms" if took else "–",
+        f"{_p95(held):.0f} ms{lost}",
+        f"{held.longest_hole_ms:.0f} ms",
+        f"{held.cpu_a_call:.1f} % of a core",
+        f"{held.pss_a_call_mib:.1f} MiB",
+        f"{held.cores[WORKER]:.2f} / {held.cores[MACHINE]:.2f}",
+        f"{percentile(held.late_ms, 0.95):.0f} ms" if held.late_ms else "–",
+        "yes" if within(held, limit_ms) else "no",
+    )
+
+
+def verdict(our: Climb, bare: Climb) -> str:
+    """Calls, CPU and memory beside the goals."""
+    shared = [calls for calls in our.levels if calls in bare.levels]
+    held = our.held / bare.held if bare.held else float("inf")
+    cpu = [[climb.levels[n].cpu_a_call for n in shared] for climb in (our, bare)]
+    pss = [[climb.levels[n].pss_a_call_mib for n in shared] for climb in (our, bare)]
+    return (
+        f"Held: {our.held} and {bare.held} calls, {held:.2f} × (goal ≥ 1.3). At the same number "
+        f"of calls, ours to the bare worker's: CPU per call {paired(*cpu)} (goal ≤ 1.0), memory "
+        f"per call {paired(*pss)} (goal ≤ 0.6)."
+    )
+
+
+def _notes(climbs: tuple[Climb, Climb], path_ms: float) -> list[str]:
+    idle = " and ".join(
+        f"{median(held.pss_before_mib for held in climb.levels.values()):.0f}" for climb in climbs
+    )
+    return [
+        f"The limit: every turn answered, p95 < floor {FLOOR_MS:.0f} + path {path_ms:.0f} (echo, "
+        f"same run, no call up) + {ALLOWED_MS:.0f} ms, and no hole > {HOLE_MS:.0f} ms in an "
+        f"answer; {TRIES} tries a number of calls. {TURNS} turns a call, one every {SLOT_S} s, "
+        "evenly spread over the calls. A hole: an answer goes on so much later than it should, or "
+        "a part of it is missing, found by correlation with what was synthesised.",
+        "CPU: user and system time of the worker and all its job processes while all calls talk. "
+        "Memory: PSS of the same processes with the calls up, less that before the first one, "
+        f"divided by the calls; before it is {idle} MiB, with {IDLE_PROCESSES} idle processes "
+        "each.",
+        *(f"{climb.name}, {_shares(climb)}" for climb in climbs if climb.levels),
+    ]
+
+
+def _shares(climb: Climb) -> str:
+    """Who kept the cores busy at the most calls that were held."""
+    calls = climb.held or min(climb.levels)
+    cores = climb.levels[calls].cores
+    parts = [f"{name} {busy:.2f}" for name, busy in cores.items() if name != MACHINE]
+    other = cores[MACHINE] - sum(busy for name, busy in cores.items() if name != MACHINE)
+    return f"cores busy with {calls} calls: {', '.join(parts)}, all else {other:.2f}."
+
+
+def _samples(climbs: tuple[Climb, Climb]) -> Mapping[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for climb in climbs:
+        found[f"{climb.name}, calls"] = [float(calls) for calls in climb.levels]
+        held = list(climb.levels.values())
+        found[f"{climb.name}, CPU per call, % of a core"] = [one.cpu_a_call for one in held]
+        found[f"{climb.name}, memory per call, MiB"] = [one.pss_a_call_mib for one in held]
+        for one in held:
+            found[f"{climb.name}, {one.calls} calls, turns"] = one.took_ms
+            holes = [turn.hole_ms for turn in one.turns]
+            found[f"{climb.name}, {one.calls} calls, longest hole of each answer"] = holes
+    return found
+
+
+def _p95(held: Held) -> float:
+    """Ms; infinite when nothing was answered."""
+    return percentile(held.took_ms, 0.95) if held.took_ms else float("inf")

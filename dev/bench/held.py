@@ -1,0 +1,217 @@
+"""Holds a number of calls on one side, and says what the callers heard and what it took.
+
+The calls talk by the clock: each asks its question every ``SLOT_S``, one call after the other,
+evenly spread, so that the load is the same for both sides. What was heard is taken from the
+recordings when the calls are over: while they are up nothing is worked out beside them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from core.audio import Pcm
+from dev.bench.sides import Side
+from dev.bench.usage import Snapshot, processes, pss_mib
+from dev.holes import longest_hole_ms
+from dev.listen import speech_bounds, voiced_segments
+from dev.phone import Phone, PhoneCall, Span
+from dev.phone_tracks import SAMPLE_RATE
+from dev.speech import AGENT_VOICE, synthesize
+
+QUESTION = "What time do you open on Sunday?"
+ANSWER = "On Sunday we open from nine in the morning until late at night."
+TURNS = 4
+# The question takes 2.2 s, the answer 4.1 s.
+SLOT_S = 8.5
+IDLE_PROCESSES = 3
+WORKER = "worker"
+_AT_ONCE = 3  # calls being set up: as many as there are idle processes
+# After the last call is up: the jitter buffers, which grew meanwhile, shrink again.
+_SETTLE_S = 5.0
+_STEADY_S = 1.5
+_WAIT_S = 60.0
+_POLL_S = 0.25
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """``took_ms``: until the agent was heard; None: it never was. ``hole_ms``: in its answer."""
+
+    took_ms: float | None
+    hole_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """``cores``: that each component kept busy while all calls talked, by name."""
+
+    calls: int
+    turns: list[Turn]
+    cores: Mapping[str, float]
+    pss_before_mib: float
+    pss_mib: float
+    late_ms: list[float]
+    """How late the simulated providers were, an answer each."""
+
+    @property
+    def took_ms(self) -> list[float]:
+        return [turn.took_ms for turn in self.turns if turn.took_ms is not None]
+
+    @property
+    def unanswered(self) -> int:
+        return sum(turn.took_ms is None for turn in self.turns)
+
+    @property
+    def longest_hole_ms(self) -> float:
+        return max(turn.hole_ms for turn in self.turns)
+
+    @property
+    def cpu_a_call(self) -> float:
+        """Of the worker, in % of a core."""
+        return 100 * self.cores[WORKER] / self.calls
+
+    @property
+    def pss_a_call_mib(self) -> float:
+        """What the calls added: the idle processes are there before and after."""
+        return (self.pss_mib - self.pss_before_mib) / self.calls
+
+
+class Line:
+    """The one phone that all calls go to, with what else is counted beside a side's worker."""
+
+    def __init__(
+        self,
+        phone: Phone,
+        http: aiohttp.ClientSession,
+        providers: str,
+        components: Mapping[str, int],
+    ) -> None:
+        """``providers``: the address of their control; ``components``: process ids by name."""
+        self._phone = phone
+        self._http = http
+        self._providers = providers
+        self._components = components
+        self._logged = 0
+
+    async def hold(self, side: Side, calls: int) -> Held:
+        """So many calls at once, ``TURNS`` turns each.
+
+        Raises TimeoutError when they do not come up, or do not end.
+        """
+        idle = await _steady(side.pid)
+        before = await asyncio.to_thread(pss_mib, side.pid)
+        up = await self._set_up(side, calls)
+        try:
+            await _steady(side.pid, at_least=idle + calls)
+            await asyncio.sleep(_SETTLE_S)
+            await self._late()
+            spans, cores = await self._talk(side, up)
+            late_ms = await self._late()
+            memory = await asyncio.to_thread(pss_mib, side.pid)
+        finally:
+            await asyncio.gather(*(call.hangup() for call in up))
+        await asyncio.gather(*(call.ended(_WAIT_S) for call in up))
+        turns = await asyncio.to_thread(_heard, up, spans)
+        await _steady(side.pid, at_most=idle)
+        return Held(calls, turns, cores, before, memory, late_ms)
+
+    async def _set_up(self, side: Side, calls: int) -> list[PhoneCall]:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def set_up() -> PhoneCall:
+            async with gate:
+                await side.place(f"density-{next(_numbers)}")
+                call = await self._phone.next_call(_WAIT_S)
+                await call.answered(_WAIT_S)
+                await call.speech_begins(_WAIT_S)
+                return call
+
+        return list(await asyncio.gather(*(set_up() for _ in range(calls))))
+
+    async def _talk(
+        self, side: Side, calls: Sequence[PhoneCall]
+    ) -> tuple[list[list[Span]], dict[str, float]]:
+        """Where in each call its questions lie, and the cores that were busy."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        components = {**self._components, WORKER: side.pid}
+
+        async def talk(call: PhoneCall, first: float) -> list[Span]:
+            spans = []
+            for number in range(TURNS):
+                await asyncio.sleep(first + number * SLOT_S - loop.time())
+                spans.append(await call.say(QUESTION))
+            return spans
+
+        async with asyncio.TaskGroup() as tasks:
+            talks = [
+                tasks.create_task(talk(call, begin + number * SLOT_S / len(calls)))
+                for number, call in enumerate(calls)
+            ]
+            # From where all have begun to where the first is done.
+            await asyncio.sleep(SLOT_S)
+            start = await asyncio.to_thread(Snapshot.take, components)
+            await asyncio.sleep(begin + TURNS * SLOT_S - loop.time())
+            end = await asyncio.to_thread(Snapshot.take, components)
+        await asyncio.sleep(begin + (TURNS + 1) * SLOT_S - loop.time())
+        return [talk.result() for talk in talks], start.cores(end)
+
+    async def _late(self) -> list[float]:
+        """How late the simulated providers were since this was asked last, ms each."""
+        address = f"{self._providers}/control/log"
+        async with self._http.get(address, params={"since": self._logged}) as response:
+            entries = (await response.json())["entries"]
+        self._logged = max((entry["seq"] for entry in entries), default=self._logged)
+        return [entry["late_ms"] for entry in entries if "late_ms" in entry]
+
+
+async def _steady(pid: int, *, at_least: int = 0, at_most: int = sys.maxsize) -> int:
+    """Wait until no process of the tree comes or goes for a while; how many there are.
+
+    Raises TimeoutError.
+    """
+    async with asyncio.timeout(_WAIT_S):
+        count, since = 0, time.monotonic()
+        while True:
+            now = processes(pid)
+            if now != count or not at_least <= now <= at_most:
+                count, since = now, time.monotonic()
+            elif time.monotonic() - since >= _STEADY_S:
+                return count
+            await asyncio.sleep(_POLL_S)
+
+
+def _heard(calls: Sequence[PhoneCall], questions: Sequence[Sequence[Span]]) -> list[Turn]:
+    spoken = synthesize(ANSWER, AGENT_VOICE, SAMPLE_RATE).pcm
+    bounds = speech_bounds(spoken, SAMPLE_RATE)
+    assert bounds is not None
+    answer = spoken[_sample(bounds.start_ms) : _sample(bounds.end_ms)]
+    turns = []
+    for call, spans in zip(calls, questions, strict=True):
+        received = call.recording.received
+        for span, following in zip(spans, [*spans[1:], None], strict=True):
+            end = None if following is None else _sample(following.start_ms)
+            turns.append(_turn(received[_sample(span.end_ms) : end], answer))
+    return turns
+
+
+def _turn(heard: Pcm, answer: Pcm) -> Turn:
+    """``heard``: from the end of the question to the next one."""
+    speech = voiced_segments(heard, SAMPLE_RATE)
+    if not speech:
+        return Turn(None, 0.0)
+    start_ms = speech[0].start_ms
+    return Turn(start_ms, longest_hole_ms(heard[_sample(start_ms) :], answer, SAMPLE_RATE))
+
+
+def _sample(ms: float) -> int:
+    return round(ms * SAMPLE_RATE / 1000)
