@@ -16,8 +16,10 @@ from pathlib import Path
 from statistics import median
 
 import aiohttp
+import numpy as np
 import yaml
 
+from core.audio import Pcm
 from core.settings import Settings
 from dev.bench import sides
 from dev.bench.held import ANSWER, IDLE_PROCESSES, QUESTION, SLOT_S, TURNS, WORKER, Held, Line
@@ -37,6 +39,7 @@ from dev.bench.usage import MACHINE
 from dev.echo import Echo, measure_rtt
 from dev.peers.bare_worker import GREETING, INSTRUCTIONS
 from dev.phone import Phone
+from dev.phone_tracks import SAMPLE_RATE
 from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script
 from dev.sip_backends import Backend
 from dev.stack import Stack, StackOptions
@@ -129,7 +132,9 @@ async def _rig(settings: Settings) -> AsyncIterator[tuple[Line, list[Side], floa
             sides.ours(http, _pid(stack.worker.pid), phone.address),
             sides.bare(livekit, _pid(peer.pid), phone.address),
         ]
-        yield Line(phone, http, providers, components), both, await _path_ms(stack, phone)
+        answer = await _synthesised(http, providers, ANSWER)
+        line = Line(phone, http, providers, components, answer)
+        yield line, both, await _path_ms(stack, phone)
 
 
 def _pid(pid: int | None) -> int:
@@ -146,6 +151,25 @@ def _control() -> dict[str, object]:
         ),
         cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
     ).model_dump(mode="json")
+
+
+async def _synthesised(http: aiohttp.ClientSession, providers: str, text: str) -> Pcm:
+    """What the simulated TTS says. Another process would say it a little differently: espeak-ng
+    goes by what it said before."""
+    body = {
+        "model_id": "sonic-3",
+        "transcript": text,
+        "voice": {"mode": "id", "id": "default"},
+        "output_format": {
+            "container": "raw",
+            "encoding": "pcm_s16le",
+            "sample_rate": SAMPLE_RATE,
+        },
+    }
+    headers = {"X-API-Key": "local", "Cartesia-Version": "2025-04-16"}
+    async with http.post(f"{providers}/tts/bytes", json=body, headers=headers) as response:
+        response.raise_for_status()
+        return np.frombuffer(await response.read(), np.int16)
 
 
 async def _path_ms(stack: Stack, phone: Phone) -> float:

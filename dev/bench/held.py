@@ -23,12 +23,12 @@ from dev.holes import longest_hole_ms
 from dev.listen import speech_bounds, voiced_segments
 from dev.phone import Phone, PhoneCall, Span
 from dev.phone_tracks import SAMPLE_RATE
-from dev.speech import AGENT_VOICE, synthesize
 
 QUESTION = "What time do you open on Sunday?"
 ANSWER = "On Sunday we open from nine in the morning until late at night."
 TURNS = 4
-# The question takes 2.2 s, the answer 4.1 s.
+# The question takes 2.2 s, the answer 4.1 s; it is one clause, so that every side has it
+# synthesised in one piece.
 SLOT_S = 8.5
 IDLE_PROCESSES = 3
 WORKER = "worker"
@@ -94,12 +94,15 @@ class Line:
         http: aiohttp.ClientSession,
         providers: str,
         components: Mapping[str, int],
+        answer: Pcm,
     ) -> None:
-        """``providers``: the address of their control; ``components``: process ids by name."""
+        """``providers``: the address of their control; ``components``: process ids by name;
+        ``answer``: what is synthesised for the agents to say, 8 kHz."""
         self._phone = phone
         self._http = http
         self._providers = providers
         self._components = components
+        self._answer = answer
         self._logged = 0
 
     async def hold(self, side: Side, calls: int) -> Held:
@@ -120,7 +123,7 @@ class Line:
         finally:
             await asyncio.gather(*(call.hangup() for call in up))
         await asyncio.gather(*(call.ended(_WAIT_S) for call in up))
-        turns = await asyncio.to_thread(_heard, up, spans)
+        turns = await asyncio.to_thread(_heard, up, spans, self._answer)
         await _steady(side.pid, at_most=idle)
         return Held(calls, turns, cores, before, memory, late_ms)
 
@@ -190,10 +193,11 @@ async def _steady(pid: int, *, at_least: int = 0, at_most: int = sys.maxsize) ->
             await asyncio.sleep(_POLL_S)
 
 
-def _heard(calls: Sequence[PhoneCall], questions: Sequence[Sequence[Span]]) -> list[Turn]:
-    spoken = synthesize(ANSWER, AGENT_VOICE, SAMPLE_RATE).pcm
+def _heard(
+    calls: Sequence[PhoneCall], questions: Sequence[Sequence[Span]], spoken: Pcm
+) -> list[Turn]:
     bounds = speech_bounds(spoken, SAMPLE_RATE)
-    assert bounds is not None
+    assert bounds is not None, "the answer is silent"
     answer = spoken[_sample(bounds.start_ms) : _sample(bounds.end_ms)]
     turns = []
     for call, spans in zip(calls, questions, strict=True):
