@@ -26,7 +26,7 @@ from dev.phone_tracks import SAMPLE_RATE
 
 QUESTION = "What time do you open on Sunday?"
 ANSWER = "On Sunday we open from nine in the morning until late at night."
-TURNS = 4
+TURNS = 3
 # The question takes 2.2 s, the answer 4.1 s; it is one clause, so that every side has it
 # synthesised in one piece.
 SLOT_S = 8.5
