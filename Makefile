@@ -10,7 +10,7 @@ help:
 	@echo 'make demo    a phone call with an agent, on this machine (PHONE=sip:you@host calls yours)'
 	@echo 'make test    all tests'
 	@echo 'make check   linters and types'
-	@echo 'make bench   all benchmarks, and docs/benchmarks.md (about half an hour)'
+	@echo 'make bench   all benchmarks, and docs/benchmarks.md (a little over an hour)'
 	@echo 'make soak    calls for five minutes (MINUTES=60): fails if memory, files, tasks or rooms grow'
 	@echo 'make up      the production set, with Docker Compose'
 	@echo 'make clean   remove everything that make made here'

@@ -229,7 +229,7 @@ def test_instructions_are_not_said(transcript: Transcript, timeline: Timeline) -
 def test_sentences_that_the_tts_ran_together_are_parted(
     timeline: Timeline, transcript: Transcript
 ) -> None:
-    transcript.add(agent("Free at seven.Press one!Or see U.S.A. at www.example.com.Bye."))
+    transcript.add(agent("Free at seven,or eight.Press one!Or see U.S.A. at www.example.com.Bye."))
     assert timeline.turns[0]["response"] == (
-        "Free at seven. Press one! Or see U.S.A. at www.example.com. Bye."
+        "Free at seven, or eight. Press one! Or see U.S.A. at www.example.com. Bye."
     )

@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     # Below "livekit", but what they say is the worker's own log.
     for name in ("livekit.agents", "livekit.plugins"):
         logging.getLogger(name).setLevel(logging.getLogger().level)
-    os.environ.setdefault("LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS", _LOOP_BLOCKED_MS)
+    os.environ["LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS"] = _LOOP_BLOCKED_MS
     if loaded.turn_detection == "vad":
         # Read by livekit-agents where job processes are forked: worker.preload loads the VAD.
         os.environ["LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE"] = "0"

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from livekit.agents import tokenize
 from livekit.agents.tokenize.tokenizer import SentenceStream
 
-# With what follows it: 1,000 and 7:30 are one word.
-_CLAUSE = re.compile(r"\s*[^\s].{2,}?[,;:–—](?=\s)", re.DOTALL)
+# Set apart from what follows it: 1,000 is one word.
+_CLAUSE = re.compile(r"\s*[^\s].{2,}?[,;](?=\s)", re.DOTALL)
 _LINES = re.compile(r"\s*\n+\s*")
 _FINISHED = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
 

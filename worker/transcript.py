@@ -18,8 +18,8 @@ from worker.turn_clock import TurnClock
 from worker.turn_parts import TurnEnd
 
 # The Cartesia plugin aligns words with the text it has so far, and drops the space after a
-# sentence when the next one has not come yet ("at seven.Press one").
-_RUN_TOGETHER = re.compile(r"([^\W\d_]{2}[.!?])([^\W\d_])")
+# sentence or a clause when the next one has not come yet ("at seven.Press one").
+_RUN_TOGETHER = re.compile(r"([^\W\d_]{2}[.!?,;])([^\W\d_])")
 
 Post = Callable[[str, dict[str, Any]], object]
 
@@ -114,5 +114,10 @@ def spoken_text(message: ChatMessage) -> str:
 
 
 def _parted(text: str) -> str:
-    """``text`` with a space between its sentences; names like example.com stay whole."""
-    return _RUN_TOGETHER.sub(lambda met: f"{met[1]}{' ' * met[2].isupper()}{met[2]}", text)
+    """``text`` with a space after sentences and clauses; names like example.com stay whole."""
+
+    def part(met: re.Match[str]) -> str:
+        apart = met[1][-1] in ",;" or met[2].isupper()
+        return f"{met[1]} {met[2]}" if apart else met[0]
+
+    return _RUN_TOGETHER.sub(part, text)
