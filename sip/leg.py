@@ -146,10 +146,11 @@ class PhoneLeg:
             await self._uplink()
         finally:
             self._closed = True
-            players = list(self._playing)
-            for player in players:
+            # Those that are being stopped close their streams already, and must not be cut off: the
+            # SDK would keep the frames that it has handed over and nobody has taken.
+            for player in self._players.values():
                 player.cancel()
-            await asyncio.gather(*players, return_exceptions=True)
+            await asyncio.gather(*self._playing, return_exceptions=True)
 
     def play(self, track: rtc.RemoteAudioTrack) -> None:
         """Let the phone hear ``track`` from now on."""
