@@ -150,7 +150,9 @@ class PhoneLeg:
             # SDK would keep the frames that it has handed over and nobody has taken.
             for player in self._players.values():
                 player.cancel()
-            await asyncio.gather(*self._playing, return_exceptions=True)
+            # Not gather: it and a cancelled task keep each other, and the task its track.
+            if self._playing:
+                await asyncio.wait(set(self._playing))
 
     def play(self, track: rtc.RemoteAudioTrack) -> None:
         """Let the phone hear ``track`` from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 from collections.abc import Callable
@@ -81,9 +82,15 @@ async def test_no_handler_is_left_in_the_room(
 
 async def test_the_room_goes_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, and not when Python looks for circles: the SDK frees it only then."""
+
+    async def helper(_room: Room) -> None:
+        await asyncio.Event().wait()
+
     call, joined = await join(monkeypatch)
+    call._help(helper(joined), "helper")
     room = weakref.ref(joined)
     del joined
+    await asyncio.sleep(0)
     gc.disable()
     try:
         await call.finish(PHONE_HUNG_UP)

@@ -399,12 +399,16 @@ class Call:
             self._room.local_participant.unregister_rpc_method(END_CALL_RPC)
         for helper in self._helpers:
             helper.cancel()
-        for outcome in await asyncio.gather(*self._helpers, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                log.error("a task of the call failed", exc_info=outcome, extra=self._facts())
+        # Not gather: it and a cancelled task keep each other, and what the task had at hand.
+        if self._helpers:
+            await asyncio.wait(self._helpers)
+        for helper in self._helpers:
+            if not helper.cancelled() and (failure := helper.exception()) is not None:
+                log.error("a task of the call failed", exc_info=failure, extra=self._facts())
         await self._source.aclose()
         # The SDK frees a room when nothing refers to it. Its handlers refer to this call, which
         # would keep it until Python looks for such circles, after hundreds of calls.
+        self._helpers.clear()
         self._room = rtc.Room()
         self._tracks.clear()
         self._leg = None
