@@ -146,13 +146,10 @@ class PhoneLeg:
             await self._uplink()
         finally:
             self._closed = True
-            # Those that are being stopped close their streams already, and must not be cut off: the
-            # SDK would keep the frames that it has handed over and nobody has taken.
-            for player in self._players.values():
+            players = list(self._playing)
+            for player in players:
                 player.cancel()
-            # Not gather: it and a cancelled task keep each other, and the task its track.
-            if self._playing:
-                await asyncio.wait(set(self._playing))
+            await asyncio.gather(*players, return_exceptions=True)
 
     def play(self, track: rtc.RemoteAudioTrack) -> None:
         """Let the phone hear ``track`` from now on."""

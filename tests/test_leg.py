@@ -79,34 +79,3 @@ async def test_a_track_that_is_back_at_once_is_heard(monkeypatch: pytest.MonkeyP
     for _ in range(5):
         await asyncio.sleep(0)
     assert leg._playing == set()
-
-
-async def test_a_stopped_tracks_stream_is_closed_when_the_call_ends_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What cuts its closing off leaves frames with the SDK for ever."""
-    closing, closed = asyncio.Event(), asyncio.Event()
-
-    async def downlink(self: PhoneLeg, track: object) -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            closing.set()
-            await asyncio.sleep(0.01)
-            closed.set()
-
-    async def uplink(self: PhoneLeg) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(PhoneLeg, "_downlink", downlink)
-    monkeypatch.setattr(PhoneLeg, "_uplink", uplink)
-    audio = SimpleNamespace(read=lambda _: b"", write=lambda _: None)
-    leg = PhoneLeg(cast(Any, audio), cast(Any, None))
-    running = asyncio.create_task(leg.run())
-    leg.play(cast(Any, SimpleNamespace(sid="TR_1")))
-    await asyncio.sleep(0)
-    leg.stop("TR_1")
-    await closing.wait()
-    running.cancel()
-    await asyncio.wait([running])
-    assert closed.is_set()

@@ -125,7 +125,6 @@ class Call:
         self.id = call_id
         self.participant = participant
         self.phone: PhoneCall | None = None
-        self.participant_sid = ""  # once joined
         self.over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.media_timeout_s = MEDIA_TIMEOUT_S
         self._livekit = livekit
@@ -142,6 +141,10 @@ class Call:
         self._helpers: list[asyncio.Task[None]] = []
         self._takes_rpc = False
         self._reconnecting: asyncio.TimerHandle | None = None
+
+    @property
+    def participant_sid(self) -> str:
+        return self._room.local_participant.sid
 
     @property
     def in_room(self) -> bool:
@@ -180,7 +183,6 @@ class Call:
             log.warning("joining the room failed", extra={"call_id": self.id, "cause": str(error)})
             raise TwirpError("internal", "the room could not be joined") from error
         ignore_captured_frames(self._room)
-        self.participant_sid = self._room.local_participant.sid
         self._room.local_participant.register_rpc_method(END_CALL_RPC, self._end_call)
         self._takes_rpc = True
         self._help(self._send_attributes(), "attributes")
@@ -399,19 +401,10 @@ class Call:
             self._room.local_participant.unregister_rpc_method(END_CALL_RPC)
         for helper in self._helpers:
             helper.cancel()
-        # Not gather: it and a cancelled task keep each other, and what the task had at hand.
-        if self._helpers:
-            await asyncio.wait(self._helpers)
-        for helper in self._helpers:
-            if not helper.cancelled() and (failure := helper.exception()) is not None:
-                log.error("a task of the call failed", exc_info=failure, extra=self._facts())
+        for outcome in await asyncio.gather(*self._helpers, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                log.error("a task of the call failed", exc_info=outcome, extra=self._facts())
         await self._source.aclose()
-        # The SDK frees a room when nothing refers to it. Its handlers refer to this call, which
-        # would keep it until Python looks for such circles, after hundreds of calls.
-        self._helpers.clear()
-        self._room = rtc.Room()
-        self._tracks.clear()
-        self._leg = None
 
     def _help(self, work: Coroutine[None, None, None], name: str) -> None:
         task = asyncio.create_task(work, name=f"call-{self.id}-{name}")
