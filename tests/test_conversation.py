@@ -106,16 +106,14 @@ async def test_the_demo_conversation_with_an_interruption_a_tool_and_a_key(
     await call.ended(20)
     record = await placed.record()
     told = {normalize(turn["transcript"]): turn for turn in record["transcripts"]}
-    transport_ms, unseen_ms = [], []
+    unseen_ms = []
     for exchange in exchanges:
         match exchange.step:
             case Speak(text=text, answer=answer):
                 turn = told[normalize(text)]
                 assert normalize(turn["response"]) == normalize(answer)
-                # A turn is timed as a whole or not at all; its transport, once that was measured.
-                if latency := turn["latency"]:
-                    transport_ms.append(latency.get("transport", 0.0))
-                    unseen_ms.append(exchange.latency_ms - latency["total"])
+                assert "transport" in turn["latency"]
+                unseen_ms.append(exchange.latency_ms - turn["latency"]["total"])
             case Interrupt(question=question, text=text, answer=answer):
                 cut = told[normalize(question)]
                 assert cut["interrupted"]
@@ -125,8 +123,7 @@ async def test_the_demo_conversation_with_an_interruption_a_tool_and_a_key(
                 assert normalize(told[normalize(text)]["response"]) == normalize(answer)
     # The record is of the audio that the phone heard: what is left are packets, and buffers that a
     # busy machine fills faster than they are asked for.
-    assert abs(median(unseen_ms)) < 1000
-    assert max(transport_ms) > 0
+    assert abs(median(unseen_ms)) < 500
     events = await gateway.session.get(
         f"/v1/calls/{placed.call_id}/events", headers=gateway.headers
     )

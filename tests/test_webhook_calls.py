@@ -115,7 +115,7 @@ async def test_the_example_holds_a_call(stack: Stack, gateway: Gateway, phone: P
     assert turns == [(TABLE, f"{LOOK} {FREE}"), (GOODBYE, BYE)]
     latency = record["transcripts"][0]["latency"]
     assert set(latency) >= {"endpointing", "stt", "llm", "tts", "total"}
-    assert abs(look.start_ms - asked.end_ms - latency["total"]) < 1000
+    assert abs(look.start_ms - asked.end_ms - latency["total"]) < 500
     events = await timeline(gateway, placed.call_id)
     replied = [event["data"] for event in events if event["type"] == "webhook.replied"]
     assert [data["status"] for data in replied] == [200, 200]
