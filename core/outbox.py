@@ -32,9 +32,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
+from core.call_rows import in_spoken_order
 from core.database import Database, whole
 from core.models import Call, Model, Timestamp, Turn, new_id, now
-from core.store import Step, in_spoken_order
+from core.store import Step
 from core.tables import DeliveryRow, EventRow
 from core.webhook_store import effective_row
 

@@ -5,16 +5,31 @@ The gateway is the only writer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.agent_secrets import AgentSecrets
+from core.call_rows import (
+    ADVANCE,
+    CALL,
+    CALLS_TABLE,
+    EVENTS,
+    EVENTS_OF_TYPES,
+    EVENTS_TABLE,
+    STATE_FIELDS,
+    adding_events,
+    call_of,
+    claiming,
+    columns,
+    event_row,
+    in_spoken_order,
+)
 from core.credentials import Vault
 from core.database import Database, Scope, whole
 from core.events import CallState, Source, fold
@@ -27,20 +42,6 @@ WORKER_STALE = timedelta(seconds=7)
 # Longer than any create_room may take, so that a fresh claim is never stolen.
 CLAIM_STALE = timedelta(seconds=15)
 IDEMPOTENCY_TTL = timedelta(hours=24)
-
-_STATE_FIELDS = tuple(field.name for field in fields(CallState))
-
-# What every call asks several times is built once: building takes longer than executing.
-_calls: Any = CallRow.__table__
-_events: Any = EventRow.__table__
-_CALL = select(_calls).where(_calls.c.id == bindparam("call")).with_for_update()
-_ADVANCE = update(_calls).where(_calls.c.id == bindparam("call"))
-_EVENTS = (
-    select(_events)
-    .where(_events.c.call_id == bindparam("call"), _events.c.seq > bindparam("after"))
-    .order_by(_events.c.seq)
-)
-_EVENTS_OF_TYPES = _EVENTS.where(_events.c.type.in_(bindparam("types", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ class Step:
 
     def call(self) -> Call:
         """The record as it stood after this event."""
-        return _call({**self.row, **_columns(self.after)})
+        return call_of({**self.row, **columns(self.after)})
 
 
 class Announcer(Protocol):
@@ -131,12 +132,8 @@ class Store:
         self._database = database
         self._announcer = announcer
         self._secrets = AgentSecrets(vault)
-        self._add_event = (
-            database.insert(_events)
-            .on_conflict_do_nothing(index_elements=["id"])
-            .returning(_events.c.seq)
-        )
-        self._claim = _claim(database)
+        self._add_event = adding_events(database)
+        self._claim = claiming(database)
 
     # --- calls and their timeline
 
@@ -170,15 +167,15 @@ class Store:
             "participant_identity": new.participant_identity,
             "metadata": new.metadata,
             "created_at": first.at,
-            **_columns(state),
+            **columns(state),
         }
-        events = [_event_row(new.id, new.auth_id, item, "gateway") for item in (first, *more)]
+        events = [event_row(new.id, new.auth_id, item, "gateway") for item in (first, *more)]
         try:
             async with self._database.write() as connection:
                 if max_live is not None and await _live(connection, new.auth_id) >= max_live:
                     raise TooManyLive
-                await connection.execute(insert(_calls), row)
-                await connection.execute(insert(_events), events)
+                await connection.execute(insert(CALLS_TABLE), row)
+                await connection.execute(insert(EVENTS_TABLE), events)
                 steps = [Step(*step, new.auth_id, row) for step in folded]
                 told = await self._announce(connection, steps)
         except IntegrityError:
@@ -186,7 +183,7 @@ class Store:
                 await self._live_call(new.room_name, new.participant_identity) or ""
             ) from None
         self._wake(told)
-        return _call(row)
+        return call_of(row)
 
     @whole
     async def append(
@@ -196,15 +193,15 @@ class Store:
         if not events:
             return []
         async with self._database.write() as connection:
-            found = await connection.execute(_CALL, {"call": call_id})
+            found = await connection.execute(CALL, {"call": call_id})
             row = found.mappings().one_or_none()
             if row is None:
                 return None
             stored: list[StoredEvent] = []
             steps: list[Step] = []
-            state = before = CallState(**{name: row[name] for name in _STATE_FIELDS})
+            state = before = CallState(**{name: row[name] for name in STATE_FIELDS})
             for item in events:
-                values = _event_row(call_id, row["auth_id"], item, source)
+                values = event_row(call_id, row["auth_id"], item, source)
                 seq = (await connection.execute(self._add_event, values)).scalar_one_or_none()
                 if seq is None:
                     continue
@@ -214,7 +211,7 @@ class Store:
                     StoredEvent(**item.model_dump(), call_id=call_id, seq=seq, source=source)
                 )
             if state != before:
-                await connection.execute(_ADVANCE, {"call": call_id, **_columns(state)})
+                await connection.execute(ADVANCE, {"call": call_id, **columns(state)})
             told = await self._announce(connection, steps)
         self._wake(told)
         return stored
@@ -233,7 +230,7 @@ class Store:
                 CallRow.id == call_id, scope.owns(CallRow.auth_id)
             )
             row = (await connection.execute(query)).mappings().one_or_none()
-            return None if row is None else _call(row)
+            return None if row is None else call_of(row)
 
     @whole
     async def calls(
@@ -263,14 +260,14 @@ class Store:
             query = query.where(CallRow.created_at < where.until)
         newest = (CallRow.created_at, CallRow.id)
         rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
-        return [_call(row) for row in rows], total
+        return [call_of(row) for row in rows], total
 
     @whole
     async def events(
         self, call_id: str, *, after: int = 0, types: Sequence[str] = ()
     ) -> list[StoredEvent]:
         """A call's events by arrival; the caller has checked whose call it is."""
-        query = _EVENTS_OF_TYPES if types else _EVENTS
+        query = EVENTS_OF_TYPES if types else EVENTS
         values = {"call": call_id, "after": after, **({"types": list(types)} if types else {})}
         async with self._database.read() as connection:
             rows = (await connection.execute(query, values)).mappings().all()
@@ -313,7 +310,7 @@ class Store:
         if row is None:
             return None
         agent = self._secrets.unpin(row["agent"]) if row["agent"] else None
-        return _call(row), agent, row["max_duration_ms"]
+        return call_of(row), agent, row["max_duration_ms"]
 
     @whole
     async def owner(self, call_id: str) -> str | None:
@@ -342,7 +339,7 @@ class Store:
             .order_by(CallRow.created_at)
         )
         async with self._database.read() as connection:
-            return [_call(row) for row in (await connection.execute(query)).mappings()]
+            return [call_of(row) for row in (await connection.execute(query)).mappings()]
 
     async def _live_call(self, room_name: str, participant_identity: str) -> str | None:
         query = select(CallRow.id).where(
@@ -451,37 +448,6 @@ class Store:
             )
 
 
-def _claim(database: Database) -> Any:
-    """One statement, so both databases settle the race themselves."""
-    claims: Any = RoomClaimRow.__table__
-    wanted = database.insert(claims)
-    wanted = wanted.values({name: bindparam(name) for name in claims.c.keys()})
-    return wanted.on_conflict_do_update(
-        index_elements=["room_name"],
-        set_={"auth_id": wanted.excluded.auth_id, "claimed_at": wanted.excluded.claimed_at},
-        where=claims.c.auth_id.is_not_distinct_from(wanted.excluded.auth_id)
-        | (claims.c.claimed_at < bindparam("stale", type_=claims.c.claimed_at.type)),
-    ).returning(claims.c.room_name)
-
-
-def _columns(state: CallState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in _STATE_FIELDS}
-
-
-def _event_row(
-    call_id: str, auth_id: str | None, item: CallEvent, source: Source
-) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "auth_id": auth_id,
-        "call_id": call_id,
-        "type": item.type,
-        "source": source,
-        "at": item.at,
-        "data": item.data,
-    }
-
-
 def _count_live(auth_id: str | None) -> Select[int]:
     return select(func.count()).where(CallRow.ended_at.is_(None), CallRow.auth_id == auth_id)
 
@@ -493,23 +459,3 @@ async def _live(connection: AsyncConnection, auth_id: str | None) -> int:
         key = func.hashtextextended(f"calls of {auth_id}", 0)
         await connection.execute(select(func.pg_advisory_xact_lock(key)))
     return await connection.scalar(_count_live(auth_id)) or 0
-
-
-def _call(row: Any) -> Call:
-    values = {name: row[name] for name in Call.model_fields if name in row}
-    values["disconnection_reason"] = row["reason"]
-    if row["agent"]:
-        values["agent_name"] = row["agent"]["config"]["name"]
-    return Call.model_validate(values)
-
-
-def in_spoken_order(told: Iterable[dict[str, Any]]) -> list[Turn]:
-    """Turns as the timeline has them, in the order they were held; the newer telling of each."""
-    turns = {turn.id: turn for turn in map(Turn.model_validate, told)}
-    return sorted(turns.values(), key=_spoken_at)
-
-
-def _spoken_at(turn: Turn) -> tuple[int, datetime]:
-    offsets = [turn.start_ms, turn.response_start_ms]
-    known = [offset for offset in offsets if offset is not None]
-    return (min(known) if known else 0, turn.created_at)

@@ -15,16 +15,9 @@ from typing import Any
 
 from core.settings import Settings
 from dev.bench.answer_report import Results, section
-from dev.bench.answer_rig import (
-    IDLE_PROCESSES,
-    RINGING_S,
-    SIDES,
-    TTS_FIRST_BYTE_MS,
-    Heard,
-    Rig,
-    Side,
-)
+from dev.bench.answer_rig import RINGING_S, SIDES, Heard, Rig, Side
 from dev.bench.report import Section
+from dev.bench.rig import IDLE_PROCESSES, TTS_FIRST_BYTE_MS
 from dev.sip_backends import livekit_sip_binary
 
 ROUNDS, PER_ROUND = 5, 5

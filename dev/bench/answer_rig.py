@@ -36,6 +36,7 @@ from livekit.protocol.sip import (
 from core.settings import Settings
 from dev.bench.first_word import FirstWord, Found
 from dev.bench.peer import bare_worker
+from dev.bench.rig import IDLE_PROCESSES, LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS
 from dev.peers.bare_worker import AGENT_NAME, GREETING, INSTRUCTIONS
 from dev.phone import Answer, Phone, PhoneCall
 from dev.process import ManagedProcess
@@ -45,8 +46,6 @@ from dev.stack import Stack, StackOptions
 
 Side = Literal["ours", "bare"]
 SIDES: Final[tuple[Side, Side]] = ("ours", "bare")
-IDLE_PROCESSES: Final = 3
-LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 250.0, 90.0
 # A person takes longer to pick up; an agent has got to be ready by then.
 RINGING_S: Final = 1.5
 _NUMBERS: Final[dict[Side, str]] = {"ours": "+15105550199", "bare": "+15105550198"}

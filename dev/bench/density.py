@@ -9,48 +9,29 @@ LiveKit, the providers) and on the same cores.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 import aiohttp
 import numpy as np
-import yaml
 
 from core.audio import Pcm
 from core.settings import Settings
-from dev.bench import sides
-from dev.bench.held import ANSWER, IDLE_PROCESSES, QUESTION, SLOT_S, TURNS, WORKER, Held, Line
-from dev.bench.peer import bare_worker
+from dev.bench.held import ANSWER, QUESTION, SLOT_S, TURNS, WORKER, Held, Line
 from dev.bench.plot import Plot
 from dev.bench.report import Section
+from dev.bench.rig import FLOOR_MS, IDLE_PROCESSES, both_workers, running
 from dev.bench.sides import Side
 from dev.bench.stats import paired, percentile
-from dev.bench.turn import (
-    ENDPOINTING_MS,
-    FLOOR_MS,
-    LLM_FIRST_TOKEN_MS,
-    STT_FINAL_MS,
-    TTS_FIRST_BYTE_MS,
-)
 from dev.bench.usage import MACHINE
-from dev.echo import Echo, measure_rtt
-from dev.peers.bare_worker import GREETING, INSTRUCTIONS
-from dev.phone import Phone
 from dev.phone_tracks import SAMPLE_RATE
-from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script
-from dev.sip_backends import Backend
-from dev.stack import Stack, StackOptions
 
 # Close together where two cores come to their end; a side goes no further than that.
 LEVELS = (2, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32)
 ALLOWED_MS = 400.0  # of a turn's p95, over floor and path
 HOLE_MS = 60.0
 TRIES = 2
-_ECHOES = 5
-_WAIT_S = 20.0
 
 Step = Callable[[int, int], None]
 
@@ -65,7 +46,7 @@ class Climb:
 
 
 async def measure(settings: Settings, step: Step) -> Section:
-    async with _rig(settings) as (line, both, path_ms):
+    async with _line(settings) as (line, both, path_ms):
         limit_ms = FLOOR_MS + path_ms + ALLOWED_MS
         for side in both:
             await line.hold(side, 1)  # warm
@@ -98,60 +79,16 @@ def within(held: Held, limit_ms: float) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _rig(settings: Settings) -> AsyncIterator[tuple[Line, list[Side], float]]:
-    """A stack with both workers, a phone that both call, and the path, ms (echo, no call up)."""
-    async with contextlib.AsyncExitStack() as cleanup:
-        agents = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        agent = {
-            "name": "Bench",
-            "voiceMode": "hosted",
-            "beginMessage": GREETING,
-            "systemPrompt": INSTRUCTIONS,
-        }
-        (agents / "bench.yaml").write_text(yaml.safe_dump(agent))
-        values = {
-            "agents_dir": agents,
-            "default_agent": "bench",
-            "endpointing_ms": ENDPOINTING_MS,
-            "worker_idle_processes": IDLE_PROCESSES,
-            "worker_max_calls": 2 * LEVELS[-1],
-        }
-        stack = await cleanup.enter_async_context(
-            Stack(StackOptions(settings=settings, values=values))
-        )
-        peer = await cleanup.enter_async_context(bare_worker(stack))
-        http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
-        phone = await cleanup.enter_async_context(Phone())
-        livekit = stack.api()
-        cleanup.push_async_callback(livekit.aclose)
-        providers = stack.providers.address
-        async with http.put(f"{providers}/control", json=_control()) as response:
-            response.raise_for_status()
+async def _line(settings: Settings) -> AsyncIterator[tuple[Line, list[Side], float]]:
+    """A line to hold calls on, both sides, and the path, ms (echo, no call up)."""
+    values = {"worker_max_calls": 2 * LEVELS[-1]}
+    async with both_workers(settings, {QUESTION: ANSWER}, values) as rig:
+        stack, providers = rig.stack, rig.stack.providers.address
         parts = ("livekit-server", "bridge", "gateway", "providers")
-        components = {name: _pid(stack.components[name].pid) for name in parts}
-        both = [
-            sides.ours(http, _pid(stack.worker.pid), phone.address),
-            sides.bare(livekit, _pid(peer.pid), phone.address),
-        ]
-        answer = await _synthesised(http, providers, ANSWER)
-        line = Line(phone, http, providers, components, answer)
-        yield line, both, await _path_ms(stack, phone)
-
-
-def _pid(pid: int | None) -> int:
-    assert pid is not None, "it has just come up"
-    return pid
-
-
-def _control() -> dict[str, object]:
-    return Control(
-        deepgram=Deepgram(phrases=[QUESTION], final_delay_ms=STT_FINAL_MS),
-        openai=OpenAI(
-            first_token_ms=LLM_FIRST_TOKEN_MS,
-            scripts={"default": Script(rules=[Rule(equals=QUESTION, reply=ANSWER)])},
-        ),
-        cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
-    ).model_dump(mode="json")
+        components = {name: running(stack.components[name].pid) for name in parts}
+        answer = await _synthesised(rig.http, providers, ANSWER)
+        line = Line(rig.phone, rig.http, providers, components, answer)
+        yield line, [rig.ours, rig.bare], median(await rig.echo("echo"))
 
 
 async def _synthesised(http: aiohttp.ClientSession, providers: str, text: str) -> Pcm:
@@ -171,29 +108,6 @@ async def _synthesised(http: aiohttp.ClientSession, providers: str, text: str) -
     async with http.post(f"{providers}/tts/bytes", json=body, headers=headers) as response:
         response.raise_for_status()
         return np.frombuffer(await response.read(), np.int16)
-
-
-async def _path_ms(stack: Stack, phone: Phone) -> float:
-    """The round trip of an echo over the same bridge."""
-    settings = stack.settings
-    assert settings.livekit_api_key is not None and settings.livekit_api_secret is not None
-    secret = settings.livekit_api_secret.get_secret_value()
-    backend = Backend(
-        "bridge", settings.livekit_url, stack.bridge_url, settings.livekit_api_key, secret
-    )
-    sip = stack.sip_api()
-    try:
-        async with Echo(backend, "echo"):
-            await sip.sip.create_sip_participant(sides.dial(phone.address, "echo"))
-            call = await phone.next_call(_WAIT_S)
-            await call.answered(_WAIT_S)
-            await call.silence(2000, _WAIT_S)  # the jitter buffers shrink after the set-up
-            trips = [await measure_rtt(call, seed=number) for number in range(_ECHOES)]
-            await call.hangup()
-            await call.ended(_WAIT_S)
-    finally:
-        await sip.aclose()
-    return median(trips)
 
 
 def section(our: Climb, bare: Climb, *, path_ms: float) -> Section:

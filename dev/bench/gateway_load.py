@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import secrets
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from livekit.protocol.room import CreateRoomRequest, DeleteRoomRequest, ListRoom
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
+from dev.bench import lone_gateway
 from dev.bench.report import Section
 from dev.bench.stats import percentile
 from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend
@@ -234,19 +234,12 @@ async def _gone(livekit: LiveKitAPI, *, settle: bool) -> None:
 
 def _options(settings: Settings, backend: Backend, secret: str, trunk: str) -> StackOptions:
     """A gateway beside a LiveKit that runs already."""
-    return StackOptions(
-        settings=settings,
-        livekit=False,
-        bridge=False,
-        providers=False,
-        worker=0,
-        values={
-            "livekit_url": backend.url,
-            "livekit_sip_url": backend.sip_url,
-            "livekit_api_key": backend.key,
-            "livekit_api_secret": backend.secret,
-            "auth_required": True,
-            "auth_api_secrets_json": json.dumps([{"id": "bench", "secret": secret}]),
-            "sip_outbound_address": trunk,
-        },
+    return lone_gateway.options(
+        settings,
+        secret,
+        trunk,
+        livekit_url=backend.url,
+        livekit_sip_url=backend.sip_url,
+        livekit_api_key=backend.key,
+        livekit_api_secret=backend.secret,
     )

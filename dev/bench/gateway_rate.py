@@ -24,14 +24,16 @@ from statistics import median
 from urllib.parse import urlsplit
 
 from core.settings import Settings
+from dev.bench import lone_gateway
 from dev.bench.http_load import drive, post
 from dev.bench.report import Section
 from dev.bench.stats import paired
+from dev.bench.usage import cpu_s
 from dev.environment import as_variables
 from dev.options import HOST, ROOT
 from dev.ports import PORTS, listening
 from dev.process import ManagedProcess, inherited_environment
-from dev.stack import Stack, StackOptions
+from dev.stack import Stack
 
 ROUNDS, SECONDS, CONNECTIONS = 5, 3.0, 16
 # Nobody dials it: the stub takes every call.
@@ -63,7 +65,9 @@ async def measure(settings: Settings, step: Step) -> Section:
         ports = [PORTS.take(HOST) for _ in range(3)]
         for port in ports:
             cleanup.callback(PORTS.give_back, port)
-        stack = Stack(_options(settings, secret, stub_port=ports[0]))
+        stack = Stack(
+            lone_gateway.options(settings, secret, _TRUNK, livekit_url=f"ws://{HOST}:{ports[0]}")
+        )
         stub = ["dev.livekit_stub", "--port", str(ports[0])]
         await cleanup.enter_async_context(_running(stub, ports[0], {}))
         await cleanup.enter_async_context(stack)
@@ -119,7 +123,7 @@ def _section(sides: list[_Side]) -> Section:
 
 
 async def _drive(side: _Side, secret: str, numbers: Iterator[int], *, keep: bool) -> None:
-    before = _cpu_s(side.pid)
+    before = cpu_s(side.pid)
     rate, statuses = await drive(
         HOST,
         side.port,
@@ -127,19 +131,12 @@ async def _drive(side: _Side, secret: str, numbers: Iterator[int], *, keep: bool
         connections=CONNECTIONS,
         seconds=SECONDS,
     )
-    used = _cpu_s(side.pid) - before
+    used = cpu_s(side.pid) - before
     if set(statuses) != {side.status}:
         raise RuntimeError(f"answers by status: {dict(statuses)}")
     if keep:
         side.rates.append(rate)
         side.cpu_ms.append(1000 * used / statuses.total())
-
-
-def _cpu_s(pid: int) -> float:
-    """What the process has used so far, all its threads."""
-    # proc(5): after the name in parentheses, user and system time are the 12th and 13th.
-    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _body(number: int, change: Mapping[str, object]) -> bytes:
@@ -153,22 +150,6 @@ def _body(number: int, change: Mapping[str, object]) -> bytes:
         **change,
     }
     return json.dumps(body).encode()
-
-
-def _options(settings: Settings, secret: str, *, stub_port: int) -> StackOptions:
-    return StackOptions(
-        settings=settings,
-        livekit=False,
-        bridge=False,
-        providers=False,
-        worker=0,
-        values={
-            "livekit_url": f"ws://{HOST}:{stub_port}",
-            "auth_required": True,
-            "auth_api_secrets_json": json.dumps([{"id": "bench", "secret": secret}]),
-            "sip_outbound_address": _TRUNK,
-        },
-    )
 
 
 @contextlib.asynccontextmanager

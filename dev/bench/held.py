@@ -30,7 +30,6 @@ TURNS = 3
 # The question takes 2.2 s, the answer 4.1 s; it is one clause, so that every side has it
 # synthesised in one piece.
 SLOT_S = 8.5
-IDLE_PROCESSES = 3
 WORKER = "worker"
 _AT_ONCE = 3  # calls being set up: as many as there are idle processes
 # After the last call is up: the jitter buffers, which grew meanwhile, shrink again.

@@ -19,17 +19,18 @@ FROM, TO = "+15105550100", "+15105550123"
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """``place``: have the phone called from a room of that name. ``pid``: the worker's."""
+    """``place``: have the phone called from a room of that name; returns the id of the call's
+    record, empty where there is none. ``pid``: the worker's."""
 
     name: str
     pid: int
-    place: Callable[[str], Awaitable[None]]
+    place: Callable[[str], Awaitable[str]]
 
 
 def ours(http: aiohttp.ClientSession, pid: int, phone: str) -> Side:
     """``http``: of the gateway; ``phone``: ``host:port``. Needs a default agent."""
 
-    async def place(room: str) -> None:
+    async def place(room: str) -> str:
         body = {
             "room_name": room,
             "participant_name": "Bench",
@@ -40,6 +41,7 @@ def ours(http: aiohttp.ClientSession, pid: int, phone: str) -> Side:
         }
         async with http.post("/sip/call", json=body) as response:
             response.raise_for_status()
+            return str((await response.json())["call_id"])
 
     return Side("Switchroom", pid, place)
 
@@ -48,9 +50,10 @@ def bare(livekit: LiveKitAPI, pid: int, phone: str) -> Side:
     """As LiveKit's example does: the dispatched agent dials the phone itself."""
     metadata = json.dumps({"address": phone, "to": TO, "from": FROM})
 
-    async def place(room: str) -> None:
+    async def place(room: str) -> str:
         agent = RoomAgentDispatch(agent_name=AGENT_NAME, metadata=metadata)
         await livekit.room.create_room(CreateRoomRequest(name=room, agents=[agent]))
+        return ""
 
     return Side("bare livekit-agents worker", pid, place)
 

@@ -13,10 +13,10 @@ from livekit.api import LiveKitAPI
 from livekit.protocol.room import ListRoomsRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dev.bench.usage import MIB
 from dev.stack import Stack
 from worker.spool import leftovers
 
-MIB = 2**20
 OPEN_STATUSES = ("queued", "ringing", "in-progress")
 MISHAPS = ("busy", "no-answer", "failed", "canceled")
 FORK_SERVER = "fork server"

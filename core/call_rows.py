@@ -1,0 +1,89 @@
+"""Calls and their timelines as rows, and the statements that every call asks several times.
+
+Those are built once: building takes longer than executing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, select, update
+
+from core.database import Database
+from core.events import CallState, Source
+from core.models import Call, CallEvent, Turn
+from core.tables import CallRow, EventRow, RoomClaimRow
+
+STATE_FIELDS = tuple(field.name for field in fields(CallState))
+
+CALLS_TABLE: Any = CallRow.__table__
+EVENTS_TABLE: Any = EventRow.__table__
+CALL = select(CALLS_TABLE).where(CALLS_TABLE.c.id == bindparam("call")).with_for_update()
+ADVANCE = update(CALLS_TABLE).where(CALLS_TABLE.c.id == bindparam("call"))
+EVENTS = (
+    select(EVENTS_TABLE)
+    .where(EVENTS_TABLE.c.call_id == bindparam("call"), EVENTS_TABLE.c.seq > bindparam("after"))
+    .order_by(EVENTS_TABLE.c.seq)
+)
+EVENTS_OF_TYPES = EVENTS.where(EVENTS_TABLE.c.type.in_(bindparam("types", expanding=True)))
+
+
+def adding_events(database: Database) -> Any:
+    """Adds one event; returns its ``seq``, or nothing when it is there already."""
+    return (
+        database.insert(EVENTS_TABLE)
+        .on_conflict_do_nothing(index_elements=["id"])
+        .returning(EVENTS_TABLE.c.seq)
+    )
+
+
+def claiming(database: Database) -> Any:
+    """One statement, so both databases settle the race themselves."""
+    claims: Any = RoomClaimRow.__table__
+    wanted = database.insert(claims)
+    wanted = wanted.values({name: bindparam(name) for name in claims.c.keys()})
+    return wanted.on_conflict_do_update(
+        index_elements=["room_name"],
+        set_={"auth_id": wanted.excluded.auth_id, "claimed_at": wanted.excluded.claimed_at},
+        where=claims.c.auth_id.is_not_distinct_from(wanted.excluded.auth_id)
+        | (claims.c.claimed_at < bindparam("stale", type_=claims.c.claimed_at.type)),
+    ).returning(claims.c.room_name)
+
+
+def columns(state: CallState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in STATE_FIELDS}
+
+
+def event_row(call_id: str, auth_id: str | None, item: CallEvent, source: Source) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "auth_id": auth_id,
+        "call_id": call_id,
+        "type": item.type,
+        "source": source,
+        "at": item.at,
+        "data": item.data,
+    }
+
+
+def call_of(row: Any) -> Call:
+    values = {name: row[name] for name in Call.model_fields if name in row}
+    values["disconnection_reason"] = row["reason"]
+    if row["agent"]:
+        values["agent_name"] = row["agent"]["config"]["name"]
+    return Call.model_validate(values)
+
+
+def in_spoken_order(told: Iterable[dict[str, Any]]) -> list[Turn]:
+    """Turns as the timeline has them, in the order they were held; the newer telling of each."""
+    turns = {turn.id: turn for turn in map(Turn.model_validate, told)}
+    return sorted(turns.values(), key=_spoken_at)
+
+
+def _spoken_at(turn: Turn) -> tuple[int, datetime]:
+    offsets = [turn.start_ms, turn.response_start_ms]
+    known = [offset for offset in offsets if offset is not None]
+    return (min(known) if known else 0, turn.created_at)
