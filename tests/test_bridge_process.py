@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from livekit.api import LiveKitAPI
+from livekit.api import ListParticipantsRequest, LiveKitAPI, RoomParticipantIdentity
 from livekit.protocol import sip as pb
 
 from dev.options import ROOT
@@ -19,7 +21,7 @@ from dev.phone import Phone, PhoneCall, RingOut
 from dev.process import inherited_environment
 from dev.sip_backends import WAIT
 from dev.stack import Stack, StackOptions
-from tests.sip_contract import CALLED, dial_request, new_room
+from tests.sip_contract import CALLED, IDENTITY, dial_request, new_room
 
 pytestmark = pytest.mark.sip
 
@@ -45,6 +47,48 @@ async def sip(stack: Stack) -> AsyncIterator[Any]:
 async def phone() -> AsyncIterator[Phone]:
     async with Phone() as phone:
         yield phone
+
+
+class Line:
+    """A TCP relay to LiveKit that goes deaf (what the server says is lost), or is cut."""
+
+    def __init__(self, url: str) -> None:
+        address = urlsplit(url)
+        self._target = (address.hostname, address.port)
+        self._writers: list[asyncio.StreamWriter] = []
+        self.deaf = False
+        self.connections = 0
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """End the connections that there are; new ones hear again."""
+        self.deaf = False
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        answers, onwards = await asyncio.open_connection(*self._target)
+        self._writers += [writer, onwards]
+        with contextlib.suppress(OSError):
+            await asyncio.gather(self._pass(reader, onwards), self._pass(answers, writer, True))
+
+    async def _pass(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, said: bool = False
+    ) -> None:
+        while data := await source.read(65_536):
+            if not (said and self.deaf):
+                sink.write(data)
 
 
 async def connect(sip: Any, phone: Phone) -> PhoneCall:
@@ -135,6 +179,45 @@ async def test_livekit_goes_away(stack: Stack, sip: Any, phone: Phone) -> None:
         await sip.create_sip_participant(dial_request(new_room(), phone.address))
     await stack.livekit.start()
     await connect(sip, phone)
+
+
+async def test_a_removal_that_is_not_heard(stack: Stack, sip: Any, phone: Phone) -> None:
+    """The connection closes before the room's last word is read: the SDK would join again."""
+    async with Line(stack.settings.livekit_url) as line:
+        await stack.bridge.stop()
+        stack.bridge.process.env = {**(stack.bridge.process.env or {}), "LIVEKIT_URL": line.url}
+        await stack.bridge.start()
+        room = new_room()
+        await sip.create_sip_participant(
+            dial_request(room, phone.address, wait_until_answered=True)
+        )
+        call = await phone.next_call(WAIT)
+        await call.answered(WAIT)
+        line.deaf = True
+        async with stack.api() as livekit:
+            whom = RoomParticipantIdentity(room=room, identity=IDENTITY)
+            await livekit.room.remove_participant(whom)
+            line.cut()
+            assert (await call.ended(WAIT)).how == "bye"
+            await no_calls(stack)
+            there = await livekit.room.list_participants(ListParticipantsRequest(room=room))
+    assert list(there.participants) == []
+
+
+async def test_a_connection_that_breaks_for_a_moment(stack: Stack, sip: Any, phone: Phone) -> None:
+    """The room still has the participant: the call goes on."""
+    async with Line(stack.settings.livekit_url) as line:
+        await stack.bridge.stop()
+        stack.bridge.process.env = {**(stack.bridge.process.env or {}), "LIVEKIT_URL": line.url}
+        await stack.bridge.start()
+        call = await connect(sip, phone)
+        before = line.connections
+        line.cut()
+        async with asyncio.timeout(WAIT):
+            while line.connections < before + 2:  # noqa: ASYNC110 - nothing to await
+                await asyncio.sleep(0.01)  # the question, and the SDK again
+        with pytest.raises(TimeoutError):
+            await call.ended(2)
 
 
 async def test_secrets_reach_no_log(stack: Stack, sip: Any, phone: Phone) -> None:

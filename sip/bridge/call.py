@@ -16,6 +16,7 @@ from livekit import api, rtc
 from livekit.protocol.room import RoomConfiguration
 from livekit.rtc.participant import PublishTrackError
 
+from sip.bridge import membership
 from sip.bridge.media_delay import tell_delay
 from sip.bridge.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
@@ -60,6 +61,8 @@ TRANSFERRED: Final = Ending("transferred", hangup=True)
 MAX_DURATION: Final = Ending("max_duration", hangup=True)
 MEDIA_TIMEOUT: Final = Ending("media_timeout", hangup=True)
 MEDIA_FAILED: Final = Ending("media_failed", rtc.DisconnectReason.MEDIA_FAILURE)
+# The room's word for it did not reach us.
+REMOVED: Final = Ending("removed_unheard", rtc.DisconnectReason.PARTICIPANT_REMOVED)
 ROOM_LOST: Final = Ending("room_lost", rtc.DisconnectReason.UNKNOWN_REASON)
 SHUTDOWN: Final = Ending("shutdown", rtc.DisconnectReason.UNKNOWN_REASON)
 NOBODY_IN_ROOM: Final = Ending("nobody_in_room", rtc.DisconnectReason.UNKNOWN_REASON)
@@ -73,6 +76,10 @@ class LiveKit:
     url: str
     api_key: str
     api_secret: str = field(repr=False)
+
+    def client(self) -> api.LiveKitAPI:
+        """For requests about rooms; the caller closes it."""
+        return api.LiveKitAPI(self.url, self.api_key, self.api_secret, failover=False)
 
     def rtc_configuration(self) -> rtc.RtcConfiguration:
         """For a server on this machine: no STUN.
@@ -258,6 +265,7 @@ class Call:
             if self._reconnecting is None:
                 loop = asyncio.get_running_loop()
                 self._reconnecting = loop.call_later(RECONNECT_GRACE_S, self.end, ROOM_LOST)
+                self._help(self._end_if_removed(), "membership")
 
         def on_reconnected() -> None:
             if self._reconnecting is not None:
@@ -287,6 +295,17 @@ class Call:
                 log.debug("attributes set, but not confirmed", extra=self._facts())
             finally:
                 self._attributes.task_done()
+
+    async def _end_if_removed(self) -> None:
+        """The SDK (livekit 1.1.21) may see its connection close before it has read why.
+
+        Of a removal it then knows nothing, and joins again as if the connection had been lost:
+        on a busy machine once in 500 removals (measured), and the phone would go on talking.
+        """
+        room, identity = self.participant.room, self.participant.identity
+        async with self._livekit.client() as client:
+            if await membership.gone(client, room, identity, self.participant_sid):
+                self.end(REMOVED)
 
     async def _end_call(self, _data: rtc.RpcInvocationData) -> str:
         self.end(AGENT_HUNG_UP)
