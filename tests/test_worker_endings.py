@@ -163,7 +163,13 @@ async def test_a_phone_call_from_dialing_to_hangup(room: Watched) -> None:
     for status in ("ringing", "ringing", "active", "active", "hangup"):
         room.status(phone, status)
     room.leaves(phone, R.CLIENT_INITIATED)
-    assert room.told == ["ringing", "answered", "caller_hung_up CLIENT_INITIATED"]
+    assert room.told == ["ringing", "answered", "caller_hung_up hangup"]
+    assert not room.far_end.present
+
+
+async def test_a_phone_that_hung_up_has_left_though_its_leg_is_there(room: Watched) -> None:
+    room.status(room.joins(Party(status="active")), "hangup")
+    assert room.told == ["answered", "caller_hung_up hangup"]
     assert not room.far_end.present
 
 

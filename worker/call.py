@@ -42,6 +42,7 @@ _JOIN_WITHIN_S = 30.0  # the dial begins when the agent is in the room
 _CALLER_WITHIN_S = 5.0  # a caller is there before the agent, or has given up
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
 _RECONNECT_WITHIN_S = 20.0
+_TOLD_WITHIN_S = 1.0
 _LEG_DRAIN_S = 0.4  # what the phone leg still has to play when we have said our last word
 _DELIVER_WITHIN_S = 5.0
 _SAID_LAST_WORDS: frozenset[Cause] = frozenset({"agent_hung_up", "voicemail_reached"})
@@ -397,10 +398,23 @@ class _Call:
             self._silence.stop()
 
     async def _hang_up(self) -> None:
-        """Remove the far end; the room may hold others, so it is left alone."""
+        """Send the far end away; the room may hold others, so it is left alone."""
         identity = self._far_end_identity()
-        if identity is not None:
+        if identity is None:
+            return
+        if not (await self._told() and await leaving.end_call(self._ctx.room, identity)):
             await leaving.hang_up(self._ctx.api, self._ctx.room.name, identity)
+
+    async def _told(self) -> bool:
+        """Whether the gateway knows why it ends: a leg that leaves by itself does not show it."""
+        if self._answered_at is None:
+            return False
+        try:
+            async with asyncio.timeout(_TOLD_WITHIN_S):
+                await self._reporter.delivered()
+        except TimeoutError:
+            return False
+        return True
 
     def _far_end_identity(self) -> str | None:
         if self._far_end is not None:

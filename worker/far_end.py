@@ -19,7 +19,7 @@ _RETURN_WITHIN_S = 10.0
 class FarEnd:
     """Watches one identity in a room. All callbacks run on the event loop.
 
-    ``on_ringing`` and ``on_answered`` are called once each. A participant that is
+    ``on_ringing``, ``on_answered`` and ``on_left`` are called once each. A participant that is
     not SIP has answered by joining. A SIP service answers a caller when it has got the
     agent's track, so one who hangs up after that was answered, even if the word of it
     (``sip.callStatus``) came together with that of the end.
@@ -43,6 +43,7 @@ class FarEnd:
         self._room = room
         self._ringing = False
         self._heard_us = False
+        self._over = False
         self._on_ringing = on_ringing
         self._on_answered = on_answered
         self._on_digit = on_digit
@@ -67,7 +68,8 @@ class FarEnd:
 
     @property
     def present(self) -> bool:
-        return self.identity in self._room.remote_participants
+        """In the room, and not about to leave it."""
+        return not self._over and self.identity in self._room.remote_participants
 
     @property
     def _connected_ourselves(self) -> bool:
@@ -104,6 +106,9 @@ class FarEnd:
         if (status == "active" or not _is_sip(participant)) and not self.answered.is_set():
             self.answered.set()
             self._on_answered()
+        if status == "hangup" and _is_sip(participant) and self.answered.is_set():
+            # It is over, and the leg about to leave (the bridge waits a moment for us to go first).
+            self._left("caller_hung_up", status)
 
     def _subscribed(self, _track: rtc.LocalTrack) -> None:
         self._heard_us = True
@@ -132,7 +137,12 @@ class FarEnd:
         if cause == "leg_lost" and (reason is None or reason in MAY_RETURN):
             self._wait_for_return(cause, name)
         else:
-            self._on_left(cause, name)
+            self._left(cause, name)
+
+    def _left(self, cause: Cause, detail: str) -> None:
+        if not self._over:
+            self._over = True
+            self._on_left(cause, detail)
 
     def _wait_for_return(self, cause: Cause, detail: str) -> None:
         log.warning("far end lost, waiting for its return", extra={"reason": detail})
@@ -140,7 +150,7 @@ class FarEnd:
         def give_up() -> None:
             self._returning = None
             if self._connected_ourselves:
-                self._on_left(cause, detail)
+                self._left(cause, detail)
 
         self._returning = asyncio.get_running_loop().call_later(_RETURN_WITHIN_S, give_up)
 
