@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from livekit import rtc
 
 from sip.bridge import call as module
+from sip.bridge import sweeper
 from sip.bridge.call import PHONE_HUNG_UP, Call, LiveKit, Participant
 
 pytestmark = pytest.mark.unit
@@ -72,3 +75,35 @@ async def test_no_handler_is_left_in_the_room(
     room.connected = not removed
     await call.finish(PHONE_HUNG_UP)
     assert not room.connected and room.local_participant.methods == set()
+
+
+class Circle:
+    """What refers to itself, as a room and its handlers do."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_ended_calls_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "AFTER_S", 0)
+    circle = Circle()
+    gone = asyncio.Event()
+    weakref.finalize(circle, gone.set)
+    ended = sweeper.Sweeper()
+    ended.soon()
+    del circle
+    async with asyncio.timeout(5):
+        await gone.wait()
+    ended.close()
+
+
+async def test_a_service_that_has_closed_searches_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[int] = []
+    monkeypatch.setattr(sweeper, "AFTER_S", 0)
+    monkeypatch.setattr("gc.collect", lambda: searches.append(1))
+    ended = sweeper.Sweeper()
+    ended.soon()
+    ended.close()
+    ended.soon()
+    await asyncio.sleep(0.01)
+    assert searches == []

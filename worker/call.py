@@ -383,6 +383,8 @@ class _Call:
             await self._hang_up()
         if self._ambience is not None:
             await self._ambience.stop()
+        if self._ctx.room.isconnected():
+            await leaving.fall_silent(self._ctx.room)
         if conversation is not None:
             await conversation.aclose()
         if self._far_end is not None:

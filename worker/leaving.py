@@ -7,6 +7,7 @@ import logging
 
 import aiohttp
 from livekit import api, rtc
+from livekit.rtc.participant import UnpublishTrackError
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +16,7 @@ _LEAVE_WITHIN_S = 5.0
 _END_CALL = "lk.sip.EndCall"  # livekit-sip's, and the bridge's
 _END_CALL_WITHIN_S = 2.0
 _TRIP_WITHIN_S = 1.0
+_SILENT_WITHIN_S = 1.0
 
 
 async def end_call(room: rtc.Room, identity: str) -> bool:
@@ -57,6 +59,19 @@ async def hang_up(livekit: api.LiveKitAPI, room_name: str, identity: str) -> Non
         except (TimeoutError, aiohttp.ClientError) as error:
             failure = type(error).__name__
         log.warning("could not hang up", extra={"attempt": attempt, "error": failure})
+
+
+async def fall_silent(room: rtc.Room) -> None:
+    """Take our tracks out of the room: a leg that is over waits for this moment before it leaves.
+
+    Closing the conversation takes a second; the room's audio is not needed for it.
+    """
+    try:
+        async with asyncio.timeout(_SILENT_WITHIN_S):
+            for sid in list(room.local_participant.track_publications):
+                await room.local_participant.unpublish_track(sid)
+    except (TimeoutError, UnpublishTrackError) as error:
+        log.info("a track stays until we leave", extra={"cause": str(error)})
 
 
 async def leave(room: rtc.Room) -> None:

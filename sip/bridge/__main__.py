@@ -21,6 +21,7 @@ from sip.bridge.endpoint import Endpoint
 from sip.bridge.registry import Registry
 from sip.bridge.server import create_app
 from sip.bridge.service import SipService
+from sip.bridge.sweeper import settle
 
 log = logging.getLogger("sip.bridge")
 
@@ -54,6 +55,7 @@ async def serve(config: Settings) -> None:
         addresses |= {"http": f"http://{shown}:{port}", "sip": endpoint.address}
         log.info("ready", extra=addresses)
         print(f"sip.bridge ready http={addresses['http']} sip={addresses['sip']}", flush=True)
+        settle()
         await stop.wait()
         log.info("stopping", extra={"calls": service.live_calls})
     finally:

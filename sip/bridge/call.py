@@ -37,7 +37,7 @@ RECONNECT_GRACE_S: Final = 20.0
 MEDIA_TIMEOUT_INITIAL_S: Final = 30.0
 MEDIA_TIMEOUT_S: Final = 15.0
 # The SDK (livekit 1.1.21) never frees a room that it leaves while others' tracks are in it: half a
-# megabyte a call. An agent that reads the status leaves by itself, in some 100 ms.
+# megabyte a call. An agent that reads the status takes its tracks out by itself, in some 50 ms.
 AGENT_LEAVES_WITHIN_S: Final = 1.0
 WATCH_INTERVAL_S: Final = 1.0
 MAX_CALL_DURATION_S: Final = 24 * 3600.0

@@ -20,6 +20,7 @@ from sip.bridge.inbound import Inbound
 from sip.bridge.outbound import Dial
 from sip.bridge.phone import PhoneCall
 from sip.bridge.registry import Registry
+from sip.bridge.sweeper import Sweeper
 from sip.bridge.transfer import transfer_error, transfer_target
 from sip.bridge.twirp import TwirpError
 
@@ -44,6 +45,7 @@ class SipService:
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._sweeper = Sweeper()
         self._joins = asyncio.Semaphore(DIALS_JOINING)
         self._waiting = 0
         endpoint.on_invite = self._on_invite
@@ -55,6 +57,7 @@ class SipService:
     async def close(self, timeout: float) -> None:
         """Hang up every call, leave every room; cancel what takes longer than ``timeout`` s."""
         self._closing = True
+        self._sweeper.close()
         for call in self._calls.values():
             call.end(SHUTDOWN)
         if not self._tasks:
@@ -149,6 +152,7 @@ class SipService:
         def done(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             self._calls.pop(call.id, None)
+            self._sweeper.soon()
             if not task.cancelled() and task.exception() is not None:
                 log.error("a call failed", exc_info=task.exception(), extra={"call_id": call.id})
 
@@ -203,6 +207,7 @@ class SipService:
 
         def done(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
+            self._sweeper.soon()
             if not task.cancelled() and task.exception() is not None:
                 log.error("an incoming call failed", exc_info=task.exception())
 
