@@ -20,6 +20,7 @@ from gateway.idempotency import once
 from gateway.keys import HANDOVER, STORE, TIMELINE
 from gateway.rooms import livekit_of
 from gateway.route import Route
+from sip.leave import leaves_by_itself
 from sip.twirp import livekit_errors
 
 log = logging.getLogger(__name__)
@@ -49,9 +50,11 @@ async def hang_up(request: web.Request, call: Call) -> Call:
     it is over, and the request may be repeated.
     """
     livekit, store = livekit_of(request), request.app[STORE]
-    gone = await _remove(livekit, call)
     # Our own hang-up is the agent's side; a call nobody answered yet is called off.
     answered = call.status == "in-progress"
+    gone = (answered and await leaves_by_itself(livekit, _far_end(call))) or await _remove(
+        livekit, call
+    )
     data = ended("completed", "agent_hangup") if answered else ended("canceled", "canceled")
     over = CallEvent(type="call.ended", data={**data, "by": "api"})
     await request.app[TIMELINE].append(call.id, [over], "gateway")
@@ -66,7 +69,7 @@ async def hang_up(request: web.Request, call: Call) -> Call:
 
 async def _remove(livekit: LiveKitAPI, call: Call) -> bool:
     """False: it is not in the room, or not yet."""
-    whom = RoomParticipantIdentity(room=call.room_name, identity=call.participant_identity)
+    whom = _far_end(call)
     with livekit_errors():
         try:
             await livekit.room.remove_participant(whom)
@@ -77,6 +80,10 @@ async def _remove(livekit: LiveKitAPI, call: Call) -> bool:
             if await _present(livekit, whom):
                 raise
     return True
+
+
+def _far_end(call: Call) -> RoomParticipantIdentity:
+    return RoomParticipantIdentity(room=call.room_name, identity=call.participant_identity)
 
 
 async def _present(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -> bool:

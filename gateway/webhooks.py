@@ -21,6 +21,7 @@ from livekit.protocol.webhook import WebhookEvent
 from core.database import Scope
 from core.errors import BadRequest, ServerFault, Unauthenticated
 from core.events import ended
+from core.legs import LEAVING
 from core.models import CallEvent, DisconnectionReason, Status, now
 from core.store import Store
 from gateway.body import read_text
@@ -153,7 +154,10 @@ async def _ending(
         return None  # sent elsewhere, or hung up meanwhile: who referred the phone is told which
     # A phone leg that times out has lost its SIP service; a browser that does was left.
     lost = _LEFT if _is_visitor(event.participant) else _OTHERWISE
-    status, reason = _ENDINGS.get(event.participant.disconnect_reason, lost)
+    why = event.participant.disconnect_reason
+    if event.participant.attributes.get(LEAVING):
+        why = DisconnectReason.PARTICIPANT_REMOVED
+    status, reason = _ENDINGS.get(why, lost)
     limit = timedelta(milliseconds=max_duration_ms) - _CLOCKS
     if answered_at and at - answered_at >= limit:
         # The SIP service hangs up just as a caller does when the time is up.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from livekit import rtc
 
+from core.legs import LEAVE_METHOD
 from sip.bridge import call as module
 from sip.bridge import sweeper
 from sip.bridge.call import PHONE_HUNG_UP, Call, LiveKit, Participant
@@ -71,7 +72,7 @@ async def test_no_handler_is_left_in_the_room(
 ) -> None:
     """The SDK frees no room that has one, in any way of leaving."""
     call, room = await join(monkeypatch)
-    assert room.local_participant.methods == {"lk.sip.EndCall"}
+    assert room.local_participant.methods == {"lk.sip.EndCall", LEAVE_METHOD}
     room.connected = not removed
     await call.finish(PHONE_HUNG_UP)
     assert not room.connected and room.local_participant.methods == set()

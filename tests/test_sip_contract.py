@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from livekit.protocol.room import RoomParticipantIdentity
 
-from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend
+from dev.sip_backends import WAIT, Backend, bridge_backend, livekit_sip_backend
+from sip.leave import leaves_by_itself
 from tests import sip_contract
-from tests.sip_contract import Rig, SipContract
+from tests.sip_contract import IDENTITY, Rig, SipContract, by_us
 
 pytestmark = [pytest.mark.sip, pytest.mark.asyncio(loop_scope="session")]
 
@@ -34,6 +36,16 @@ class TestBridge(SipContract):
     async def rig(self, bridge: Backend) -> AsyncIterator[Rig]:
         async with sip_contract.rig(bridge) as rig:
             yield rig
+
+    async def test_one_who_is_asked_leaves_by_itself(self, rig: Rig) -> None:
+        whom = RoomParticipantIdentity(room=rig.room, identity=IDENTITY)
+        async with rig.watch() as watcher:
+            info, call = await rig.connect()
+            assert await leaves_by_itself(rig.lk, whom)
+            assert by_us(await call.ended(WAIT)) == ("remote", "bye")
+            assert await watcher.reason(info.participant_id) == "CLIENT_INITIATED"
+        assert watcher.statuses[-1] == "active"
+        assert not await leaves_by_itself(rig.lk, whom)
 
 
 @pytest.mark.skipif(

@@ -16,6 +16,7 @@ import pytest
 from livekit.protocol.models import DisconnectReason
 
 from core.database import Scope
+from core.legs import LEAVING
 from core.models import Call, CallEvent, new_id, now
 from gateway.webhooks import _ENDINGS
 from tests.inprocess import KEY, SECRET, Running, running, settings_in
@@ -185,6 +186,12 @@ class TestConclusions:
         call = await answered(gateway, ago_s=60)
         await deliver(gateway, left(call))
         assert (await record(gateway, call)).disconnection_reason == "max_duration_reached"
+
+    async def test_a_leg_that_was_asked_to_leave_was_removed(self, gateway: Running) -> None:
+        call = await answered(gateway)
+        asked = {"attributes": {"sip.callStatus": "active", LEAVING: "true"}}
+        await deliver(gateway, left(call, participant=asked))
+        assert (await record(gateway, call)).disconnection_reason == "agent_hangup"
 
     async def test_before_the_answer_it_is_the_dials_to_explain(self, gateway: Running) -> None:
         call = await gateway.call()

@@ -9,6 +9,7 @@ import pytest
 from livekit import rtc
 
 from core.events import CallState, ended, fold
+from core.legs import LEAVING
 from core.models import TERMINAL, CallEvent
 from worker.endings import ENDINGS, Cause, Ending, agent_disconnected, far_end_left
 from worker.far_end import FarEnd
@@ -171,6 +172,13 @@ async def test_a_phone_that_hung_up_has_left_though_its_leg_is_there(room: Watch
     room.status(room.joins(Party(status="active")), "hangup")
     assert room.told == ["answered", "caller_hung_up hangup"]
     assert not room.far_end.present
+
+
+async def test_a_phone_that_was_asked_to_leave(room: Watched) -> None:
+    phone = room.joins(Party(status="active"))
+    phone.attributes[LEAVING] = "true"
+    room.emit("participant_attributes_changed", {LEAVING: "true"}, phone)
+    assert room.told == ["answered", "removed asked to leave"]
 
 
 async def test_a_caller_who_hangs_up_at_once_was_answered() -> None:

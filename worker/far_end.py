@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from livekit import rtc
 
+from core.legs import LEAVING
 from worker.endings import MAY_RETURN, Cause, far_end_left
 
 log = logging.getLogger(__name__)
@@ -106,9 +107,12 @@ class FarEnd:
         if (status == "active" or not _is_sip(participant)) and not self.answered.is_set():
             self.answered.set()
             self._on_answered()
-        if status == "hangup" and _is_sip(participant) and self.answered.is_set():
-            # It is over, and the leg about to leave (the bridge waits a moment for us to go first).
-            self._left("caller_hung_up", status)
+        # It is over, and the leg about to leave: the bridge's waits a moment for us to go first.
+        if self.answered.is_set() and _is_sip(participant):
+            if status == "hangup":
+                self._left("caller_hung_up", status)
+            elif participant.attributes.get(LEAVING):
+                self._left("removed", "asked to leave")
 
     def _subscribed(self, _track: rtc.LocalTrack) -> None:
         self._heard_us = True

@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from livekit import api, rtc
 from livekit.protocol.room import RoomConfiguration
 from livekit.rtc.participant import PublishTrackError
 
+from core.legs import LEAVE_METHOD, LEAVING
 from sip.bridge import membership
 from sip.bridge.media_delay import tell_delay
 from sip.bridge.phone import PhoneCall
@@ -50,27 +51,31 @@ DTMF_CODES: Final = {digit: code for code, digit in enumerate("0123456789*#ABCD"
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a call is over: what the room is told, and whether the status becomes ``hangup``."""
+    """Why a call is over, and what the room is told: the last attributes, and the reason."""
 
     cause: str
     reason: rtc.DisconnectReason.ValueType = rtc.DisconnectReason.CLIENT_INITIATED
-    hangup: bool = False
+    last_word: Mapping[str, str] = field(default_factory=dict)
 
 
+HANGUP: Final = {"sip.callStatus": "hangup"}
 # Every ending of a call that was answered; Verdict has those of a dial that was not.
 # What the room itself ended (removal, deletion, the same identity again) has the room's reason.
-PHONE_HUNG_UP: Final = Ending("phone_hung_up", hangup=True)
-AGENT_HUNG_UP: Final = Ending("end_call_rpc", hangup=True)
-TRANSFERRED: Final = Ending("transferred", hangup=True)
-MAX_DURATION: Final = Ending("max_duration", hangup=True)
-MEDIA_TIMEOUT: Final = Ending("media_timeout", hangup=True)
+PHONE_HUNG_UP: Final = Ending("phone_hung_up", last_word=HANGUP)
+AGENT_HUNG_UP: Final = Ending("end_call_rpc", last_word=HANGUP)
+TRANSFERRED: Final = Ending("transferred", last_word=HANGUP)
+MAX_DURATION: Final = Ending("max_duration", last_word=HANGUP)
+MEDIA_TIMEOUT: Final = Ending("media_timeout", last_word=HANGUP)
 MEDIA_FAILED: Final = Ending("media_failed", rtc.DisconnectReason.MEDIA_FAILURE)
+ASKED_TO_LEAVE: Final = Ending("leave_rpc", last_word={LEAVING: "true"})
 # The room's word for it did not reach us.
 REMOVED: Final = Ending("removed_unheard", rtc.DisconnectReason.PARTICIPANT_REMOVED)
 ROOM_LOST: Final = Ending("room_lost", rtc.DisconnectReason.UNKNOWN_REASON)
 SHUTDOWN: Final = Ending("shutdown", rtc.DisconnectReason.UNKNOWN_REASON)
 NOBODY_IN_ROOM: Final = Ending("nobody_in_room", rtc.DisconnectReason.UNKNOWN_REASON)
 INTERNAL_ERROR: Final = Ending("internal_error", rtc.DisconnectReason.UNKNOWN_REASON)
+
+_METHODS: Final = {END_CALL_RPC: AGENT_HUNG_UP, LEAVE_METHOD: ASKED_TO_LEAVE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +201,8 @@ class Call:
             log.warning("joining the room failed", extra={"call_id": self.id, "cause": str(error)})
             raise TwirpError("internal", "the room could not be joined") from error
         ignore_captured_frames(self._room)
-        self._room.local_participant.register_rpc_method(END_CALL_RPC, self._end_call)
+        for method, ending in _METHODS.items():
+            self._room.local_participant.register_rpc_method(method, self._ending_by(ending))
         self._takes_rpc = True
         self._help(self._send_attributes(), "attributes")
 
@@ -316,9 +322,12 @@ class Call:
             if await membership.gone(client, room, identity, self.participant_sid):
                 self.end(REMOVED)
 
-    async def _end_call(self, _data: rtc.RpcInvocationData) -> str:
-        self.end(AGENT_HUNG_UP)
-        return json.dumps({})
+    def _ending_by(self, ending: Ending) -> Callable[[rtc.RpcInvocationData], Awaitable[str]]:
+        async def end(_data: rtc.RpcInvocationData) -> str:
+            self.end(ending)
+            return json.dumps({})
+
+        return end
 
     # --- the phone
 
@@ -412,14 +421,13 @@ class Call:
         if self.phone is not None:
             await self.phone.hang_up()
         if self._room.isconnected():
-            if ending.hangup:
-                self.set_status("hangup")
+            self.set_attributes(ending.last_word)
             try:
                 async with asyncio.timeout(ROOM_REQUEST_TIMEOUT_S):
                     await self._attributes.join()
             except TimeoutError:
                 log.warning("the last attributes were not set", extra=self._facts())
-            if ending.hangup:
+            if ending.last_word:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(AGENT_LEAVES_WITHIN_S):
                         await self._silent.wait()
@@ -430,7 +438,8 @@ class Call:
                 log.warning("leaving the room timed out", extra=self._facts())
         if self._takes_rpc:
             # The SDK's handler holds the native room, which holds the handler: half a megabyte.
-            self._room.local_participant.unregister_rpc_method(END_CALL_RPC)
+            for method in _METHODS:
+                self._room.local_participant.unregister_rpc_method(method)
         for helper in self._helpers:
             helper.cancel()
         for outcome in await asyncio.gather(*self._helpers, return_exceptions=True):

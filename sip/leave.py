@@ -1,0 +1,40 @@
+"""Asking a phone's leg to leave its room by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import aiohttp
+from livekit.api import LiveKitAPI, ServerError, VideoGrants
+from livekit.protocol.room import PerformRpcRequest, PerformRpcResponse, RoomParticipantIdentity
+
+from core.legs import LEAVE_METHOD
+
+_WITHIN_MS: Final = 1000
+
+
+async def leaves_by_itself(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -> bool:
+    """False when it does not say that it will (livekit-sip's never do): remove it then.
+
+    A leg that is removed is never freed by LiveKit's SDK (1.1.21): half a megabyte of the bridge's
+    memory, and some threads.
+    """
+    request = PerformRpcRequest(
+        room=whom.room,
+        destination_identity=whom.identity,
+        method=LEAVE_METHOD,
+        payload="{}",
+        response_timeout_ms=_WITHIN_MS,
+    )
+    # livekit-api (1.2) has no public method for this one of RoomService.
+    rooms: Any = livekit.room
+    token = rooms._auth_header(VideoGrants(room_admin=True, room=whom.room))
+    try:
+        async with asyncio.timeout(2 * _WITHIN_MS / 1000):
+            await rooms._client.request(
+                "RoomService", "PerformRpc", request, token, PerformRpcResponse
+            )
+    except (ServerError, aiohttp.ClientError, TimeoutError):
+        return False
+    return True
