@@ -52,7 +52,8 @@ async def hang_up(request: web.Request, call: Call) -> Call:
     livekit, store = livekit_of(request), request.app[STORE]
     # Our own hang-up is the agent's side; a call nobody answered yet is called off.
     answered = call.status == "in-progress"
-    gone = (answered and await leaves_by_itself(livekit, _far_end(call))) or await _remove(
+    on_the_phone = answered and call.direction != "web"
+    gone = (on_the_phone and await leaves_by_itself(livekit, _far_end(call))) or await _remove(
         livekit, call
     )
     data = ended("completed", "agent_hangup") if answered else ended("canceled", "canceled")
