@@ -15,7 +15,14 @@ from typing import Any
 import uvloop
 from aiohttp import web
 from google.protobuf.message import Message
-from livekit.protocol.agent_dispatch import AgentDispatch, CreateAgentDispatchRequest
+from livekit.protocol.agent import Job
+from livekit.protocol.agent_dispatch import (
+    AgentDispatch,
+    AgentDispatchState,
+    CreateAgentDispatchRequest,
+    ListAgentDispatchRequest,
+    ListAgentDispatchResponse,
+)
 from livekit.protocol.models import ParticipantInfo, Room
 from livekit.protocol.room import (
     CreateRoomRequest,
@@ -54,6 +61,8 @@ class LiveKitStub:
     """Rooms that LiveKit will not talk about: the Twirp code it answers with."""
     removed: list[tuple[str, str]] = field(default_factory=list)
     dispatched: list[CreateAgentDispatchRequest] = field(default_factory=list)
+    workers_full: bool = False
+    """Whether no worker takes what is dispatched."""
     created: list[CreateRoomRequest] = field(default_factory=list)
     dialled: list[CreateSIPParticipantRequest] = field(default_factory=list)
     referred: list[TransferSIPParticipantRequest] = field(default_factory=list)
@@ -125,6 +134,12 @@ class LiveKitStub:
         self.dispatched.append(asked)
         return AgentDispatch(id="AD_1", agent_name=asked.agent_name, room=asked.room)
 
+    def _list_dispatches(self, asked: ListAgentDispatchRequest) -> Message:
+        """Those made with the room and those made later are alike."""
+        state = AgentDispatchState(jobs=[] if self.workers_full else [Job(id="AJ_1")])
+        one = AgentDispatch(id="AD_0", agent_name="switchroom", room=asked.room, state=state)
+        return ListAgentDispatchResponse(agent_dispatches=[one])
+
     def _of(self, room: str) -> list[ParticipantInfo]:
         if room in self.failing:
             raise Refusal(self.failing[room])
@@ -153,6 +168,7 @@ class LiveKitStub:
         serve("SIP/CreateSIPParticipant", CreateSIPParticipantRequest, self.dial)
         serve("SIP/TransferSIPParticipant", TransferSIPParticipantRequest, self._refer)
         serve("AgentDispatchService/CreateDispatch", CreateAgentDispatchRequest, self._dispatch)
+        serve("AgentDispatchService/ListDispatch", ListAgentDispatchRequest, self._list_dispatches)
         return app
 
 

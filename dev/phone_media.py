@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from baresip import AudioNotActive, AudioRestarted
+from baresip import AudioNotActive, AudioRestarted, AudioStats
 from baresip.audio import CallAudio
 
 from core.audio import Pcm
@@ -108,7 +108,7 @@ class CallMedia:
         self._ticks += 1
         if self._playback is None and self._ticks % _IDLE_TICKS:
             return False
-        stats = self._audio.stats()
+        stats = self._look_at_counters()
         flushed = stats.tx_flushed_bytes - self._flushed
         if flushed:
             self.sent.remove(flushed // 2)
@@ -133,7 +133,7 @@ class CallMedia:
         if chunk:
             taken = self._audio.write(chunk)
             # Silent frames counted by now went out before what we have just written.
-            silent = self._account_silence(self._audio.stats().tx_silence_frames)
+            silent = self._account_silence(self._look_at_counters().tx_silence_frames)
             if playback.start is None:
                 playback.start = len(self.sent)
             else:
@@ -143,6 +143,21 @@ class CallMedia:
             if playback.written == len(playback.pcm):
                 playback.end = len(self.sent)
         return True
+
+    def _look_at_counters(self) -> AudioStats:
+        """Raises AudioRestarted if they started anew.
+
+        Asking for them does not tell of new streams, and hides them from the next read.
+        """
+        stats = self._audio.stats()
+        dropped = stats.rx_dropped_bytes + stats.rx_discarded_bytes
+        if (
+            stats.tx_silence_frames < self._silent_frames
+            or stats.tx_flushed_bytes < self._flushed
+            or dropped < self._dropped
+        ):
+            raise AudioRestarted("the counters of the call's audio started anew")
+        return stats
 
     def _account_silence(self, frames: int) -> int:
         new = frames - self._silent_frames

@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 # About a minute in all: longer than a database takes to fail over.
 _PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
+# So often a call without an agent is looked at. Longer than LiveKit takes to find a worker for a
+# dispatch: 0.2 s in which workers are compared, and the worker's answer.
+_LOOK_EVERY_S = 1.5
+
 LIVEKIT_ERRORS = (ServerError, aiohttp.ClientError, TimeoutError)
 
 
@@ -62,6 +66,18 @@ class Dispatcher:
             )
         except LIVEKIT_ERRORS:
             log.warning("dispatch failed", extra={"call_id": call_id})
+
+    async def taken(self, room_name: str) -> bool:
+        """Whether a worker has taken a dispatch of this room; True, too, if LiveKit does not say.
+
+        One that finds no worker is forgotten by LiveKit: it stays listed, without a job.
+        """
+        try:
+            listed = await self._livekit.agent_dispatch.list_dispatch(room_name)
+        except LIVEKIT_ERRORS:
+            return True
+        ours = (one for one in listed if one.agent_name == self.agent_name)
+        return any(one.state.jobs for one in ours)
 
 
 class Journal:
@@ -159,20 +175,32 @@ class Arrival:
     async def seen(self) -> bool:
         """True when the agent has joined, or the call is over and none is needed.
 
-        The dispatch is repeated once, at half time; when the time is up the call is written
-        off as ``agent_unavailable``, and the far end is the caller's to send away.
+        The dispatch is repeated as long as no worker takes it, and once, at half time, if the
+        one that did has not come. When the time is up the call is written off as
+        ``agent_unavailable``, and the far end is the caller's to send away.
         """
-        if await self._joined():
-            return True
-        await self._dispatcher.send(self._call_id, self._room_name)
-        if await self._joined():
-            return True
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + self._timeout_s
+        half_time = deadline - self._timeout_s / 2
+        pause_s = min(_LOOK_EVERY_S, self._timeout_s / 4)
+        hurried = False
+        while not await self._joined(min(pause_s, deadline - clock.time())):
+            if clock.time() >= deadline:
+                return await self._write_off()
+            late = not hurried and clock.time() >= half_time
+            hurried |= late
+            if late or not await self._dispatcher.taken(self._room_name):
+                log.warning("agent dispatched again", extra={"call_id": self._call_id})
+                await self._dispatcher.send(self._call_id, self._room_name)
+        return True
+
+    async def _joined(self, within_s: float) -> bool:
+        return await self._watch.until(self._sign, "call.ended", timeout_s=within_s)
+
+    async def _write_off(self) -> bool:
         log.error("no agent joined the call", extra={"call_id": self._call_id})
         await self._journal.write(self._call_id, "call.ended", ended("failed", "agent_unavailable"))
         return False
-
-    async def _joined(self) -> bool:
-        return await self._watch.until(self._sign, "call.ended", timeout_s=self._timeout_s / 2)
 
 
 class Following:

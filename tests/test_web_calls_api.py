@@ -256,6 +256,20 @@ class TestNobodyComes:
         assert [asked.room for asked in livekit.dispatched] == [call_id], "asked for once more"
         await web_calls.aclose()
 
+    async def test_no_worker_took_the_dispatch(
+        self, gateway: Running, livekit: LiveKitStub
+    ) -> None:
+        """LiveKit forgets it at once: asked for until one does, long before half time."""
+        livekit.workers_full = True
+        web_calls = self.web_calls(gateway, agent_join_timeout_s=60)
+        call_id = await self.open(web_calls)
+        async with asyncio.timeout(10):
+            while len(livekit.dispatched) < 2:  # noqa: ASYNC110 (the stub rings no bell)
+                await asyncio.sleep(0.01)
+        await self.happened(gateway, call_id, "agent.joined")
+        assert {asked.room for asked in livekit.dispatched} == {call_id}
+        await web_calls.aclose()
+
     async def test_the_visitor_leaves_before_the_agent_saw_them(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:

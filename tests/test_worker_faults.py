@@ -85,6 +85,17 @@ async def test_takes_as_many_calls_as_it_may_all_at_once(worker: WorkerStack) ->
     assert await worker.identities(refused) == set()
 
 
+async def test_the_last_free_place_is_offered() -> None:
+    """LiveKit drops a dispatch when all it knows are workers that say they are 70 % full."""
+    async with WorkerStack.run(CONTROL.model_copy(deep=True), worker_max_calls=4) as worker:
+        for _ in range(3):
+            await (await worker.dispatch(QUIET)).event("agent.joined")
+        # Three heartbeats, two seconds apart: LiveKit has been told as well, as it is every 2.5 s.
+        for _ in range(3):
+            await worker.gateway.heartbeat(lambda beat: beat.active == 3)
+        await (await worker.dispatch(QUIET)).event("agent.joined")
+
+
 async def test_drains(worker: WorkerStack) -> None:
     async with worker.talk(QUIET) as (call, phone):
         worker.stack.worker.process.signal(signal.SIGTERM)

@@ -33,6 +33,11 @@ _PROCESS_END_TIMEOUT_S = 10.0
 # The first one imports everything, which takes a busy machine longer than the default of 10 s.
 _PROCESS_START_TIMEOUT_S = 60.0
 
+# LiveKit drops a dispatch when it knows no worker below its `agents.target_load`, which is 0.7
+# unless configured (JobRequestAffinity in livekit-server's agentservice.go), and it is told of a
+# worker's load every 2.5 s only. So a full worker stays below, and says no itself.
+_FULL_LOAD = 0.65
+
 
 class Admission:
     """Takes calls while there is room.
@@ -53,8 +58,8 @@ class Admission:
         return {running.job.id for running in self._server.active_jobs} | self._starting
 
     def load(self) -> float:
-        """0 (idle) to 1 (full); LiveKit prefers the worker with the least."""
-        return len(self.jobs) / self._capacity
+        """0 (idle) to 0.65 (full); LiveKit prefers the worker with the least."""
+        return _FULL_LOAD * min(len(self.jobs) / self._capacity, 1.0)
 
     async def request(self, request: JobRequest) -> None:
         """Answer an offered job: accept it under the call's own identity, or leave it to another
