@@ -20,16 +20,13 @@ from typing import Any
 
 from livekit import rtc
 
+from core.rtc_sdk import signal_at_once
+
 log = logging.getLogger(__name__)
 
 Filter = Callable[[Any], bool]
 
 _leaving: set[asyncio.Task[None]] = set()
-
-
-async def load() -> None:
-    """Load the SDK's native library now: whoever uses it first holds up the event loop."""
-    await rtc.AudioSource(8000, 1).aclose()
 
 
 async def connect(
@@ -42,6 +39,7 @@ async def connect(
     whole process ("timed out waiting for ReadyForRoomEventRequest", SIGTERM). So it goes
     on by itself, and the room is left as soon as it has been entered.
     """
+    signal_at_once(room)
     connecting = asyncio.create_task(room.connect(url, token, options))
     try:
         async with asyncio.timeout(timeout_s):

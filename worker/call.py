@@ -12,6 +12,7 @@ from livekit.agents import JobContext, JobProcess
 
 from core.events import ended
 from core.jobs import CallBrief, InboundRoom, JobMetadata
+from core.rtc_sdk import load, signal_at_once
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.transfers import TransferOrder, TransferResult
@@ -56,6 +57,7 @@ def prewarm(process: JobProcess, settings: Settings) -> None:
     process.userdata["settings"] = settings
     process.userdata["tokens"] = TokenIssuer(settings.livekit_api_secret.get_secret_value())
     process.userdata["llm_client"] = build_llm_client(settings)
+    asyncio.run(load())
 
 
 async def entrypoint(ctx: JobContext) -> None:
@@ -147,6 +149,7 @@ class _Call:
 
     async def _connect(self) -> None:
         # To all tracks: audio only, as LiveKit does it, is deaf after a restart of the server.
+        signal_at_once(self._ctx.room)
         await self._ctx.connect()
         self._reporter.post("agent.joined")
 

@@ -13,9 +13,8 @@ import baresip
 import uvloop
 from aiohttp import web
 
-from core import logs, settings
+from core import logs, rtc_sdk, settings
 from core.settings import Settings
-from sip import sdk
 from sip.bridge.call import LiveKit
 from sip.bridge.endpoint import Endpoint
 from sip.bridge.registry import Registry
@@ -38,7 +37,7 @@ async def serve(config: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await sdk.load()
+    await rtc_sdk.load()
     registry = Registry(config.data_dir / "bridge.json")
     registry.load()
     endpoint = Endpoint(config.bridge_sip_listen)
