@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
-from dev.phone_call import Heard, PhoneCall
+from dev.phone_audio import Heard
+from dev.phone_call import PhoneCall
 from dev.scenario import Interrupt, Press, Speak, Step
 
 _ANSWER_WITHIN_S = 20.0

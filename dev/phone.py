@@ -30,7 +30,9 @@ from aiosipua.message import SipRequest, SipResponse
 from baresip import BaresipError, Call, StaleHandleError
 
 from dev import phone_stack, sipmsg
-from dev.phone_call import CallEnded, CallRefused, Ended, Heard, PhoneCall, Span, Transfer
+from dev.phone_audio import Heard, Span
+from dev.phone_call import PhoneCall, Transfer
+from dev.phone_endings import CallEnded, CallRefused, Ended
 from dev.phone_stack import Identity, Stack
 from dev.sipmsg import Address
 from dev.siprelay import SipRelay

@@ -7,83 +7,22 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 from aiosipua.message import SipResponse
 from baresip import BaresipError, Call, Event, StackEvent, StaleHandleError
 from baresip.call import DigitEvent, TransferRequest
 from baresip.errors import split_status
 
-from core.audio import Pcm
-from dev import listen
-from dev.listen import SpeechFinder
-from dev.phone_media import CallMedia, Recording
+from dev.phone_audio import SpokenCall
+from dev.phone_endings import CallEnded, CallRefused, Ended
+from dev.phone_media import CallMedia
 from dev.phone_stack import Stack
-from dev.phone_tracks import FRAME, SAMPLE_RATE
-from dev.speech import CALLER_VOICE, Voice, synthesize
 
 # What baresip reports at the end of a call that a transfer has replaced.
 _TRANSFERRED = "Call transfered"
 _ATTACH_TIMEOUT_S = 5.0
 _OFFER_ATTEMPTS = 40
 _OFFER_PAUSE_S = 0.05
-
-
-class CallRefused(Exception):
-    """The far end refused our INVITE, or it never got an answer.
-
-    Attributes:
-        status: The SIP status; None if nothing came back (or the wait was canceled).
-        reason: Its phrase, or what went wrong.
-    """
-
-    def __init__(self, status: int | None, reason: str) -> None:
-        super().__init__(f"{status or 'no answer'} {reason}".strip())
-        self.status = status
-        self.reason = reason
-
-
-class CallEnded(Exception):
-    """The call was over before what was waited for."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where an utterance lies: first voiced frame's start, last one's end, in ms since
-    the answer, on the clock of the call's recording."""
-
-    start_ms: float
-    end_ms: float
-
-
-@dataclass(frozen=True)
-class Heard:
-    """One utterance of the far end, on the same clock, 8 kHz."""
-
-    pcm: Pcm
-    start_ms: float
-    end_ms: float
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a call ended.
-
-    Attributes:
-        by: Which side ended it (of a transfer: ``local`` if this phone asked for it).
-        how: ``cancel`` before the answer by the caller, ``refused`` before the answer by
-            the called side, ``bye`` after it, ``transfer`` when another call took its
-            place, ``error`` when the far end could not be reached or was lost.
-        status: The SIP status of a refusal.
-        reason: Its phrase, else the Reason header of the far end's BYE or CANCEL
-            (RFC 3326), else what baresip says.
-    """
-
-    by: Literal["local", "remote"]
-    how: Literal["bye", "cancel", "refused", "transfer", "error"]
-    status: int | None
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -108,8 +47,8 @@ class Transfer:
         return self.call.done() and not self.call.cancelled() and self.call.result().was_up
 
 
-class PhoneCall:
-    """One call. Positions are milliseconds since its answer; see `dev.phone_media`."""
+class PhoneCall(SpokenCall):
+    """One call, its signalling; see `dev.phone_audio` for what is said and heard on it."""
 
     def __init__(
         self,
@@ -120,12 +59,12 @@ class PhoneCall:
         headers: dict[str, str],
         call_id: str = "",
     ) -> None:
+        super().__init__()
         self.inbound = inbound
         self.called = called  # the number dialled: the user part of the Request-URI
         self.caller = caller  # the user part of From
         self.headers = headers  # of the INVITE that reached us, by lower-case name
         self.call_id = call_id
-        self.ending: Ended | None = None
         self.transfers: list[Transfer] = []
         self.refusal: SipResponse | None = None  # what the phone's front answers by itself
         self.canceled_while_refusing = asyncio.Event()
@@ -133,7 +72,6 @@ class PhoneCall:
         self.farewell = ""  # the Reason header of the far end's BYE or CANCEL
         self._handset: Call | None = None
         self._stack: Stack | None = None
-        self._media: CallMedia | None = None
         self._attached = asyncio.Event()
         self._ringing = asyncio.Event()
         self._up = asyncio.Event()
@@ -141,8 +79,6 @@ class PhoneCall:
         self._hung_up_here = False
         self._digits: asyncio.Queue[Digit] = asyncio.Queue()
         self._refers: asyncio.Queue[Transfer] = asyncio.Queue()
-        self._mouth = asyncio.Lock()
-        self._heard_until = 0  # index in the received track
 
     def __repr__(self) -> str:
         direction = "from" if self.inbound else "to"
@@ -257,162 +193,6 @@ class PhoneCall:
     async def next_transfer(self, timeout: float) -> Transfer:
         """The next REFER of the far end."""
         return await asyncio.wait_for(self._refers.get(), timeout)
-
-    # --- audio
-
-    async def play(self, pcm: Pcm) -> Span:
-        """Send 8 kHz audio and wait until all of it has left; one after the other.
-
-        Cancelling stops at once. Silent audio gives the span of its frames.
-
-        Raises:
-            CallEnded: the call is not up, or ended meanwhile.
-        """
-        media = self._live_media()
-        async with self._mouth:
-            start, end = await media.play(pcm.astype("<i2").tobytes())
-        if media.over:
-            raise CallEnded(str(self.ending))
-        voice = listen.speech_bounds(media.sent.view(start, end), SAMPLE_RATE)
-        if voice is None:
-            return Span(media.sent_ms(start), media.sent_ms(end))
-        origin = media.sent_ms(start)
-        return Span(origin + voice.start_ms, origin + voice.end_ms)
-
-    async def say(self, text: str, *, voice: Voice = CALLER_VOICE) -> Span:
-        """Speak a text; see :meth:`play`."""
-        spoken = await asyncio.to_thread(synthesize, text, voice, SAMPLE_RATE)
-        return await self.play(spoken.pcm)
-
-    async def listen(
-        self,
-        timeout: float,
-        *,
-        end_silence_ms: float = 700,
-        threshold_dbfs: float = listen.VOICE_DBFS,
-        since_ms: float | None = None,
-    ) -> Heard:
-        """Wait for speech of the far end to start and to stop.
-
-        Speech that began before this call counts, if no earlier ``listen`` returned it.
-        If the call ends during the speech, what was heard until then is returned.
-
-        Args:
-            end_silence_ms: How long it must be silent to have stopped.
-            since_ms: Look from this time of the call on, rather than from the end of
-                what was heard last.
-
-        Raises:
-            CallEnded: the call was over before any speech.
-            TimeoutError: no speech in time, or it did not stop.
-        """
-        media = self._live_media()
-        if since_ms is not None:
-            self._heard_until = media.received_index(since_ms)
-        start = self._heard_until
-        fed = start
-        found: listen.Segment | None = None
-        finder = SpeechFinder(
-            SAMPLE_RATE, threshold_dbfs=threshold_dbfs, end_silence_ms=end_silence_ms
-        )
-
-        def heard() -> bool:
-            nonlocal fed, found
-            track = media.received
-            # Frame by frame, so that what follows the utterance is left for the next one.
-            while found is None and len(track) >= fed + FRAME:
-                if finder.speaking and track.hole_ms(fed, fed + FRAME) >= end_silence_ms:
-                    found = finder.finish()
-                    break
-                segments = finder.feed(track.view(fed, fed + FRAME))
-                fed += FRAME
-                found = segments[0] if segments else None
-            if found is None and (media.over or media.idle_ms() >= end_silence_ms):
-                found = finder.finish()
-            return found is not None or media.over
-
-        async with asyncio.timeout(timeout):
-            await media.wait_for(heard)
-        if found is None:
-            raise CallEnded(f"no speech before the end: {self.ending}")
-        first = start + int(found.start_ms * SAMPLE_RATE / 1000)
-        last = start + int(found.end_ms * SAMPLE_RATE / 1000)
-        self._heard_until = last
-        return Heard(
-            media.received.view(first, last), media.received_ms(first), media.received_ms(last)
-        )
-
-    async def speech_begins(self, timeout: float, *, since_ms: float = 0.0) -> float:
-        """Wait for speech of the far end to begin; returns when it did, ms of the call.
-
-        What ``listen`` returns next stays as it is.
-
-        Raises:
-            CallEnded: the call was over before any speech.
-            TimeoutError: no speech in time.
-        """
-        media = self._live_media()
-        start = fed = media.received_index(since_ms)
-        finder = SpeechFinder(SAMPLE_RATE)
-
-        def begun() -> bool:
-            nonlocal fed
-            while finder.started_ms is None and len(media.received) >= fed + FRAME:
-                finder.feed(media.received.view(fed, fed + FRAME))
-                fed += FRAME
-            return finder.started_ms is not None or media.over
-
-        async with asyncio.timeout(timeout):
-            await media.wait_for(begun)
-        if finder.started_ms is None:
-            raise CallEnded(f"no speech before the end: {self.ending}")
-        return media.received_ms(start) + finder.started_ms
-
-    async def silence(self, duration_ms: float, timeout: float) -> None:
-        """Wait until the far end has been silent for that long, counted from now."""
-        media = self._live_media()
-        frames = int(duration_ms / listen.FRAME_MS)
-        fed = len(media.received)
-        quiet = 0
-
-        def silent() -> bool:
-            nonlocal fed, quiet
-            while len(media.received) >= fed + FRAME:
-                level = listen.level_dbfs(media.received.view(fed, fed + FRAME))
-                quiet = quiet + 1 if level < listen.VOICE_DBFS else 0
-                fed += FRAME
-            return quiet >= frames or media.idle_ms() >= duration_ms or media.over
-
-        async with asyncio.timeout(timeout):
-            await media.wait_for(silent)
-
-    def now_ms(self) -> float:
-        """The time of the call, on the clock of its recording."""
-        return 1000 * (time.monotonic() - self._any_media().zero)
-
-    @property
-    def recording(self) -> Recording:
-        """Both directions from the answer until now (or the end)."""
-        return self._any_media().recording()
-
-    def save(self, path: Path) -> None:
-        """Write the recording as stereo WAV: left this phone, right what it heard."""
-        self.recording.save(path)
-
-    @property
-    def media(self) -> CallMedia:
-        """The raw tracks and counters, for measurements."""
-        return self._any_media()
-
-    def _any_media(self) -> CallMedia:
-        if self._media is None:
-            raise CallEnded("the call was never up")
-        return self._media
-
-    def _live_media(self) -> CallMedia:
-        if self._media is None or self._media.over:
-            raise CallEnded(str(self.ending or "the call is not up yet"))
-        return self._media
 
     # --- DTMF
 

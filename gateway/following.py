@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 # About a minute in all: longer than a database takes to fail over.
 _PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
-# So often a call without an agent is looked at. Longer than LiveKit takes to find a worker for a
-# dispatch: 0.2 s in which workers are compared, and the worker's answer.
-_LOOK_EVERY_S = 1.5
+# So often a call without an agent is looked at. LiveKit gives a worker 3 s to take a dispatch
+# (psrpc's DefaultClientTimeout); with twelve calls at once on two cores some took over 1.5 s, and
+# a dispatch repeated earlier sends a second agent, who throws the first one out.
+_LOOK_EVERY_S = 3.5
 
 LIVEKIT_ERRORS = (ServerError, aiohttp.ClientError, TimeoutError)
 
@@ -182,7 +183,7 @@ class Arrival:
         clock = asyncio.get_running_loop()
         deadline = clock.time() + self._timeout_s
         half_time = deadline - self._timeout_s / 2
-        pause_s = min(_LOOK_EVERY_S, self._timeout_s / 4)
+        pause_s = min(_LOOK_EVERY_S, self._timeout_s / 2)
         hurried = False
         while not await self._joined(min(pause_s, deadline - clock.time())):
             if clock.time() >= deadline:

@@ -16,12 +16,13 @@ import pytest
 from livekit.api import ListParticipantsRequest, LiveKitAPI, RoomParticipantIdentity
 from livekit.protocol import sip as pb
 
+from dev.component import Component
 from dev.options import ROOT
 from dev.phone import Phone, PhoneCall, RingOut
 from dev.process import inherited_environment
 from dev.sip_backends import WAIT
 from dev.stack import Stack, StackOptions
-from tests.sip_contract import CALLED, IDENTITY, dial_request, new_room
+from tests.sip_contract.rig import CALLED, IDENTITY, dial_request, new_room
 
 pytestmark = pytest.mark.sip
 
@@ -47,6 +48,13 @@ async def sip(stack: Stack) -> AsyncIterator[Any]:
 async def phone() -> AsyncIterator[Phone]:
     async with Phone() as phone:
         yield phone
+
+
+async def restart(bridge: Component, **changes: str) -> None:
+    """Anew, with other settings."""
+    await bridge.stop()
+    bridge.process.env = {**(bridge.process.env or {}), **changes}
+    await bridge.start()
 
 
 class Line:
@@ -184,9 +192,7 @@ async def test_livekit_goes_away(stack: Stack, sip: Any, phone: Phone) -> None:
 async def test_a_removal_that_is_not_heard(stack: Stack, sip: Any, phone: Phone) -> None:
     """The connection closes before the room's last word is read: the SDK would join again."""
     async with Line(stack.settings.livekit_url) as line:
-        await stack.bridge.stop()
-        stack.bridge.process.env = {**(stack.bridge.process.env or {}), "LIVEKIT_URL": line.url}
-        await stack.bridge.start()
+        await restart(stack.bridge, LIVEKIT_URL=line.url)
         room = new_room()
         await sip.create_sip_participant(
             dial_request(room, phone.address, wait_until_answered=True)
@@ -207,9 +213,7 @@ async def test_a_removal_that_is_not_heard(stack: Stack, sip: Any, phone: Phone)
 async def test_a_connection_that_breaks_for_a_moment(stack: Stack, sip: Any, phone: Phone) -> None:
     """The room still has the participant: the call goes on."""
     async with Line(stack.settings.livekit_url) as line:
-        await stack.bridge.stop()
-        stack.bridge.process.env = {**(stack.bridge.process.env or {}), "LIVEKIT_URL": line.url}
-        await stack.bridge.start()
+        await restart(stack.bridge, LIVEKIT_URL=line.url)
         call = await connect(sip, phone)
         before = line.connections
         line.cut()
@@ -221,9 +225,7 @@ async def test_a_connection_that_breaks_for_a_moment(stack: Stack, sip: Any, pho
 
 
 async def test_secrets_reach_no_log(stack: Stack, sip: Any, phone: Phone) -> None:
-    await stack.bridge.stop()
-    stack.bridge.process.env = {**(stack.bridge.process.env or {}), "LOG_LEVEL": "DEBUG"}
-    await stack.bridge.start()
+    await restart(stack.bridge, LOG_LEVEL="DEBUG")
     config = pb.SIPOutboundConfig(
         hostname=phone.address, auth_username="anna", auth_password="hunter2-hunter2"
     )

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from sip.leg import Mixer, PhoneLeg
+from sip.leg import BacklogGauge, Mixer, PhoneLeg
 
 pytestmark = pytest.mark.unit
 
@@ -79,3 +79,11 @@ async def test_a_track_that_is_back_at_once_is_heard(monkeypatch: pytest.MonkeyP
     for _ in range(5):
         await asyncio.sleep(0)
     assert leg._playing == set()
+
+
+class TestBacklogGauge:
+    def test_only_what_never_drains_is_excess(self) -> None:
+        gauge = BacklogGauge(target=100, window=4)
+        assert [gauge.excess(level) for level in (900, 400, 900, 900)] == [0, 0, 0, 300]
+        assert [gauge.excess(level) for level in (900, 0, 900, 900)] == [0, 0, 0, 0]
+        assert [gauge.excess(level) for level in (150, 150, 150, 150)] == [0, 0, 0, 50]

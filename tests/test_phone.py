@@ -118,10 +118,17 @@ class TestBeingCalled:
         began = time.monotonic()
         outbound, _ = await ring(alice, bob)
         await outbound.ringing(WAIT)
-        with pytest.raises(CallEnded, match="not up"):
-            await outbound.listen(WAIT)
         await outbound.answered(WAIT)
         assert time.monotonic() - began >= 0.3
+
+    async def test_nothing_is_heard_while_it_rings(self, alice: Phone, bob: Phone) -> None:
+        bob.behave(RingOut())
+        outbound, inbound = await ring(alice, bob)
+        await outbound.ringing(WAIT)
+        with pytest.raises(CallEnded, match="not up"):
+            await outbound.listen(WAIT)
+        await inbound.answer()
+        await outbound.answered(WAIT)
 
     @pytest.mark.parametrize(
         ("behaviour", "reason"),

@@ -10,8 +10,15 @@ from livekit.protocol.room import RoomParticipantIdentity
 
 from dev.sip_backends import WAIT, Backend, bridge_backend, livekit_sip_backend
 from sip.leave import leaves_by_itself
-from tests import sip_contract
-from tests.sip_contract import IDENTITY, Rig, SipContract, by_us
+from tests.sip_contract import SipContract
+from tests.sip_contract.rig import (
+    IDENTITY,
+    Rig,
+    by_us,
+    livekit_sip_binary,
+    missing_for_livekit_sip,
+    open_rig,
+)
 
 pytestmark = [pytest.mark.sip, pytest.mark.asyncio(loop_scope="session")]
 
@@ -25,7 +32,7 @@ async def bridge() -> AsyncIterator[Backend]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def livekit_sip(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
     directory = tmp_path_factory.mktemp("livekit-sip")
-    binary = sip_contract.livekit_sip()
+    binary = livekit_sip_binary()
     assert binary is not None
     async with livekit_sip_backend(directory, binary) as backend:
         yield backend
@@ -34,7 +41,7 @@ async def livekit_sip(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 class TestBridge(SipContract):
     @pytest_asyncio.fixture(loop_scope="session")
     async def rig(self, bridge: Backend) -> AsyncIterator[Rig]:
-        async with sip_contract.rig(bridge) as rig:
+        async with open_rig(bridge) as rig:
             yield rig
 
     async def test_one_who_is_asked_leaves_by_itself(self, rig: Rig) -> None:
@@ -48,11 +55,9 @@ class TestBridge(SipContract):
         assert not await leaves_by_itself(rig.lk, whom)
 
 
-@pytest.mark.skipif(
-    bool(sip_contract.missing_for_livekit_sip()), reason=sip_contract.missing_for_livekit_sip()
-)
+@pytest.mark.skipif(bool(missing_for_livekit_sip()), reason=missing_for_livekit_sip())
 class TestLiveKitSip(SipContract):
     @pytest_asyncio.fixture(loop_scope="session")
     async def rig(self, livekit_sip: Backend) -> AsyncIterator[Rig]:
-        async with sip_contract.rig(livekit_sip) as rig:
+        async with open_rig(livekit_sip) as rig:
             yield rig

@@ -63,7 +63,7 @@ async def measure(settings: Settings, step: Step, minutes: float = MINUTES) -> S
         took_s = time.monotonic() - started
         completed = await watch.records("completed")
         mishaps = await watch.mishaps()
-    return _section(load, busy, calm, completed, mishaps, took_s)
+    return _section(load, busy, calm, completed, mishaps, minutes, took_s)
 
 
 @contextlib.asynccontextmanager
@@ -114,6 +114,7 @@ def _section(
     calm: Sequence[Sample],
     completed: int,
     mishaps: Sequence[str],
+    minutes: float,
     took_s: float,
 ) -> Section:
     judged_from = calm[WARM_ROUNDS - 1].calls
@@ -128,7 +129,7 @@ def _section(
     every = sorted([*busy, *calm], key=lambda sample: sample.at_s)
     return Section(
         title="Soak: whether anything grows",
-        command="python -m dev.bench soak",
+        command=f"python -m dev.bench soak --minutes {minutes:g}",
         columns=COLUMNS,
         rows=[line.row for line in verdict],
         failures=[line.failure for line in verdict if line.failure]
@@ -143,8 +144,8 @@ def _section(
             },
         ),
         notes=[
-            f"{load.begun} calls in {took_s / 60:.0f} minutes (`--minutes`), {CALLS_AT_ONCE} at "
-            f"once, both ways, ended by the phone, the agent and the API in turn. {ROUNDS} rounds "
+            f"{load.begun} calls in {took_s / 60:.0f} minutes, {CALLS_AT_ONCE} at once, "
+            f"both ways, ended by the phone, the agent and the API in turn. {ROUNDS} rounds "
             f"of calls; the samples are taken after each, when all calls are over; the first "
             f"{WARM_ROUNDS} rounds are not judged.",
             f"Growth over {PER_CALLS} calls: Theil-Sen slope over the calls that had begun. "
