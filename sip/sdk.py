@@ -20,8 +20,6 @@ from typing import Any
 
 from livekit import rtc
 
-from core.rtc_sdk import signal_at_once
-
 log = logging.getLogger(__name__)
 
 Filter = Callable[[Any], bool]
@@ -39,7 +37,6 @@ async def connect(
     whole process ("timed out waiting for ReadyForRoomEventRequest", SIGTERM). So it goes
     on by itself, and the room is left as soon as it has been entered.
     """
-    signal_at_once(room)
     connecting = asyncio.create_task(room.connect(url, token, options))
     try:
         async with asyncio.timeout(timeout_s):

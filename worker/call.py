@@ -12,7 +12,7 @@ from livekit.agents import JobContext, JobProcess
 
 from core.events import ended
 from core.jobs import CallBrief, InboundRoom, JobMetadata
-from core.rtc_sdk import load, signal_at_once
+from core.rtc_sdk import load
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.transfers import TransferOrder, TransferResult
@@ -149,7 +149,6 @@ class _Call:
 
     async def _connect(self) -> None:
         # To all tracks: audio only, as LiveKit does it, is deaf after a restart of the server.
-        signal_at_once(self._ctx.room)
         await self._ctx.connect()
         self._reporter.post("agent.joined")
 
