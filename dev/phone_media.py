@@ -113,7 +113,7 @@ class CallMedia:
         if flushed:
             self.sent.remove(flushed // 2)
             self._flushed = stats.tx_flushed_bytes
-        dropped = stats.rx_dropped_bytes + stats.rx_discarded_bytes
+        dropped = _dropped_bytes(stats)
         if dropped != self._dropped:
             self.received.lost((dropped - self._dropped) // 2)
             self._dropped = dropped
@@ -150,11 +150,10 @@ class CallMedia:
         Asking for them does not tell of new streams, and hides them from the next read.
         """
         stats = self._audio.stats()
-        dropped = stats.rx_dropped_bytes + stats.rx_discarded_bytes
         if (
             stats.tx_silence_frames < self._silent_frames
             or stats.tx_flushed_bytes < self._flushed
-            or dropped < self._dropped
+            or _dropped_bytes(stats) < self._dropped
         ):
             raise AudioRestarted("the counters of the call's audio started anew")
         return stats
@@ -319,6 +318,10 @@ class MediaPump:
                 # The loop is closed only when the last call has gone.
                 with contextlib.suppress(RuntimeError):
                     self.loop.call_soon_threadsafe(_wake, changed)
+
+
+def _dropped_bytes(stats: AudioStats) -> int:
+    return int(stats.rx_dropped_bytes + stats.rx_discarded_bytes)
 
 
 def _wake(calls: list[CallMedia]) -> None:

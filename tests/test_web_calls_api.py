@@ -259,7 +259,7 @@ class TestNobodyComes:
     async def test_no_worker_took_the_dispatch(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
-        """LiveKit forgets it at once: asked for until one does, long before half time."""
+        """LiveKit forgets it at once: it is repeated long before half time."""
         livekit.workers_full = True
         web_calls = self.web_calls(gateway, agent_join_timeout_s=60)
         call_id = await self.open(web_calls)
