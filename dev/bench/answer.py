@@ -15,7 +15,7 @@ from typing import Any
 
 from core.settings import Settings
 from dev.bench.answer_report import Results, section
-from dev.bench.answer_rig import RINGING_S, SIDES, Heard, Rig, Side
+from dev.bench.answer_rig import RINGING_S, SIDES, CallLost, Heard, Rig, Side
 from dev.bench.report import Section
 from dev.bench.rig import IDLE_PROCESSES, TTS_FIRST_BYTE_MS
 from dev.sip_backends import livekit_sip_binary
@@ -73,7 +73,7 @@ async def _alternate(rig: Rig, results: Results, rounds: int, tick: Tick) -> Non
                 # Who goes first alternates too.
                 for side in SIDES if number % 2 else SIDES[::-1]:
                     await rig.idle()
-                    calls[side][-1].append(await call(side))
+                    calls[side][-1] += await _at_once(call, side, 1, results)
                     tick(1)
 
 
@@ -81,7 +81,7 @@ async def _bursts(rig: Rig, results: Results, count: int, tick: Tick) -> None:
     for number in range(count):
         for side in SIDES if number % 2 else SIDES[::-1]:
             await rig.idle()
-            calls = await _at_once(rig.inbound, side, BURST)
+            calls = await _at_once(rig.inbound, side, BURST, results)
             results.bursts[side].append(calls)
             tick(BURST)
 
@@ -89,8 +89,7 @@ async def _bursts(rig: Rig, results: Results, count: int, tick: Tick) -> None:
 async def _further(rig: Rig, results: Results, tick: Tick) -> None:
     for _ in range(FURTHER // AT_ONCE):
         await rig.idle()
-        calls = await _at_once(rig.outbound, "ours", AT_ONCE)
-        results.others["out"] += calls
+        results.others["out"] += await _at_once(rig.outbound, "ours", AT_ONCE, results)
         tick(AT_ONCE)
 
 
@@ -98,18 +97,28 @@ async def _publishes(rig: Rig, results: Results, tick: Tick) -> None:
     for number in range(PUBLISHES):
         await rig.idle()
         await rig.publish(f"Good day, this is greeting number {number}.")
-        results.first.append(await rig.inbound("ours"))
+        results.first += await _at_once(rig.inbound, "ours", 1, results)
         for _ in range(FILLERS // 2):
-            results.others["in"] += await _at_once(rig.inbound, "ours", 2)
+            results.others["in"] += await _at_once(rig.inbound, "ours", 2, results)
         await rig.idle()
-        results.tenth.append(await rig.inbound("ours"))
+        results.tenth += await _at_once(rig.inbound, "ours", 1, results)
         tick(FILLERS + 2)
 
 
-async def _at_once(call: Call, side: Side, count: int) -> list[Heard]:
+async def _at_once(call: Call, side: Side, count: int, results: Results) -> list[Heard]:
+    """The calls that were heard; the others are counted: too many at once lose some."""
+    heard = list[Heard]()
+
+    async def one() -> None:
+        try:
+            heard.append(await call(side))
+        except CallLost as why:
+            results.lost[side].append(str(why))
+
     async with asyncio.TaskGroup() as tasks:
-        calls = [tasks.create_task(call(side)) for _ in range(count)]
-    return [one.result() for one in calls]
+        for _ in range(count):
+            tasks.create_task(one())
+    return heard
 
 
 def _notes(livekit_sip: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -32,6 +33,8 @@ class Results:
     tenth: list[Heard] = field(default_factory=list)
     others: dict[str, list[Heard]] = field(default_factory=lambda: {"in": [], "out": []})
     """Ours that count for the first word only."""
+    lost: dict[Side, list[str]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    """Why calls were not heard."""
 
 
 def _answered(call: Heard) -> float:
@@ -83,7 +86,7 @@ def section(found: Sequence[Results], notes: Sequence[str]) -> Section:
         columns=("", *SUMMARY, "ratio to bare"),
         rows=rows,
         samples=samples,
-        notes=[*notes, _bursts(found), _first_words(found)],
+        notes=[*notes, _bursts(found), _first_words(found), _lost(found)],
     )
 
 
@@ -124,6 +127,18 @@ def _first_words(found: Sequence[Results]) -> str:
     return (
         f"First word heard whole, from its beginning and nothing before it: {all_of('ours')}; "
         f"{all_of('bare')}."
+    )
+
+
+def _lost(found: Sequence[Results]) -> str:
+    def of(side: Side) -> str:
+        causes = Counter(cause for one in found for cause in one.lost[side])
+        listed = ", ".join(f"{count} × {cause}" for cause, count in causes.items())
+        return f"{NAMES[side]} {causes.total()}{f' ({listed})' if listed else ''}"
+
+    return (
+        "Calls lost (refused, cut off, or without a word for 20 s; they are in no figure): "
+        f"{of('ours')}; {of('bare')}."
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 import tempfile
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import aiohttp
+from baresip import BaresipError
 from livekit.api import LiveKitAPI
 from livekit.protocol.agent_dispatch import RoomAgentDispatch
 from livekit.protocol.room import CreateRoomRequest, RoomConfiguration
@@ -38,7 +40,7 @@ from dev.bench.first_word import FirstWord, Found
 from dev.bench.peer import bare_worker
 from dev.bench.rig import IDLE_PROCESSES, LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS
 from dev.peers.bare_worker import AGENT_NAME, GREETING, INSTRUCTIONS
-from dev.phone import Answer, Phone, PhoneCall
+from dev.phone import Answer, CallEnded, CallRefused, Phone, PhoneCall
 from dev.process import ManagedProcess
 from dev.providers import Cartesia, Control, OpenAI
 from dev.sip_backends import livekit_sip_stack
@@ -54,8 +56,12 @@ _WAIT_S: Final = 20.0
 _IDLE_WITHIN_S: Final = 60.0
 # For the processes of calls just ended to be gone.
 _QUIET_S: Final = 0.3
+# What a call that went wrong has begun ends by then.
+_LOST_QUIET_S: Final = 5.0
 # Beyond the word, for its end to have come.
 _HEAR_OUT_S: Final = 0.2
+# livekit-agents: LiveKit gave the job to nobody, or to another worker, after all.
+_NOT_ASSIGNED: Final = re.compile(r"assignment for job \S+ timed out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,10 @@ class Heard:
     answered_ms: float
     word_ms: float
     word: Found | None
+
+
+class CallLost(Exception):
+    """The caller was refused, cut off, or left without a first word for 20 s."""
 
 
 class Rig:
@@ -88,7 +98,6 @@ class Rig:
         self._phone = phone
         self._agent_id = ""
         self._greetings = dict.fromkeys(SIDES, FirstWord(GREETING))
-        self._jobs = dict.fromkeys(SIDES, 0)
         self._rooms = 0
 
     @classmethod
@@ -143,24 +152,25 @@ class Rig:
         await asyncio.sleep(_QUIET_S)
 
     async def inbound(self, side: Side) -> Heard:
-        """Dial the side's number, hear the first word, hang up."""
-        self._jobs[side] += 1
+        """Dial the side's number, hear the first word, hang up. Raises CallLost."""
         invited = time.monotonic()
         uri = f"sip:{_NUMBERS[side]}@{self._sip_address}"
         call = await self._phone.dial(uri, caller=_CALLER)
-        await call.answered(_WAIT_S)
-        answered_ms = 1000 * (call.media.zero - invited)
-        word_ms, word = await self._first_word(side, call)
+        async with _unless_lost(call):
+            await call.answered(_WAIT_S)
+            answered_ms = 1000 * (call.media.zero - invited)
+            word_ms, word = await self._first_word(side, call)
         return Heard(answered_ms, answered_ms + word_ms, word)
 
     async def outbound(self, side: Side) -> Heard:
-        """Be called by the side, answer, hear the first word, hang up."""
-        self._jobs[side] += 1
+        """Be called by the side, answer, hear the first word, hang up. Raises CallLost."""
         self._rooms += 1
         await (self._place_ours if side == "ours" else self._place_bare)(f"bench-{self._rooms}")
-        call = await self._phone.next_call(_WAIT_S)
-        await call.answered(_WAIT_S)
-        return Heard(0.0, *await self._first_word(side, call))
+        async with _unless_lost():
+            call = await self._phone.next_call(_WAIT_S)
+        async with _unless_lost(call):
+            await call.answered(_WAIT_S)
+            return Heard(0.0, *await self._first_word(side, call))
 
     async def _first_word(self, side: Side, call: PhoneCall) -> tuple[float, Found | None]:
         """When it began, ms since the answer, and what of it was heard; hangs up then."""
@@ -172,8 +182,10 @@ class Rig:
         return heard_ms, word.find(call.media.received.timeline())
 
     async def _is_idle(self, side: Side) -> bool:
-        ready = self._workers[side].log_text().count("process initialized")
-        return ready >= self._jobs[side] + IDLE_PROCESSES
+        log = self._workers[side].log_text()
+        # Each taken process is replaced. A job that came too late for its dispatch takes none.
+        taken = log.count("received job request") - len(_NOT_ASSIGNED.findall(log))
+        return log.count("process initialized") >= taken + IDLE_PROCESSES
 
     async def _place_ours(self, room: str) -> None:
         body = {
@@ -244,3 +256,15 @@ class Rig:
         async with self._http.post(path, json=body) as response:
             response.raise_for_status()
             return dict(await response.json())
+
+
+@contextlib.asynccontextmanager
+async def _unless_lost(call: PhoneCall | None = None) -> AsyncIterator[None]:
+    try:
+        yield
+    except (CallEnded, CallRefused, TimeoutError, BaresipError) as error:
+        if call is not None:
+            with contextlib.suppress(CallEnded, BaresipError, TimeoutError):
+                await call.hangup()
+        await asyncio.sleep(_LOST_QUIET_S)
+        raise CallLost(f"{type(error).__name__} {error}".strip()) from error
