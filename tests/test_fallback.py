@@ -236,6 +236,29 @@ async def test_another_company_says_it(providers: Providers) -> None:
     await chain.aclose()
 
 
+async def test_the_first_frame_is_played_before_the_next_is_looked_at(
+    providers: Providers,
+) -> None:
+    voice, _ = plugins(providers, tts="cartesia/sonic-3").make_tts()
+    speech = PreparedSpeech(REPLY)
+    assert await speech.synthesise(voice, ONCE) is None
+    given = 0
+    seen: list[int] = []
+
+    async def player() -> None:
+        while True:
+            seen.append(given)
+            await asyncio.sleep(0)
+
+    playing = asyncio.create_task(player())
+    async for _ in speech.audio():
+        given += 1
+    playing.cancel()
+    await asyncio.gather(playing, return_exceptions=True)
+    assert given > 5 and set(range(1, given)) <= set(seen)
+    await voice.aclose()
+
+
 async def test_one_name_is_the_plugin_itself(providers: Providers) -> None:
     made = plugins(providers, stt="deepgram/nova-3", tts="cartesia/sonic-3")
     engines = (

@@ -221,6 +221,10 @@ class Call:
 
     def subscribe(self) -> None:
         """Take all audio tracks of the room, those published later included."""
+        if self._subscribing:
+            # Asked again, LiveKit would have to acknowledge that before the SDK, which leaves
+            # Nagle's algorithm on, sends what comes next: 40 ms (measured).
+            return
         self._subscribing = True
         for remote in self._room.remote_participants.values():
             for publication in remote.track_publications.values():
