@@ -34,7 +34,8 @@ def test_a_new_section_comes_last() -> None:
 
 def test_samples_are_kept_and_shown(tmp_path: Path) -> None:
     samples = {"ours": [3.0, 1.0, 2.0], "a peer": [4.0, 5.5]}
-    measured = Section("One", "python -m dev.bench one", ("",), [], samples=samples)
+    command = "python -m dev.bench one --minutes 5"
+    measured = Section("One", command, ("",), [], samples=samples)
     for _ in range(2):
         measured.save(tmp_path, "a day")
         kept = json.loads((tmp_path / "one.json").read_text())

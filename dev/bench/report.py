@@ -60,8 +60,8 @@ class Section:
 
     @property
     def name(self) -> str:
-        """As on the command line."""
-        return self.command.rpartition(" ")[2]
+        """As on the command line, where options may follow it."""
+        return self.command.partition("dev.bench ")[2].partition(" ")[0]
 
     def markdown(self, on: str) -> str:
         """``on``: the day and the machine."""
