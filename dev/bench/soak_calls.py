@@ -25,6 +25,7 @@ GOODBYE, FAREWELL = "Thank you, goodbye.", "Goodbye."
 LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 250.0, 90.0
 RINGING_S = 0.5
 _WAIT_S = 20.0
+_REQUESTS_AT_ONCE = 40
 _END_SILENCE_MS = 400.0
 # Between the first calls of a round: callers do not come in step.
 _STAGGER_S = 0.7
@@ -75,7 +76,20 @@ class Load:
         load.agent_id = (await load._post("/v1/agents", agent))["id"]
         number = {"provider": "sip", "phoneNumber": NUMBER, "direction": "both"}
         await load._post("/api/v1/phone-numbers/attach", number | {"agentId": load.agent_id})
+        await load._fill_pools()
         return load
+
+    async def _fill_pools(self) -> None:
+        """Have the gateway open all the database connections that it keeps: with few calls at a
+        time it would do so one by one, for minutes, and seem to leak files."""
+
+        async def ask() -> None:
+            async with self.http.get("/v1/calls") as response:
+                response.raise_for_status()
+
+        async with asyncio.TaskGroup() as requests:
+            for _ in range(_REQUESTS_AT_ONCE):
+                requests.create_task(ask())
 
     async def hold(self, at_once: int, seconds: float) -> None:
         """Hold calls until the time is over; what has begun by then is ended in order.
