@@ -9,24 +9,13 @@ import pytest
 from dev.phone import CallRefused, Phone, PhoneCall, Reject, RingOut
 from dev.sipdigest import digest_response
 from dev.trunk import Blackhole, Credentials, FixedReply, Trunk
+from tests.phones import CALLED, CALLER, WAIT, alice, bob
 
 pytestmark = pytest.mark.sip
 
-WAIT = 10.0
-CALLED = "+15550100"
+__all__ = ["alice", "bob"]
+
 GOOD = Credentials("alice", "correct horse")
-
-
-@pytest.fixture
-async def alice() -> AsyncIterator[Phone]:
-    async with Phone() as phone:
-        yield phone
-
-
-@pytest.fixture
-async def bob() -> AsyncIterator[Phone]:
-    async with Phone() as phone:
-        yield phone
 
 
 async def dial(
@@ -34,7 +23,7 @@ async def dial(
 ) -> PhoneCall:
     return await phone.dial(
         f"sip:{CALLED}@{trunk.address}",
-        caller="+15105550123",
+        caller=CALLER,
         auth_user=user,
         auth_password=password,
     )
