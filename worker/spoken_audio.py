@@ -17,6 +17,7 @@ from livekit.agents.types import USERDATA_TTS_STARTED_TIME
 from livekit.agents.voice import io
 
 from core.voice import FirstVoice
+from worker.pause import drop_queued
 
 _KEPT = 256  # segments; a webhook's phrases are one each, and asked for after the last
 
@@ -99,6 +100,10 @@ class SpokenAudio(io.AudioOutput):
 
     def clear_buffer(self) -> None:
         self._next.clear_buffer()
+
+    def pause(self) -> None:
+        super().pause()
+        drop_queued(self._next)
 
     def _started(self, event: io.PlaybackStartedEvent) -> None:
         if self._segment is not None and self._segment.began is None:

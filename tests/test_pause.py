@@ -1,0 +1,118 @@
+"""An interrupted agent's voice stops with the pause, and what was played is counted right.
+
+On livekit-agents' own output to a room: its queue plays in real time with nobody in the room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from livekit import rtc
+from livekit.agents.voice import io
+from livekit.agents.voice.room_io._output import _ParticipantAudioOutput
+
+from worker.pause import drop_queued
+from worker.spoken_audio import SpokenAudio
+
+pytestmark = pytest.mark.unit
+
+RATE = 24_000
+FULL_S = 0.2  # with as much in it the queue lets the next frame wait
+WAIT_S = 10.0
+
+
+class Mouth:
+    """The output to a room, as a session holds it, without the room."""
+
+    def __init__(self, sink: _ParticipantAudioOutput) -> None:
+        self.sink = sink
+        self.output = SpokenAudio(sink)
+        self.finished: asyncio.Future[io.PlaybackFinishedEvent] = asyncio.Future()
+        self.output.on("playback_finished", self.finished.set_result)
+
+    async def speak(self, seconds: float) -> None:
+        pcm = np.full(int(seconds * RATE), 3000, np.int16)
+        await self.output.capture_frame(rtc.AudioFrame(pcm.tobytes(), RATE, 1, len(pcm)))
+        self.output.flush()
+
+    @property
+    def queued_s(self) -> float:
+        return self.sink._audio_source.queued_duration
+
+    async def queue_holds(self, seconds: float) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while self.queued_s < seconds:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
+    async def end(self) -> io.PlaybackFinishedEvent:
+        async with asyncio.timeout(WAIT_S):
+            return await self.finished
+
+
+@pytest.fixture
+async def mouth() -> AsyncIterator[Mouth]:
+    sink = _ParticipantAudioOutput(
+        rtc.Room(),
+        sample_rate=RATE,
+        num_channels=1,
+        track_publish_options=rtc.TrackPublishOptions(),
+    )
+    sink._subscribed_fut.set_result(None)
+    forwarding = sink._forwarding_task = asyncio.create_task(sink._forward_audio())
+    yield Mouth(sink)
+    forwarding.cancel()
+    await sink.aclose()
+
+
+async def test_nothing_is_queued_after_a_pause(mouth: Mouth) -> None:
+    await mouth.speak(2.0)
+    await mouth.queue_holds(FULL_S)
+    mouth.output.pause()
+    assert mouth.queued_s == 0.0
+
+
+async def test_what_an_interruption_dropped_counts_as_unheard(mouth: Mouth) -> None:
+    await mouth.speak(2.0)
+    await mouth.queue_holds(FULL_S)
+    handed_over = mouth.sink._source_pushed_duration
+    queued = mouth.queued_s
+    mouth.output.pause()
+    mouth.output.clear_buffer()
+    finished = await mouth.end()
+    assert finished.interrupted
+    assert finished.playback_position == pytest.approx(handed_over - queued, abs=0.05)
+
+
+async def test_a_pause_that_was_none_goes_on_after_what_was_dropped(mouth: Mouth) -> None:
+    await mouth.speak(2.0)
+    await mouth.queue_holds(FULL_S)
+    queued = mouth.queued_s
+    mouth.output.pause()
+    mouth.output.resume()
+    finished = await mouth.end()
+    assert not finished.interrupted
+    assert finished.playback_position == pytest.approx(2.0 - queued, abs=0.05)
+
+
+async def test_the_end_of_a_segment_is_played(mouth: Mouth) -> None:
+    await mouth.speak(0.2)  # all of it is queued at once
+    await mouth.queue_holds(0.01)
+    mouth.output.pause()
+    assert mouth.queued_s > 0.0
+    finished = await mouth.end()
+    assert finished.playback_position == pytest.approx(0.2)
+
+
+def test_another_output_is_left_alone() -> None:
+    class Other(io.AudioOutput):
+        async def capture_frame(self, frame: rtc.AudioFrame) -> None: ...
+
+        def flush(self) -> None: ...
+
+        def clear_buffer(self) -> None: ...
+
+    other = Other(label="other", capabilities=io.AudioOutputCapabilities(pause=True))
+    assert drop_queued(other) == 0.0
