@@ -37,9 +37,24 @@ class Local:
         self.methods.remove(name)
 
 
+class Publication:
+    def __init__(self, kind: rtc.TrackKind.ValueType) -> None:
+        self.kind = kind
+        self.asked: list[bool] = []
+
+    def set_subscribed(self, subscribed: bool) -> None:
+        self.asked.append(subscribed)
+
+
+class Remote:
+    def __init__(self, *publications: Publication) -> None:
+        self.track_publications = dict(enumerate(publications))
+
+
 class Room:
     def __init__(self) -> None:
         self.local_participant = Local()
+        self.remote_participants: dict[str, Remote] = {}
         self.connected = True
 
     def on(self, *_: object) -> None:
@@ -76,6 +91,17 @@ async def test_no_handler_is_left_in_the_room(
     room.connected = not removed
     await call.finish(PHONE_HUNG_UP)
     assert not room.connected and room.local_participant.methods == set()
+
+
+async def test_a_track_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it rings and at the answer; asked again, the answer's status would be 40 ms late."""
+    call, room = await join(monkeypatch)
+    voice, screen = Publication(rtc.TrackKind.KIND_AUDIO), Publication(rtc.TrackKind.KIND_VIDEO)
+    room.remote_participants["agent"] = Remote(voice, screen)
+    call.subscribe()
+    call.subscribe()
+    await call.finish(PHONE_HUNG_UP)
+    assert (voice.asked, screen.asked) == ([True], [])
 
 
 class Circle:
