@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -121,6 +122,19 @@ async def livekit_sip_stack(
         await service.start()
         await service.wait_ready(lambda: listening(health_port), timeout_s=WAIT)
         yield stack, f"127.0.0.1:{sip_port}"
+
+
+@contextlib.asynccontextmanager
+async def sip_stack(options: StackOptions, livekit_sip: str) -> AsyncIterator[tuple[Stack, str]]:
+    """A stack with the livekit-sip at that path, or with the bridge when there is none; where
+    phones call it."""
+    async with contextlib.AsyncExitStack() as cleanup:
+        if livekit_sip:
+            logs = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+            yield await cleanup.enter_async_context(livekit_sip_stack(logs, livekit_sip, options))
+        else:
+            stack = await cleanup.enter_async_context(Stack(options))
+            yield stack, stack.sip_address
 
 
 def livekit_sip_binary(settings: Settings) -> str:

@@ -13,12 +13,10 @@ import contextlib
 import json
 import re
 import secrets
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import aiohttp
@@ -43,7 +41,7 @@ from dev.peers.bare_worker import AGENT_NAME, GREETING, INSTRUCTIONS
 from dev.phone import Answer, CallEnded, CallRefused, Phone, PhoneCall
 from dev.process import ManagedProcess
 from dev.providers import Cartesia, Control, OpenAI
-from dev.sip_backends import livekit_sip_stack
+from dev.sip_backends import sip_stack
 from dev.stack import Stack, StackOptions
 
 Side = Literal["ours", "bare"]
@@ -113,14 +111,7 @@ class Rig:
         }
         options = StackOptions(settings=settings, values=values)
         async with contextlib.AsyncExitStack() as cleanup:
-            if livekit_sip:
-                logs = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-                stack, sip_address = await cleanup.enter_async_context(
-                    livekit_sip_stack(logs, livekit_sip, options)
-                )
-            else:
-                stack = await cleanup.enter_async_context(Stack(options))
-                sip_address = stack.sip_address
+            stack, sip_address = await cleanup.enter_async_context(sip_stack(options, livekit_sip))
             bare = await cleanup.enter_async_context(bare_worker(stack))
             headers = {"Authorization": f"Bearer {secret}"}
             http = await cleanup.enter_async_context(

@@ -20,7 +20,7 @@ from dev.echo import Echo, measure_rtt
 from dev.peers.bare_worker import GREETING, INSTRUCTIONS
 from dev.phone import Phone
 from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script
-from dev.sip_backends import Backend
+from dev.sip_backends import Backend, sip_stack
 from dev.stack import Stack, StackOptions
 
 ENDPOINTING_MS: Final = 200
@@ -43,12 +43,12 @@ class Rig:
     bare: Side
 
     async def echo(self, room: str) -> list[float]:
-        """The path: round trips over the same bridge, ms."""
+        """The path: round trips over the same SIP service, ms."""
         settings = self.stack.settings
         assert settings.livekit_api_key is not None and settings.livekit_api_secret is not None
         secret = settings.livekit_api_secret.get_secret_value()
         backend = Backend(
-            "bridge", settings.livekit_url, self.stack.bridge_url, settings.livekit_api_key, secret
+            "SIP", settings.livekit_url, settings.sip_http_url, settings.livekit_api_key, secret
         )
         sip = self.stack.sip_api()
         try:
@@ -67,10 +67,15 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def both_workers(
-    settings: Settings, replies: Mapping[str, str], values: Mapping[str, Any] | None = None
+    settings: Settings,
+    replies: Mapping[str, str],
+    values: Mapping[str, Any] | None = None,
+    *,
+    livekit_sip: str = "",
 ) -> AsyncIterator[Rig]:
     """A stack with both workers and a phone that both call. ``replies``: what callers say, and
-    what the LLM answers; ``values``: further settings."""
+    what the LLM answers; ``values``: further settings; ``livekit_sip``: its path, in place of
+    the bridge."""
     async with contextlib.AsyncExitStack() as cleanup:
         agents = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         agent = {
@@ -87,9 +92,8 @@ async def both_workers(
             "worker_idle_processes": IDLE_PROCESSES,
             **(values or {}),
         }
-        stack = await cleanup.enter_async_context(
-            Stack(StackOptions(settings=settings, values=all_values))
-        )
+        options = StackOptions(settings=settings, values=all_values)
+        stack, _ = await cleanup.enter_async_context(sip_stack(options, livekit_sip))
         peer = await cleanup.enter_async_context(bare_worker(stack))
         http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
         phone = await cleanup.enter_async_context(Phone())

@@ -3,8 +3,9 @@
 **Turn**: from the end of the caller's last voiced frame to the agent's first. **Floor**: what the
 simulated providers and the configured endpointing take in any case. **Path**: the round trip of an
 echo over the same legs, in the same run. **Overhead**: turn - floor - path. Both sides use the
-same bridge, providers, delays and endpointing; calls alternate, ours and theirs. A turn in which
-a simulated provider was late by more than 3 ms is left out.
+same SIP service (the bridge, then livekit-sip if there is one), providers, delays and endpointing;
+calls alternate, ours and theirs. A turn in which a simulated provider was late by more than 3 ms
+is left out.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from dev.bench.rig import (
 from dev.bench.sides import Side
 from dev.bench.stats import SUMMARY, paired, summary
 from dev.phone import Answer, PhoneCall
+from dev.sip_backends import livekit_sip_binary
 
-ROUNDS, TURNS = 10, 12
+ROUNDS, LIVEKIT_SIP_ROUNDS, TURNS = 10, 4, 12
 QUESTION, ANSWER = "When do you open?", "We open at five."
 LONG_QUESTION = "What are your specials tonight?"
 LONG_ANSWER = (
@@ -59,24 +61,52 @@ class Taken:
     greetings: list[float] = field(default_factory=list)
     dropped: int = 0
 
+    @property
+    def all_turns(self) -> list[float]:
+        return [turn for one in self.turns for turn in one]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What was measured through one SIP service. ``checked``: ours, record and wire."""
+
+    ours: Taken
+    bare: Taken
+    path_ms: float
+    checked: list[Checked]
+
 
 async def measure(settings: Settings, step: Step) -> Section:
-    done = 0
+    livekit_sip = livekit_sip_binary(settings)
+    done, total = 0, 2 * (ROUNDS + (LIVEKIT_SIP_ROUNDS if livekit_sip else 0))
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        step(done, total)
+
+    services = []
     async with both_workers(settings, _REPLIES) as rig:
-        rig.phone.behave(Answer(after_s=RINGING_S))
-        path = await rig.echo("echo-before")
-        both = (rig.ours, rig.bare)
-        for side in both:  # warm
-            await _Bench(rig).hold(side, Taken(side.name), turns=1)
-        bench, taken = _Bench(rig), [Taken(side.name) for side in both]
-        for _ in range(ROUNDS):
-            for side, into in zip(both, taken, strict=True):
-                await bench.hold(side, into, turns=TURNS)
-                done += 1
-                step(done, 2 * ROUNDS)
-        path += await rig.echo("echo-after")
-        checked = await bench.checked()
-    return _section(*taken, path_ms=median(path), checked=checked)
+        services.append(await _through(rig, "the bridge", ROUNDS, tick))
+    if livekit_sip:
+        async with both_workers(settings, _REPLIES, livekit_sip=livekit_sip) as rig:
+            services.append(await _through(rig, "livekit-sip", LIVEKIT_SIP_ROUNDS, tick))
+    return _section(services)
+
+
+async def _through(rig: Rig, service: str, rounds: int, tick: Callable[[], None]) -> Service:
+    rig.phone.behave(Answer(after_s=RINGING_S))
+    path = await rig.echo("echo-before")
+    for side in (rig.ours, rig.bare):  # warm
+        await _Bench(rig).hold(side, Taken(side.name), turns=1)
+    bench = _Bench(rig)
+    ours, bare = (Taken(f"{side.name}, {service}") for side in (rig.ours, rig.bare))
+    for _ in range(rounds):
+        for side, into in ((rig.ours, ours), (rig.bare, bare)):
+            await bench.hold(side, into, turns=TURNS)
+            tick()
+    path += await rig.echo("echo-after")
+    return Service(ours, bare, median(path), await bench.checked())
 
 
 class _Bench:
@@ -147,21 +177,9 @@ async def _interrupt(call: PhoneCall) -> float:
     return cut.end_ms - span.start_ms
 
 
-def _section(ours: Taken, bare: Taken, *, path_ms: float, checked: list[Checked]) -> Section:
-    rows = []
-    flat = {side.name: [turn for one in side.turns for turn in one] for side in (ours, bare)}
-    for side in (ours, bare):
-        turns = flat[side.name]
-        rows.append(
-            (
-                side.name,
-                *summary(turns),
-                f"{median(turns) - FLOOR_MS - path_ms:.0f} ms",
-                f"{median(side.silences):.0f} ms",
-                f"{median(side.greetings):.0f} ms",
-            )
-        )
-    ratios = paired([median(one) for one in ours.turns], [median(one) for one in bare.turns])
+def _section(services: list[Service]) -> Section:
+    bridge, *others = services
+    taken = {side.name: side.all_turns for one in services for side in (one.ours, one.bare)}
     return Section(
         title="Turn: from the caller's last word to the agent's first",
         command="python -m dev.bench turn",
@@ -172,22 +190,41 @@ def _section(ours: Taken, bare: Taken, *, path_ms: float, checked: list[Checked]
             "barge-in p50",
             "200 → first word p50",
         ),
-        rows=rows,
-        samples=flat | {"wire - record": [turn.unseen_ms for turn in checked]},
-        plot=shares(flat),
+        rows=[_row(side, one.path_ms) for one in services for side in (one.ours, one.bare)],
+        samples=taken | {"wire - record": [turn.unseen_ms for turn in bridge.checked]},
+        plot=shares(taken),
         notes=[
-            f"{len(flat[ours.name])} and {len(flat[bare.name])} turns in {ROUNDS} calls a side, "
-            f"in alternation; the phone rings for {RINGING_S} s. {ours.dropped} and {bare.dropped} "
-            "left out for a late provider. "
-            f"Ratio of the calls' medians: {ratios}.",
+            f"Calls of {TURNS} turns, the sides in alternation; the phone rings for {RINGING_S} s.",
+            *(_counts(one) for one in services),
             f"Floor {FLOOR_MS:.0f} ms: endpointing {ENDPOINTING_MS}, STT {STT_FINAL_MS:.0f}, LLM "
-            f"{LLM_FIRST_TOKEN_MS:.0f}, TTS {TTS_FIRST_BYTE_MS:.0f}. Path {path_ms:.0f} ms (echo, "
-            "same run). Overhead = turn - floor - path.",
-            *notes(checked, of=ROUNDS * TURNS),
+            f"{LLM_FIRST_TOKEN_MS:.0f}, TTS {TTS_FIRST_BYTE_MS:.0f}. Overhead = turn - floor - "
+            "path, which is an echo's round trip over the same legs in the same run.",
+            *notes(bridge.checked, of=ROUNDS * TURNS),
             "Goals: turn p50 < 900 ms, overhead ≤ 120 ms, p95 - p50 ≤ 150 ms, barge-in p50 ≤ "
             "300 ms, 200 → first word p50 ≤ 250 ms.",
             "The bare worker is dev/peers/bare_worker.py: the same plugins, delays and "
             "endpointing, Silero's VAD and all else at livekit-agents' defaults; its call is "
             "dispatched and dialled by plain livekit-api requests, as in LiveKit's example.",
+            *([] if others else ["livekit-sip or its Redis was not there to measure through."]),
         ],
+    )
+
+
+def _row(side: Taken, path_ms: float) -> tuple[str, ...]:
+    return (
+        side.name,
+        *summary(side.all_turns),
+        f"{median(side.all_turns) - FLOOR_MS - path_ms:.0f} ms",
+        f"{median(side.silences):.0f} ms",
+        f"{median(side.greetings):.0f} ms",
+    )
+
+
+def _counts(service: Service) -> str:
+    ours, bare = service.ours, service.bare
+    ratios = paired([median(one) for one in ours.turns], [median(one) for one in bare.turns])
+    return (
+        f"{ours.name} and the bare worker: {len(ours.all_turns)} and {len(bare.all_turns)} turns "
+        f"in {len(ours.turns)} calls a side, {ours.dropped} and {bare.dropped} left out for a late "
+        f"provider; path {service.path_ms:.0f} ms; ratio of the calls' medians {ratios}."
     )
