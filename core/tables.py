@@ -87,6 +87,15 @@ class CallRow(Base):
             sqlite_where=text("ended_at IS NULL"),
             postgresql_where=text("ended_at IS NULL"),
         ),
+        # What the reconciler looks at, and whose participant a webhook of LiveKit's is about: both
+        # often, and however many calls there were.
+        Index(
+            "ix_calls_live_created_at",
+            "created_at",
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+        Index("ix_calls_participant_id", "participant_id"),
         # One live call per identity in a room: LiveKit would silently kill the first.
         Index(
             "uq_calls_live_identity",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from core import store as store_module
 from core.database import Database, Scope
@@ -282,6 +287,39 @@ class TestPostgres(OnPostgres, StoreContract):
         opened = await asyncio.gather(*(Database.open(url) for _ in range(3)))
         await asyncio.gather(*(database.ping() for database in opened))
         await asyncio.gather(*(database.close() for database in opened))
+
+
+async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
+    """What is asked for every call, or again and again, is found by an index; SQLite says how."""
+    path = tmp_path / "calls.db"
+    database = await Database.open(f"sqlite:///{path}")
+    store, asked = Store(database), list[tuple[str, Any]]()
+
+    def note(_: object, __: object, sql: str, values: Any, *___: object) -> None:
+        asked.append((sql, values))
+
+    call = await store.insert_call(new_call(), queued())
+    event.listen(database._engine.sync_engine, "before_cursor_execute", note)
+    await store.append(call.id, [CallEvent(type="call.ringing")], "gateway")
+    await store.call(Scope("acme"), call.id)
+    await store.job(call.id)
+    await store.events(call.id, types=["turn"])
+    await store.live_calls("acme")
+    await store.find_live_call(call.room_name, "caller")
+    await store.find_call_of_participant("PA_1")
+    await store.unfinished_calls(created_before=now())
+    await database.close()
+
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        plans = {
+            sql: [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+            for sql, values in asked
+            if not sql.startswith("BEGIN")
+        }
+    assert len(plans) >= 9
+    assert not [sql for sql, plan in plans.items() if any(step.startswith("SCAN") for step in plan)]
+    # By its age alone every call that ever was would be looked at.
+    assert any("ix_calls_live_created_at" in step for plan in plans.values() for step in plan)
 
 
 async def test_an_unreachable_database_is_unavailable() -> None:
