@@ -218,7 +218,7 @@ class Stack:
         self._add(
             name,
             [*PYTHON, "worker", "start"],
-            self._registered(name),
+            self._free_for_calls(name),
             f"http://{HOST}:{port}",
             variables,
         )
@@ -255,8 +255,11 @@ class Stack:
 
         return probe
 
-    def _registered(self, name: str) -> Probe:
+    def _free_for_calls(self, name: str) -> Probe:
+        """LiveKit gives it calls and, if there is a gateway, that counts on it too."""
+        line = "heartbeat taken" if self.options.gateway else "registered worker"
+
         async def probe() -> bool:
-            return "registered worker" in self.components[name].process.log_text(this_run=True)
+            return line in self.components[name].process.log_text(this_run=True)
 
         return probe

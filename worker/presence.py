@@ -32,7 +32,7 @@ class Presence:
         self._draining = False
         self._registered = asyncio.Event()
         self._now = asyncio.Event()
-        self._failing = False
+        self._taken: bool | None = None  # by the gateway, the last one
         server.on("worker_registered", self._on_registered)
 
     def drain(self) -> None:
@@ -67,10 +67,10 @@ class Presence:
         try:
             await self._gateway.heartbeat(self._tokens.for_worker(heartbeat.worker_id), heartbeat)
         except GatewayError as error:
-            if not self._failing:
+            if self._taken is not False:
                 log.warning("heartbeat not taken", extra={"error": str(error)})
-            self._failing = True
+            self._taken = False
         else:
-            if self._failing:
-                log.info("heartbeat taken again")
-            self._failing = False
+            if not self._taken:
+                log.info("heartbeat taken: the gateway knows this worker")
+            self._taken = True
