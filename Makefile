@@ -20,7 +20,8 @@ demo: .venv/lock
 
 test: .venv/lock node_modules/lock tests/npm/node_modules/lock
 	@.venv/bin/python -m dev setup
-	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
+	@.venv/bin/python -m pytest -q -m alone
 
 check: .venv/lock
 	@.venv/bin/ruff check .

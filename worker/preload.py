@@ -32,7 +32,7 @@ for name in _USED_LATER:
     importlib.import_module(name)
 # Names that are imported when they are asked for.
 from anyio import connect_tcp, create_memory_object_stream  # noqa: E402, F401
-from livekit.agents import tokenize  # noqa: E402
+from livekit.agents import llm, tokenize  # noqa: E402
 from livekit.agents.utils import http_context  # noqa: E402
 from openai.pagination import AsyncPage  # noqa: E402
 from openai.types import Model  # noqa: E402
@@ -43,12 +43,14 @@ from worker.providers import tls_context  # noqa: E402
 # Made when first used, and kept: the TLS settings of the jobs' HTTP sessions (30 ms of CPU each:
 # before the greeting, and before a new process can take a call), the patterns that words are
 # hyphenated by (40 ms as the greeting begins to play) and what sentences end with (3 ms), the
-# types of OpenAI's answers (8 ms, most of them in the first turn).
+# types of OpenAI's answers (8 ms, most of them in the first turn) and of a chat's items.
 getattr(http_context, "_create_ssl_context", lambda: None)()
 tls_context()
 tokenize.basic.hyphenate_word("greeting")
 tokenize.blingfire.SentenceTokenizer().tokenize("A greeting. A question?")
 AsyncPage[Model].construct(data=[{"id": "model"}])
+llm.ChatMessage(role="system", content=["Greet"])
+llm.AgentConfigUpdate(instructions="Greet")
 ChatCompletionChunk.construct(choices=[{"index": 0, "delta": {"content": "A"}}], usage={})
 
 livekit.local_inference.init_vad()
