@@ -18,8 +18,8 @@ from livekit.agents.voice import io
 log = logging.getLogger(__name__)
 
 
-def drop_queued(output: io.AudioOutput) -> float:
-    """Drop now what livekit-agents is about to drop from ``output``, just paused; seconds.
+def drop_queued(output: io.AudioOutput) -> None:
+    """Drop now what livekit-agents is about to drop from ``output``, which was just paused.
 
     What was played is counted as it would count it. Like it, this leaves the last 200 ms of a
     segment to be played. Where livekit-agents is built otherwise, nothing is dropped early.
@@ -34,11 +34,10 @@ def drop_queued(output: io.AudioOutput) -> float:
         report = sink._report_run
     except AttributeError:
         log.info("the agent's voice cannot be stopped early: %s", sink.label)
-        return 0.0
+        return
     if waiting.empty():
-        return 0.0
+        return
     queued: float = source.queued_duration
     report(offset=pushed - queued, ended_at=time.time(), resumes_at=pushed)
     sink._source_discarded_duration = discarded + queued
     source.clear_queue()
-    return queued

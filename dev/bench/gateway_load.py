@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from core.settings import Settings
 from dev.bench import lone_gateway
 from dev.bench.report import Section
 from dev.bench.stats import percentile
-from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend
+from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend, livekit_sip_binary
 from dev.stack import Stack, StackOptions
 from dev.trunk import FixedReply, Trunk
 
@@ -62,8 +61,7 @@ async def measure(settings: Settings, step: Step) -> Section:
     samples: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         backends = [bridge_backend()]
-        binary = str(settings.livekit_sip_bin or shutil.which("livekit-sip") or "")
-        if binary and shutil.which("redis-server"):
+        if binary := livekit_sip_binary(settings):
             backends.append(livekit_sip_backend(Path(folder), binary))
         total = len(backends) * ROUNDS
         done = itertools.count(1)
