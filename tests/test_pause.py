@@ -97,10 +97,15 @@ async def test_a_pause_that_was_none_goes_on_after_what_was_dropped(mouth: Mouth
     assert finished.playback_position == pytest.approx(2.0 - queued, abs=0.05)
 
 
-async def test_the_end_of_a_segment_is_played(mouth: Mouth) -> None:
+async def test_the_end_of_a_segment_is_played(
+    mouth: Mouth, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await mouth.speak(0.2)  # all of it is queued at once
     await mouth.queue_holds(0.01)
+    dropped: list[str] = []
+    monkeypatch.setattr(mouth.sink._audio_source, "clear_queue", lambda: dropped.append("all"))
     mouth.output.pause()
+    assert dropped == []
     finished = await mouth.end()
     assert finished.playback_position == pytest.approx(0.2)
 
