@@ -10,6 +10,7 @@
     ├── PayloadTooLarge 413
     ├── UnsupportedMediaType 415
     ├── Unprocessable 422       VALIDATION_ERROR (the /v1 and /api/v1 form of INVALID_REQUEST)
+    ├── TooEarly 425            always with Retry-After: CALL_NOT_READY
     ├── TooManyRequests 429     always with Retry-After
     ├── ServerFault 500         OUTBOUND_ADDRESS_NOT_CONFIGURED, LIVEKIT_NOT_CONFIGURED, CALL_FAILED
     └── Unavailable 503         always with Retry-After
@@ -107,6 +108,11 @@ class Unprocessable(AppError):
 class _TryLater(AppError):
     def __init__(self, message: str, *, code: str | None = None, retry_after_s: int = 1) -> None:
         super().__init__(message, code=code, headers={"Retry-After": str(retry_after_s)})
+
+
+class TooEarly(_TryLater):
+    status = 425
+    default_code = "TOO_EARLY"
 
 
 class TooManyRequests(_TryLater):

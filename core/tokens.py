@@ -52,6 +52,11 @@ class TokenIssuer:
             raise InvalidToken(type(error).__name__) from None
         return str(claims["sub"])
 
+    def call_token_made(self, token: str) -> datetime:
+        """When ``for_call`` made it. Of a verified token only."""
+        claims = jwt.decode(token, options={"verify_signature": False})
+        return datetime.fromtimestamp(claims["exp"], UTC) - CALL_TOKEN_TTL
+
     def _sign(self, audience: Audience, subject: str, ttl: timedelta) -> str:
         claims = {"sub": subject, "aud": audience, "exp": datetime.now(UTC) + ttl}
         return jwt.encode(claims, self._key, algorithm="HS256")

@@ -5,17 +5,17 @@ Each request carries a token of ours (core.tokens), scoped to one call or one wo
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from core.database import Scope
-from core.errors import NotFound, Unauthenticated
+from core.errors import AppError, NotFound, TooEarly, Unauthenticated
 from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
 from core.models import CallEvent, Turn, now
-from core.tokens import Audience, InvalidToken
+from core.tokens import Audience, InvalidToken, TokenIssuer
 from gateway.body import parse_body
 from gateway.caller import answering_webhook, brief_of
 from gateway.inbound import Gone
@@ -24,6 +24,9 @@ from gateway.route import Route
 
 MAX_EVENTS = 100
 
+# An agent is sent to a call's room while the call's record is being written, and may be quicker
+# than a busy database; no write is waited for as long as this (core.database).
+_RECORD_WITHIN = timedelta(seconds=10)
 
 # What both databases keep in an INTEGER column.
 _MAX_CALLS = 1_000_000
@@ -70,7 +73,7 @@ async def brief(request: web.Request) -> web.StreamResponse:
     call_id = call_of_token(request)
     job = await request.app[STORE].job(call_id)
     if job is None:
-        raise NotFound("Call not found", code="CALL_NOT_FOUND")
+        raise _no_record(request)
     call, agent, max_duration_ms = job
     if call.ended or agent is None:
         raise Gone("The call is over, or takes no agent")
@@ -91,7 +94,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, Events)
     stored = await request.app[TIMELINE].append(call_id, body.events, "worker")
     if stored is None:
-        raise NotFound("Call not found", code="CALL_NOT_FOUND")
+        raise _no_record(request)
     metrics = request.app[METRICS]
     metrics.events.labels("worker").inc(len(stored))
     if any(event.type == "agent.left" for event in stored):
@@ -111,15 +114,29 @@ def call_of_token(request: web.Request) -> str:
     return call_id
 
 
+def _no_record(request: web.Request) -> AppError:
+    """Why there is none of the call that the request's token is for."""
+    tokens, token = _token(request)
+    if now() - tokens.call_token_made(token) < _RECORD_WITHIN:
+        return TooEarly("The call is not on record yet", code="CALL_NOT_READY")
+    return NotFound("Call not found", code="CALL_NOT_FOUND")
+
+
 def _bearer(request: web.Request, audience: Audience) -> str:
+    tokens, token = _token(request)
+    try:
+        return tokens.verify(token, audience)
+    except InvalidToken:
+        raise Unauthenticated("The token is not valid") from None
+
+
+def _token(request: web.Request) -> tuple[TokenIssuer, str]:
+    """What the request brings, not verified, and who can."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     tokens = request.app[TOKENS]
     if scheme.lower() != "bearer" or tokens is None:
         raise Unauthenticated("A worker's token is needed", code="MISSING_AUTH_HEADER")
-    try:
-        return tokens.verify(token.strip(), audience)
-    except InvalidToken:
-        raise Unauthenticated("The token is not valid") from None
+    return tokens, token.strip()
 
 
 ROUTES: tuple[Route, ...] = (
@@ -139,7 +156,7 @@ ROUTES: tuple[Route, ...] = (
         summary="What a worker needs to know of its call",
         tag="Internal",
         answer=CallBrief,
-        errors=((404, "CALL_NOT_FOUND"), (410, "CALL_ENDED")),
+        errors=((404, "CALL_NOT_FOUND"), (410, "CALL_ENDED"), (425, "CALL_NOT_READY")),
         internal=True,
     ),
     Route(
@@ -160,6 +177,7 @@ ROUTES: tuple[Route, ...] = (
         summary="What a worker saw",
         tag="Internal",
         body=Events,
+        errors=((404, "CALL_NOT_FOUND"), (425, "CALL_NOT_READY")),
         internal=True,
     ),
 )

@@ -18,7 +18,7 @@ from core import store as store_module
 from core.database import Scope
 from core.events import ended
 from core.models import CallEvent, Turn, new_id, now
-from core.tokens import TokenIssuer
+from core.tokens import CALL_TOKEN_TTL, TokenIssuer
 from tests.conftest import bearer
 from tests.inprocess import KEY, SECRET, Running, running, settings_in
 
@@ -51,7 +51,15 @@ def event(**changes: Any) -> dict[str, Any]:
 
 
 def expired(call_id: str) -> str:
-    claims = {"sub": call_id, "aud": "switchroom:call", "exp": datetime.now(UTC) - timedelta(1)}
+    return until(call_id, datetime.now(UTC) - timedelta(1))
+
+
+def aged(call_id: str, age_s: int) -> str:
+    return until(call_id, datetime.now(UTC) + CALL_TOKEN_TTL - timedelta(seconds=age_s))
+
+
+def until(call_id: str, expires: datetime) -> str:
+    claims = {"sub": call_id, "aud": "switchroom:call", "exp": expires}
     return jwt.encode(claims, ISSUER._key, algorithm="HS256")
 
 
@@ -108,8 +116,16 @@ class TestBrief:
         assert body["participantIdentity"] == "caller"
 
     async def test_no_such_call(self, gateway: Running) -> None:
-        status, body = await self.brief(gateway, "call_nope")
-        assert (status, body["code"]) == (404, "CALL_NOT_FOUND")
+        path = "/internal/calls/call_nope"
+        async with gateway.http.get(path, headers=bearer(aged("call_nope", 11))) as answer:
+            assert (answer.status, (await answer.json())["code"]) == (404, "CALL_NOT_FOUND")
+
+    async def test_a_call_that_is_not_on_record_yet(self, gateway: Running) -> None:
+        """The agent of a new call may be quicker than the database."""
+        path = "/internal/calls/call_nope"
+        async with gateway.http.get(path, headers=bearer(aged("call_nope", 5))) as answer:
+            assert (answer.status, (await answer.json())["code"]) == (425, "CALL_NOT_READY")
+            assert int(answer.headers["Retry-After"]) > 0
 
     async def test_a_call_that_takes_no_agent_any_more(self, gateway: Running) -> None:
         done, alone = await gateway.call(), await gateway.call(agent=None)
@@ -230,9 +246,15 @@ class TestEvents:
         async with gateway.http.get("/metrics") as response:
             return await response.text()
 
-    async def test_of_an_unknown_call(self, gateway: Running) -> None:
-        status, body = await tell(gateway, "call_nope", event())
-        assert (status, body["code"]) == (404, "CALL_NOT_FOUND")
+    @pytest.mark.parametrize(
+        ("age_s", "refusal"), [(5, (425, "CALL_NOT_READY")), (11, (404, "CALL_NOT_FOUND"))]
+    )
+    async def test_of_an_unknown_call(
+        self, gateway: Running, age_s: int, refusal: tuple[int, str]
+    ) -> None:
+        path, headers = "/internal/calls/call_nope/events", bearer(aged("call_nope", age_s))
+        status, body = await ask(gateway, "POST", path, headers, json={"events": [event()]})
+        assert (status, body["code"]) == refusal
 
 
 class TestHeartbeat:

@@ -9,13 +9,26 @@ from typing import Any
 import pytest
 from livekit.api import LiveKitAPI
 from livekit.protocol.room import DeleteRoomRequest, ListRoomsRequest, RoomParticipantIdentity
+from sqlalchemy import text
 
+from core.database import Database
 from dev.phone import Phone, RingOut
+from dev.stack import Stack
 from tests.calls import told
 from tests.conftest import ACME, Gateway
 from tests.sip_call_rig import body, ended, hang_up
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+
+# The insertion of this room's call takes a second of counting.
+SLOW = """
+CREATE TRIGGER slow_insert BEFORE INSERT ON calls WHEN NEW.room_name = '{room}' BEGIN
+    SELECT count(*) FROM (
+        WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < 8000000)
+        SELECT n FROM count
+    );
+END
+"""
 
 
 class TestSuccess:
@@ -226,6 +239,29 @@ class TestRefusals:
         assert answer.headers["Allow"] == "POST"
         answer = await gateway.post("/sip/calls", json={})
         assert (answer.status, answer.code) == (404, "NOT_FOUND")
+
+
+async def test_an_agent_that_is_quicker_than_the_database(
+    stack: Stack, gateway: Gateway, phone: Phone
+) -> None:
+    """The agent is sent with the room, before the call's record is written."""
+    request = body(sip={"outbound_address": phone.address}, agent="greeter")
+    database = await Database.open(stack.settings.database_url)
+    try:
+        async with database.write() as connection:
+            await connection.execute(text(SLOW.format(room=request["room_name"])))
+        answer = await gateway.post("/sip/call", json=request)
+        assert answer.status == 200, answer.body
+        call = await phone.next_call(10)
+        await call.answered(10)
+        await call.speech_begins(20)
+        await call.hangup()
+        record = await ended(gateway, answer.body["call_id"])
+        assert (record["status"], record["disconnectionReason"]) == ("completed", "user_hangup")
+    finally:
+        async with database.write() as connection:
+            await connection.execute(text("DROP TRIGGER IF EXISTS slow_insert"))
+        await database.close()
 
 
 async def test_delete_room_ends_the_call(

@@ -26,6 +26,11 @@ def test_each_is_for_its_own_purpose() -> None:
         ISSUER.verify(ISSUER.for_worker("call_1"), "switchroom:call")
 
 
+def test_when_a_calls_was_made() -> None:
+    age = datetime.now(UTC) - ISSUER.call_token_made(ISSUER.for_call("c"))
+    assert timedelta() <= age < timedelta(seconds=10)
+
+
 def test_two_processes_with_one_secret_agree() -> None:
     assert TokenIssuer(SECRET).verify(ISSUER.for_call("c"), "switchroom:call") == "c"
     with pytest.raises(InvalidToken):

@@ -425,6 +425,35 @@ async def test_without_a_brief_the_phone_is_not_left_alone(worker: WorkerStack) 
             await gone.wait()
 
 
+async def test_an_agent_that_is_there_before_its_calls_record(worker: WorkerStack) -> None:
+    call = worker.gateway.new_call(config())
+    worker.gateway.early.add(call.brief.call_id)
+    await worker.dispatch_again(call)
+    await worker.until(lambda: worker.gateway.asked_early, "request")
+    worker.gateway.early.clear()
+    async with worker.phone(call) as phone:
+        await call.event("agent.ready")
+        await phone.answer()
+        await call.until(lambda told: told.turns, "greeting")
+    assert call.of("agent.joined"), "told too early, and once more"
+
+
+async def test_the_agent_of_no_call_leaves_the_phone_of_another_alone(worker: WorkerStack) -> None:
+    """Two requests for one room: the refused one's agent finds the other's phone."""
+    call = worker.gateway.new_call(config())
+    del worker.gateway.calls[call.brief.call_id]
+
+    def said() -> str:
+        return "\n".join(line for line in worker.log.splitlines() if call.brief.call_id in line)
+
+    async with worker.phone(call) as phone:
+        await worker.dispatch_again(call)
+        await worker.until(lambda: "process exiting" in said(), "end of the job")
+        assert '"cause": "no_call"' in said()
+        assert phone.room.isconnected()
+        assert await worker.identities(call) == {call.brief.participant_identity}
+
+
 async def test_nothing_of_a_call_is_left(worker: WorkerStack) -> None:
     """Last: after all calls above, no job, no spool file, no secret in the log."""
     await worker.gateway.heartbeat(lambda beat: beat.active == 0, within_s=30)

@@ -73,6 +73,10 @@ class GatewayStandIn:
         """Answer every request with this status instead."""
         self.over: set[str] = set()
         """Calls that are over: their brief is gone."""
+        self.early: set[str] = set()
+        """Calls that are not on record yet."""
+        self.asked_early = 0
+        """How often a worker asked for one of those."""
         self.refused = asyncio.Event()
         """A worker was told that its caller's call is none for it."""
         self.url = ""
@@ -194,6 +198,9 @@ class GatewayStandIn:
             return 404
         if audience == "switchroom:call" and request.method == "GET" and subject in self.over:
             return 410
+        if subject in self.early:
+            self.asked_early += request.method == "GET"
+            return 425
         return None
 
 

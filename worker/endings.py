@@ -33,6 +33,7 @@ Cause = Literal[
     "nobody_came",
     "provider_failed",
     "no_brief",
+    "no_call",
     "over_already",
     "media_lost",
     "agent_removed",
@@ -84,6 +85,8 @@ ENDINGS: dict[Cause, Ending] = {
     "nobody_came": Ending(),
     "provider_failed": Ending("failed", "agent_error", hang_up=True, apologise=True),
     "no_brief": Ending("failed", "agent_error", hang_up=True),
+    # Its placing was refused after the agent had been sent: the phone in the room is a twin's.
+    "no_call": Ending(),
     # It ended while this agent was on its way.
     "over_already": Ending(),
     # No way back into the room, so nobody can be heard or hung up on.

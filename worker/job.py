@@ -14,6 +14,7 @@ from worker.endings import Cause
 from worker.gateway import Refused, Unavailable
 
 _BRIEF_WITHIN_S = 15.0  # so long a caller hears ringing
+_REFUSALS: dict[int, Cause] = {HTTPStatus.GONE: "over_already", HTTPStatus.NOT_FOUND: "no_call"}
 
 CallJob = JobMetadata | InboundJob
 """A call that we placed, by its id; or a caller's room, of which only the number is known yet."""
@@ -54,7 +55,6 @@ async def patiently(ask: Callable[[], Awaitable[CallBrief]]) -> CallBrief | tupl
                     reason = str(error)
                     await backoff.wait()
     except Refused as error:
-        gone = error.status == HTTPStatus.GONE
-        return ("over_already" if gone else "no_brief", str(error))
+        return (_REFUSALS.get(error.status, "no_brief"), str(error))
     except TimeoutError:
         return ("no_brief", reason)
