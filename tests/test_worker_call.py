@@ -11,6 +11,7 @@ import pytest_asyncio
 from aiohttp import web
 from livekit import api
 
+from core.jobs import JobMetadata
 from core.models import AgentConfig, CustomTool
 from dev.providers import Control, Deepgram, Fault, OpenAI, Rule, Script, ToolCall
 from tests.worker_rig import WorkerStack
@@ -408,9 +409,10 @@ async def test_an_ear_that_fails_ends_the_call(worker: WorkerStack) -> None:
 
 
 async def test_without_a_brief_the_phone_is_not_left_alone(worker: WorkerStack) -> None:
-    call = worker.gateway.new_call(config())
-    metadata = worker.gateway.job(call)
-    del worker.gateway.calls[call.brief.call_id]
+    """A worker that the gateway does not know for one of its own; not a call that is not there."""
+    call, other = (worker.gateway.new_call(config()) for _ in range(2))
+    token = worker.gateway.tokens.for_call(other.brief.call_id)
+    metadata = JobMetadata(call_id=call.brief.call_id, token=token).model_dump_json(by_alias=True)
     async with worker.phone(call) as phone:
         gone = asyncio.Event()
         phone.room.on("disconnected", lambda _: gone.set())

@@ -85,7 +85,7 @@ ENDINGS: dict[Cause, Ending] = {
     "nobody_came": Ending(),
     "provider_failed": Ending("failed", "agent_error", hang_up=True, apologise=True),
     "no_brief": Ending("failed", "agent_error", hang_up=True),
-    # Its placing was refused after the agent had been sent: the phone in the room is a twin's.
+    # Refused after the agent had been sent, and never dialled: a phone in the room is another's.
     "no_call": Ending(),
     # It ended while this agent was on its way.
     "over_already": Ending(),
