@@ -25,7 +25,7 @@ from gateway.route import Route
 MAX_EVENTS = 100
 
 # An agent is sent to a call's room while the call's record is being written, and may be quicker
-# than a busy database; no write is waited for as long as this (core.database).
+# than a busy database. As long as one statement may take (core.database).
 _RECORD_WITHIN = timedelta(seconds=10)
 
 # What both databases keep in an INTEGER column.
