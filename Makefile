@@ -4,11 +4,12 @@ PHONE ?=
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak up clean lock
+.PHONY: help demo test attack check bench soak up clean lock
 
 help:
 	@echo 'make demo    a phone call with an agent, on this machine (PHONE=sip:you@host calls yours)'
 	@echo 'make test    all tests'
+	@echo 'make attack  those tests alone that attack it: forged, hostile, flooding input'
 	@echo 'make check   linters and types'
 	@echo 'make bench   all benchmarks, and docs/benchmarks.md (a little over an hour)'
 	@echo 'make soak    calls for five minutes (MINUTES=60): fails if memory, files, tasks or rooms grow'
@@ -22,6 +23,10 @@ test: .venv/lock node_modules/lock tests/npm/node_modules/lock
 	@.venv/bin/python -m dev setup
 	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
 	@.venv/bin/python -m pytest -q -m alone
+
+attack: .venv/lock
+	@.venv/bin/python -m dev setup
+	@.venv/bin/python -m pytest -q -m attack
 
 check: .venv/lock
 	@.venv/bin/ruff check .
