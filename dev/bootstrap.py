@@ -6,6 +6,8 @@ that an older Python cannot read far enough to say that it is too old.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -22,6 +24,9 @@ def main(venv: str, lock: str) -> str | None:
             f"Switchroom needs Python {needed} or newer; {sys.executable} is {ours}.\n"
             "Install a newer one and name it: make PYTHON=python3.13 …"
         )
+    # Said before minutes are spent on installing what would then be of no use.
+    if (problem := no_livekit_server()) is not None:
+        return problem
     started = time.monotonic()
     print(f"creating {venv} with Python {ours}", flush=True)
     # --clear: what an older lock had and the new one has not must not stay behind.
@@ -32,6 +37,22 @@ def main(venv: str, lock: str) -> str | None:
     if problem is None:
         print(f"  installed in {time.monotonic() - started:.0f} s", flush=True)
     return problem
+
+
+def no_livekit_server() -> str | None:
+    """Why there can be none on this machine, unless a setting names one."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path.insert(0, root)
+    from dev import livekit_server
+    from dev.process import inherited_environment
+
+    name = "LIVEKIT_SERVER_BIN"
+    if inherited_environment().get(name):
+        return None
+    with contextlib.suppress(OSError), open(".env", encoding="utf-8") as file:
+        if any(line.startswith(f"{name}=") for line in file):
+            return None
+    return livekit_server.obstacle()
 
 
 def _install(python: str, lock: str, started: float) -> str | None:

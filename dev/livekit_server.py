@@ -3,7 +3,7 @@
 Order: LIVEKIT_SERVER_BIN (or what it named at the last ``python -m dev setup``,
 for tests, which do not read settings), PATH, the cache folder, a build into the
 cache folder. LiveKit publishes no binary on a package registry, but the Go module
-proxy has its source.
+proxy has its source. The Go to build it with is dev.go_toolchain's business.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dev.process import ManagedProcess, inherited_environment
+from dev import go_toolchain
+from dev.go_toolchain import Report
+from dev.process import ManagedProcess, inherited_environment, run_to_end
 
 VERSION = "1.13.5"
 MODULE = f"github.com/livekit/livekit-server/cmd/server@v{VERSION}"
-# The first Go that fetches the newer toolchain that a module asks for (this one asks for 1.26).
-OLDEST_GO = "1.21"
 CHOSEN = "chosen"  # a link in the cache folder
 BUILD_TIMEOUT_S = 1200.0
 LOCK_INTERVAL_S = 0.2
 
-Report = Callable[[str], None]
+OLDEST_GO = ".".join(map(str, go_toolchain.OLDEST))
 
 HOW_TO_GET_ONE = f"""\
-no livekit-server found, and no Go to build it with. One of these will do:
+no livekit-server found, and no Go to build it with ({{why}}). One of these will do:
   - install Go {OLDEST_GO} or newer (https://go.dev/dl), then run this again: version {VERSION} is
     built once, in about two minutes, and kept in {{cache}}
   - install livekit-server {VERSION} so that it is on PATH
@@ -80,6 +80,16 @@ def find(configured: Path | None = None, *, cache: Path | None = None) -> LiveKi
     return LiveKitServer(cached, "cache") if _is_executable(cached) else None
 
 
+def obstacle() -> str | None:
+    """Why there can be no livekit-server here; None: there is one, or one can be built.
+
+    Cheap, and asked before anything is installed. A configured binary is not looked for.
+    """
+    if find() is not None or (why := go_toolchain.obstacle()) is None:
+        return None
+    return HOW_TO_GET_ONE.format(cache=default_cache(), why=why)
+
+
 def remember(configured: Path | None, *, cache: Path | None = None) -> None:
     """Let later runs without settings find the configured binary; None forgets it."""
     cache = cache or default_cache()
@@ -104,15 +114,16 @@ async def ensure(
     found = find(configured, cache=cache)
     if found is not None:
         return found
-    go = shutil.which("go")
-    if go is None:
-        raise LiveKitServerMissing(HOW_TO_GET_ONE.format(cache=cache))
     cache.mkdir(parents=True, exist_ok=True)
     async with _build_lock(cache, report):
         target = _cached(cache)
         if _is_executable(target):  # another process built it while this one waited
             return LiveKitServer(target, "cache")
-        await _build(Path(go), target, report)
+        try:
+            go = await go_toolchain.ensure(cache, report)
+        except go_toolchain.GoMissing as error:
+            raise LiveKitServerMissing(HOW_TO_GET_ONE.format(cache=cache, why=error)) from None
+        await _build(go, target, report)
     return LiveKitServer(target, "built")
 
 
@@ -130,21 +141,17 @@ async def _build(go: Path, target: Path, report: Report) -> None:
             | {"GOBIN": folder, "CGO_ENABLED": "0", "GOTOOLCHAIN": "auto"},
             cwd=Path(folder),
         )
-        started = time.monotonic()
-        await process.start()
+
+        def building(spent_s: float) -> None:
+            report(_progress(process.log_text(), spent_s))
+
         try:
-            async with asyncio.timeout(BUILD_TIMEOUT_S):
-                while process.running:
-                    report(_progress(process.log_text(), time.monotonic() - started))
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(process.wait(), 0.5)
+            code = await run_to_end(process, timeout_s=BUILD_TIMEOUT_S, meanwhile=building)
         except TimeoutError:
             raise LiveKitServerMissing(
                 f"building livekit-server took more than {BUILD_TIMEOUT_S:g} s"
             ) from None
-        finally:
-            await process.kill()
-        if process.returncode != 0:
+        if code != 0:
             tail = "\n  ".join(process.log_text().splitlines()[-15:])
             raise LiveKitServerMissing(
                 f"{' '.join(process.command)} failed (it needs Go {OLDEST_GO} or newer):\n  {tail}"

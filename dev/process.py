@@ -12,12 +12,14 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 GUARD = Path(__file__).with_name("guard.py")
 PROBE_INTERVAL_S = 0.05
 KILL_TIMEOUT_S = 10.0
+PROGRESS_INTERVAL_S = 0.5
 
 Probe = Callable[[], Awaitable[bool]]
 
@@ -164,6 +166,27 @@ class ManagedProcess:
         if not tail:
             return f"{what}; it logged nothing"
         return "\n  ".join([f"{what}; its log ends:", *tail])
+
+
+async def run_to_end(
+    process: ManagedProcess, *, timeout_s: float, meanwhile: Callable[[float], None]
+) -> int:
+    """Run a command that ends by itself; its exit code.
+
+    ``meanwhile`` is called twice a second with the seconds gone by. Raises TimeoutError; whatever
+    happens, nothing of the command is left running.
+    """
+    started = time.monotonic()
+    await process.start()
+    try:
+        async with asyncio.timeout(timeout_s):
+            while process.running:
+                meanwhile(time.monotonic() - started)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), PROGRESS_INTERVAL_S)
+    finally:
+        await process.kill()
+    return await process.wait()
 
 
 def inherited_environment(without: Sequence[str] = ()) -> dict[str, str]:

