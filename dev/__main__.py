@@ -33,10 +33,14 @@ def main() -> int:
 
 
 async def _until_signal(command: Coroutine[None, None, int]) -> int:
-    """Run it; SIGTERM and a closed terminal end it as Ctrl-C does, with everything cleaned up."""
+    """Run it; Ctrl-C, SIGTERM and a closed terminal end it, with everything cleaned up.
+
+    Ctrl-C has a handler of its own, as Python's default is not there when the parent ignores
+    SIGINT, as a shell does for what it runs in the background.
+    """
     task = asyncio.create_task(command)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     try:
         return await task

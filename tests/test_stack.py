@@ -312,7 +312,13 @@ class TestCommand:
         async def ready() -> bool:
             return "Ctrl-C stops everything" in process.log_text()
 
-        await process.start()
+        # As under nohup or in the background of a shell without job control, where SIGINT is
+        # ignored and children inherit that.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            await process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
         try:
             await process.wait_ready(ready, timeout_s=120)
             yield process, process.log_text()
