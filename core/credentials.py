@@ -70,6 +70,7 @@ class SipSecret(Secret):
     password: SecretStr | None = None
     transport: Literal["auto", "udp", "tcp", "tls"] = "auto"
     allowed_addresses: list[str] = Field(default_factory=list)
+    country: str | None = None
 
 
 class Vault:

@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     sip_outbound_transport: Literal["auto", "udp", "tcp", "tls"] = "auto"
 
     # --- What may be called, and how much at a time
+    dial_home_country: Country | None = Field(
+        None, description="DE: the country whose national numbers the trunk dials."
+    )
     dial_allowed_countries: Annotated[
         frozenset[Country], NoDecode, BeforeValidator(_comma_separated)
     ] = Field(frozenset(), description="DE,AT,CH; default: every country.")

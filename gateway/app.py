@@ -67,8 +67,9 @@ from gateway.live import Timeline
 from gateway.metrics import Metrics
 from gateway.number_repair import NumberRepair
 from gateway.number_service import NumberService
+from gateway.numbering import load_tables
 from gateway.outbound import Outbound
-from gateway.policy import DialPolicy, load_tables
+from gateway.policy import DialPolicy
 from gateway.provisioning import Provisioner
 from gateway.reconciler import Reconciler
 from gateway.room_access import LiveKitRooms

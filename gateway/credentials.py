@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, Literal, Self
 
+import phonenumbers
 from aiohttp import web
 from pydantic import (
     AfterValidator,
@@ -46,6 +47,12 @@ def _network(value: str) -> str:
         raise ValueError("must be an IP address or a network like 203.0.113.0/24") from None
 
 
+def _country(value: str) -> str:
+    if value not in phonenumbers.SUPPORTED_REGIONS:
+        raise ValueError("must be a country's code (ISO 3166-1 alpha-2)")
+    return value
+
+
 def _not_an_id(value: str) -> str:
     if value.startswith("cred_"):
         raise ValueError("must not begin like an id (cred_)")
@@ -59,6 +66,9 @@ Name = Annotated[
 ]
 HostPort = Annotated[str, StringConstraints(strict=True, max_length=300), AfterValidator(_address)]
 Network = Annotated[str, StringConstraints(strict=True, max_length=64), AfterValidator(_network)]
+Country = Annotated[
+    str, StringConstraints(strict=True, pattern=r"^[A-Z]{2}$"), AfterValidator(_country)
+]
 # Both travel in a SIP header or an HTTP one: nothing that could end it.
 Username = Annotated[str, StringConstraints(strict=True, pattern=r'^[^\x00-\x20"\\\x7f]{1,256}$')]
 Password = Annotated[SecretStr, Field(min_length=1, max_length=256, strict=True)]
@@ -102,6 +112,9 @@ class SipBody(_Body, SipSecret):
     password: Password | None = None
     allowed_addresses: list[Network] = Field(
         default_factory=list, max_length=64, examples=[["203.0.113.0/24"]]
+    )
+    country: Country | None = Field(
+        None, description="Whose national numbers it dials, ISO 3166-1 alpha-2.", examples=["US"]
     )
 
     @model_validator(mode="after")

@@ -113,7 +113,9 @@ class Outbound:
 
     async def _admit(self, plan: CallPlan) -> None:
         """Raises Forbidden ``DESTINATION_NOT_ALLOWED``, TooManyRequests, Unavailable."""
-        self._policy.check(plan.to_number, plan.from_number)
+        self._policy.check(
+            plan.to_number, from_number=plan.from_number, trunk_country=plan.trunk.country
+        )
         await self._limits.check(plan.principal.auth_id)
         self._limits.take(plan.principal.auth_id)
 

@@ -1,16 +1,20 @@
-"""Which numbers may be called at all, decided before anything is dialled.
+"""Which destinations may be called at all, decided before anything is dialled.
 
-A number with a ``+`` is a public one. A bare number of up to six digits is an extension of
-whatever stands behind the trunk; a longer bare one is read as every public number that a trunk
-could take it for: international without its ``+`` or after 00 or 011, and national as in the
-country of the caller ID. Refused, unless DIAL_ALLOW_SPECIAL says otherwise:
+Every way out asks here: calls, transfers, dry runs. A destination is a number, or the URI that a
+phone is referred to. A bare number of up to six digits is an extension of whatever stands behind
+the trunk; any other is taken for every public number that a switch could make of it
+(gateway.numbering). Refused, unless DIAL_ALLOW_SPECIAL says otherwise:
 
     emergency   of any country, bare or behind a country code (911, 00112, +49112)
     short       a country's short numbers behind its country code (+44118118)
     premium     premium-rate numbers (+1900…, +979…), and bare short ones that cost as much
+    unreadable  a bare number that has no country code, when the trunk's country is not known
 
-DIAL_BLOCKED_PREFIXES and DIAL_ALLOWED_COUNTRIES narrow it further. What is a number of which
-kind comes from libphonenumber's tables.
+A premium-rate number is one with digits behind it as well, or with the last of its own missing.
+DIAL_BLOCKED_PREFIXES and DIAL_ALLOWED_COUNTRIES narrow it further.
+
+The trunk's country is DIAL_HOME_COUNTRY. What a tenant says of it, by a caller ID or a trunk of
+its own, adds readings where the operator has said something, and never takes one away.
 """
 
 from __future__ import annotations
@@ -19,14 +23,18 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import phonenumbers
-from phonenumbers import NumberParseException, PhoneNumber, PhoneNumberType, ShortNumberCost
 
 from core.errors import Forbidden
 from core.settings import Settings
+from gateway.numbering import Number, Readings, international, national, reaches_emergency, read
+from sip.addresses import called_number
 
 MAX_EXTENSION = 6
-# No country's emergency number is longer.
-_MAX_EMERGENCY = 6
+
+_EMERGENCY = "it is an emergency number"
+_SHORT = "it is a short number"
+_PREMIUM = "it is a premium-rate number"
+_UNREADABLE = "its country cannot be told: write it with + and its country code"
 
 
 class DialPolicy:
@@ -35,13 +43,19 @@ class DialPolicy:
     def __init__(
         self,
         *,
+        home_country: str | None = None,
         allowed_countries: frozenset[str] = frozenset(),
         blocked_prefixes: Sequence[str] = (),
         allow_special: bool = False,
     ) -> None:
-        """``allowed_countries``: ISO 3166-1 alpha-2; empty: all. Raises ValueError."""
-        if unknown := allowed_countries - phonenumbers.SUPPORTED_REGIONS:
-            raise ValueError(f"DIAL_ALLOWED_COUNTRIES: unknown {', '.join(sorted(unknown))}")
+        """Countries: ISO 3166-1 alpha-2; none allowed: all. Raises ValueError."""
+        for name, countries in (
+            ("DIAL_HOME_COUNTRY", {home_country} - {None}),
+            ("DIAL_ALLOWED_COUNTRIES", allowed_countries),
+        ):
+            if unknown := countries - phonenumbers.SUPPORTED_REGIONS:
+                raise ValueError(f"{name}: unknown {', '.join(sorted(map(str, unknown)))}")
+        self._home = home_country
         self._allowed = allowed_countries
         self._blocked = tuple(blocked_prefixes)
         self._allow_special = allow_special
@@ -50,132 +64,130 @@ class DialPolicy:
     def from_settings(cls, settings: Settings) -> DialPolicy:
         """Raises ValueError naming the setting that is wrong."""
         return cls(
+            home_country=settings.dial_home_country,
             allowed_countries=settings.dial_allowed_countries,
             blocked_prefixes=settings.dial_blocked_prefixes,
             allow_special=settings.dial_allow_special,
         )
 
-    def check(self, to_number: str, from_number: str = "") -> None:
+    def check(
+        self, destination: str, *, from_number: str = "", trunk_country: str | None = None
+    ) -> None:
         """Raises Forbidden ``DESTINATION_NOT_ALLOWED``; see ``objection``."""
-        if (why := self.objection(to_number, from_number)) is not None:
+        why = self.objection(destination, from_number=from_number, trunk_country=trunk_country)
+        if why is not None:
             raise Forbidden(
                 f"The destination is not allowed: {why}", code="DESTINATION_NOT_ALLOWED"
             )
 
-    def objection(self, to_number: str, from_number: str = "") -> str | None:
-        """Why ``to_number`` may not be called from ``from_number``; None: it may.
+    def objection(
+        self, destination: str, *, from_number: str = "", trunk_country: str | None = None
+    ) -> str | None:
+        """Why ``destination`` may not be called; None: it may.
 
-        Both are an optional ``+`` and digits.
+        ``destination``: a number (an optional ``+`` and digits), or a ``tel:`` or ``sip:`` URI of
+        sip.addresses. ``from_number``: the caller ID, if there is one; ``trunk_country``: of the
+        trunk that it goes out by, if that says so.
         """
-        home = _home(from_number)
-        readings = _readings(to_number, home)
-        if self._blocked and _begins(to_number, readings, self._blocked):
+        dialled = called_number(destination) if ":" in destination else destination
+        if not dialled:
+            return None  # a name at a host, which is nobody's number
+        if dialled.startswith("+0"):
+            return "no country code begins with 0"
+        home = self._home or trunk_country
+        guesses = tuple(place for place in (trunk_country, _country_of(from_number)) if place)
+        if _is_extension(dialled):
+            readings = Readings()
+        else:
+            readings = read(dialled, home, guesses)
+        if self._blocked and _begins(dialled, readings, self._blocked):
             return "its prefix is blocked"
-        if not self._allow_special and (what := _special(to_number, readings, home)):
-            return what
-        if self._allowed and not _is_extension(to_number):
-            # What is no valid number anywhere counts as what it seems at first sight.
-            likely = [one for one in readings if phonenumbers.is_valid_number(one)] or readings[:1]
-            if not likely or any(_country(one) not in self._allowed for one in likely):
-                return "its country is not among those allowed"
+        if not self._allow_special:
+            if _is_extension(dialled):
+                what = _special_extension(dialled, tuple(filter(None, (home, *guesses))))
+            else:
+                what = _special(dialled, readings, at_home=home is not None)
+            if what is not None:
+                return what
+        if self._allowed and not _is_extension(dialled) and not self._in_allowed(dialled, readings):
+            return "its country is not among those allowed"
         return None
 
-
-def load_tables() -> None:
-    """Read libphonenumber's tables now; else the first call to a country waits for its file."""
-    phonenumbers.PhoneMetadata.load_all()
-    for region in phonenumbers.SUPPORTED_SHORT_REGIONS:
-        phonenumbers.PhoneMetadata.short_metadata_for_region(region)
-
-
-def _home(from_number: str) -> str | None:
-    """The country of the caller ID; None: an extension, or not to be told."""
-    if from_number.startswith("+"):
-        return _country(_parse(from_number))
-    number = None if _is_extension(from_number) else _parse(f"+{from_number}")
-    return _country(number) if number and phonenumbers.is_valid_number(number) else None
+    def _in_allowed(self, dialled: str, readings: Readings) -> bool:
+        # What is nobody's number anywhere counts as what a switch would connect meanwhile, and
+        # if there is no such thing, as what it seems at first sight.
+        known = (*readings.abroad, *readings.home, *readings.far)
+        likely = (
+            [one for one in known if one.valid]
+            or [one for other in known if (one := other.reached()) is not None]
+            or (readings.abroad or (() if dialled.startswith("+") else readings.home))[:1]
+        )
+        guessed = [one for one in readings.guessed if one.valid]
+        return bool(likely) and all(one.region in self._allowed for one in (*likely, *guessed))
 
 
-def _special(to_number: str, readings: list[PhoneNumber], home: str | None) -> str | None:
+def _special(dialled: str, readings: Readings, *, at_home: bool) -> str | None:
     """The kind of number that is refused by default, in words; None: an ordinary one."""
-    digits = to_number.removeprefix("+")
-    if _is_emergency(digits) or _is_emergency(_without_exit_code(digits)):
-        return "it is an emergency number"
-    if _is_extension(to_number) and home and _is_premium_short(to_number, home):
-        return "it is a premium-rate number"
-    for number in readings:
-        national = phonenumbers.national_significant_number(number)
-        for region in phonenumbers.region_codes_for_country_code(number.country_code or 0):
-            if phonenumbers.is_emergency_number(national, region):
-                return "it is an emergency number"
-            if len(national) <= MAX_EXTENSION and _is_short(national, region):
-                return "it is a short number"
-        if phonenumbers.number_type(number) == PhoneNumberType.PREMIUM_RATE:
-            return "it is a premium-rate number"
+    settled = readings.settled
+    if not settled and reaches_emergency(dialled.removeprefix("+")):
+        return _EMERGENCY
+    # A number that is valid as it stands is not taken for another with digits too many; except
+    # by a trunk whose country has the shorter one.
+    for numbers, exactly, guess in (
+        (readings.abroad, settled, False),
+        (readings.home, readings.settled_home, settled),
+        ((*readings.guessed, *readings.far), settled, True),
+    ):
+        for number in numbers:
+            if (what := _kind(number, exactly=exactly, guess=guess)) is not None:
+                return what
+    bare = not dialled.startswith("+")
+    if bare and not at_home and not any(one.well_formed for one in readings.abroad):
+        return _UNREADABLE
     return None
 
 
-def _readings(to_number: str, home: str | None) -> list[PhoneNumber]:
-    """The public numbers a trunk may take it for, the likeliest first."""
-    if to_number.startswith("+"):
-        found = [_parse(to_number)]
-    elif _is_extension(to_number):
-        found = []
-    else:
-        found = [_parse(f"+{_without_exit_code(to_number)}")]
-        national = _parse(to_number, home) if home is not None else None
-        if national is not None and phonenumbers.is_valid_number(national):
-            found.append(national)
-    return [number for number in found if number is not None]
+@lru_cache(maxsize=4096)
+def _kind(number: Number, *, exactly: bool, guess: bool) -> str | None:
+    """``exactly``: digits behind a valid number, or missing from one, make it another's.
+
+    ``guess``: a reading that is not likely enough to be refused for what it begins like.
+    """
+    reached = number if number.valid else number.reached()
+    if exactly and reached is not number:
+        return None
+    if number.emergency:
+        return _EMERGENCY
+    if number.short and len(number.national) <= MAX_EXTENSION:
+        return _SHORT
+    if reached is not None:
+        return _PREMIUM if reached.premium else None
+    if guess:
+        return None
+    if number.begins_emergency:
+        return _EMERGENCY
+    return _PREMIUM if number.begins_premium_short or number.may_become_premium else None
 
 
-def _begins(to_number: str, readings: list[PhoneNumber], prefixes: tuple[str, ...]) -> bool:
-    forms = [
-        phonenumbers.format_number(one, phonenumbers.PhoneNumberFormat.E164) for one in readings
-    ]
-    return any(form.startswith(prefixes) for form in (to_number, *forms))
+def _special_extension(digits: str, countries: Sequence[str]) -> str | None:
+    if reaches_emergency(digits):
+        return _EMERGENCY
+    numbers = (number for country in countries for number in national(digits, country))
+    return _PREMIUM if any(one.premium or one.premium_short for one in numbers) else None
 
 
-def _is_extension(to_number: str) -> bool:
-    return not to_number.startswith("+") and len(to_number) <= MAX_EXTENSION
+def _begins(dialled: str, readings: Readings, prefixes: tuple[str, ...]) -> bool:
+    return any(form.startswith(prefixes) for form in (dialled, *map(str, readings)))
+
+
+def _is_extension(dialled: str) -> bool:
+    return not dialled.startswith("+") and len(dialled) <= MAX_EXTENSION
 
 
 @lru_cache(maxsize=4096)
-def _is_emergency(digits: str) -> bool:
-    """In any country: which one the trunk is in is not known."""
-    return len(digits) <= _MAX_EMERGENCY and any(
-        phonenumbers.is_emergency_number(digits, region)
-        for region in phonenumbers.SUPPORTED_SHORT_REGIONS
-    )
-
-
-def _is_short(national: str, region: str) -> bool:
-    number = _parse(national, region)
-    return number is not None and phonenumbers.is_valid_short_number_for_region(number, region)
-
-
-def _is_premium_short(digits: str, region: str) -> bool:
-    number = _parse(digits, region)
-    return number is not None and (
-        phonenumbers.expected_cost_for_region(number, region) == ShortNumberCost.PREMIUM_RATE
-    )
-
-
-def _without_exit_code(digits: str) -> str:
-    """Without the 011 of North America or the 00 of most others."""
-    return digits.removeprefix("011") if digits.startswith("011") else digits.removeprefix("00")
-
-
-def _parse(number: str, region: str | None = None) -> PhoneNumber | None:
-    try:
-        return phonenumbers.parse(number, region)
-    except NumberParseException:
+def _country_of(caller: str) -> str | None:
+    """The country of a caller ID; None: an extension, or not to be told."""
+    number = None if _is_extension(caller) else international(caller.removeprefix("+"))
+    if number is None or not (caller.startswith("+") or number.valid):
         return None
-
-
-def _country(number: PhoneNumber | None) -> str | None:
-    """ISO 3166-1 alpha-2; of an invalid number the country of its country code."""
-    if number is None:
-        return None
-    exact = phonenumbers.region_code_for_number(number)
-    return exact or phonenumbers.region_code_for_country_code(number.country_code or 0)
+    return number.region if number.region in phonenumbers.SUPPORTED_REGIONS else None

@@ -92,7 +92,9 @@ async def create(request: web.Request) -> web.StreamResponse:
         raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
     if body.dry_run:
         room_exists = await outbound.room_exists(plan)
-        objection = request.app[POLICY].objection(plan.to_number, plan.from_number)
+        objection = request.app[POLICY].objection(
+            plan.to_number, from_number=plan.from_number, trunk_country=plan.trunk.country
+        )
         own_address = body.sip is not None and body.sip.outbound_address is not None
         explained = explain(
             plan, own_address=own_address, room_exists=room_exists, objection=objection

@@ -23,7 +23,7 @@ from gateway.rooms import (
     not_configured,
 )
 from gateway.route import Route
-from sip.addresses import called_number, parse_transfer_target
+from sip.addresses import parse_transfer_target
 from sip.twirp import livekit_errors
 
 # The transfer may have happened all the same (livekit/livekit#4555).
@@ -53,7 +53,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Refer the participant's phone to another one; waits for the outcome."""
     body = await parse_body(request, TransferRequest)
     target = parse_transfer_target(body.transfer_to)
-    request.app[POLICY].check(called_number(target))
+    request.app[POLICY].check(target)
     livekit, sip = livekit_of(request), request.app[SIP]
     if sip is None:
         raise not_configured()

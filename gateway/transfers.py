@@ -154,8 +154,9 @@ class Transfers:
     async def _refer(self, order: Order) -> TransferResult:
         """Raises Forbidden."""
         target = parse_transfer_target(order.to)
-        self._policy.check(order.to)
         call = order.call
+        own = call.from_number if call.direction == "outbound" else call.to_number
+        self._policy.check(target, from_number=own or "")
         request = TransferSIPParticipantRequest(
             room_name=call.room_name,
             participant_identity=call.participant_identity,
@@ -189,7 +190,7 @@ class Transfers:
     async def _dial(self, order: Order) -> TransferResult:
         """Raises Forbidden, TooManyRequests, ServerFault, Unavailable."""
         trunk, from_number = await self._way_out(order)
-        self._policy.check(order.to, from_number)
+        self._policy.check(order.to, from_number=from_number, trunk_country=trunk.country)
         self._limits.take(await self._store.owner(order.call.id))
         request = DialRequest(
             trunk=trunk,

@@ -58,6 +58,7 @@ def _sip(secret: SipSecret) -> Trunk:
         username=secret.username,
         password=_plain(secret.password),
         transport=secret.transport,
+        country=secret.country,
     )
 
 

@@ -24,8 +24,8 @@ _PHONE = re.compile(rf"\+?[0-9]{{1,{MAX_PHONE_DIGITS}}}")
 # RFC 1123 §2.1, and the underscore that container networks put into host names.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _PORT = re.compile(r"[0-9]{1,5}")
-# RFC 3261 §25.1 "user", less what starts parameters (;), headers (?), paths (/) and escapes (%).
-_SIP_USER = re.compile(r"[A-Za-z0-9._!~*'()&=+$,-]{1,64}")
+# RFC 3261 §25.1 allows more; servers make a number of "1900-names", "+1900~" and "%31900".
+_SIP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _HEADER_NAME = re.compile(r"[Xx]-[A-Za-z0-9!#$%&'*+.^_`|~-]{1,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # "w" is LiveKit's half-second pause.
@@ -77,6 +77,7 @@ def parse_outbound_address(value: str, parameter: str = "sip.outbound_address") 
 def parse_transfer_target(value: str, parameter: str = "transfer_to") -> str:
     """A phone number, ``tel:number`` or ``sip[s]:user@host[:port]``, as the URI of a REFER.
 
+    A user is a phone number too, or a plain name, which begins with a letter.
     URI parameters and headers are refused: they reach the wire, and a ``?Replaces=…``
     is more than a transfer. Raises BadRequest ``INVALID_TRANSFER_TARGET``.
     """
@@ -90,18 +91,24 @@ def parse_transfer_target(value: str, parameter: str = "transfer_to") -> str:
     if scheme in {"sip", "sips"}:
         user, at, host = rest.partition("@")
         address = _parse_address(host)
-        if at and _SIP_USER.fullmatch(user) and address is not None:
+        known = _PHONE.fullmatch(user) or _SIP_NAME.fullmatch(user)
+        if at and known and address is not None:
             return f"{scheme}:{user}@{address}"
     message = f"Invalid {parameter}: expected a phone number, tel:number or sip:user@host[:port]"
     raise _refused(parameter, message, "INVALID_TRANSFER_TARGET")
 
 
 def called_number(uri: str) -> str:
-    """The phone number that a ``tel:`` or ``sip:`` URI of ours calls; empty: a name, no number."""
+    """The phone number that a ``tel:`` or ``sip:`` URI calls; empty: a plain name, no number.
+
+    Of a user that is neither, the digits, which a server may make a number of.
+    """
     _, _, rest = uri.partition(":")
-    # RFC 3966 §5.1.1: separators that a number may be written with.
-    number = re.sub(r"[-.()]", "", rest.partition("@")[0])
-    return number if re.fullmatch(r"\+?[0-9]+", number) else ""
+    user, at, _ = rest.partition("@")
+    if at and _SIP_NAME.fullmatch(user):
+        return ""
+    digits = re.sub(r"[^0-9]", "", user)
+    return f"+{digits}" if digits and user.lstrip().startswith("+") else digits
 
 
 def check_headers(headers: Mapping[str, str], parameter: str = "headers") -> dict[str, str]:

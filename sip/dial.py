@@ -45,12 +45,16 @@ MAX_RINGING_S = 75
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trunk:
-    """Where a call goes out. ``address`` is host or host:port; the password is never printed."""
+    """Where a call goes out. ``address`` is host or host:port; the password is never printed.
+
+    ``country``: whose national numbers it dials (ISO 3166-1 alpha-2), if that is known.
+    """
 
     address: str
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     transport: Transport = "auto"
+    country: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import settings as settings_module
@@ -38,15 +38,56 @@ DEFAULT = DialPolicy()
         ("42", "100"),
         ("654321", DE),
         # Nobody's number anywhere, and so for the trunk to refuse.
-        ("+" + "9" * 20, US),
-        ("1" * 20, US),
-        ("+0", "+"),
-        # 900 is a premium prefix in North America, not in Germany.
-        ("9002345678", DE),
+        ("+2105551234567", US),
+        ("+999" + "8" * 17, US),
     ],
 )
 def test_ordinary_numbers(to_number: str, from_number: str) -> None:
-    assert DEFAULT.objection(to_number, from_number) is None
+    assert DEFAULT.objection(to_number, from_number=from_number) is None
+
+
+@pytest.mark.parametrize(
+    ("home", "to_number"),
+    [
+        ("US", "4155550199"),
+        ("US", "5105550123"),
+        ("US", "15105550123"),
+        ("US", "15551234567"),
+        ("US", "01149301234567"),
+        ("US", "5550123"),  # within the city
+        ("DE", "030123456"),
+        ("DE", "015112345678"),
+        ("DE", "004930123456"),
+        ("DE", "4930123456"),
+        ("DE", "9002345678"),  # 900 is a premium prefix in North America, not in Germany
+        ("GB", "02071234567"),
+        ("IT", "0612345678"),
+        ("FR", "0142345678"),
+        ("RU", "89123456789"),
+        ("RU", "810442071234567"),
+        ("JP", "0312345678"),
+        ("JP", "010442071234567"),
+        ("AU", "0011442071234567"),
+        ("JO", "962790123456"),
+        ("DE", "1000"),
+    ],
+)
+def test_a_bare_number_is_one_of_the_home_country(home: str, to_number: str) -> None:
+    for from_number in ("", "100"):
+        policy = DialPolicy(home_country=home)
+        assert policy.objection(to_number, from_number=from_number) is None
+
+
+@pytest.mark.parametrize("to_number", ["4155550199", "9002345678", "0891234567", "1" * 20])
+@pytest.mark.parametrize("from_number", ["", "100", US, DE])
+def test_without_a_home_country_a_bare_number_needs_its_country_code(
+    to_number: str, from_number: str
+) -> None:
+    assert DEFAULT.objection(to_number, from_number=from_number) is not None
+    assert DEFAULT.objection(to_number) == (
+        "its country cannot be told: write it with + and its country code"
+    )
+    assert DialPolicy(allow_special=True).objection(to_number, from_number=from_number) is None
 
 
 @pytest.mark.parametrize(
@@ -77,12 +118,12 @@ def test_ordinary_numbers(to_number: str, from_number: str) -> None:
     ],
 )
 def test_what_is_refused_by_default(to_number: str, from_number: str, kind: str) -> None:
-    assert DEFAULT.objection(to_number, from_number) == f"it is {kind} number"
+    assert DEFAULT.objection(to_number, from_number=from_number) == f"it is {kind} number"
     with pytest.raises(Forbidden) as caught:
-        DEFAULT.check(to_number, from_number)
+        DEFAULT.check(to_number, from_number=from_number)
     assert caught.value.code == "DESTINATION_NOT_ALLOWED"
     assert to_number not in caught.value.message
-    assert DialPolicy(allow_special=True).objection(to_number, from_number) is None
+    assert DialPolicy(allow_special=True).objection(to_number, from_number=from_number) is None
 
 
 @pytest.mark.parametrize(
@@ -90,25 +131,35 @@ def test_what_is_refused_by_default(to_number: str, from_number: str, kind: str)
     [
         ("+14155550199", US, True),
         ("+15551234567", US, True),
-        ("4155550199", US, True),
+        ("4155550199", "100", True),
         ("14155550199", "100", True),
         ("0015105550123", DE, True),
         ("1000", US, True),
         ("+442071234567", US, False),
         ("442071234567", US, False),
         ("00442071234567", US, False),
+        ("4420712345678", US, False),  # a digit too many
+        ("0011442071234567", US, False),
+        ("+0442071234567", US, False),
         ("+14162345678", US, False),  # Toronto
-        ("01511234567", DE, False),
+        ("015112345678", DE, False),
         ("+999123456789", US, False),
         ("+979123456789", US, False),
         ("+881612345678", US, False),
-        ("0000000", US, False),
+        ("+0000000", US, False),
     ],
 )
 def test_allowed_countries(to_number: str, from_number: str, allowed: bool) -> None:
+    us = frozenset({"US"})
+    policy = DialPolicy(home_country="US", allowed_countries=us, allow_special=True)
+    assert (policy.objection(to_number, from_number=from_number) is None) is allowed
+
+
+def test_a_caller_id_allows_no_country() -> None:
     policy = DialPolicy(allowed_countries=frozenset({"US"}), allow_special=True)
-    why = policy.objection(to_number, from_number)
-    assert why == (None if allowed else "its country is not among those allowed")
+    for from_number in ("", "100", US, DE):
+        why = policy.objection("4155550199", from_number=from_number)
+        assert why == "its country is not among those allowed"
 
 
 @pytest.mark.parametrize(
@@ -126,21 +177,38 @@ def test_allowed_countries(to_number: str, from_number: str, allowed: bool) -> N
 )
 def test_blocked_prefixes(to_number: str, allowed: bool) -> None:
     policy = DialPolicy(blocked_prefixes=("+881", "0190", "+1242"))
-    assert policy.objection(to_number, DE) == (None if allowed else "its prefix is blocked")
+    assert policy.objection(to_number, from_number=DE) == (
+        None if allowed else "its prefix is blocked"
+    )
 
 
-@given(
-    to_number=st.from_regex(r"\+?[0-9]{1,20}", fullmatch=True),
-    from_number=st.from_regex(r"(\+?[0-9]{1,20})?", fullmatch=True),
-)
-def test_every_number_gets_an_answer(to_number: str, from_number: str) -> None:
-    everything = DialPolicy(allowed_countries=frozenset({"US", "DE"}), blocked_prefixes=("+1242",))
-    plain = DEFAULT.objection(to_number, from_number)
-    strict = everything.objection(to_number, from_number)
-    assert plain is None or strict is not None, "narrower settings allow nothing more"
+NUMBERS = st.from_regex(r"\+?[0-9]{1,20}", fullmatch=True)
+CALLERS = st.from_regex(r"(\+?[0-9]{1,20})?", fullmatch=True)
+COUNTRIES = st.sampled_from([None, "US", "DE", "IT", "RU", "JP"])
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(to_number=NUMBERS, from_number=CALLERS, home=COUNTRIES, trunk=COUNTRIES)
+def test_what_a_tenant_says_allows_nothing_more(
+    to_number: str, from_number: str, home: str | None, trunk: str | None
+) -> None:
+    plain = DialPolicy(home_country=home)
+    countries = frozenset({"US", "DE"})
+    strict = DialPolicy(home_country=home, allowed_countries=countries, blocked_prefixes=("+1242",))
+    for policy in (plain, strict):
+        refused = policy.objection(to_number) is not None
+        told = policy.objection(to_number, from_number=from_number)
+        assert told is not None or not refused, "a caller ID takes no reading away"
+        if home is not None:
+            told = policy.objection(to_number, from_number=from_number, trunk_country=trunk)
+            assert told is not None or not refused, "nor does a trunk's country"
+    if plain.objection(to_number, from_number=from_number) is not None:
+        assert strict.objection(to_number, from_number=from_number) is not None
 
 
 def test_an_unknown_country_refuses_to_start() -> None:
+    with pytest.raises(ValueError, match="DIAL_HOME_COUNTRY: unknown XX"):
+        DialPolicy(home_country="XX")
     with pytest.raises(ValueError, match="DIAL_ALLOWED_COUNTRIES: unknown XX"):
         DialPolicy(allowed_countries=frozenset({"US", "XX"}))
 
@@ -149,15 +217,20 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENV_FILE", "")
     monkeypatch.setenv("DIAL_ALLOWED_COUNTRIES", "de, AT,,ch")
     monkeypatch.setenv("DIAL_BLOCKED_PREFIXES", " +881,0190 ")
-    settings = settings_module.load()
-    assert settings.dial_allowed_countries == {"DE", "AT", "CH"}
-    assert settings.dial_blocked_prefixes == ("+881", "0190")
-    assert DialPolicy.from_settings(settings).objection(US) is not None
+    monkeypatch.setenv("DIAL_HOME_COUNTRY", "at")
+    loaded = settings_module.load()
+    assert loaded.dial_home_country == "AT"
+    assert loaded.dial_allowed_countries == {"DE", "AT", "CH"}
+    assert loaded.dial_blocked_prefixes == ("+881", "0190")
+    assert DialPolicy.from_settings(loaded).objection(US) is not None
+    assert DialPolicy.from_settings(loaded).objection("06641234567") is None
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("DIAL_HOME_COUNTRY", "USA"),
+        ("DIAL_HOME_COUNTRY", "DE,AT"),
         ("DIAL_ALLOWED_COUNTRIES", "USA"),
         ("DIAL_ALLOWED_COUNTRIES", "U1"),
         ("DIAL_BLOCKED_PREFIXES", "+"),
@@ -187,6 +260,10 @@ def test_a_wrong_setting_refuses_to_start(
         ("sips:+1-(900)-234.5678@pbx.example.com:5061", "+19002345678"),
         ("sip:reception@pbx.example.com", ""),
         ("sip:desk-1@pbx", ""),
+        # Which parse_transfer_target refuses; a server makes a number of each.
+        ("sip:+19002345678~@pbx", "+19002345678"),
+        ("sip:1900-names@pbx", "1900"),
+        ("sip:%2B19002345678;x@pbx", "219002345678"),
     ],
 )
 def test_the_number_in_a_uri(uri: str, number: str) -> None:
@@ -206,7 +283,7 @@ async def test_a_transfer_is_a_way_out_too(tmp_path: Path, target: str) -> None:
 
 async def test_a_refused_destination_leaves_no_trace(tmp_path: Path) -> None:
     """Refused before LiveKit is asked for anything; it is not there."""
-    settings = settings_in(tmp_path, sip_outbound_address="trunk.example.com")
+    configured = settings_in(tmp_path, sip_outbound_address="trunk.example.com")
     body: dict[str, Any] = {
         "room_name": "r",
         "participant_name": "n",
@@ -215,7 +292,7 @@ async def test_a_refused_destination_leaves_no_trace(tmp_path: Path) -> None:
         "to_phone_number": "+1911",
     }
     before = asyncio.all_tasks()
-    async with running(settings) as gateway:
+    async with running(configured) as gateway:
         async with gateway.http.post("/sip/call", json=body, headers=ACME) as response:
             assert response.status == 403
             answer = await response.json()
