@@ -335,7 +335,8 @@ class Credential(Model):
 
 
 NumberDirection = Literal["inbound", "outbound", "both"]
-NumberStatus = Literal["attaching", "active", "detaching"]
+NumberStatus = Literal["pending", "attaching", "active", "detaching"]
+"""``pending``: a claim that an operator has not approved; nothing in LiveKit knows of it."""
 
 
 class PhoneNumber(Model):

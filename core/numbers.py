@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,7 +19,11 @@ from core.tables import AgentRow, CredentialRow, PhoneNumberRow
 
 
 class NumberTaken(Exception):
-    """The number is attached already, by whomever."""
+    """The number is attached already, by whomever, or claimed already by this tenant."""
+
+
+class AgentGone(Exception):
+    """The number's agent has been deleted meanwhile."""
 
 
 class CredentialGone(Exception):
@@ -35,7 +39,7 @@ class NumberStore:
 
     @whole
     async def insert(self, number: PhoneNumber) -> None:
-        """Raises NumberTaken, CredentialGone."""
+        """Raises NumberTaken, CredentialGone, AgentGone."""
         row = {name: getattr(number, name) for name in PhoneNumber.model_fields}
         row["number"] = row.pop("phone_number")
         try:
@@ -46,31 +50,50 @@ class NumberStore:
                     held = await connection.execute(kept.with_for_update(read=True))
                     if held.scalar_one_or_none() is None:
                         raise CredentialGone
+                if not await _is_there(connection, number.agent_id, number.auth_id):
+                    raise AgentGone
                 await connection.execute(insert(PhoneNumberRow).values(**row))
         except IntegrityError:
             raise NumberTaken(number.phone_number) from None
 
     @whole
     async def get(self, scope: Scope, number_id: str) -> PhoneNumber | None:
-        return await self._one(PhoneNumberRow.id == number_id, scope)
+        query = select(PhoneNumberRow.__table__).where(
+            PhoneNumberRow.id == number_id, scope.owns(PhoneNumberRow.auth_id)
+        )
+        return await self._first(query)
 
     @whole
     async def by_number(self, scope: Scope, phone_number: str) -> PhoneNumber | None:
-        """``phone_number``: E.164."""
-        return await self._one(PhoneNumberRow.number == phone_number, scope)
+        """``phone_number``: E.164. Of several claims that the scope may see, the attached one."""
+        query = (
+            select(PhoneNumberRow.__table__)
+            .where(PhoneNumberRow.number == phone_number, scope.owns(PhoneNumberRow.auth_id))
+            .order_by(PhoneNumberRow.status == "pending", PhoneNumberRow.created_at)
+            .limit(1)
+        )
+        return await self._first(query)
 
     @whole
-    async def page(self, scope: Scope, *, limit: int, offset: int) -> tuple[list[PhoneNumber], int]:
-        """Newest first, and how many there are in all."""
+    async def page(
+        self, scope: Scope, *, limit: int, offset: int, status: NumberStatus | None = None
+    ) -> tuple[list[PhoneNumber], int]:
+        """Newest first, and how many there are in all; ``status``: only those."""
         query = select(PhoneNumberRow.__table__).where(scope.owns(PhoneNumberRow.auth_id))
+        if status is not None:
+            query = query.where(PhoneNumberRow.status == status)
         newest = (PhoneNumberRow.created_at, PhoneNumberRow.id)
         rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
         return [_number(row) for row in rows], total
 
     @whole
-    async def all(self) -> list[PhoneNumber]:
-        """Of every tenant, for the reconciler."""
-        query = select(PhoneNumberRow.__table__).order_by(PhoneNumberRow.created_at)
+    async def provisioned(self) -> list[PhoneNumber]:
+        """Of every tenant: those that LiveKit or a provider may know of, for the reconciler."""
+        query = (
+            select(PhoneNumberRow.__table__)
+            .where(PhoneNumberRow.status != "pending")
+            .order_by(PhoneNumberRow.created_at)
+        )
         async with self._database.read() as connection:
             return [_number(row) for row in (await connection.execute(query)).mappings()]
 
@@ -92,16 +115,16 @@ class NumberStore:
         number_id: str,
         agent_id: str | None,
         *,
-        status: NumberStatus = "active",
+        before: Collection[NumberStatus] = frozenset({"active"}),
         values: Mapping[str, Any] = MappingProxyType({}),
     ) -> PhoneNumber | None:
         """Give the number to an agent of the same tenant, or to none, and set columns by name.
 
         The caller has checked that an agent which is a file is there. None: no such number,
-        no such agent, or the number is not in that ``status``.
+        no such agent, or the number is not in one of the statuses.
         """
         async with self._changing(number_id) as connection:
-            number = await self._locked(connection, scope, number_id, {status})
+            number = await self._locked(connection, scope, number_id, before)
             if number is None or not await _is_there(connection, agent_id, number.auth_id):
                 return None
             if number.agent_id != agent_id:
@@ -117,18 +140,32 @@ class NumberStore:
         before: Collection[NumberStatus],
         values: Mapping[str, Any],
     ) -> PhoneNumber | None:
-        """Set columns by name. None: no such number, or not in one of the statuses."""
-        async with self._changing(number_id) as connection:
-            number = await self._locked(connection, scope, number_id, before)
-            return None if number is None else await self._set(connection, number, values)
+        """Set columns by name. None: no such number, or not in one of the statuses.
+
+        Raises NumberTaken: a claim was to become the number's attachment, and there is one.
+        """
+        try:
+            async with self._changing(number_id) as connection:
+                number = await self._locked(connection, scope, number_id, before)
+                return None if number is None else await self._set(connection, number, values)
+        except IntegrityError:
+            raise NumberTaken(number_id) from None
 
     @whole
     async def delete(self, number_id: str) -> bool:
         """The caller has checked whose number it is. False: not there."""
+        return await self._delete(number_id)
+
+    @whole
+    async def withdraw(self, number_id: str) -> bool:
+        """Delete a claim. The caller has checked whose it is. False: it is none any more."""
+        return await self._delete(number_id, PhoneNumberRow.status == "pending")
+
+    async def _delete(self, number_id: str, *conditions: ColumnElement[bool]) -> bool:
         async with self._changing(number_id) as connection:
             gone = await connection.execute(
                 delete(PhoneNumberRow)
-                .where(PhoneNumberRow.id == number_id)
+                .where(PhoneNumberRow.id == number_id, *conditions)
                 .returning(PhoneNumberRow.id)
             )
             return gone.scalar_one_or_none() is not None
@@ -168,10 +205,7 @@ class NumberStore:
         finally:
             await self._cache.forget(number_key(number_id))
 
-    async def _one(self, condition: Any, scope: Scope) -> PhoneNumber | None:
-        query = select(PhoneNumberRow.__table__).where(
-            condition, scope.owns(PhoneNumberRow.auth_id)
-        )
+    async def _first(self, query: Select[Any]) -> PhoneNumber | None:
         async with self._database.read() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
         return None if row is None else _number(row)

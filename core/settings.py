@@ -152,6 +152,9 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_.-]{1,253}(:[0-9]{1,5})?(;transport=(udp|tcp|tls))?$",
         description="Where carriers reach the SIP service: host, host:port, with ;transport=tcp.",
     )
+    sip_numbers_need_approval: StrictBool = Field(
+        True, description="A tenant's number of provider sip waits until an operator approves it."
+    )
     twilio_base_url: str | None = Field(
         None, description="Stands for all of Twilio's API hosts; default: Twilio's own."
     )

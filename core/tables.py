@@ -167,13 +167,16 @@ class CredentialRow(Base):
     __table_args__ = (Index("uq_credentials_owner_name", "owner", "name", unique=True),)
 
 
+_NOT_PENDING = text("status <> 'pending'")
+
+
 class PhoneNumberRow(Base):
     __tablename__ = "phone_numbers"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     auth_id: Mapped[str | None] = mapped_column(Text)
-    number: Mapped[str] = mapped_column(String(32), unique=True)
-    """E.164. One attachment a number: LiveKit gives an INVITE to one trunk."""
+    number: Mapped[str] = mapped_column(String(32))
+    """E.164. Any tenant may claim it; one of them has it."""
     country: Mapped[str] = mapped_column(String(2))
     provider: Mapped[str] = mapped_column(String(16))
     direction: Mapped[str] = mapped_column(String(16))
@@ -190,6 +193,15 @@ class PhoneNumberRow(Base):
     __table_args__ = (
         Index("ix_phone_numbers_auth_id_created_at", "auth_id", "created_at"),
         Index("ix_phone_numbers_agent_id", "agent_id"),
+        # One attachment a number: LiveKit gives an INVITE to one trunk.
+        Index(
+            "uq_phone_numbers_number",
+            "number",
+            unique=True,
+            sqlite_where=_NOT_PENDING,
+            postgresql_where=_NOT_PENDING,
+        ),
+        Index("uq_phone_numbers_auth_id_number", "auth_id", "number", unique=True),
     )
 
 

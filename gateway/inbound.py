@@ -176,7 +176,7 @@ class Inbound:
 
     async def _agent_of(self, number: PhoneNumber | None) -> tuple[Agent | None, str | None]:
         """Who answers calls to the number, and why nobody does."""
-        if number is None or number.status == "detaching":
+        if number is None or number.status in {"pending", "detaching"}:
             return None, "number_not_attached"
         agent = None
         if number.agent_id is not None:

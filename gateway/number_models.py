@@ -7,10 +7,17 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from core.models import CredentialProvider, Model, NumberDirection, PhoneNumber, Timestamp
+from core.models import (
+    CredentialProvider,
+    Model,
+    NumberDirection,
+    NumberStatus,
+    PhoneNumber,
+    Timestamp,
+)
 from gateway.body import documented
 from gateway.number_service import Search
-from gateway.paging import Listing
+from gateway.paging import Listing, Page
 from gateway.twilio_numbers import AvailableNumber
 
 UNSERVED = frozenset({"type", "imessageType", "externalId", "expiresAt"})
@@ -46,6 +53,10 @@ class ChangeRequest(_Request):
 
     agent_id: Ref | None = Field(None, description="null: nobody answers any more.")
     direction: NumberDirection = Field("both", description="No default: left out, it stays.")
+
+
+class NumberPage(Page):
+    status: NumberStatus | None = Field(None, description="Only numbers in this state.")
 
 
 class AvailableQuery(_Request):
@@ -104,13 +115,16 @@ class NumberView(Model):
     id: str
     phone_number: str
     country: str = Field(description="ISO 3166-1 alpha-2; ZZ: none, as +800 has.")
-    status: Literal["attaching", "active", "detaching"]
+    status: NumberStatus = Field(
+        description="pending: claimed by a tenant, not approved; it is not called and calls nobody."
+    )
     type: Literal["voice"] = "voice"
     agent_id: str | None
     provider: CredentialProvider
     credentials_ref: str | None = Field(description="The credential's name.")
     direction: NumberDirection
     inbound_calls_enabled: bool
+    auth_id: str | None = Field(description="The tenant that has or claims it; null: an operator.")
     created_at: Timestamp
 
     @classmethod
@@ -125,7 +139,8 @@ class NumberView(Model):
             provider=number.provider,
             credentials_ref=names.get(number.credential_id or ""),
             direction=number.direction,
-            inbound_calls_enabled=number.direction != "outbound",
+            inbound_calls_enabled=number.direction != "outbound" and number.status != "pending",
+            auth_id=number.auth_id,
             created_at=number.created_at,
         )
 

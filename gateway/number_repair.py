@@ -47,7 +47,7 @@ class NumberRepair:
         try:
             # In this order: of what was listed, the row was there before.
             there = await self._objects.listing()
-            rows = await self._numbers.all()
+            rows = await self._numbers.provisioned()
             for number in rows:
                 await self._mend(number, there, repairs)
             await self._sweep({number.id: number for number in rows}, there, repairs)

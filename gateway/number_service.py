@@ -16,15 +16,16 @@ from core.configs import Agents, Numbers
 from core.credentials import CredentialStore
 from core.database import Scope
 from core.errors import AppError, Conflict, Detail, NotFound, ServerFault, Unprocessable
-from core.models import CredentialProvider, NumberDirection, PhoneNumber, new_id, now
+from core.models import CredentialProvider, NumberDirection, NumberStatus, PhoneNumber, new_id, now
 from core.numbers import NumberStore
 from core.settings import Settings
 from gateway.accounts import Accounts
-from gateway.provisioning import ProviderRef, Provisioner, busy
+from gateway.provisioning import ProviderRef, Provisioner, busy, no_agent
 from gateway.twilio_numbers import AvailableNumber, NotThere, OwnedNumber, TwilioAccount
 
 # Somebody else may buy the number that we were shown.
 _BUY_TRIES = 3
+_CHANGEABLE: frozenset[NumberStatus] = frozenset({"pending", "active"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,10 @@ class NumberService:
             raise not_found()
         return number
 
-    async def page(self, scope: Scope, *, limit: int, offset: int) -> tuple[list[PhoneNumber], int]:
-        return await self._numbers.page(scope, limit=limit, offset=offset)
+    async def page(
+        self, scope: Scope, *, limit: int, offset: int, status: NumberStatus | None = None
+    ) -> tuple[list[PhoneNumber], int]:
+        return await self._numbers.page(scope, limit=limit, offset=offset, status=status)
 
     async def credential_names(self, *numbers: PhoneNumber) -> dict[str, str]:
         """By credential id."""
@@ -103,6 +106,9 @@ class NumberService:
     ) -> PhoneNumber:
         """Take up a number that the tenant has already.
 
+        Twilio's credential proves that it has it. Nothing does for another trunk's number: a
+        tenant's waits, ``pending``, until an operator approves it (SIP_NUMBERS_NEED_APPROVAL).
+
         Raises, in this order: Unprocessable (not E.164), NotFound ``CREDENTIAL_NOT_FOUND``,
         ``AGENT_NOT_FOUND``, Conflict ``NUMBER_ATTACHED``, ``SIP_ADDRESS_NOT_CONFIGURED``,
         Unprocessable ``NUMBER_NOT_IN_ACCOUNT``; what Provisioner.attach raises.
@@ -118,6 +124,10 @@ class NumberService:
             raise _invalid("credentialsRef", "Field required for twilio")
         await self._check_agent(scope, agent_id)
         await self._check_free(scope, number)
+        if provider == "sip" and self._needs_approval(scope):
+            bound_at = now() if agent_id is not None else None
+            claim = number.model_copy(update={"agent_id": agent_id, "bound_at": bound_at})
+            return await self._warmed(await provisioner.claim(claim))
         account: TwilioAccount | None = None
         owned: OwnedNumber | None = None
         if provider == "twilio":
@@ -130,6 +140,18 @@ class NumberService:
                     "The number is not in that Twilio account", code="NUMBER_NOT_IN_ACCOUNT"
                 )
         return await self._warmed(await provisioner.attach(number, agent_id, account, owned))
+
+    async def approve(self, number_id: str) -> PhoneNumber:
+        """Attach what a tenant has claimed; an operator has seen to it that the number is its.
+
+        One that is attached already is left as it is. Raises NotFound ``NUMBER_NOT_FOUND``,
+        Conflict ``NUMBER_ATTACHED`` (another tenant has it), and as Provisioner.attach does.
+        """
+        provisioner = self._ready()
+        number = await self.get(Scope(None), number_id)
+        if number.status == "active":
+            return number
+        return await self._warmed(await provisioner.approve(number))
 
     async def buy(
         self,
@@ -183,13 +205,15 @@ class NumberService:
         if "agent_id" in changes:
             agent_id = changes["agent_id"]
             await self._check_agent(Scope(before.auth_id), agent_id)
-            after = await self._numbers.bind(scope, number_id, agent_id, values=values)
+            after = await self._numbers.bind(
+                scope, number_id, agent_id, before=_CHANGEABLE, values=values
+            )
         else:
-            after = await self._numbers.move(scope, number_id, {"active"}, values)
+            after = await self._numbers.move(scope, number_id, _CHANGEABLE, values)
         if after is None:
-            if (await self.get(scope, number_id)).status != "active":
+            if (await self.get(scope, number_id)).status not in _CHANGEABLE:
                 raise busy()
-            raise _no_agent()
+            raise no_agent()
         return await self._warmed(after)
 
     async def unbind(self, scope: Scope, number_id: str, agent_id: str) -> PhoneNumber:
@@ -224,6 +248,9 @@ class NumberService:
             raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
         return self.provisioner
 
+    def _needs_approval(self, scope: Scope) -> bool:
+        return scope.auth_id is not None and self._settings.sip_numbers_need_approval
+
     def _check_address(self) -> None:
         if self._settings.sip_public_address is None:
             raise Conflict(
@@ -233,12 +260,16 @@ class NumberService:
 
     async def _check_agent(self, scope: Scope, agent_id: str | None) -> None:
         if agent_id is not None and await self._agents.get(scope, agent_id) is None:
-            raise _no_agent()
+            raise no_agent()
 
     async def _check_free(self, scope: Scope, number: PhoneNumber) -> None:
-        """Only among the caller's own: of another's it is told after the account was asked."""
+        """Only among the caller's own: of another's it is told after the account was asked.
+
+        An operator sees tenants' claims, and may attach the number all the same.
+        """
         own = await self._numbers.by_number(Scope(scope.auth_id), number.phone_number)
-        if own is not None:
+        claimed = own is not None and own.status == "pending" and own.auth_id != scope.auth_id
+        if own is not None and not claimed:
             raise Conflict("The number is attached already", code="NUMBER_ATTACHED")
 
     async def _warmed(self, number: PhoneNumber) -> PhoneNumber:
@@ -294,10 +325,6 @@ async def _search(account: TwilioAccount, search: Search) -> list[AvailableNumbe
 
 def _invalid(field: str, message: str) -> AppError:
     return Unprocessable(f"{field}: {message}", details=[Detail(field, message, "value_error")])
-
-
-def _no_agent() -> NotFound:
-    return NotFound("Agent not found", code="AGENT_NOT_FOUND")
 
 
 def not_found() -> NotFound:

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from core.errors import Forbidden
 from core.models import PhoneNumber
 from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import parse_body, parse_query
@@ -18,9 +19,9 @@ from gateway.number_models import (
     BuyRequest,
     ChangeRequest,
     NumberGone,
+    NumberPage,
     NumberView,
 )
-from gateway.paging import Page
 from gateway.route import Route
 from gateway.twilio_numbers import AvailableNumber
 
@@ -29,21 +30,27 @@ async def attach(request: web.Request) -> web.StreamResponse:
     """Take up a number that you have: with Twilio, or from any SIP trunk.
 
     Makes the inbound trunk and the dispatch rule in LiveKit; a Twilio number is pointed at
-    SIP_PUBLIC_ADDRESS, any other has to be sent there by its carrier.
+    SIP_PUBLIC_ADDRESS, any other has to be sent there by its carrier. Nothing proves that a tenant
+    has a number of provider sip: it is ``pending`` until an operator approves it, unless
+    SIP_NUMBERS_NEED_APPROVAL is false.
     """
     body = await parse_body(request, AttachRequest)
 
     async def effect() -> dict[str, Any]:
         number = await request.app[NUMBER_SERVICE].attach(scope_of(request), **body.model_dump())
-        return await _shown(request, number, "Number attached")
+        waits = number.status == "pending"
+        told = "The number waits for an operator's approval" if waits else "Number attached"
+        return await _shown(request, number, told)
 
     return await once(request, request.app[STORE], request[PRINCIPAL], body, effect, status=201)
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    query = parse_query(request, Page)
+    query = parse_query(request, NumberPage)
     service = request.app[NUMBER_SERVICE]
-    numbers, total = await service.page(scope_of(request), limit=query.limit, offset=query.offset)
+    numbers, total = await service.page(
+        scope_of(request), limit=query.limit, offset=query.offset, status=query.status
+    )
     names = await service.credential_names(*numbers)
     views = [NumberView.of(number, names) for number in numbers]
     return page(views, total, limit=query.limit, offset=query.offset).response()
@@ -52,6 +59,18 @@ async def index(request: web.Request) -> web.StreamResponse:
 async def show(request: web.Request) -> web.StreamResponse:
     number = await request.app[NUMBER_SERVICE].get(scope_of(request), request.match_info["id"])
     return web.json_response(await _shown(request, number))
+
+
+async def approve(request: web.Request) -> web.StreamResponse:
+    """For operators (a token that names no tenant): attach a number that a tenant has claimed.
+
+    Several tenants may claim one number; it becomes the one's that is approved.
+    """
+    if request[PRINCIPAL].auth_id is not None:
+        # Before anything is looked up: the answer is the same for every id.
+        raise Forbidden("Only an operator approves numbers", code="OPERATOR_REQUIRED")
+    number = await request.app[NUMBER_SERVICE].approve(request.match_info["id"])
+    return web.json_response(await _shown(request, number, "Number approved and attached"))
 
 
 async def change(request: web.Request) -> web.StreamResponse:
@@ -163,7 +182,7 @@ ROUTES: tuple[Route, ...] = (
         handler=index,
         summary="List numbers, newest first",
         tag=_TAG,
-        query=Page,
+        query=NumberPage,
         answer=Envelope[list[NumberView]],
         errors=(_STORE,),
     ),
@@ -197,6 +216,25 @@ ROUTES: tuple[Route, ...] = (
         tag=_TAG,
         answer=Envelope[NumberView],
         errors=READING,
+    ),
+    Route(
+        method="POST",
+        path=f"/api/v1/phone-numbers/{ID}/approve",
+        handler=approve,
+        summary="Approve a tenant's number (operators)",
+        tag=_TAG,
+        answer=Envelope[NumberView],
+        errors=(
+            (403, "OPERATOR_REQUIRED"),
+            NO_AGENT,
+            (409, "NUMBER_ATTACHED"),
+            BUSY,
+            (409, "TRUNK_CONFLICT"),
+            (500, "CREDENTIAL_UNREADABLE"),
+            (503, "PROVIDER_UNAVAILABLE"),
+            NOT_FOUND,
+            *LIVEKIT_FAULTS,
+        ),
     ),
     Route(
         method="PATCH",

@@ -3,6 +3,9 @@
 The row comes first and goes last: whatever LiveKit or Twilio were told in between can be found
 and undone by it. A failing attachment is undone at once, in the reverse order; one that was cut
 off (a killed gateway, LiveKit away) by ``reconcile``, at the start and every minute.
+
+A claim is a row that nothing else knows of. Approved, it is attached like any other number; what
+undoes that attachment makes it a claim again.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from core.credentials import SipSecret
 from core.database import Scope
 from core.errors import AppError, Conflict, NotFound, Unavailable
 from core.models import Model, PhoneNumber
-from core.numbers import CredentialGone, NumberStore, NumberTaken
+from core.numbers import AgentGone, CredentialGone, NumberStore, NumberTaken
 from core.settings import Settings
 from gateway.accounts import Accounts
 from gateway.sip_objects import SipObjects
@@ -47,6 +50,8 @@ class ProviderRef(Model):
     bought: bool = False
     release: bool = False
     """Give a bought number back to the provider when it is detached."""
+    claim: bool = False
+    """An approved claim is being attached: if that is undone, it waits for approval again."""
     held_by: str | None = None
     """The gateway that is attaching or detaching it, until ``held_until`` (s since the epoch)."""
     held_until: float = 0.0
@@ -85,11 +90,25 @@ class Provisioner:
         await self.objects.listing()
         return await self._whole(self._attach(number, agent_id, account, owned), number.id)
 
+    async def claim(self, number: PhoneNumber) -> PhoneNumber:
+        """Keep a claim on the number until an operator approves it. Raises as ``attach``."""
+        claim = number.model_copy(update={"status": "pending"})
+        await self._insert(claim)
+        log.info("a number waits for an operator's approval", extra={"number_id": number.id})
+        return claim
+
+    async def approve(self, number: PhoneNumber) -> PhoneNumber:
+        """Attach a number that was claimed. Raises as ``attach``; then it is a claim as before."""
+        await self.objects.listing()
+        return await self._whole(self._approve(number), number.id)
+
     async def detach(self, number: PhoneNumber, *, release: bool) -> None:
         """Undo the attachment, and ``release`` a number that was bought through us.
 
         Raises Conflict ``NUMBER_BUSY``, Unavailable; then the reconciler goes on with it.
         """
+        if number.status == "pending" and await self.numbers.withdraw(number.id):
+            return
         if number.id in self._busy:
             raise busy()
         await self._whole(self._detach(number, release), number.id)
@@ -129,18 +148,23 @@ class Provisioner:
 
     async def _take_down(self, number: PhoneNumber) -> None:
         """Everything that may be there of the number, and then its row. Can be repeated."""
+        claim = ProviderRef.model_validate(number.provider_ref).claim
+        values: dict[str, Any] = {"status": "detaching"}
+        if not claim:
+            values |= {"agent_id": None, "bound_at": None}
         moved = await self.numbers.move(
-            Scope(None),
-            number.id,
-            {"attaching", "active", "detaching"},
-            {"status": "detaching", "agent_id": None, "bound_at": None},
+            Scope(None), number.id, {"attaching", "active", "detaching"}, values
         )
         if moved is None:
             return
         async with asyncio.timeout(UNDO_DEADLINE_S):
             await self._give_back(moved)
             await self.objects.remove(moved)
-        await self.numbers.delete(moved.id)
+        if claim:
+            values = {"status": "pending", "trunk_id": None, "rule_id": None, "provider_ref": {}}
+            await self.numbers.move(Scope(None), moved.id, {"detaching"}, values)
+        else:
+            await self.numbers.delete(moved.id)
 
     async def _attach(
         self,
@@ -150,12 +174,40 @@ class Provisioner:
         owned: OwnedNumber | None,
     ) -> PhoneNumber:
         ref = self._held(ProviderRef(bought=account is not None and owned is None, release=True))
+        number = number.model_copy(update={"provider_ref": ref.wire()})
+        await self._insert(number)
+        return await self._establish(number, agent_id, account, owned)
+
+    async def _approve(self, number: PhoneNumber) -> PhoneNumber:
+        ref = self._held(ProviderRef(claim=True))
+        values = {"status": "attaching", "provider_ref": ref.wire()}
         try:
-            await self.numbers.insert(number.model_copy(update={"provider_ref": ref.wire()}))
+            approved = await self.numbers.move(Scope(None), number.id, {"pending"}, values)
         except NumberTaken:
-            raise Conflict("The number is attached already", code="NUMBER_ATTACHED") from None
+            raise _taken() from None
+        if approved is None:
+            raise busy()
+        return await self._establish(approved, approved.agent_id)
+
+    async def _insert(self, number: PhoneNumber) -> None:
+        try:
+            await self.numbers.insert(number)
+        except NumberTaken:
+            raise _taken() from None
         except CredentialGone:
             raise NotFound("Credential not found", code="CREDENTIAL_NOT_FOUND") from None
+        except AgentGone:
+            raise no_agent() from None
+
+    async def _establish(
+        self,
+        number: PhoneNumber,
+        agent_id: str | None,
+        account: TwilioAccount | None = None,
+        owned: OwnedNumber | None = None,
+    ) -> PhoneNumber:
+        """From a row to a number that is called and calls; whatever fails undoes all of it."""
+        ref = ProviderRef.model_validate(number.provider_ref)
         try:
             async with asyncio.timeout(ATTACH_DEADLINE_S):
                 trunk_id = await self.objects.put_trunk(
@@ -165,13 +217,14 @@ class Provisioner:
                 await self._note(number, rule_id=await self.objects.put_rule(number, trunk_id))
                 if account is not None:
                     ref = await self._route(number, ref, account, owned)
-                done = ref.model_copy(update={"held_by": None, "held_until": 0.0, "release": False})
+                over = {"held_by": None, "held_until": 0.0, "release": False, "claim": False}
+                done = ref.model_copy(update=over)
                 values = {"status": "active", "provider_ref": done.wire()}
                 active = await self.numbers.bind(
-                    Scope(None), number.id, agent_id, status="attaching", values=values
+                    Scope(None), number.id, agent_id, before={"attaching"}, values=values
                 )
                 if active is None:
-                    raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+                    raise no_agent()
         except BaseException as error:
             await self._undo(number, error)
             if isinstance(error, TimeoutError):
@@ -219,7 +272,7 @@ class Provisioner:
 
     async def _detach(self, number: PhoneNumber, release: bool) -> None:
         ref = ProviderRef.model_validate(number.provider_ref)
-        ref = self._held(ref.model_copy(update={"release": release}))
+        ref = self._held(ref.model_copy(update={"release": release, "claim": False}))
         values = {"status": "detaching", "provider_ref": ref.wire()}
         moved = await self.numbers.move(Scope(None), number.id, {"active", "detaching"}, values)
         if moved is None:
@@ -275,6 +328,14 @@ class Provisioner:
 
 def busy() -> Conflict:
     return Conflict("The number is being attached or detached just now", code="NUMBER_BUSY")
+
+
+def _taken() -> Conflict:
+    return Conflict("The number is attached already", code="NUMBER_ATTACHED")
+
+
+def no_agent() -> NotFound:
+    return NotFound("Agent not found", code="AGENT_NOT_FOUND")
 
 
 def _too_slow() -> Unavailable:

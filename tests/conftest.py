@@ -41,6 +41,8 @@ AUTH = {
     "auth_api_secrets_json": json.dumps(
         [{"id": tenant, "secret": secret} for tenant, secret in SECRETS.items()]
     ),
+    # Else a test would have to approve each number before it can be called.
+    "sip_numbers_need_approval": False,
 }
 ACME, RIVAL = bearer(SECRETS["acme"]), bearer(SECRETS["rival"])
 

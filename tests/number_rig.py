@@ -49,7 +49,7 @@ class Rig:
         return NumberRepair(self.provisioner)
 
     async def rows(self) -> list[PhoneNumber]:
-        return await self.own.app[NUMBERS].all()
+        return await self.own.app[NUMBERS].provisioned()
 
     async def credential(self, body: dict[str, Any], **options: Any) -> str:
         answer = await self.api.post("/api/v1/credentials", json=body, **options)

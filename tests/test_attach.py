@@ -63,7 +63,7 @@ class System:
     async def rows(self) -> list[PhoneNumber]:
         database = await Database.open(self.stack.settings.database_url)
         try:
-            return await NumberStore(database).all()
+            return await NumberStore(database).provisioned()
         finally:
             await database.close()
 

@@ -206,6 +206,7 @@ class TestRefused:
             ({"direction": "outbound"}, "number_outbound_only"),
             ({"direction": "outbound", "agent_id": None}, "number_outbound_only"),
             ({"status": "detaching"}, "number_not_attached"),
+            ({"status": "pending"}, "number_not_attached"),
             ({"auth_id": "rival"}, "agent_not_found"),
         ],
     )

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from cryptography.fernet import Fernet
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from core import migrations
 from core.agents import AgentStore
 from core.credentials import CredentialStore, InUse, NameTaken, Vault
 from core.database import Database, Scope
 from core.models import AgentConfig, PhoneNumber, new_id, now
-from core.numbers import CredentialGone, NumberStore, NumberTaken
+from core.numbers import AgentGone, CredentialGone, NumberStore, NumberTaken
 from tests.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store
@@ -65,13 +70,72 @@ class Contract:
         done = await asyncio.gather(*(insert(each) for each in ("acme", "rival", None, "acme")))
         assert sorted(done) == [False, False, False, True]
 
+    async def test_any_tenant_claims_and_one_has_it(self, stores: Stores) -> None:
+        mine, theirs = [number(auth_id=each, status="pending") for each in ("acme", "rival")]
+        for claim in (mine, theirs):
+            await stores.numbers.insert(claim)
+        with pytest.raises(NumberTaken):
+            await stores.numbers.insert(number(status="pending"))
+        with pytest.raises(NumberTaken):
+            await stores.numbers.insert(number())
+        assert await stores.numbers.by_number(ACME, mine.phone_number) == mine
+        assert await stores.numbers.provisioned() == []
+        values = {"status": "attaching"}
+        assert await stores.numbers.move(ALL, theirs.id, {"pending"}, values)
+        with pytest.raises(NumberTaken):
+            await stores.numbers.move(ALL, mine.id, {"pending"}, values)
+        with pytest.raises(NumberTaken):
+            await stores.numbers.insert(number(auth_id=None))
+        found = await stores.numbers.by_number(ALL, mine.phone_number)
+        assert found is not None and found.id == theirs.id
+        assert await stores.numbers.withdraw(theirs.id) is False
+        assert await stores.numbers.withdraw(mine.id) is True
+        assert [each.id for each in await stores.numbers.provisioned()] == [theirs.id]
+
+    async def test_a_claim_of_an_agent_that_is_gone(self, stores: Stores) -> None:
+        theirs = await stores.agent(RIVAL)
+        for agent_id in (theirs, "agt_nothing"):
+            with pytest.raises(AgentGone):
+                await stores.numbers.insert(number(status="pending", agent_id=agent_id))
+
+    async def test_an_upgrade_keeps_the_numbers_there_were(self, url: str) -> None:
+        """And what they point at: SQLite makes the table anew."""
+
+        def at(revision: str) -> Callable[[Connection], None]:
+            return lambda connection: command.upgrade(migrations.config(connection), revision)
+
+        name = url.replace("sqlite:", "sqlite+aiosqlite:").replace(
+            "postgresql:", "postgresql+asyncpg:"
+        )
+        if (path := make_url(url).database) and url.startswith("sqlite"):
+            Path(path).parent.mkdir(parents=True)
+        engine = create_async_engine(name)
+        row = {"id": "num_1", "number": "+14155550123", "country": "US", "provider": "sip"}
+        row |= {"direction": "both", "status": "active", "auth_id": "acme", "provider_ref": "{}"}
+        columns = ", ".join([*row, "created_at"])
+        values = ", ".join([*(f"'{value}'" for value in row.values()), "1"])
+        async with engine.begin() as connection:
+            await connection.run_sync(at("0005"))
+            await connection.execute(
+                text(f"INSERT INTO phone_numbers ({columns}) VALUES ({values})")
+            )
+        await engine.dispose()
+        database = await Database.open(url)
+        numbers = NumberStore(database)
+        (kept,) = await numbers.provisioned()
+        assert (kept.id, kept.status, kept.auth_id) == ("num_1", "active", "acme")
+        with pytest.raises(NumberTaken):
+            await numbers.insert(number(auth_id="rival"))
+        await numbers.insert(number(auth_id="rival", status="pending"))
+        await database.close()
+
     async def test_it_comes_back_as_it_went(self, stores: Stores) -> None:
         given = number(provider_ref={"sid": "PN1", "before": {"trunkSid": None}}, trunk_id="ST_1")
         await stores.numbers.insert(given)
         assert await stores.numbers.get(ACME, given.id) == given
         assert await stores.numbers.by_number(ALL, given.phone_number) == given
         assert await stores.numbers.get(RIVAL, given.id) is None
-        assert await stores.numbers.all() == [given]
+        assert await stores.numbers.provisioned() == [given]
 
     async def test_bound_to_an_agent_of_the_same_owner(self, stores: Stores) -> None:
         kept = number()

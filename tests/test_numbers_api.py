@@ -55,6 +55,7 @@ class TestAttach:
             "credentialsRef": "office",
             "direction": "inbound",
             "inboundCallsEnabled": True,
+            "authId": "acme",
             "createdAt": view["createdAt"],
         }
         (trunk,), (rule,) = rig.sip.registry.inbound.values(), rig.sip.registry.rules.values()

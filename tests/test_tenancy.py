@@ -185,6 +185,9 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
         lambda ids, own: (f"/api/v1/phone-numbers/{own.number_id}", {"agentId": ids.agent}),
     ),
     "DELETE /api/v1/phone-numbers/{id}": (_path("/api/v1/phone-numbers/{number_id}"),),
+    "POST /api/v1/phone-numbers/{id}/approve": (
+        _path("/api/v1/phone-numbers/{number_id}/approve"),
+    ),
     "GET /v1/agents/{id}/webhook": (_path("/v1/agents/{agent}/webhook"),),
     "POST /v1/agents/{id}/webhook": (
         _path("/v1/agents/{agent}/webhook", url="https://mine.example/"),

@@ -1,0 +1,33 @@
+"""A number may be claimed by several tenants; one of them has it."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    # SQLite drops a constraint only by making the table anew.
+    with op.batch_alter_table("phone_numbers") as table:
+        table.drop_constraint("uq_phone_numbers_number", type_="unique")
+    attached = sa.text("status <> 'pending'")
+    op.create_index(
+        "uq_phone_numbers_number",
+        "phone_numbers",
+        ["number"],
+        unique=True,
+        sqlite_where=attached,
+        postgresql_where=attached,
+    )
+    op.create_index(
+        "uq_phone_numbers_auth_id_number", "phone_numbers", ["auth_id", "number"], unique=True
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("uq_phone_numbers_auth_id_number", "phone_numbers")
+    op.drop_index("uq_phone_numbers_number", "phone_numbers")
+    op.execute("DELETE FROM phone_numbers WHERE status = 'pending'")
+    with op.batch_alter_table("phone_numbers") as table:
+        table.create_unique_constraint("uq_phone_numbers_number", ["number"])
