@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from core import tool_schema
+from core import compliance, tool_schema
 from core.agents import ID_PREFIX as AGENT_PREFIX
 from core.agents import AgentStore
 from core.cache import Cache, agent_key, number_key
@@ -205,7 +205,9 @@ class AgentFiles:
 def _read(path: Path, agent_id: str) -> Agent:
     try:
         raw = path.read_bytes()
-        config = AgentConfig.model_validate(yaml.safe_load(raw))
+        given = yaml.safe_load(raw)
+        asked = compliance.faults(given)
+        config = AgentConfig.model_validate(compliance.served(given))
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
@@ -215,6 +217,9 @@ def _read(path: Path, agent_id: str) -> Agent:
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         # PyYAML makes dates of what looks like one, and fails on the 30th of February.
         raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
+    if asked:
+        faults = "; ".join(f"{fault.field}: {fault.message}" for fault in asked)
+        raise BadAgentFile(f"{path.name}: {faults}")
     for index, tool in enumerate(config.custom_tools):
         try:
             tool_schema.check_parameters(tool.parameters)

@@ -40,7 +40,8 @@ UNSERVED = frozenset(
         "consent",
     }
 )
-"""What the agents of such products have, and these do not have yet."""
+"""What the agents of such products have, and these do not have yet; the last three are refused if
+they ask for something (core.compliance)."""
 
 DEFAULT_VOICE = "default"
 """Clients want ``voice`` to be a string: this is the TTS's own choice, null in AgentConfig."""

@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from core import compliance
 from core.errors import (
     AppError,
     BadRequest,
@@ -52,11 +53,16 @@ async def parse_body(
     An empty body counts as malformed JSON. ``ignored`` are fields that callers of the API know
     and this system does not serve: whatever they hold, they are taken out, and the response
     names them in ``X-Ignored-Fields``. A model that forbids extra fields refuses all others.
+    Fields about recording and consent (core.compliance) are the exception: asked for something,
+    they are refused, wherever they are sent; else they hold as they are.
     ``customTools.headers`` is a field of an object, or of each object of a list. With
     ``json_schema_extra=documented(ignored)`` in a model's config they are in the OpenAPI document.
     """
     value = parse_json(await read_body(request))
-    if found := sorted(name for name in ignored if _take_out(value, name)):
+    if faults := compliance.faults(value):
+        raise invalid(faults, request.path)
+    taken_out = [name for name in ignored if _take_out(value, name)]
+    if found := sorted(name for name in taken_out if name not in compliance.FIELDS):
         request[_IGNORED] = found
     return validate(value, model, request.path)
 
@@ -72,6 +78,12 @@ def documented(ignored: frozenset[str]) -> Callable[[dict[str, Any]], None]:
 
     def add(schema: dict[str, Any]) -> None:
         for name in sorted(name for name in ignored if "." not in name):
+            if name in compliance.FIELDS:
+                schema["properties"][name] = {
+                    "description": "Not served yet: refused unless it asks for nothing.",
+                    **compliance.FIELDS[name].schema,
+                }
+                continue
             schema["properties"][name] = {
                 "description": "Accepted, but without effect so far; named in X-Ignored-Fields."
             }

@@ -34,7 +34,8 @@ from gateway.route import Route
 from gateway.sip_overrides import SipOverrides
 from gateway.waiting import until_over
 
-# Callers of the API send these; nothing here records or talks to a call screener yet.
+# Callers of the API send these; nothing here talks to a call screener, nor records: what asks for a
+# recording is refused (core.compliance).
 IGNORED = frozenset({"record", "disableRecording", "callScreeningIdentity", "callScreeningPurpose"})
 
 

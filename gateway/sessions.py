@@ -34,7 +34,7 @@ from gateway.numbered import (
 from gateway.plan import CallPlan
 from gateway.route import Route
 
-# Sent by callers of the API; there is no recording yet.
+# Sent by callers of the API, and taken if it asks for none; there is no recording yet.
 IGNORED = frozenset({"recording"})
 
 

@@ -25,8 +25,10 @@ UNSERVED = {
     "enableBackchannel": True,
     "callScreeningIdentity": "us",
     "callScreeningPurpose": None,
-    "recording": {"enabled": True},
-    "disclosure": {"text": "…"},
+}
+NOTHING_ASKED = {
+    "recording": {"enabled": False},
+    "disclosure": {"text": None},
     "consent": {"mode": "none"},
 }
 
@@ -98,10 +100,10 @@ class TestCreate:
         assert made["customTools"][0]["timeoutMs"] == 10_000
 
     async def test_what_is_not_served_is_accepted_and_named(self, api: Api) -> None:
-        answer = await api.ask("POST", body={"name": "One", **UNSERVED})
+        answer = await api.ask("POST", body={"name": "One", **UNSERVED, **NOTHING_ASKED})
         assert answer.status == 200
         assert answer.headers["X-Ignored-Fields"].split(", ") == sorted(UNSERVED)
-        assert not UNSERVED.keys() & answer.body.keys()
+        assert not {**UNSERVED, **NOTHING_ASKED}.keys() & answer.body.keys()
         changed = await api.ask("PATCH", f"/{answer.body['id']}", {"sttMode": "accurate"})
         assert (changed.status, changed.body) == (200, answer.body)
         assert changed.headers["X-Ignored-Fields"] == "sttMode"
@@ -295,7 +297,7 @@ class TestPatch:
             {"voice": None},
             {"description": None, "beginMessage": None, "customTools": []},
             {"voiceSpeed": 1},
-            {"recording": {"enabled": True}},
+            {"recording": {"enabled": False}, "denoisingMode": "off"},
         ],
     )
     async def test_a_change_of_nothing_makes_no_version(

@@ -249,10 +249,11 @@ class TestBody:
     ) -> None:
         agent = await make_agent(gateway)
         await make_number(gateway, agent=agent)
-        body = {"agentId": agent.id, "toNumber": TO, "record": True, "disableRecording": None}
+        body = {"agentId": agent.id, "toNumber": TO, "record": False, "disableRecording": True}
+        body["callScreeningIdentity"] = "us"
         async with gateway.http.post("/v1/calls", json=body, headers=ACME) as response:
             assert response.status == 200
-            assert response.headers["X-Ignored-Fields"] == "disableRecording, record"
+            assert response.headers["X-Ignored-Fields"] == "callScreeningIdentity"
 
     async def test_a_host_of_the_callers_gets_none_of_our_credentials(
         self, gateway: Running, plans: list[CallPlan]
