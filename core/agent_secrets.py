@@ -14,6 +14,8 @@ from typing import Any
 from core.credentials import Unreadable, Vault
 from core.errors import ServerFault
 from core.models import Agent
+from core.tool_headers import MAX_HEADERS
+from core.url_login import split_login
 
 MARK = "sealedHeaders"
 """In the text of every configuration that holds a secret."""
@@ -40,12 +42,17 @@ class AgentSecrets:
         return _each(config, sealed)
 
     def open(self, config: dict[str, Any]) -> dict[str, Any]:
-        """As it was before ``seal``. Raises Unreadable, ValueError (no vault)."""
+        """As it was before ``seal``. Raises Unreadable, ValueError (no vault).
+
+        A login in a URL, which is refused today, comes out as the header that it stands for, and
+        is sealed with the others when the configuration is kept again.
+        """
 
         def opened(holder: dict[str, Any]) -> dict[str, Any]:
-            if MARK not in holder:
-                return holder
-            return {**_without(holder, MARK), _PLAIN: self._the_vault().open(holder[MARK])}
+            if MARK in holder:
+                headers = self._the_vault().open(holder[MARK])
+                holder = {**_without(holder, MARK), _PLAIN: headers}
+            return _without_login(holder)
 
         return _each(config, opened)
 
@@ -79,7 +86,7 @@ class AgentSecrets:
 
 def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
     """A sealed configuration that can be read without a key."""
-    return _each(config, lambda holder: _without(holder, MARK))
+    return _each(config, lambda holder: {**_without_login(_without(holder, MARK)), _PLAIN: {}})
 
 
 def unreadable() -> ServerFault:
@@ -94,6 +101,17 @@ def _each(
 ) -> dict[str, Any]:
     changed = {name: [*map(change, config[name])] for name in _HOLDERS if config.get(name)}
     return {**config, **changed}
+
+
+def _without_login(holder: dict[str, Any]) -> dict[str, Any]:
+    url, login = split_login(holder["url"])
+    if login is None:
+        return holder
+    headers = holder.get(_PLAIN) or {}
+    named = {name.lower() for name in headers}
+    if "authorization" not in named and len(headers) < MAX_HEADERS:
+        headers = {**headers, "Authorization": login}
+    return {**holder, "url": url, _PLAIN: headers}
 
 
 def _without(holder: dict[str, Any], name: str) -> dict[str, Any]:

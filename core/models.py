@@ -90,7 +90,11 @@ _URL = re.compile(
 
 
 def http_url(value: str) -> str:
-    """An http:// or https:// address as RFC 3986 writes it. Raises ValueError."""
+    """An http:// or https:// address as RFC 3986 writes it. Raises ValueError.
+
+    Without user name and password (RFC 3986 §3.2.1): addresses are kept, shown and logged as no
+    secret should be.
+    """
     try:
         parts = urlsplit(value)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -98,6 +102,8 @@ def http_url(value: str) -> str:
         usable = False
     if not usable or not _URL.fullmatch(value):
         raise ValueError("must be an http:// or https:// address, other characters as %XX")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user name or a password")
     return value
 
 

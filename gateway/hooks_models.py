@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
 from core.models import Model, Timestamp, http_url, rfc3339
 from core.outbox import Delivery, DeliveryStatus
+from core.url_login import split_login
 from core.webhook_store import WebhookEndpoint
 from gateway.paging import Page
 
@@ -49,7 +50,9 @@ class WebhookView(Model):
 
     @classmethod
     def of(cls, endpoint: WebhookEndpoint) -> WebhookView:
-        return cls(**_taken(cls, endpoint), status="active", timeout=endpoint.timeout_s)
+        # One that was set before logins were refused still goes out with it.
+        shown = {**_taken(cls, endpoint), "url": split_login(endpoint.url)[0]}
+        return cls(**shown, status="active", timeout=endpoint.timeout_s)
 
 
 class WebhookOrNull(RootModel[WebhookView | None]):
