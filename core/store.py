@@ -30,8 +30,10 @@ from core.call_rows import (
     event_row,
     in_spoken_order,
 )
-from core.credentials import Vault
+from core.call_trunks import CallTrunks
+from core.credentials import SipSecret, Unreadable, Vault
 from core.database import Database, Scope, whole
+from core.errors import ServerFault
 from core.events import CallState, Source, fold
 from core.jobs import Heartbeat
 from core.models import Agent, Call, CallEvent, CallType, Direction, Status, StoredEvent, Turn, now
@@ -56,6 +58,8 @@ class NewCall:
     max_duration_ms: int
     agent: Agent | None = None
     phone_number_id: str | None = None
+    own_trunk: SipSecret | None = None
+    """Kept sealed until the call ends; None: the call goes out the usual way."""
     metadata: dict[str, Any]
 
 
@@ -128,10 +132,12 @@ class Store:
         announcer: Announcer | None = None,
         vault: Vault | None = None,
     ) -> None:
-        """Without ``vault`` no call can be kept whose agent has secrets (core.agent_secrets)."""
+        """Without ``vault`` no call can be kept that has secrets: its agent's
+        (core.agent_secrets), or its own trunk's (core.call_trunks)."""
         self._database = database
         self._announcer = announcer
         self._secrets = AgentSecrets(vault)
+        self._trunks = CallTrunks(vault)
         self._add_event = adding_events(database)
         self._claim = claiming(database)
 
@@ -176,6 +182,8 @@ class Store:
                     raise TooManyLive
                 await connection.execute(insert(CALLS_TABLE), row)
                 await connection.execute(insert(EVENTS_TABLE), events)
+                if new.own_trunk is not None and state.ended_at is None:
+                    await self._trunks.keep(connection, new.id, new.own_trunk)
                 steps = [Step(*step, new.auth_id, row) for step in folded]
                 told = await self._announce(connection, steps)
         except IntegrityError:
@@ -212,6 +220,8 @@ class Store:
                 )
             if state != before:
                 await connection.execute(ADVANCE, {"call": call_id, **columns(state)})
+            if before.ended_at is None and state.ended_at is not None:
+                await self._trunks.drop(connection, call_id)
             told = await self._announce(connection, steps)
         self._wake(told)
         return stored
@@ -311,6 +321,21 @@ class Store:
             return None
         agent = self._secrets.unpin(row["agent"]) if row["agent"] else None
         return call_of(row), agent, row["max_duration_ms"]
+
+    @whole
+    async def own_trunk(self, call_id: str) -> SipSecret | None:
+        """The trunk that the call brought along, while it lasts.
+
+        Raises ServerFault ``CREDENTIAL_UNREADABLE``: the key that sealed it is gone.
+        """
+        async with self._database.read() as connection:
+            try:
+                return await self._trunks.find(connection, call_id)
+            except Unreadable:
+                raise ServerFault(
+                    "The call's trunk was encrypted with a key that SECRETS_KEY does not hold",
+                    code="CREDENTIAL_UNREADABLE",
+                ) from None
 
     @whole
     async def owner(self, call_id: str) -> str | None:

@@ -108,6 +108,16 @@ class CallRow(Base):
     )
 
 
+class CallTrunkRow(Base):
+    """The trunk of an unfinished call that brought its own (core.call_trunks)."""
+
+    __tablename__ = "call_trunks"
+
+    call_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sealed: Mapped[str] = mapped_column(Text)
+    """Fernet token of its address and credentials."""
+
+
 class EventRow(Base):
     __tablename__ = "call_events"
 

@@ -17,7 +17,7 @@ from gateway.auth import Principal
 from gateway.keys import AGENTS, CREDENTIALS, OUTBOUND, SETTINGS
 from gateway.outbound import Outbound
 from gateway.plan import CallPlan
-from gateway.sip_overrides import SipOverrides, chosen_trunk, with_credentials
+from gateway.sip_overrides import SipOverrides, chosen_trunk, has_a_say, with_credentials
 from gateway.trunks import outbound_trunk
 
 MAX_METADATA_BYTES = 16 * 1024
@@ -90,6 +90,7 @@ async def plan_from(
         from_number=number.phone_number,
         to_number=to_number,
         trunk=trunk,
+        own_trunk=has_a_say(sip),
         agent=agent,
         agent_named=True,
         phone_number_id=number.id,

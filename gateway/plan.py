@@ -9,6 +9,7 @@ from typing import Any
 from core.models import Agent, new_id
 from core.store import NewCall
 from gateway.auth import Principal
+from gateway.trunks import sealable
 from sip.dial import DialRequest, Trunk
 
 # The worker ends a call that is too long, with a word; the SIP service only if that failed.
@@ -26,6 +27,8 @@ class CallPlan:
     from_number: str
     to_number: str
     trunk: Trunk
+    own_trunk: bool = False
+    """The request had a say in ``trunk``: a transfer of the call must leave by it too."""
     agent: Agent | None
     agent_named: bool = False
     phone_number_id: str | None = None
@@ -49,6 +52,7 @@ class CallPlan:
             max_duration_ms=self.max_duration_s * 1000,
             agent=agent,
             phone_number_id=self.phone_number_id,
+            own_trunk=sealable(self.trunk) if self.own_trunk else None,
             metadata=self.metadata,
         )
 

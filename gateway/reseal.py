@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core.agent_reseal import reseal_agents
+from core.call_trunks import reseal_call_trunks
 from core.credentials import CredentialStore, Unreadable, Vault
 from core.database import Database
 from core.settings import Settings
@@ -16,7 +17,8 @@ async def reseal(settings: Settings) -> int:
     try:
         credentials = await CredentialStore(database, vault).reseal()
         webhooks = await WebhookStore(database, vault).reseal()
-        return credentials + webhooks + await reseal_agents(database, vault)
+        trunks = await reseal_call_trunks(database, vault)
+        return credentials + webhooks + trunks + await reseal_agents(database, vault)
     except Unreadable:
         raise ValueError(
             "SECRETS_KEY holds no key for some secret; with that key too, try again"

@@ -22,7 +22,7 @@ from gateway.idempotency import once
 from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, STORE, WEBHOOKS
 from gateway.plan import CallPlan
 from gateway.route import Route
-from gateway.sip_overrides import SipOverrides, chosen_trunk, with_credentials
+from gateway.sip_overrides import SipOverrides, chosen_trunk, has_a_say, with_credentials
 from sip.addresses import check_dtmf, check_headers, normalize_phone
 from sip.dial import MAX_RINGING_S, Trunk
 
@@ -144,6 +144,7 @@ async def make_plan(
         from_number=from_number,
         to_number=to_number,
         trunk=trunk,
+        own_trunk=has_a_say(body.sip),
         agent=agent,
         agent_named=named,
         ringing_timeout_s=body.ringing_timeout_s,

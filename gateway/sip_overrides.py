@@ -21,6 +21,11 @@ class SipOverrides(BaseModel):
     auth_password: SecretStr | None = Field(None, max_length=256, strict=True)
 
 
+def has_a_say(sip: SipOverrides | None) -> bool:
+    """Whether the request changes anything of the usual trunk."""
+    return sip is not None and any(value is not None for _, value in sip)
+
+
 def chosen_trunk(sip: SipOverrides | None, transport: Transport) -> Trunk | None:
     """The trunk that the request names; None: it names no host.
 

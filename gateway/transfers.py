@@ -44,7 +44,7 @@ from gateway.policy import DialPolicy
 from gateway.sip_call import make_trunk
 from gateway.transfer import refer
 from gateway.transfer_steps import Order, Steps
-from gateway.trunks import outbound_trunk
+from gateway.trunks import opened, outbound_trunk
 from sip.addresses import parse_transfer_target
 from sip.dial import Dial, DialFailed, DialOutcome, DialRequest, Trunk, by_sip_status
 
@@ -246,10 +246,14 @@ class Transfers:
     async def _way_out(self, order: Order) -> tuple[Trunk, str]:
         """The trunk, and the caller ID. Raises Forbidden, ServerFault, Unavailable.
 
-        The number that the call came to or went out from; another of the agent's when that
-        may not call out; without any number the way that POST /sip/call goes.
+        The trunk that the call brought along; else the number that the call came to or went
+        out from; another of the agent's when that may not call out; without any number the way
+        that POST /sip/call goes.
         """
         call = order.call
+        own_trunk = await self._store.own_trunk(call.id)
+        if own_trunk is not None and call.from_number is not None:
+            return opened(own_trunk), call.from_number
         scope = Scope(await self._store.owner(call.id))
         own = call.phone_number_id and await self._numbers.get(scope, call.phone_number_id)
         numbers = [own] if own else []

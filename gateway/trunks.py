@@ -48,11 +48,21 @@ async def _own(number: PhoneNumber, credentials: CredentialStore) -> Trunk | Non
         return None
     credential, secret = found
     if credential.provider == "sip":
-        return _sip(SipSecret.model_validate(secret))
+        return opened(SipSecret.model_validate(secret))
     return _twilio(TwilioSecret.model_validate(secret))
 
 
-def _sip(secret: SipSecret) -> Trunk:
+def sealable(trunk: Trunk) -> SipSecret:
+    """The trunk as it can be sealed; ``opened`` is the way back."""
+    return SipSecret(
+        address=trunk.address,
+        username=trunk.username,
+        password=None if trunk.password is None else SecretStr(trunk.password),
+        transport=trunk.transport,
+    )
+
+
+def opened(secret: SipSecret) -> Trunk:
     return Trunk(
         address=secret.address,
         username=secret.username,

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
+from livekit.protocol.sip import SIPTransport
+from pydantic import SecretStr
 
+from core.call_trunks import CallTrunks
+from core.credentials import SipSecret, Vault
 from core.database import Scope
 from core.events import ended
 from core.models import Agent, AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
 from core.transfers import LEG_ATTRIBUTE, human_identity
-from gateway.keys import NUMBERS
+from gateway.keys import NUMBERS, STORE
 from tests.conftest import bearer
 from tests.inprocess import SECRET, Running
 from tests.livekit_stub import LiveKitStub, Refusal, phone, running_with
@@ -24,6 +29,7 @@ pytestmark = pytest.mark.store
 
 ISSUER = TokenIssuer(SECRET)
 TO, FROM = "+15551230077", "+15105550123"
+TCP = "SIP_TRANSPORT_TCP"
 
 
 @pytest.fixture
@@ -146,6 +152,43 @@ class TestWarm:
         code = answer.meta.get("sip_status_code")
         failed = {"reason": outcome} | ({"sipStatusCode": int(code)} if code else {})
         assert (await told(gateway, call))[-1] == ("transfer.failed", failed)
+
+    async def test_a_call_with_its_own_trunk_dials_the_human_by_it(
+        self, gateway: Running, livekit: LiveKitStub
+    ) -> None:
+        """Before its number's, and before the usual one."""
+        theirs = SipSecret(
+            address="theirs.example.com:5070",
+            username="anna",
+            password=SecretStr("pw-of-anna"),
+            transport="tcp",
+        )
+        both = await number(gateway, FROM, direction="both")
+        for phone_number_id in (None, both.id):
+            call = await talking(
+                gateway, transfer_mode="warm", own_trunk=theirs, phone_number_id=phone_number_id
+            )
+            assert (await ask(gateway, call.id))[1]["outcome"] == "answered"
+        for dialled in livekit.dialled:
+            assert dialled.sip_number == FROM
+            trunk = dialled.trunk
+            assert (trunk.hostname, trunk.transport) == (theirs.address, SIPTransport.Value(TCP))
+            assert (trunk.auth_username, trunk.auth_password) == ("anna", "pw-of-anna")
+            dialled.ClearField("trunk")
+            assert "pw-of-anna" not in str(dialled)
+        assert len(livekit.dialled) == 2
+        assert "pw-of-anna" not in str(await told(gateway, call))
+
+    @pytest.mark.attack
+    async def test_an_unreadable_trunk_is_not_replaced_by_another(
+        self, gateway: Running, livekit: LiveKitStub
+    ) -> None:
+        call = await talking(
+            gateway, transfer_mode="warm", own_trunk=SipSecret(address="theirs.example.com")
+        )
+        gateway.app[STORE]._trunks = CallTrunks(Vault([Fernet.generate_key().decode()]))
+        assert (await ask(gateway, call.id))[1]["outcome"] == "failed"
+        assert livekit.dialled == []
 
     @pytest.mark.parametrize("mode", ["warm", "cold"])
     async def test_the_destination_policy_counts(

@@ -1,0 +1,19 @@
+"""The trunks of calls that brought their own, for as long as the calls last."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "call_trunks",
+        sa.Column("call_id", sa.String(64), primary_key=True),
+        sa.Column("sealed", sa.Text, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("call_trunks")
