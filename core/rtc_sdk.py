@@ -1,9 +1,14 @@
-"""What a process does with the LiveKit SDK before it needs it."""
+"""What LiveKit's SDK (1.1.21) has no public call for: being loaded early, keys for one only."""
 
 from __future__ import annotations
 
+import asyncio
+
 from livekit import rtc
 from livekit.rtc import _ffi_client
+from livekit.rtc._proto import ffi_pb2
+
+_SENT_WITHIN_S = 5.0
 
 
 async def load() -> None:
@@ -26,3 +31,25 @@ def _leave_logs_behind() -> None:
     library = _ffi_client.FfiClient.instance._ffi_lib
     name, version = b"python", rtc.__version__.encode("ascii")  # what LiveKit is told
     library.livekit_ffi_initialize(_ffi_client.ffi_event_callback, False, name, version)
+
+
+async def publish_dtmf(room: rtc.Room, identity: str, *, code: int, digit: str) -> None:
+    """A key for this participant and nobody else; the SDK's own call tells the whole room.
+
+    Raises rtc.participant.PublishDTMFError, TimeoutError.
+    """
+    request = ffi_pb2.FfiRequest()
+    wanted = request.publish_sip_dtmf
+    wanted.local_participant_handle = room.local_participant._ffi_handle.handle
+    wanted.code, wanted.digit = code, digit
+    wanted.destination_identities.append(identity)
+    client = _ffi_client.FfiClient.instance
+    answers = client.queue.subscribe()
+    try:
+        asked = client.request(request).publish_sip_dtmf.async_id
+        async with asyncio.timeout(_SENT_WITHIN_S):
+            answer = await answers.wait_for(lambda told: told.publish_sip_dtmf.async_id == asked)
+    finally:
+        client.queue.unsubscribe(answers)
+    if answer.publish_sip_dtmf.error:
+        raise rtc.participant.PublishDTMFError(answer.publish_sip_dtmf.error)

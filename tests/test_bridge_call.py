@@ -56,9 +56,10 @@ class Room:
         self.local_participant = Local()
         self.remote_participants: dict[str, Remote] = {}
         self.connected = True
+        self.handlers: dict[str, Callable[..., None]] = {}
 
-    def on(self, *_: object) -> None:
-        return None
+    def on(self, event: str, handler: Callable[..., None]) -> None:
+        self.handlers[event] = handler
 
     def isconnected(self) -> bool:
         return self.connected

@@ -37,11 +37,13 @@ LOUD, QUIET = 3000, 800  # of 32767; the tones are 8000, what speech has there a
 
 
 def control() -> Control:
-    """The agent transfers when 9 is pressed, and tells what became of it."""
+    """The agent transfers when 9 is pressed, and tells what became of it; to 8 it presses 6."""
     document = scenario.control()
     rules = [
         Rule(pattern=r"pressed 9\b", reply="One moment.", call=ToolCall(name="transfer_call")),
         Rule(role="tool", tool_name="transfer_call", reply="I am sorry."),
+        Rule(pattern=r"pressed 8\b", call=ToolCall(name="send_dtmf", arguments={"digits": "6"})),
+        Rule(role="tool", tool_name="send_dtmf", reply="There."),
     ]
     document.openai.scripts["default"].rules[:0] = rules
     return document
@@ -73,13 +75,22 @@ async def asking(
     gateway: Gateway, phone: Phone, sip: dict[str, str] | None = None, **changes: Any
 ) -> AsyncIterator[tuple[Placed, PhoneCall]]:
     """A caller who has just asked for a human; ``sip``: the call's own way out."""
+    async with asking_nothing(gateway, phone, sip, **changes) as (placed, call):
+        await call.dtmf("9")
+        yield placed, call
+
+
+@contextlib.asynccontextmanager
+async def asking_nothing(
+    gateway: Gateway, phone: Phone, sip: dict[str, str] | None = None, **changes: Any
+) -> AsyncIterator[tuple[Placed, PhoneCall]]:
+    """A caller who talks with the agent."""
     body = request("", agent=await agent(gateway, **changes), sip=sip)
     placed = await Placed.place(gateway, body)
     call = await phone.next_call(10)
     await call.answered(10)
     for event in ("agent.ready", "call.answered"):
         await told(gateway, placed.call_id, event)
-    await call.dtmf("9")
     yield placed, call
 
 
@@ -177,6 +188,55 @@ async def test_a_human_takes_the_call(gateway: Gateway, exchange: Phone) -> None
     ]
     assert of(timeline, "transfer.started") == [{"to": TO, "mode": "warm"}]
     assert of(timeline, "agent.left") == [{"cause": "handed_over"}]
+
+
+@pytest.mark.attack
+async def test_keys_do_not_cross_a_consultation(gateway: Gateway, exchange: Phone) -> None:
+    """Neither phone gets the other's as RFC 4733 events, not even the key that takes the call;
+    the agent takes the human's for the human's. Later keys prove it: none is missing or new."""
+    async with asking(gateway, exchange, transferMode="warm") as (placed, caller):
+        human = await exchange.next_call(10)
+        await human.answered(10)
+        await human.speech_begins(10)
+        await caller.dtmf("15")  # no yes of the human's
+        await human.dtmf("7")
+        await human.dtmf("1")
+        timeline = await events(gateway, placed, "agent.left")
+        async with sounding(caller, CALLER_TONE):
+            await hears(human, CALLER_TONE)
+        async with sounding(human, HUMAN_TONE):
+            await hears(caller, HUMAN_TONE)
+        await caller.dtmf("4")
+        await human.dtmf("3")
+        assert (await human.next_digit(10)).digit == "4"
+        assert (await caller.next_digit(10)).digit == "3"
+        await human.hangup()
+        await caller.ended(10)
+    pressed = [data["digit"] for data in of(timeline, "dtmf.received")]
+    assert pressed == ["9", "1", "5"], "the human's are nobody's turn"
+    order = [type for type, _ in timeline]
+    last_key = len(order) - 1 - order[::-1].index("dtmf.received")
+    assert last_key < order.index("transfer.accepted"), "taken by the human, not by the caller"
+    turns = (await placed.record())["transcripts"]
+    assert not [turn for turn in turns if "7" in turn["transcript"]]
+
+
+@pytest.mark.attack
+async def test_an_agents_keys_are_for_its_caller_only(gateway: Gateway, exchange: Phone) -> None:
+    """Not for another phone in the same room, which hears the agent."""
+    async with asking_nothing(gateway, exchange) as (placed, caller):
+        body = request("", room_name=placed.room, participant_identity="other", sip=None)
+        await Placed.place(gateway, {**body, "agent": None})
+        other = await exchange.next_call(10)
+        await other.answered(10)
+        async with sounding(caller, CALLER_TONE):
+            await hears(other, CALLER_TONE)
+        await caller.dtmf("8")
+        assert (await caller.next_digit(10)).digit == "6"
+        await caller.dtmf("3")
+        assert [(await other.next_digit(10)).digit for _ in range(2)] == ["8", "3"]
+        await caller.hangup()
+        await other.hangup()
 
 
 async def test_nobody_takes_the_call(gateway: Gateway, exchange: Phone) -> None:

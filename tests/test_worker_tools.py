@@ -14,7 +14,6 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from aiohttp import web
-from livekit import rtc
 from livekit.agents import StopResponse
 
 from core.models import CustomTool
@@ -168,14 +167,13 @@ async def test_nobody_there(server: Server) -> None:
     assert await ask(server, "/ok") == ToolAnswer(False, "Error: the tool could not be reached.")
 
 
-class ToneRoom:
-    """As much of a room as sending tones needs."""
+class Tones:
+    """The far end's ear for keys."""
 
     def __init__(self) -> None:
         self.tones: list[tuple[int, str]] = []
-        self.local_participant = self
 
-    async def publish_dtmf(self, *, code: int, digit: str) -> None:
+    async def play(self, *, code: int, digit: str) -> None:
         self.tones.append((code, digit))
 
 
@@ -186,8 +184,7 @@ def quick_tones(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_digits_have_the_codes_of_rfc_4733(quick_tones: None, box: Box) -> None:
     assert await box.box.actions.press(" 09*#aD") == "09*#AD"
-    room = box.room
-    assert room.tones == [(0, "0"), (9, "9"), (10, "*"), (11, "#"), (12, "A"), (15, "D")]
+    assert box.ear.tones == [(0, "0"), (9, "9"), (10, "*"), (11, "#"), (12, "A"), (15, "D")]
 
 
 class Box:
@@ -195,7 +192,7 @@ class Box:
 
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.room = ToneRoom()
+        self.ear = Tones()
         self.hung_up = 0
         self.turns: list[str] = []
         self.steps: list[str] = []
@@ -205,7 +202,7 @@ class Box:
             http=http,
             post=self._post,
             actions=Actions(
-                room=cast(rtc.Room, self.room),
+                tone=self.ear.play,
                 post=self._post,
                 hang_up=self._hang_up,
                 transfer=self._transfer,
@@ -241,14 +238,14 @@ async def box() -> AsyncIterator[Box]:
 
 async def test_send_dtmf(box: Box, quick_tones: None) -> None:
     assert await box.run("send_dtmf", [], digits="1 #") == "Pressed 1#."
-    assert box.room.tones == [(1, "1"), (11, "#")]
+    assert box.ear.tones == [(1, "1"), (11, "#")]
     assert box.events[0] == ("dtmf.sent", {"digits": "1#"})
     assert box.events[-1][1]["ok"] is True
 
 
 async def test_send_dtmf_refuses_what_no_keypad_has(box: Box) -> None:
     assert (await box.run("send_dtmf", [], digits="1x")).startswith("Error")
-    assert box.room.tones == []
+    assert box.ear.tones == []
     assert [(type, data["ok"]) for type, data in box.events] == [("tool.called", False)]
 
 

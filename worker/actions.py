@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
-
-from livekit import rtc
+from typing import Any, Protocol
 
 # RFC 4733 §3.2: the events of a telephone keypad.
 _CODES = {digit: code for code, digit in enumerate("0123456789*#ABCD")}
 _TONE_GAP_S = 0.3
+
+
+class Tone(Protocol):
+    def __call__(self, *, code: int, digit: str) -> Awaitable[None]: ...
 
 
 class ActionFailed(Exception):
@@ -22,11 +24,13 @@ class ActionFailed(Exception):
 class Actions:
     """``post`` appends to the call's timeline; ``hang_up`` ends the call at once.
 
+    ``tone`` plays a key to the far end (its RFC 4733 code, and itself), and to nobody else.
+
     ``transfer`` hands the caller over to the agent's transfer number and returns when that is
     done, or raises ActionFailed.
     """
 
-    room: rtc.Room
+    tone: Tone
     post: Callable[[str, dict[str, Any]], object]
     hang_up: Callable[[], None]
     transfer: Callable[[], Awaitable[None]]
@@ -42,7 +46,7 @@ class Actions:
         for position, key in enumerate(keys):
             if position:
                 await asyncio.sleep(_TONE_GAP_S)
-            await self.room.local_participant.publish_dtmf(code=_CODES[key], digit=key)
+            await self.tone(code=_CODES[key], digit=key)
         self.post("dtmf.sent", {"digits": keys})
         return keys
 

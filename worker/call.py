@@ -12,7 +12,7 @@ from livekit.agents import JobContext, JobProcess
 
 from core.events import ended
 from core.jobs import CallBrief, InboundRoom, JobMetadata
-from core.rtc_sdk import load
+from core.rtc_sdk import load, publish_dtmf
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.transfers import TransferOrder, TransferResult
@@ -204,7 +204,7 @@ class _Call:
         if config.transfer_number is not None:
             self._transfers = self._transfers_of(brief)
         actions = Actions(
-            room=self._ctx.room,
+            tone=partial(publish_dtmf, self._ctx.room, brief.participant_identity),
             post=self._reporter.post,
             hang_up=partial(self._end, "agent_hung_up"),
             transfer=no_transfer if self._transfers is None else self._transfers.transfer,

@@ -127,7 +127,7 @@ class Consultation:
             async with asyncio.timeout(_HANG_UP_WITHIN_S):
                 await self._livekit.room.remove_participant(whom)
         except LIVEKIT_ERRORS as error:
-            if getattr(error, "code", "") != api.TwirpErrorCode.NOT_FOUND:
+            if not _not_there(error):
                 log.warning("human not hung up", extra={"problem": type(error).__name__})
 
     def close(self) -> None:
@@ -195,6 +195,9 @@ class Consultation:
             await asyncio.sleep(_SUBSCRIBED_S)
             await self._separation.mute_human()
         except LIVEKIT_ERRORS as error:
+            if _not_there(error):
+                # A phone that refuses at once is gone before it is spoken of.
+                return self._decide("hung_up")
             # They must not be told apart by chance: no transfer.
             log.warning("not kept apart", extra={"problem": type(error).__name__})
             self._decide("failed")
@@ -244,6 +247,10 @@ class Consultation:
             return None
         tracks = (publication.track for publication in human.track_publications.values())
         return next((track for track in tracks if isinstance(track, rtc.RemoteAudioTrack)), None)
+
+
+def _not_there(error: Exception) -> bool:
+    return getattr(error, "code", "") == api.TwirpErrorCode.NOT_FOUND
 
 
 async def _tell(words: SideTrack, speech: PreparedSpeech) -> None:

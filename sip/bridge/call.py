@@ -18,7 +18,7 @@ from livekit.protocol.room import RoomConfiguration
 from livekit.rtc.participant import PublishTrackError
 
 from core.legs import LEAVE_METHOD, LEAVING
-from sip.bridge import membership
+from sip.bridge import keys, membership
 from sip.bridge.media_delay import tell_delay
 from sip.bridge.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
@@ -278,7 +278,9 @@ class Call:
                 self._leg.stop(track.sid)
 
         def on_dtmf(dtmf: rtc.SipDTMF) -> None:
-            self._digits.put_nowait(dtmf.digit)
+            # Before the answer there is nobody to hear them, as in livekit-sip.
+            if self._leg is not None and keys.reach(dtmf.participant, self._tracks):
+                self._digits.put_nowait(dtmf.digit)
 
         def on_reconnecting() -> None:
             if self._reconnecting is None:

@@ -1,0 +1,29 @@
+"""Whose keys reach a phone: keys go where the voice goes.
+
+A key that is pressed is told to everybody in the room (``SipDTMF``), and LiveKit's server has
+no say in who gets it. Of the audio it has: subscriptions decide who may hear whom
+(worker.separation). So a phone gets the keys of another participant only while it is
+subscribed to that participant's audio. livekit-sip plays whatever key it is told of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from livekit import rtc
+
+
+def reach(sender: rtc.RemoteParticipant | None, heard: Container[str]) -> bool:
+    """Whether keys of ``sender`` are for a phone that is subscribed to the tracks ``heard``.
+
+    None: somebody who is not in the room any more. An agent addresses its keys itself
+    (core.rtc_sdk.publish_dtmf), and may send them before its voice is subscribed to. A program
+    without audio of its own cannot be kept apart from anybody; a phone always has audio.
+    """
+    if sender is None:
+        return False
+    if sender.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT:
+        return True
+    if not sender.track_publications:
+        return sender.kind != rtc.ParticipantKind.PARTICIPANT_KIND_SIP
+    return any(sid in heard for sid in sender.track_publications)

@@ -1,0 +1,97 @@
+"""A consultation whose human's phone refuses sooner than the worker can speak of it."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from livekit import api, rtc
+
+from core.jobs import CallBrief
+from core.models import Agent, AgentConfig
+from core.transfers import Outcome, TransferResult
+from worker.consultation import Consultation, TransferFailed
+from worker.endings import Cause
+
+pytestmark = pytest.mark.unit
+
+HUMAN = "human"
+
+
+class Room(rtc.EventEmitter[str]):
+    """A room with the human in it, as the worker sees it."""
+
+    name = "room"
+    connection_state = rtc.ConnectionState.CONN_CONNECTED
+
+    def __init__(self) -> None:
+        super().__init__()
+        human = SimpleNamespace(
+            identity=HUMAN,
+            attributes={"sip.callStatus": "dialing"},
+            kind=rtc.ParticipantKind.PARTICIPANT_KIND_SIP,
+            track_publications={},
+        )
+        self.remote_participants = {HUMAN: human}
+
+
+class Server:
+    """LiveKit, for which nobody is in the room, or which fails."""
+
+    def __init__(self, code: str) -> None:
+        self.room = self
+        self.code = code
+        self.asked = asyncio.Event()
+
+    async def get_participant(self, _: object) -> None:
+        self.asked.set()
+        raise api.TwirpError(self.code, "no", status=404)
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "reason"),
+    [
+        ("not_found", "busy", "busy"),
+        ("not_found", "rejected", "rejected"),
+        ("not_found", "answered", "hung_up"),
+        ("unavailable", "busy", "failed"),
+    ],
+)
+async def test_why_there_is_no_transfer(code: str, outcome: Outcome, reason: str) -> None:
+    server = Server(code)
+    config = AgentConfig(name="Ann", transfer_number="+15551230077")
+    brief = CallBrief(
+        call_id="call_1",
+        direction="inbound",
+        participant_identity="caller",
+        from_number="+15550101",
+        to_number="+15550202",
+        metadata={},
+        max_duration_ms=60_000,
+        agent=Agent(id="a", version=1, config=config),
+    )
+    left: list[Cause | str] = []
+    consultation = Consultation(
+        brief,
+        HUMAN,
+        room=cast(Any, Room()),
+        livekit=cast(Any, server),
+        aside=cast(Any, None),
+        on_connected=lambda: left.append("connected"),
+        on_left=left.append,
+    )
+
+    async def ring() -> TransferResult:
+        await server.asked.wait()
+        await asyncio.sleep(0)  # the gateway's verdict comes after the worker's own
+        return TransferResult(outcome=outcome)
+
+    try:
+        with pytest.raises(TransferFailed) as failed:
+            await consultation._call(ring)
+    finally:
+        consultation.close()
+    assert failed.value.reason == reason
+    assert left == []
