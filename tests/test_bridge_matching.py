@@ -19,6 +19,21 @@ pytestmark = pytest.mark.unit
 CALLER, CALLED = "+15105550100", "+15105550199"
 
 
+# What allowed_addresses may hold, and a caller may therefore write into its From.
+FORGED = [
+    "198.51.100.0/24",
+    "198.51.100.7",
+    "198.51.100.7/32",
+    "0.0.0.0",
+    "127.0.0.1",
+    "sip.example.com",
+    "localhost",
+    "[2001:db8::1]",
+    "2001:db8::1",
+    "2001:db8::/32",
+]
+
+
 class TestMatching:
     def test_numbers_are_normalized(self) -> None:
         assert matching.normalize("+1 (510) 555-0100") == matching.normalize("15105550100")
@@ -48,6 +63,16 @@ class TestMatching:
         trunk = pb.SIPInboundTrunkInfo(allowed_addresses=masks)
         invite = Invite(CALLER, "host", CALLED, source)
         assert (matching.match_trunk([trunk], invite) is trunk) is matches
+
+    @pytest.mark.attack
+    @pytest.mark.parametrize("mask", FORGED)
+    @pytest.mark.parametrize("source", ["203.0.113.9", ""])
+    def test_the_callers_word_for_where_it_is_opens_nothing(self, mask: str, source: str) -> None:
+        trunk = pb.SIPInboundTrunkInfo(allowed_addresses=[mask])
+        _, host = parse_address(f"<sip:x@{mask}>;tag=1")
+        for claimed in (mask, host, host.strip("[]")):
+            invite = Invite(CALLER, claimed, CALLED, source)
+            assert matching.match_trunk([trunk], invite) is None
 
     def test_allowed_callers(self) -> None:
         trunk = pb.SIPInboundTrunkInfo(numbers=[CALLED], allowed_numbers=["1 510 555 0100"])
