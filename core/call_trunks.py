@@ -22,6 +22,12 @@ _SELECT = select(_TABLE.c.sealed).where(_TABLE.c.call_id == bindparam("call"))
 _DELETE = delete(_TABLE).where(_TABLE.c.call_id == bindparam("call"))
 
 
+class OwnTrunk(SipSecret):
+    """The trunk of a call. ``tenant``: who chose its address; None: the operator."""
+
+    tenant: str | None = None
+
+
 class CallTrunks:
     """Works in its caller's transaction."""
 
@@ -29,15 +35,15 @@ class CallTrunks:
         """Without a vault no trunk can be kept."""
         self._vault = vault
 
-    async def keep(self, connection: AsyncConnection, call_id: str, trunk: SipSecret) -> None:
+    async def keep(self, connection: AsyncConnection, call_id: str, trunk: OwnTrunk) -> None:
         """Raises ValueError: there is no vault."""
         sealed = self._the_vault().seal(trunk.reveal())
         await connection.execute(_INSERT, {"call_id": call_id, "sealed": sealed})
 
-    async def find(self, connection: AsyncConnection, call_id: str) -> SipSecret | None:
+    async def find(self, connection: AsyncConnection, call_id: str) -> OwnTrunk | None:
         """None: the call goes the usual way, or has ended. Raises Unreadable, ValueError."""
         sealed = await connection.scalar(_SELECT, {"call": call_id})
-        return None if sealed is None else SipSecret.model_validate(self._the_vault().open(sealed))
+        return None if sealed is None else OwnTrunk.model_validate(self._the_vault().open(sealed))
 
     async def drop(self, connection: AsyncConnection, call_id: str) -> None:
         await connection.execute(_DELETE, {"call": call_id})

@@ -8,6 +8,7 @@ empty value counts as unset.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -46,6 +48,14 @@ def _comma_separated(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError("must be networks like 10.20.0.0/16, without bits of a host") from None
+
+
+Network = Annotated[str, AfterValidator(_network)]
 Country = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z]{2}$")]
 NumberPrefix = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{1,20}$")]
 
@@ -119,6 +129,15 @@ class Settings(BaseSettings):
         False,
         description="Let webhooks and tools lead to private and loopback addresses (development).",
     )
+
+    # --- Where tenants may send SIP
+    sip_allow_private: StrictBool = Field(
+        False,
+        description="Let tenants send SIP to private and loopback addresses (development).",
+    )
+    sip_allowed_networks: Annotated[
+        tuple[Network, ...], NoDecode, BeforeValidator(_comma_separated)
+    ] = Field((), description="10.20.0.0/16,fd00:20::/32: private networks with tenants' trunks.")
 
     # --- Outbound SIP
     sip_outbound_address: str | None = Field(None, description="hostname or hostname:port.")

@@ -30,8 +30,8 @@ from core.call_rows import (
     event_row,
     in_spoken_order,
 )
-from core.call_trunks import CallTrunks
-from core.credentials import SipSecret, Unreadable, Vault
+from core.call_trunks import CallTrunks, OwnTrunk
+from core.credentials import Unreadable, Vault
 from core.database import Database, Scope, whole
 from core.errors import ServerFault
 from core.events import CallState, Source, fold
@@ -58,7 +58,7 @@ class NewCall:
     max_duration_ms: int
     agent: Agent | None = None
     phone_number_id: str | None = None
-    own_trunk: SipSecret | None = None
+    own_trunk: OwnTrunk | None = None
     """Kept sealed until the call ends; None: the call goes out the usual way."""
     metadata: dict[str, Any]
 
@@ -323,7 +323,7 @@ class Store:
         return call_of(row), agent, row["max_duration_ms"]
 
     @whole
-    async def own_trunk(self, call_id: str) -> SipSecret | None:
+    async def own_trunk(self, call_id: str) -> OwnTrunk | None:
         """The trunk that the call brought along, while it lasts.
 
         Raises ServerFault ``CREDENTIAL_UNREADABLE``: the key that sealed it is gone.

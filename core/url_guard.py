@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 _V6_PREFIXES_WITH_V4 = (
     ipaddress.IPv6Network("::ffff:0:0/96"),  # mapped
     ipaddress.IPv6Network("::ffff:0:0:0/96"),  # translated, RFC 2765
@@ -47,23 +49,25 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = _inner(ip)
-        if inner is not None:
-            ip = inner
-        elif ip.is_site_local or ip in _LOCAL_NAT64 or ip in _UNIQUE_LOCAL:
-            return False
+    ip = unwrapped(ip)
+    if isinstance(ip, ipaddress.IPv6Address) and (
+        ip.is_site_local or ip in _LOCAL_NAT64 or ip in _UNIQUE_LOCAL
+    ):
+        return False
     # is_global is false for private, loopback, link-local, CGNAT (100.64.0.0/10) and the like.
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
-def _inner(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to ``ip`` end up at."""
+def unwrapped(ip: IPAddress) -> IPAddress:
+    """The IPv4 address that packets to ``ip`` end up at, if it carries one; else ``ip``."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
     if any(ip in prefix for prefix in _V6_PREFIXES_WITH_V4):
-        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        # :: and ::1 are addresses of their own.
+        return ip if int(ip) <= 1 else ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     if ip.sixtofour is not None:
         return ip.sixtofour
-    return ip.teredo[1] if ip.teredo is not None else None
+    return ip.teredo[1] if ip.teredo is not None else ip
 
 
 def check_url(url: str) -> None:
@@ -80,14 +84,20 @@ def check_url(url: str) -> None:
         usable = False
     if not usable:
         raise UrlRefused("must be an http:// or https:// address")
-    if host == "localhost" or host.endswith(".localhost"):
+    if is_localhost(host):
         raise UrlRefused("must not lead to a private address")
-    for address in _literal(host):
+    for address in literal(host):
         if not is_public(address):
             raise UrlRefused("must not lead to a private address")
 
 
-def _literal(host: str) -> list[str]:
+def is_localhost(name: str) -> bool:
+    """Whether the name means this machine wherever it is asked (RFC 6761 §6.3)."""
+    name = name.rstrip(".").lower()
+    return name == "localhost" or name.endswith(".localhost")
+
+
+def literal(host: str) -> list[str]:
     """The addresses that ``host`` spells without DNS: 127.0.0.1, 127.1, 2130706433, [::1]."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)

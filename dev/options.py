@@ -88,6 +88,8 @@ def choose_settings(
     chosen.setdefault("agents_dir", ROOT / "agents")
     # Tools and webhooks of a stack on one machine are on it, too.
     chosen.setdefault("webhook_allow_private", True)
+    # So are the phones that its tenants call.
+    chosen.setdefault("sip_allow_private", True)
     return GivenSettings(**chosen), providers_port
 
 

@@ -52,6 +52,7 @@ from gateway.keys import (
     ROOMS,
     SETTINGS,
     SIP,
+    SIP_GUARD,
     STOPPING,
     STORE,
     TIMELINE,
@@ -76,9 +77,11 @@ from gateway.room_access import LiveKitRooms
 from gateway.route import Route, register
 from gateway.routes import ROUTES
 from gateway.sip_objects import SipObjects
+from gateway.sip_overrides import check_settings
 from gateway.transfers import Transfers
 from gateway.twilio_numbers import TwilioHttp
 from gateway.web_calls import WebCalls
+from sip.guard import Resolver, SipGuard
 
 # LiveKit's own requests answer in ms; one that does not is broken, not slow. A
 # dial that waits for its answer sets its own time-out (livekit-api).
@@ -87,8 +90,12 @@ _LIVEKIT_TIMEOUT = aiohttp.ClientTimeout(total=8, connect=3)
 _LIVEKIT_CONNECTIONS = 1000
 
 
-async def create_app(settings: Settings) -> web.Application:
-    """Ready to be served. Raises ValueError (a wrong setting), Unavailable (no database)."""
+async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> web.Application:
+    """Ready to be served. Raises ValueError (a wrong setting), Unavailable (no database).
+
+    ``resolve``: how names in tenants' SIP addresses are resolved; default: as the system does.
+    """
+    check_settings(settings)
     authenticator = Authenticator.from_settings(settings)
     agents = AgentFiles(settings.agents_dir)
     known = agents.check()
@@ -105,6 +112,7 @@ async def create_app(settings: Settings) -> web.Application:
     app[METRICS] = metrics
     app[STOPPING] = asyncio.Event()
     app[POLICY] = DialPolicy.from_settings(settings)
+    app[SIP_GUARD] = SipGuard.from_settings(settings, resolve=resolve)
     load_tables()
     shared_database = not settings.database_url.startswith("sqlite")
     cache = open_cache(settings.cache_url, shared_database=shared_database)
@@ -186,6 +194,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             dispatcher=Dispatcher(livekit, tokens, settings.agent_name),
             policy=app[POLICY],
             limits=app[LIMITS],
+            guard=app[SIP_GUARD],
             agent_join_timeout_s=settings.agent_join_timeout_s,
         )
         app[OUTBOUND] = outbound
@@ -225,6 +234,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             credentials=app[CREDENTIALS],
             policy=app[POLICY],
             limits=app[LIMITS],
+            guard=app[SIP_GUARD],
             settings=settings,
         )
         stack.push_async_callback(transfers.aclose)

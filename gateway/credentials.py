@@ -21,16 +21,17 @@ from pydantic.alias_generators import to_camel
 
 from core.credentials import InUse, NameTaken, Secret, SipSecret, TwilioSecret
 from core.database import Scope
-from core.errors import AppError, Conflict, NotFound
+from core.errors import AppError, Conflict, Detail, NotFound
 from core.models import Credential, CredentialProvider, Model, Timestamp
 from gateway.auth import PRINCIPAL, scope_of
-from gateway.body import parse_json, parse_query, read_body, validate
+from gateway.body import invalid, parse_json, parse_query, read_body, validate
 from gateway.envelope import Envelope, envelope, page
 from gateway.idempotency import once
-from gateway.keys import CREDENTIALS, STORE
+from gateway.keys import CREDENTIALS, SIP_GUARD, STORE
 from gateway.paging import Page
 from gateway.route import Route
 from sip.addresses import parse_outbound_address
+from sip.guard import AddressRefused
 
 
 def _address(value: str) -> str:
@@ -155,6 +156,8 @@ async def create(request: web.Request) -> web.StreamResponse:
         body = validate(raw, TwilioBody, request.path)
     else:
         body = validate(raw, SipBody, request.path)
+    if principal.auth_id is not None:
+        _check_address(body, request)
     store = request.app[CREDENTIALS]
 
     async def effect() -> dict[str, Any]:
@@ -202,6 +205,24 @@ async def remove(request: web.Request) -> web.StreamResponse:
 
 def not_found() -> NotFound:
     return NotFound("Credential not found", code="CREDENTIAL_NOT_FOUND")
+
+
+def _check_address(body: TwilioBody | SipBody, request: web.Request) -> None:
+    """A name is looked up when a call goes out; what is no name can be told now.
+
+    Raises Unprocessable.
+    """
+    if isinstance(body, SipBody):
+        field, address, tls = "address", body.address, body.transport == "tls"
+    else:
+        field, address, tls = "sipAddress", body.sip_address or "", False
+    if not address:
+        return
+    try:
+        request.app[SIP_GUARD].check_literal(address, tls=tls)
+    except AddressRefused as refused:
+        fault = Detail(field, refused.message, "address_refused")
+        raise invalid([fault], request.path) from None
 
 
 def _check_login(username: str | None, password: SecretStr | None) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.policy import DialPolicy
     from gateway.transfers import Transfers
     from gateway.web_calls import WebCalls
+    from sip.guard import SipGuard
 
 
 class RoomAccess(Protocol):
@@ -88,6 +89,8 @@ TRANSFERS: web.AppKey[Transfers | None] = web.AppKey("transfers")
 HANDOVER: web.AppKey[Handover | None] = web.AppKey("handover")
 """Ends calls that were handed over; None without LiveKit keys."""
 POLICY: web.AppKey[DialPolicy] = web.AppKey("policy")
+SIP_GUARD: web.AppKey[SipGuard] = web.AppKey("sip_guard")
+"""Which SIP addresses tenants may use."""
 """Which numbers may be called."""
 LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")
 """How many calls a tenant may have; ``LIMITS.insert`` keeps the record of a new one."""

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from core.database import Scope
 from core.errors import Forbidden, NotFound, ServerFault
 from core.models import Agent, PhoneNumber, new_id
-from gateway.auth import Principal
+from gateway.auth import PRINCIPAL, Principal
 from gateway.keys import AGENTS, CREDENTIALS, OUTBOUND, SETTINGS
 from gateway.outbound import Outbound
 from gateway.plan import CallPlan
@@ -76,7 +76,9 @@ async def plan_from(
     Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``, ServerFault ``OUTBOUND_ADDRESS_NOT_CONFIGURED``.
     """
     settings = request.app[SETTINGS]
-    trunk = chosen_trunk(sip, settings.sip_outbound_transport)
+    # Whoever asks, which may be the operator for a tenant's number.
+    tenant = request[PRINCIPAL].auth_id
+    trunk = chosen_trunk(sip, settings.sip_outbound_transport, tenant)
     if trunk is None:
         usual = await outbound_trunk(number, request.app[CREDENTIALS], settings)
         trunk = with_credentials(usual, sip)

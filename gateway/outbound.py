@@ -3,8 +3,8 @@
 ``place`` claims the room, keeps the record, dials, and returns once the SIP
 participant is in the room; ``accept`` keeps the record and returns, and the rest
 happens behind it. The rest of the call's beginning is followed by a task of its own
-(gateway.following). Every way out passes the destination policy and the tenant's
-limits here.
+(gateway.following). Every way out passes the destination policy, the tenant's limits
+and the guard of SIP addresses here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ from gateway.live import Timeline
 from gateway.plan import CallPlan
 from gateway.policy import DialPolicy
 from gateway.room_access import Claimed, LiveKitRooms, may_use, not_accessible
+from gateway.trunks import check_trunk
 from sip.dial import Dial, DialFailed, DialOutcome, Joined
+from sip.guard import SipGuard
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Outbound:
         dispatcher: Dispatcher,
         policy: DialPolicy,
         limits: CallLimits,
+        guard: SipGuard,
         agent_join_timeout_s: float,
     ) -> None:
         self._livekit = livekit
@@ -76,6 +79,7 @@ class Outbound:
         self._dispatcher = dispatcher
         self._policy = policy
         self._limits = limits
+        self._guard = guard
         self._agent_join_timeout_s = agent_join_timeout_s
         self._tasks: set[asyncio.Task[Any]] = set()
         self._followed: set[str] = set()
@@ -118,6 +122,7 @@ class Outbound:
         )
         await self._limits.check(plan.principal.auth_id)
         self._limits.take(plan.principal.auth_id)
+        await check_trunk(self._guard, plan.trunk)
 
     async def drain(self, timeout: float) -> None:
         """Wait for dials to get their verdict, then let go of them (they ring on in LiveKit)."""

@@ -19,10 +19,11 @@ from gateway.auth import PRINCIPAL, Principal
 from gateway.body import parse_body
 from gateway.dry_run import DryRun, explain
 from gateway.idempotency import once
-from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, STORE, WEBHOOKS
+from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, SIP_GUARD, STORE, WEBHOOKS
 from gateway.plan import CallPlan
 from gateway.route import Route
 from gateway.sip_overrides import SipOverrides, chosen_trunk, has_a_say, with_credentials
+from gateway.trunks import sip_objection
 from sip.addresses import check_dtmf, check_headers, normalize_phone
 from sip.dial import MAX_RINGING_S, Trunk
 
@@ -95,6 +96,8 @@ async def create(request: web.Request) -> web.StreamResponse:
         objection = request.app[POLICY].objection(
             plan.to_number, from_number=plan.from_number, trunk_country=plan.trunk.country
         )
+        if objection is None:
+            objection = await sip_objection(request.app[SIP_GUARD], plan.trunk)
         own_address = body.sip is not None and body.sip.outbound_address is not None
         explained = explain(
             plan, own_address=own_address, room_exists=room_exists, objection=objection
@@ -128,7 +131,7 @@ async def make_plan(
     identity = _not_blank(body.participant_identity, "Participant identity", "participant_identity")
     to_number = normalize_phone(body.to_phone_number, "to_phone_number")
     from_number = normalize_phone(body.from_phone_number, "from_phone_number")
-    trunk = make_trunk(body.sip, settings)
+    trunk = make_trunk(body.sip, settings, principal.auth_id)
     headers = check_headers(body.headers)
     dtmf = check_dtmf(body.dtmf) if body.dtmf else ""
     metadata = _check_metadata(body.metadata)
@@ -155,9 +158,11 @@ async def make_plan(
     )
 
 
-def make_trunk(overrides: SipOverrides | None, settings: Settings) -> Trunk:
+def make_trunk(
+    overrides: SipOverrides | None, settings: Settings, tenant: str | None = None
+) -> Trunk:
     """The request's values before the global ones, field by field (gateway.sip_overrides)."""
-    chosen = chosen_trunk(overrides, settings.sip_outbound_transport)
+    chosen = chosen_trunk(overrides, settings.sip_outbound_transport, tenant)
     if chosen is not None:
         return chosen
     if settings.sip_outbound_address is None:

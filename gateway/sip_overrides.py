@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydantic import BaseModel, Field, SecretStr, StrictStr
+from pydantic import BaseModel, Field, SecretStr, StrictStr, ValidationError
 
+from core.errors import BadRequest
+from core.settings import Settings
 from sip.addresses import parse_outbound_address
 from sip.dial import Transport, Trunk
 
@@ -17,7 +19,8 @@ class SipOverrides(BaseModel):
     """Per-request SIP configuration. A null or missing field takes the usual value."""
 
     outbound_address: StrictStr | None = Field(None, description="hostname or hostname:port")
-    auth_username: StrictStr | None = Field(None, max_length=256)
+    # It goes into a quoted string of a SIP header.
+    auth_username: StrictStr | None = Field(None, max_length=256, pattern=r'^[^\x00-\x1f"\\\x7f]*$')
     auth_password: SecretStr | None = Field(None, max_length=256, strict=True)
 
 
@@ -26,15 +29,35 @@ def has_a_say(sip: SipOverrides | None) -> bool:
     return sip is not None and any(value is not None for _, value in sip)
 
 
-def chosen_trunk(sip: SipOverrides | None, transport: Transport) -> Trunk | None:
-    """The trunk that the request names; None: it names no host.
+def check_settings(settings: Settings) -> None:
+    """SIP_OUTBOUND_… as a request's ``sip`` is checked. Raises ValueError naming the setting."""
+    secret = settings.sip_outbound_auth_password
+    given = {
+        "outbound_address": settings.sip_outbound_address,
+        "auth_username": settings.sip_outbound_auth_username,
+        "auth_password": None if secret is None else secret.get_secret_value(),
+    }
+    try:
+        chosen_trunk(SipOverrides.model_validate(given), settings.sip_outbound_transport, None)
+    except BadRequest as error:
+        raise ValueError(f"SIP_OUTBOUND_ADDRESS: {error.message}") from None
+    except ValidationError as error:
+        # Never with the value, which may be the password.
+        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise ValueError(f"SIP_OUTBOUND_{str(fault['loc'][0]).upper()}: {fault['msg']}") from None
+
+
+def chosen_trunk(
+    sip: SipOverrides | None, transport: Transport, tenant: str | None
+) -> Trunk | None:
+    """The trunk that the request of ``tenant`` names; None: it names no host.
 
     Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``.
     """
     if sip is None or sip.outbound_address is None:
         return None
     address = str(parse_outbound_address(sip.outbound_address))
-    return with_credentials(Trunk(address=address, transport=transport), sip)
+    return with_credentials(Trunk(address=address, transport=transport, tenant=tenant), sip)
 
 
 def with_credentials(trunk: Trunk, sip: SipOverrides | None) -> Trunk:

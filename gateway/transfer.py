@@ -12,8 +12,9 @@ from livekit.protocol.sip import TransferSIPParticipantRequest
 from pydantic import BaseModel, Field, StrictInt, StrictStr
 
 from core.errors import Conflict
+from gateway.auth import PRINCIPAL
 from gateway.body import parse_body
-from gateway.keys import POLICY, SIP
+from gateway.keys import POLICY, SIP, SIP_GUARD
 from gateway.rooms import (
     ParticipantRequest,
     find_participant,
@@ -23,7 +24,7 @@ from gateway.rooms import (
     not_configured,
 )
 from gateway.route import Route
-from sip.addresses import parse_transfer_target
+from sip.addresses import called_host, parse_transfer_target
 from sip.twirp import livekit_errors
 
 # The transfer may have happened all the same (livekit/livekit#4555).
@@ -54,6 +55,10 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, TransferRequest)
     target = parse_transfer_target(body.transfer_to)
     request.app[POLICY].check(target)
+    tenant, host = request[PRINCIPAL].auth_id, called_host(target)
+    if tenant is not None and host is not None:
+        tls = target.startswith("sips:")
+        await request.app[SIP_GUARD].check(host, tls=tls, tenant=tenant)
     livekit, sip = livekit_of(request), request.app[SIP]
     if sip is None:
         raise not_configured()

@@ -44,9 +44,10 @@ from gateway.policy import DialPolicy
 from gateway.sip_call import make_trunk
 from gateway.transfer import refer
 from gateway.transfer_steps import Order, Steps
-from gateway.trunks import opened, outbound_trunk
+from gateway.trunks import check_trunk, opened, outbound_trunk
 from sip.addresses import parse_transfer_target
 from sip.dial import Dial, DialFailed, DialOutcome, DialRequest, Trunk, by_sip_status
+from sip.guard import SipGuard
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class Transfers:
         credentials: CredentialStore,
         policy: DialPolicy,
         limits: CallLimits,
+        guard: SipGuard,
         settings: Settings,
     ) -> None:
         self._livekit = livekit
@@ -89,6 +91,7 @@ class Transfers:
         self._credentials = credentials
         self._policy = policy
         self._limits = limits
+        self._guard = guard
         self._settings = settings
         self._steps = Steps(store, timeline)
         self._under_way: dict[tuple[str, str], asyncio.Task[TransferResult]] = {}
@@ -192,6 +195,7 @@ class Transfers:
         trunk, from_number = await self._way_out(order)
         self._policy.check(order.to, from_number=from_number, trunk_country=trunk.country)
         self._limits.take(await self._store.owner(order.call.id))
+        await check_trunk(self._guard, trunk)
         request = DialRequest(
             trunk=trunk,
             from_number=from_number,
@@ -253,7 +257,7 @@ class Transfers:
         call = order.call
         own_trunk = await self._store.own_trunk(call.id)
         if own_trunk is not None and call.from_number is not None:
-            return opened(own_trunk), call.from_number
+            return opened(own_trunk, own_trunk.tenant), call.from_number
         scope = Scope(await self._store.owner(call.id))
         own = call.phone_number_id and await self._numbers.get(scope, call.phone_number_id)
         numbers = [own] if own else []

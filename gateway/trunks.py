@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
+from core.call_trunks import OwnTrunk
 from core.credentials import CredentialStore, SipSecret, TwilioSecret, Unreadable
 from core.database import Scope
 from core.errors import ServerFault
 from core.models import PhoneNumber
 from core.settings import Settings
 from sip.dial import Trunk
+from sip.guard import AddressRefused, SipGuard
+
+
+async def check_trunk(guard: SipGuard, trunk: Trunk) -> None:
+    """Before every dial. Raises Forbidden ``DESTINATION_NOT_ALLOWED``."""
+    if trunk.tenant is not None:
+        await guard.check(trunk.address, tls=trunk.tls, tenant=trunk.tenant)
+
+
+async def sip_objection(guard: SipGuard, trunk: Trunk) -> str | None:
+    """Why ``check_trunk`` would refuse; None: it would not."""
+    try:
+        await check_trunk(guard, trunk)
+    except AddressRefused as refused:
+        return refused.message
+    return None
 
 
 async def outbound_trunk(
@@ -48,35 +65,42 @@ async def _own(number: PhoneNumber, credentials: CredentialStore) -> Trunk | Non
         return None
     credential, secret = found
     if credential.provider == "sip":
-        return opened(SipSecret.model_validate(secret))
-    return _twilio(TwilioSecret.model_validate(secret))
+        return opened(SipSecret.model_validate(secret), number.auth_id)
+    return _twilio(TwilioSecret.model_validate(secret), number.auth_id)
 
 
-def sealable(trunk: Trunk) -> SipSecret:
+def sealable(trunk: Trunk) -> OwnTrunk:
     """The trunk as it can be sealed; ``opened`` is the way back."""
-    return SipSecret(
+    return OwnTrunk(
         address=trunk.address,
         username=trunk.username,
         password=None if trunk.password is None else SecretStr(trunk.password),
         transport=trunk.transport,
+        country=trunk.country,
+        tenant=trunk.tenant,
     )
 
 
-def opened(secret: SipSecret) -> Trunk:
+def opened(secret: SipSecret, tenant: str | None) -> Trunk:
+    """``tenant``: who chose the address; None: the operator."""
     return Trunk(
         address=secret.address,
         username=secret.username,
         password=_plain(secret.password),
         transport=secret.transport,
         country=secret.country,
+        tenant=tenant,
     )
 
 
-def _twilio(secret: TwilioSecret) -> Trunk | None:
+def _twilio(secret: TwilioSecret, tenant: str | None) -> Trunk | None:
     if secret.sip_address is None:
         return None
     return Trunk(
-        address=secret.sip_address, username=secret.username, password=_plain(secret.password)
+        address=secret.sip_address,
+        username=secret.username,
+        password=_plain(secret.password),
+        tenant=tenant,
     )
 
 

@@ -111,6 +111,12 @@ def called_number(uri: str) -> str:
     return f"+{digits}" if digits and user.lstrip().startswith("+") else digits
 
 
+def called_host(uri: str) -> str | None:
+    """The ``host[:port]`` of a ``sip:`` or ``sips:`` URI of ours; None: it has none (``tel:``)."""
+    _, at, host = uri.partition("@")
+    return host if at else None
+
+
 def check_headers(headers: Mapping[str, str], parameter: str = "headers") -> dict[str, str]:
     """SIP headers to send along: ``X-`` names only, values without control characters.
 

@@ -24,6 +24,7 @@ from livekit.protocol.room import RoomParticipantIdentity
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig, SIPTransport
 
 from core.models import DisconnectionReason, Status
+from sip.guard import TENANT_DIAL, with_port
 
 Transport = Literal["auto", "udp", "tcp", "tls"]
 
@@ -48,6 +49,7 @@ class Trunk:
     """Where a call goes out. ``address`` is host or host:port; the password is never printed.
 
     ``country``: whose national numbers it dials (ISO 3166-1 alpha-2), if that is known.
+    ``tenant``: who chose the address, which sip.guard has to let pass; None: the operator.
     """
 
     address: str
@@ -55,6 +57,11 @@ class Trunk:
     password: str | None = field(default=None, repr=False)
     transport: Transport = "auto"
     country: str | None = None
+    tenant: str | None = None
+
+    @property
+    def tls(self) -> bool:
+        return self.transport == "tls"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +79,13 @@ class DialRequest:
     max_call_duration_s: int | None = None
 
     def to_proto(self) -> CreateSIPParticipantRequest:
+        hostname, attributes = self.trunk.address, dict(self.attributes)
+        if self.trunk.tenant is not None:
+            hostname = with_port(hostname, tls=self.trunk.tls)
+            attributes[TENANT_DIAL] = "true"
         request = CreateSIPParticipantRequest(
             trunk=SIPOutboundConfig(
-                hostname=self.trunk.address,
+                hostname=hostname,
                 transport=_TRANSPORTS[self.trunk.transport],
                 auth_username=self.trunk.username or "",
                 auth_password=self.trunk.password or "",
@@ -84,7 +95,7 @@ class DialRequest:
             room_name=self.room_name,
             participant_identity=self.participant_identity,
             participant_name=self.participant_name,
-            participant_attributes=dict(self.attributes),
+            participant_attributes=attributes,
             headers=dict(self.headers),
             dtmf=self.dtmf,
             ringing_timeout=Duration(seconds=self.ringing_timeout_s),

@@ -17,6 +17,7 @@ from core.store import NewCall, Store
 from dev.environment import GivenSettings
 from gateway.app import create_app
 from gateway.keys import STORE
+from sip.guard import Resolver
 from tests.conftest import AUTH, write_agents
 from tests.edge import served
 
@@ -69,8 +70,13 @@ class Running:
         return await self.store.insert_call(NewCall(**{**values, **changes}), queued)
 
 
+async def somewhere(_name: str, _tenant: str) -> list[str]:
+    """A resolver for whom every name leads to the internet."""
+    return ["93.184.216.34"]
+
+
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Running]:
-    app = await create_app(settings)
+async def running(settings: Settings, resolve: Resolver = somewhere) -> AsyncIterator[Running]:
+    app = await create_app(settings, resolve=resolve)
     async with served(app) as edge:
         yield Running(app, edge.http)

@@ -17,6 +17,7 @@ from sip.bridge.endpoint import Endpoint
 from sip.bridge.registry import Registry
 from sip.bridge.server import create_app
 from sip.bridge.service import SipService
+from sip.guard import SipGuard
 from tests.inprocess import KEY, NOWHERE, SECRET
 
 # The body that LiveKit's client makes an error of.
@@ -40,7 +41,7 @@ class SipApi:
 async def sip_api(folder: Path) -> AsyncIterator[SipApi]:
     livekit = LiveKit(NOWHERE.replace("http", "ws"), KEY, SECRET)
     registry = Registry(folder / "bridge.json")
-    service = SipService(Endpoint("127.0.0.1:5060"), registry, livekit)
+    service = SipService(Endpoint("127.0.0.1:5060"), registry, livekit, SipGuard())
     faults = Faults()
     app = create_app(service, registry, livekit, lambda: {})
     app.middlewares.append(_edge(faults))

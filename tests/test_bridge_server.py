@@ -20,6 +20,7 @@ from sip.bridge.endpoint import Endpoint
 from sip.bridge.registry import Registry
 from sip.bridge.server import create_app
 from sip.bridge.service import SipService
+from sip.guard import SipGuard
 
 pytestmark = pytest.mark.sip
 
@@ -34,7 +35,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
     """The service with nothing behind it: no SIP socket, no LiveKit."""
     livekit = LiveKit("ws://127.0.0.1:1", KEY, SECRET)
     registry = Registry(tmp_path / "bridge.json")
-    sip = SipService(Endpoint("127.0.0.1:5060"), registry, livekit)
+    sip = SipService(Endpoint("127.0.0.1:5060"), registry, livekit, SipGuard())
     app = create_app(sip, registry, livekit, lambda: {"sip": "127.0.0.1:5060"})
     async with TestClient(TestServer(app)) as client:
         yield client

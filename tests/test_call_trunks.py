@@ -11,8 +11,8 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from core.call_trunks import reseal_call_trunks
-from core.credentials import SipSecret, Unreadable, Vault
+from core.call_trunks import OwnTrunk, reseal_call_trunks
+from core.credentials import Unreadable, Vault
 from core.database import Database
 from core.errors import ServerFault
 from core.events import ended
@@ -32,7 +32,7 @@ from tests.test_store import new_call, queued
 pytestmark = [pytest.mark.store, pytest.mark.attack]
 
 HOST, USER, PASSWORD = "theirs.example.com:5070", "anna", "pw-of-anna"
-THEIRS = SipSecret(address=HOST, username=USER, password=SecretStr(PASSWORD), transport="tls")
+THEIRS = OwnTrunk(address=HOST, username=USER, password=SecretStr(PASSWORD), transport="tls")
 
 
 def a_key() -> str:

@@ -13,8 +13,8 @@ from cryptography.fernet import Fernet
 from livekit.protocol.sip import SIPTransport
 from pydantic import SecretStr
 
-from core.call_trunks import CallTrunks
-from core.credentials import SipSecret, Vault
+from core.call_trunks import CallTrunks, OwnTrunk
+from core.credentials import Vault
 from core.database import Scope
 from core.events import ended
 from core.models import Agent, AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
@@ -157,7 +157,7 @@ class TestWarm:
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
         """Before its number's, and before the usual one."""
-        theirs = SipSecret(
+        theirs = OwnTrunk(
             address="theirs.example.com:5070",
             username="anna",
             password=SecretStr("pw-of-anna"),
@@ -184,7 +184,7 @@ class TestWarm:
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
         call = await talking(
-            gateway, transfer_mode="warm", own_trunk=SipSecret(address="theirs.example.com")
+            gateway, transfer_mode="warm", own_trunk=OwnTrunk(address="theirs.example.com")
         )
         gateway.app[STORE]._trunks = CallTrunks(Vault([Fernet.generate_key().decode()]))
         assert (await ask(gateway, call.id))[1]["outcome"] == "failed"

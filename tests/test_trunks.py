@@ -114,19 +114,25 @@ OURS = Trunk(
 @pytest.mark.parametrize(
     ("provider", "secret", "wanted"),
     [
-        ("sip", SipSecret(address="acme.example"), Trunk(address="acme.example")),
+        ("sip", SipSecret(address="acme.example"), Trunk(address="acme.example", tenant="acme")),
         (
             "sip",
             SipSecret(
                 address="a.example:5061", username="u", password=SecretStr("p"), transport="tls"
             ),
-            Trunk(address="a.example:5061", username="u", password="p", transport="tls"),
+            Trunk(
+                address="a.example:5061",
+                username="u",
+                password="p",
+                transport="tls",
+                tenant="acme",
+            ),
         ),
         ("twilio", TWILIO, OURS),
         (
             "twilio",
             TWILIO.model_copy(update=TERMINATION),
-            Trunk(address="acme.pstn.twilio.com", username="u", password="p"),
+            Trunk(address="acme.pstn.twilio.com", username="u", password="p", tenant="acme"),
         ),
     ],
 )
@@ -137,7 +143,7 @@ async def test_which_trunk_a_call_goes_out_by(
     secret: Secret,
     wanted: Trunk,
 ) -> None:
-    """The credential's host gets the credential's login and nothing else."""
+    """The credential's host gets the credential's login, and counts as its tenant's choice."""
     made = await credentials.create(Scope("acme"), "trunk", provider, secret.reveal())
     trunk = await outbound_trunk(
         number(credential_id=made.id), credentials, settings_in(tmp_path, **GLOBAL)

@@ -21,6 +21,7 @@ from sip.bridge.registry import Registry
 from sip.bridge.server import create_app
 from sip.bridge.service import SipService
 from sip.bridge.sweeper import settle
+from sip.guard import SipGuard, sip_listeners
 
 log = logging.getLogger("sip.bridge")
 
@@ -42,7 +43,9 @@ async def serve(config: Settings) -> None:
     registry.load()
     endpoint = Endpoint(config.bridge_sip_listen)
     await endpoint.start()
-    service = SipService(endpoint, registry, livekit)
+    host, _, port = endpoint.address.rpartition(":")
+    own = sip_listeners(host.strip("[]"), int(port))  # the setting may have left the port open
+    service = SipService(endpoint, registry, livekit, SipGuard.from_settings(config, also_own=own))
     addresses: dict[str, str] = {}
     runner = web.AppRunner(create_app(service, registry, livekit, lambda: addresses))
     try:

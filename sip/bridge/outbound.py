@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 import secrets
 import string
@@ -18,11 +19,13 @@ from livekit.protocol.sip import (
     SIPTransport,
 )
 
+from sip.addresses import parse_outbound_address
 from sip.bridge import attributes, validation, verdict
 from sip.bridge.call import Call, Ending, Participant
 from sip.bridge.endpoint import Endpoint, Identity
 from sip.bridge.twirp import TwirpError
 from sip.bridge.verdict import Verdict
+from sip.guard import TENANT_DIAL, AddressRefused, SipGuard
 
 # livekit-sip's default, and livekit-server's cap on a request that waits for the answer.
 RINGING_TIMEOUT_S: Final = 180.0
@@ -47,6 +50,8 @@ class Dial:
     participant: Participant
     identity: Identity
     uri: str
+    hostname: str
+    tenant: bool
     headers: Mapping[str, str]
     attributes_to_headers: Mapping[str, str]
     headers_to_attributes: Mapping[str, str]
@@ -121,6 +126,8 @@ def plan(
             auth_password=source.auth_password,
         ),
         uri=f"sip:{called.replace('#', '%23')}@{hostname};transport={transport}",
+        hostname=hostname,
+        tenant=TENANT_DIAL in request.participant_attributes,
         headers=headers,
         attributes_to_headers=dict(source.attributes_to_headers),
         headers_to_attributes=dict(source.headers_to_attributes),
@@ -136,6 +143,7 @@ def _attributes(
     request: CreateSIPParticipantRequest, call_id: str, hostname: str, number: str
 ) -> dict[str, str]:
     result = dict(request.participant_attributes)
+    result.pop(TENANT_DIAL, None)
     result["sip.callID"] = call_id
     result["sip.trunkID"] = request.sip_trunk_id
     result["sip.callStatus"] = "dialing"
@@ -146,14 +154,36 @@ def _attributes(
     return result
 
 
-async def dial(call: Call, order: Dial, endpoint: Endpoint) -> Verdict | None:
+async def checked_uri(order: Dial, guard: SipGuard, local_host: str) -> str:
+    """The URI to dial: a tenant's leads to the very address that was checked.
+
+    Raises AddressRefused.
+    """
+    if not order.tenant:
+        return order.uri
+    tls = order.identity.transport == "tls"
+    found = await guard.check(order.hostname, tls=tls, tenant=order.participant.room)
+    if found == [parse_outbound_address(order.hostname).host]:
+        return order.uri
+    # Of the family that we listen on, if there is one: the stack sends from there.
+    version = ipaddress.ip_address(local_host).version
+    found.sort(key=lambda each: ipaddress.ip_address(each).version != version)
+    # RFC 3261 §19.1.1: the address to send to instead of the host's, whose name stays in the
+    # URI for the trunk to read. The stack looks nothing up then, SRV records neither.
+    return f"{order.uri};maddr={found[0]}"
+
+
+async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> Verdict | None:
     """Ring the phone; None when it answered. The call may be ended from elsewhere meanwhile."""
     headers = dict(order.headers)
     for attribute, header in order.attributes_to_headers.items():
         if attribute in call.participant.attributes:
             headers[header] = call.participant.attributes[attribute]
     try:
-        phone = await endpoint.dial(order.identity, order.uri, validation.headers(headers))
+        uri = await checked_uri(order, guard, endpoint.host)
+        phone = await endpoint.dial(order.identity, uri, validation.headers(headers))
+    except AddressRefused:
+        return verdict.not_allowed()
     except TwirpError as error:
         return Verdict(error, verdict.canceled("").reason)
     except (ValueError, baresip.BaresipError) as error:

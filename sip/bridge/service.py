@@ -23,6 +23,7 @@ from sip.bridge.registry import Registry
 from sip.bridge.sweeper import Sweeper
 from sip.bridge.transfer import transfer_error, transfer_target
 from sip.bridge.twirp import TwirpError
+from sip.guard import SipGuard
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,11 @@ DIALS_WAITING: Final = 100
 class SipService:
     """Owns one task per call; ``close`` ends them all."""
 
-    def __init__(self, endpoint: Endpoint, registry: Registry, livekit: LiveKit) -> None:
+    def __init__(
+        self, endpoint: Endpoint, registry: Registry, livekit: LiveKit, guard: SipGuard
+    ) -> None:
         self._endpoint = endpoint
+        self._guard = guard
         self._registry = registry
         self._livekit = livekit
         self._inbound = Inbound(endpoint, registry, livekit)
@@ -174,7 +178,7 @@ class SipService:
                 joined.set_result(error)
                 return
             joined.set_result(None)
-            verdict = await outbound.dial(call, order, self._endpoint)
+            verdict = await outbound.dial(call, order, self._endpoint, self._guard)
             if verdict is not None:
                 answered.set_result(verdict.error)
                 ending = _unanswered(call, verdict.reason)

@@ -74,6 +74,12 @@ def unresolved() -> Verdict:
     return Verdict(error, DisconnectReason.UNKNOWN_REASON)
 
 
+def not_allowed() -> Verdict:
+    """A tenant's trunk leads where it may not. Nothing was sent."""
+    error = TwirpError("permission_denied", "the trunk's host is not allowed")
+    return Verdict(error, DisconnectReason.UNKNOWN_REASON)
+
+
 def _not_authenticated() -> Verdict:
     error = TwirpError("failed_precondition", "the trunk's credentials are missing or were refused")
     return Verdict(error, DisconnectReason.USER_REJECTED)

@@ -1,0 +1,312 @@
+"""SIP addresses that a tenant chose: they lead to the internet, never into our own network.
+
+    addresses = await guard.check("trunk.example.com:5060", tls=False, tenant="acme")
+
+A name says nothing about where it leads, so it is resolved, and all its addresses have to pass.
+There is one answer to everything that may not be used, a name without an address included:
+whoever asks learns nothing about our network and its names. SIP_ALLOW_PRIVATE and
+SIP_ALLOWED_NETWORKS let private addresses pass, but never our own listeners: a call to our SIP
+service would reach other tenants' numbers.
+
+The gateway checks before it dials. SIP services resolve for themselves, and a name may lead
+elsewhere by then: the embedded one knows a tenant's dial by TENANT_DIAL, checks again, and
+connects to the very address that it has checked. livekit-sip does neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from core.errors import BadRequest, Forbidden
+from core.settings import Settings
+from core.url_guard import IPAddress, is_localhost, is_public, literal, unwrapped
+from sip.addresses import Address, parse_outbound_address
+
+TENANT_DIAL: Final = "switchroom.tenantDial"
+"""Attribute of the participant that a dial makes: a tenant chose the address. It is the
+gateway's to set; a phone's headers become attributes of other names."""
+
+SIP_PORT: Final = 5060
+SIP_TLS_PORT: Final = 5061
+
+LOOKUP_DEADLINE_S: Final = 3.0
+# Threads that wait for DNS, each for as long as the C library likes (10 s and more).
+LOOKUPS_PER_TENANT: Final = 8
+
+_LOOPBACK: Final = ("127.0.0.1", "::1")
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
+
+Resolver = Callable[[str, str], Awaitable[Sequence[str]]]
+"""The numeric addresses of a name, asked on behalf of somebody; none: it has none."""
+
+
+GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
+
+
+class AddressRefused(Forbidden):
+    """403 DESTINATION_NOT_ALLOWED, in the same words whatever the cause."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The SIP address is not allowed: it must lead to public addresses, and not to "
+            "this service itself",
+            code="DESTINATION_NOT_ALLOWED",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where something of ours listens: a name, an address, or every address of the machine."""
+
+    host: str
+    port: int
+    tls_only: bool = False
+
+
+class SipGuard:
+    """Says whether a tenant's SIP address may be used."""
+
+    def __init__(
+        self,
+        *,
+        own: Iterable[Listener] = (),
+        allow_private: bool = False,
+        allowed_networks: Iterable[str] = (),
+        resolve: Resolver | None = None,
+    ) -> None:
+        """``own``: refused whatever is allowed. ``allowed_networks``: CIDR. Raises ValueError."""
+        self._own = frozenset(own)
+        self._allow_private = allow_private
+        self._networks = tuple(ipaddress.ip_network(each) for each in allowed_networks)
+        self._resolve = Lookups().resolve if resolve is None else resolve
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        also_own: Iterable[Listener] = (),
+        resolve: Resolver | None = None,
+    ) -> SipGuard:
+        return cls(
+            own=[*own_listeners(settings), *also_own],
+            allow_private=settings.sip_allow_private,
+            allowed_networks=settings.sip_allowed_networks,
+            resolve=resolve,
+        )
+
+    def check_literal(self, address: str, *, tls: bool = False) -> None:
+        """Refuse at once what needs no DNS to be refused. Raises AddressRefused.
+
+        For addresses that are stored: the check proper is made when they are used.
+        """
+        parsed = _parsed(address)
+        numeric = _numeric(parsed.host)
+        if not all(map(self._may_be_used, numeric)):
+            raise AddressRefused
+        for listener in self._own_at(parsed, tls):
+            if _same_name(listener.host, parsed.host) or _meet(numeric, _numeric(listener.host)):
+                raise AddressRefused
+
+    async def check(self, address: str, *, tls: bool = False, tenant: str = "") -> list[str]:
+        """The numeric addresses that ``host[:port]`` leads to now. Raises AddressRefused."""
+        self.check_literal(address, tls=tls)
+        parsed = _parsed(address)
+        found = await self._addresses(parsed.host, tenant)
+        if not found or not all(map(self._may_be_used, found)):
+            raise AddressRefused
+        for listener in self._own_at(parsed, tls):
+            if _meet(found, await self._addresses(listener.host, "")):
+                raise AddressRefused
+        return found
+
+    def _own_at(self, address: Address, tls: bool) -> list[Listener]:
+        port = port_of(address, tls=tls)
+        return [one for one in self._own if one.port == port and (tls or not one.tls_only)]
+
+    def _may_be_used(self, numeric: str) -> bool:
+        ip = _ip(numeric)
+        # 0.0.0.0 is this machine, and nobody's phone is a group.
+        if ip.is_unspecified or ip.is_multicast or ip == _BROADCAST:
+            return False
+        if self._allow_private or is_public(numeric):
+            return True
+        return any(ip in network for network in self._networks)
+
+    async def _addresses(self, host: str, tenant: str) -> list[str]:
+        return _numeric(host) or list(await self._resolve(host, tenant))
+
+
+def port_of(address: Address, *, tls: bool) -> int:
+    """The port that is dialled (RFC 3261 §19.1.2)."""
+    return address.port or (SIP_TLS_PORT if tls else SIP_PORT)
+
+
+def with_port(address: str, *, tls: bool) -> str:
+    """``address`` with its port spelled out.
+
+    A SIP service looks for SRV records where a name has no port (RFC 3263 §4.2), and they may
+    lead anywhere; with a port only the name's own addresses count, which ``check`` has seen.
+    """
+    parsed = _parsed(address)
+    return str(Address(parsed.host, port_of(parsed, tls=tls)))
+
+
+def own_listeners(settings: Settings) -> set[Listener]:
+    """Everything of this installation that the settings know to listen somewhere."""
+    found: set[Listener] = set()
+    host, _, port = settings.bridge_sip_listen.rpartition(":")
+    if port.isdecimal():
+        found |= sip_listeners(host.strip("[]"), int(port))
+    if settings.sip_public_address is not None:
+        host, _, port = settings.sip_public_address.partition(";")[0].partition(":")
+        found |= sip_listeners(host, int(port or SIP_PORT)) | sip_listeners(host, SIP_PORT)
+    for url in (
+        settings.livekit_url,
+        settings.livekit_public_url,
+        settings.livekit_sip_url,
+        settings.gateway_url,
+        settings.cache_url,
+        settings.database_url,
+    ):
+        found |= _listener_of(url or "")
+    # livekit-sip is where its API is, on the usual ports unless SIP_PUBLIC_ADDRESS says others.
+    sip_host = urlsplit(settings.sip_http_url).hostname
+    if sip_host:
+        found |= sip_listeners(sip_host, SIP_PORT)
+    for host, number in (
+        (settings.listen_host, settings.gateway_port),
+        (settings.listen_host, settings.metrics_port),
+        (settings.bridge_host, settings.bridge_port),
+        (settings.worker_http_host, settings.worker_http_port),
+        (settings.worker_http_host, settings.worker_metrics_port),
+    ):
+        if number:
+            found.add(Listener(host, number))
+    return found
+
+
+def sip_listeners(host: str, port: int) -> set[Listener]:
+    """A SIP service's: TLS is on the next port."""
+    return {Listener(host, port), Listener(host, port + 1, tls_only=True)}
+
+
+_PORTS: Final = {"ws": 80, "http": 80, "wss": 443, "https": 443, "redis": 6379, "rediss": 6379}
+
+
+def _listener_of(url: str) -> set[Listener]:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return set()
+    if parts.scheme.startswith("postgres"):
+        port = port or 5432
+    port = port or _PORTS.get(parts.scheme)
+    return {Listener(host, port)} if host and port else set()
+
+
+class Lookups:
+    """Asks the system's resolver, each time anew, in threads of its own.
+
+    The executor of the event loop is small and everybody's; a name server that never answers
+    would hold all of it. Here it holds the LOOKUPS_PER_TENANT of whoever named it.
+    """
+
+    def __init__(self, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> None:
+        self._getaddrinfo = getaddrinfo
+        self._under_way: dict[tuple[str, str], asyncio.Future[list[str]]] = {}
+        self._waiting: Counter[str] = Counter()
+
+    async def resolve(self, name: str, tenant: str) -> list[str]:
+        """Of A and AAAA. Empty: no such name, no answer in time, or too many questions."""
+        key = (name.lower(), tenant)
+        asked = self._under_way.get(key)
+        if asked is None:
+            if self._waiting[tenant] >= LOOKUPS_PER_TENANT:
+                return []
+            asked = self._ask(key)
+        try:
+            async with asyncio.timeout(LOOKUP_DEADLINE_S):
+                return await asyncio.shield(asked)
+        except TimeoutError:
+            return []
+
+    def _ask(self, key: tuple[str, str]) -> asyncio.Future[list[str]]:
+        name, tenant = key
+        loop = asyncio.get_running_loop()
+        asked: asyncio.Future[list[str]] = loop.create_future()
+        self._under_way[key] = asked
+        self._waiting[tenant] += 1
+
+        def done(found: list[str]) -> None:
+            del self._under_way[key]
+            self._waiting[tenant] -= 1
+            if not self._waiting[tenant]:
+                del self._waiting[tenant]
+            asked.set_result(found)
+
+        def work() -> None:
+            try:
+                answers = self._getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+                found = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+            except (OSError, UnicodeError):
+                found = []
+            with contextlib.suppress(RuntimeError):  # nobody waits: the loop is closed
+                loop.call_soon_threadsafe(done, found)
+
+        # A daemon: an answer that is still due must not hold up the end of the process.
+        threading.Thread(target=work, name="sip-dns", daemon=True).start()
+        return asked
+
+
+def _parsed(address: str) -> Address:
+    """Raises AddressRefused, for rows that were stored before addresses were checked."""
+    try:
+        return parse_outbound_address(address)
+    except BadRequest:
+        raise AddressRefused from None
+
+
+def _numeric(host: str) -> list[str]:
+    """The addresses that ``host`` means without DNS: 127.0.0.1, 0x7f000001, localhost."""
+    return [*_LOOPBACK] if is_localhost(host) else literal(host)
+
+
+def _same_name(one: str, other: str) -> bool:
+    return one.rstrip(".").lower() == other.rstrip(".").lower()
+
+
+def _meet(found: Iterable[str], own: Iterable[str]) -> bool:
+    """Whether packets to one of ``found`` reach a listener on one of ``own``."""
+    theirs = {_ip(each) for each in found}
+    for ours in {_ip(each) for each in own}:
+        if ours in theirs or (ours.is_unspecified and any(map(_is_local, theirs))):
+            return True
+    return False
+
+
+def _is_local(ip: IPAddress) -> bool:
+    """Whether it is an address of this machine: then a socket can be bound to it."""
+    if ip.is_loopback:
+        return True
+    family = socket.AF_INET if isinstance(ip, ipaddress.IPv4Address) else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(ip), 0))
+    except OSError:
+        return False
+    return True
+
+
+def _ip(numeric: str) -> IPAddress:
+    return unwrapped(ipaddress.ip_address(numeric.partition("%")[0]))
