@@ -23,6 +23,7 @@ from sip.addresses import parse_outbound_address
 from sip.bridge import attributes, validation, verdict
 from sip.bridge.call import Call, Ending, Participant
 from sip.bridge.endpoint import Endpoint, Identity
+from sip.bridge.trace import DialogTrace
 from sip.bridge.twirp import TwirpError
 from sip.bridge.verdict import Verdict
 from sip.guard import TENANT_DIAL, AddressRefused, SipGuard
@@ -211,7 +212,20 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
         return verdict.refused(text)
     if not phone.answered.is_set():
         return verdict.unanswered()
+    if order.tenant and not await _stays_outside(await endpoint.dialog(phone.call_id), guard):
+        # The stack has sent its ACK there, and will send its BYE; but no call is held by it.
+        return verdict.not_allowed()
     return None
+
+
+async def _stays_outside(dialog: DialogTrace, guard: SipGuard) -> bool:
+    """Whether the far end, which a tenant chose, keeps the rest of the call out of our network."""
+    try:
+        if (target := dialog.next_hop) is not None:
+            await guard.check(target)
+    except AddressRefused:
+        return False
+    return True
 
 
 async def talk(call: Call, order: Dial, endpoint: Endpoint, *, dialled_for_s: float) -> Ending:

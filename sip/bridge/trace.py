@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 
 _HEAD = re.compile(r"(RX|TX) (\w+) (\S+) -> (\S+)")
 _TAG = re.compile(r";\s*tag=([^;>\s]+)", re.IGNORECASE)
+_URI = re.compile(
+    r"sips?:(?:[^@<>,\s]*@)?(\[[^\]]*\]|[^:;?>,\s]*)(:[0-9]*)?([^>,]*)", re.IGNORECASE
+)
+_MADDR = re.compile(r";\s*maddr\s*=\s*([^;?>,\s]+)", re.IGNORECASE)
 # RFC 3261 §7.3.3: the compact forms.
 _COMPACT = {"i": "call-id", "f": "from", "t": "to", "v": "via", "m": "contact"}
 
@@ -108,6 +112,21 @@ class DialogTrace:
     @property
     def remote_headers(self) -> tuple[tuple[str, str], ...]:
         return self.opening.headers if self.opening is not None else ()
+
+    @property
+    def next_hop(self) -> str | None:
+        """``host[:port]`` that our requests in the dialog go to, where the far end answered.
+
+        The last Record-Route of its answer, else its Contact (RFC 3261 §12.1.2).
+        """
+        for wanted in ("record-route", "contact"):
+            values = [value for name, value in self.remote_headers if name == wanted]
+            uris = _URI.findall(",".join(values))
+            if uris:
+                host, port, parameters = uris[-1 if wanted == "record-route" else 0]
+                instead = _MADDR.search(parameters)
+                return f"{instead[1] if instead else host}{port}"
+        return None
 
 
 @dataclass(slots=True)

@@ -1,0 +1,191 @@
+"""The bridge's own check of a tenant's dial, and what it does where a far end leads elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from livekit.protocol import sip as pb
+
+from sip.bridge import outbound
+from sip.bridge.outbound import checked_uri, plan
+from sip.bridge.trace import DialogTrace, SipMessage
+from sip.guard import TENANT_DIAL, AddressRefused, Listener, SipGuard
+from tests.test_sip_guard import PUBLIC, PUBLIC6, Names
+
+pytestmark = [pytest.mark.unit, pytest.mark.attack]
+
+
+def order(hostname: str, *, tenant: bool = True, **fields: Any) -> outbound.Dial:
+    request = pb.CreateSIPParticipantRequest(
+        trunk=pb.SIPOutboundConfig(hostname=hostname, **fields),
+        sip_number="100",
+        sip_call_to="200",
+        room_name="room",
+        participant_attributes={"a": "b", **({TENANT_DIAL: "true"} if tenant else {})},
+    )
+    return plan(request, None, "127.0.0.1")
+
+
+class TestUri:
+    @pytest.mark.parametrize(
+        ("hostname", "host", "uri"),
+        [
+            (
+                "trunk.example:5060",
+                "192.0.2.7",
+                f"sip:200@trunk.example:5060;transport=udp;maddr={PUBLIC}",
+            ),
+            (
+                "trunk.example:5060",
+                "2001:db8::7",
+                f"sip:200@trunk.example:5060;transport=udp;maddr={PUBLIC6}",
+            ),
+            (f"{PUBLIC}:5080", "192.0.2.7", f"sip:200@{PUBLIC}:5080;transport=udp"),
+            (f"[{PUBLIC6}]:5060", "::", f"sip:200@[{PUBLIC6}]:5060;transport=udp"),
+        ],
+    )
+    async def test_it_leads_to_the_address_that_was_checked(
+        self, hostname: str, host: str, uri: str
+    ) -> None:
+        names = Names(trunk_example=[[PUBLIC6, PUBLIC]])
+        assert await checked_uri(order(hostname), SipGuard(resolve=names), host) == uri
+
+    async def test_the_operators_is_not_looked_at(self) -> None:
+        names = Names()
+        free = order("trunk.example", tenant=False)
+        uri = await checked_uri(free, SipGuard(resolve=names), "127.0.0.1")
+        assert (uri, names.asked) == ("sip:200@trunk.example;transport=udp", [])
+
+    def test_the_mark_does_not_enter_the_room(self) -> None:
+        marked = order("trunk.example")
+        assert marked.tenant
+        assert TENANT_DIAL not in marked.participant.attributes
+        assert marked.participant.attributes["a"] == "b"
+
+    @pytest.mark.parametrize(
+        "hostname",
+        [
+            "127.0.0.1:22",
+            "127.1",
+            "2130706433",
+            "0177.0.0.1",
+            "0x7f.1",
+            "0x7f000001:80",
+            "[::1]:5060",
+            "[::ffff:10.0.0.1]:5060",
+            "localhost:5060",
+            "169.254.169.254:80",
+            "private.example:5060",
+            "gone.example:5060",
+            "ours.example:5060",
+        ],
+    )
+    async def test_refused_here_too(self, hostname: str) -> None:
+        names = Names(private_example=[["10.0.0.1"]], ours_example=[[PUBLIC]])
+        guard = SipGuard(resolve=names, own=[Listener(PUBLIC, 5060)])
+        with pytest.raises(AddressRefused):
+            await checked_uri(order(hostname), guard, "127.0.0.1")
+
+
+class Phone:
+    """A far end that answers at once."""
+
+    call_id = "1"
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.answered = asyncio.Event()
+        self.answered.set()
+        self.closed: asyncio.Future[str] = loop.create_future()
+
+
+class Stack:
+    """A SIP stack that notes what it is told to dial, and what the far end then says."""
+
+    host = "192.0.2.7"
+
+    def __init__(self, *headers: tuple[str, str]) -> None:
+        self.dialled: list[str] = []
+        message = SipMessage(True, "203.0.113.1:5060", "SIP/2.0 200 OK", headers)
+        self._dialog = DialogTrace(message)
+
+    async def dial(self, _identity: Any, uri: str, _headers: Any) -> Any:
+        self.dialled.append(uri)
+        return Phone()
+
+    def seen(self, _call_id: Any) -> DialogTrace:
+        return self._dialog
+
+    async def dialog(self, _call_id: Any) -> DialogTrace:
+        return self._dialog
+
+
+async def dial(hostname: str, guard: SipGuard, stack: Stack, *, tenant: bool = True) -> str | None:
+    """The code of the error; None: answered."""
+    call: Any = SimpleNamespace(
+        participant=SimpleNamespace(attributes={}),
+        adopt=lambda _phone: None,
+        subscribe=lambda: None,
+        set_attributes=lambda _attributes: None,
+        over=asyncio.get_running_loop().create_future(),
+    )
+    endpoint: Any = stack
+    verdict = await outbound.dial(call, order(hostname, tenant=tenant), endpoint, guard)
+    return None if verdict is None else verdict.error.code
+
+
+class TestDial:
+    async def test_a_name_that_leads_elsewhere_the_second_time(self) -> None:
+        """Public when the gateway asked, private when it is dialled."""
+        names = Names(rebind_example=[[PUBLIC], ["127.0.0.1"]])
+        guard = SipGuard(resolve=names)
+        assert await guard.check("rebind.example:5060") == [PUBLIC]
+        stack = Stack()
+        assert await dial("rebind.example:5060", guard, stack) == "permission_denied"
+        assert stack.dialled == []
+
+    async def test_a_name_that_would_lead_elsewhere_the_third_time(self) -> None:
+        """It is not asked again: the stack gets the address."""
+        names = Names(rebind_example=[[PUBLIC], ["127.0.0.1"]])
+        stack = Stack()
+        assert await dial("rebind.example:5060", SipGuard(resolve=names), stack) is None
+        assert stack.dialled == [f"sip:200@rebind.example:5060;transport=udp;maddr={PUBLIC}"]
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [("contact", "<sip:200@10.0.0.1:5060>")],
+            [("contact", "<sip:200@[::1]>")],
+            [("contact", "sip:127.0.0.1")],
+            [("contact", "<sips:200@localhost;transport=tls>")],
+            [("contact", "<sip:200@8.8.8.8;maddr=10.0.0.1>")],
+            [("contact", "<sip:200@private.example:5060>")],
+            [("contact", "<sip:200@gone.example>")],
+            [("contact", "<sip:200@ours.example>")],
+            [("contact", "<sip:200@8.8.8.8>"), ("record-route", "<sip:10.0.0.1;lr>")],
+            [("record-route", "<sip:8.8.8.8;lr>,<sip:127.0.0.1:22;lr>")],
+            [("record-route", "<sip:8.8.8.8;lr>"), ("record-route", "<sip:a@[fd00::1];lr>")],
+            [("record-route", "<sip:8.8.8.8;lr;maddr=169.254.169.254>")],
+        ],
+    )
+    async def test_a_far_end_that_leads_the_call_inside(self, headers: Any) -> None:
+        names = Names(private_example=[["10.0.0.1"]], ours_example=[[PUBLIC]])
+        guard = SipGuard(resolve=names, own=[Listener(PUBLIC, 5060)])
+        assert await dial("8.8.8.8:5060", guard, Stack(*headers)) == "permission_denied"
+        assert await dial("8.8.8.8:5060", guard, Stack(*headers), tenant=False) is None
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            [],
+            [("contact", "<sip:200@8.8.4.4:5080>")],
+            # A switch behind its edge: nothing of ours goes to its Contact.
+            [("contact", "<sip:200@172.25.1.1>"), ("record-route", "<sip:8.8.8.8;lr>")],
+            [("record-route", "<sip:10.0.0.1;lr>, <sip:8.8.8.8;lr>")],
+        ],
+    )
+    async def test_a_far_end_that_stays_outside(self, headers: Any) -> None:
+        assert await dial("8.8.8.8:5060", SipGuard(), Stack(*headers)) is None
