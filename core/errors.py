@@ -12,7 +12,7 @@
     ├── Unprocessable 422       VALIDATION_ERROR (the /v1 and /api/v1 form of INVALID_REQUEST)
     ├── TooEarly 425            always with Retry-After: CALL_NOT_READY
     ├── TooManyRequests 429     always with Retry-After
-    ├── ServerFault 500         OUTBOUND_ADDRESS_NOT_CONFIGURED, LIVEKIT_NOT_CONFIGURED, CALL_FAILED
+    ├── ServerFault 500         LIVEKIT_NOT_CONFIGURED, CALL_FAILED, OUTCOME_UNKNOWN, …
     └── Unavailable 503         always with Retry-After
 
 The messages are ours and shown to callers: never an upstream's text, a secret,
@@ -49,12 +49,15 @@ class AppError(Exception):
         code: str | None = None,
         details: Sequence[Detail] = (),
         headers: dict[str, str] | None = None,
+        call_id: str | None = None,
     ) -> None:
+        """``call_id``: the call to look at, of an error that leaves one behind."""
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.details = tuple(details)
         self.headers = headers or {}
+        self.call_id = call_id
 
 
 class BadRequest(AppError):

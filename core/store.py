@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import Select, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -37,6 +37,7 @@ from core.errors import ServerFault
 from core.events import CallState, Source, fold
 from core.jobs import Heartbeat
 from core.models import Agent, Call, CallEvent, CallType, Direction, Status, StoredEvent, Turn, now
+from core.once import IdempotencyKeys, tie
 from core.tables import CallRow, EventRow, IdempotencyRow, RoomClaimRow, WorkerRow
 
 # A worker beats every 2 s; one that missed three is not offered calls.
@@ -74,15 +75,6 @@ class CallFilter:
     """A part of the caller's or the called number, or the whole id."""
     since: datetime | None = None
     until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KeptAnswer:
-    """What an Idempotency-Key stands for; ``status`` is None while the first is in flight."""
-
-    request_hash: str
-    status: int | None
-    body: str | None
 
 
 class LiveIdentity(Exception):
@@ -135,6 +127,7 @@ class Store:
         """Without ``vault`` no call can be kept that has secrets: its agent's
         (core.agent_secrets), or its own trunk's (core.call_trunks)."""
         self._database = database
+        self.keys = IdempotencyKeys(database)
         self._announcer = announcer
         self._secrets = AgentSecrets(vault)
         self._trunks = CallTrunks(vault)
@@ -150,7 +143,8 @@ class Store:
         """Keep a new call with its first event, and what else is known of it by now.
 
         Raises LiveIdentity; TooManyLive when the tenant has ``max_live`` unfinished calls,
-        of whichever gateway: of concurrent inserts no more than that succeed.
+        of whichever gateway: of concurrent inserts no more than that succeed. Unavailable when
+        the request that it is for has lost its idempotency key (core.once).
         """
         state = CallState()
         folded: list[tuple[CallEvent, CallState | None, CallState]] = [(first, None, state)]
@@ -180,6 +174,7 @@ class Store:
             async with self._database.write() as connection:
                 if max_live is not None and await _live(connection, new.auth_id) >= max_live:
                     raise TooManyLive
+                await tie(connection, new.id)
                 await connection.execute(insert(CALLS_TABLE), row)
                 await connection.execute(insert(EVENTS_TABLE), events)
                 if new.own_trunk is not None and state.ended_at is None:
@@ -425,52 +420,6 @@ class Store:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [Heartbeat.model_validate(dict(row), extra="ignore") for row in rows]
-
-    # --- idempotency
-
-    @whole
-    async def begin_once(self, scope: Scope, key: str, request_hash: str) -> KeptAnswer | None:
-        """None: the key is new and now ours. Otherwise what it already stands for."""
-        owner = scope.auth_id or ""
-        async with self._database.write() as connection:
-            taken = await connection.execute(
-                self._database.insert(IdempotencyRow)
-                .values(auth_id=owner, key=key, request_hash=request_hash, created_at=now())
-                .on_conflict_do_nothing()
-                .returning(IdempotencyRow.key)
-            )
-            if taken.scalar_one_or_none() is not None:
-                return None
-            row = (
-                await connection.execute(
-                    select(IdempotencyRow.__table__).where(
-                        IdempotencyRow.auth_id == owner, IdempotencyRow.key == key
-                    )
-                )
-            ).mappings()
-            kept = row.one_or_none()
-        if kept is None:  # let go of in this very moment: for the caller, still in flight
-            return KeptAnswer(request_hash, None, None)
-        return KeptAnswer(kept["request_hash"], kept["status"], kept["body"])
-
-    @whole
-    async def finish_once(self, scope: Scope, key: str, status: int, body: str) -> None:
-        async with self._database.write() as connection:
-            await connection.execute(
-                update(IdempotencyRow)
-                .where(IdempotencyRow.auth_id == (scope.auth_id or ""), IdempotencyRow.key == key)
-                .values(status=status, body=body)
-            )
-
-    @whole
-    async def forget_once(self, scope: Scope, key: str) -> None:
-        """The request had no effect: the key may be used again."""
-        async with self._database.write() as connection:
-            await connection.execute(
-                delete(IdempotencyRow).where(
-                    IdempotencyRow.auth_id == (scope.auth_id or ""), IdempotencyRow.key == key
-                )
-            )
 
 
 def _count_live(auth_id: str | None) -> Select[int]:

@@ -235,6 +235,10 @@ class IdempotencyRow(Base):
     created_at: Mapped[datetime] = mapped_column(index=True)
     status: Mapped[int | None]
     body: Mapped[str | None] = mapped_column(Text)
+    holder: Mapped[str | None] = mapped_column(String(64))
+    """Which run of the request has the key, for as long as it says so."""
+    leased_until: Mapped[datetime | None]
+    call_id: Mapped[str | None] = mapped_column(String(64))
 
 
 class WorkerRow(Base):

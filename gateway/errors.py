@@ -92,6 +92,7 @@ def body(error: AppError, path: str) -> dict[str, Any]:
                 "code": error.code,
                 "type": TYPES.get(error.status, other),
                 "details": details,
+                **({"callId": error.call_id} if error.call_id else {}),
             }
         }
     if _below(path, "/api/v1"):
@@ -99,9 +100,15 @@ def body(error: AppError, path: str) -> dict[str, Any]:
             "success": False,
             "data": None,
             "message": error.message,
-            "meta": {"code": error.code, "details": details},
+            "meta": {
+                "code": error.code,
+                "details": details,
+                **({"callId": error.call_id} if error.call_id else {}),
+            },
         }
     flat: dict[str, Any] = {"error": error.message, "code": error.code}
+    if error.call_id:
+        flat["call_id"] = error.call_id
     return {**flat, "details": details} if details else flat
 
 

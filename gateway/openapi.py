@@ -43,6 +43,7 @@ _DETAIL: Schema = {
 }
 _DETAILS: Schema = {"type": "array", "items": {"$ref": _REF.format(model="ErrorDetail")}}
 _TEXT: Schema = {"type": "string"}
+_CALL: Schema = {"type": "string", "description": "Of `OUTCOME_UNKNOWN`: the call it made."}
 _EVENT: Schema = {
     "description": "One of the events.",
     "type": "object",
@@ -59,7 +60,7 @@ _ERRORS: dict[str, Schema] = {
     "FlatError": {
         "type": "object",
         "required": ["error", "code"],
-        "properties": {"error": _TEXT, "code": _TEXT, "details": _DETAILS},
+        "properties": {"error": _TEXT, "code": _TEXT, "details": _DETAILS, "call_id": _CALL},
     },
     "NestedError": {
         "type": "object",
@@ -73,6 +74,7 @@ _ERRORS: dict[str, Schema] = {
                     "code": _TEXT,
                     "type": {"enum": _TYPES},
                     "details": _DETAILS,
+                    "callId": _CALL,
                 },
             }
         },
@@ -87,7 +89,7 @@ _ERRORS: dict[str, Schema] = {
             "meta": {
                 "type": "object",
                 "required": ["code", "details"],
-                "properties": {"code": _TEXT, "details": _DETAILS},
+                "properties": {"code": _TEXT, "details": _DETAILS, "callId": _CALL},
             },
         },
     },
@@ -252,6 +254,7 @@ def _common(route: Route) -> list[tuple[int, str]]:
     if route.idempotent:
         found += [(400, "INVALID_REQUEST")]
         found += [(409, "IDEMPOTENCY_KEY_REUSED"), (409, "IDEMPOTENCY_IN_PROGRESS")]
+        found += [(500, "OUTCOME_UNKNOWN")]
     if not route.public:
         codes = ("MISSING_AUTH_HEADER", "INVALID_AUTH_HEADER", "UNAUTHORIZED")
         found += [(401, code) for code in codes]

@@ -16,6 +16,7 @@ from core.errors import (
     Detail,
     Forbidden,
     NotFound,
+    ServerFault,
     TooManyRequests,
     Unauthenticated,
     Unavailable,
@@ -104,6 +105,13 @@ def test_without_details() -> None:
     assert body(error, "/v1/calls")["error"]["details"] == []
     assert body(error, "/v1")["error"]["type"] == "conflict_error"
     assert body(error, "/v1x") == body(error, "/sip/call")
+
+
+def test_the_call_that_an_error_leaves_behind() -> None:
+    error = ServerFault("Cut off", code="OUTCOME_UNKNOWN", call_id="call_1")
+    assert body(error, "/sip/call")["call_id"] == "call_1"
+    assert body(error, "/v1/calls")["error"]["callId"] == "call_1"
+    assert body(error, "/api/v1/sessions")["meta"]["callId"] == "call_1"
 
 
 @pytest.mark.parametrize(

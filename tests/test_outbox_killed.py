@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -69,7 +70,9 @@ class Gateway:
 
 
 @asynccontextmanager
-async def killable(folder: Path, url: str) -> AsyncIterator[tuple[Gateway, Settings]]:
+async def killable(
+    folder: Path, url: str, **changes: Any
+) -> AsyncIterator[tuple[Gateway, Settings]]:
     port = PORTS.take(HOST)
     settings = settings_in(
         folder,
@@ -77,6 +80,7 @@ async def killable(folder: Path, url: str) -> AsyncIterator[tuple[Gateway, Setti
         gateway_host=HOST,
         gateway_port=port,
         webhook_allow_private=True,
+        **changes,
     )
     gateway = Gateway(settings, folder)
     try:

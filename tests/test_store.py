@@ -19,6 +19,7 @@ from core.errors import Unavailable
 from core.events import ended
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, CallEvent, Turn, new_id, now
+from core.once import HeldKey, KeptAnswer
 from core.store import CallFilter, LiveIdentity, NewCall, Store
 from tests.databases import OnPostgres, OnSqlite
 
@@ -227,36 +228,18 @@ class StoreContract:
         monkeypatch.setattr(store_module, "now", lambda: later)
         assert all(worker.worker_id != worker_id for worker in await store.workers())
 
-    async def test_a_key_is_taken_once(self, store: Store) -> None:
-        scope, key = Scope("acme"), new_id("key")
-        assert await store.begin_once(scope, key, "h1") is None
-        in_flight = await store.begin_once(scope, key, "h2")
-        assert in_flight is not None
-        assert (in_flight.request_hash, in_flight.status) == ("h1", None)
-        assert await store.begin_once(Scope("rival"), key, "h2") is None
-        await store.finish_once(scope, key, 200, '{"a": 1}')
-        kept = await store.begin_once(scope, key, "h1")
-        assert kept is not None
-        assert (kept.status, kept.body) == (200, '{"a": 1}')
-        await store.forget_once(scope, key)
-        assert await store.begin_once(scope, key, "h1") is None
-
-    async def test_of_concurrent_twins_one_gets_the_key(self, store: Store) -> None:
-        key = new_id("key")
-        taken = await asyncio.gather(*(store.begin_once(Scope(None), key, "h") for _ in range(10)))
-        assert sum(answer is None for answer in taken) == 1
-
     async def test_what_mattered_for_a_while_is_swept(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         scope, key = Scope("acme"), new_id("key")
-        await store.begin_once(scope, key, "h")
+        orphan = (500, "{}")
+        assert isinstance(await store.keys.begin(scope, key, "h", orphan=orphan), HeldKey)
         await store.sweep()
-        assert await store.begin_once(scope, key, "h") is not None
+        assert isinstance(await store.keys.begin(scope, key, "h", orphan=orphan), KeptAnswer)
         later = now() + store_module.IDEMPOTENCY_TTL + timedelta(seconds=1)
         monkeypatch.setattr(store_module, "now", lambda: later)
         await store.sweep()
-        assert await store.begin_once(scope, key, "h") is None
+        assert isinstance(await store.keys.begin(scope, key, "h", orphan=orphan), HeldKey)
 
     async def test_unfinished_calls_are_found(self, store: Store) -> None:
         new = new_call()
