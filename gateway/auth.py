@@ -9,6 +9,7 @@ a token must still have a valid one.
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +27,15 @@ from gateway.route import route_of
 from gateway.verifiers import (
     MAX_AUTH_ID,
     UNUSABLE_ID,
+    TokenHeader,
     Verifier,
     api_secrets,
     digest,
     hmac_key,
     public_key,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_TOKEN_BYTES = 8192
 
@@ -136,8 +140,10 @@ class Authenticator:
         return found
 
     async def _claims(self, token: str) -> dict[str, Any]:
+        if (header := TokenHeader.of(token)) is None:
+            raise _invalid()
         for verifier in self._verifiers:
-            if (chosen := await verifier.key_for(token)) is None:
+            if (chosen := await verifier.key_for(header)) is None:
                 continue
             key, algorithm = chosen
             try:
@@ -153,8 +159,11 @@ class Authenticator:
                         "verify_iat": False,  # clocks differ; exp and nbf decide
                     },
                 )
-            except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
-                continue  # The next key may be the one it was signed with.
+            except Exception as error:
+                # Whatever it is that a token does to the decoder, it is not one of this key's;
+                # the next key may be the one it was signed with.
+                if not isinstance(error, jwt.PyJWTError):
+                    log.info("undecodable token", extra={"problem": type(error).__name__})
         raise _invalid()
 
     def _required_claims(self) -> list[str]:

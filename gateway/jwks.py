@@ -13,6 +13,7 @@ import aiohttp
 import jwt
 
 from core.errors import Unavailable
+from gateway.verifiers import TokenHeader
 
 log = logging.getLogger(__name__)
 
@@ -46,27 +47,22 @@ class Jwks:
         self._tried_at: float | None = None
         self._fetch: asyncio.Task[None] | None = None
 
-    async def key_for(self, token: str) -> tuple[Any, str] | None:
+    async def key_for(self, header: TokenHeader) -> tuple[Any, str] | None:
         """The key that the token's ``kid`` names, or the only one for a token without.
 
         None when there is no such key. Raises Unavailable while no keys could be had.
         """
-        try:
-            header = jwt.get_unverified_header(token)
-        except jwt.PyJWTError:
-            return None
-        kid = header.get("kid")
-        if header.get("alg") not in _ALGORITHMS or not isinstance(kid, str | None):
+        if header.alg not in _ALGORITHMS:
             return None
         age = self._age()
         if age is None or age > STALE_S:
             await self._refresh()
         elif age > FRESH_S and self._may_try():
             self._start()
-        key = self._find(kid)
+        key = self._find(header.kid)
         if key is None and self._may_try():
             await self._refresh()
-            key = self._find(kid)
+            key = self._find(header.kid)
         return None if key is None else (key.key, key.algorithm_name)
 
     async def aclose(self) -> None:

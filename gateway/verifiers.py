@@ -6,10 +6,11 @@ Each function raises ValueError naming the variable that is wrong, never its val
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, Self
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
@@ -19,14 +20,47 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import HMACAlgorithm
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
+log = logging.getLogger(__name__)
+
 MAX_AUTH_ID = 256
 MIN_RSA_BITS = 2048  # RFC 7518 §3.3
 UNUSABLE_ID = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
+@dataclass(frozen=True, slots=True)
+class TokenHeader:
+    """What a JWT says of itself before anything of it is verified, in the types it must have."""
+
+    alg: str
+    kid: str | None
+
+    @classmethod
+    def of(cls, token: str) -> Self | None:
+        """None for what is no JWT, and for one whose header is not as RFC 7515 §4.1 wants it.
+
+        Whoever looks keys up is given this and never the header itself, which is anybody's to
+        make up: a list is as good JSON as a string, and no key of a dict.
+        """
+        try:
+            header = jwt.get_unverified_header(token)
+        except Exception as error:
+            # Not all of what made-up bytes do to the decoder is its own kind of error.
+            if not isinstance(error, jwt.PyJWTError):
+                log.info("undecodable token", extra={"problem": type(error).__name__})
+            return None
+        texts = [header.get(name) for name in ("alg", "kid", "typ", "cty")]
+        if not all(isinstance(text, str | None) for text in texts) or not header.get("alg"):
+            return None
+        # No extension is understood here: what lists some as critical is not for us (§4.1.11),
+        # nor is one that changes what is signed (RFC 7797).
+        if "crit" in header or "b64" in header:
+            return None
+        return cls(header["alg"], header.get("kid"))
+
+
 class Verifier(Protocol):
-    async def key_for(self, token: str) -> tuple[Any, str] | None:
-        """The key to verify this token with and that key's algorithm; None: not ours."""
+    async def key_for(self, header: TokenHeader) -> tuple[Any, str] | None:
+        """The key to verify such a token with and that key's algorithm; None: not ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +68,8 @@ class FixedKey:
     key: Any
     algorithm: str
 
-    async def key_for(self, token: str) -> tuple[Any, str]:
-        return self.key, self.algorithm
+    async def key_for(self, header: TokenHeader) -> tuple[Any, str] | None:
+        return (self.key, self.algorithm) if header.alg == self.algorithm else None
 
 
 def digest(secret: str) -> bytes:

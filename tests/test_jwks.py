@@ -14,6 +14,7 @@ from gateway import jwks
 from gateway.auth import Authenticator
 from gateway.jwks import Jwks
 from gateway.route import Route
+from gateway.verifiers import TokenHeader
 from tests.edge import make_app, served
 from tests.tokens import ANY_KEY, EC_KEY, ED_KEY, RSA_KEY, auth_id, refused, token
 
@@ -199,14 +200,14 @@ async def test_redirects_of_the_provider_are_not_followed(authenticator: Authent
             assert response.status == 302
         keys = Jwks(f"http://127.0.0.1:{at.port}/away")
         with pytest.raises(Unavailable):
-            await keys.key_for(token(RSA_KEY, "RS256", sub="s", kid="r"))
+            await keys.key_for(TokenHeader("RS256", "r"))
         await keys.aclose()
 
 
 async def test_closing_ends_a_fetch_under_way(provider: Provider) -> None:
     provider.answering.clear()
     keys = Jwks(provider.url)
-    waiting = asyncio.create_task(keys.key_for(token(RSA_KEY, "RS256", sub="s", kid="r")))
+    waiting = asyncio.create_task(keys.key_for(TokenHeader("RS256", "r")))
     await provider.asked.wait()
     await keys.aclose()
     with pytest.raises(Unavailable):
