@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     gateway_host: str | None = Field(
         None, description="Listen address. Default: 127.0.0.1 without auth, 0.0.0.0 with it."
     )
+    allow_open_gateway: StrictBool = Field(
+        False,
+        description="Let GATEWAY_HOST be open to others without AUTH_REQUIRED: whoever reaches the "
+        "gateway places calls.",
+    )
     gateway_port: int = Field(8080, ge=0, le=65535)
     gateway_url: str | None = Field(
         None, description="Where workers reach the gateway; default http://127.0.0.1:GATEWAY_PORT."

@@ -20,6 +20,7 @@ from gateway.app import create_app, metrics_route
 from gateway.connection import Runner
 from gateway.errors import add_request_id, error_middleware
 from gateway.keys import METRICS, STOPPING
+from gateway.names import check_listen_address
 from gateway.reseal import reseal
 from gateway.route import register
 
@@ -27,6 +28,7 @@ log = logging.getLogger("gateway")
 
 
 async def serve(config: settings.Settings) -> None:
+    check_listen_address(config)
     app = await create_app(config)
     runner = Runner(app, access_log=None, shutdown_timeout=config.shutdown_grace_s)
     await runner.setup()

@@ -66,6 +66,7 @@ from gateway.keys import (
 from gateway.limits import CallLimits
 from gateway.live import Timeline
 from gateway.metrics import Metrics
+from gateway.names import Names
 from gateway.number_repair import NumberRepair
 from gateway.number_service import NumberService
 from gateway.numbering import load_tables
@@ -104,7 +105,11 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
     metrics = Metrics()
     watch_process(metrics.registry)
     app = web.Application(
-        middlewares=[metrics.middleware, error_middleware, authentication(authenticator)],
+        middlewares=[
+            metrics.middleware,
+            error_middleware,
+            authentication(authenticator, Names(settings)),
+        ],
         client_max_size=MAX_BYTES,
     )
     app.on_response_prepare.extend([add_request_id, add_ignored_fields])

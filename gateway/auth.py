@@ -23,6 +23,7 @@ from core.database import Scope
 from core.errors import Unauthenticated
 from core.settings import Settings
 from gateway.jwks import Jwks
+from gateway.names import Names
 from gateway.route import route_of
 from gateway.verifiers import (
     MAX_AUTH_ID,
@@ -171,8 +172,12 @@ class Authenticator:
         return ["exp", *(claim for claim, wanted in named.items() if wanted is not None)]
 
 
-def authentication(authenticator: Authenticator) -> Middleware:
-    """Puts the principal into ``request[PRINCIPAL]``, but on public and internal routes."""
+def authentication(authenticator: Authenticator, names: Names) -> Middleware:
+    """Puts the principal into ``request[PRINCIPAL]``, but on public and internal routes.
+
+    What brings no token must name this machine (gateway.names). Public routes tell nothing of
+    calls, and LiveKit and the workers sign theirs: they may come by any name.
+    """
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -180,6 +185,8 @@ def authentication(authenticator: Authenticator) -> Middleware:
         if route is not None and not route.public and not route.internal:
             headers = request.headers.getall(hdrs.AUTHORIZATION, [])
             request[PRINCIPAL] = await authenticator.authenticate(headers)
+            if not headers:
+                names.check(request)
         return await handler(request)
 
     return middleware

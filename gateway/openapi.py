@@ -180,7 +180,7 @@ def _operation(
         "summary": route.summary,
         "operationId": _operation_id(route),
         "parameters": _parameters(route),
-        "responses": _responses(route, refs),
+        "responses": _responses(route, refs, auth_required),
     }
     if route.handler.__doc__:
         operation["description"] = route.handler.__doc__.strip()
@@ -218,7 +218,7 @@ def _parameters(route: Route) -> list[Schema]:
     return parameters
 
 
-def _responses(route: Route, refs: Refs) -> dict[str, Schema]:
+def _responses(route: Route, refs: Refs, auth_required: bool) -> dict[str, Schema]:
     schema: Schema = {"type": "string"} if route.content.startswith("text/") else {}
     if route.content == "text/event-stream":
         schema = _EVENT
@@ -229,7 +229,7 @@ def _responses(route: Route, refs: Refs) -> dict[str, Schema]:
         success["content"] = {route.content: {"schema": schema}}
     responses = {str(route.status): success}
     codes: defaultdict[int, list[str]] = defaultdict(list)
-    for status, code in (*_common(route), *route.errors):
+    for status, code in (*_common(route, auth_required), *route.errors):
         if code not in codes[status]:
             codes[status].append(code)
     for status, named in sorted(codes.items()):
@@ -237,7 +237,7 @@ def _responses(route: Route, refs: Refs) -> dict[str, Schema]:
     return responses
 
 
-def _common(route: Route) -> list[tuple[int, str]]:
+def _common(route: Route, auth_required: bool) -> list[tuple[int, str]]:
     """What any route of this kind may answer, beyond its own errors."""
     found: list[tuple[int, str]] = []
     invalid = (400, "INVALID_REQUEST") if is_seed_path(route.path) else (422, "VALIDATION_ERROR")
@@ -259,6 +259,9 @@ def _common(route: Route) -> list[tuple[int, str]]:
         codes = ("MISSING_AUTH_HEADER", "INVALID_AUTH_HEADER", "UNAUTHORIZED")
         found += [(401, code) for code in codes]
         found.append((503, "AUTH_UNAVAILABLE"))
+        if not auth_required:
+            found.append((400, "INVALID_HOST"))
+            found += [(403, "HOST_NOT_ALLOWED"), (403, "ORIGIN_NOT_ALLOWED")]
         if is_seed_path(route.path):
             found.append((503, "LIVEKIT_UNAVAILABLE"))
         found.append((500, "INTERNAL_ERROR"))

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from core.settings import Settings
 from gateway.auth import PRINCIPAL, Authenticator, authentication
 from gateway.body import parse_json, read_body
+from gateway.names import Names
 from gateway.route import Route
 from tests.edge import Served, make_app, served
 from tests.tokens import (
@@ -55,14 +56,15 @@ async def gateway(**values: Any) -> AsyncIterator[Served]:
     async def open_(request: web.Request) -> web.Response:
         return web.json_response({"known": PRINCIPAL in request})
 
-    authenticator = Authenticator.from_settings(settings(**values))
+    chosen = settings(**values)
+    authenticator = Authenticator.from_settings(chosen)
     routes = [
         Route(method="GET", path="/sip/me", handler=whoami, summary="", tag=""),
         Route(method="POST", path="/sip/echo", handler=echo, summary="", tag=""),
         Route(method="GET", path="/", handler=open_, summary="", tag="", public=True),
         Route(method="GET", path="/internal/x", handler=open_, summary="", tag="", internal=True),
     ]
-    async with served(make_app(routes, authentication(authenticator))) as http:
+    async with served(make_app(routes, authentication(authenticator, Names(chosen)))) as http:
         yield http
     await authenticator.aclose()
 

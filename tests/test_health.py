@@ -137,6 +137,7 @@ async def start(folder: Path, **variables: str) -> tuple[int, str]:
         ({"AUTH_REQUIRED": "yes"}, 2, "settings: AUTH_REQUIRED: "),
         ({"DEFAULT_AGENT": "nobody"}, 2, "DEFAULT_AGENT"),
         ({"DATABASE_URL": "mysql://u:s3cret@h/db"}, 2, "DATABASE_URL"),
+        ({"GATEWAY_HOST": "0.0.0.0", "AUTH_REQUIRED": "false"}, 2, "ALLOW_OPEN_GATEWAY=true"),
     ],
 )
 async def test_a_gateway_that_does_not_start_says_why(

@@ -19,6 +19,7 @@ from jwt.algorithms import HMACAlgorithm, RSAAlgorithm
 from core.settings import Settings
 from core.tokens import InvalidToken, TokenIssuer
 from gateway.auth import PRINCIPAL, Authenticator, authentication
+from gateway.names import Names
 from gateway.route import Route
 from tests.edge import Served, make_app, served
 from tests.tokens import RSA_KEY, SECRET, pem
@@ -111,7 +112,7 @@ async def gates(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[
             authenticator = Authenticator.from_settings(settings)
             stack.push_async_callback(authenticator.aclose)
             route = Route(method="GET", path="/v1/me", handler=whoami, summary="", tag="")
-            app = make_app([route], authentication(authenticator))
+            app = make_app([route], authentication(authenticator, Names(settings)))
             maker = Maker("HS256", by_secret) if kind == "secret" else Maker("RS256", by_rsa)
             found.append(Gate(kind, await stack.enter_async_context(served(app)), maker))
         yield found

@@ -15,6 +15,7 @@ from core.errors import NotFound, ServerFault, Unavailable
 from core.settings import Settings
 from gateway.auth import Authenticator, authentication
 from gateway.keys import LIVEKIT, POLICY, SETTINGS, SIP
+from gateway.names import Names
 from gateway.policy import DialPolicy
 from gateway.routes import ROUTES
 from sip.twirp import livekit_errors
@@ -52,7 +53,7 @@ def app_of(livekit: LiveKitAPI | None) -> web.Application:
         if (r.method, r.path.replace("{name}", "r"))
         in {(method, path) for method, path, _ in REQUESTS}
     ]
-    app = make_app(routes, authentication(Authenticator.from_settings(settings)))
+    app = make_app(routes, authentication(Authenticator.from_settings(settings), Names(settings)))
     app[SETTINGS] = settings
     app[LIVEKIT] = app[SIP] = livekit
     app[POLICY] = DialPolicy()
