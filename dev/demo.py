@@ -198,6 +198,7 @@ def _write_agent(directory: Path, tool_url: str) -> None:
 def _save(call: PhoneCall, kept: _Kept) -> None:
     kept.recording = Path("data") / "demo" / f"call-{datetime.now():%Y%m%d-%H%M%S}.wav"
     kept.recording.parent.mkdir(parents=True, exist_ok=True)
+    kept.recording.parent.chmod(0o700)
     call.save(kept.recording)
     recording = call.recording
     kept.levels = (level_dbfs(recording.sent), level_dbfs(recording.received))

@@ -16,6 +16,7 @@ from aiohttp import web
 from core import logs, settings
 from core.configs import BadAgentFile
 from core.errors import AppError
+from core.private import keep_private
 from gateway.app import create_app, metrics_route
 from gateway.connection import Runner
 from gateway.errors import add_request_id, error_middleware
@@ -65,6 +66,7 @@ async def _serve_metrics(app: web.Application, config: settings.Settings) -> web
 def main(arguments: list[str]) -> int:
     config = settings.load()
     logs.configure(config, "gateway")
+    keep_private(config)
     try:
         if arguments == ["reseal"]:
             print(f"resealed {uvloop.run(reseal(config))} secrets")

@@ -8,6 +8,7 @@ import os
 import sys
 
 from core import logs, settings
+from core.private import keep_private
 from core.settings import Settings
 from worker.server import serve
 
@@ -29,6 +30,7 @@ def main(arguments: list[str]) -> None:
             print(f"settings: {name}: is required by the worker", file=sys.stderr)
         sys.exit(2)
     logs.configure(loaded, "worker")
+    keep_private(loaded)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     # Below "livekit", but what they say is the worker's own log.

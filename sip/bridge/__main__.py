@@ -14,6 +14,7 @@ import uvloop
 from aiohttp import web
 
 from core import logs, rtc_sdk, settings
+from core.private import keep_private
 from core.settings import Settings
 from sip.bridge.call import LiveKit
 from sip.bridge.endpoint import Endpoint
@@ -69,6 +70,7 @@ async def serve(config: Settings) -> None:
 def main() -> int:
     config = settings.load()
     logs.configure(config, "bridge")
+    keep_private(config)
     # Their chatter names phone numbers (baresip's final statistics) or nothing of interest.
     for name in ("baresip", "livekit"):
         logging.getLogger(name).setLevel(logging.WARNING)
