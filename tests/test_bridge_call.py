@@ -78,7 +78,7 @@ async def join(monkeypatch: pytest.MonkeyPatch) -> tuple[Call, Room]:
     monkeypatch.setattr(module, "connect", connect)
     livekit = LiveKit("ws://127.0.0.1:1", "key", "a-secret-of-more-than-32-bytes-for-tests")
     call = Call("SCL_1", Participant("room", "phone", "Phone", "", {}), livekit)
-    await call.join()
+    await call.join(asyncio.get_running_loop().time() + 5)
     return call, room
 
 

@@ -195,9 +195,13 @@ async def test_every_method_of_the_api_with_livekits_own_client(client: Client) 
         await lk.aclose()
 
 
-async def test_more_dials_than_can_join_their_rooms_are_refused(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def nobody_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "DIALS_WAITING", 0)
+
+
+@pytest.mark.usefixtures("nobody_may_wait")
+async def test_more_dials_than_can_join_their_rooms_are_refused(client: Client) -> None:
     dial = {
         "trunk": {"hostname": "127.0.0.1:5080"},
         "sip_call_to": "+15550101",
@@ -205,7 +209,6 @@ async def test_more_dials_than_can_join_their_rooms_are_refused(
         "room_name": "a",
         "participant_identity": "phone",
     }
-    monkeypatch.setattr(service, "DIALS_WAITING", 0)
     status, refusal = await post(client, "CreateSIPParticipant", dial, bearer(call=True))
     assert (status, refusal["code"]) == (429, "resource_exhausted")
     assert "meta" not in refusal  # no SIP status: the far end was never asked

@@ -27,7 +27,6 @@ from sip.sdk import connect, ignore_captured_frames
 
 log = logging.getLogger(__name__)
 
-JOIN_TIMEOUT_S: Final = 10.0
 ROOM_REQUEST_TIMEOUT_S: Final = 2.0
 # The SDK (livekit 1.1.21) listens for the server's answer only after it has sent the request, and
 # at times misses it. The request was made all the same, and the next one must not wait for it.
@@ -70,6 +69,7 @@ MEDIA_FAILED: Final = Ending("media_failed", rtc.DisconnectReason.MEDIA_FAILURE)
 ASKED_TO_LEAVE: Final = Ending("leave_rpc", last_word={LEAVING: "true"})
 # The room's word for it did not reach us.
 REMOVED: Final = Ending("removed_unheard", rtc.DisconnectReason.PARTICIPANT_REMOVED)
+NEVER_LET_IN: Final = Ending("never_let_in", rtc.DisconnectReason.JOIN_FAILURE)
 ROOM_LOST: Final = Ending("room_lost", rtc.DisconnectReason.UNKNOWN_REASON)
 SHUTDOWN: Final = Ending("shutdown", rtc.DisconnectReason.UNKNOWN_REASON)
 NOBODY_IN_ROOM: Final = Ending("nobody_in_room", rtc.DisconnectReason.UNKNOWN_REASON)
@@ -175,39 +175,45 @@ class Call:
 
     # --- the room
 
-    async def join(self) -> None:
-        """Enter the room, publish the phone's track.
+    async def join(self, deadline: float) -> None:
+        """Enter the room, publish the phone's track, until ``deadline`` (the loop's time).
 
-        Raises TwirpError ``internal``, or ``canceled`` when the call was ended meanwhile.
+        Raises TwirpError ``unavailable``, or ``canceled`` when the call was ended meanwhile.
         """
         self._listen()
+        arrival = self._help(self._end_if_not_let_in(), "arrival")
         try:
-            async with asyncio.timeout(JOIN_TIMEOUT_S):
-                await connect(
-                    self._room,
-                    self._livekit.url,
-                    self.participant.token(self._livekit),
-                    rtc.RoomOptions(
-                        auto_subscribe=False, rtc_config=self._livekit.rtc_configuration()
-                    ),
-                    timeout_s=JOIN_TIMEOUT_S,
-                )
-                track = rtc.LocalAudioTrack.create_audio_track(
-                    self.participant.identity, self._source
-                )
-                options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
-                await self._unless_over(self._room.local_participant.publish_track(track, options))
+            async with asyncio.timeout_at(deadline):
+                await self._unless_over(self._enter(deadline))
         except (rtc.ConnectError, PublishTrackError, TimeoutError) as error:
-            log.warning("joining the room failed", extra={"call_id": self.id, "cause": str(error)})
-            raise TwirpError("internal", "the room could not be joined") from error
+            log.warning("joining the room failed", extra=self._facts(cause=str(error)))
+            raise _not_joined() from error
+        finally:
+            arrival.cancel()
         ignore_captured_frames(self._room)
         for method, ending in _METHODS.items():
             self._room.local_participant.register_rpc_method(method, self._ending_by(ending))
         self._takes_rpc = True
         self._help(self._send_attributes(), "attributes")
 
+    async def _enter(self, deadline: float) -> None:
+        await connect(
+            self._room,
+            self._livekit.url,
+            self.participant.token(self._livekit),
+            rtc.RoomOptions(auto_subscribe=False, rtc_config=self._livekit.rtc_configuration()),
+            timeout_s=deadline - asyncio.get_running_loop().time(),
+        )
+        track = rtc.LocalAudioTrack.create_audio_track(self.participant.identity, self._source)
+        options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
+        # The SDK waits for ever for the publication of one who was removed meanwhile.
+        await self._room.local_participant.publish_track(track, options)
+
     async def _unless_over(self, work: Coroutine[Any, Any, object]) -> None:
-        """The SDK waits for ever for the publication of one who was removed meanwhile."""
+        """Do ``work`` as long as the call is not ended.
+
+        Raises TwirpError ``canceled`` when it is, ``unavailable`` when the room never let it in.
+        """
         task = asyncio.ensure_future(work)
         outcomes: set[asyncio.Future[Any]] = {task, self.over}
         try:
@@ -216,7 +222,10 @@ class Call:
             over = not task.done()
             task.cancel()
         if over:
-            raise TwirpError("canceled", f"the call was ended: {self.over.result().cause}")
+            ending = self.over.result()
+            if ending is NEVER_LET_IN:
+                raise _not_joined()
+            raise TwirpError("canceled", f"the call was ended: {ending.cause}")
         task.result()
 
     def subscribe(self) -> None:
@@ -316,6 +325,17 @@ class Call:
                 log.debug("attributes set, but not confirmed", extra=self._facts())
             finally:
                 self._attributes.task_done()
+
+    async def _end_if_not_let_in(self) -> None:
+        """The SDK (livekit 1.1.21) does not hear of a removal while it connects.
+
+        It goes on for 15 s and more (measured); meanwhile other calls wait for this one's turn.
+        """
+        await asyncio.sleep(membership.LOOK_S)  # as a rule it is done by then
+        room, identity = self.participant.room, self.participant.identity
+        async with self._livekit.client() as client:
+            came = await membership.absent(client, room, identity, self.id)
+            self.end(REMOVED if came else NEVER_LET_IN)
 
     async def _end_if_removed(self) -> None:
         """The SDK (livekit 1.1.21) may see its connection close before it has read why.
@@ -453,10 +473,11 @@ class Call:
                 log.error("a task of the call failed", exc_info=outcome, extra=self._facts())
         await self._source.aclose()
 
-    def _help(self, work: Coroutine[None, None, None], name: str) -> None:
+    def _help(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=f"call-{self.id}-{name}")
         self._helpers.append(task)
         task.add_done_callback(self._helper_done)
+        return task
 
     def _helper_done(self, task: asyncio.Task[None]) -> None:
         # A leg that died would leave both sides in silence for ever.
@@ -465,3 +486,8 @@ class Call:
 
     def _facts(self, **more: str) -> dict[str, str]:
         return {"call_id": self.id, "room": self.participant.room, **more}
+
+
+def _not_joined() -> TwirpError:
+    # Nobody was called: the same request may well succeed a moment later.
+    return TwirpError("unavailable", "the room could not be joined")

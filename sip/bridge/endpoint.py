@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # A message is traced within a millisecond of its event, by another thread.
 TRACE_WAIT_S: Final = 0.25
+# With so many calls of both directions the stack refuses an INVITE (486) before it makes a call.
+MAX_CALLS: Final = 300
 # The lowest latency: no jitter buffer of its own, two packets of playout buffer.
 _STACK_SETTINGS: Final = (
     "audio_jitter_buffer_type off\naudio_buffer 20-60\naudio_buffer_mode fixed\n"
@@ -100,7 +102,7 @@ class Endpoint:
         await self._runtime.start(
             baresip.Config(
                 net_interface=interface,
-                max_concurrent_calls=None,
+                max_concurrent_calls=MAX_CALLS,
                 expose_headers=("To",),
                 sip_trace=True,
                 extra_config_text=f"sip_listen {self.address}\n{transports}{_STACK_SETTINGS}",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
 
 import baresip
 
 from sip.bridge import attributes, matching
+from sip.bridge.admission import Admission, Ticket
 from sip.bridge.call import (
     INTERNAL_ERROR,
     NOBODY_IN_ROOM,
@@ -25,6 +27,7 @@ from sip.bridge.matching import Invite
 from sip.bridge.outbound import RINGING_TIMEOUT_S, new_id
 from sip.bridge.phone import PhoneCall
 from sip.bridge.registry import Registry
+from sip.bridge.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -37,31 +40,58 @@ def parse_address(value: str) -> tuple[str, str]:
     return (unquote(match[1] or ""), match[2]) if match else ("", "")
 
 
-class Inbound:
-    """Takes what the endpoint receives; ``handle`` is one call from INVITE to its end."""
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A call that may come in."""
 
-    def __init__(self, endpoint: Endpoint, registry: Registry, livekit: LiveKit) -> None:
+    call: Call
+    ringing_s: float
+    longest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One that may not."""
+
+    why: str
+
+
+class Inbound:
+    """Takes what the endpoint receives: ``place`` says where to, ``serve`` sees it to its end."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        registry: Registry,
+        livekit: LiveKit,
+        admission: Admission,
+        turns: Turns,
+    ) -> None:
         self._endpoint = endpoint
         self._registry = registry
         self._livekit = livekit
+        self._admission = admission
+        self._turns = turns
 
-    async def place(self, phone: PhoneCall) -> tuple[Call, float, float] | None:
-        """The call, its ringing timeout and its longest duration (s); None: refuse it."""
+    async def place(self, phone: PhoneCall, ticket: Ticket) -> Placed | Refused:
+        """Nothing is made for a call that is refused."""
         dialog = await self._endpoint.dialog(phone.call_id)
+        source_ip = dialog.opening.source_ip if dialog.opening is not None else ""
+        if self._admission.slower(source_ip):
+            return Refused("too many calls from one address")
         caller, caller_host = parse_address(phone.peer)
         called, _ = parse_address(phone.called)
-        source_ip = dialog.opening.source_ip if dialog.opening is not None else ""
         invite = Invite(caller, caller_host, called, source_ip)
         trunk = matching.match_trunk(self._registry.inbound.values(), invite)
         rule = matching.match_rule(self._registry.rules.values(), trunk, invite)
         facts = {"caller": caller, "called": called, "source_ip": source_ip}
         if rule is None:
-            log.warning("no trunk and rule for an incoming call", extra=facts)
-            return None
+            return Refused("no trunk and rule")
         if trunk is not None and trunk.auth_username:
             # The SIP stack cannot challenge an INVITE; letting it in unchecked would be worse.
-            log.warning("the trunk asks for digest credentials: call refused", extra=facts)
-            return None
+            return Refused("the trunk asks for digest credentials")
+        if not ticket.enter_trunk(trunk.sip_trunk_id if trunk is not None else ""):
+            return Refused("too many unanswered calls of one trunk")
         call_id = new_id("SCL")
         where = matching.place(rule, trunk, invite, call_id)
         extra = {"sip.callStatus": "ringing"} | attributes.of_dialog(phone.call_id, dialog)
@@ -81,26 +111,28 @@ class Inbound:
             room_config=rule.room_config if rule.HasField("room_config") else None,
         )
         log.info("incoming call", extra={**facts, "call_id": call_id, "room": where.room})
-        return Call(call_id, participant, self._livekit), ringing, longest
+        return Placed(Call(call_id, participant, self._livekit), ringing, longest)
 
-    async def serve(
-        self, call: Call, phone: PhoneCall, ringing_s: float, longest_s: float
-    ) -> Ending:
-        """Join, let it ring until the room can be heard, answer, talk; the ending."""
+    async def serve(self, placed: Placed, phone: PhoneCall, ticket: Ticket) -> Ending:
+        """Join, let it ring until the room can be heard, answer, talk; the ending.
+
+        Raises TwirpError when the room cannot be joined, or the caller gave up meanwhile.
+        """
+        call = placed.call
         call.adopt(phone)
-        await call.join()
-        call.subscribe()
-        heard = asyncio.ensure_future(call.first_track())
+
+        def gave_up(_: asyncio.Future[str]) -> None:
+            call.end(PHONE_HUNG_UP)
+
+        phone.closed.add_done_callback(gave_up)
         try:
-            outcomes: set[asyncio.Future[Any]] = {heard, phone.closed, call.over}
-            await asyncio.wait(outcomes, timeout=ringing_s, return_when=asyncio.FIRST_COMPLETED)
-            audible = heard.done()
+            await self._turns.join(call)
+            call.subscribe()
+            audible = await self._until_heard(call, placed.ringing_s)
         finally:
-            heard.cancel()
+            phone.closed.remove_done_callback(gave_up)
         if call.over.done():
             return call.over.result()
-        if phone.closed.done():
-            return PHONE_HUNG_UP
         if not audible:
             return NOBODY_IN_ROOM
         try:
@@ -108,4 +140,16 @@ class Inbound:
         except baresip.BaresipError as error:
             log.warning("answering failed", extra={"call_id": call.id, "cause": str(error)})
             return PHONE_HUNG_UP if phone.closed.done() else INTERNAL_ERROR
-        return await call.talk("", longest_s)
+        ticket.give_back()
+        return await call.talk("", placed.longest_s)
+
+    @staticmethod
+    async def _until_heard(call: Call, ringing_s: float) -> bool:
+        """Whether there is something to hear in the room, as soon as there is."""
+        heard = asyncio.ensure_future(call.first_track())
+        try:
+            outcomes: set[asyncio.Future[Any]] = {heard, call.over}
+            await asyncio.wait(outcomes, timeout=ringing_s, return_when=asyncio.FIRST_COMPLETED)
+            return heard.done()
+        finally:
+            heard.cancel()

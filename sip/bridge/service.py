@@ -14,14 +14,17 @@ from livekit.protocol import sip as pb
 from livekit.rtc import DisconnectReason
 
 from sip.bridge import outbound
+from sip.bridge.admission import Admission, Ticket
 from sip.bridge.call import INTERNAL_ERROR, SHUTDOWN, Call, Ending, LiveKit
 from sip.bridge.endpoint import Endpoint
-from sip.bridge.inbound import Inbound
+from sip.bridge.inbound import Inbound, Refused
 from sip.bridge.outbound import Dial
 from sip.bridge.phone import PhoneCall
+from sip.bridge.refuser import Refuser
 from sip.bridge.registry import Registry
 from sip.bridge.sweeper import Sweeper
 from sip.bridge.transfer import transfer_error, transfer_target
+from sip.bridge.turns import Turns
 from sip.bridge.twirp import TwirpError
 from sip.guard import SipGuard
 
@@ -30,7 +33,8 @@ log = logging.getLogger(__name__)
 # livekit-server's time for a transfer whose request names none.
 TRANSFER_TIMEOUT_S: Final = 30.0
 # A join takes some 50 ms of CPU: of 40 at once none is done before its time is over.
-DIALS_JOINING: Final = 4
+# Callers have turns of their own, so that a flood of them keeps no dial waiting.
+JOINING: Final = 4
 # About ten seconds' worth on two cores; whoever comes then had better come again.
 DIALS_WAITING: Final = 100
 
@@ -45,13 +49,20 @@ class SipService:
         self._guard = guard
         self._registry = registry
         self._livekit = livekit
-        self._inbound = Inbound(endpoint, registry, livekit)
+        self._dials = Turns(JOINING, DIALS_WAITING)
+        self._admission = Admission()
+        self._inbound = Inbound(
+            endpoint,
+            registry,
+            livekit,
+            self._admission,
+            Turns(JOINING, self._admission.limits.unanswered),
+        )
+        self._refuser = Refuser()
         self._calls: dict[str, Call] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self._sweeper = Sweeper()
-        self._joins = asyncio.Semaphore(DIALS_JOINING)
-        self._waiting = 0
         endpoint.on_invite = self._on_invite
 
     @property
@@ -64,14 +75,14 @@ class SipService:
         self._sweeper.close()
         for call in self._calls.values():
             call.end(SHUTDOWN)
-        if not self._tasks:
-            return
-        _, late = await asyncio.wait(self._tasks, timeout=timeout)
-        for task in late:
-            task.cancel()
-        if late:
-            log.error("calls did not end in time", extra={"calls": len(late)})
-            await asyncio.wait(late, timeout=1)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=timeout)
+            for task in late:
+                task.cancel()
+            if late:
+                log.error("calls did not end in time", extra={"calls": len(late)})
+                await asyncio.wait(late, timeout=1)
+        await self._refuser.close()
 
     # --- participants
 
@@ -84,8 +95,7 @@ class SipService:
         if request.sip_trunk_id:
             trunk = self._registry.get_outbound(request.sip_trunk_id)
         order = outbound.plan(request, trunk, self._endpoint.host)
-        if self._waiting >= DIALS_WAITING:
-            raise TwirpError("resource_exhausted", "too many dials at once")
+        self._dials.check()
         call = Call(order.call_id, order.participant, self._livekit)
         loop = asyncio.get_running_loop()
         joined: asyncio.Future[TwirpError | None] = loop.create_future()
@@ -173,7 +183,7 @@ class SipService:
         started = time.monotonic()
         try:
             try:
-                await self._join(call)
+                await self._dials.join(call)
             except TwirpError as error:
                 joined.set_result(error)
                 return
@@ -196,38 +206,33 @@ class SipService:
             await call.finish(ending)
             _log_end(call, ending, started)
 
-    async def _join(self, call: Call) -> None:
-        """As ``Call.join``, when it is this dial's turn."""
-        self._waiting += 1
-        try:
-            async with self._joins:
-                await call.join()
-        finally:
-            self._waiting -= 1
-
     def _on_invite(self, phone: PhoneCall) -> None:
-        task = asyncio.create_task(self._run_inbound(phone), name="call-inbound")
+        ticket = None if self._closing else self._admission.ticket()
+        if ticket is None:
+            self._refuser.refuse(phone, "too many unanswered calls")
+            return
+        task = asyncio.create_task(self._run_inbound(phone, ticket), name="call-inbound")
         self._tasks.add(task)
 
         def done(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
-            self._sweeper.soon()
+            ticket.give_back()
             if not task.cancelled() and task.exception() is not None:
                 log.error("an incoming call failed", exc_info=task.exception())
 
         task.add_done_callback(done)
 
-    async def _run_inbound(self, phone: PhoneCall) -> None:
+    async def _run_inbound(self, phone: PhoneCall, ticket: Ticket) -> None:
         started = time.monotonic()
-        placed = None if self._closing else await self._inbound.place(phone)
-        if placed is None:
-            await phone.hang_up()
+        placed = await self._inbound.place(phone, ticket)
+        if isinstance(placed, Refused):
+            self._refuser.refuse(phone, placed.why)
             return
-        call, ringing_s, longest_s = placed
+        call = placed.call
         self._calls[call.id] = call
         ending = INTERNAL_ERROR
         try:
-            ending = await self._inbound.serve(call, phone, ringing_s, longest_s)
+            ending = await self._inbound.serve(placed, phone, ticket)
         except TwirpError as error:
             log.warning("incoming call refused", extra={"call_id": call.id, "cause": error.message})
         finally:
@@ -235,6 +240,7 @@ class SipService:
             ending = call.over.result()
             await call.finish(ending)
             self._calls.pop(call.id, None)
+            self._sweeper.soon()
             _log_end(call, ending, started)
 
 

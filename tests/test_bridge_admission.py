@@ -1,0 +1,239 @@
+"""How many calls the bridge lets in, how fast, and in whose turn they join their rooms."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from livekit import api
+
+from sip.bridge import call as call_module
+from sip.bridge import membership, turns
+from sip.bridge.admission import SOURCES_KEPT, Admission, Limits
+from sip.bridge.call import Call, LiveKit, Participant
+from sip.bridge.refuser import Refuser
+from sip.bridge.turns import Turns
+from sip.bridge.twirp import TwirpError
+
+pytestmark = [pytest.mark.unit, pytest.mark.attack]
+
+LIMITS = Limits(unanswered=6, unanswered_of_trunk=3, per_second_of_source=2, burst_of_source=4)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestAdmission:
+    def test_so_many_are_unanswered_and_no_more(self) -> None:
+        admission = Admission(LIMITS)
+        tickets = [admission.ticket() for _ in range(10)]
+        assert [ticket is not None for ticket in tickets] == [True] * 6 + [False] * 4
+        first = tickets[0]
+        assert first is not None
+        first.give_back()
+        first.give_back()
+        assert admission.ticket() is not None and admission.ticket() is None
+
+    def test_a_flood_of_one_trunk_leaves_room_for_the_others(self) -> None:
+        admission = Admission(LIMITS)
+        flood = [admission.ticket() for _ in range(5)]
+        entered = [ticket is not None and ticket.enter_trunk("flooded") for ticket in flood]
+        assert entered == [True] * 3 + [False] * 2
+        for ticket in flood[3:]:
+            assert ticket is not None
+            ticket.give_back()
+        other = admission.ticket()
+        assert other is not None and other.enter_trunk("other")
+
+    def test_an_answered_call_makes_room_on_its_trunk(self) -> None:
+        admission = Admission(LIMITS)
+        for _ in range(20):
+            ticket = admission.ticket()
+            assert ticket is not None and ticket.enter_trunk("trunk")
+            ticket.give_back()
+        assert admission.unanswered == 0
+
+    @pytest.mark.parametrize(("per_second", "lasts_s"), [(1, 60), (2, 60), (50, 10), (1000, 3)])
+    def test_a_source_gets_its_burst_and_its_rate(self, per_second: int, lasts_s: int) -> None:
+        clock = Clock()
+        admission = Admission(LIMITS, clock)
+        let_in = 0
+        for _ in range(per_second * lasts_s):
+            let_in += not admission.slower("192.0.2.1")
+            clock.now += 1 / per_second
+        asked, allowed = per_second * lasts_s, 4 + 2 * lasts_s
+        assert let_in in range(min(asked, allowed) - 1, min(asked, allowed) + 1)
+
+    def test_one_source_does_not_slow_another(self) -> None:
+        admission = Admission(LIMITS, Clock())
+        assert [admission.slower("192.0.2.1") for _ in range(6)] == [False] * 4 + [True] * 2
+        assert not admission.slower("192.0.2.2")
+
+    def test_forged_sources_take_no_memory(self) -> None:
+        admission = Admission(LIMITS, Clock())
+        for number in range(3 * SOURCES_KEPT):
+            admission.slower(f"source-{number}")
+        assert len(admission._sources) == SOURCES_KEPT
+
+
+class Joining:
+    """A call that joins when the test lets it."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.let = asyncio.Event()
+
+    async def join(self, _deadline: float) -> None:
+        self.began.set()
+        await self.let.wait()
+
+
+def as_call(joining: Joining) -> Call:
+    return cast(Call, joining)
+
+
+class TestTurns:
+    async def test_a_few_at_a_time(self) -> None:
+        line = Turns(2, 10)
+        calls = [Joining() for _ in range(3)]
+        tasks = [asyncio.create_task(line.join(as_call(call))) for call in calls]
+        await calls[1].began.wait()
+        assert not calls[2].began.is_set()
+        calls[0].let.set()
+        await asyncio.wait_for(calls[2].began.wait(), 1)
+        for call in calls:
+            call.let.set()
+        await asyncio.gather(*tasks)
+
+    async def test_whoever_waits_too_long_is_refused_and_joins_nothing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(turns, "JOIN_WITHIN_S", 0.05)
+        line, first, late = Turns(1, 10), Joining(), Joining()
+        holding = asyncio.create_task(line.join(as_call(first)))
+        await first.began.wait()
+        with pytest.raises(TwirpError) as refused:
+            await line.join(as_call(late))
+        assert refused.value.code == "resource_exhausted"
+        assert not late.began.is_set()
+        first.let.set()
+        await holding
+        late.let.set()
+        await line.join(as_call(late))  # its turn was not lost
+
+    async def test_more_than_may_wait_are_refused(self) -> None:
+        line, first = Turns(1, 1), Joining()
+        line.check()
+        holding = asyncio.create_task(line.join(as_call(first)))
+        await first.began.wait()
+        with pytest.raises(TwirpError, match="too many calls") as refused:
+            line.check()
+        assert refused.value.code == "resource_exhausted"
+        first.let.set()
+        await holding
+        line.check()
+
+
+class Rooms:
+    """What LiveKit says when it is asked for a participant, look by look; then the same again."""
+
+    def __init__(self, *looks: str | None) -> None:
+        self._looks = list(looks)
+        self.room = self
+
+    async def get_participant(self, _whom: object) -> api.ParticipantInfo:
+        look = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
+        if look is None:
+            raise TimeoutError
+        if look == "":
+            raise api.ServerError("not_found", "no", status=404)
+        return api.ParticipantInfo(sid="PA_1", attributes={"sip.callID": look})
+
+
+class TestMembership:
+    @pytest.mark.parametrize(
+        ("looks", "came"),
+        [
+            (["SCL_1", ""], True),
+            (["", "", "SCL_1", "SCL_1", ""], True),
+            ([""], False),
+            (["SCL_of_another"], False),  # who holds the identity now
+            (["SCL_1", "SCL_of_another"], True),
+            ([None, None, ""], False),
+            (["SCL_1", None, None, ""], True),
+        ],
+    )
+    async def test_one_who_is_not_there(
+        self, looks: list[str | None], came: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(membership, "LOOK_S", 0.001)
+        monkeypatch.setattr(membership, "COMES_WITHIN_S", 0.005)
+        client: Any = Rooms(*looks)
+        async with asyncio.timeout(2):
+            assert await membership.absent(client, "room", "phone", "SCL_1") is came
+
+    @pytest.mark.parametrize("looks", [["SCL_1"], [None], ["", "SCL_1"]])
+    async def test_one_who_is_or_of_whom_nothing_is_known(
+        self, looks: list[str | None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(membership, "LOOK_S", 0.001)
+        client: Any = Rooms(*looks)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await membership.absent(client, "room", "phone", "SCL_1")
+
+
+@pytest.mark.parametrize(("came", "code"), [(True, "canceled"), (False, "unavailable")])
+async def test_a_join_that_cannot_succeed_gives_its_turn_back(
+    came: bool, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK does not hear of a removal while it connects."""
+
+    async def connect(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    async def absent(*_: object) -> bool:
+        return came
+
+    monkeypatch.setattr(call_module, "connect", connect)
+    monkeypatch.setattr(membership, "absent", absent)
+    monkeypatch.setattr(membership, "LOOK_S", 0)
+    livekit = LiveKit("ws://127.0.0.1:1", "key", "a-secret-of-more-than-32-bytes-for-tests")
+    line = Turns(1, 10)
+    for number in range(3):
+        call = Call(f"SCL_{number}", Participant("room", "phone", "Phone", "", {}), livekit)
+        async with asyncio.timeout(2):
+            with pytest.raises(TwirpError) as refused:
+                await line.join(call)
+            await call.finish(call.over.result())
+        assert refused.value.code == code
+
+
+class TestRefuser:
+    async def test_one_after_the_other_and_one_line_for_all(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        at_once = most = refused = 0
+
+        async def hang_up() -> None:
+            nonlocal at_once, most, refused
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.sleep(0)
+            at_once -= 1
+            refused += 1
+
+        refuser = Refuser()
+        phone: Any = SimpleNamespace(hang_up=hang_up)
+        for _ in range(500):
+            refuser.refuse(phone, "too many")
+        await refuser.close()
+        assert (most, refused) == (1, 500)
+        told = [(record.__dict__["why"], record.__dict__["calls"]) for record in caplog.records]
+        assert told == [("too many", 500)]
