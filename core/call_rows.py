@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, select, update
 from core.database import Database
 from core.events import CallState, Source
 from core.models import Call, CallEvent, Turn
-from core.tables import CallRow, EventRow, RoomClaimRow
+from core.tables import CallRow, EventRow
 
 STATE_FIELDS = tuple(field.name for field in fields(CallState))
 
@@ -38,19 +38,6 @@ def adding_events(database: Database) -> Any:
         .on_conflict_do_nothing(index_elements=["id"])
         .returning(EVENTS_TABLE.c.seq)
     )
-
-
-def claiming(database: Database) -> Any:
-    """One statement, so both databases settle the race themselves."""
-    claims: Any = RoomClaimRow.__table__
-    wanted = database.insert(claims)
-    wanted = wanted.values({name: bindparam(name) for name in claims.c.keys()})
-    return wanted.on_conflict_do_update(
-        index_elements=["room_name"],
-        set_={"auth_id": wanted.excluded.auth_id, "claimed_at": wanted.excluded.claimed_at},
-        where=claims.c.auth_id.is_not_distinct_from(wanted.excluded.auth_id)
-        | (claims.c.claimed_at < bindparam("stale", type_=claims.c.claimed_at.type)),
-    ).returning(claims.c.room_name)
 
 
 def columns(state: CallState) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from core.call_rows import (
     STATE_FIELDS,
     adding_events,
     call_of,
-    claiming,
     columns,
     event_row,
     in_spoken_order,
@@ -38,12 +37,11 @@ from core.events import CallState, Source, fold
 from core.jobs import Heartbeat
 from core.models import Agent, Call, CallEvent, CallType, Direction, Status, StoredEvent, Turn, now
 from core.once import IdempotencyKeys, tie
-from core.tables import CallRow, EventRow, IdempotencyRow, RoomClaimRow, WorkerRow
+from core.room_names import refuse_held
+from core.tables import CallRow, EventRow, IdempotencyRow, WorkerRow
 
 # A worker beats every 2 s; one that missed three is not offered calls.
 WORKER_STALE = timedelta(seconds=7)
-# Longer than any create_room may take, so that a fresh claim is never stolen.
-CLAIM_STALE = timedelta(seconds=15)
 IDEMPOTENCY_TTL = timedelta(hours=24)
 
 
@@ -132,7 +130,6 @@ class Store:
         self._secrets = AgentSecrets(vault)
         self._trunks = CallTrunks(vault)
         self._add_event = adding_events(database)
-        self._claim = claiming(database)
 
     # --- calls and their timeline
 
@@ -142,7 +139,8 @@ class Store:
     ) -> Call:
         """Keep a new call with its first event, and what else is known of it by now.
 
-        Raises LiveIdentity; TooManyLive when the tenant has ``max_live`` unfinished calls,
+        Raises LiveIdentity; HeldByToken (core.room_names) of an outbound call whose identity
+        somebody has a token for; TooManyLive when the tenant has ``max_live`` unfinished calls,
         of whichever gateway: of concurrent inserts no more than that succeed. Unavailable when
         the request that it is for has lost its idempotency key (core.once).
         """
@@ -175,6 +173,8 @@ class Store:
                 if max_live is not None and await _live(connection, new.auth_id) >= max_live:
                     raise TooManyLive
                 await tie(connection, new.id)
+                if new.direction == "outbound":
+                    await refuse_held(connection, new.room_name, new.participant_identity)
                 await connection.execute(insert(CALLS_TABLE), row)
                 await connection.execute(insert(EVENTS_TABLE), events)
                 if new.own_trunk is not None and state.ended_at is None:
@@ -370,38 +370,18 @@ class Store:
         async with self._database.read() as connection:
             return (await connection.execute(query)).scalar_one_or_none()
 
-    # --- who may create a room
-
-    @whole
-    async def claim_room(self, room_name: str, auth_id: str | None) -> bool:
-        """Take or renew the right to create this room; False: another tenant has it.
-
-        The caller has just seen that LiveKit has no such room. Of any number of
-        concurrent claims of two tenants, one tenant's succeed.
-        """
-        moment = now()
-        async with self._database.write() as connection:
-            values = {
-                "room_name": room_name,
-                "auth_id": auth_id,
-                "claimed_at": moment,
-                "stale": moment - CLAIM_STALE,
-            }
-            return (await connection.execute(self._claim, values)).scalar_one_or_none() is not None
+    # --- workers
 
     @whole
     async def sweep(self) -> None:
-        """Drop what only mattered for a while: old claims, keys and workers."""
+        """Drop what only mattered for a while: old keys and workers."""
         moment = now()
         async with self._database.write() as connection:
             for stale in (
-                RoomClaimRow.claimed_at < moment - CLAIM_STALE,
                 IdempotencyRow.created_at < moment - IDEMPOTENCY_TTL,
                 WorkerRow.seen_at < moment - timedelta(hours=1),
             ):
                 await connection.execute(delete(stale.left.table).where(stale))
-
-    # --- workers
 
     @whole
     async def heartbeat(self, beat: Heartbeat) -> None:

@@ -216,13 +216,27 @@ class PhoneNumberRow(Base):
 
 
 class RoomClaimRow(Base):
-    """Who may create the room of this name; settles the race of first calls."""
+    """Whose the name of a room is; settles the race of first calls (core.room_names)."""
 
     __tablename__ = "room_claims"
 
     room_name: Mapped[str] = mapped_column(Text, primary_key=True)
     auth_id: Mapped[str | None] = mapped_column(Text)
     claimed_at: Mapped[datetime]
+    # NULL in these: claimed by a gateway that knows of no holds.
+    held_until: Mapped[datetime | None] = mapped_column(index=True)
+    label: Mapped[str | None] = mapped_column(String(64))
+    """What tokens show in place of the tenant."""
+
+
+class RoomTokenRow(Base):
+    """An identity for which a token may still be valid in a room."""
+
+    __tablename__ = "room_tokens"
+
+    room_name: Mapped[str] = mapped_column(Text, primary_key=True)
+    identity: Mapped[str] = mapped_column(Text, primary_key=True)
+    valid_until: Mapped[datetime] = mapped_column(index=True)
 
 
 class IdempotencyRow(Base):

@@ -38,9 +38,12 @@ class TransferResult(Model):
     sip_reason: str | None = None
 
 
+HUMAN_PREFIX = "transfer-"
+
+
 def human_identity(transfer_id: str) -> str:
     """Who the human is in the caller's room."""
-    return f"transfer-{transfer_id.removeprefix('trf_')}"
+    return f"{HUMAN_PREFIX}{transfer_id.removeprefix('trf_')}"
 
 
 def failure(

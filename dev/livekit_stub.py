@@ -34,6 +34,7 @@ from livekit.protocol.room import (
     ListRoomsResponse,
     RemoveParticipantResponse,
     RoomParticipantIdentity,
+    UpdateRoomMetadataRequest,
 )
 from livekit.protocol.sip import (
     CreateSIPParticipantRequest,
@@ -84,6 +85,12 @@ class LiveKitStub:
         self.rooms.setdefault(asked.name, [])
         self.metadata[asked.name] = asked.metadata
         return Room(name=asked.name, metadata=asked.metadata)
+
+    def _update_metadata(self, asked: UpdateRoomMetadataRequest) -> Message:
+        if asked.room not in self.rooms:
+            raise Refusal("not_found")
+        self.metadata[asked.room] = asked.metadata
+        return Room(name=asked.room, metadata=asked.metadata)
 
     def _delete_room(self, asked: DeleteRoomRequest) -> Message:
         if self.rooms.pop(asked.room, None) is None:
@@ -162,6 +169,7 @@ class LiveKitStub:
         serve("RoomService/ListRooms", ListRoomsRequest, self._list_rooms)
         serve("RoomService/CreateRoom", CreateRoomRequest, self._create_room)
         serve("RoomService/DeleteRoom", DeleteRoomRequest, self._delete_room)
+        serve("RoomService/UpdateRoomMetadata", UpdateRoomMetadataRequest, self._update_metadata)
         serve("RoomService/ListParticipants", ListParticipantsRequest, self._list_participants)
         serve("RoomService/RemoveParticipant", RoomParticipantIdentity, self._remove)
         serve("RoomService/GetParticipant", RoomParticipantIdentity, self._get)

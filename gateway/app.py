@@ -18,6 +18,7 @@ from core.database import Database
 from core.numbers import NumberStore
 from core.outbox import Outbox
 from core.process_metrics import watch_process
+from core.room_names import RoomNames
 from core.settings import Settings
 from core.store import Store
 from core.tokens import TokenIssuer
@@ -187,7 +188,8 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         )
         app[LIVEKIT], app[SIP] = livekit, sip
         tokens = app[TOKENS] = TokenIssuer(secret)
-        rooms = app[ROOMS] = LiveKitRooms(livekit, app[STORE])
+        rooms = app[ROOMS] = LiveKitRooms(livekit, RoomNames(app[DATABASE]))
+        await rooms.resume()
         journal = Journal(app[TIMELINE], app[METRICS])
         outbound = Outbound(
             livekit=livekit,
@@ -255,6 +257,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             livekit=livekit,
             store=app[STORE],
             timeline=app[TIMELINE],
+            rooms=rooms,
             outbound=outbound,
             inbound=inbound,
             numbers=NumberRepair(provisioner),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aiohttp import web
-from livekit.api import LiveKitAPI, Room
+from livekit.api import LiveKitAPI
 
 from core.settings import Settings
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from core.store import Store
     from core.tokens import TokenIssuer
     from core.webhook_store import WebhookStore
-    from gateway.auth import Principal
     from gateway.handover import Handover
     from gateway.hooks_sender import Sender
     from gateway.inbound import Inbound
@@ -30,23 +29,10 @@ if TYPE_CHECKING:
     from gateway.number_service import NumberService
     from gateway.outbound import Outbound
     from gateway.policy import DialPolicy
+    from gateway.room_access import LiveKitRooms
     from gateway.transfers import Transfers
     from gateway.web_calls import WebCalls
     from sip.guard import SipGuard
-
-
-class RoomAccess(Protocol):
-    """Who may use which LiveKit room: ``room.metadata.auth_id`` decides."""
-
-    async def claim(self, principal: Principal, room_name: str) -> None:
-        """Make the room the principal's: create it, or find it to be theirs already.
-
-        Raises NotFound ``ROOM_NOT_FOUND`` when it is another's.
-        """
-
-    async def check(self, principal: Principal, room_name: str) -> Room:
-        """The room. Raises NotFound ``ROOM_NOT_FOUND`` when absent or another's."""
-        ...
 
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
@@ -70,8 +56,8 @@ OUTBOX: web.AppKey[Outbox] = web.AppKey("outbox")
 """The events that are owed to webhooks."""
 WEBHOOK_SENDER: web.AppKey[Sender] = web.AppKey("webhook_sender")
 """Sends them."""
-ROOMS: web.AppKey[RoomAccess] = web.AppKey("rooms")
-"""Absent without LiveKit keys."""
+ROOMS: web.AppKey[LiveKitRooms] = web.AppKey("rooms")
+"""Who may use which room; absent without LiveKit keys."""
 TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")
 AGENTS: web.AppKey[Agents] = web.AppKey("agents")
 NUMBER_LOOKUP: web.AppKey[Numbers] = web.AppKey("number_lookup")

@@ -66,7 +66,7 @@ class CallLimits:
     async def insert(self, new: NewCall, first: CallEvent, *more: CallEvent) -> Call:
         """Store.insert_call, unless the tenant has as many calls as it may.
 
-        Raises TooManyRequests ``CONCURRENCY_LIMIT``, LiveIdentity.
+        Raises TooManyRequests ``CONCURRENCY_LIMIT``, LiveIdentity, HeldByToken.
         """
         try:
             return await self._store.insert_call(new, first, *more, max_live=self._max_concurrent)

@@ -21,6 +21,7 @@ from livekit.protocol.models import ParticipantInfo
 from core.errors import AppError, Conflict, ServerFault, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent
+from core.room_names import HeldByToken
 from core.store import LiveIdentity, Store
 from gateway.following import (
     LIVEKIT_ERRORS,
@@ -34,7 +35,7 @@ from gateway.limits import CallLimits
 from gateway.live import Timeline
 from gateway.plan import CallPlan
 from gateway.policy import DialPolicy
-from gateway.room_access import Claimed, LiveKitRooms, may_use, not_accessible
+from gateway.room_access import Claimed, LiveKitRooms
 from gateway.trunks import check_trunk
 from sip.dial import Dial, DialFailed, DialOutcome, Joined
 from sip.guard import SipGuard
@@ -91,12 +92,9 @@ class Outbound:
     async def room_exists(self, plan: CallPlan) -> bool:
         """For a dry run. Raises NotFound when the room is another's, ServerFault."""
         try:
-            room = await self._rooms.find(plan.room_name)
+            return await self._rooms.exists(plan.principal, plan.room_name)
         except LIVEKIT_ERRORS as error:
             raise _livekit_failed(error) from error
-        if room is not None and not may_use(plan.principal, room):
-            raise not_accessible()
-        return room is not None
 
     async def place(self, plan: CallPlan) -> Placed:
         """Dial. Raises Forbidden, NotFound, Conflict, TooManyRequests, ServerFault, Unavailable.
@@ -249,6 +247,9 @@ class Outbound:
         new, queued = plan.record(agent), CallEvent(type="call.queued")
         try:
             await self._limits.insert(new, queued)
+        except HeldByToken:
+            # Whoever joined with it would throw the phone out, and be taken for it.
+            raise _identity_taken() from None
         except LiveIdentity as held:
             # The participant is not in the room. A call being placed right now will
             # be; any other record was left behind by a gateway that died.
@@ -300,7 +301,8 @@ def _joining_agent(plan: CallPlan, present: list[ParticipantInfo]) -> Agent | No
 
 def _identity_taken() -> Conflict:
     return Conflict(
-        "A participant with this identity is already in the room", code="PARTICIPANT_EXISTS"
+        "A participant with this identity is already in the room, or may join it",
+        code="PARTICIPANT_EXISTS",
     )
 
 

@@ -6,7 +6,8 @@ which room. At the start and every minute; never dials. What it finds:
 - a call without its participant is over, and its record is finished;
 - a phone that is alone in its room, its agent having never come or gone, is hung up on; a
   human who was to take the call is no company, one who has taken it is;
-- a caller in a room of whom nobody told gets a record.
+- a caller in a room of whom nobody told gets a record;
+- the names of rooms that live are held for their tenants (gateway.room_access).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Literal
 import aiohttp
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo, Room
-from livekit.protocol.room import ListRoomsRequest, RoomParticipantIdentity
+from livekit.protocol.room import RoomParticipantIdentity
 
 from core.database import Scope
 from core.errors import AppError
@@ -35,6 +36,7 @@ from gateway.inbound import Inbound
 from gateway.live import Timeline
 from gateway.number_repair import NumberRepair
 from gateway.outbound import Outbound
+from gateway.room_access import LiveKitRooms
 from gateway.web_calls import JOIN_WITHIN
 from sip.trunks import read_label
 
@@ -54,6 +56,7 @@ class Reconciler:
         livekit: LiveKitAPI,
         store: Store,
         timeline: Timeline,
+        rooms: LiveKitRooms,
         outbound: Outbound,
         inbound: Inbound,
         numbers: NumberRepair | None = None,
@@ -66,6 +69,7 @@ class Reconciler:
         self._livekit = livekit
         self._store = store
         self._timeline = timeline
+        self._rooms = rooms
         self._outbound = outbound
         self._inbound = inbound
         self._numbers = numbers
@@ -108,8 +112,7 @@ class Reconciler:
     # --- rooms that a SIP service made for callers
 
     async def _look_into_rooms(self) -> None:
-        listed = await self._livekit.room.list_rooms(ListRoomsRequest())
-        for room in listed.rooms:
+        for room in await self._rooms.look():
             if "number_id" not in read_label(room.metadata):
                 continue
             call = await self._store.call(Scope(None), call_id_of(room.name))

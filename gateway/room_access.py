@@ -1,20 +1,47 @@
-"""Which tenant a LiveKit room belongs to: ``metadata.auth_id``, written when it is created."""
+"""Which tenant a LiveKit room belongs to, and who may join it.
+
+``metadata.auth_id`` of the room decides, written when the gateway creates it; who may create a
+room of a name, and for how long nobody else, is in core.room_names. A join with one of our tokens
+makes a room, too, when LiveKit has closed it: the token then gives it a label instead of the
+tenant's name, which the gateway puts in the label's place as soon as it sees the room.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 from livekit.api import LiveKitAPI
 from livekit.protocol.agent_dispatch import RoomAgentDispatch
-from livekit.protocol.models import Room
-from livekit.protocol.room import CreateRoomRequest, ListRoomsRequest
+from livekit.protocol.models import ParticipantInfo, Room
+from livekit.protocol.room import (
+    CreateRoomRequest,
+    ListRoomsRequest,
+    RoomConfiguration,
+    UpdateRoomMetadataRequest,
+)
 
-from core.errors import NotFound
-from core.store import Store
+from core.errors import Conflict, NotFound
+from core.names import is_name
+from core.room_names import MARGIN, Claim, HeldByCall, RoomNames, joining_as
 from gateway.auth import Principal
+from gateway.following import LIVEKIT_ERRORS, participants
 from sip.dispatch import DEPARTURE_TIMEOUT_S, EMPTY_TIMEOUT_S
+from sip.trunks import read_label
+
+log = logging.getLogger(__name__)
+
+LABEL = "switchroom.claim"
+"""In the metadata of a room that a join has made: the label of its name's claim."""
+
+# livekit-sip's legs have tokens for that long (protocol/sip/token.go), agents and our bridge for
+# less (protocol/agent/token.go: 1 h; the SDK's default: 6 h).
+_SERVICES_TOKENS = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,46 +49,63 @@ class Claimed:
     """``created``: the room did not exist before, and its agents were dispatched with it."""
 
     room: Room
+    claim: Claim
     created: bool
 
 
 class LiveKitRooms:
-    """The RoomAccess of gateway.keys, on LiveKit's room service and the store's claims."""
+    """LiveKit's room service, and the claims on names."""
 
-    def __init__(self, livekit: LiveKitAPI, store: Store) -> None:
+    def __init__(self, livekit: LiveKitAPI, names: RoomNames) -> None:
         self._livekit = livekit
-        self._store = store
+        self._names = names
+        self._looked_at = time.monotonic()
+
+    # --- looking at rooms
 
     async def find(self, room_name: str) -> Room | None:
         listed = await self._livekit.room.list_rooms(ListRoomsRequest(names=[room_name]))
-        return listed.rooms[0] if listed.rooms else None
+        return await self._settled(listed.rooms[0]) if listed.rooms else None
+
+    async def all(self) -> list[Room]:
+        listed = await self._livekit.room.list_rooms(ListRoomsRequest())
+        return [await self._settled(room) for room in listed.rooms]
 
     async def check(self, principal: Principal, room_name: str) -> Room:
         """The room. Raises NotFound ``ROOM_NOT_FOUND`` when absent or another's."""
-        room = await self.find(room_name)
+        room = await self.find(room_name) if is_name(room_name) else None
         if room is None or not may_use(principal, room):
             raise not_accessible()
         return room
 
-    async def claim(self, principal: Principal, room_name: str) -> None:
-        await self.enter(principal, room_name)
+    async def exists(self, principal: Principal, room_name: str) -> bool:
+        """Whether ``enter`` would find it, or make it. Raises NotFound as ``enter`` would."""
+        room = await self.find(room_name)
+        holder = await self._names.holder(room_name)
+        if not _may_enter(principal, room, holder):
+            raise not_accessible()
+        return room is not None
+
+    # --- entering them
 
     async def enter(
-        self, principal: Principal, room_name: str, agents: Sequence[RoomAgentDispatch] = ()
+        self,
+        principal: Principal,
+        room_name: str,
+        agents: Sequence[RoomAgentDispatch] = (),
+        *,
+        valid: timedelta = _SERVICES_TOKENS,
     ) -> Claimed:
         """Find the room, or create it as the principal's. Raises NotFound ``ROOM_NOT_FOUND``.
 
-        LiveKit's create_room would give an existing room new metadata, so the
-        right to create is settled in the database first.
+        LiveKit's create_room may give an existing room new metadata, so the right to create is
+        settled in the database first. Of a name that is held for a tenant an operator makes that
+        tenant's room. ``valid``: how long the tokens are that whoever joins will have.
         """
-        room = await self.find(room_name)
+        room, claim = await self._claim(principal, room_name, valid)
         if room is not None:
-            if not may_use(principal, room):
-                raise not_accessible()
-            return Claimed(room, created=False)
-        if not await self._store.claim_room(room_name, principal.auth_id) and principal.auth_id:
-            raise not_accessible()
-        metadata = {} if principal.auth_id is None else {"auth_id": principal.auth_id}
+            return Claimed(room, claim, created=False)
+        metadata = {} if claim.auth_id is None else {"auth_id": claim.auth_id}
         room = await self._livekit.room.create_room(
             CreateRoomRequest(
                 name=room_name,
@@ -71,7 +115,111 @@ class LiveKitRooms:
                 departure_timeout=DEPARTURE_TIMEOUT_S,
             )
         )
-        return Claimed(room, created=True)
+        return Claimed(room, claim, created=True)
+
+    async def admit(
+        self, principal: Principal, room_name: str, identity: str, valid: timedelta
+    ) -> Claim:
+        """Somebody is to join as ``identity``, with a token that is ``valid`` so long.
+
+        A tenant's new room is created. Raises NotFound ``ROOM_NOT_FOUND``, Conflict
+        ``PARTICIPANT_EXISTS`` when a phone or an agent is, or is about to be, of that identity.
+        """
+        if principal.auth_id is None:
+            room, claim = await self._claim(principal, room_name, valid)
+        else:
+            claimed = await self.enter(principal, room_name, valid=valid)
+            room, claim = None if claimed.created else claimed.room, claimed.claim
+        try:
+            await self._names.admit(room_name, identity, valid)
+        except HeldByCall:
+            raise _not_a_phone() from None
+        present = [] if room is None else await participants(self._livekit, room_name)
+        for other in present:
+            # Phones that others have dialled, and whatever is no person.
+            if other.kind != ParticipantInfo.Kind.STANDARD and identity in joining_as(
+                other.identity
+            ):
+                raise _not_a_phone()
+        return claim
+
+    async def admit_to_call(self, call_id: str, identity: str, valid: timedelta) -> None:
+        """The call's own participant is to join its room, which is named after it."""
+        await self._names.admit(call_id, identity, valid, call_id=call_id)
+
+    async def _claim(
+        self, principal: Principal, room_name: str, valid: timedelta
+    ) -> tuple[Room | None, Claim]:
+        room = await self.find(room_name)
+        if room is not None and not may_use(principal, room):
+            raise not_accessible()
+        if principal.auth_id is None:
+            whose = None if room is None else owner(room)
+            return room, await self._names.keep(room_name, whose, valid)
+        claim = await self._names.claim(room_name, principal.auth_id, valid)
+        if claim is None:
+            raise not_accessible()
+        return room, claim
+
+    # --- holding their names while they live
+
+    async def saw(self, room: Room) -> None:
+        """LiveKit has told of the room. Its failures are logged; raises Unavailable."""
+        if not is_name(room.name):
+            return
+        if LABEL in read_label(room.metadata):
+            try:
+                # As it is now: what was told may be old.
+                room = await self.find(room.name) or room
+            except LIVEKIT_ERRORS as error:
+                log.warning("cannot look at a room", extra={"problem": type(error).__name__})
+        await self._names.seen(_owners([room]))
+
+    async def resume(self) -> None:
+        """Before the first request: nobody may have looked at LiveKit's rooms for a while."""
+        await self._names.resume()
+
+    async def look(self) -> list[Room]:
+        """All rooms, each of whose names is now held for as long as LiveKit may renew tokens.
+
+        To be called more often than every MARGIN; names that nobody holds are forgotten.
+        """
+        rooms = await self.all()
+        if time.monotonic() - self._looked_at > MARGIN.total_seconds() / 2:
+            await self._names.resume()
+        await self._names.seen(_owners(rooms))
+        await self._names.sweep()
+        self._looked_at = time.monotonic()
+        return rooms
+
+    async def _settled(self, room: Room) -> Room:
+        """With the tenant's name in place of the label, if a join with our token has made it."""
+        metadata = read_label(room.metadata)
+        label = metadata.pop(LABEL, None)
+        if not isinstance(label, str) or "auth_id" in metadata:
+            return room
+        claim = await self._names.labelled(room.name, label)
+        if claim is None:
+            return room
+        room.metadata = _labelled_by(claim, metadata)
+        try:
+            await self._livekit.room.update_room_metadata(
+                UpdateRoomMetadataRequest(room=room.name, metadata=room.metadata)
+            )
+        except LIVEKIT_ERRORS as error:
+            # The next look tries again; whose it is is known without.
+            log.warning("a room keeps its label", extra={"problem": type(error).__name__})
+        return room
+
+
+def configuration(claim: Claim) -> RoomConfiguration:
+    """For a token: the room that a join with it makes is the claim's, without naming anybody."""
+    labelled = claim.auth_id is not None
+    return RoomConfiguration(
+        metadata=json.dumps({LABEL: claim.label}) if labelled else "",
+        empty_timeout=EMPTY_TIMEOUT_S,
+        departure_timeout=DEPARTURE_TIMEOUT_S,
+    )
 
 
 def may_use(principal: Principal, room: Room) -> bool:
@@ -81,14 +229,31 @@ def may_use(principal: Principal, room: Room) -> bool:
 
 def owner(room: Room) -> str | None:
     """``metadata.auth_id``; None when the metadata is no JSON object with a string there."""
-    try:
-        metadata = json.loads(room.metadata)
-    except (ValueError, RecursionError):
-        return None
-    auth_id = metadata.get("auth_id") if isinstance(metadata, dict) else None
+    auth_id = read_label(room.metadata).get("auth_id")
     return auth_id if isinstance(auth_id, str) else None
 
 
 def not_accessible() -> NotFound:
     """The one answer for absent, foreign and unlabelled rooms alike."""
     return NotFound("Room not found or not accessible", code="ROOM_NOT_FOUND")
+
+
+def _may_enter(principal: Principal, room: Room | None, holder: Claim | None) -> bool:
+    if principal.auth_id is None:
+        return True
+    free = holder is None or holder.auth_id == principal.auth_id
+    return free and (room is None or may_use(principal, room))
+
+
+def _owners(rooms: Iterable[Room]) -> dict[str, str | None]:
+    return {room.name: owner(room) for room in rooms if is_name(room.name)}
+
+
+def _labelled_by(claim: Claim, metadata: Mapping[str, Any]) -> str:
+    named = {} if claim.auth_id is None else {"auth_id": claim.auth_id}
+    whole = {**metadata, **named}
+    return json.dumps(whole) if whole else ""
+
+
+def _not_a_phone() -> Conflict:
+    return Conflict("A phone or an agent has this identity in the room", code="PARTICIPANT_EXISTS")

@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 from aiohttp import web
-from livekit.api import AccessToken, LiveKitAPI, ServerError, VideoGrants
+from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo, Room, TrackInfo, TrackSource, TrackType
 from livekit.protocol.room import (
     ListParticipantsRequest,
-    ListRoomsRequest,
     MuteRoomTrackRequest,
     RoomParticipantIdentity,
 )
-from pydantic import BaseModel, Field, StrictBool, StringConstraints
+from pydantic import BaseModel, Field, StrictBool
 
 from core.database import Scope
 from core.errors import Conflict, NotFound, ServerFault
 from core.events import ended
 from core.models import CallEvent, Timestamp
+from core.names import Name
 from gateway.auth import PRINCIPAL
 from gateway.body import parse_body
 from gateway.keys import LIVEKIT, ROOMS, SETTINGS, STORE, TIMELINE
 from gateway.room_access import may_use, not_accessible
+from gateway.room_tokens import PersonsIdentity, join_token
 from gateway.route import Route
 from sip.twirp import livekit_errors
 
 TOKEN_TTL = datetime.timedelta(hours=1)
 """To join with; who is in the room stays, and the server renews the token."""
 
-_CONTROL = r"^[^\x00-\x1f\x7f]*\S[^\x00-\x1f\x7f]*$"
-Name = Annotated[str, StringConstraints(strict=True, max_length=256, pattern=_CONTROL)]
+_SOURCES = ("microphone", "camera", "screen_share", "screen_share_audio")
 
 
 class TokenRequest(BaseModel):
     room_name: Name
     participant_name: Name
-    participant_identity: Name
+    participant_identity: PersonsIdentity
 
 
 class TokenAnswer(BaseModel):
@@ -107,25 +107,18 @@ async def token(request: web.Request) -> web.StreamResponse:
     settings = request.app[SETTINGS]
     if settings.livekit_api_key is None or settings.livekit_api_secret is None:
         raise not_configured()
-    principal = request[PRINCIPAL]
-    if principal.auth_id is not None:
-        # Otherwise whoever joined first would make a room that is nobody's.
-        with livekit_errors():
-            await request.app[ROOMS].claim(principal, body.room_name)
-    grants = VideoGrants(
-        room_join=True,
-        room=body.room_name,
-        can_publish=True,
-        can_subscribe=True,
-        can_publish_data=True,
-    )
-    signed = (
-        AccessToken(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
-        .with_identity(body.participant_identity)
-        .with_name(body.participant_name)
-        .with_grants(grants)
-        .with_ttl(TOKEN_TTL)
-        .to_jwt()
+    with livekit_errors():
+        claim = await request.app[ROOMS].admit(
+            request[PRINCIPAL], body.room_name, body.participant_identity, TOKEN_TTL
+        )
+    signed = join_token(
+        settings,
+        claim,
+        identity=body.participant_identity,
+        name=body.participant_name,
+        sources=_SOURCES,
+        data=True,
+        valid=TOKEN_TTL,
     )
     return json_answer(
         TokenAnswer(
@@ -139,11 +132,11 @@ async def token(request: web.Request) -> web.StreamResponse:
 
 async def index(request: web.Request) -> web.StreamResponse:
     """The rooms that are open now: a tenant's own, or all of them for an operator."""
-    livekit = livekit_of(request)
+    livekit_of(request)
     with livekit_errors():
-        listed = await livekit.room.list_rooms(ListRoomsRequest())
+        rooms = await request.app[ROOMS].all()
     principal = request[PRINCIPAL]
-    return json_answer(RoomsAnswer(rooms=[_room(r) for r in listed.rooms if may_use(principal, r)]))
+    return json_answer(RoomsAnswer(rooms=[_room(r) for r in rooms if may_use(principal, r)]))
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -295,7 +288,7 @@ ROUTES: tuple[Route, ...] = (
         tag="LiveKit",
         body=TokenRequest,
         answer=TokenAnswer,
-        errors=((404, "ROOM_NOT_FOUND"), *_LIVEKIT_FAULTS),
+        errors=((404, "ROOM_NOT_FOUND"), (409, "PARTICIPANT_EXISTS"), *_LIVEKIT_FAULTS),
     ),
     Route(
         method="GET",

@@ -13,6 +13,7 @@ from core.configs import Agents, check_takes_calls
 from core.database import Scope
 from core.errors import BadRequest, NotFound, ServerFault
 from core.models import Agent
+from core.names import GivenName
 from core.settings import Settings
 from core.webhook_store import WebhookStore
 from gateway.auth import PRINCIPAL, Principal
@@ -27,7 +28,6 @@ from gateway.trunks import sip_objection
 from sip.addresses import check_dtmf, check_headers, normalize_phone
 from sip.dial import MAX_RINGING_S, Trunk
 
-_MAX_NAME = 256
 _MAX_METADATA_BYTES = 16 * 1024
 
 
@@ -47,9 +47,9 @@ class SipCallRequest(BaseModel):
         },
     )
 
-    room_name: StrictStr = Field(max_length=_MAX_NAME)
-    participant_name: StrictStr = Field(max_length=_MAX_NAME)
-    participant_identity: StrictStr = Field(max_length=_MAX_NAME)
+    room_name: GivenName
+    participant_name: GivenName
+    participant_identity: GivenName
     from_phone_number: StrictStr
     to_phone_number: StrictStr
     sip: SipOverrides | None = None

@@ -7,15 +7,14 @@ room. Every call is followed until its visitor has come or, for too long, has no
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
 from aiohttp import web
-from livekit.api import AccessToken, LiveKitAPI, VideoGrants
-from livekit.protocol.room import DeleteRoomRequest, RoomConfiguration
+from livekit.api import LiveKitAPI
+from livekit.protocol.room import DeleteRoomRequest
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from pydantic.alias_generators import to_camel
 
@@ -24,6 +23,7 @@ from core.database import Scope
 from core.errors import AppError, ServerFault
 from core.events import ended
 from core.models import Agent, Call, CallEvent, Model, Timestamp, new_id, now
+from core.room_names import Claim
 from core.settings import Settings
 from core.store import NewCall, Store
 from core.variables import Variables, fill
@@ -37,8 +37,9 @@ from gateway.live import Timeline
 from gateway.numbered import Metadata, agent_of
 from gateway.outbound import no_worker, worker_free
 from gateway.room_access import LiveKitRooms
+from gateway.room_tokens import join_token
 from gateway.route import Route
-from sip.dispatch import DEPARTURE_TIMEOUT_S, EMPTY_TIMEOUT_S
+from sip.dispatch import EMPTY_TIMEOUT_S
 from sip.twirp import livekit_errors
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class WebCalls:
         self._dispatcher = dispatcher
         self._limits = limits
         self._agent_join_timeout_s = agent_join_timeout_s
-        self._join_within_s = join_within.total_seconds()
+        self._join_within = join_within
         self._news_within_s = news_within_s
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -108,8 +109,10 @@ class WebCalls:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def open(self, principal: Principal, agent: Agent, metadata: dict[str, Any]) -> Call:
-        """The call's record and its room, with the agent on its way there.
+    async def open(
+        self, principal: Principal, agent: Agent, metadata: dict[str, Any]
+    ) -> tuple[Call, Claim]:
+        """The call's record and the claim on its room, with the agent on its way there.
 
         Raises TooManyRequests, Unavailable, ServerFault; once there is a record, it says why.
         """
@@ -132,14 +135,15 @@ class WebCalls:
             await self._write_off(call_id, ended("failed", "agent_unavailable"))
             raise no_worker()
         try:
+            await self._rooms.admit_to_call(call_id, VISITOR, self._join_within)
             with livekit_errors(failed="CALL_FAILED"):
                 dispatch = self._dispatcher.dispatch(call_id)
-                await self._rooms.enter(principal, call_id, [dispatch])
+                claimed = await self._rooms.enter(principal, call_id, [dispatch])
         except AppError:
             await self._write_off(call_id, ended("failed", "agent_error", note="no room"))
             raise
         self._spawn(call_id, self._follow(call_id))
-        return call
+        return call, claimed.claim
 
     async def _follow(self, call_id: str) -> None:
         """Until agent and visitor have met; otherwise the call is over, and its room closed."""
@@ -160,7 +164,9 @@ class WebCalls:
 
     async def _await_visitor(self, call_id: str, watch: Watch) -> None:
         met = ("call.answered", "call.ended")
-        await watch.until(*met, "livekit.participant_left", timeout_s=self._join_within_s)
+        await watch.until(
+            *met, "livekit.participant_left", timeout_s=self._join_within.total_seconds()
+        )
         if not await watch.until(*met, timeout_s=self._news_within_s):
             await self._write_off(call_id, ended("canceled", "canceled", note="nobody came"))
 
@@ -185,33 +191,20 @@ class WebCalls:
             log.error("following a web call failed", exc_info=task.exception())
 
 
-def visitor_token(settings: Settings, auth_id: str | None, call_id: str) -> str:
-    """A LiveKit token to join the call's room with, as long as it waits: speak and listen."""
-    assert settings.livekit_api_key is not None and settings.livekit_api_secret is not None
-    grants = VideoGrants(
-        room_join=True,
-        room=call_id,
-        can_publish=True,
-        can_publish_sources=["microphone"],
-        can_subscribe=True,
-        can_publish_data=False,
-        can_update_own_metadata=False,
-    )
-    # LiveKit takes a token for a minute longer than it says, and makes the room again for it:
-    # that one must not be nobody's.
-    late = RoomConfiguration(
-        metadata=json.dumps({"auth_id": auth_id}) if auth_id is not None else "",
-        empty_timeout=EMPTY_TIMEOUT_S,
-        departure_timeout=DEPARTURE_TIMEOUT_S,
-    )
-    return (
-        AccessToken(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
-        .with_identity(VISITOR)
-        .with_name("Visitor")
-        .with_grants(grants)
-        .with_room_config(late)
-        .with_ttl(JOIN_WITHIN)
-        .to_jwt()
+def visitor_token(settings: Settings, claim: Claim) -> str:
+    """A LiveKit token to join the call's room with, as long as it waits: speak and listen.
+
+    LiveKit takes it for a minute longer than it says, and makes the room again for it: that one
+    is the tenant's, too.
+    """
+    return join_token(
+        settings,
+        claim,
+        identity=VISITOR,
+        name="Visitor",
+        sources=["microphone"],
+        data=False,
+        valid=JOIN_WITHIN,
     )
 
 
@@ -227,11 +220,11 @@ async def create(request: web.Request) -> web.StreamResponse:
         agent = await agent_of(request, Scope(principal.auth_id), body.agent_id)
         await check_takes_calls(agent, principal.auth_id, request.app[WEBHOOKS])
         tailored = fill(agent, body.variables or {})
-        call = await web_calls.open(principal, tailored, body.metadata or {})
+        call, claim = await web_calls.open(principal, tailored, body.metadata or {})
         return WebCall(
             id=call.id,
             call_id=call.id,
-            access_token=visitor_token(settings, principal.auth_id, call.id),
+            access_token=visitor_token(settings, claim),
             livekit_url=settings.livekit_browser_url,
             expires_at=now() + JOIN_WITHIN,
         ).wire()

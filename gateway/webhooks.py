@@ -27,7 +27,7 @@ from core.store import Store
 from gateway.body import read_text
 from gateway.caller import is_caller, left_unanswered
 from gateway.handover import call_of_human, is_referring, is_transferred
-from gateway.keys import HANDOVER, INBOUND, METRICS, SETTINGS, STORE, TIMELINE
+from gateway.keys import HANDOVER, INBOUND, METRICS, ROOMS, SETTINGS, STORE, TIMELINE
 from gateway.route import Route
 from gateway.web_calls import VISITOR
 
@@ -36,6 +36,15 @@ log = logging.getLogger(__name__)
 # What an event of ours can be called and numbered with.
 _ID = re.compile(r"[\x21-\x7e]{1,190}")
 _NAME = re.compile(r"[a-z_]{1,56}")
+_OF_ROOMS = frozenset(
+    {
+        "room_started",
+        "room_finished",
+        "participant_joined",
+        "participant_left",
+        "participant_connection_aborted",
+    }
+)
 
 # The caller left a call that had been answered.
 _ENDINGS: dict[DisconnectReason, tuple[Status, DisconnectionReason]] = {
@@ -69,6 +78,9 @@ async def receive(request: web.Request) -> web.StreamResponse:
         raise Unauthenticated("The webhook's signature does not match") from None
     if not _ID.fullmatch(event.id) or not _NAME.fullmatch(event.event):
         raise BadRequest("The webhook has no usable id or name")
+    if event.event in _OF_ROOMS:
+        # Whatever the room and whoever is in it: its name is held, and it says whose it is.
+        await request.app[ROOMS].saw(event.room)
     await _keep(request, event)
     return web.json_response({"status": "ok"})
 

@@ -1,290 +1,241 @@
-"""Without authentication a gateway answers to this machine's names, and to no stranger's page."""
+"""What rooms and participants may be called, on every path that takes a name."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
+import jwt
 import pytest
-from aiohttp import web
+from pydantic import BaseModel, ValidationError
 
-from dev.environment import GivenSettings
-from gateway.auth import Authenticator, authentication
-from gateway.names import Names, check_listen_address, is_loopback
-from gateway.route import Route
-from tests.edge import Served, make_app, served
-from tests.tokens import SECRET, token
+from core.names import GivenName, Name, fault, is_name
+from core.room_names import Claim
+from core.settings import Settings
+from core.transfers import human_identity
+from gateway.room_access import LABEL
+from gateway.room_tokens import PersonsIdentity, join_token
+from gateway.rooms import MuteRequest, ParticipantRequest, TokenRequest
+from gateway.sip_call import SipCallRequest
+from gateway.transfer import TransferRequest
+from tests.inprocess import KEY, SECRET
 
-pytestmark = pytest.mark.unit
-attack = pytest.mark.attack
+pytestmark = [pytest.mark.unit, pytest.mark.attack]
 
-OPEN = {"gateway_host": "0.0.0.0", "allow_open_gateway": True}
+UNSEEN = [
+    *(chr(code) for code in range(0x20)),  # C0
+    *(chr(code) for code in range(0x7F, 0xA0)),  # DEL, C1
+    "\u00ad",  # soft hyphen
+    "\u061c",  # Arabic letter mark
+    "\u180e",
+    "\u200b",  # zero width space
+    "\u200e",
+    "\u200f",
+    "\u2028",
+    "\u2029",
+    *(chr(code) for code in range(0x202A, 0x202F)),  # embeddings and overrides
+    "\u2060",
+    "\u2063",
+    *(chr(code) for code in range(0x2066, 0x2070)),  # isolates
+    "\ufeff",
+    "\ufff9",
+    "\U000e0041",  # a tag: text that only a model reads
+    "\U000e007f",
+    "\U0001d173",
+    "\ud800",
+    "\udfff",
+]
+GOOD = [
+    "r",
+    "call-room-123",
+    "John Doe",
+    "  padded ",
+    "Zoë",
+    "Ångström",
+    "山田太郎",
+    "می\u200cخواهم",
+    "क्\u200dष",
+    "👩\u200d🚀",
+    "a#b",
+    "../..",
+    "in_+15105550123_x",
+    "O'Neil; DROP TABLE",
+    "é" * 128,
+    "x" * 256,
+    "\u00a0x",
+]
 
 
-async def ok(_request: web.Request) -> web.Response:
-    return web.json_response({"ok": True})
+class Named(BaseModel):
+    name: Name
+    given: GivenName = "x"
+    identity: PersonsIdentity = "x"
 
 
-ROUTES = [
-    *(
-        Route(method=method, path=path, handler=ok, summary="", tag="")
-        for method in ("GET", "POST")
-        for path in ("/v1/x", "/sip/x", "/api/v1/x")
+@pytest.mark.parametrize("character", UNSEEN, ids=lambda c: f"U+{ord(c):04X}")
+@pytest.mark.parametrize("form", ["{}a", "a{}", "a{}b"])
+def test_what_cannot_be_seen_is_in_no_name(character: str, form: str) -> None:
+    name = form.format(character)
+    assert fault(name) is not None
+    assert not is_name(name)
+    for field in ("name", "given", "identity"):
+        with pytest.raises(ValidationError):
+            Named(**{"name": "x", field: name})
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_names_as_people_and_programs_have_them(name: str) -> None:
+    assert is_name(name)
+    named = Named(name=name, given=name, identity=name)
+    assert (named.name, named.given, named.identity) == (name, name, name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 257, "é" * 129, "山" * 86, "🚀" * 65, "\u200d", "\u200c\u200c", " \u200d "],
+)
+def test_names_that_livekit_or_a_reader_could_not_take(name: str) -> None:
+    assert not is_name(name)
+    with pytest.raises(ValidationError):
+        Named(name=name)
+    with pytest.raises(ValidationError):
+        Named(name="x", given=name)
+
+
+@pytest.mark.parametrize(
+    "blank", ["", " ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u2028", "\x1c"]
+)
+def test_blank_is_left_to_those_with_words_for_it(blank: str) -> None:
+    """POST /sip/call says which of its names is blank, as it always has."""
+    assert Named(name="x", given=blank).given == blank
+    assert not is_name(blank)
+    with pytest.raises(ValidationError):
+        Named(name=blank)
+
+
+@pytest.mark.parametrize("value", [7, None, True, ["r"], {"a": 1}, 1.5, b"r"])
+def test_a_name_is_a_string(value: Any) -> None:
+    for field in ("name", "given", "identity"):
+        with pytest.raises(ValidationError):
+            Named(**{"name": "x", field: value})
+
+
+_PARTICIPANT: dict[str, Any] = {"room_name": "r", "participant_identity": "i"}
+_PATHS: list[tuple[type[BaseModel], dict[str, Any], list[str]]] = [
+    (
+        SipCallRequest,
+        {
+            **_PARTICIPANT,
+            "participant_name": "n",
+            "from_phone_number": "1",
+            "to_phone_number": "2",
+        },
+        ["room_name", "participant_name", "participant_identity"],
     ),
-    Route(method="GET", path="/healthz", handler=ok, summary="", tag="", public=True),
-    Route(method="POST", path="/livekit/webhook", handler=ok, summary="", tag="", public=True),
-    Route(method="POST", path="/internal/x", handler=ok, summary="", tag="", internal=True),
+    (
+        TokenRequest,
+        {**_PARTICIPANT, "participant_name": "n"},
+        ["room_name", "participant_name", "participant_identity"],
+    ),
+    (ParticipantRequest, _PARTICIPANT, ["room_name", "participant_identity"]),
+    (
+        MuteRequest,
+        {**_PARTICIPANT, "track_sid": "TR_x", "muted": True},
+        ["room_name", "participant_identity", "track_sid"],
+    ),
+    (
+        TransferRequest,
+        {**_PARTICIPANT, "transfer_to": "1234"},
+        ["room_name", "participant_identity"],
+    ),
 ]
-
-
-async def serving(**values: Any) -> AsyncIterator[Served]:
-    settings = GivenSettings(auth_jwt_secret=SECRET, **values)
-    authenticator = Authenticator.from_settings(settings)
-    app = make_app(ROUTES, authentication(authenticator, Names(settings)))
-    async with served(app) as at:
-        yield at
-
-
-@pytest.fixture(scope="module")
-async def local() -> AsyncIterator[Served]:
-    """As it is by default, but for the name that workers reach it by."""
-    async for at in serving(gateway_url="http://gateway:8080"):
-        yield at
-
-
-@pytest.fixture(scope="module")
-async def open_() -> AsyncIterator[Served]:
-    async for at in serving(**OPEN, gateway_url="http://calls.example.com"):
-        yield at
-
-
-@pytest.fixture(scope="module")
-async def closed() -> AsyncIterator[Served]:
-    async for at in serving(auth_required=True):
-        yield at
-
-
-async def ask(at: Served, *lines: str, target: str = "/v1/x", version: str = "1.1") -> str:
-    """The status and the body of a request that is sent as it stands."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
-    head = [f"GET {target} HTTP/{version}", *lines, "Connection: close", "", ""]
-    writer.write("\r\n".join(head).encode("latin-1"))
-    async with asyncio.timeout(10):
-        answer = await reader.read()
-    writer.close()
-    status, _, rest = answer.decode().partition("\r\n")
-    return f"{status.split()[1]} {rest.partition(chr(13) + chr(10) * 2)[2]}{rest[-400:]}"
-
-
-LOCAL_NAMES = [
-    "localhost",
-    "localhost:8080",
-    "LOCALHOST:8080",
-    "localhost.",
-    "LocalHost.:80",
-    "app.localhost:8080",
-    "127.0.0.1",
-    "127.0.0.1:8080",
-    "127.8.9.10:1",
-    "[::1]",
-    "[::1]:8080",
-    "[0:0:0:0:0:0:0:1]:8080",
-    "[::ffff:127.0.0.1]",
-    "gateway:8080",
-    "Gateway.",
-]
-
-
-@pytest.mark.parametrize("host", LOCAL_NAMES)
-async def test_names_of_this_machine(local: Served, host: str) -> None:
-    assert (await ask(local, f"Host: {host}")).startswith("200")
-    assert (await ask(local, f"Host: {host}", f"Origin: http://{host}")).startswith("200")
-
-
-FOREIGN_NAMES = [
-    "evil.example",
-    "evil.example:8080",
-    "localhost.evil.example",
-    "127.0.0.1.evil.example",
-    "127.0.0.1.nip.io:8080",
-    "localhost@evil.example",
-    "evil.example@localhost",
-    "evil.example#localhost",
-    "localhost/evil.example",
-    "localhost\\evil.example",
-    "localhost,evil.example",
-    "localhost evil.example",
-    "evillocalhost",
-    "localhost..",
-    "notgateway",
-    "gateway.evil.example",
-    "0.0.0.0:8080",
-    "[::]",
-    "10.0.0.5",
-    "169.254.169.254",
-    "203.0.113.7:8080",
-    "[2001:db8::1]",
-    "[fe80::1%25lo]",
-    "::1",
-    "[::1",
-    "2130706433",
-    "0x7f.0.0.1",
-    "0177.0.0.1",
-    "127.1",
-    "localhost:",
-    "localhost:port",
-    "localhost:123456",
-    "l\xf6calhost",
-    "",
-    ":8080",
-    "*",
-]
-
-
-@attack
-@pytest.mark.parametrize("host", FOREIGN_NAMES)
-async def test_other_names(local: Served, host: str) -> None:
-    answer = await ask(local, f"Host: {host}")
-    assert answer.startswith(("403", "400")) and "{" in answer
-    assert "evil" not in answer
-
-
-FOREIGN_PAGES = [
-    "null",
-    "",
-    "http://evil.example",
-    "https://evil.example:8080",
-    "http://localhost.evil.example",
-    "http://localhost@evil.example",
-    "http://localhost:8080/",
-    "http://203.0.113.7",
-    "http://[2001:db8::1]:8080",
-    "file://",
-    "chrome-extension://abcdefgh",
-    "http://localhost http://evil.example",
-    "localhost",
-    "//localhost",
-    "http:localhost",
-]
-
-
-@attack
-@pytest.mark.parametrize("origin", FOREIGN_PAGES)
-async def test_pages_of_strangers(local: Served, open_: Served, origin: str) -> None:
-    for at in (local, open_):
-        answer = await ask(at, "Host: localhost:8080", f"Origin: {origin}")
-        assert answer.startswith("403") and "ORIGIN_NOT_ALLOWED" in answer
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://localhost:8080", "http://127.0.0.1:3000", "https://[::1]", "http://gateway"]
+    ("model", "values", "fields"), _PATHS, ids=lambda p: getattr(p, "__name__", "")
 )
-async def test_pages_of_this_machine(local: Served, origin: str) -> None:
-    assert (await ask(local, "Host: 127.0.0.1", f"Origin: {origin}")).startswith("200")
-
-
-@attack
 @pytest.mark.parametrize(
-    ("lines", "version", "target"),
+    "bad", ["a\nb", "a\r\nb", "\x7fa", "a\x85b", "a\u202eb", "a\u2066b", "a\u200bb", "é" * 129]
+)
+def test_one_rule_on_all_paths(
+    model: type[BaseModel], values: dict[str, Any], fields: list[str], bad: str
+) -> None:
+    model(**values)
+    for field in fields:
+        with pytest.raises(ValidationError) as refusal:
+            model(**{**values, field: bad})
+        assert [fault["loc"] for fault in refusal.value.errors()] == [(field,)]
+
+
+# --- what a token may carry
+
+
+@pytest.mark.parametrize(
+    "identity",
     [
-        ((), "1.0", "/v1/x"),
-        ((), "1.1", "/v1/x"),
-        (("Host: localhost", "Host: localhost"), "1.1", "/v1/x"),
-        (("Host: localhost", "Host: evil.example"), "1.1", "/v1/x"),
-        (("Host: evil.example", "Host: localhost"), "1.1", "/v1/x"),
-        (("Host: localhost", "Origin: http://localhost", "Origin: null"), "1.1", "/v1/x"),
-        (("Host: evil.example",), "1.0", "/v1/x"),
-        (("Host: localhost",), "1.1", "http://evil.example/v1/x"),
-        (("Host: localhost",), "1.1", "http://evil.example:80/v1/x?localhost"),
-        (("Host: localhost",), "1.1", "http://localhost@evil.example/v1/x"),
-        (("Host: evil.example",), "1.1", "http://localhost/v1/x"),
-        (("Host: localhost", "X-Forwarded-Host: localhost"), "1.1", "http://evil.example/v1/x"),
-        (("Host: evil.example", "X-Forwarded-Host: localhost"), "1.1", "/v1/x"),
-        (("Host: evil.example", "Forwarded: host=localhost"), "1.1", "/v1/x"),
+        "agent-call_0123456789abcdef01234567",
+        "agent-in_x_1",
+        "agent-AJ_x",
+        "agent-",
+        "AGENT-x",
+        " agent-x",
+        "agent-x#y",
+        "sip_+15105550123",
+        "sip_",
+        "SIP_x",
+        "ſip_x",
+        human_identity("trf_0123456789abcdef01234567"),
+        "transfer-",
+        "Transfer-x",
+        "\u00a0transfer-x",
     ],
 )
-async def test_a_request_that_names_none_two_or_another(
-    local: Served, lines: tuple[str, ...], version: str, target: str
-) -> None:
-    answer = await ask(local, *lines, version=version, target=target)
-    assert answer.startswith(("403", "400"))
-
-
-async def test_a_target_that_says_the_same_as_host(local: Served) -> None:
-    assert (await ask(local, "Host: localhost", target="http://localhost/v1/x")).startswith("200")
-
-
-@attack
-@pytest.mark.parametrize(
-    ("path", "told"),
-    [
-        ("/sip/x", '{"error": "This gateway has no authentication'),
-        ("/v1/x", '{"error": {"message": "This gateway has no authentication'),
-        ("/api/v1/x", '{"success": false, "data": null, "message": "This gateway has no auth'),
-    ],
-)
-async def test_the_refusal_has_the_shape_of_its_path(local: Served, path: str, told: str) -> None:
-    answer = await ask(local, "Host: evil.example", target=path)
-    assert answer.startswith("403") and told in answer and "HOST_NOT_ALLOWED" in answer
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("GET", "/healthz"), ("POST", "/livekit/webhook"), ("POST", "/internal/x")],
-)
-async def test_probes_workers_and_livekit_may_use_any_name(
-    local: Served, method: str, path: str
-) -> None:
-    async with local.http.request(method, path, headers={"Host": "10.1.2.3:8080"}) as response:
-        assert response.status == 200
-
-
-async def test_a_token_vouches_for_a_request(local: Served, closed: Served) -> None:
-    headers = {"Host": "calls.example.com", "Origin": "https://console.example.com"}
-    vouched = {**headers, "Authorization": f"Bearer {token(sub='acme')}"}
-    for at in (local, closed):
-        async with at.http.get("/v1/x", headers=vouched) as response:
-            assert response.status == 200
-    async with closed.http.get("/v1/x", headers=headers) as response:
-        assert response.status == 401
-    async with local.http.get("/v1/x", headers={**headers, "Authorization": "Bearer x"}) as refused:
-        assert refused.status == 401
-
-
-@pytest.mark.parametrize(
-    "host", ["10.0.0.5:8080", "[2001:db8::1]", "localhost", "calls.example.com", "0.0.0.0"]
-)
-async def test_an_open_gateway_is_reached_by_address_and_by_its_names(
-    open_: Served, host: str
-) -> None:
-    assert (await ask(open_, f"Host: {host}")).startswith("200")
-    assert (await ask(open_, f"Host: {host}", f"Origin: http://{host}")).startswith("200")
-
-
-@attack
-@pytest.mark.parametrize("host", ["evil.example", "10.0.0.5.evil.example", "example.com"])
-async def test_an_open_gateway_too_has_only_its_own_names(open_: Served, host: str) -> None:
-    assert (await ask(open_, f"Host: {host}")).startswith("403")
-
-
-# --- who may listen for others
-
-
-@attack
-@pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "10.0.0.1", "192.168.1.5", "gateway.internal", "[::]", "*", "0"]
-)
-def test_an_open_door_is_not_opened_by_mistake(host: str) -> None:
-    with pytest.raises(ValueError, match="^GATEWAY_HOST .* AUTH_REQUIRED=true"):
-        check_listen_address(GivenSettings(gateway_host=host))
-    check_listen_address(GivenSettings(gateway_host=host, allow_open_gateway=True))
-    check_listen_address(
-        GivenSettings(gateway_host=host, auth_required=True, auth_jwt_secret=SECRET)
+def test_no_token_carries_an_agents_or_a_phones_identity(identity: str) -> None:
+    with pytest.raises(ValidationError, match="must not begin as"):
+        TokenRequest(room_name="r", participant_name="n", participant_identity=identity)
+    # The operator of a phone may call it what they like.
+    SipCallRequest(
+        room_name="r",
+        participant_name="n",
+        participant_identity=identity,
+        from_phone_number="1",
+        to_phone_number="2",
     )
 
 
-@pytest.mark.parametrize("host", [None, "127.0.0.1", "127.1.2.3", "::1", "localhost", "LOCALHOST."])
-def test_loopback_is_open_to_nobody_else(host: str | None) -> None:
-    check_listen_address(GivenSettings(gateway_host=host))
-    assert host is None or is_loopback(host)
+@pytest.mark.parametrize(
+    "identity",
+    ["agent", "agents-x", "travel-agent-7", "sip", "sipho", "transfer", "visitor", "alice"],
+)
+def test_people_may_be_called_much_like_them(identity: str) -> None:
+    TokenRequest(room_name="r", participant_name="n", participant_identity=identity)
+
+
+@pytest.mark.parametrize("owner", ["acme", None])
+def test_a_token_names_what_its_holder_needs(owner: str | None) -> None:
+    settings = Settings(_env_file=None, livekit_api_key=KEY, livekit_api_secret=SECRET)
+    signed = join_token(
+        settings,
+        Claim("room", owner, "rml_1"),
+        identity="alice",
+        name="Alice",
+        sources=["microphone"],
+        data=False,
+        valid=timedelta(minutes=5),
+    )
+    claims = jwt.decode(signed, SECRET, algorithms=["HS256"])
+    assert claims["video"] == {
+        "roomJoin": True,
+        "room": "room",
+        "canPublish": True,
+        "canPublishSources": ["microphone"],
+        "canSubscribe": True,
+        "canPublishData": False,
+        "canUpdateOwnMetadata": False,
+    }
+    assert claims["exp"] - claims["nbf"] == 300
+    assert not claims.keys() & {"sip", "agent", "inference", "observability", "metadata", "kind"}
+    config = claims["roomConfig"]
+    assert config.get("metadata", "") == (f'{{"{LABEL}": "rml_1"}}' if owner else "")
+    assert config.keys() <= {"metadata", "emptyTimeout", "departureTimeout"}
+    assert "acme" not in str(claims)

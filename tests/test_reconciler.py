@@ -14,7 +14,7 @@ from core.database import Scope
 from core.events import ended
 from core.models import Call, CallEvent, new_id, now
 from gateway.caller import call_id_of
-from gateway.keys import INBOUND, LIVEKIT, OUTBOUND, TIMELINE
+from gateway.keys import INBOUND, LIVEKIT, OUTBOUND, ROOMS, TIMELINE
 from gateway.reconciler import Reconciler
 from tests.inprocess import Running, running, settings_in
 from tests.livekit_stub import LiveKitStub, agent, phone, running_with
@@ -41,6 +41,7 @@ async def round_of(gateway: Running, second_look_s: float = 0, alone_s: float = 
         livekit=livekit,
         store=gateway.store,
         timeline=gateway.app[TIMELINE],
+        rooms=gateway.app[ROOMS],
         outbound=outbound,
         inbound=inbound,
         second_look_s=second_look_s,

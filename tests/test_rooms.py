@@ -75,12 +75,16 @@ class TestToken:
             "roomJoin": True,
             "room": room,
             "canPublish": True,
+            "canPublishSources": ["microphone", "camera", "screen_share", "screen_share_audio"],
             "canSubscribe": True,
             "canPublishData": True,
+            "canUpdateOwnMetadata": False,
         }
         assert (claims["sub"], claims["name"]) == ("alice", "Alice")
         assert claims["exp"] <= time() + 3600
-        assert not claims.keys() & {"sip", "agent", "inference", "observability", "roomConfig"}
+        assert not claims.keys() & {"sip", "agent", "inference", "observability"}
+        assert "agents" not in claims["roomConfig"]
+        assert "acme" not in str(claims)
         listed = await livekit.room.list_rooms(ListRoomsRequest(names=[room]))
         assert [r.metadata for r in listed.rooms] == ['{"auth_id": "acme"}']
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,12 +12,15 @@ import pytest
 from aiohttp import web
 from livekit.api import LiveKitAPI, ServerError, SipCallError
 
+from core.database import Database
 from core.errors import NotFound, ServerFault, Unavailable
+from core.room_names import RoomNames
 from core.settings import Settings
 from gateway.auth import Authenticator, authentication
-from gateway.keys import LIVEKIT, POLICY, SETTINGS, SIP
+from gateway.keys import LIVEKIT, POLICY, ROOMS, SETTINGS, SIP
 from gateway.names import Names
 from gateway.policy import DialPolicy
+from gateway.room_access import LiveKitRooms
 from gateway.routes import ROUTES
 from sip.twirp import livekit_errors
 from tests.edge import Served, make_app, served
@@ -75,16 +79,18 @@ async def test_without_keys(
         assert (await response.json())["code"] == "LIVEKIT_NOT_CONFIGURED"
 
 
-async def test_livekit_is_not_there(unused_tcp_port: int) -> None:
+async def test_livekit_is_not_there(unused_tcp_port: int, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
-    async with (
-        aiohttp.ClientSession() as session,
-        served(app_of(LiveKitAPI(url, "key", "secret" * 8, session=session))) as at,
-        at.http.get("/livekit/rooms") as response,
-    ):
-        assert response.status == 503
-        assert response.headers["Retry-After"]
-        assert (await response.json())["code"] == "LIVEKIT_UNAVAILABLE"
+    database = await Database.open(f"sqlite:///{tmp_path}/test.db")
+    async with aiohttp.ClientSession() as session:
+        livekit = LiveKitAPI(url, "key", "secret" * 8, session=session)
+        app = app_of(livekit)
+        app[ROOMS] = LiveKitRooms(livekit, RoomNames(database))
+        async with served(app) as at, at.http.get("/livekit/rooms") as response:
+            assert response.status == 503
+            assert response.headers["Retry-After"]
+            assert (await response.json())["code"] == "LIVEKIT_UNAVAILABLE"
+    await database.close()
 
 
 def test_what_livekit_says_becomes_what_we_say() -> None:

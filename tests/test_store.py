@@ -188,33 +188,6 @@ class StoreContract:
             0,
         )
 
-    async def test_a_room_is_claimed_by_one_tenant(self, store: Store) -> None:
-        assert await store.claim_room("lobby", "acme")
-        assert await store.claim_room("lobby", "acme")
-        assert not await store.claim_room("lobby", "rival")
-        assert not await store.claim_room("lobby", None)
-        assert await store.claim_room("hall", None)
-        assert not await store.claim_room("hall", "acme")
-
-    async def test_concurrent_claims_have_one_winner(self, store: Store) -> None:
-        for turn in range(10):
-            claims = [("acme", "rival")[n % 2] for n in range(20)]
-            won = await asyncio.gather(
-                *(store.claim_room(f"race-{turn}", tenant) for tenant in claims)
-            )
-            winners = {tenant for tenant, ok in zip(claims, won, strict=True) if ok}
-            assert len(winners) == 1
-            assert sum(won) == 10
-
-    async def test_an_old_claim_gives_way(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        assert await store.claim_room("old", "acme")
-        later = now() + store_module.CLAIM_STALE + timedelta(milliseconds=1)
-        monkeypatch.setattr(store_module, "now", lambda: later)
-        assert await store.claim_room("old", "rival")
-        assert not await store.claim_room("old", "acme")
-
     async def test_workers_are_live_while_they_beat(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:

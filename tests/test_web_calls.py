@@ -112,4 +112,7 @@ async def test_a_visitor_who_comes_too_late_makes_no_room_that_is_nobodys(
             await asyncio.sleep(0.05)
     async with visiting(call):
         (room,) = await rooms(livekit, call)
+        assert "acme" not in room.metadata or json.loads(room.metadata) == {"auth_id": "acme"}
+        assert (await gateway.get(f"/livekit/rooms/{room.name}")).status == 200
+        (room,) = await rooms(livekit, call)
         assert json.loads(room.metadata) == {"auth_id": "acme"}

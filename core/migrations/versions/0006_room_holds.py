@@ -1,0 +1,29 @@
+"""How long a room's name is held for its tenant, and which identities there are tokens for."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+
+def upgrade() -> None:
+    # Nullable: a gateway of before may still write claims while the others are replaced.
+    op.add_column("room_claims", sa.Column("held_until", sa.BigInteger))
+    op.add_column("room_claims", sa.Column("label", sa.String(64)))
+    op.create_index("ix_room_claims_held_until", "room_claims", ["held_until"])
+    op.create_table(
+        "room_tokens",
+        sa.Column("room_name", sa.Text, nullable=False),
+        sa.Column("identity", sa.Text, nullable=False),
+        sa.Column("valid_until", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("room_name", "identity", name="pk_room_tokens"),
+    )
+    op.create_index("ix_room_tokens_valid_until", "room_tokens", ["valid_until"])
+
+
+def downgrade() -> None:
+    op.drop_table("room_tokens")
+    op.drop_index("ix_room_claims_held_until", "room_claims")
+    op.drop_column("room_claims", "label")
+    op.drop_column("room_claims", "held_until")

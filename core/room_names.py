@@ -1,0 +1,287 @@
+"""Whose the name of a room is, and which identities somebody may still join it with.
+
+A LiveKit token opens a room by its name, however often a room of that name is made again. So a
+name is held for as long as any token for it may be valid: for a token's own time when it is
+signed, and, while LiveKit has the room, for as long as LiveKit renews the tokens of those who
+are in it. Nobody else can take a name that is held; its holder may use it again at any time.
+
+In the same way an identity is kept for whoever has a token for it, and never given to a phone:
+LiveKit lets a second participant of the same identity throw out the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from core.database import Database, whole
+from core.models import new_id, now
+from core.tables import CallRow, RoomClaimRow, RoomTokenRow
+
+LEEWAY = timedelta(minutes=1)
+"""So much longer than it says LiveKit takes a token (protocol/auth/verifier.go, tokenLeeway)."""
+RENEWED = timedelta(minutes=10)
+"""What a token is renewed to that has less left, every five minutes while its holder is connected
+(livekit-server 1.13.5, service/roommanager.go, tokenDefaultTTL and tokenRefreshInterval)."""
+MARGIN = timedelta(minutes=4)
+"""For clocks that differ, for requests under way, and between two looks at LiveKit's rooms."""
+# What is held for nearly as long already is not written again.
+_SLACK = timedelta(minutes=1)
+# So long counts a claim of a gateway that is older than holds, and still runs beside this one.
+_CLAIM_STALE = timedelta(seconds=15)
+_BATCH = 500
+
+_CLAIMS: Any = RoomClaimRow.__table__
+_TOKENS: Any = RoomTokenRow.__table__
+
+
+class HeldByCall(Exception):
+    """An unfinished call has the identity in the room."""
+
+
+class HeldByToken(Exception):
+    """A token for the identity may still be valid in the room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """``auth_id``: whose the name is; None: the operator's. ``label`` stands for it in tokens."""
+
+    room_name: str
+    auth_id: str | None
+    label: str
+
+
+class RoomNames:
+    """Every method is one transaction. Raises Unavailable (the database)."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime] = now) -> None:
+        self._database = database
+        self._clock = clock
+        self._keep = _holding(database)
+        self._claim = _holding(database, only_own=True)
+
+    @whole
+    async def claim(self, room_name: str, auth_id: str | None, valid: timedelta) -> Claim | None:
+        """Take or hold on to a name for tokens that are ``valid`` so long; None: it is another's.
+
+        Of any number of concurrent claims of two tenants, one tenant's succeed.
+        """
+        return await self._hold(self._claim, room_name, auth_id, valid)
+
+    @whole
+    async def keep(self, room_name: str, auth_id: str | None, valid: timedelta) -> Claim:
+        """Hold a name for whoever holds it; for ``auth_id`` if that is nobody."""
+        claim = await self._hold(self._keep, room_name, auth_id, valid)
+        assert claim is not None
+        return claim
+
+    async def _hold(
+        self, statement: Any, room_name: str, auth_id: str | None, valid: timedelta
+    ) -> Claim | None:
+        values = self._values(room_name, auth_id, valid)
+        async with self._database.write() as connection:
+            row = (await connection.execute(statement, values)).one_or_none()
+        return None if row is None else Claim(*row)
+
+    @whole
+    async def holder(self, room_name: str) -> Claim | None:
+        """Who holds the name now."""
+        held = _CLAIMS.c.held_until >= self._clock()
+        return await self._one(_CLAIMS.c.room_name == room_name, held)
+
+    @whole
+    async def labelled(self, room_name: str, label: str) -> Claim | None:
+        """The claim that a token's label stands for."""
+        return await self._one(_CLAIMS.c.room_name == room_name, _CLAIMS.c.label == label)
+
+    async def _one(self, *where: Any) -> Claim | None:
+        query = select(_CLAIMS.c.room_name, _CLAIMS.c.auth_id, _CLAIMS.c.label).where(*where)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else Claim(*row)
+
+    # --- rooms that LiveKit has, whose tokens it renews
+
+    @whole
+    async def seen(self, rooms: Mapping[str, str | None]) -> None:
+        """LiveKit has these rooms, or had them a moment ago: name → whose; None: nobody's.
+
+        A name of nobody's room for which no token was signed here is not held.
+        """
+        names = list(rooms)
+        for start in range(0, len(names), _BATCH):
+            await self._prolong({name: rooms[name] for name in names[start : start + _BATCH]})
+
+    async def _prolong(self, rooms: Mapping[str, str | None]) -> None:
+        late = self._renewed_until() - _SLACK
+        held = select(_CLAIMS.c.room_name, _CLAIMS.c.auth_id, _CLAIMS.c.held_until)
+        identities = select(_TOKENS.c.room_name).where(
+            _TOKENS.c.room_name.in_(rooms), _TOKENS.c.valid_until < late
+        )
+        async with self._database.read() as connection:
+            rows = await connection.execute(held.where(_CLAIMS.c.room_name.in_(rooms)))
+            known = {row.room_name: row for row in rows}
+            ending = set(await connection.scalars(identities))
+        wanted = dict(rooms)
+        for name, row in known.items():
+            if row.held_until is not None and row.held_until >= late:
+                del wanted[name]
+            elif wanted[name] is None:
+                wanted[name] = row.auth_id
+        hold = [(name, whose) for name, whose in wanted.items() if name in known or whose]
+        if not hold and not ending:
+            return
+        async with self._database.write() as connection:
+            for name, whose in hold:
+                await connection.execute(self._keep, self._values(name, whose, RENEWED))
+            await _renew_identities(connection, self._renewed_until(), ending)
+
+    @whole
+    async def resume(self) -> None:
+        """Nobody has looked at LiveKit's rooms for a while, and any token may have been renewed."""
+        until = self._renewed_until()
+        async with self._database.write() as connection:
+            held = update(_CLAIMS).where(_CLAIMS.c.held_until < until)
+            await connection.execute(held.values(held_until=until))
+            await _renew_identities(connection, until)
+
+    @whole
+    async def sweep(self) -> None:
+        """Forget the names and identities that nobody holds any more."""
+        moment = self._clock()
+        async with self._database.write() as connection:
+            await connection.execute(delete(_CLAIMS).where(_free(moment, moment - _CLAIM_STALE)))
+            await connection.execute(delete(_TOKENS).where(_TOKENS.c.valid_until < moment))
+
+    # --- identities
+
+    @whole
+    async def admit(
+        self, room_name: str, identity: str, valid: timedelta, *, call_id: str | None = None
+    ) -> None:
+        """A token for the identity is about to be signed; ``call_id``: for that call's participant.
+
+        Raises HeldByCall. Of a token and a call at the same moment, one is refused.
+        """
+        live = select(CallRow.id, CallRow.participant_identity).where(
+            CallRow.room_name == room_name, CallRow.ended_at.is_(None)
+        )
+        values = {
+            "room_name": room_name,
+            "identity": identity,
+            "valid_until": self._until(valid),
+        }
+        async with self._database.write() as connection:
+            await _one_at_a_time(connection, room_name)
+            for other_id, other in await connection.execute(live):
+                if identity in joining_as(other) and other_id != call_id:
+                    raise HeldByCall
+            wanted = self._database.insert(_TOKENS).values(values)
+            await connection.execute(
+                wanted.on_conflict_do_update(
+                    index_elements=["room_name", "identity"],
+                    set_={"valid_until": wanted.excluded.valid_until},
+                    where=_TOKENS.c.valid_until < wanted.excluded.valid_until,
+                )
+            )
+
+    def _values(self, room_name: str, auth_id: str | None, valid: timedelta) -> dict[str, Any]:
+        moment = self._clock()
+        return {
+            "room_name": room_name,
+            "auth_id": auth_id,
+            "label": new_id("rml"),
+            "claimed_at": moment,
+            "held_until": self._until(valid),
+            "moment": moment,
+            "stale": moment - _CLAIM_STALE,
+        }
+
+    def _until(self, valid: timedelta) -> datetime:
+        return self._clock() + valid + LEEWAY + MARGIN
+
+    def _renewed_until(self) -> datetime:
+        return self._until(RENEWED)
+
+
+def joining_as(identity: str) -> list[str]:
+    """The identities whose tokens let somebody join as ``identity``.
+
+    A client that asks for a connection to publish with is given its token's identity with ``#``
+    and a word of its own choice (livekit-server 1.13.5, service/utils.go).
+    """
+    return [
+        identity,
+        *(identity[:at] for at, character in enumerate(identity) if character == "#"),
+    ]
+
+
+async def refuse_held(connection: AsyncConnection, room_name: str, identity: str) -> None:
+    """In the transaction that keeps a call. Raises HeldByToken."""
+    await _one_at_a_time(connection, room_name)
+    values = {"room": room_name, "identities": joining_as(identity), "moment": now()}
+    if (await connection.execute(_HELD, values)).first() is not None:
+        raise HeldByToken
+
+
+_HELD = select(_TOKENS.c.identity).where(
+    _TOKENS.c.room_name == bindparam("room"),
+    _TOKENS.c.identity.in_(bindparam("identities", expanding=True)),
+    _TOKENS.c.valid_until >= bindparam("moment"),
+)
+
+
+async def _one_at_a_time(connection: AsyncConnection, room_name: str) -> None:
+    """Nobody else gives an identity in this room away before the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        # SQLite has one writer at a time anyway.
+        key = func.hashtextextended(f"identities in {room_name}", 0)
+        await connection.execute(select(func.pg_advisory_xact_lock(key)))
+
+
+async def _renew_identities(
+    connection: AsyncConnection, until: datetime, rooms: Collection[str] | None = None
+) -> None:
+    """``rooms``: None for all. Who of them is connected is not asked: all are taken to be."""
+    renewed = update(_TOKENS).where(_TOKENS.c.valid_until < until).values(valid_until=until)
+    if rooms is not None:
+        renewed = renewed.where(_TOKENS.c.room_name.in_(rooms))
+    await connection.execute(renewed)
+
+
+def _free(moment: Any, stale: Any) -> Any:
+    """Whether nobody holds the name of a row."""
+    held_until = _CLAIMS.c.held_until
+    return and_(_CLAIMS.c.claimed_at < stale, or_(held_until.is_(None), held_until < moment))
+
+
+def _holding(database: Database, *, only_own: bool = False) -> Any:
+    """One statement, so both databases settle a race themselves. ``only_own``: nothing comes
+    back, and nothing is changed, when somebody else holds the name."""
+    wanted = database.insert(_CLAIMS)
+    wanted = wanted.values({name: bindparam(name) for name in _CLAIMS.c.keys()})
+    new = wanted.excluded
+    free = _free(
+        bindparam("moment", type_=_CLAIMS.c.held_until.type),
+        bindparam("stale", type_=_CLAIMS.c.claimed_at.type),
+    )
+    own = _CLAIMS.c.auth_id.is_not_distinct_from(new.auth_id)
+    longer = _CLAIMS.c.held_until > new.held_until
+    return wanted.on_conflict_do_update(
+        index_elements=["room_name"],
+        set_={
+            "auth_id": case((free, new.auth_id), else_=_CLAIMS.c.auth_id),
+            "label": case(
+                (free & ~own, new.label), else_=func.coalesce(_CLAIMS.c.label, new.label)
+            ),
+            "claimed_at": new.claimed_at,
+            "held_until": case((longer, _CLAIMS.c.held_until), else_=new.held_until),
+        },
+        where=own | free if only_own else None,
+    ).returning(_CLAIMS.c.room_name, _CLAIMS.c.auth_id, _CLAIMS.c.label)
