@@ -47,6 +47,11 @@ class Mouth:
             while self.queued_s < seconds:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
+    async def all_is_queued(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not self.sink._audio_buf.empty():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+
     async def end(self) -> io.PlaybackFinishedEvent:
         async with asyncio.timeout(WAIT_S):
             return await self.finished
@@ -100,8 +105,8 @@ async def test_a_pause_that_was_none_goes_on_after_what_was_dropped(mouth: Mouth
 async def test_the_end_of_a_segment_is_played(
     mouth: Mouth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await mouth.speak(0.2)  # all of it is queued at once
-    await mouth.queue_holds(0.01)
+    await mouth.speak(0.2)
+    await mouth.all_is_queued()
     dropped: list[str] = []
     monkeypatch.setattr(mouth.sink._audio_source, "clear_queue", lambda: dropped.append("all"))
     mouth.output.pause()
