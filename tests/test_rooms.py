@@ -6,18 +6,24 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from time import time
 from typing import Any
 
+import aiohttp
 import jwt
 import pytest
 from livekit import rtc
-from livekit.api import LiveKitAPI
-from livekit.protocol.room import CreateRoomRequest, ListRoomsRequest
+from livekit.api import AccessToken, LiveKitAPI, VideoGrants
+from livekit.protocol.room import CreateRoomRequest, DeleteRoomRequest, ListRoomsRequest
+from livekit.protocol.rtc import SignalResponse
 
 from core.models import new_id
+from core.room_names import RENEWED, joining_as
 from dev.phone import Answer, Phone, Reject
+from dev.stack import Stack
 from tests.conftest import ACME, RIVAL, Answered, Gateway, operator
+from tests.sip_call_rig import body
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
@@ -36,8 +42,14 @@ async def get_token(gateway: Gateway, room: str, **options: Any) -> Answered:
 async def joined(gateway: Gateway, room: str, **options: Any) -> AsyncIterator[rtc.Room]:
     answer = await get_token(gateway, room, **options)
     assert answer.status == 200
+    async with entered(answer.body) as participant:
+        yield participant
+
+
+@asynccontextmanager
+async def entered(answer: Any) -> AsyncIterator[rtc.Room]:
     participant = rtc.Room()
-    await participant.connect(answer.body["livekit_url"], answer.body["token"])
+    await participant.connect(answer["livekit_url"], answer["token"])
     try:
         yield participant
     finally:
@@ -130,6 +142,98 @@ class TestToken:
         answer = await gateway.post("/livekit/token", json=body)
         assert (answer.status, answer.code) == (400, "INVALID_REQUEST")
         assert [detail["field"] for detail in answer.body["details"]] == [field]
+
+
+class TestOldTokens:
+    """LiveKit closes an empty room after 30 s, and makes it again for whoever joins."""
+
+    async def test_a_late_join_makes_the_tenants_own_room_again(
+        self, gateway: Gateway, livekit: LiveKitAPI
+    ) -> None:
+        room = new_id("room")
+        token = (await get_token(gateway, room)).body
+        await livekit.room.delete_room(DeleteRoomRequest(room=room))
+        assert await metadata_of(livekit, room) is None
+        async with entered(token):
+            # Nobody looks at it but the gateway, whom LiveKit tells.
+            async with asyncio.timeout(10):
+                while await metadata_of(livekit, room) != '{"auth_id": "acme"}':  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert (await gateway.get(f"/livekit/rooms/{room}")).status == 200
+            refused = await gateway.get(f"/livekit/rooms/{room}", headers=RIVAL)
+            assert (refused.status, refused.body) == (404, NO_ROOM)
+
+    async def test_another_tenants_call_is_not_where_an_old_token_leads(
+        self, gateway: Gateway, livekit: LiveKitAPI, phone: Phone
+    ) -> None:
+        room = new_id("room")
+        token = (await get_token(gateway, room, participant_identity="caller")).body
+        await livekit.room.delete_room(DeleteRoomRequest(room=room))
+        call = body(
+            room_name=room,
+            participant_identity="caller",
+            sip={"outbound_address": phone.address},
+        )
+        refused = await gateway.post("/sip/call", json=call, headers=RIVAL)
+        assert (refused.status, refused.body) == (404, NO_ROOM)
+        refused = await gateway.post("/sip/call", json=call)
+        assert (refused.status, refused.code) == (409, "PARTICIPANT_EXISTS")
+        assert phone.invites == 0
+        placed = await gateway.post("/sip/call", json={**call, "participant_identity": "phone"})
+        assert placed.status == 200
+        answered = await phone.next_call(10)
+        await answered.answered(10)
+        refused = await get_token(gateway, room, participant_identity="phone")
+        assert (refused.status, refused.code) == (409, "PARTICIPANT_EXISTS")
+        async with entered(token) as own:
+            assert own.name == room, "the tenant is in its own call"
+        await answered.hangup()
+
+    async def test_what_livekit_does_with_tokens(self, stack: Stack) -> None:
+        """What core.room_names builds upon: how long tokens are renewed for, and ``#``."""
+        key, secret = stack.settings.livekit_api_key, stack.settings.livekit_api_secret
+        assert key is not None and secret is not None
+        room = new_id("room")
+        token = (
+            AccessToken(key, secret.get_secret_value())
+            .with_identity("alice")
+            .with_grants(VideoGrants(room_join=True, room=room, can_publish=True))
+            # Over for half a minute, and taken all the same.
+            .with_ttl(timedelta(seconds=-30))
+            .to_jwt()
+        )
+        renewed, joined_as = await signalled(stack, token)
+        assert joined_as == "alice"
+        left_s = jwt.decode(renewed, options={"verify_signature": False})["exp"] - time()
+        assert RENEWED.total_seconds() - 60 < left_s <= RENEWED.total_seconds() + 1
+        _, joined_as = await signalled(stack, token, publish="camera")
+        assert joined_as == "alice#camera"
+        assert "alice" in joining_as(joined_as)
+
+
+async def metadata_of(livekit: LiveKitAPI, room: str) -> str | None:
+    listed = await livekit.room.list_rooms(ListRoomsRequest(names=[room]))
+    return listed.rooms[0].metadata if listed.rooms else None
+
+
+async def signalled(stack: Stack, token: str, **query: str) -> tuple[str, str]:
+    """Join as clients do, without media: the renewed token, and who one is in the room."""
+    renewed = identity = ""
+    query = {"access_token": token, "protocol": "9", "auto_subscribe": "0", **query}
+    async with (
+        asyncio.timeout(10),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{stack.settings.livekit_url}/rtc", params=query) as socket,
+    ):
+        async for message in socket:
+            told = SignalResponse.FromString(message.data)
+            if told.HasField("join"):
+                identity = told.join.participant.identity
+            if told.HasField("refresh_token"):
+                renewed = told.refresh_token
+            if renewed and identity:
+                break
+    return renewed, identity
 
 
 class TestRooms:
