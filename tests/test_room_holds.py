@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from livekit.protocol.models import ParticipantInfo
 from sqlalchemy import text
+from yarl import URL
 
 from core.events import ended
 from core.jobs import Heartbeat
@@ -491,3 +492,57 @@ class TestIdentities:
         await get_token(gateway, room, "bob")
         await dial(gateway, room, participant_identity="bob")
         assert await gateway.store.find_live_call(room, "bob") is None
+
+
+class TestNames:
+    """The types' rule is tests/test_names.py's; this is what the paths answer."""
+
+    @pytest.mark.parametrize("bad", ["a\nb", "\x1b[31m", "a\x7f", "a\u202eb", "\u200bx", "é" * 129])
+    @pytest.mark.parametrize(
+        ("path", "field"),
+        [
+            ("/sip/call", "room_name"),
+            ("/sip/call", "participant_name"),
+            ("/sip/call", "participant_identity"),
+            ("/livekit/token", "room_name"),
+            ("/livekit/token", "participant_name"),
+            ("/livekit/token", "participant_identity"),
+            ("/sip/transfer", "room_name"),
+            ("/sip/transfer", "participant_identity"),
+            ("/livekit/participant/mute", "room_name"),
+        ],
+    )
+    async def test_what_cannot_be_seen_is_refused(
+        self, gateway: Running, path: str, field: str, bad: str
+    ) -> None:
+        document = body(transfer_to="1234", track_sid="TR_x", muted=True, **{field: bad})
+        status, answer = await post(gateway, path, document)
+        assert (status, answer["code"]) == (400, "INVALID_REQUEST")
+        assert [detail["field"] for detail in answer["details"]] == [field]
+
+    @pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0"])
+    @pytest.mark.parametrize("field", ["room_name", "participant_name", "participant_identity"])
+    async def test_blank_ones_have_words_of_their_own(
+        self, gateway: Running, field: str, blank: str
+    ) -> None:
+        status, answer = await post(gateway, "/sip/call", body(**{field: blank}))
+        what = field.replace("_", " ").capitalize()
+        assert (status, answer) == (
+            400,
+            {"error": f"{what} cannot be empty", "code": "INVALID_REQUEST"},
+        )
+
+    @pytest.mark.parametrize("identity", ["agent-x", "sip_1", "transfer-0"])
+    async def test_reserved_identities(self, gateway: Running, identity: str) -> None:
+        status, answer = await get_token(gateway, new_id("room"), identity, operator())
+        assert (status, answer["code"]) == (400, "INVALID_REQUEST")
+        assert [detail["field"] for detail in answer["details"]] == ["participant_identity"]
+
+    @pytest.mark.parametrize("name", ["a%0Ab", "%FF", "%ED%A0%80", "%E2%80%AE", "x" * 300])
+    @pytest.mark.parametrize("headers", [ACME, operator()], ids=["tenant", "operator"])
+    async def test_no_room_is_called_so(
+        self, gateway: Running, name: str, headers: Headers
+    ) -> None:
+        url = URL(f"/livekit/rooms/{name}", encoded=True)
+        async with gateway.http.get(url, headers=headers) as response:
+            assert (response.status, await response.json()) == (404, NO_ROOM)
