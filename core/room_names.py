@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.database import Database, whole
 from core.models import new_id, now
+from core.names import is_name
 from core.tables import CallRow, RoomClaimRow, RoomTokenRow
 
 LEEWAY = timedelta(minutes=1)
@@ -112,9 +113,10 @@ class RoomNames:
     async def seen(self, rooms: Mapping[str, str | None]) -> None:
         """LiveKit has these rooms, or had them a moment ago: name → whose; None: nobody's.
 
-        A name of nobody's room for which no token was signed here is not held.
+        A name of nobody's room for which no token was signed here is not held, and neither is
+        what we would not take for a name: PostgreSQL could not keep all of that.
         """
-        names = list(rooms)
+        names = list(filter(is_name, rooms))
         for start in range(0, len(names), _BATCH):
             await self._prolong({name: rooms[name] for name in names[start : start + _BATCH]})
 

@@ -27,7 +27,6 @@ from livekit.protocol.room import (
 )
 
 from core.errors import Conflict, NotFound
-from core.names import is_name
 from core.room_names import MARGIN, Claim, HeldByCall, RoomNames, joining_as
 from gateway.auth import Principal
 from gateway.following import LIVEKIT_ERRORS, participants
@@ -73,7 +72,7 @@ class LiveKitRooms:
 
     async def check(self, principal: Principal, room_name: str) -> Room:
         """The room. Raises NotFound ``ROOM_NOT_FOUND`` when absent or another's."""
-        room = await self.find(room_name) if is_name(room_name) else None
+        room = await self.find(room_name)
         if room is None or not may_use(principal, room):
             raise not_accessible()
         return room
@@ -165,8 +164,6 @@ class LiveKitRooms:
 
     async def saw(self, room: Room) -> None:
         """LiveKit has told of the room. Its failures are logged; raises Unavailable."""
-        if not is_name(room.name):
-            return
         if LABEL in read_label(room.metadata):
             try:
                 # As it is now: what was told may be old.
@@ -246,7 +243,7 @@ def _may_enter(principal: Principal, room: Room | None, holder: Claim | None) ->
 
 
 def _owners(rooms: Iterable[Room]) -> dict[str, str | None]:
-    return {room.name: owner(room) for room in rooms if is_name(room.name)}
+    return {room.name: owner(room) for room in rooms}
 
 
 def _labelled_by(claim: Claim, metadata: Mapping[str, Any]) -> str:

@@ -163,6 +163,12 @@ class RoomNamesContract:
         assert await names.claim("room", "rival", HOUR) is None
         assert await names.claim("nobodys", "rival", HOUR) is not None
 
+    async def test_what_is_no_name_harms_nobody(self, names: RoomNames) -> None:
+        """Only with LiveKit's own keys can a room be called so."""
+        odd = ["\x00", "a\x00b", "a\nb", "", " ", "x" * 300, "\u202ea"]
+        await names.seen({**dict.fromkeys(odd, "acme"), "room": "acme"})
+        assert await names.claim("room", "rival", HOUR) is None
+
     async def test_many_rooms_at_a_look(self, names: RoomNames, clock: Clock) -> None:
         rooms = {f"room-{n}": "acme" for n in range(501)}
         await names.seen(rooms)
