@@ -59,7 +59,7 @@ class Claim:
 
 
 class RoomNames:
-    """Every method is one transaction. Raises Unavailable (the database)."""
+    """Raises Unavailable (the database)."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime] = now) -> None:
         self._database = database
@@ -136,7 +136,8 @@ class RoomNames:
                 del wanted[name]
             elif wanted[name] is None:
                 wanted[name] = row.auth_id
-        hold = [(name, whose) for name, whose in wanted.items() if name in known or whose]
+        # In one order in all gateways: two that each wait for the other's row would both fail.
+        hold = [(name, wanted[name]) for name in sorted(wanted) if name in known or wanted[name]]
         if not hold and not ending:
             return
         async with self._database.write() as connection:

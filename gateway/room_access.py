@@ -129,10 +129,6 @@ class LiveKitRooms:
         else:
             claimed = await self.enter(principal, room_name, valid=valid)
             room, claim = None if claimed.created else claimed.room, claimed.claim
-        try:
-            await self._names.admit(room_name, identity, valid)
-        except HeldByCall:
-            raise _not_a_phone() from None
         present = [] if room is None else await participants(self._livekit, room_name)
         for other in present:
             # Phones that others have dialled, and whatever is no person.
@@ -140,6 +136,10 @@ class LiveKitRooms:
                 other.identity
             ):
                 raise _not_a_phone()
+        try:
+            await self._names.admit(room_name, identity, valid)
+        except HeldByCall:
+            raise _not_a_phone() from None
         return claim
 
     async def admit_to_call(self, call_id: str, identity: str, valid: timedelta) -> None:
