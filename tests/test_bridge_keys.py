@@ -19,8 +19,8 @@ BROWSER = Kind.PARTICIPANT_KIND_STANDARD
 
 
 def sender(kind: Kind.ValueType, *tracks: str) -> rtc.RemoteParticipant:
-    publications = dict.fromkeys(tracks, None)
-    return cast(Any, SimpleNamespace(kind=kind, track_publications=publications))
+    known = SimpleNamespace(kind=kind, track_publications=dict.fromkeys(tracks))
+    return cast(rtc.RemoteParticipant, known)
 
 
 @pytest.mark.parametrize(

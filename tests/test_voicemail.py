@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from core.audio import Pcm
 from dev import scenario
+from dev.listen import frame_levels, level_dbfs
 from dev.phone import Phone, PhoneCall
 from dev.providers import Control, Deepgram, OpenAI, Rule, Script, ToolCall
 from dev.speech import CALLER_VOICE, Recognizer, normalize, synthesize
@@ -114,6 +115,25 @@ async def test_the_message_is_left_after_the_beep(gateway: Gateway, phone: Phone
     timeline = await dialled.timeline()
     assert '"kind":"voicemail"' in timeline.replace(" ", "")
     assert "event: voicemail.left\n" in timeline
+
+
+async def test_no_ambient_sound_is_left_in_the_box(gateway: Gateway, phone: Phone) -> None:
+    """It plays behind the call, and is gone when the message begins."""
+    fields = {"voicemailMessage": MESSAGE, "beginMessage": None, "ambientSound": "coffee-shop"}
+    dialled = await Dialled.dial(gateway, phone, **fields)
+    call = dialled.call
+    async with asyncio.timeout(20):
+        while level_dbfs(call.recording.received[-4000:]) < -50:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    await call.play(announcement(ANNOUNCEMENT))
+    tone = await call.play(beep())
+    heard = await call.listen(20, since_ms=tone.end_ms)
+    await call.ended(20)
+    assert await recognised(heard.pcm) == normalize(MESSAGE)
+    # From the first word to the hang-up: the voice is loud, and between words nothing.
+    levels = frame_levels(call.recording.received[int(heard.start_ms * 8) :], 8000)
+    assert np.quantile(levels, 0.1) < -60
+    assert (await dialled.record())["disconnectionReason"] == "voicemail_reached"
 
 
 async def test_the_agent_itself_takes_it_for_a_voicemail_box(

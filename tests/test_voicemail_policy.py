@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from livekit import rtc
 
 from core.audio import Pcm
 from core.models import AgentConfig
 from worker import answering_machine, voicemail
+from worker.ambient import AmbientSound
 from worker.prepared import PreparedSpeech
 from worker.voicemail import MachinePolicy
 
@@ -66,7 +68,15 @@ class Watched:
         self.endings: list[str] = []
         self.ended = asyncio.Event()
         values = {"name": "x", "voicemail_message": MESSAGE, **config}
-        self.policy = MachinePolicy(AgentConfig(**values), post=self._post, end=self._end)
+        self.quiet = asyncio.Event()
+        self.quiet.set()
+        self.policy = MachinePolicy(
+            AgentConfig(**values), post=self._post, end=self._end, hush=self._hush
+        )
+
+    async def _hush(self) -> None:
+        self.line.did.append("hush")
+        await self.quiet.wait()
 
     def _post(self, type: str, data: dict[str, Any]) -> None:
         self.events.append((type, data))
@@ -110,7 +120,7 @@ async def test_after_the_beep_the_message_is_left() -> None:
         call.policy.busy("caller", True)
         call.policy.heard("Please leave a message after the tone", False)
         await settled()
-        assert call.line.did == ["silent", f"synthesise {MESSAGE}"]
+        assert call.line.did == ["silent", "hush", f"synthesise {MESSAGE}"]
         call.policy.busy("caller", False)
         await call.line.beeps()
         await call.ended.wait()
@@ -120,6 +130,19 @@ async def test_after_the_beep_the_message_is_left() -> None:
     detected = call.events[0][1]
     assert (detected["kind"], detected["evidence"]) == ("voicemail", "after the tone")
     assert detected["afterMs"] >= 0
+
+
+async def test_nothing_is_left_before_everything_else_is_silent() -> None:
+    async with watched() as call:
+        call.quiet.clear()
+        call.policy.busy("caller", True)
+        call.policy.heard("Please leave a message after the tone", True)
+        call.policy.busy("caller", False)
+        await call.line.beeps()
+        await asyncio.sleep(0.05)  # five times what follows a beep
+        assert not call.line.reciting.is_set()
+        call.quiet.set()
+        await call.line.reciting.wait()
 
 
 async def test_a_beep_heard_before_the_words_were_understood_counts() -> None:
@@ -285,3 +308,11 @@ def test_the_agents_fields(fields: dict[str, Any], policy: str, wanted: bool) ->
     config = AgentConfig(name="x", **fields)
     assert config.voicemail_policy == policy
     assert MachinePolicy.wanted(config) is wanted
+
+
+async def test_a_sound_that_was_stopped_does_not_begin() -> None:
+    """A machine may be recognised while the sound's track is still being published."""
+    sound = AmbientSound("office")
+    await sound.stop()
+    await sound.start(cast(rtc.Room, None))  # which would ask the room for a track
+    await sound.stop()

@@ -37,14 +37,20 @@ class AmbientSound:
         self._player = BackgroundAudioPlayer(
             ambient_sound=AudioConfig(clip, volume=volume, fade_in=_FADE_S)
         )
+        self._stopped = False
 
     async def start(self, room: rtc.Room) -> None:
+        """Does nothing once it was stopped."""
+        if self._stopped:
+            return
         try:
             await self._player.start(room=room)
         except (rtc.participant.PublishTrackError, TimeoutError, RuntimeError) as error:
             log.warning("no ambient sound", extra={"error": str(error)})
 
     async def stop(self) -> None:
+        """Until nothing of it is sent any more. Twice does no harm."""
+        self._stopped = True
         try:
             async with asyncio.timeout(_STOP_WITHIN_S):
                 await self._player.aclose()

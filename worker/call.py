@@ -212,7 +212,9 @@ class _Call:
         self._ambience = ambient_sound(config)
         machine = None
         if brief.direction == "outbound" and MachinePolicy.wanted(config):
-            machine = MachinePolicy(config, post=self._reporter.post, end=self._end)
+            machine = MachinePolicy(
+                config, post=self._reporter.post, end=self._end, hush=self._stop_ambience
+            )
         self._machine = machine
         return Conversation(
             config,
@@ -383,8 +385,7 @@ class _Call:
             )
         if ending.hang_up:
             await self._hang_up()
-        if self._ambience is not None:
-            await self._ambience.stop()
+        await self._stop_ambience()
         if self._ctx.room.isconnected():
             await leaving.fall_silent(self._ctx.room)
         if conversation is not None:
@@ -393,6 +394,10 @@ class _Call:
             self._far_end.close()
         await leaving.leave(self._ctx.room)
         self._reporter.post("agent.left", {"cause": cause})
+
+    async def _stop_ambience(self) -> None:
+        if self._ambience is not None:
+            await self._ambience.stop()
 
     def _stop_clocks(self) -> None:
         for timer in self._timers.values():

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from livekit import rtc
@@ -57,14 +57,26 @@ class Line(Protocol):
 
 
 class MachinePolicy:
-    """One outbound call's. ``end`` ends the call; all methods run on the event loop."""
+    """One outbound call's. ``end`` ends the call; all methods run on the event loop.
 
-    def __init__(self, config: AgentConfig, *, post: Post, end: Callable[[Ends], None]) -> None:
+    ``hush`` stops what else is to be heard of the agent, and returns when it is silent: nothing
+    but the message belongs into a box.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        post: Post,
+        end: Callable[[Ends], None],
+        hush: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         self._message = config.voicemail_message
         self._on_voicemail = config.voicemail_policy
         self._on_ivr = config.on_ivr
         self._post = post
         self._end = end
+        self._hush = hush
         self._first: FirstWords | None = None
         self._recognised: asyncio.Future[Machine] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
@@ -155,11 +167,13 @@ class MachinePolicy:
         assert self._message
         message = PreparedSpeech(self._message)
         async with asyncio.TaskGroup() as tasks:
+            hushed = tasks.create_task(self._hush())
             # Not before: most calls reach people, and synthesis costs money.
             made = tasks.create_task(line.synthesise(message))
             if not await self._records():
                 made.cancel()
                 return
+            await hushed
             try:
                 async with asyncio.timeout(_PLAYOUT_WITHIN_S):
                     left = await line.recite(message) and await made
