@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from livekit import rtc
-from livekit.agents import APIConnectOptions, APIError, inference, llm, stt
+from livekit.agents import (
+    APIConnectionError,
+    APIConnectOptions,
+    APIError,
+    inference,
+    llm,
+    stt,
+)
 from livekit.agents.utils import http_context
 from pydantic import ValidationError
 
@@ -20,7 +27,7 @@ from core.settings import Settings
 from dev.environment import GivenSettings
 from dev.providers import Control, Deepgram, Fault, OpenAI, Providers, Script
 from tests.provider_rig import utterances
-from worker.fallback import watch
+from worker.fallback import STT_OPTIONS, watch
 from worker.prepared import PreparedSpeech
 from worker.providers import Providers as Plugins
 from worker.providers import build_llm, build_llm_client, speed
@@ -152,7 +159,35 @@ async def test_another_company_hears_it(providers: Providers, kind: Any) -> None
     assert timeline.switches() == [("stt", *names)]
 
 
+def failures(timeline: Timeline) -> list[str]:
+    """Who failed, in order; the last one's last is the session's to tell."""
+    return [data["provider"] for type, data in timeline.posts if type == "provider.error"]
+
+
+async def gives_up(ear: stt.STT[Any]) -> list[bool]:
+    """It does not serve; of the errors that the session learns, whether they are recoverable."""
+    errors: list[stt.STTError] = []
+    ear.on("error", errors.append)
+    with pytest.raises(APIError):
+        async with asyncio.timeout(30), ear.stream(conn_options=STT_OPTIONS) as stream:
+            async for _ in stream:
+                pass
+    return [error.recoverable for error in errors]
+
+
+async def test_each_ear_of_a_chain_is_asked_as_often_as_one_alone(providers: Providers) -> None:
+    """One after the other; only then the last error comes out."""
+    providers.control.deepgram.faults = [Fault(kind="status", times=None)]
+    single, _ = plugins(providers, stt="deepgram/nova-3").make_stt(inference.VAD(model="silero"))
+    assert await gives_up(single) == [True, True, True, False]
+    names, timeline = CHAINS["stt"][:2], Timeline()
+    assert await gives_up(ears(providers, timeline, stt=names)) == [False]
+    assert failures(timeline) == (names * 4)[:-1]
+    assert [to for _, _, to in timeline.switches()] == (names * 4)[1:]
+
+
 async def test_when_no_ear_serves_the_last_error_comes_out(providers: Providers) -> None:
+    """Also one that fails only when there is something to hear."""
     providers.control.deepgram.faults = [Fault(kind="status", times=None)]
     providers.control.openai.faults = [Fault(kind="rate_limit", times=None)]
     timeline = Timeline()
@@ -162,7 +197,62 @@ async def test_when_no_ear_serves_the_last_error_comes_out(providers: Providers)
     with pytest.raises(APIError):
         await hear(chain)
     assert [error.recoverable for error in errors] == [False]
-    assert [to for _, _, to in timeline.switches()] == CHAINS["stt"][1:]
+    assert [to for _, _, to in timeline.switches()] == (CHAINS["stt"] * 4)[1:]
+
+
+@pytest.mark.parametrize("kind", ["status", "drop"])
+async def test_an_ear_that_comes_back_at_its_last_attempt_is_heard(
+    providers: Providers, kind: Any
+) -> None:
+    """Whichever it is: both of the chain fail three times, then the first serves again."""
+    names = CHAINS["stt"][:2]
+    providers.control.deepgram.faults = [
+        Fault(kind=kind, times=3, model="nova-3"),
+        Fault(kind=kind, times=None, model="nova-2"),
+    ]
+    timeline = Timeline()
+    chain = ears(providers, timeline, stt=names)
+    assert await hear(chain) == PHRASE
+    assert chain.current.name == names[0]
+    assert failures(timeline) == names * 3
+
+
+async def test_an_ear_that_refuses_is_not_asked_again(providers: Providers) -> None:
+    """A wrong key stays wrong; the other is asked alone, and is not told to replace itself."""
+    names = CHAINS["stt"][:2]
+    providers.control.deepgram.faults = [
+        Fault(kind="status", status=401, times=None, model="nova-3"),
+        Fault(kind="status", times=3, model="nova-2"),
+    ]
+    timeline = Timeline()
+    chain = ears(providers, timeline, stt=names)
+    assert await hear(chain) == PHRASE
+    assert failures(timeline) == [names[0], *[names[1]] * 3]
+    assert timeline.switches() == [("stt", *names)]
+    providers.control.deepgram.faults = [Fault(kind="status", status=401, times=None)]
+    timeline = Timeline()
+    assert await gives_up(ears(providers, timeline, stt=names)) == [False]
+    assert failures(timeline) == names[:1]
+
+
+async def test_failures_long_past_do_not_count(providers: Providers) -> None:
+    """Of a connection that served for a while, or was understood since."""
+    names = CHAINS["stt"][:2]
+    chain = ears(providers, Timeline(), stt=names)
+    down, cut = APIConnectionError("down"), STT_OPTIONS.timeout + 1
+    for _ in range(20):
+        assert chain.failed(down, cut) is not None
+    for _ in range(20):
+        chain.understood()
+        assert chain.failed(down, 0) is not None
+        chain.understood()
+        assert chain.failed(down, 0) is not None
+    waits: list[float | None] = []
+    while not waits or waits[-1] is not None:
+        waits.append(chain.failed(down, 0))
+    assert len(waits) <= 8
+    assert all(wait is None or 0 <= wait <= STT_OPTIONS.retry_interval for wait in waits)
+    await chain.aclose()
 
 
 async def test_a_noise_does_not_use_the_chain_up(providers: Providers) -> None:

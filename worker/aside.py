@@ -7,7 +7,8 @@ import logging
 
 from core.models import AgentConfig
 from core.settings import Settings
-from worker.pipeline import CHAIN_OPTIONS, STT_OPTIONS, TTS_OPTIONS, build_vad
+from worker.fallback import STT_OPTIONS
+from worker.pipeline import CHAIN_OPTIONS, TTS_OPTIONS, build_vad
 from worker.providers import Providers
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from livekit.agents import (
+    APIConnectOptions,
     APIStatusError,
     llm,
     stt,
@@ -19,6 +20,8 @@ from livekit.agents import (
 
 log = logging.getLogger(__name__)
 
+# Of an STT; the errors that count follow one another, without a word understood in between.
+STT_OPTIONS = APIConnectOptions(max_retry=3, retry_interval=0.5, timeout=5.0)
 ATTEMPT_S = 4.0  # so long a part of a chain may be silent before the next one is asked
 
 Engine = TypeVar("Engine", stt.STT[Any], llm.LLM[Any], tts.TTS[Any])
@@ -41,12 +44,14 @@ def describe(error: object) -> str:
 
 
 def switched(post: Post | None, stage: str, failed: str, to: str, why: str) -> None:
-    """Tell the timeline that ``to`` serves now; the error is no end, so it is recoverable."""
+    """Tell the timeline that ``to`` serves now, which may be the one that failed, asked again;
+    the error is no end, so it is recoverable."""
     log.warning("provider failed, the next takes over", extra={"failed": failed, "to": to})
     if post is not None:
         facts = {"stage": stage, "provider": failed, "message": why, "recoverable": True}
         post("provider.error", facts)
-        post("provider.switched", {"stage": stage, "from": failed, "to": to})
+        if to != failed:
+            post("provider.switched", {"stage": stage, "from": failed, "to": to})
 
 
 def watch(stage: str, adapter: Any, parts: list[Named[Any]], post: Post) -> None:

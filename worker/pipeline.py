@@ -16,12 +16,11 @@ from livekit.agents.voice.agent_session import SessionConnectOptions
 
 from core.models import AgentConfig
 from core.settings import Settings
-from worker.fallback import ATTEMPT_S, Post, watch
+from worker.fallback import ATTEMPT_S, STT_OPTIONS, Post, watch
 from worker.providers import VOICE_RATE, Providers
 from worker.stt_chain import UNDERSTOOD_WITHIN_S, SttChain
 
 # How long a caller is left in silence: one attempt, one quick retry, then an apology.
-STT_OPTIONS = APIConnectOptions(max_retry=3, retry_interval=0.5, timeout=5.0)
 LLM_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=6.0)
 TTS_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=5.0)
 CHAIN_OPTIONS = APIConnectOptions(max_retry=0, timeout=ATTEMPT_S)  # the next provider is the retry

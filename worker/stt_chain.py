@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from livekit.agents import (
     utils,
 )
 
-from worker.fallback import ATTEMPT_S, Named, Post, describe, switched
+from worker.fallback import ATTEMPT_S, STT_OPTIONS, Named, Post, describe, switched
 
 UNDERSTOOD_WITHIN_S = 3.0
 """After somebody spoke, words are expected by then."""
@@ -35,9 +36,42 @@ _DOWN_FOR_S = 30.0
 _ONCE = APIConnectOptions(max_retry=0, timeout=ATTEMPT_S)
 
 
+@dataclass(slots=True)
+class _Health:
+    """Of one part: the failures that followed one another."""
+
+    failures: int = 0
+    failed_at: float = 0.0
+    refuses: bool = False
+    """It would answer the same to the same question (a wrong key)."""
+
+    def failed(self, error: APIError, served_s: float) -> None:
+        moment = time.monotonic()
+        if served_s > STT_OPTIONS.timeout or moment - self.failed_at > _DOWN_FOR_S:
+            self.failures = 0
+        self.failures += 1
+        self.failed_at = moment
+        self.refuses = not error.retryable
+
+    @property
+    def down(self) -> bool:
+        return self.failures > 0 and time.monotonic() - self.failed_at < _DOWN_FOR_S
+
+    @property
+    def worth_another(self) -> bool:
+        """Whether a single STT would be asked again now."""
+        return not self.refuses and self.failures <= STT_OPTIONS.max_retry
+
+    @property
+    def again_in_s(self) -> float:
+        return max(0.0, self.failed_at + STT_OPTIONS.retry_interval - time.monotonic())
+
+
 class SttChain(stt.STT[Any]):
-    """A part that failed is not asked again for a while. One that makes no words of what the
-    caller said (``unheard``) is passed over; if no other does either, it was no speech.
+    """A part that failed is not asked again for a while, as long as another serves; when none
+    does, each is asked again as often as a single STT is, one after the other. One that makes no
+    words of what the caller said (``unheard``) is passed over; if no other does either, it was no
+    speech.
     """
 
     def __init__(self, parts: list[Named[stt.STT[Any]]]) -> None:
@@ -51,7 +85,7 @@ class SttChain(stt.STT[Any]):
         self.stalled = asyncio.Event()
         self._parts = parts
         self._post: Post | None = None
-        self._failed_at: dict[str, float] = {}
+        self._health = {part.name: _Health() for part in parts}
         self._current = 0
         self._passed_over = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -105,20 +139,31 @@ class SttChain(stt.STT[Any]):
 
     def understood(self) -> None:
         """The current part has made words of what was said."""
+        self._health[self.current.name] = _Health()
         self._passed_over = 0
         self._disarm()
 
-    def failed(self, why: str) -> bool:
-        """The current part does not serve any more. False: nor does any other."""
-        self._failed_at[self.current.name] = time.monotonic()
-        return self._go_on(why)
+    def failed(self, error: APIError, served_s: float) -> float | None:
+        """The current part does not serve any more, after ``served_s``. In how many seconds the
+        part that is current now may be asked; None: none is worth it.
+        """
+        self._health[self.current.name].failed(error, served_s)
+        if self._go_on(describe(error)):
+            return 0.0
+        again = [part for part in self._parts_after() if self._health[part.name].worth_another]
+        if not again:
+            return None
+        # Whose turn it is: of those that failed as seldom as any, the next in line.
+        chosen = min(again, key=lambda part: self._health[part.name].failures)
+        self._take(chosen, describe(error))
+        return self._health[chosen.name].again_in_s
 
     def pass_over(self) -> bool:
         """Have the next one asked what was said. False: all have been, it was no speech."""
         self.stalled.clear()
         self._disarm()
         self._passed_over += 1
-        serving = [part for part in self._parts if not self._is_down(part.name)]
+        serving = [part for part in self._parts if not self._health[part.name].down]
         if self._passed_over >= len(serving) or not self._go_on("no words"):
             return False
         loop = asyncio.get_running_loop()
@@ -126,19 +171,21 @@ class SttChain(stt.STT[Any]):
         return True
 
     def _go_on(self, why: str) -> bool:
-        before, count = self.current.name, len(self._parts)
-        for index in range(self._current + 1, self._current + count):
-            if not self._is_down(self._parts[index % count].name):
-                self._current = index % count
-                break
-        else:
-            return False
-        switched(self._post, "stt", before, self.current.name, why)
-        return True
+        """To the next one that serves, if there is another."""
+        for part in self._parts_after()[:-1]:
+            if not self._health[part.name].down:
+                self._take(part, why)
+                return True
+        return False
 
-    def _is_down(self, name: str) -> bool:
-        failed_at = self._failed_at.get(name)
-        return failed_at is not None and time.monotonic() - failed_at < _DOWN_FOR_S
+    def _parts_after(self) -> list[Named[stt.STT[Any]]]:
+        """In line, from the next one round to the current one."""
+        return [*self._parts[self._current + 1 :], *self._parts[: self._current + 1]]
+
+    def _take(self, part: Named[stt.STT[Any]], why: str) -> None:
+        before = self.current.name
+        self._current = self._parts.index(part)
+        switched(self._post, "stt", before, part.name, why)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -196,6 +243,7 @@ class _SttStream(stt.RecognizeStream):
         Raises the last part's APIError.
         """
         chain = self._chain
+        began = time.monotonic()
         listener = chain.current.engine.stream(language=self._language, conn_options=_ONCE)
         # Its times count from where its audio begins.
         listener.start_time_offset = max(
@@ -224,13 +272,15 @@ class _SttStream(stt.RecognizeStream):
                 raise APIConnectionError("the provider stopped listening")
             return True
         except APIError as error:
-            if not chain.failed(describe(error)):
+            wait_s = chain.failed(error, time.monotonic() - began)
+            if wait_s is None:
                 raise
-            return False
         finally:
             self._listener = None
             await utils.aio.cancel_and_wait(reading)
             await listener.aclose()
+        await asyncio.sleep(wait_s)
+        return False
 
     async def _read(self, listener: stt.RecognizeStream) -> None:
         async for event in listener:
