@@ -178,8 +178,8 @@ class TestAnswered:
         assert (await up.ended(20)).by == "remote"
         assert await call.outcome() == ("completed", "max_duration_reached", None)
         record = await call.record()
-        # The far end's clock and ours begin a moment apart.
-        assert 1.5 <= record["durationSeconds"] < 12
+        # Without an agent the SIP service counts, from the answer, which we may learn of later.
+        assert record["durationSeconds"] > (1.5 if agent else 0)
         await left_nothing(stack, call.room)
 
 

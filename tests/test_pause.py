@@ -6,7 +6,9 @@ On livekit-agents' own output to a room: its queue plays in real time with nobod
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -22,6 +24,19 @@ pytestmark = pytest.mark.unit
 RATE = 24_000
 FULL_S = 0.2  # with as much in it the queue lets the next frame wait
 WAIT_S = 10.0
+_PRECISE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """At most ``queued_s``, and less by what was played in the ``within_s`` that it took."""
+
+    queued_s: float
+    within_s: float
+
+    def of(self, whole_s: float, played_s: float) -> None:
+        assert whole_s - self.queued_s - _PRECISE_S <= played_s
+        assert played_s <= whole_s - self.queued_s + self.within_s + _PRECISE_S
 
 
 class Mouth:
@@ -42,14 +57,21 @@ class Mouth:
     def queued_s(self) -> float:
         return self.sink._audio_source.queued_duration
 
+    def pause(self) -> Dropped:
+        """Pause; how much of the queue that can have dropped, which plays on meanwhile."""
+        began, queued_s = time.monotonic(), self.queued_s
+        self.output.pause()
+        return Dropped(queued_s, time.monotonic() - began)
+
     async def queue_holds(self, seconds: float) -> None:
         async with asyncio.timeout(WAIT_S):
             while self.queued_s < seconds:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
-    async def all_is_queued(self) -> None:
+    async def all_is_queued(self, seconds: float) -> None:
+        """A queue of 0.2 s takes a segment that long at once, and the rest as it plays."""
         async with asyncio.timeout(WAIT_S):
-            while not self.sink._audio_buf.empty():  # noqa: ASYNC110
+            while self.sink._source_pushed_duration < seconds - 1e-6:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
     async def end(self) -> io.PlaybackFinishedEvent:
@@ -83,30 +105,28 @@ async def test_what_an_interruption_dropped_counts_as_unheard(mouth: Mouth) -> N
     await mouth.speak(2.0)
     await mouth.queue_holds(FULL_S)
     handed_over = mouth.sink._source_pushed_duration
-    queued = mouth.queued_s
-    mouth.output.pause()
+    dropped = mouth.pause()
     mouth.output.clear_buffer()
     finished = await mouth.end()
     assert finished.interrupted
-    assert finished.playback_position == pytest.approx(handed_over - queued, abs=0.05)
+    dropped.of(handed_over, finished.playback_position)
 
 
 async def test_a_pause_that_was_none_goes_on_after_what_was_dropped(mouth: Mouth) -> None:
     await mouth.speak(2.0)
     await mouth.queue_holds(FULL_S)
-    queued = mouth.queued_s
-    mouth.output.pause()
+    dropped = mouth.pause()
     mouth.output.resume()
     finished = await mouth.end()
     assert not finished.interrupted
-    assert finished.playback_position == pytest.approx(2.0 - queued, abs=0.05)
+    dropped.of(2.0, finished.playback_position)
 
 
 async def test_the_end_of_a_segment_is_played(
     mouth: Mouth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await mouth.speak(0.2)
-    await mouth.all_is_queued()
+    await mouth.all_is_queued(0.2)
     dropped: list[str] = []
     monkeypatch.setattr(mouth.sink._audio_source, "clear_queue", lambda: dropped.append("all"))
     mouth.output.pause()
