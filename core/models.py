@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -114,6 +115,19 @@ def _object_schema(value: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Marks text that an agent says or is told: a call's variables fill ``{{name}}`` in it.
+
+    That is all core.variables goes by. Texts without the mark stay as they are.
+    """
+
+    blank: bool = True
+    """False: the field takes no blank text; filled with nothing it is left out."""
+
+
+Text = Annotated[str, Words()]
+
 ToolUrl = Annotated[
     str,
     AfterValidator(http_url),
@@ -133,7 +147,7 @@ class CustomTool(Model):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_-]{0,63}$")
-    description: str = Field(max_length=2000)
+    description: Text = Field(max_length=2000)
     url: ToolUrl
     method: Literal["GET", "POST"] = "POST"
     headers: ToolHeaders = Field(default_factory=dict, repr=False)
@@ -147,7 +161,7 @@ class CustomTool(Model):
     speak_during_execution: bool = Field(
         False, description="Say executionMessage while the tool runs; false: silence."
     )
-    execution_message: str | None = Field(
+    execution_message: Text | None = Field(
         None, max_length=500, description="null: a few words in the agent's language."
     )
 
@@ -178,7 +192,9 @@ MODELS = {
 
 
 OnVoicemail = Literal["continue", "hang_up", "leave_message"]
-Prompt = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"\S")]
+Prompt = Annotated[
+    str, StringConstraints(min_length=1, max_length=300, pattern=r"\S"), Words(blank=False)
+]
 """Something short that the agent says unasked."""
 
 
@@ -193,11 +209,13 @@ class AgentConfig(Model):
     description: str = Field("", max_length=2000)
     enabled: bool = Field(True, description="false: takes and places no calls.")
     voice_mode: Literal["webhook", "hosted"] = "webhook"
-    system_prompt: str = Field("You are a helpful voice assistant on the phone.", max_length=50_000)
-    begin_message: str | None = Field(
+    system_prompt: Text = Field(
+        "You are a helpful voice assistant on the phone.", max_length=50_000
+    )
+    begin_message: Text | None = Field(
         None, max_length=2000, description="Spoken on answer; null: the caller speaks first."
     )
-    fallback_message: str | None = Field(
+    fallback_message: Text | None = Field(
         None,
         max_length=500,
         description="voiceMode webhook: spoken when the webhook fails; null: silence.",
@@ -238,7 +256,7 @@ class AgentConfig(Model):
         0.8, ge=0, le=1, description="0: never interrupted; 1: by the first sound of speech."
     )
     ambient_sound: Literal["none", "office", "coffee-shop", "outdoor"] = "none"
-    voicemail_message: str | None = Field(
+    voicemail_message: Text | None = Field(
         None,
         max_length=2000,
         description="Left after the beep when an outbound call reaches a voicemail box.",
@@ -262,7 +280,7 @@ class AgentConfig(Model):
         description="cold: the caller's phone is sent there (REFER). warm: the human is called, "
         "told who waits, and takes the call or not.",
     )
-    transfer_briefing: str | None = Field(
+    transfer_briefing: Annotated[str, Words(blank=False)] | None = Field(
         None,
         min_length=1,
         max_length=1000,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import Field, StrictStr, ValidationError
+from pydantic import BaseModel, Field, StrictStr, ValidationError
 
 from core.errors import Detail, Unprocessable
-from core.models import Agent, AgentConfig
+from core.models import Agent, AgentConfig, Words
 
 _PLACEHOLDER = re.compile(r"\{\{\s*([^{}]{1,64}?)\s*\}\}")
 
@@ -17,33 +17,53 @@ Value = Annotated[StrictStr, Field(max_length=5_000)]
 Variables = Annotated[dict[Name, Value | None], Field(max_length=100)]
 """By name; null is nothing to say."""
 
+M = TypeVar("M", bound=BaseModel)
+
 
 def fill(agent: Agent, variables: Variables) -> Agent:
-    """The agent as this call shall have it: systemPrompt, beginMessage, voicemailMessage and
-    transferBriefing filled in.
+    """The agent as this call shall have it: all its Words (core.models) filled in.
 
     Placeholders without a variable stay as they are. Raises Unprocessable when the text
     gets longer than an agent's may be.
     """
     if not variables:
         return agent
-    config = agent.config
-    words = {
-        "system_prompt": _filled(config.system_prompt, variables),
-        "begin_message": config.begin_message and _filled(config.begin_message, variables),
-        "voicemail_message": config.voicemail_message
-        and _filled(config.voicemail_message, variables),
-        "transfer_briefing": config.transfer_briefing
-        and (_filled(config.transfer_briefing, variables).strip() or None),
-    }
     try:
         # What is pinned is read again, and checked again, when the worker asks for it.
-        filled = AgentConfig.model_validate({**config.model_dump(), **words})
+        words = _model(agent.config, variables)
+        filled = AgentConfig.model_validate(words.model_dump())
     except ValidationError:
         message = "the agent's words get too long with these values"
         detail = Detail("variables", message, "too_long")
         raise Unprocessable(f"variables: {message}", details=[detail]) from None
     return agent.model_copy(update={"config": filled})
+
+
+def mark_of(kind: Any) -> Words | None:
+    """The mark of a field's type: of ``Text``, ``Text | None``, ``list[Text]``; None: no words."""
+    if isinstance(kind, Words):
+        return kind
+    return next(filter(None, map(mark_of, get_args(kind))), None)
+
+
+def _model(model: M, variables: Variables) -> M:
+    changes = {}
+    for name, field in type(model).model_fields.items():
+        mark = mark_of(Annotated[field.annotation, *field.metadata, None])
+        changes[name] = _value(getattr(model, name), mark, variables)
+    return model.model_copy(update=changes)
+
+
+def _value(value: Any, mark: Words | None, variables: Variables) -> Any:
+    if isinstance(value, BaseModel):
+        return _model(value, variables)
+    if isinstance(value, list):
+        filled = [_value(each, mark, variables) for each in value]
+        return [each for each in filled if each is not None]
+    if mark is None or not isinstance(value, str):
+        return value
+    text = _filled(value, variables)
+    return text if mark.blank or text.strip() else None
 
 
 def _filled(text: str, variables: Variables) -> str:

@@ -67,8 +67,8 @@ class CreateCall(BaseModel):
     )
     variables: Variables | None = Field(
         None,
-        description="Fill {{name}} in systemPrompt, voicemailMessage and the greeting; null fills "
-        "in nothing, names that are not given stay as they are.",
+        description="Fill {{name}} in all that the agent says or is told; null fills in nothing, "
+        "names that are not given stay as they are.",
     )
     model_tier: Literal["turbo", "balanced", "max"] | None = None
     sip: CamelSip | None = None

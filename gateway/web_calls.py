@@ -57,7 +57,7 @@ class CreateWebCall(BaseModel):
     agent_id: StrictStr = Field(min_length=1, max_length=64)
     variables: Variables | None = Field(
         None,
-        description="Fill {{name}} in systemPrompt and beginMessage; null fills in nothing, "
+        description="Fill {{name}} in all that the agent says or is told; null fills in nothing, "
         "names that are not given stay as they are.",
     )
     metadata: Metadata | None = Field(None, description="Kept on the record.")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Annotated, Any, Literal, get_args, get_origin
+
 import pytest
+from pydantic import BaseModel
 
 from core.errors import Unprocessable
-from core.models import Agent, AgentConfig
-from core.variables import fill
+from core.models import Agent, AgentConfig, CustomTool, McpServer
+from core.variables import fill, mark_of
 
 pytestmark = pytest.mark.unit
 
@@ -25,6 +28,75 @@ def test_placeholders_become_values() -> None:
     assert filled.config.name == "{{who}}"
     assert (filled.id, filled.version) == ("agt_1", 3)
     assert AGENT.config is CONFIG, "the agent itself is not changed"
+
+
+SPOKEN = {
+    "system_prompt",
+    "begin_message",
+    "fallback_message",
+    "max_duration_warning",
+    "silence_prompts",
+    "voicemail_message",
+    "transfer_briefing",
+}
+# Text that nobody hears, and no model is told.
+UNSPOKEN = {"name", "description", "language", "voice", "stt", "model", "tts", "transfer_number"}
+
+
+def _texts(model: type[BaseModel]) -> set[str]:
+    """The fields that can hold free text, alone or in a list."""
+
+    def holds(kind: Any) -> bool:
+        return kind is str or (get_origin(kind) is not Literal and any(map(holds, get_args(kind))))
+
+    return {name for name, field in model.model_fields.items() if holds(field.annotation)}
+
+
+def _marked(model: type[BaseModel]) -> set[str]:
+    fields = model.model_fields.items()
+    return {
+        name for name, field in fields if mark_of(Annotated[field.annotation, *field.metadata, 0])
+    }
+
+
+def test_every_text_of_an_agent_is_filled_or_known_to_be_silent() -> None:
+    """A new field is in neither set, and fails here until somebody has thought of it."""
+    assert _texts(AgentConfig) == SPOKEN | UNSPOKEN
+    assert _marked(AgentConfig) == SPOKEN
+    assert _texts(CustomTool) == {
+        *("name", "url", "headers", "parameters"),
+        *("description", "execution_message"),
+    }
+    assert _marked(CustomTool) == {"description", "execution_message"}
+    assert _marked(McpServer) == set()
+
+
+def test_all_of_them_at_once() -> None:
+    tool = CustomTool(
+        name="find",
+        description="Finds {{who}}",
+        url="https://example.com/",
+        headers={"X-For": "{{who}}"},
+        parameters={"type": "object", "properties": {"a": {"description": "{{who}}"}}},
+        execution_message="Wait, {{who}}.",
+    )
+    words: dict[str, Any] = dict.fromkeys(SPOKEN, "Say {{who}}")
+    words["silence_prompts"] = ["{{who}}?", "{{nothing}}", "Still there, {{who}}?"]
+    config = AgentConfig(name="x", custom_tools=[tool], **words)
+    filled = fill(Agent(id="a", version=1, config=config), {"who": "Ann", "nothing": None}).config
+    for name in SPOKEN - {"silence_prompts"}:
+        assert getattr(filled, name) == "Say Ann", name
+    assert filled.silence_prompts == ["Ann?", "Still there, Ann?"]
+    (made,) = filled.custom_tools
+    assert (made.description, made.execution_message) == ("Finds Ann", "Wait, Ann.")
+    assert (made.headers, made.parameters) == (tool.headers, tool.parameters)
+
+
+@pytest.mark.parametrize("name", sorted(SPOKEN - {"silence_prompts"}))
+def test_words_filled_with_nothing_are_not_said(name: str) -> None:
+    config = AgentConfig(name="x", **{name: "{{who}}"}, on_voicemail=None)
+    filled = fill(Agent(id="a", version=1, config=config), {"who": None}).config
+    assert not getattr(filled, name)
 
 
 def test_a_briefing_may_become_the_usual_one() -> None:
