@@ -23,8 +23,10 @@ from referencing.jsonschema import DRAFT202012
 
 MAX_CHARACTERS = 16 * 1024
 """Of a schema, as JSON."""
-NOT_AT_ROOT = frozenset({"oneOf", "anyOf", "allOf", "enum", "not"})
-"""What OpenAI refuses at the root of a function's parameters, with the whole request."""
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+NOT_AT_ROOT = frozenset({"oneOf", "anyOf", "allOf", "enum", "not", *_REFERENCES})
+"""What OpenAI refuses at the root of a function's parameters, with the whole request; or, of a
+reference, does not follow."""
 _SHOWN_FAULTS = 3
 _SHOWN_CHARACTERS = 200
 
@@ -73,6 +75,42 @@ def check_parameters(schema: dict[str, Any]) -> None:
     if refused := sorted(NOT_AT_ROOT & schema.keys()):
         raise ValueError(f"has {', '.join(refused)} at its root, which models do not take")
     check(schema)
+
+
+def for_models(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that others made, as models take it. Raises ValueError: its ``$ref`` leads nowhere.
+
+    A root that refers to a place in the schema becomes that place. What else models refuse there
+    is not told to them, so they may make up more than fits: whoever has the tool checks that.
+    """
+    root = schema
+    for _ in range(_DEEPEST):
+        if not isinstance(ref := root.get("$ref"), str):
+            break
+        root = _merged(_place(schema, ref), {key: root[key] for key in root if key != "$ref"})
+    plain = {key: root[key] for key in root if key not in NOT_AT_ROOT}
+    return {"properties": {}, **plain, "type": "object"}
+
+
+def _place(schema: dict[str, Any], ref: str) -> dict[str, Any]:
+    root = Resource.from_contents(schema, default_specification=DRAFT202012)
+    try:
+        found = Registry().resolver_with_root(root).lookup(ref).contents if ref[:1] == "#" else None
+    except (Unresolvable, *_UNUSABLE):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("a $ref leads nowhere")
+    return found
+
+
+def _merged(place: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
+    """What a ``$ref`` leads to, and what stands beside the ``$ref``: both count."""
+    both = {**place, **beside}
+    if isinstance(place.get("properties"), dict) and isinstance(beside.get("properties"), dict):
+        both["properties"] = {**place["properties"], **beside["properties"]}
+    if isinstance(place.get("required"), list) and isinstance(beside.get("required"), list):
+        both["required"] = [*{*map(str, place["required"]), *map(str, beside["required"])}]
+    return both
 
 
 class Arguments:
@@ -147,7 +185,7 @@ def _resolve(schema: dict[str, Any]) -> None:
 
 def _refs(schema: dict[str, Any]) -> Iterator[str]:
     for each in _objects(schema):
-        for name in ("$ref", "$dynamicRef", "$recursiveRef"):
+        for name in _REFERENCES:
             if isinstance(ref := each.get(name), str):
                 yield ref
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.tool_schema import NOT_AT_ROOT, Arguments, check, check_parameters
+from core.tool_schema import NOT_AT_ROOT, Arguments, check, check_parameters, for_models
 
 pytestmark = pytest.mark.unit
 
@@ -93,6 +94,69 @@ def test_one_that_would_take_years_is_given_up(schema: dict[str, Any]) -> None:
 @pytest.mark.parametrize("keyword", sorted(NOT_AT_ROOT))
 def test_what_models_refuse_is_refused_at_the_root_only(keyword: str) -> None:
     part: Any = {"type": "string"} if keyword == "not" else [{"type": "string"}]
+    part = "#" if "ef" in keyword else part
     check_parameters({"type": "object", "properties": {"a": {keyword: part}}})
-    with pytest.raises(ValueError, match=f"^has {keyword} at its root"):
+    with pytest.raises(ValueError, match=rf"^has {re.escape(keyword)} at its root"):
         check_parameters({"type": "object", "properties": {}, keyword: part})
+
+
+_PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        ({}, {"type": "object", "properties": {}}),
+        (_PERSON, _PERSON),
+        ({**_PERSON, "anyOf": [{"required": ["name"]}], "not": {}}, _PERSON),
+        ({"enum": [{}], "type": ["object", "null"]}, {"type": "object", "properties": {}}),
+        # What generators make of a named type.
+        (
+            {"$ref": "#/definitions/Person", "definitions": {"Person": _PERSON}},
+            {**_PERSON, "definitions": {"Person": _PERSON}},
+        ),
+        (
+            {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": _PERSON}},
+            {**_PERSON, "$defs": {"a": {"$ref": "#/$defs/b"}, "b": _PERSON}},
+        ),
+        (
+            {
+                "$ref": "#/$defs/p",
+                "properties": {"age": {"type": "integer"}},
+                "$defs": {"p": {**_PERSON, "oneOf": []}},
+            },
+            {
+                **_PERSON,
+                "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+                "$defs": {"p": {**_PERSON, "oneOf": []}},
+            },
+        ),
+        # One that leads to itself says nothing.
+        ({"$ref": "#"}, {"type": "object", "properties": {}}),
+    ],
+)
+def test_what_others_made_is_told_as_models_take_it(
+    schema: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    made = for_models(schema)
+    assert made == wanted
+    assert not NOT_AT_ROOT & made.keys()
+
+
+@pytest.mark.parametrize(
+    "ref", ["#/$defs/nothing", "http://127.0.0.1:9/", "#nothing", "x", "", "#/type"]
+)
+def test_a_root_that_leads_nowhere(ref: str) -> None:
+    with pytest.raises(ValueError, match="leads nowhere"):
+        for_models({"$ref": ref, "type": "object"})
+
+
+@settings(max_examples=200, deadline=None)
+@given(schema=st.dictionaries(_KEYWORDS, _VALUES, max_size=5))
+def test_no_schema_leaves_what_models_refuse(schema: dict[str, Any]) -> None:
+    try:
+        made = for_models(schema)
+    except ValueError:
+        return
+    assert made["type"] == "object"
+    assert not NOT_AT_ROOT & made.keys()

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from livekit.agents import llm
+from mcp import types
 
 from core.models import McpServer
 from tests.edge import served
@@ -20,7 +21,7 @@ from tests.mcp_server import mcp_server
 from worker import mcp
 from worker.actions import Actions, no_transfer
 from worker.digits import Keypad
-from worker.mcp import McpServers
+from worker.mcp import McpServers, _usable
 from worker.tools import ToolBox
 
 pytestmark = pytest.mark.unit
@@ -117,6 +118,25 @@ async def test_its_tools_are_the_agents(sse: bool, caplog: pytest.LogCaptureFixt
     assert schema["parameters"]["required"] == ["name"]
     own = [record for record in caplog.records if not record.name.startswith(("mcp.server", "uvi"))]
     assert "s3cret" not in str([vars(record) for record in own]) + str(agent.events)
+
+
+async def test_schemas_that_models_refuse_are_changed_or_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    person = {"type": "object", "properties": {"name": {"type": "string"}}}
+    schemas: dict[str, dict[str, Any]] = {
+        "named": {"$ref": "#/definitions/Person", "definitions": {"Person": person}},
+        "either": {**person, "anyOf": [{"required": ["name"]}]},
+        "nowhere": {"$ref": "#/definitions/Nobody"},
+        "elsewhere": {"$ref": "http://127.0.0.1:9/"},
+    }
+    listed = [types.Tool(name=name, input_schema=schemas[name]) for name in schemas]
+    with caplog.at_level("INFO", "worker.mcp"):
+        found = {each["name"]: each["parameters"] for each in _usable(listed, None)}
+    definitions = schemas["named"]["definitions"]
+    assert found == {"named": {**person, "definitions": definitions}, "either": person}
+    left_out = [(vars(record)["tool"], vars(record)["problem"]) for record in caplog.records]
+    assert left_out == [(name, "a $ref leads nowhere") for name in ("nowhere", "elsewhere")]
 
 
 async def test_only_those_that_are_allowed() -> None:

@@ -355,6 +355,20 @@ async def test_a_schema_from_before_they_were_checked_costs_the_tool_only(
     assert server.asked == []
 
 
+async def test_a_schema_that_models_refuse_is_kept_from_them(box: Box, server: Server) -> None:
+    """One from before such schemas were refused; its arguments are checked all the same."""
+    schema = {**PEOPLE, "anyOf": [{"required": ["note"]}, {"required": ["name"]}]}
+    tool = CustomTool(
+        name="lookup", description="Looks up.", url=f"{server.url}/ok", parameters=schema
+    )
+    found = {cast(Any, each).info.name: each for each in box.box.tools([tool])}
+    told = cast(Any, found["lookup"]).info.raw_schema["parameters"]
+    assert told == {**PEOPLE, "type": "object"}
+    answer = await box.run("lookup", [tool], people=1)
+    assert answer.startswith("Error: the arguments do not fit the tool")
+    assert server.asked == []
+
+
 @pytest.mark.parametrize(
     ("changes", "language", "said"),
     [

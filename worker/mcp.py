@@ -184,12 +184,12 @@ def _usable(listed: Sequence[types.Tool], allowed: Sequence[str] | None) -> list
             break
         if not _NAME.fullmatch(tool.name) or (allowed is not None and tool.name not in allowed):
             continue
-        schema = tool.input_schema
-        plain = {key: schema[key] for key in schema if key not in tool_schema.NOT_AT_ROOT}
-        parameters = {"properties": {}, **plain, "type": "object"}
         try:
+            parameters = tool_schema.for_models(tool.input_schema)
             tool_schema.check(parameters)
-        except ValueError:
+        except ValueError as error:
+            facts = {"tool": tool.name, "problem": str(error)}
+            log.info("a tool of an mcp server is left out", extra=facts)
             continue
         description = (tool.description or tool.title or tool.name)[:MAX_DESCRIPTION]
         found.setdefault(

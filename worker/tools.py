@@ -13,7 +13,7 @@ from livekit.agents import RunContext, StopResponse, llm
 from livekit.agents.llm import RawFunctionTool, function_tool
 
 from core.models import CustomTool
-from core.tool_schema import Arguments
+from core.tool_schema import Arguments, for_models
 from worker import digits, http_tools
 from worker.actions import ActionFailed, Actions
 from worker.digits import COLLECT_DIGITS, Keypad
@@ -152,6 +152,11 @@ class ToolBox:
 
     def _custom(self, tool: CustomTool) -> RawFunctionTool[..., Awaitable[str]]:
         checked = Arguments(tool.parameters)
+        try:
+            # One that was kept before schemas were checked must not cost the call its model.
+            parameters = for_models(tool.parameters)
+        except ValueError:
+            parameters = {"type": "object", "properties": {}}
 
         async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
             with _timed(self, tool.name) as outcome:
@@ -172,7 +177,7 @@ class ToolBox:
             raw_schema={
                 "name": tool.name,
                 "description": tool.description,
-                "parameters": tool.parameters,
+                "parameters": parameters,
             },
         )
 
