@@ -58,6 +58,8 @@ class CallState:
     answered_at: datetime | None = None
     ended_at: datetime | None = None
     ended_rank: int = 0
+    human_legs: int = 0
+    """Phones of warm transfers' humans that ring or talk, beside the call's own."""
 
 
 def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
@@ -72,6 +74,11 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
             return _advance(replace(state, answered_at=_earlier(state.answered_at, event.at)))
         case "call.ended":
             return _end(state, event, _RANK[source])
+        case "transfer.started" if event.data.get("mode") == "warm":
+            return replace(state, human_legs=state.human_legs + 1)
+        case "transfer.failed":
+            # Also of one that never began, or was cold.
+            return replace(state, human_legs=max(0, state.human_legs - 1))
     return state
 
 

@@ -167,7 +167,17 @@ class Settings(BaseSettings):
         None, gt=0, le=10_000, description="Outbound calls a tenant may begin, per gateway."
     )
     max_concurrent_calls: int | None = Field(
-        None, ge=1, description="Unfinished calls a tenant may have, over all gateways."
+        None,
+        ge=1,
+        description="Unfinished calls a tenant may have, over all gateways; a transfer's human "
+        "counts as one more.",
+    )
+    fair_share_reserve: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="The part of the workers' places that tenants beyond their share leave free.",
     )
 
     # --- Numbers

@@ -5,12 +5,12 @@ The gateway is the only writer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import Select, delete, func, insert, select
+from sqlalchemy import bindparam, case, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -83,8 +83,23 @@ class LiveIdentity(Exception):
         self.call_id = call_id
 
 
-class TooManyLive(Exception):
-    """The tenant has as many unfinished calls as it may."""
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is under way, before one more call of a tenant."""
+
+    legs: int
+    """Of the tenant's unfinished calls, with the phones of transfers' humans."""
+    agents: int
+    """The tenant's unfinished calls that have an agent."""
+    all_agents: int
+    tenants: int
+    """How many have an unfinished call with an agent, or are the one that asks."""
+    places: int
+    """Calls that the live workers can hold at a time; a draining one, those it has."""
+
+
+Judge = Callable[[Load], None]
+"""Raises what the call is refused with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +150,14 @@ class Store:
 
     @whole
     async def insert_call(
-        self, new: NewCall, first: CallEvent, *more: CallEvent, max_live: int | None = None
+        self, new: NewCall, first: CallEvent, *more: CallEvent, judge: Judge | None = None
     ) -> Call:
         """Keep a new call with its first event, and what else is known of it by now.
 
         Raises LiveIdentity; HeldByToken (core.room_names) of an outbound call whose identity
-        somebody has a token for; TooManyLive when the tenant has ``max_live`` unfinished calls,
-        of whichever gateway: of concurrent inserts no more than that succeed. Unavailable when
-        the request that it is for has lost its idempotency key (core.once).
+        somebody has a token for; what ``judge`` raises, who is told the load in
+        the same transaction: no other call of the tenant's, at whichever gateway, comes between.
+        Unavailable when the request that it is for has lost its idempotency key (core.once).
         """
         state = CallState()
         folded: list[tuple[CallEvent, CallState | None, CallState]] = [(first, None, state)]
@@ -170,8 +185,9 @@ class Store:
         events = [event_row(new.id, new.auth_id, item, "gateway") for item in (first, *more)]
         try:
             async with self._database.write() as connection:
-                if max_live is not None and await _live(connection, new.auth_id) >= max_live:
-                    raise TooManyLive
+                if judge is not None:
+                    await _one_at_a_time(connection, new.auth_id)
+                    judge(await _load(connection, new.auth_id))
                 await tie(connection, new.id)
                 if new.direction == "outbound":
                     await refuse_held(connection, new.room_name, new.participant_identity)
@@ -298,10 +314,10 @@ class Store:
         return {call_id: Turn.model_validate(data) for call_id, data in rows}
 
     @whole
-    async def live_calls(self, auth_id: str | None) -> int:
-        """How many unfinished calls are this tenant's (None: nobody's in particular)."""
+    async def load(self, auth_id: str | None) -> Load:
+        """What is under way, for this tenant (None: nobody's in particular) and in all."""
         async with self._database.read() as connection:
-            return await connection.scalar(_count_live(auth_id)) or 0
+            return await _load(connection, auth_id)
 
     @whole
     async def job(self, call_id: str) -> tuple[Call, Agent | None, int] | None:
@@ -402,14 +418,35 @@ class Store:
         return [Heartbeat.model_validate(dict(row), extra="ignore") for row in rows]
 
 
-def _count_live(auth_id: str | None) -> Select[int]:
-    return select(func.count()).where(CallRow.ended_at.is_(None), CallRow.auth_id == auth_id)
+_LEGS = func.count() + func.sum(CallRow.human_legs)
+_LIVE = (
+    select(CallRow.auth_id, _LEGS, func.count(CallRow.agent_id))
+    .where(CallRow.ended_at.is_(None))
+    .group_by(CallRow.auth_id)
+)
+_PLACES = select(
+    func.sum(case((WorkerRow.draining, WorkerRow.active), else_=WorkerRow.capacity))
+).where(WorkerRow.seen_at >= bindparam("fresh", type_=WorkerRow.seen_at.type))
 
 
-async def _live(connection: AsyncConnection, auth_id: str | None) -> int:
-    """The tenant's unfinished calls, none of which can be added before the transaction ends."""
+async def _load(connection: AsyncConnection, auth_id: str | None) -> Load:
+    # Few rows, in an index of their own: the calls that are under way.
+    live = {row[0]: (int(row[1]), int(row[2])) for row in await connection.execute(_LIVE)}
+    places = await connection.scalar(_PLACES, {"fresh": now() - WORKER_STALE})
+    legs, agents = live.get(auth_id, (0, 0))
+    busy = {tenant for tenant, (_, theirs) in live.items() if theirs}
+    return Load(
+        legs=legs,
+        agents=agents,
+        all_agents=sum(theirs for _, theirs in live.values()),
+        tenants=len(busy | {auth_id}),
+        places=int(places or 0),
+    )
+
+
+async def _one_at_a_time(connection: AsyncConnection, auth_id: str | None) -> None:
+    """No other call of the tenant's is added before the transaction ends."""
     if connection.dialect.name == "postgresql":
         # SQLite has one writer at a time anyway.
         key = func.hashtextextended(f"calls of {auth_id}", 0)
         await connection.execute(select(func.pg_advisory_xact_lock(key)))
-    return await connection.scalar(_count_live(auth_id)) or 0

@@ -74,6 +74,7 @@ class CallRow(Base):
     answered_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     ended_rank: Mapped[int]
+    human_legs: Mapped[int] = mapped_column(server_default=text("0"))
 
     __table_args__ = (
         Index("ix_calls_auth_id_created_at", "auth_id", "created_at"),

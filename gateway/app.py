@@ -131,6 +131,7 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
         app[STORE],
         calls_per_second=settings.calls_per_second,
         max_concurrent=settings.max_concurrent_calls,
+        reserve=settings.fair_share_reserve,
     )
     app[AGENT_STORE] = AgentStore(database, cache, vault)
     app[NUMBERS] = NumberStore(database, cache)

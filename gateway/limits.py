@@ -1,8 +1,12 @@
 """How many calls a tenant may begin in a second, and have at a time.
 
 CALLS_PER_SECOND is counted by each gateway for itself (n gateways let n times as many begin);
-MAX_CONCURRENT_CALLS in the database, so for all of them together. The operator who names no
-tenant counts as one.
+MAX_CONCURRENT_CALLS in the database, so for all of them together, and the phones of transfers'
+humans with them. The operator who names no tenant counts as one.
+
+Workers have so many places, and the tenant who comes first must not take them all: the last ones
+(FAIR_SHARE_RESERVE) are for tenants who have less than their share. Operators have no share: the
+places are theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from dataclasses import dataclass
 
 from core.errors import TooManyRequests
 from core.models import Call, CallEvent
-from core.store import NewCall, Store, TooManyLive
+from core.store import Judge, Load, NewCall, Store
 
 # Above so many tenants, those whose bucket is full again are forgotten.
 _MANY = 1000
@@ -36,12 +40,17 @@ class CallLimits:
         *,
         calls_per_second: float | None = None,
         max_concurrent: int | None = None,
+        reserve: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """None: no limit. A burst may be one second's worth, at least one call."""
+        """None: no limit. A burst may be one second's worth, at least one call.
+
+        ``reserve``: which part of all places is kept; 0: none, and tenants have no share.
+        """
         self._store = store
         self._rate = calls_per_second
         self._max_concurrent = max_concurrent
+        self._reserve = reserve
         self._clock = clock
         self._buckets: dict[str | None, _Bucket] = {}
 
@@ -68,26 +77,35 @@ class CallLimits:
 
         Raises TooManyRequests ``CONCURRENCY_LIMIT``, LiveIdentity, HeldByToken.
         """
-        try:
-            return await self._store.insert_call(new, first, *more, max_live=self._max_concurrent)
-        except TooManyLive:
-            raise self._too_many() from None
+        judge = self._judge(new.auth_id, with_agent=new.agent is not None)
+        return await self._store.insert_call(new, first, *more, judge=judge)
 
-    async def check(self, auth_id: str | None) -> None:
+    async def check(self, auth_id: str | None, *, with_agent: bool) -> None:
         """A look before anything is prepared; only ``insert`` decides.
 
         Raises TooManyRequests ``CONCURRENCY_LIMIT``.
         """
-        limit = self._max_concurrent
-        if limit is not None and await self._store.live_calls(auth_id) >= limit:
-            raise self._too_many()
+        if (judge := self._judge(auth_id, with_agent=with_agent)) is not None:
+            judge(await self._store.load(auth_id))
 
-    def _too_many(self) -> TooManyRequests:
-        return TooManyRequests(
-            f"{self._max_concurrent} calls are under way, which is the limit",
-            code="CONCURRENCY_LIMIT",
-            retry_after_s=_RETRY_CONCURRENCY_S,
-        )
+    async def check_human(self, auth_id: str | None) -> None:
+        """The same for the phone of a transfer's human, which is on the timeline already."""
+        limit = self._max_concurrent
+        if limit is not None and (await self._store.load(auth_id)).legs > limit:
+            raise _too_many(f"{limit} calls are under way, which is the limit")
+
+    def _judge(self, auth_id: str | None, *, with_agent: bool) -> Judge | None:
+        """None: there is nothing to look at."""
+        limit = self._max_concurrent
+        reserve = self._reserve if with_agent and auth_id is not None else 0.0
+
+        def judge(load: Load) -> None:
+            if limit is not None and load.legs >= limit:
+                raise _too_many(f"{limit} calls are under way, which is the limit")
+            if reserve and not fair(load, reserve):
+                raise _too_many("You have your share of the agents, and nearly all are busy")
+
+        return judge if limit is not None or reserve else None
 
     def _forget(self, now: float, burst: float) -> None:
         rate = self._rate or 0
@@ -96,3 +114,21 @@ class CallLimits:
             for auth_id, bucket in self._buckets.items()
             if bucket.tokens + (now - bucket.at) * rate < burst
         }
+
+
+def fair(load: Load, reserve: float) -> bool:
+    """Whether the tenant may have one more of the workers' places.
+
+    While more are free than are kept: yes. Then only up to its share, which is an equal part for
+    each tenant with calls and for one that is still to come.
+    """
+    if not load.places:
+        return True  # no worker at all, which is another error
+    kept = max(1, math.ceil(load.places * reserve))
+    if load.places - load.all_agents > kept:
+        return True
+    return load.agents < max(1, load.places // (load.tenants + 1))
+
+
+def _too_many(message: str) -> TooManyRequests:
+    return TooManyRequests(message, code="CONCURRENCY_LIMIT", retry_after_s=_RETRY_CONCURRENCY_S)

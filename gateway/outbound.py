@@ -118,7 +118,7 @@ class Outbound:
         self._policy.check(
             plan.to_number, from_number=plan.from_number, trunk_country=plan.trunk.country
         )
-        await self._limits.check(plan.principal.auth_id)
+        await self._limits.check(plan.principal.auth_id, with_agent=plan.agent is not None)
         self._limits.take(plan.principal.auth_id)
         await check_trunk(self._guard, plan.trunk)
 

@@ -194,7 +194,9 @@ class Transfers:
         """Raises Forbidden, TooManyRequests, ServerFault, Unavailable."""
         trunk, from_number = await self._way_out(order)
         self._policy.check(order.to, from_number=from_number, trunk_country=trunk.country)
-        self._limits.take(await self._store.owner(order.call.id))
+        owner = await self._store.owner(order.call.id)
+        await self._limits.check_human(owner)
+        self._limits.take(owner)
         await check_trunk(self._guard, trunk)
         request = DialRequest(
             trunk=trunk,

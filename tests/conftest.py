@@ -41,8 +41,10 @@ AUTH = {
     "auth_api_secrets_json": json.dumps(
         [{"id": tenant, "secret": secret} for tenant, secret in SECRETS.items()]
     ),
-    # Else a test would have to approve each number before it can be called.
+    # Else a test would have to approve each number before it can be called,
     "sip_numbers_need_approval": False,
+    # and one tenant could not fill the one worker.
+    "fair_share_reserve": 0,
 }
 ACME, RIVAL = bearer(SECRETS["acme"]), bearer(SECRETS["rival"])
 

@@ -260,7 +260,7 @@ async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
     await store.call(Scope("acme"), call.id)
     await store.job(call.id)
     await store.events(call.id, types=["turn"])
-    await store.live_calls("acme")
+    await store.load("acme")
     await store.find_live_call(call.room_name, "caller")
     await store.find_call_of_participant("PA_1")
     await store.unfinished_calls(created_before=now())

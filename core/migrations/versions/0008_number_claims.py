@@ -1,4 +1,4 @@
-"""A number may be claimed by several tenants; one of them has it."""
+"""Claims of several tenants on one number, and the phones of transfers' humans, to be counted."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,9 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
+    op.add_column(
+        "calls", sa.Column("human_legs", sa.Integer(), nullable=False, server_default="0")
+    )
     # SQLite drops a constraint only by making the table anew.
     with op.batch_alter_table("phone_numbers") as table:
         table.drop_constraint("uq_phone_numbers_number", type_="unique")
@@ -31,3 +34,5 @@ def downgrade() -> None:
     op.execute("DELETE FROM phone_numbers WHERE status = 'pending'")
     with op.batch_alter_table("phone_numbers") as table:
         table.create_unique_constraint("uq_phone_numbers_number", ["number"])
+    with op.batch_alter_table("calls") as table:
+        table.drop_column("human_legs")
