@@ -199,6 +199,17 @@ class TestWarm:
         assert livekit.dialled == [] and livekit.referred == []
         assert (await told(gateway, call))[-1] == ("transfer.failed", {"reason": "not_allowed"})
 
+    @pytest.mark.parametrize(("limit", "outcome"), [(1, "not_allowed"), (2, "answered")])
+    async def test_the_human_is_one_more_call_of_the_tenants(
+        self, tmp_path: Path, livekit: LiveKitStub, limit: int, outcome: str
+    ) -> None:
+        settings = {"sip_outbound_address": "trunk.example.com", "max_concurrent_calls": limit}
+        async with running_with(livekit, tmp_path, **settings) as gateway:
+            call = await talking(gateway, transfer_mode="warm")
+            assert (await ask(gateway, call.id))[1]["outcome"] == outcome
+            assert len(livekit.dialled) == limit - 1
+            assert (await gateway.store.load("acme")).legs == limit
+
     async def test_a_caller_is_handed_on_from_the_number_they_called(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:

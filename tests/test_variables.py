@@ -94,7 +94,8 @@ def test_all_of_them_at_once() -> None:
 
 @pytest.mark.parametrize("name", sorted(SPOKEN - {"silence_prompts"}))
 def test_words_filled_with_nothing_are_not_said(name: str) -> None:
-    config = AgentConfig(name="x", **{name: "{{who}}"}, on_voicemail=None)
+    words: dict[str, Any] = {name: "{{who}}"}
+    config = AgentConfig(name="x", **words)
     filled = fill(Agent(id="a", version=1, config=config), {"who": None}).config
     assert not getattr(filled, name)
 
