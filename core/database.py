@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
+import math
+import sqlite3
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +32,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from core import migrations
 from core import sqlite as core_sqlite
 from core.errors import Unavailable
+from core.models import now
+from core.tables import ProbeRow
+
+log = logging.getLogger(__name__)
+
+# A caller of the API still waits then, and hears 503.
+WRITE_WAIT_S = 5.0
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -68,11 +80,14 @@ def whole(
 class Database:
     """Open with ``Database.open``."""
 
+    write_wait_s = WRITE_WAIT_S
+
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._postgres = engine.dialect.name == "postgresql"
         # SQLite has one writer at a time; queueing here is fairer than its busy loop.
         self._write_lock = asyncio.Lock()
+        self._trouble = Trouble()
 
     @classmethod
     async def open(cls, url: str) -> Database:
@@ -87,7 +102,7 @@ class Database:
 
     @whole
     async def _upgrade(self) -> None:
-        async with self.write() as connection:
+        async with self.write(patient=True) as connection:
             await connection.run_sync(migrations.upgrade)
 
     async def close(self) -> None:
@@ -98,30 +113,64 @@ class Database:
         async with self.read() as connection:
             await connection.execute(select(1))
 
+    @whole
+    async def touch(self) -> None:
+        """Write something and commit it: nothing less shows a full disk. Raises Unavailable."""
+        touched = self.insert(ProbeRow).values(id=1, at=now())
+        touched = touched.on_conflict_do_update(index_elements=["id"], set_={"at": now()})
+        async with self.write() as connection:
+            await connection.execute(touched)
+
     def insert(self, table: type[Any]) -> Any:
         """INSERT with the ON CONFLICT that both databases know."""
         return postgresql.insert(table) if self._postgres else sqlite.insert(table)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        with _translated():
+        with self._trouble:
             async with self._engine.connect() as connection:
                 yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction, committed at the end of the block."""
-        with _translated():
+    async def write(self, *, patient: bool = False) -> AsyncIterator[AsyncConnection]:
+        """One transaction, committed at the end of the block.
+
+        It waits for others ``write_wait_s``, those queued here and other processes taken
+        together: all who wait because of the same fault give up at about the same time.
+        On PostgreSQL, where nobody queues here, it has twice that for all it does.
+        ``patient``: as long as it takes.
+        """
+        with self._trouble:
             if self._postgres:
-                async with self._engine.begin() as connection:
+                limit = asyncio.timeout(None if patient else 2 * self.write_wait_s)
+                async with limit, self._engine.begin() as connection:
                     yield connection
-                return
-            async with self._write_lock, self._engine.connect() as connection:
+            else:
+                async with self._one_writer(patient=patient) as connection:
+                    yield connection
+        self._trouble.over()
+
+    @asynccontextmanager
+    async def _one_writer(self, *, patient: bool) -> AsyncIterator[AsyncConnection]:
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(None if patient else self.write_wait_s):
+                await self._write_lock.acquire()
+        except TimeoutError:
+            raise TimeoutError("other writes took too long") from None
+        try:
+            async with self._engine.connect() as connection:
+                waited_s = 0 if patient else time.monotonic() - begun
                 # Taking SQLite's write lock first: a transaction that starts by
                 # reading could otherwise fail when it begins to write.
-                await connection.execution_options(sqlite_begin="BEGIN IMMEDIATE")
+                await connection.execution_options(
+                    sqlite_begin="BEGIN IMMEDIATE",
+                    sqlite_wait_ms=_whole_half_seconds(self.write_wait_s - waited_s),
+                )
                 async with connection.begin():
                     yield connection
+        finally:
+            self._write_lock.release()
 
     async def page(
         self, query: Select[Any], *, newest: tuple[Any, ...], limit: int, offset: int
@@ -134,8 +183,19 @@ class Database:
         return list(rows), total or 0
 
 
-class _translated:
-    """Turns a failing database into Unavailable; a plain context manager, safe in async code."""
+class Trouble:
+    """Turns a failing database into Unavailable, and says in the log what the matter is.
+
+    A plain context manager, safe in async code, for any number of blocks at a time. A fault
+    that lasts is told once in ``_EVERY_S`` and cause, with how often it was met.
+    """
+
+    _EVERY_S = 10.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: dict[str, float] = {}
+        self._met: Counter[str] = Counter()
 
     def __enter__(self) -> None:
         return None
@@ -144,9 +204,46 @@ class _translated:
         if isinstance(error, IntegrityError):
             return
         if isinstance(error, DBAPIError | PoolTimeout | OSError):
+            self._tell(_cause(error))
             raise Unavailable(
                 "The database is unavailable", code="STORE_UNAVAILABLE", retry_after_s=2
             ) from error
+
+    def over(self) -> None:
+        """A write was committed. While others still fail that is no news."""
+        if self._told and self._clock() - max(self._told.values()) >= self._EVERY_S:
+            self._told.clear()
+            self._met.clear()
+            log.warning("the database takes writes again")
+
+    def _tell(self, cause: str) -> None:
+        self._met[cause] += 1
+        moment = self._clock()
+        if cause not in self._told or moment - self._told[cause] >= self._EVERY_S:
+            self._told[cause] = moment
+            log.error(
+                "the database is unavailable",
+                extra={"cause": cause, "times": self._met.pop(cause)},
+            )
+
+
+def _cause(error: DBAPIError | PoolTimeout | OSError) -> str:
+    """For the log: never a statement or its values, which may be a caller's number."""
+    if isinstance(error, PoolTimeout):
+        return "no connection was free"
+    if isinstance(error, DBAPIError):
+        driver = error.orig.__cause__ or error.orig if error.orig is not None else error
+        # SQLite's messages name tables and columns only; PostgreSQL's may quote values.
+        told = str(driver) if isinstance(driver, sqlite3.Error) else ""
+    else:
+        driver, told = error, error.strerror or ", ".join(map(str, error.args))
+    name = type(driver).__name__
+    return f"{name}: {told}" if told else name
+
+
+def _whole_half_seconds(left_s: float) -> int:
+    """In ms, rounded up: most writes wait for nobody, and then nothing has to be set."""
+    return max(1, math.ceil(left_s * 2)) * 500
 
 
 def _engine(url: str) -> AsyncEngine:
@@ -162,7 +259,10 @@ def _engine(url: str) -> AsyncEngine:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             engine = create_async_engine(
                 parsed.set(drivername="sqlite+aiosqlite"),
-                async_creator=partial(core_sqlite.connect, path or ":memory:", timeout_s=5),
+                async_creator=partial(
+                    core_sqlite.connect, path or ":memory:", timeout_s=WRITE_WAIT_S
+                ),
+                pool_timeout=5,
             )
             event.listen(engine.sync_engine, "connect", _sqlite_connected)
             event.listen(engine.sync_engine, "begin", _sqlite_begin)
@@ -191,5 +291,11 @@ def _sqlite_connected(connection: Any, _record: object) -> None:
 
 def _sqlite_begin(connection: Any) -> None:
     # A statement that only reads is a transaction by itself.
-    if (begin := connection.get_execution_options().get("sqlite_begin")) is not None:
-        connection.exec_driver_sql(begin)
+    options = connection.get_execution_options()
+    if (begin := options.get("sqlite_begin")) is None:
+        return
+    wait_ms = options["sqlite_wait_ms"]
+    if connection.info.setdefault("wait_ms", WRITE_WAIT_S * 1000) != wait_ms:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait_ms}")
+        connection.info["wait_ms"] = wait_ms
+    connection.exec_driver_sql(begin)

@@ -267,6 +267,15 @@ class WorkerRow(Base):
     seen_at: Mapped[datetime]
 
 
+class ProbeRow(Base):
+    """One row, which is written to see whether anything can be."""
+
+    __tablename__ = "probes"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+
+
 class WebhookRow(Base):
     """Where a tenant's events go, or one agent's."""
 

@@ -31,6 +31,7 @@ from gateway.body import MAX_BYTES, add_ignored_fields
 from gateway.errors import add_request_id, error_middleware
 from gateway.following import Dispatcher, Journal
 from gateway.handover import Handover
+from gateway.health import WRITE_PROBE, WriteProbe
 from gateway.hooks_payload import render
 from gateway.hooks_sender import DRAIN_S, SLOTS, Sender
 from gateway.inbound import Inbound
@@ -124,6 +125,7 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
     cache = open_cache(settings.cache_url, shared_database=shared_database)
     vault = app[VAULT] = Vault.from_settings(settings)
     database = app[DATABASE] = await Database.open(settings.database_url)
+    app[WRITE_PROBE] = WriteProbe(database)
     outbox = app[OUTBOX] = Outbox(database, render)
     app[STORE] = Store(database, outbox, vault)
     app[WEBHOOKS] = WebhookStore(database, vault)
@@ -164,6 +166,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     settings = app[SETTINGS]
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(app[DATABASE].close)
+        stack.push_async_callback(app[WRITE_PROBE].aclose)
         await stack.enter_async_context(_webhooks(app))
         twilio = TwilioHttp(settings.twilio_base_url)
         stack.push_async_callback(twilio.close)

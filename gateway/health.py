@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -17,6 +19,38 @@ from gateway.keys import DATABASE, LIVEKIT, METRICS, SETTINGS, STOPPING, STORE
 from gateway.route import Route
 
 _CHECK_DEADLINE_S = 2.0
+# Of all who ask within it, the first one's write counts: probes must not load the database.
+_PROBE_EVERY_S = 2.0
+
+
+class WriteProbe:
+    """Whether the database takes writes, found out by writing."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._trying: asyncio.Task[bool] | None = None
+        self._begun = 0.0
+
+    async def ok(self) -> bool:
+        """False, too, when a write is not done in time."""
+        trying, moment = self._trying, self._clock()
+        if trying is None or (trying.done() and moment - self._begun >= _PROBE_EVERY_S):
+            trying = self._trying = asyncio.create_task(self._try(), name="write probe")
+            self._begun = moment
+        await asyncio.wait({trying}, timeout=_CHECK_DEADLINE_S)
+        return trying.done() and trying.result()
+
+    async def aclose(self) -> None:
+        if self._trying is not None:
+            await asyncio.wait({self._trying})
+
+    async def _try(self) -> bool:
+        try:
+            await self._database.touch()
+        except AppError:
+            return False
+        return True
 
 
 async def root(_request: web.Request) -> web.StreamResponse:
@@ -35,7 +69,9 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     with a clear refusal for each call that needs an agent.
     """
     app = request.app
-    database, livekit = await asyncio.gather(_database(app[DATABASE]), _livekit(app[LIVEKIT]))
+    database, livekit = await asyncio.gather(
+        _database(app[DATABASE], app[WRITE_PROBE]), _livekit(app[LIVEKIT])
+    )
     workers: dict[str, int] = {"live": 0, "free": 0}
     if database is None:
         wanted = app[SETTINGS].agent_name
@@ -56,12 +92,14 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     return web.json_response(answer, status=503 if missing else 200)
 
 
-async def _database(database: Database) -> str | None:
+async def _database(database: Database, writes: WriteProbe) -> str | None:
     try:
         async with asyncio.timeout(_CHECK_DEADLINE_S):
             await database.ping()
     except (AppError, TimeoutError):
         return "the database does not answer (DATABASE_URL)"
+    if not await writes.ok():
+        return "the database takes no writes (is its disk full, or does another process lock it?)"
     return None
 
 
@@ -78,6 +116,8 @@ async def _livekit(livekit: LiveKitAPI | None) -> str | None:
         return "LiveKit does not answer (LIVEKIT_URL)"
     return None
 
+
+WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
 
 ROUTES: tuple[Route, ...] = (
     Route(

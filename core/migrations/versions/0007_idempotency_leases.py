@@ -1,4 +1,4 @@
-"""Leases of idempotency keys, and the call that a key's request made."""
+"""Leases of idempotency keys, and the call that a key's request made; a row to probe writing."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,8 +11,14 @@ def upgrade() -> None:
     op.add_column("idempotency_keys", sa.Column("holder", sa.String(64)))
     op.add_column("idempotency_keys", sa.Column("leased_until", sa.BigInteger))
     op.add_column("idempotency_keys", sa.Column("call_id", sa.String(64)))
+    op.create_table(
+        "probes",
+        sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("probes")
     for column in ("call_id", "leased_until", "holder"):
         op.drop_column("idempotency_keys", column)
