@@ -6,6 +6,7 @@ which room. At the start and every minute; never dials. What it finds:
 - a call without its participant is over, and its record is finished;
 - a phone that is alone in its room, its agent having never come or gone, is hung up on; a
   human who was to take the call is no company, one who has taken it is;
+- a phone whose call is over is hung up on;
 - a caller in a room of whom nobody told gets a record;
 - the names of rooms that live are held for their tenants (gateway.room_access).
 """
@@ -31,7 +32,7 @@ from core.models import Call, CallEvent, DisconnectionReason, now
 from core.store import Store
 from gateway.caller import call_id_of, is_caller, left_unanswered
 from gateway.following import participants
-from gateway.handover import Handover, humans_of, is_referring, is_transferred
+from gateway.handover import Handover, call_of_human, humans_of, is_referring, is_transferred
 from gateway.inbound import Inbound
 from gateway.live import Timeline
 from gateway.number_repair import NumberRepair
@@ -114,6 +115,7 @@ class Reconciler:
     async def _look_into_rooms(self) -> None:
         for room in await self._rooms.look():
             if "number_id" not in read_label(room.metadata):
+                await self._clear_of_ended(room.name)
                 continue
             call = await self._store.call(Scope(None), call_id_of(room.name))
             if call is None:
@@ -133,6 +135,24 @@ class Reconciler:
         if _alone(present, call):
             log.warning("hung up on a caller left behind", extra={"call_id": call.id})
             await self._hang_up(call.room_name, call.participant_identity)
+
+    async def _clear_of_ended(self, room_name: str) -> None:
+        """Phones that we dialled and whose call is over: nobody could hang up on them then."""
+        try:
+            present = await self._present(room_name)
+        except ServerError as error:
+            facts = {"room": room_name, "problem": error.code}
+            return log.warning("LiveKit does not tell of a room", extra=facts)
+        if any(other.kind == ParticipantInfo.Kind.AGENT for other in present):
+            return  # somebody talks to them, whatever the record says
+        for phone in present:
+            if phone.kind != ParticipantInfo.Kind.SIP:
+                continue
+            call_id = phone.attributes.get("switchroom.callId") or call_of_human(phone)
+            call = await self._store.call(Scope(None), call_id) if call_id else None
+            if call is not None and call.ended_at and call.ended_at < now() - _SETTLED:
+                log.warning("hung up on a phone left behind", extra={"call_id": call.id})
+                await self._hang_up(room_name, phone.identity)
 
     # --- unfinished calls
 

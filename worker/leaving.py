@@ -9,9 +9,13 @@ import aiohttp
 from livekit import api, rtc
 from livekit.rtc.participant import UnpublishTrackError
 
+from worker.backoff import Backoff
+
 log = logging.getLogger(__name__)
 
-_HANG_UP_WITHIN_S = 5.0
+# livekit-agents lets a job that ends have 20 s (worker.server), and leaving takes some of it.
+HANG_UP_WITHIN_S = 12.0
+_ATTEMPT_WITHIN_S = 3.0
 _LEAVE_WITHIN_S = 5.0
 _END_CALL = "lk.sip.EndCall"  # livekit-sip's, and the bridge's
 _END_CALL_WITHIN_S = 2.0
@@ -45,20 +49,32 @@ async def end_call(room: rtc.Room, identity: str) -> bool:
 
 
 async def hang_up(livekit: api.LiveKitAPI, room_name: str, identity: str) -> None:
-    """Remove a participant: of a phone, its leg is hung up. Tried twice."""
+    """Remove a participant: of a phone, its leg is hung up.
+
+    Tried until LiveKit says that it is gone, for as long as the job may take; what is left after
+    that is the gateway's reconciler's.
+    """
     target = api.RoomParticipantIdentity(room=room_name, identity=identity)
-    for attempt in (1, 2):
-        try:
-            async with asyncio.timeout(_HANG_UP_WITHIN_S):
-                await livekit.room.remove_participant(target)
-            return
-        except api.TwirpError as error:
-            if error.code == api.TwirpErrorCode.NOT_FOUND:
-                return
-            failure = error.code
-        except (TimeoutError, aiohttp.ClientError) as error:
-            failure = type(error).__name__
-        log.warning("could not hang up", extra={"attempt": attempt, "error": failure})
+    backoff = Backoff(longest=2.0)
+    try:
+        async with asyncio.timeout(HANG_UP_WITHIN_S):
+            while (failure := await _remove(livekit, target)) is not None:
+                log.warning("could not hang up", extra={"error": failure})
+                await backoff.wait()
+    except TimeoutError:
+        log.error("a phone is left to the gateway", extra={"room": room_name})
+
+
+async def _remove(livekit: api.LiveKitAPI, target: api.RoomParticipantIdentity) -> str | None:
+    """None: it is gone. Otherwise what went wrong."""
+    try:
+        async with asyncio.timeout(_ATTEMPT_WITHIN_S):
+            await livekit.room.remove_participant(target)
+    except api.TwirpError as error:
+        return None if error.code == api.TwirpErrorCode.NOT_FOUND else error.code
+    except (TimeoutError, aiohttp.ClientError) as error:
+        return type(error).__name__
+    return None
 
 
 async def fall_silent(room: rtc.Room) -> None:
