@@ -307,3 +307,43 @@ async def test_backoff_doubles_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) 
     assert backoff.failing
     backoff.reset()
     assert not backoff.failing
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("busy", [False, True])
+async def test_what_is_posted_by_a_dying_job_arrives(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway, busy: bool
+) -> None:
+    """Its worker's main process was killed: asyncio.run has cancelled every task there is."""
+    reporter = Reporter(gateway, tmp_path)
+    reporter.own(OWNER)
+    reporter.post("agent.joined")
+    if not busy:
+        await reporter.delivered()
+    await asyncio.sleep(0)
+    mine = asyncio.current_task()
+    shipping = [task for task in asyncio.all_tasks() if task.get_name() == "reporter"]
+    assert shipping and mine not in shipping
+    for task in shipping:
+        task.cancel()
+    reporter.post("call.ended")
+    async with asyncio.timeout(10):
+        await reporter.delivered()
+    await reporter.aclose(1)
+    assert list(dict.fromkeys(inbox.types)) == ["agent.joined", "call.ended"]
+    assert files(tmp_path) == []
+
+
+@pytest.mark.attack
+async def test_what_was_cut_off_is_sent_at_the_end(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway
+) -> None:
+    reporter = Reporter(gateway, tmp_path)
+    reporter.own(OWNER)
+    reporter.post("call.ended")
+    for task in asyncio.all_tasks():
+        if task.get_name() == "reporter":
+            task.cancel()
+    await reporter.aclose(5)
+    assert inbox.types == ["call.ended"]
+    assert files(tmp_path) == []

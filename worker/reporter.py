@@ -47,13 +47,15 @@ class Reporter:
         self._wake = asyncio.Event()
         self._delivered = asyncio.Event()
         self._delivered.set()
+        self._owner: Owner | None = None
         self._task: asyncio.Task[None] | None = None
 
     def own(self, owner: Owner) -> None:
         """Say whose events these are; they are sent from now on. Once."""
-        assert self._task is None
+        assert self._owner is None
+        self._owner = owner
         self._keeper.open(owner, self._pending)
-        self._task = asyncio.create_task(self._ship(owner), name="reporter")
+        self._keep_shipping()
 
     def post(
         self,
@@ -66,11 +68,23 @@ class Reporter:
         """Append a fact to the call's timeline; ``id``: where somebody else may tell the same."""
         event = CallEvent(id=id or new_id("evt"), type=type, data=data or {}, at=at or now())
         self._pending.append(event)
-        if self._task is not None:
+        if self._owner is not None:
             self._keeper.keep(event)
+            self._keep_shipping()
         self._delivered.clear()
         self._wake.set()
         return event
+
+    def _keep_shipping(self) -> None:
+        """A job whose worker was killed has all its tasks cancelled, and still a call to end.
+
+        Why it ends must arrive before the hang-up: a webhook of LiveKit's tells only of that.
+        """
+        if self._owner is None:
+            return
+        if self._task is None or self._task.done() or self._task.cancelling():
+            self._wake.set()  # whatever was cut off in the middle is sent again
+            self._task = asyncio.create_task(self._ship(self._owner), name="reporter")
 
     async def delivered(self) -> None:
         """Until the gateway has all that was posted before."""
@@ -85,6 +99,7 @@ class Reporter:
             if self._pending:
                 log.warning("events of no call", extra={"count": len(self._pending)})
             return
+        self._keep_shipping()
         try:
             await self._keeper.settled()
             patience = timeout if self._keeper.complete else 6 * timeout
