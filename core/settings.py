@@ -333,6 +333,7 @@ def load() -> Settings:
         raise SystemExit(2) from None
     except ValidationError as error:
         for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
+            # What follows is the place in a list, which is one variable.
+            name = "".join(str(part) for part in problem["loc"][:1]).upper()
             print(f"settings: {name or 'environment'}: {problem['msg']}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -71,6 +71,13 @@ def test_auth_is_not_asked_for(monkeypatch: pytest.MonkeyPatch, text: str) -> No
         ("AGENT_JOIN_TIMEOUT_S", "nan"),
         ("AGENT_JOIN_TIMEOUT_S", "0"),
         ("SIP_OUTBOUND_TRANSPORT", "s3cret"),
+        ("SIP_ALLOW_PRIVATE", "yes"),
+        ("SIP_ALLOW_PRIVATE", "ture"),
+        ("SIP_ALLOWED_NETWORKS", "10.20.0.0/33"),
+        ("SIP_ALLOWED_NETWORKS", "10.20.0.1/16"),
+        ("SIP_ALLOWED_NETWORKS", "10.20.0.0/16,s3cret"),
+        ("SIP_ALLOWED_NETWORKS", "10.20.0.0/16;10.30.0.0/16"),
+        ("SIP_ALLOWED_NETWORKS", "localhost"),
         ("LOG_LEVEL", "LOUD"),
         ("WORKER_MAX_CALLS", "0"),
     ],
@@ -123,6 +130,14 @@ def test_a_named_file_that_cannot_be_read_refuses_to_start(
         load(monkeypatch, ENV_FILE=file)
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("settings: ")
+
+
+def test_networks_that_tenants_may_send_sip_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(monkeypatch, SIP_ALLOWED_NETWORKS=" 10.20.0.0/16, FD00:20::/32 ,192.0.2.7/32")
+    assert loaded.sip_allowed_networks == ("10.20.0.0/16", "fd00:20::/32", "192.0.2.7/32")
+    monkeypatch.delenv("SIP_ALLOWED_NETWORKS")
+    loaded = load(monkeypatch)
+    assert (loaded.sip_allow_private, loaded.sip_allowed_networks) == (False, ())
 
 
 def test_where_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ async def guarded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Asy
     assert key is not None and secret is not None
     ports = [PORTS.take(), PORTS.take()]
     url = f"http://127.0.0.1:{ports[0]}"
-    livekit = {
+    livekit: dict[str, Any] = {
         "livekit_url": stack.settings.livekit_url,
         "livekit_sip_url": url,
         "livekit_api_key": key,
@@ -231,7 +231,7 @@ class TestBridge:
     ) -> None:
         trunk = pb.SIPOutboundConfig(
             hostname=f"{host}:{ear.port}",
-            transport=pb.SIPTransport.Value(f"SIP_TRANSPORT_{transport.upper()}"),
+            transport=f"SIP_TRANSPORT_{transport.upper()}",
         )
         request = dial_request(
             new_id("room"),
