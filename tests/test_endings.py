@@ -19,7 +19,7 @@ from dev.sipdigest import Credentials
 from dev.stack import Stack, StackOptions
 from dev.trunk import Blackhole, Trunk
 from tests.calls import Placed, request, told
-from tests.conftest import AUTH, Gateway, write_agents
+from tests.conftest import AUTH, Gateway, operator, write_agents
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
@@ -90,11 +90,18 @@ class TestNeverAnswered:
         await left_nothing(stack, call.room)
 
     async def test_a_host_that_does_not_exist(self, gateway: Gateway) -> None:
-        answer = await gateway.post("/sip/call", json=request("no-such-host.invalid"))
-        listed = (await gateway.get("/v1/calls", params={"limit": "1"})).body["data"][0]
-        call = Placed(gateway, {"room_name": listed["roomName"]}, listed["id"])
-        assert await call.outcome() == ("failed", "dial_failed", None)
+        body = request("no-such-host.invalid")
+        refused = await gateway.post("/sip/call", json=body)
+        assert (refused.status, refused.code) == (403, "DESTINATION_NOT_ALLOWED")
+        # The operator's is not looked up before it is dialled.
+        answer = await gateway.post("/sip/call", json=body, headers=operator())
         assert answer.status == 200 or (answer.status, answer.code) == (500, "CALL_FAILED")
+        listed = await gateway.get("/v1/calls", params={"limit": "1"}, headers=operator())
+        path = f"/v1/calls/{listed.body['data'][0]['id']}"
+        waited = {"wait": "true", "timeout": "40"}
+        record = (await gateway.get(path, params=waited, headers=operator())).body
+        assert record["roomName"] == body["room_name"]
+        assert (record["status"], record["disconnectionReason"]) == ("failed", "dial_failed")
 
     async def test_wrong_credentials(self, gateway: Gateway, stack: Stack, phone: Phone) -> None:
         async with Trunk(phone.address, Credentials("anna", "right")) as trunk:

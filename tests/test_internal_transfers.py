@@ -20,10 +20,11 @@ from core.events import ended
 from core.models import Agent, AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
 from core.transfers import LEG_ATTRIBUTE, human_identity
-from gateway.keys import NUMBERS, STORE
+from gateway.keys import CREDENTIALS, NUMBERS, STORE
 from tests.conftest import bearer
 from tests.inprocess import SECRET, Running
 from tests.livekit_stub import LiveKitStub, Refusal, phone, running_with
+from tests.numbers import make_number
 
 pytestmark = pytest.mark.store
 
@@ -131,6 +132,21 @@ class TestWarm:
             ("transfer.started", {"to": TO, "mode": "warm"}),
             ("transfer.answered", {}),
         ]
+
+    @pytest.mark.attack
+    @pytest.mark.parametrize("address", ["127.0.0.1:22", "127.1", "localhost", "10.0.0.1"])
+    async def test_a_trunk_that_may_not_be_used(
+        self, gateway: Running, livekit: LiveKitStub, address: str
+    ) -> None:
+        """The number's credential was stored before addresses were checked."""
+        credential = await gateway.app[CREDENTIALS].create(
+            Scope("acme"), "old", "sip", {"address": address}
+        )
+        number = await make_number(gateway, credential_id=credential.id)
+        call = await talking(gateway, transfer_mode="warm", phone_number_id=number.id)
+        status, body = await ask(gateway, call.id)
+        assert (status, body["outcome"]) == (200, "not_allowed")
+        assert livekit.dialled == []
 
     @pytest.mark.parametrize(
         ("answer", "outcome"),
