@@ -30,6 +30,15 @@ EVENTS = (
 )
 EVENTS_OF_TYPES = EVENTS.where(EVENTS_TABLE.c.type.in_(bindparam("types", expanding=True)))
 
+NEWER = select(EVENTS_TABLE.c.seq, EVENTS_TABLE.c.call_id).where(
+    EVENTS_TABLE.c.seq > bindparam("after")
+)
+NEWER_OR_AMONG = NEWER.union_all(
+    select(EVENTS_TABLE.c.seq, EVENTS_TABLE.c.call_id).where(
+        EVENTS_TABLE.c.seq.in_(bindparam("among", expanding=True))
+    )
+)
+
 
 def adding_events(database: Database) -> Any:
     """Adds one event; returns its ``seq``, or nothing when it is there already."""

@@ -180,6 +180,10 @@ class Settings(BaseSettings):
         description="The part of the workers' places that tenants beyond their share leave free.",
     )
 
+    max_streams: int = Field(
+        1000, ge=1, description="Event streams and long polls a tenant may hold, per gateway."
+    )
+
     # --- Numbers
     sip_public_address: str | None = Field(
         None,

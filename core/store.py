@@ -22,6 +22,8 @@ from core.call_rows import (
     EVENTS,
     EVENTS_OF_TYPES,
     EVENTS_TABLE,
+    NEWER,
+    NEWER_OR_AMONG,
     STATE_FIELDS,
     adding_events,
     call_of,
@@ -293,6 +295,21 @@ class Store:
         async with self._database.read() as connection:
             rows = (await connection.execute(query, values)).mappings().all()
         return [StoredEvent.model_validate(dict(row)) for row in rows]
+
+    @whole
+    async def newest_event(self) -> int:
+        """The number of the newest event of any call; 0 when there is none."""
+        async with self._database.read() as connection:
+            return await connection.scalar(select(func.max(EventRow.seq))) or 0
+
+    @whole
+    async def events_since(self, seq: int, among: Sequence[int]) -> list[tuple[int, str]]:
+        """Number and call of the events of all calls after ``seq``, and of those in ``among``."""
+        newer = NEWER_OR_AMONG if among else NEWER
+        values = {"after": seq, **({"among": list(among)} if among else {})}
+        async with self._database.read() as connection:
+            rows = (await connection.execute(newer, values)).all()
+        return [(row.seq, row.call_id) for row in rows]
 
     @whole
     async def turns(self, call_id: str) -> list[Turn]:

@@ -57,6 +57,7 @@ from gateway.keys import (
     SIP_GUARD,
     STOPPING,
     STORE,
+    STREAMS,
     TIMELINE,
     TOKENS,
     TRANSFERS,
@@ -81,6 +82,7 @@ from gateway.route import Route, register
 from gateway.routes import ROUTES
 from gateway.sip_objects import SipObjects
 from gateway.sip_overrides import check_settings
+from gateway.streams import StreamLimit
 from gateway.transfers import Transfers
 from gateway.twilio_numbers import TwilioHttp
 from gateway.web_calls import WebCalls
@@ -141,6 +143,7 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
     app[AGENTS] = Agents(agents, app[AGENT_STORE], cache)
     app[NUMBER_LOOKUP] = Numbers(app[NUMBERS], cache)
     app[TIMELINE] = Timeline(app[STORE])
+    app[STREAMS] = StreamLimit(settings.max_streams)
     app.on_cleanup.append(_closing(authenticator.aclose))
     app.on_cleanup.append(_closing(cache.aclose))
     app.cleanup_ctx.append(_resources)
@@ -167,6 +170,8 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(app[DATABASE].close)
         stack.push_async_callback(app[WRITE_PROBE].aclose)
+        news = asyncio.create_task(app[TIMELINE].run(app[STOPPING]), name="news")
+        stack.push_async_callback(_cancelled, news)
         await stack.enter_async_context(_webhooks(app))
         twilio = TwilioHttp(settings.twilio_base_url)
         stack.push_async_callback(twilio.close)

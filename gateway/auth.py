@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 MAX_TOKEN_BYTES = 8192
 
+# The year 10889, which every clock and float can hold.
+_FAR_AWAY = 2**48
+
 # RFC 6750 §2.1, and what people put into hand-made secrets.
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
@@ -49,6 +52,8 @@ class Principal:
     """``auth_id`` is the tenant; None is an unscoped operator, or nobody where auth is off."""
 
     auth_id: str | None
+    expires_at: int | None = None
+    """When its token does, in seconds since 1970; None: never, as API secrets."""
 
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
@@ -126,7 +131,7 @@ class Authenticator:
         if (auth_id := self._by_secret(token)) is not None:
             return Principal(auth_id)
         claims = await self._claims(token)
-        principal = Principal(_auth_id(claims))
+        principal = Principal(_auth_id(claims), min(int(claims["exp"]), _FAR_AWAY))
         if principal.auth_id is None and self._require_id:
             raise _invalid()
         return principal

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 
-from core.database import Scope
 from core.models import Call, StoredEvent, Turn
+from gateway.auth import PRINCIPAL
 from gateway.call_views import EventView
 from gateway.calls import find
-from gateway.keys import STOPPING, STORE, TIMELINE
+from gateway.keys import STREAMS
 from gateway.route import Route
-from gateway.waiting import Last, gone
+from gateway.waiting import Last, attentive, over, valid_for_s
 
 HEARTBEAT_S = 15.0
+# A reader that has stopped reading is not waited for any longer.
+_LAST_WORDS_S = 1.0
+
+Render = Callable[[Iterable[StoredEvent]], Iterable[bytes]]
 
 
 async def events(request: web.Request) -> web.StreamResponse:
     """Server-sent events: what happened so far, what happens, and ``ended``.
 
-    ``Last-Event-ID`` (the number in ``id:``) resumes after that event.
+    ``Last-Event-ID`` (the number in ``id:``) resumes after that event. When the token expires
+    the stream says ``expired`` and ends.
     """
     return await _serve(request, await find(request), _timeline)
 
@@ -33,11 +39,11 @@ async def transcript(request: web.Request) -> web.StreamResponse:
     """Server-sent events: ``connected``, a ``turn`` for each so far and as it comes, ``ended``.
 
     A turn that comes again with the same ``id`` replaces the one before it. ``Last-Event-ID``
-    resumes as in the call's events.
+    resumes as in the call's events. When the token expires the stream says ``expired`` and ends.
     """
     call = await find(request)
     opening = _frame("connected", {"callId": call.id, "status": call.status})
-    return await _serve(request, call, _conversation, types=("turn",), opening=opening)
+    return await _serve(request, call, _conversation, opening=opening)
 
 
 def _timeline(batch: Iterable[StoredEvent]) -> Iterable[bytes]:
@@ -47,63 +53,74 @@ def _timeline(batch: Iterable[StoredEvent]) -> Iterable[bytes]:
 
 def _conversation(batch: Iterable[StoredEvent]) -> Iterable[bytes]:
     """Of a turn told twice in one batch, the newer telling."""
-    newest = {event.data.get("id"): event for event in batch}
+    newest = {event.data.get("id"): event for event in batch if event.type == "turn"}
     for event in sorted(newest.values(), key=lambda event: event.seq):
         yield _frame("turn", Turn.model_validate(event.data).wire(), event.seq)
 
 
 async def _serve(
-    request: web.Request,
-    call: Call,
-    render: Callable[[Iterable[StoredEvent]], Iterable[bytes]],
-    *,
-    types: Sequence[str] = (),
-    opening: bytes = b"",
+    request: web.Request, call: Call, render: Render, *, opening: bytes = b""
 ) -> web.StreamResponse:
     after = _last_event_id(request)
-    # It is UTF-8 by its specification, but clients that do not know take text/* for Latin-1.
-    stream = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
-    )
-    await stream.prepare(request)
-    try:
-        if opening:
-            await stream.write(opening)
-        await _follow(request, stream, call.id, after, types, render)
-    except (ClientConnectionResetError, ConnectionResetError):
-        pass  # the reader went away, which is how most streams end
-    return stream
+    with request.app[STREAMS].one(request[PRINCIPAL].auth_id):
+        # It is UTF-8 by its specification, but clients that do not know take text/* for Latin-1.
+        stream = web.StreamResponse(
+            headers={
+                "Content-Type": "text/event-stream; charset=utf-8",
+                "Cache-Control": "no-store",
+            }
+        )
+        valid_s = valid_for_s(request)
+        await stream.prepare(request)
+        try:
+            async with asyncio.timeout(None if valid_s == math.inf else valid_s) as valid:
+                if opening:
+                    await stream.write(opening)
+                await _follow(request, stream, call.id, after, render)
+        except (ClientConnectionResetError, ConnectionResetError):
+            pass  # the reader went away, which is how most streams end
+        except TimeoutError:
+            if not valid.expired():
+                raise
+            await _say_expired(request, stream)
+        return stream
 
 
 async def _follow(
-    request: web.Request,
-    stream: web.StreamResponse,
-    call_id: str,
-    after: int,
-    types: Sequence[str],
-    render: Callable[[Iterable[StoredEvent]], Iterable[bytes]],
+    request: web.Request, stream: web.StreamResponse, call_id: str, after: int, render: Render
 ) -> None:
-    store, stopping = request.app[STORE], request.app[STOPPING]
     clock = asyncio.get_running_loop()
-    silent_since = clock.time()
-    last = Last(store)
-    async with request.app[TIMELINE].listen(call_id) as news:
-        while not stopping.is_set() and not gone(request):
-            # The status is read before the events: what made it final is then among them.
-            call = await store.call(Scope(None), call_id)
-            over = call is None or await last.told(call)
-            batch = await store.events(call_id, after=after, types=types)
-            for frame in render(batch):
+    last = Last()
+    async with attentive(request, call_id) as news:
+        silent_since = clock.time()
+        while not over(request):
+            seen = await news.look(after)
+            for frame in render(seen.events):
                 await stream.write(frame)
                 silent_since = clock.time()
-            after = batch[-1].seq if batch else after
-            if over:
-                await stream.write(_frame("ended", {"status": call.status if call else None}))
+            after = seen.events[-1].seq if seen.events else after
+            if last.told(seen):
+                status = seen.call.status if seen.call else None
+                await stream.write(_frame("ended", {"status": status}))
                 return
-            if clock.time() - silent_since >= HEARTBEAT_S:
-                await stream.write(b": heartbeat\n\n")
-                silent_since = clock.time()
-            await news.wait()
+            while (moment := clock.time()) < last.deadline:
+                if await news.wait(min(silent_since + HEARTBEAT_S, last.deadline) - moment):
+                    break
+                if clock.time() >= silent_since + HEARTBEAT_S:
+                    await stream.write(b": heartbeat\n\n")
+                    silent_since = clock.time()
+
+
+async def _say_expired(request: web.Request, stream: web.StreamResponse) -> None:
+    """The last that is said, and the connection's end: a client that comes back needs a token."""
+    message = "The token has expired; connect again with a new one"
+    stream.force_close()
+    try:
+        async with asyncio.timeout(_LAST_WORDS_S):
+            await stream.write(_frame("expired", {"code": "TOKEN_EXPIRED", "message": message}))
+    except (TimeoutError, ConnectionResetError):
+        if request.transport is not None:
+            request.transport.abort()
 
 
 def _frame(event: str, data: dict[str, Any], number: int | None = None) -> bytes:
@@ -118,6 +135,8 @@ def _last_event_id(request: web.Request) -> int:
     return int(given) if given.isascii() and given.isdecimal() and len(given) < 19 else 0
 
 
+_ERRORS = ((404, "CALL_NOT_FOUND"), (429, "STREAM_LIMIT"))
+
 ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
@@ -126,7 +145,7 @@ ROUTES: tuple[Route, ...] = (
         summary="A call's timeline as server-sent events: replay, then live",
         tag="Calls",
         content="text/event-stream",
-        errors=((404, "CALL_NOT_FOUND"),),
+        errors=_ERRORS,
     ),
     Route(
         method="GET",
@@ -135,6 +154,6 @@ ROUTES: tuple[Route, ...] = (
         summary="A call's conversation as server-sent events: replay, then live",
         tag="Calls",
         content="text/event-stream",
-        errors=((404, "CALL_NOT_FOUND"),),
+        errors=_ERRORS,
     ),
 )

@@ -18,10 +18,10 @@ from pydantic import (
 from core.errors import NotFound
 from core.models import Call, CallType, Direction, Status
 from core.store import CallFilter
-from gateway.auth import scope_of
+from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import parse_query
 from gateway.call_views import CallDetail, CallList, CallView, Transcript
-from gateway.keys import AGENTS, NUMBERS, STORE
+from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS
 from gateway.paging import Page
 from gateway.route import Route
 from gateway.waiting import until_over
@@ -111,7 +111,8 @@ async def show(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, CallWait)
     call = await find(request)
     if query.wait:
-        call = await until_over(request, call, query.timeout)
+        with request.app[STREAMS].one(request[PRINCIPAL].auth_id):
+            call = await until_over(request, call, query.timeout)
     return web.json_response((await detail(request, call)).wire())
 
 
@@ -174,7 +175,7 @@ ROUTES: tuple[Route, ...] = (
         tag="Calls",
         query=CallWait,
         answer=CallDetail,
-        errors=(_NO_CALL,),
+        errors=(_NO_CALL, (429, "STREAM_LIMIT")),
     ),
     Route(
         method="GET",

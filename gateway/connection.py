@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
@@ -27,11 +29,22 @@ class HeadersTooLarge(AppError):
 class Connection(web.RequestHandler):
     """Answers bad HTTP in JSON, and drops clients that do not get to the end of their headers."""
 
-    __slots__ = ("_deadline",)
+    __slots__ = ("_deadline", "_when_lost")
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
         super().__init__(manager, **options)
         self._deadline: asyncio.TimerHandle | None = None
+        self._when_lost: set[Callable[[], None]] = set()
+
+    @contextmanager
+    def when_lost(self, do: Callable[[], None]) -> Iterator[None]:
+        """Calls ``do`` when the client hangs up meanwhile: a handler that waits for something
+        else would not notice."""
+        self._when_lost.add(do)
+        try:
+            yield
+        finally:
+            self._when_lost.discard(do)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -47,6 +60,8 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._disarm()
+        for do in tuple(self._when_lost):
+            do()
         super().connection_lost(exc)
 
     def handle_error(

@@ -146,7 +146,8 @@ class Watch:
                 except Unavailable:
                     # Whoever waits here waits beside a dial, whose verdict must not be lost.
                     log.warning("cannot look for events", extra={"call_id": self._call_id})
-                await news.wait(min(left, POLL_S))
+                    left = min(left, POLL_S)
+                await news.wait(left)
         return await self.seen(*types)
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.outbound import Outbound
     from gateway.policy import DialPolicy
     from gateway.room_access import LiveKitRooms
+    from gateway.streams import StreamLimit
     from gateway.transfers import Transfers
     from gateway.web_calls import WebCalls
     from sip.guard import SipGuard
@@ -80,5 +81,7 @@ SIP_GUARD: web.AppKey[SipGuard] = web.AppKey("sip_guard")
 """Which numbers may be called."""
 LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")
 """How many calls a tenant may have; ``LIMITS.insert`` keeps the record of a new one."""
+STREAMS: web.AppKey[StreamLimit] = web.AppKey("streams")
+"""How many event streams and long polls a tenant may hold open."""
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 """Set when the gateway begins to stop: streams end, dials get their grace."""

@@ -300,7 +300,7 @@ class TestWaiting:
         waiting = asyncio.create_task(post(gateway, body))
         timeline = gateway.app[TIMELINE]
         async with asyncio.timeout(10):
-            while not plans or not timeline._bells.get(plans[0].call_id):  # noqa: ASYNC110
+            while not plans or not timeline.listeners(plans[0].call_id):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert not waiting.done()
         over = CallEvent(type="call.ended", data=ended("busy", "dial_busy", sip_status_code=486))

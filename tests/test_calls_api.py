@@ -175,7 +175,7 @@ def types(text: str) -> list[str]:
 async def listening(gateway: Running, call_id: str, wanted: int) -> None:
     """Once that many readers of the call are there."""
     async with asyncio.timeout(10):
-        while len(gateway.app[TIMELINE]._bells.get(call_id, ())) != wanted:  # noqa: ASYNC110
+        while gateway.app[TIMELINE].listeners(call_id) != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
