@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -96,6 +97,7 @@ async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit)
     _check_content_type(request)
+    coding = _coding(request)
     received = bytearray()
     try:
         async with asyncio.timeout(READ_DEADLINE_S):
@@ -107,8 +109,8 @@ async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:
     except TimeoutError:
         raise RequestTimeout("The body took too long") from None
     except (web.RequestPayloadError, HttpProcessingError):
-        raise BadRequest("The body is not what its headers say", code="INVALID_JSON") from None
-    return bytes(received)
+        raise _misdescribed() from None
+    return _unpacked(bytes(received), coding, limit)
 
 
 async def read_text(request: web.Request) -> str:
@@ -214,6 +216,38 @@ def _check_content_type(request: web.Request) -> None:
         raise UnsupportedMediaType("The charset of a JSON body must be utf-8")
 
 
+def _coding(request: web.Request) -> str:
+    """How the body is packed: ``gzip``, ``deflate``, or ``""`` for not at all."""
+    named = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, [])).strip().lower()
+    if named in {"", "identity"}:
+        return ""
+    if named not in {"gzip", "deflate"}:
+        message = "Content-Encoding must be gzip or deflate, or not be there"
+        raise UnsupportedMediaType(message, headers={hdrs.ACCEPT_ENCODING: "gzip, deflate"})
+    return named
+
+
+def _unpacked(raw: bytes, coding: str, limit: int) -> bytes:
+    """The body, which is never unpacked further than to its first byte beyond the limit."""
+    if not coding:
+        return raw
+    window = zlib.MAX_WBITS
+    if coding == "gzip":
+        window += 16
+    elif raw and raw[0] & 0x0F != zlib.DEFLATED:
+        window = -window  # without zlib's header, as many clients take "deflate" to mean
+    unpacking = zlib.decompressobj(window)
+    try:
+        body = unpacking.decompress(raw, limit + 1)
+    except zlib.error:
+        raise _misdescribed() from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    if raw and (not unpacking.eof or unpacking.unused_data):
+        raise _misdescribed()  # cut off, or followed by something else
+    return body
+
+
 def _check_values(value: Any) -> None:
     """Depth, and strings that neither PostgreSQL, UTF-8 nor a SIP header can carry."""
     level, depth = [value], 0
@@ -250,6 +284,10 @@ def _finite(text: str) -> float:
 
 def _malformed(reason: str) -> BadRequest:
     return BadRequest(f"The body is not valid JSON: {reason}", code="INVALID_JSON")
+
+
+def _misdescribed() -> BadRequest:
+    return BadRequest("The body is not what its headers say", code="INVALID_JSON")
 
 
 def _too_deep() -> BadRequest:

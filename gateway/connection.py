@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from core.errors import AppError, BadRequest, ServerFault
 from gateway.errors import REQUEST_ID_HEADER, render, request_id
@@ -90,6 +90,15 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """For what aiohttp did not expect. After the answer it reads what is left of the body,
+        and that it is garbage is the client's fault: not a traceback's worth.
+        """
+        if isinstance(options.get("exc_info"), web.RequestPayloadError | HttpProcessingError):
+            log.info("the rest of a body was not valid HTTP")
+        else:
+            super().log_exception(*args, **options)
+
     def _arm(self) -> None:
         self._deadline = asyncio.get_running_loop().call_later(HEADERS_DEADLINE_S, self.force_close)
 
@@ -108,7 +117,9 @@ class Runner(web.AppRunner):
     """web.AppRunner, with Connection for connections."""
 
     def __init__(self, app: web.Application, **options: Any) -> None:
-        super().__init__(app, **{"keepalive_timeout": KEEP_ALIVE_S, **options})
+        # Bodies are unpacked by gateway.body, which knows how much of them is wanted.
+        defaults = {"keepalive_timeout": KEEP_ALIVE_S, "auto_decompress": False}
+        super().__init__(app, **{**defaults, **options})
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
