@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import LineTooLong
 
 from core.errors import AppError, BadRequest, ServerFault
 from gateway.errors import REQUEST_ID_HEADER, render, request_id
@@ -89,15 +89,6 @@ class Connection(web.RequestHandler):
         response.headers[REQUEST_ID_HEADER] = request_id(request)
         response.force_close()
         return response
-
-    def log_exception(self, *args: Any, **options: Any) -> None:
-        """For what aiohttp did not expect. After the answer it reads what is left of the body,
-        and that it is garbage is the client's fault: not a traceback's worth.
-        """
-        if isinstance(options.get("exc_info"), web.RequestPayloadError | HttpProcessingError):
-            log.info("the rest of a body was not valid HTTP")
-        else:
-            super().log_exception(*args, **options)
 
     def _arm(self) -> None:
         self._deadline = asyncio.get_running_loop().call_later(HEADERS_DEADLINE_S, self.force_close)
