@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -20,8 +21,6 @@ from gateway.route import Route
 from gateway.waiting import Last, attentive, over, valid_for_s
 
 HEARTBEAT_S = 15.0
-# A reader that has stopped reading is not waited for any longer.
-_LAST_WORDS_S = 1.0
 
 Render = Callable[[Iterable[StoredEvent]], Iterable[bytes]]
 
@@ -113,14 +112,17 @@ async def _follow(
 
 async def _say_expired(request: web.Request, stream: web.StreamResponse) -> None:
     """The last that is said, and the connection's end: a client that comes back needs a token."""
-    message = "The token has expired; connect again with a new one"
     stream.force_close()
-    try:
-        async with asyncio.timeout(_LAST_WORDS_S):
-            await stream.write(_frame("expired", {"code": "TOKEN_EXPIRED", "message": message}))
-    except (TimeoutError, ConnectionResetError):
-        if request.transport is not None:
-            request.transport.abort()
+    transport = request.transport
+    if transport is None:
+        return
+    if transport.get_write_buffer_size():
+        # It has stopped reading, and its connection would be held until it begins again.
+        transport.abort()
+        return
+    message = "The token has expired; connect again with a new one"
+    with contextlib.suppress(ConnectionResetError):
+        await stream.write(_frame("expired", {"code": "TOKEN_EXPIRED", "message": message}))
 
 
 def _frame(event: str, data: dict[str, Any], number: int | None = None) -> bytes:

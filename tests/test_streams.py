@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import jwt
 import pytest
+from aiohttp import web
 
 from core.errors import TooManyRequests
 from core.models import CallEvent
@@ -68,9 +69,16 @@ async def test_a_long_poll_ends_with_its_token(gateway: Running) -> None:
 
 @attack
 async def test_a_reader_that_does_not_read_does_not_outlive_its_token(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch
+    gateway: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(call_streams, "_LAST_WORDS_S", 0.01)
+    expired: list[asyncio.Transport | None] = []
+    say = call_streams._say_expired
+
+    async def watched(request: web.Request, stream: web.StreamResponse) -> None:
+        expired.append(request.transport)
+        await say(request, stream)
+
+    monkeypatch.setattr(call_streams, "_say_expired", watched)
     call = await gateway.call()
     big = [CallEvent(type="noise", data={"x": "y" * 200_000}) for _ in range(60)]
     await gateway.store.append(call.id, big, "worker")
@@ -85,7 +93,13 @@ async def test_a_reader_that_does_not_read_does_not_outlive_its_token(
         await loop.sock_sendall(client, f"{head}\r\n".encode())
         await listening(gateway, call.id, 1)
         await listening(gateway, call.id, 0)
-    assert not gateway.app[STREAMS]._held
+        async with asyncio.timeout(10):
+            while gateway.app[STREAMS]._held:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        transport = expired[0]
+        assert transport is not None and transport.is_closing()
+        assert transport.get_write_buffer_size() == 0
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_stream_with_an_api_secret_has_no_end_of_its_own(
@@ -147,6 +161,21 @@ async def test_idle_streams_ask_nothing_of_the_database(
         counting.asked.clear()
         await counting.until_polled(20)
         assert counting.asked["call"] == counting.asked["events"] == 0
+
+
+@attack
+async def test_a_client_that_hangs_up_is_noticed_though_nothing_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "POLL_S", 0.01)
+    async with running(settings_in(tmp_path)) as gateway:
+        call = await gateway.call()
+        response = await gateway.http.get(f"/v1/calls/{call.id}/events", headers=ACME)
+        await listening(gateway, call.id, 1)
+        counting = Counting(gateway, monkeypatch)
+        await counting.until_polled(3)  # nothing wakes it from now on
+        response.close()
+        await listening(gateway, call.id, 0)
 
 
 @attack

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from core.call_rows import EVENTS_TABLE
 from core.database import Database
 from core.models import CallEvent, new_id, now
 from core.store import NewCall, Store
-from core.tables import EventRow
 from gateway import tail
 from gateway.tail import Tail
 from tests.databases import OnPostgres, OnSqlite
@@ -99,7 +99,7 @@ class TestPostgres(OnPostgres, Contract):
         await end.read()
         async with database.write() as connection:
             await connection.execute(
-                EventRow.__table__.insert(),
+                EVENTS_TABLE.insert(),
                 {
                     "id": new_id("evt"),
                     "call_id": slow,
