@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 MAX_TOKEN_BYTES = 8192
 
-# The year 10889, which every clock and float can hold.
+# Nine million years on, which every clock and float can hold.
 _FAR_AWAY = 2**48
 
 # RFC 6750 §2.1, and what people put into hand-made secrets.
