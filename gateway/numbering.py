@@ -78,6 +78,12 @@ class Number:
         return _plan(self.country_code).short.fullmatch(self.national) is not None
 
     @property
+    def begins_short(self) -> bool:
+        """Of service codes (118118) alone: those of text messages begin like other numbers."""
+        matched = _plan(self.country_code).short.match(self.national) is not None
+        return matched and self.national.startswith("1") and self.reached() is None
+
+    @property
     def premium_short(self) -> bool:
         return _plan(self.country_code).premium_short.fullmatch(self.national) is not None
 
@@ -221,7 +227,10 @@ def behind_exit_codes(digits: str) -> tuple[str, ...]:
 @lru_cache(maxsize=_CACHED)
 def reaches_emergency(digits: str) -> bool:
     """In any country, behind any exit code: which one the trunk is in is not known."""
-    return any(_any_emergency().fullmatch(rest) for rest in (digits, *behind_exit_codes(digits)))
+    if any(_any_emergency().fullmatch(rest) for rest in (digits, *behind_exit_codes(digits))):
+        return True
+    numbers = map(international, _behind_usual_exit_codes(digits, None))
+    return any(number is not None and number.emergency for number in numbers)
 
 
 def load_tables() -> None:

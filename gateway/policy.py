@@ -133,13 +133,19 @@ def _special(dialled: str, readings: Readings, *, at_home: bool) -> str | None:
         return _EMERGENCY
     # A number that is valid as it stands is not taken for another with digits too many; except
     # by a trunk whose country has the shorter one.
-    for numbers, exactly, guess in (
-        (readings.abroad, settled, False),
-        (readings.home, readings.settled_home, settled),
-        ((*readings.guessed, *readings.far), settled, True),
+    for numbers, whole in (
+        (readings.abroad, settled),
+        (readings.home, readings.settled_home),
+        ((*readings.guessed, *readings.far), settled),
     ):
         for number in numbers:
-            if (what := _kind(number, exactly=exactly, guess=guess)) is not None:
+            if (what := _kind(number, whole=whole)) is not None:
+                return what
+    if not settled and not any(one.valid for one in readings.home):
+        if any(one.begins_short for one in readings.abroad):
+            return _SHORT
+        for number in (*readings.abroad, *readings.home):
+            if (what := _kind_to_be(number)) is not None:
                 return what
     bare = not dialled.startswith("+")
     if bare and not at_home and not any(one.well_formed for one in readings.abroad):
@@ -148,21 +154,22 @@ def _special(dialled: str, readings: Readings, *, at_home: bool) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def _kind(number: Number, *, exactly: bool, guess: bool) -> str | None:
-    """``exactly``: digits behind a valid number, or missing from one, make it another's.
-
-    ``guess``: a reading that is not likely enough to be refused for what it begins like.
-    """
+def _kind(number: Number, *, whole: bool) -> str | None:
+    """What is reached by it; ``whole``: by all of its digits."""
     reached = number if number.valid else number.reached()
-    if exactly and reached is not number:
+    if whole and reached is not number:
         return None
     if number.emergency:
         return _EMERGENCY
     if number.short and len(number.national) <= MAX_EXTENSION:
         return _SHORT
-    if reached is not None:
-        return _PREMIUM if reached.premium else None
-    if guess:
+    return _PREMIUM if reached is not None and reached.premium else None
+
+
+@lru_cache(maxsize=4096)
+def _kind_to_be(number: Number) -> str | None:
+    """What nobody's number begins like."""
+    if number.reached() is not None:
         return None
     if number.begins_emergency:
         return _EMERGENCY

@@ -78,7 +78,7 @@ def test_a_bare_number_is_one_of_the_home_country(home: str, to_number: str) -> 
         assert policy.objection(to_number, from_number=from_number) is None
 
 
-@pytest.mark.parametrize("to_number", ["4155550199", "9002345678", "0891234567", "1" * 20])
+@pytest.mark.parametrize("to_number", ["4155550199", "9002345678", "0891234567", "2105551234"])
 @pytest.mark.parametrize("from_number", ["", "100", US, DE])
 def test_without_a_home_country_a_bare_number_needs_its_country_code(
     to_number: str, from_number: str
