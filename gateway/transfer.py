@@ -35,7 +35,8 @@ Referred = Literal["completed", "initiated"]
 
 class TransferRequest(ParticipantRequest):
     transfer_to: StrictStr = Field(
-        description="A phone number, tel:number or sip:user@host[:port], without parameters.",
+        description="A phone number, tel:number or sip:user@host[:port], without parameters; "
+        "the user: a number or a plain name.",
         examples=["+15551234567"],
     )
     ringing_timeout_s: StrictInt = Field(30, ge=1, le=75)

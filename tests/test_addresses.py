@@ -184,6 +184,8 @@ def test_every_host_takes_every_port(host: str, port: int) -> None:
         ("sip:bob@sip.example.com", "sip:bob@sip.example.com"),
         ("SIP:+1555@10.0.0.1:5080", "sip:+1555@10.0.0.1:5080"),
         ("sips:a.b@[::1]:5061", "sips:a.b@[::1]:5061"),
+        ("sip:1000@pbx", "sip:1000@pbx"),
+        ("sip:Sales_Desk-2.b@pbx", "sip:Sales_Desk-2.b@pbx"),
     ],
 )
 def test_transfer_targets(text: str, uri: str) -> None:
@@ -216,6 +218,26 @@ def test_malformed_transfer_targets(bad: str) -> None:
     with pytest.raises(BadRequest) as caught:
         parse_transfer_target(bad)
     assert caught.value.code == "INVALID_TRANSFER_TARGET"
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("scheme", ["sip", "sips"])
+@pytest.mark.parametrize(
+    "user",
+    [
+        *("+19005551234~", "+19005551234!", "+1900*5551234", "+1-900-555-1234", "1.900.555.1234"),
+        *("1900;x", "1900;phone-context=+1", "%31900", "%2B19005551234", "+1(900)5551234"),
+        *("0900-names", "1900names", "1-names", "0x1900", "++19005551234", "1+9005551234"),
+        *("+", "-1900", ".1900", "_1900", "(900)5551234", "'1900'", "1900,,1", "&1900", "=1900"),
+        *("$1900", "*911", "#31#1900", "1900#", "19005551234" * 2, "\u0661\u0669\u0660", "a~1900"),
+        *("bob+1900", "bob;x=1900", "bob%31", "b" * 65, "bob!", "bo b"),
+    ],
+)
+def test_a_sip_user_is_a_number_or_a_plain_name(scheme: str, user: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_transfer_target(f"{scheme}:{user}@pbx.example.com")
+    assert caught.value.code == "INVALID_TRANSFER_TARGET"
+    assert user not in caught.value.message
 
 
 def test_a_transfer_target_without_a_scheme_is_a_phone_number() -> None:

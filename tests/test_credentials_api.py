@@ -129,6 +129,8 @@ BAD: list[tuple[Any, str]] = [
     ({**SIP, "password": "x" * 257}, "password"),
     ({**SIP, "password": [PASSWORD]}, "password"),
     ({**SIP, "transport": "sctp"}, "transport"),
+    ({**SIP, "country": "us"}, "country"),
+    ({**SIP, "country": "XX"}, "country"),
     ({**SIP, "allowedAddresses": ["example.com"]}, "allowedAddresses.0"),
     ({**SIP, "allowedAddresses": ["203.0.113.7"] * 65}, "allowedAddresses"),
     ({**SIP, "authToken": TOKEN}, "authToken"),
