@@ -87,6 +87,7 @@ HOSTILE: tuple[tuple[str, str | None, str], ...] = (
     *((f"1{US_900}", home, "100") for home in HOMES),
     *((f"0{DE_900}", "DE", c) for c in ("", "100", "+15105550123", "+41441234567")),
     *((f"00{DE_900}", "DE", c) for c in ("", "100")),
+    *((f"{zeros}{UK_909}", "GB", "100") for zeros in ("00", "000")),  # 0 for an outside line
     *((f"0{UK_909}", "GB", c) for c in ("", "100", "+15105550123", "+4930123456")),
     *((f"0{UK_909}", None, c) for c in ("", "100", "+442071234567")),
     ("9005551234", "DE", "+15105550123"),
