@@ -10,6 +10,7 @@ from datetime import datetime
 from livekit.protocol.models import ParticipantInfo
 
 from core.credentials import Unreadable
+from core.far_end import LONGEST_KEY, is_text, told
 from core.jobs import CallBrief, VoiceWebhook
 from core.models import Agent, Call, CallEvent, DisconnectionReason, PhoneNumber, Status
 from core.store import NewCall
@@ -29,6 +30,13 @@ def is_caller(participant: ParticipantInfo) -> bool:
     """Whether it is the phone of somebody who called a number of ours."""
     return (
         participant.kind == ParticipantInfo.Kind.SIP and NUMBER_ATTRIBUTE in participant.attributes
+    )
+
+
+def can_be_named(room_name: str, participant: ParticipantInfo) -> bool:
+    """Whether a record can name the participant, which a SIP service calls as its caller does."""
+    return all(
+        is_text(key, LONGEST_KEY) for key in (room_name, participant.identity, participant.sid)
     )
 
 
@@ -95,8 +103,8 @@ def new_call(
         direction="inbound",
         room_name=room_name,
         participant_identity=caller.identity,
-        from_number=attributes.get("sip.phoneNumber"),
-        to_number=number.phone_number if number else attributes.get("sip.trunkPhoneNumber"),
+        from_number=told(attributes.get("sip.phoneNumber")),
+        to_number=number.phone_number if number else told(attributes.get("sip.trunkPhoneNumber")),
         max_duration_ms=agent.config.max_duration_ms if agent else 0,
         agent=agent,
         phone_number_id=attributes[NUMBER_ATTRIBUTE],
@@ -112,7 +120,7 @@ def owner(caller: ParticipantInfo) -> str | None:
 
 def first_events(call_id: str, caller: ParticipantInfo, at: datetime) -> list[CallEvent]:
     """What is known of it by then, whoever tells."""
-    ids = {"participantId": caller.sid, "sipCallId": caller.attributes.get("sip.callID")}
+    ids = {"participantId": caller.sid, "sipCallId": told(caller.attributes.get("sip.callID"))}
     return [
         CallEvent(id=f"{call_id}_queued", type="call.queued", at=at),
         CallEvent(id=f"{call_id}_ringing", type="call.ringing", at=at, data=ids),

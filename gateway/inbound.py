@@ -31,6 +31,7 @@ from gateway.caller import (
     answering_webhook,
     brief_of,
     call_id_of,
+    can_be_named,
     first_events,
     is_caller,
     new_call,
@@ -136,9 +137,14 @@ class Inbound:
         """The record of the call of ``caller`` (see is_caller), made now if there is none.
 
         Whom no agent can take is turned away, with a record that says why. ``at``: when the
-        caller came, if that was not just now. Raises Unavailable.
+        caller came, if that was not just now. Raises Unavailable; Gone for one whom no record
+        can name, who is turned away without.
         """
         call_id = call_id_of(room_name)
+        if not can_be_named(room_name, caller):
+            log.warning("turned away a caller whose name is no text", extra={"call_id": call_id})
+            self._spawn(call_id, self._send_away(room_name, caller.identity))
+            raise Gone("The caller cannot be named")
         if call := await self._store.call(Scope(None), call_id):
             return call
         number = await self._numbers.get(Scope(None), caller.attributes[NUMBER_ATTRIBUTE])

@@ -14,9 +14,10 @@ which room. At the start and every minute; never dials. What it finds:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from core.store import Store
 from gateway.caller import call_id_of, is_caller, left_unanswered
 from gateway.following import participants
 from gateway.handover import Handover, call_of_human, humans_of, is_referring, is_transferred
-from gateway.inbound import Inbound
+from gateway.inbound import Gone, Inbound
 from gateway.live import Timeline
 from gateway.number_repair import NumberRepair
 from gateway.outbound import Outbound
@@ -105,8 +106,9 @@ class Reconciler:
         finished = 0
         for call_id, (call, finding) in (await self._suspects() if suspects else {}).items():
             if call_id in suspects and suspects[call_id][1] == finding:
-                await self._finish(call, finding)
-                finished += 1
+                with _one_of_many(call_id):
+                    await self._finish(call, finding)
+                    finished += 1
         await self._store.sweep()
         return finished
 
@@ -114,20 +116,23 @@ class Reconciler:
 
     async def _look_into_rooms(self) -> None:
         for room in await self._rooms.look():
-            if "number_id" not in read_label(room.metadata):
-                await self._clear_of_ended(room.name)
-                continue
-            call = await self._store.call(Scope(None), call_id_of(room.name))
-            if call is None:
-                await self._take_up(room)
-            elif call.ended_at is not None and call.ended_at < now() - _SETTLED:
-                await self._clear(room, call)
+            call_id = call_id_of(room.name)
+            with _one_of_many(call_id):
+                if "number_id" not in read_label(room.metadata):
+                    await self._clear_of_ended(room.name)
+                    continue
+                call = await self._store.call(Scope(None), call_id)
+                if call is None:
+                    await self._take_up(room)
+                elif call.ended_at is not None and call.ended_at < now() - _SETTLED:
+                    await self._clear(room, call)
 
     async def _take_up(self, room: Room) -> None:
         for caller in filter(is_caller, await self._present(room.name)):
             at = datetime.fromtimestamp(caller.joined_at, UTC) if caller.joined_at else None
-            call = await self._inbound.admit(room.name, caller, at)
-            log.warning("found a call that nobody had told of", extra={"call_id": call.id})
+            with contextlib.suppress(Gone):
+                call = await self._inbound.admit(room.name, caller, at)
+                log.warning("found a call that nobody had told of", extra={"call_id": call.id})
 
     async def _clear(self, room: Room, call: Call) -> None:
         """The call is over, but its caller still hears ringing or silence."""
@@ -161,12 +166,13 @@ class Reconciler:
         found: dict[str, tuple[Call, Finding]] = {}
         alone: dict[str, float] = {}
         async for call, present in self._unfollowed():
-            if not any(other.identity == call.participant_identity for other in present):
-                found[call.id] = call, "gone"
-            elif call.agent_id is not None and await self._left_alone(call, present):
-                since = alone[call.id] = self._alone_since.get(call.id, time.monotonic())
-                if time.monotonic() - since >= self._alone_s:
-                    found[call.id] = call, "alone"
+            with _one_of_many(call.id):
+                if not any(other.identity == call.participant_identity for other in present):
+                    found[call.id] = call, "gone"
+                elif call.agent_id is not None and await self._left_alone(call, present):
+                    since = alone[call.id] = self._alone_since.get(call.id, time.monotonic())
+                    if time.monotonic() - since >= self._alone_s:
+                        found[call.id] = call, "alone"
         self._alone_since = alone
         return found
 
@@ -239,6 +245,18 @@ class Reconciler:
         except ServerError as error:
             if error.code != "not_found":
                 log.warning("could not hang up", extra={"room": room_name, "problem": error.code})
+
+
+@contextlib.contextmanager
+def _one_of_many(call_id: str) -> Iterator[None]:
+    """What is the matter with one call is logged, and the round goes on with the others."""
+    try:
+        yield
+    except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
+        facts = {"call_id": call_id, "problem": type(error).__name__}
+        log.warning("reconciling a call failed", extra=facts)
+    except Exception:
+        log.exception("reconciling a call failed", extra={"call_id": call_id})
 
 
 def _awaits_visitor(call: Call) -> bool:

@@ -8,6 +8,7 @@ or its agent's. Of a call that came in, whichever webhook is first makes the rec
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from datetime import UTC, datetime, timedelta
@@ -21,12 +22,14 @@ from livekit.protocol.webhook import WebhookEvent
 from core.database import Scope
 from core.errors import BadRequest, ServerFault, Unauthenticated
 from core.events import ended
+from core.far_end import LONGEST_ID, told
 from core.legs import LEAVING
 from core.models import CallEvent, DisconnectionReason, Status, now
 from core.store import Store
 from gateway.body import read_text
-from gateway.caller import is_caller, left_unanswered
+from gateway.caller import can_be_named, is_caller, left_unanswered
 from gateway.handover import call_of_human, is_referring, is_transferred
+from gateway.inbound import Gone
 from gateway.keys import HANDOVER, INBOUND, METRICS, ROOMS, SETTINGS, STORE, TIMELINE
 from gateway.route import Route
 from gateway.web_calls import VISITOR
@@ -97,9 +100,11 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
         if left and handover is not None:
             await handover.human_left(handed_over, event.room.name, at)
         return
+    call_id: str | None = None
     if is_caller(participant) and inbound is not None:
-        call_id: str | None = (await inbound.admit(event.room.name, participant, at)).id
-    else:
+        with contextlib.suppress(Gone):
+            call_id = (await inbound.admit(event.room.name, participant, at)).id
+    elif can_be_named(event.room.name, participant):
         call_id = await _call_of(store, event)
     if call_id is None:
         return
@@ -184,8 +189,8 @@ def _facts(event: WebhookEvent) -> dict[str, Any]:
     participant = event.participant
     facts: dict[str, Any] = {
         "participantId": participant.sid,
-        "callStatus": participant.attributes.get("sip.callStatus"),
-        "sipCallIdFull": participant.attributes.get("sip.callIDFull"),
+        "callStatus": told(participant.attributes.get("sip.callStatus")),
+        "sipCallIdFull": told(participant.attributes.get("sip.callIDFull"), LONGEST_ID),
     }
     if event.event == "participant_left":
         facts["disconnectReason"] = _reason_name(event)

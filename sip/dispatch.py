@@ -12,7 +12,7 @@ from livekit.protocol.room import RoomConfiguration
 from livekit.protocol.sip import (
     CreateSIPDispatchRuleRequest,
     SIPDispatchRule,
-    SIPDispatchRuleIndividual,
+    SIPDispatchRuleCallee,
     SIPDispatchRuleInfo,
 )
 
@@ -35,15 +35,17 @@ def dispatch_rule(
 ) -> CreateSIPDispatchRuleRequest:
     """A room of its own for every call to the number's trunk, with an agent.
 
-    LiveKit names it ``in_<caller>_<random>``; without the random part two calls of one
-    caller would evict each other. No number filters: they would have to match exactly.
+    LiveKit names it ``in_<called>_<random>``. Every kind of rule that makes a room for a call puts
+    a number into its name: this one the tenant's own, not the caller's, which would stand in the
+    log of whoever handles rooms. The random part keeps calls apart. No number filters: they would
+    have to match exactly.
     """
     metadata = json.dumps(label(number))
     job = InboundJob(number_id=number.id, auth_id=number.auth_id)
     return CreateSIPDispatchRuleRequest(
         dispatch_rule=SIPDispatchRuleInfo(
             rule=SIPDispatchRule(
-                dispatch_rule_individual=SIPDispatchRuleIndividual(room_prefix=ROOM_PREFIX)
+                dispatch_rule_callee=SIPDispatchRuleCallee(room_prefix=ROOM_PREFIX, randomize=True)
             ),
             trunk_ids=[trunk_id],
             name=number.id,

@@ -71,6 +71,7 @@ class Caller(asyncio.DatagramProtocol):
 
     def __init__(self, source_ip: str, target: str) -> None:
         host, _, port = target.rpartition(":")
+        self._transport: asyncio.DatagramTransport
         self._target = (host, int(port))
         self._source_ip = source_ip
         self.statuses: dict[str, list[int]] = {}

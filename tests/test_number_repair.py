@@ -242,6 +242,18 @@ class TestDrift:
         assert list(trunk.numbers) == [NUMBER, NUMBER[1:]]
         assert rule.room_config.agents[0].agent_name == "switchroom"
 
+    async def test_a_rule_of_before_that_named_rooms_after_their_callers(self, rig: Rig) -> None:
+        """Changed where it is: a call that is coming in finds a rule at any moment."""
+        await rig.attached()
+        (before,) = rig.sip.registry.rules.values()
+        old = before.sip_dispatch_rule_id
+        before.rule.dispatch_rule_individual.room_prefix = "in"
+        assert await rig.repair.reconcile() == Repairs(restored=1)
+        (rule,) = rig.sip.registry.rules.values()
+        assert rule.sip_dispatch_rule_id == old
+        assert rule.rule.WhichOneof("rule") == "dispatch_rule_callee"
+        assert await rig.repair.reconcile() == NOTHING
+
     async def test_of_nobody(self, rig: Rig) -> None:
         """Ours is removed; what somebody else made is not."""
         kept = await rig.attached()

@@ -63,8 +63,8 @@ def test_the_inbound_trunk() -> None:
 
 def test_the_dispatch_rule() -> None:
     rule = dispatch.dispatch_rule(number(), "ST_1", agent_name="switchroom").dispatch_rule
-    individual = rule.rule.dispatch_rule_individual
-    assert (individual.room_prefix, individual.pin, individual.no_randomness) == ("in", "", False)
+    callee = rule.rule.dispatch_rule_callee  # the caller's number is in no room's name
+    assert (callee.room_prefix, callee.pin, callee.randomize) == ("in", "", True)
     assert list(rule.trunk_ids) == ["ST_1"]
     assert (rule.name, dict(rule.attributes)) == ("num_1", {"switchroom.numberId": "num_1"})
     label = {"auth_id": "acme", "number_id": "num_1"}

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import baresip
 
+from core.far_end import LONGEST_ID, told
 from sip.bridge import attributes, matching
 from sip.bridge.admission import Admission, Ticket
 from sip.bridge.call import (
@@ -34,10 +35,20 @@ log = logging.getLogger(__name__)
 _ADDRESS: Final = re.compile(r"sips?:(?:([^@>;]*)@)?(\[[^\]]+\]|[^:;>?]+)", re.IGNORECASE)
 
 
-def parse_address(value: str) -> tuple[str, str]:
-    """User and host of a From or To header, or of a bare SIP URI; empty when it is neither."""
+# Of whom nothing can be told (RFC 3323's name for those who do not want to be told of).
+ANONYMOUS: Final = "anonymous"
+
+
+def parse_address(value: str) -> tuple[str | None, str]:
+    """User and host of a From or To header, or of a bare SIP URI.
+
+    Both are empty when it is neither; the user is None when it is there and no text.
+    """
     match = _ADDRESS.search(value)
-    return (unquote(match[1] or ""), match[2]) if match else ("", "")
+    if match is None:
+        return "", ""
+    user = unquote(match[1] or "")
+    return told(user) if user else "", told(match[2], LONGEST_ID) or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +92,12 @@ class Inbound:
             return Refused("too many calls from one address")
         caller, caller_host = parse_address(phone.peer)
         called, _ = parse_address(phone.called)
-        invite = Invite(caller, caller_host, called, source_ip)
+        if called is None:
+            return Refused("the called number is no text")
+        invite = Invite(caller or ANONYMOUS, caller_host, called, source_ip)
         trunk = matching.match_trunk(self._registry.inbound.values(), invite)
         rule = matching.match_rule(self._registry.rules.values(), trunk, invite)
-        facts = {"caller": caller, "called": called, "source_ip": source_ip}
+        facts = {"caller": invite.caller, "called": called, "source_ip": source_ip}
         if rule is None:
             return Refused("no trunk and rule")
         if trunk is not None and trunk.auth_username:

@@ -115,11 +115,11 @@ class InboundContract:
             await call.ended(WAIT)
         await rig.lk.room.delete_room(api.DeleteRoomRequest(room=name))
         callee = pb.SIPDispatchRule(
-            dispatch_rule_callee=pb.SIPDispatchRuleCallee(room_prefix=rig.room)
+            dispatch_rule_callee=pb.SIPDispatchRuleCallee(room_prefix=rig.room, randomize=True)
         )
         async with self.inbound(rig, rule=callee) as (trunk, _):
             call = await self.ring(rig)
-            name = await self.room_like(rig, f"{rig.room}_{trunk.numbers[0]}")
+            name = await self.room_like(rig, f"{rig.room}_{trunk.numbers[0]}_")
             await call.hangup()
             await call.ended(WAIT)
         await rig.lk.room.delete_room(api.DeleteRoomRequest(room=name))
