@@ -2,14 +2,15 @@
 
     log.info("call answered", extra={"call_id": call.id, "to": call.to_number})
 
-Fields in ``PHONE_FIELDS`` and ``SPEECH_FIELDS`` are redacted (LOG_REDACT), those
-in ``SECRET_FIELDS`` always, however deep they are; nothing secret is ever put into a
-message.
+Fields in ``PHONE_FIELDS`` and ``SPEECH_FIELDS`` are redacted (LOG_REDACT), and so are the numbers
+within those in ``NAME_FIELDS``; those in ``SECRET_FIELDS`` always, however deep they are; nothing
+secret is ever put into a message.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -20,6 +21,10 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from core.settings import Settings
 
 PHONE_FIELDS = frozenset({"to", "from", "from_number", "to_number", "caller", "called"})
+# What LiveKit names after phones: `in_<called>_…`, `sip_<caller>`. Ours and livekit-agents' own.
+NAME_FIELDS = frozenset(
+    {"room", "room_name", "identity", "participant", "participant_identity", "participant_name"}
+)
 SPEECH_FIELDS = frozenset({"transcript", "response", "text", "heard"})
 SECRET_FIELDS = frozenset(
     {
@@ -33,6 +38,8 @@ SECRET_FIELDS = frozenset(
         "job",  # livekit-agents logs whole jobs; their metadata carries the call's token
     }
 )
+# A number in a name: as a rule between the others of its parts, which tell two of them apart.
+_NUMBER = re.compile(r"(?<![0-9A-Za-z])\+?[0-9]{4,20}(?![0-9A-Za-z])")
 # livekit-agents marks what people said, and what tools were told, with this prefix.
 _SPEECH_PREFIX = "lk.pii."
 
@@ -102,8 +109,9 @@ class _Redactor:
             if key in SPEECH_FIELDS or key.startswith(_SPEECH_PREFIX):
                 return f"[{len(str(value))} characters]"
             if key in PHONE_FIELDS:
-                number = str(value)
-                return "…" + number[-3:] if len(number) > 3 else "…"
+                return _masked(str(value))
+            if key in NAME_FIELDS and isinstance(value, str):
+                return _NUMBER.sub(lambda number: _masked(number[0]), value)
         return self._inside(value)
 
     def _inside(self, value: Any) -> Any:
@@ -112,3 +120,7 @@ class _Redactor:
         if isinstance(value, list | tuple):
             return [self._inside(item) for item in value]
         return value
+
+
+def _masked(number: str) -> str:
+    return "…" + number[-3:] if len(number) > 3 else "…"

@@ -74,6 +74,32 @@ def test_what_is_left_of_a_number(capsys: pytest.CaptureFixture[str]) -> None:
     assert (line["to"], line["caller"], line["called"]) == ("…567", "…", None)
 
 
+@pytest.mark.parametrize("name", ["room", "room_name", "identity", "participant", "Room"])
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("in_+15105550123_Qx7-a9_bY2", "in_…123_Qx7-a9_bY2"),
+        ("in_15105550123_Qx7", "in_…123_Qx7"),
+        ("sip_+15105550123", "sip_…123"),
+        ("Phone +15105550123", "Phone …123"),
+        ("in_+15105550123_+15105550188", "in_…123_…188"),
+        ("agent-in_+15105550123_Qx7", "agent-in_…123_Qx7"),
+        ("agent-call_5f0c1e2d3b4a59687766aabb", "agent-call_5f0c1e2d3b4a59687766aabb"),
+        ("room_4269caad6655fc1bf929e670", "room_4269caad6655fc1bf929e670"),
+    ],
+)
+def test_numbers_in_names(
+    capsys: pytest.CaptureFixture[str], name: str, value: str, shown: str
+) -> None:
+    configure()
+    logging.getLogger("x").info("m", extra={name: value, "facts": {name: [value]}})
+    (line,) = lines(capsys)
+    assert line[name] == shown
+    configure(log_redact=False)
+    logging.getLogger("x").info("m", extra={name: value})
+    assert lines(capsys)[0][name] == value
+
+
 def test_one_line_per_record(capsys: pytest.CaptureFixture[str]) -> None:
     configure()
     log = logging.getLogger("x")
