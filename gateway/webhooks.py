@@ -23,7 +23,7 @@ from core.database import Scope
 from core.errors import BadRequest, ServerFault, Unauthenticated
 from core.events import ended
 from core.far_end import LONGEST_ID, told
-from core.legs import LEAVING
+from core.legs import LEAVING, LOST
 from core.models import CallEvent, DisconnectionReason, Status, now
 from core.store import Store
 from gateway.body import read_text
@@ -174,6 +174,8 @@ async def _ending(
     why = event.participant.disconnect_reason
     if event.participant.attributes.get(LEAVING):
         why = DisconnectReason.PARTICIPANT_REMOVED
+    if event.participant.attributes.get(LOST):
+        why = DisconnectReason.CONNECTION_TIMEOUT  # found by LiveKit itself, but later
     status, reason = _ENDINGS.get(why, lost)
     limit = timedelta(milliseconds=max_duration_ms) - _CLOCKS
     if answered_at and at - answered_at >= limit:

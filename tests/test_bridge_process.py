@@ -13,15 +13,18 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from livekit import rtc
 from livekit.api import ListParticipantsRequest, LiveKitAPI, RoomParticipantIdentity
 from livekit.protocol import sip as pb
 
+from core.legs import LOST
 from dev.component import Component
 from dev.options import ROOT
 from dev.phone import Phone, PhoneCall, RingOut
 from dev.process import inherited_environment
 from dev.sip_backends import WAIT
 from dev.stack import Stack, StackOptions
+from sip.bridge.call import LiveKit, Participant
 from tests.sip_contract.rig import CALLED, IDENTITY, dial_request, new_room
 
 pytestmark = pytest.mark.sip
@@ -143,6 +146,32 @@ async def test_a_stop_hangs_up_every_call(stack: Stack, sip: Any, phone: Phone) 
     assert [(await call.ended(WAIT)).how for call in up] == ["bye", "bye"]
     assert (await ringing.ended(WAIT)).how == "cancel"
     assert "Traceback" not in stack.log_text("bridge")
+
+
+async def test_what_a_killed_bridge_left_is_removed(stack: Stack, sip: Any, phone: Phone) -> None:
+    """By the next one before it takes a call, and nobody else's leg."""
+    room = new_room()
+    await sip.create_sip_participant(dial_request(room, phone.address, wait_until_answered=True))
+    settings = stack.settings
+    assert settings.livekit_api_key is not None and settings.livekit_api_secret is not None
+    secret = settings.livekit_api_secret.get_secret_value()
+    elsewhere = LiveKit(settings.livekit_url, settings.livekit_api_key, secret, mark="another")
+    theirs = Participant(room, "theirs", "Their phone", "", {})
+    other = rtc.Room()
+    await other.connect(settings.livekit_url, theirs.token(elsewhere))
+    lost: list[str] = []
+    other.on("participant_attributes_changed", lambda changed, _who: lost.extend(changed))
+    async with stack.api() as api:
+        whole_room = ListParticipantsRequest(room=room)
+        before = (await api.room.list_participants(whole_room)).participants
+        assert {one.identity for one in before} == {IDENTITY, "theirs"}
+        await stack.bridge.kill()
+        await stack.bridge.start()
+        after = (await api.room.list_participants(whole_room)).participants
+    assert [one.identity for one in after] == ["theirs"]
+    assert LOST in lost
+    assert "legs of an earlier run removed" in stack.log_text("bridge")
+    await other.disconnect()
 
 
 async def test_trunks_survive_a_restart(stack: Stack, sip: Any) -> None:

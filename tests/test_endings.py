@@ -193,12 +193,29 @@ class TestAnswered:
 class TestBroken:
     """Calls that lose a part of the system: on a stack of their own."""
 
-    @pytest_asyncio.fixture(loop_scope="session")
-    async def own(self, tmp_path: Path) -> AsyncIterator[Stack]:
-        write_agents(tmp_path)
-        values = {**AUTH, "agents_dir": tmp_path, "default_agent": "greeter"}
+    @pytest_asyncio.fixture(scope="class", loop_scope="session")
+    async def own(self, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+        agents = tmp_path_factory.mktemp("agents")
+        write_agents(agents)
+        values = {**AUTH, "agents_dir": agents, "default_agent": "greeter"}
         async with Stack(StackOptions(values=values)) as running:
             yield running
+
+    async def test_the_bridge_is_killed_and_comes_back(self, own: Stack, phone: Phone) -> None:
+        """The new one ends what LiveKit would take for living for 20 s more."""
+        async with aiohttp.ClientSession(own.gateway_url) as session:
+            gateway = Gateway(session)
+            call = await Placed.place(gateway, request(phone.address))
+            up = await phone.next_call(5)
+            await up.answered(5)
+            await up.listen(20)
+            await own.bridge.kill()
+            await own.bridge.start()
+            assert await call.outcome() == ("failed", "agent_error", None)
+            assert "legs of an earlier run removed" in own.log_text("bridge")
+            assert "its SIP service died" in own.log_text("worker")
+            await left_nothing(own, call.room)
+            assert await self._after(own, gateway, phone) == ("completed", "user_hangup", None)
 
     async def test_livekit_stops_in_the_middle_of_a_call(self, own: Stack, phone: Phone) -> None:
         async with aiohttp.ClientSession(own.gateway_url) as session:

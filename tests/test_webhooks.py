@@ -16,7 +16,7 @@ import pytest
 from livekit.protocol.models import DisconnectReason
 
 from core.database import Scope
-from core.legs import LEAVING
+from core.legs import LEAVING, LOST
 from core.models import Call, CallEvent, new_id, now
 from gateway.webhooks import _ENDINGS
 from tests.inprocess import KEY, SECRET, Running, running, settings_in
@@ -192,6 +192,17 @@ class TestConclusions:
         asked = {"attributes": {"sip.callStatus": "active", LEAVING: "true"}}
         await deliver(gateway, left(call, participant=asked))
         assert (await record(gateway, call)).disconnection_reason == "agent_hangup"
+
+    async def test_a_leg_whose_service_died_was_not_hung_up(self, gateway: Running) -> None:
+        """Another run of it removes what the one before left."""
+        call = await answered(gateway)
+        lost = {
+            "attributes": {"sip.callStatus": "active", LOST: "true"},
+            "disconnectReason": "PARTICIPANT_REMOVED",
+        }
+        await deliver(gateway, left(call, participant=lost))
+        kept = await record(gateway, call)
+        assert (kept.status, kept.disconnection_reason) == ("failed", "agent_error")
 
     async def test_before_the_answer_it_is_the_dials_to_explain(self, gateway: Running) -> None:
         call = await gateway.call()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from livekit import rtc
 
-from core.legs import LEAVING
+from core.legs import LEAVING, LOST
 from worker.endings import MAY_RETURN, Cause, far_end_left
 
 log = logging.getLogger(__name__)
@@ -113,6 +113,8 @@ class FarEnd:
                 self._left("caller_hung_up", status)
             elif participant.attributes.get(LEAVING):
                 self._left("removed", "asked to leave")
+            elif participant.attributes.get(LOST):
+                self._left("leg_lost", "its SIP service died")
 
     def _subscribed(self, _track: rtc.LocalTrack) -> None:
         self._heard_us = True

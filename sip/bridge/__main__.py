@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import NoReturn
 
 import baresip
@@ -16,6 +17,7 @@ from aiohttp import web
 from core import logs, rtc_sdk, settings
 from core.private import keep_private
 from core.settings import Settings
+from sip.bridge import leftovers
 from sip.bridge.call import LiveKit
 from sip.bridge.endpoint import Endpoint
 from sip.bridge.registry import Registry
@@ -44,6 +46,8 @@ async def serve(config: Settings) -> None:
     registry.load()
     endpoint = Endpoint(config.bridge_sip_listen)
     await endpoint.start()
+    livekit = replace(livekit, mark=leftovers.mark_of(endpoint.address))
+    await leftovers.remove(livekit)
     host, _, port = endpoint.address.rpartition(":")
     own = sip_listeners(host.strip("[]"), int(port))  # the setting may have left the port open
     service = SipService(endpoint, registry, livekit, SipGuard.from_settings(config, also_own=own))

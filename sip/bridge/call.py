@@ -17,7 +17,7 @@ from livekit import api, rtc
 from livekit.protocol.room import RoomConfiguration
 from livekit.rtc.participant import PublishTrackError
 
-from core.legs import LEAVE_METHOD, LEAVING
+from core.legs import BRIDGE, LEAVE_METHOD, LEAVING
 from sip.bridge import keys, membership
 from sip.bridge.media_delay import tell_delay
 from sip.bridge.phone import PhoneCall
@@ -85,6 +85,8 @@ class LiveKit:
     url: str
     api_key: str
     api_secret: str = field(repr=False)
+    mark: str = ""
+    """Tells the legs of this bridge from others' (sip.bridge.leftovers)."""
 
     def client(self) -> api.LiveKitAPI:
         """For requests about rooms; the caller closes it."""
@@ -121,7 +123,7 @@ class Participant:
             .with_name(self.name)
             .with_metadata(self.metadata)
             .with_kind("sip")
-            .with_attributes(dict(self.attributes))
+            .with_attributes({**self.attributes, BRIDGE: livekit.mark})
             .with_grants(
                 api.VideoGrants(room_join=True, room=self.room, can_update_own_metadata=True)
             )
