@@ -77,6 +77,14 @@ def whole(
     return finished
 
 
+async def one_at_a_time(connection: AsyncConnection, what: str) -> None:
+    """Nobody else who asks for the same goes on before this transaction ends."""
+    if connection.dialect.name == "postgresql":
+        # SQLite has one writer at a time anyway.
+        key = func.hashtextextended(what, 0)
+        await connection.execute(select(func.pg_advisory_xact_lock(key)))
+
+
 class Database:
     """Open with ``Database.open``."""
 

@@ -1,6 +1,6 @@
 """The nouns of the system and their JSON shapes, shared by gateway and worker.
 
-Field names on the wire are camelCase (contracts.md §0); times are RFC 3339 UTC
+Field names on the wire are camelCase; times are RFC 3339 UTC
 with milliseconds; a duration's unit is in its name.
 """
 
@@ -199,7 +199,7 @@ Prompt = Annotated[
 
 
 class AgentConfig(Model):
-    """What an agent is: the immutable content of one version (contracts.md §2)."""
+    """What an agent is: the immutable content of one version."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

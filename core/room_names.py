@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.database import Database, whole
+from core.database import Database, one_at_a_time, whole
 from core.models import new_id, now
 from core.names import is_name
 from core.tables import CallRow, RoomClaimRow, RoomTokenRow
@@ -181,7 +181,7 @@ class RoomNames:
             "valid_until": self._until(valid),
         }
         async with self._database.write() as connection:
-            await _one_at_a_time(connection, room_name)
+            await one_at_a_time(connection, f"identities in {room_name}")
             for other_id, other in await connection.execute(live):
                 if identity in joining_as(other) and other_id != call_id:
                     raise HeldByCall
@@ -227,7 +227,7 @@ def joining_as(identity: str) -> list[str]:
 
 async def refuse_held(connection: AsyncConnection, room_name: str, identity: str) -> None:
     """In the transaction that keeps a call. Raises HeldByToken."""
-    await _one_at_a_time(connection, room_name)
+    await one_at_a_time(connection, f"identities in {room_name}")
     values = {"room": room_name, "identities": joining_as(identity), "moment": now()}
     if (await connection.execute(_HELD, values)).first() is not None:
         raise HeldByToken
@@ -238,14 +238,6 @@ _HELD = select(_TOKENS.c.identity).where(
     _TOKENS.c.identity.in_(bindparam("identities", expanding=True)),
     _TOKENS.c.valid_until >= bindparam("moment"),
 )
-
-
-async def _one_at_a_time(connection: AsyncConnection, room_name: str) -> None:
-    """Nobody else gives an identity in this room away before the transaction ends."""
-    if connection.dialect.name == "postgresql":
-        # SQLite has one writer at a time anyway.
-        key = func.hashtextextended(f"identities in {room_name}", 0)
-        await connection.execute(select(func.pg_advisory_xact_lock(key)))
 
 
 async def _renew_identities(

@@ -33,7 +33,7 @@ from core.call_rows import (
 )
 from core.call_trunks import CallTrunks, OwnTrunk
 from core.credentials import Unreadable, Vault
-from core.database import Database, Scope, whole
+from core.database import Database, Scope, one_at_a_time, whole
 from core.errors import ServerFault
 from core.events import CallState, Source, fold
 from core.jobs import Heartbeat
@@ -188,7 +188,7 @@ class Store:
         try:
             async with self._database.write() as connection:
                 if judge is not None:
-                    await _one_at_a_time(connection, new.auth_id)
+                    await one_at_a_time(connection, f"calls of {new.auth_id}")
                     judge(await _load(connection, new.auth_id))
                 await tie(connection, new.id)
                 if new.direction == "outbound":
@@ -459,11 +459,3 @@ async def _load(connection: AsyncConnection, auth_id: str | None) -> Load:
         tenants=len(busy | {auth_id}),
         places=int(places or 0),
     )
-
-
-async def _one_at_a_time(connection: AsyncConnection, auth_id: str | None) -> None:
-    """No other call of the tenant's is added before the transaction ends."""
-    if connection.dialect.name == "postgresql":
-        # SQLite has one writer at a time anyway.
-        key = func.hashtextextended(f"calls of {auth_id}", 0)
-        await connection.execute(select(func.pg_advisory_xact_lock(key)))

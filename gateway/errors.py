@@ -1,4 +1,4 @@
-"""Every error as JSON, in the shape its path calls for (contracts.md §0), with an X-Request-Id.
+"""Every error as JSON, in the shape its path calls for, with an X-Request-Id.
 
 ``/v1/*``: nested; ``/api/v1/*``: the envelope; everything else: flat.
 

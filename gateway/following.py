@@ -259,7 +259,7 @@ class Following:
             await self._dial.aclose()
 
     async def _see_ringing(self) -> None:
-        """No webhook tells of ringing (livekit-facts §1): look, until it rings or is over."""
+        """No webhook of LiveKit tells of ringing: look, until it rings or is over."""
         while (status := await self._dial.call_status()) == "dialing":  # noqa: ASYNC110 (told by nobody)
             await asyncio.sleep(0.5)
         if status == "ringing":

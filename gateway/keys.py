@@ -76,9 +76,9 @@ TRANSFERS: web.AppKey[Transfers | None] = web.AppKey("transfers")
 HANDOVER: web.AppKey[Handover | None] = web.AppKey("handover")
 """Ends calls that were handed over; None without LiveKit keys."""
 POLICY: web.AppKey[DialPolicy] = web.AppKey("policy")
+"""Which numbers may be called."""
 SIP_GUARD: web.AppKey[SipGuard] = web.AppKey("sip_guard")
 """Which SIP addresses tenants may use."""
-"""Which numbers may be called."""
 LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")
 """How many calls a tenant may have; ``LIMITS.insert`` keeps the record of a new one."""
 STREAMS: web.AppKey[StreamLimit] = web.AppKey("streams")

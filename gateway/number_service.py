@@ -20,7 +20,7 @@ from core.models import CredentialProvider, NumberDirection, NumberStatus, Phone
 from core.numbers import NumberStore
 from core.settings import Settings
 from gateway.accounts import Accounts
-from gateway.provisioning import ProviderRef, Provisioner, busy, no_agent
+from gateway.provisioning import ProviderRef, Provisioner, busy, no_agent, taken
 from gateway.twilio_numbers import AvailableNumber, NotThere, OwnedNumber, TwilioAccount
 
 # Somebody else may buy the number that we were shown.
@@ -270,7 +270,7 @@ class NumberService:
         own = await self._numbers.by_number(Scope(scope.auth_id), number.phone_number)
         claimed = own is not None and own.status == "pending" and own.auth_id != scope.auth_id
         if own is not None and not claimed:
-            raise Conflict("The number is attached already", code="NUMBER_ATTACHED")
+            raise taken()
 
     async def _warmed(self, number: PhoneNumber) -> PhoneNumber:
         await self._lookup.warm(number.id)

@@ -184,7 +184,7 @@ class Provisioner:
         try:
             approved = await self.numbers.move(Scope(None), number.id, {"pending"}, values)
         except NumberTaken:
-            raise _taken() from None
+            raise taken() from None
         if approved is None:
             raise busy()
         return await self._establish(approved, approved.agent_id)
@@ -193,7 +193,7 @@ class Provisioner:
         try:
             await self.numbers.insert(number)
         except NumberTaken:
-            raise _taken() from None
+            raise taken() from None
         except CredentialGone:
             raise NotFound("Credential not found", code="CREDENTIAL_NOT_FOUND") from None
         except AgentGone:
@@ -330,7 +330,7 @@ def busy() -> Conflict:
     return Conflict("The number is being attached or detached just now", code="NUMBER_BUSY")
 
 
-def _taken() -> Conflict:
+def taken() -> Conflict:
     return Conflict("The number is attached already", code="NUMBER_ATTACHED")
 
 

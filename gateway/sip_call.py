@@ -1,4 +1,4 @@
-"""``POST /sip/call``: check everything in the order of contracts.md §1, then place the call."""
+"""``POST /sip/call``: check everything, names and numbers first, then place the call."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ async def make_plan(
     agents: Agents,
     webhooks: WebhookStore,
 ) -> CallPlan:
-    """The checked plan of a request. Raises in the order that contracts.md gives."""
+    """The checked plan. Raises for names first, then numbers, the trunk, and the rest."""
     room_name = _not_blank(body.room_name, "Room name", "room_name")
     name = _not_blank(body.participant_name, "Participant name", "participant_name")
     identity = _not_blank(body.participant_identity, "Participant identity", "participant_identity")

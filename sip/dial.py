@@ -2,7 +2,7 @@
 
 The API is asked to wait for the answer, because only then does it tell the SIP
 status of a refusal; meanwhile the participant is looked up, so that the caller of
-this module learns its ids as soon as it is in the room (livekit-facts: 9-11 ms,
+this module learns its ids as soon as it is in the room (after 9 to 11 ms,
 sooner than the request that does not wait). A dial is never sent twice.
 """
 
@@ -40,7 +40,7 @@ _LOOKUP_FIRST_S, _LOOKUP_GROWTH, _LOOKUP_MAX_S = 0.004, 1.3, 0.25
 _JOIN_DEADLINE_S = 10.0
 # By so much may the SIP service's ringing time seem shorter than it was asked for.
 _CLOCKS_S = 0.5
-# The server ends a waiting request after 80 s (livekit-facts §1); leave it room to say so.
+# The server ends a waiting request after 80 s; leave it room to say so.
 MAX_RINGING_S = 75
 
 
@@ -184,7 +184,7 @@ class Dial:
         return participant.attributes.get("sip.callStatus") if participant else None
 
     async def cancel(self) -> None:
-        """Stop ringing, or hang up. Dropping the HTTP request alone would not (livekit-facts)."""
+        """Stop ringing, or hang up. Dropping the HTTP request alone would not."""
         with contextlib.suppress(ServerError, aiohttp.ClientError, TimeoutError):
             await self._rooms.room.remove_participant(self._whom)
 
@@ -250,7 +250,7 @@ def _ids_of_refused(error: ServerError) -> Joined | None:
 
 
 def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:
-    """LiveKit's error as a verdict (the measured table is in livekit-facts §1).
+    """LiveKit's error as a verdict (measured with livekit-sip 1.10).
 
     ``gave_up``: the ringing time was not over, so that a dial that was canceled was
     canceled by our side (the participant was removed, the room deleted).

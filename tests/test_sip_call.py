@@ -1,4 +1,4 @@
-"""POST /sip/call: contracts.md §1, row by row, over HTTP, against LiveKit and a phone."""
+"""POST /sip/call: every answer that it has, over HTTP, against LiveKit and a phone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /sip/call: whose room it is, and once is once (contracts.md §1)."""
+"""POST /sip/call: whose room it is, and once is once."""
 
 from __future__ import annotations
 

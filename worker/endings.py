@@ -123,7 +123,7 @@ def far_end_left(
     answered: bool,
     inbound: bool = False,
 ) -> Cause:
-    """Why the far end's participant left (livekit-facts: the outcome matrix).
+    """Why the far end's participant left (measured with livekit-sip 1.10, cause by cause).
 
     ``status`` is its last ``sip.callStatus``. CLIENT_INITIATED alone says little for SIP:
     a trunk's 5xx looks the same, but only before the answer.

@@ -1,4 +1,4 @@
-"""The body of a caller's turn, as a webhook gets it (contracts.md §2). Pure."""
+"""The body of a caller's turn, as a webhook gets it. Pure."""
 
 from __future__ import annotations
 
