@@ -150,7 +150,7 @@ class TestDial:
     async def test_a_name_that_would_lead_elsewhere_the_third_time(self) -> None:
         """It is not asked again: the stack gets the address."""
         names = Names(rebind_example=[[PUBLIC], ["127.0.0.1"]])
-        stack = Stack()
+        stack = Stack(("contact", "<sip:200@8.8.4.4>"))
         assert await dial("rebind.example:5060", SipGuard(resolve=names), stack) is None
         assert stack.dialled == [f"sip:200@rebind.example:5060;transport=udp;maddr={PUBLIC}"]
 
@@ -166,6 +166,20 @@ class TestDial:
             [("contact", "<sip:200@gone.example>")],
             [("contact", "<sip:200@ours.example>")],
             [("contact", "<sip:200@8.8.8.8>"), ("record-route", "<sip:10.0.0.1;lr>")],
+            # Taken for another address by a careless reader than by the stack.
+            [("contact", '"<sip:q@8.8.8.8>" <sip:b@10.0.0.1>')],
+            [("contact", '"sip:q@8.8.8.8 " <sip:b@10.0.0.1>')],
+            [("contact", "sip:q@8.8.8.8 <sip:b@10.0.0.1>")],
+            [("contact", "sip:q@10.0.0.1 <sip:b@8.8.8.8>")],
+            [("contact", '"a\\" <sip:q@8.8.8.8>" <sip:b@10.0.0.1>')],
+            [("contact", '"<sip:q@8.8.8.8> <sip:b@10.0.0.1>')],
+            [("contact", "<sip:b@8.8.8.8> <sip:10.0.0.1")],
+            [("record-route", '<sip:10.0.0.1;lr>;x="sip:8.8.8.8;"')],
+            [("record-route", "<sip:10.0.0.1;lr>;x=sip:8.8.8.8")],
+            [("record-route", "<sip:8.8.8.8;lr>, <sip:10.0.0.1;lr>")],
+            [("contact", "<tel:+15105550199>")],
+            [("contact", "")],
+            [],
             [("record-route", "<sip:8.8.8.8;lr>,<sip:127.0.0.1:22;lr>")],
             [("record-route", "<sip:8.8.8.8;lr>"), ("record-route", "<sip:a@[fd00::1];lr>")],
             [("record-route", "<sip:8.8.8.8;lr;maddr=169.254.169.254>")],
@@ -180,10 +194,14 @@ class TestDial:
     @pytest.mark.parametrize(
         "headers",
         [
-            [],
             [("contact", "<sip:200@8.8.4.4:5080>")],
             # A switch behind its edge: nothing of ours goes to its Contact.
             [("contact", "<sip:200@172.25.1.1>"), ("record-route", "<sip:8.8.8.8;lr>")],
+            [("contact", '"Doe, <John>" <sip:200@8.8.4.4>')],
+            [
+                ("contact", "<sip:a@172.25.1.1>"),
+                ("record-route", "<sip:10.1.1.1;lr>,<sip:8.8.8.8;lr>"),
+            ],
             [("record-route", "<sip:10.0.0.1;lr>, <sip:8.8.8.8;lr>")],
         ],
     )

@@ -43,7 +43,7 @@ async def remove(livekit: LiveKit) -> int:
         # Also a LiveKit that starts together with us, and has no rooms yet.
         log.info("cannot look for legs left over", extra={"problem": type(error).__name__})
     finally:
-        await client.aclose()  # type: ignore[no-untyped-call]
+        await client.aclose()
     if removed:
         log.warning("legs of an earlier run removed", extra={"legs": removed})
     return removed

@@ -221,11 +221,12 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
 async def _stays_outside(dialog: DialogTrace, guard: SipGuard) -> bool:
     """Whether the far end, which a tenant chose, keeps the rest of the call out of our network."""
     try:
-        if (target := dialog.next_hop) is not None:
+        for target in dialog.next_hops:
             await guard.check(target)
     except AddressRefused:
         return False
-    return True
+    # An answer that names nobody is no answer that a phone gives.
+    return dialog.opening is None or bool(dialog.next_hops)
 
 
 async def talk(call: Call, order: Dial, endpoint: Endpoint, *, dialled_for_s: float) -> Ending:

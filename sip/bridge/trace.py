@@ -16,6 +16,8 @@ _TAG = re.compile(r";\s*tag=([^;>\s]+)", re.IGNORECASE)
 _URI = re.compile(
     r"sips?:(?:[^@<>,\s]*@)?(\[[^\]]*\]|[^:;?>,\s]*)(:[0-9]*)?([^>,]*)", re.IGNORECASE
 )
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKETED = re.compile(r"<([^<>]*)>")
 _MADDR = re.compile(r";\s*maddr\s*=\s*([^;?>,\s]+)", re.IGNORECASE)
 # RFC 3261 §7.3.3: the compact forms.
 _COMPACT = {"i": "call-id", "f": "from", "t": "to", "v": "via", "m": "contact"}
@@ -114,19 +116,36 @@ class DialogTrace:
         return self.opening.headers if self.opening is not None else ()
 
     @property
-    def next_hop(self) -> str | None:
-        """``host[:port]`` that our requests in the dialog go to, where the far end answered.
+    def next_hops(self) -> tuple[str, ...]:
+        """``host[:port]`` of all that our requests in the dialog may go to; empty: not to be told.
 
-        The last Record-Route of its answer, else its Contact (RFC 3261 §12.1.2).
+        That is the last Record-Route of the far end's answer, else its Contact (RFC 3261
+        §12.1.2). One, as it should be; more where a reader could take the header for another.
         """
         for wanted in ("record-route", "contact"):
             values = [value for name, value in self.remote_headers if name == wanted]
-            uris = _URI.findall(",".join(values))
-            if uris:
-                host, port, parameters = uris[-1 if wanted == "record-route" else 0]
-                instead = _MADDR.search(parameters)
-                return f"{instead[1] if instead else host}{port}"
-        return None
+            if values:
+                return _hops(values[-1] if wanted == "record-route" else values[0], wanted)
+        return ()
+
+
+def _hops(value: str, header: str) -> tuple[str, ...]:
+    plain = _QUOTED.sub("", value)
+    bracketed = _BRACKETED.findall(plain)
+    outside = _BRACKETED.sub("", plain)
+    if '"' in plain or "<" in outside or ">" in outside:
+        # Quotes or brackets without an end: whatever is in it may be meant.
+        meant = _URI.findall(value)
+    elif bracketed:
+        chosen = bracketed[-1 if header == "record-route" else 0]
+        meant = [*_URI.findall(chosen), *_URI.findall(outside)]
+    else:
+        meant = _URI.findall(plain)
+    found: list[str] = []
+    for host, port, parameters in meant:
+        instead = _MADDR.search(parameters)
+        found.append(f"{instead[1] if instead else host}{port}")
+    return tuple(found)
 
 
 @dataclass(slots=True)
