@@ -18,8 +18,8 @@ def _off(value: Any) -> bool:
     return value is None or value is False
 
 
-def _off_within(name: str, *nothing: str) -> Callable[[Any], bool]:
-    """Of an object: what its ``name`` says; ``nothing`` are the texts that ask for nothing."""
+def _off_within(name: str, nothing: str | bool) -> Callable[[Any], bool]:
+    """Of an object: what its ``name`` says; ``nothing`` is the value that asks for nothing."""
 
     def asks_for_nothing(value: Any) -> bool:
         if not isinstance(value, dict):
@@ -28,7 +28,7 @@ def _off_within(name: str, *nothing: str) -> Callable[[Any], bool]:
         if stated is None:
             # A name that is not known here may well ask for something.
             return all(each is None for each in value.values())
-        return stated is False or (isinstance(stated, str) and stated in nothing)
+        return type(stated) is type(nothing) and stated == nothing
 
     return asks_for_nothing
 
@@ -58,7 +58,7 @@ _NO_RECORDINGS = "Calls are not recorded yet: only a value that asks for no reco
 FIELDS: Mapping[str, _Field] = {
     "record": _Field(_off, _NO_RECORDINGS),
     "recording": _Field(
-        _off_within("enabled"), _NO_RECORDINGS, inner={"enabled": {"enum": [False, None]}}
+        _off_within("enabled", False), _NO_RECORDINGS, inner={"enabled": {"enum": [False, None]}}
     ),
     "disableRecording": _Field(_either, "Must be true or false", plain=(True, False, None)),
     "disclosure": _Field(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import re
 import socket
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,10 @@ _V6_PREFIXES_WITH_V4 = (
 )
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 _UNIQUE_LOCAL = ipaddress.IPv6Network("fc00::/7")
+
+
+# inet_aton(3) reads no further than a blank.
+_SPELLED = re.compile(r"[0-9A-Fa-fXx.]+")
 
 
 class UrlRefused(ValueError):
@@ -100,10 +105,14 @@ def is_localhost(name: str) -> bool:
 def literal(host: str) -> list[str]:
     """The addresses that ``host`` spells without DNS: 127.0.0.1, 127.1, 2130706433, [::1]."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, UnicodeError):
+        return [str(ipaddress.ip_address(host.partition("%")[0]))]
+    except ValueError:
+        pass
+    try:
+        # Every spelling that the resolver takes for an IPv4 address without asking anybody.
+        return [socket.inet_ntoa(socket.inet_aton(host))] if _SPELLED.fullmatch(host) else []
+    except OSError:
         return []
-    return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
 def guarded_session(

@@ -434,7 +434,7 @@ async def test_a_gateway_whose_database_is_locked(
 ) -> None:
     """It says so, refuses calls, keeps the ones it has, and recovers by itself."""
     livekit = Ringing()
-    async with running_with(livekit, tmp_path) as gateway:
+    async with running_with(livekit, tmp_path, sip_allow_private=True) as gateway:
         assert await readiness(gateway.http) == (200, [])
         answer = await post(gateway, DIAL)
         call_id = answer[1]["call_id"]

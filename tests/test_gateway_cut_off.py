@@ -179,7 +179,7 @@ class Slow:
 @asynccontextmanager
 async def slow(folder: Path) -> AsyncIterator[Slow]:
     livekit = HeldDial()
-    async with running_with(livekit, folder) as gateway:
+    async with running_with(livekit, folder, sip_allow_private=True) as gateway:
         try:
             yield Slow(gateway, livekit)
         finally:

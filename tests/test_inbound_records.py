@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from livekit.protocol.models import ParticipantInfo
+from sqlalchemy import update
 
 from core.database import Scope
 from core.models import AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
+from core.tables import PhoneNumberRow
 from core.tokens import TokenIssuer
 from gateway.caller import call_id_of
-from gateway.keys import AGENT_STORE, INBOUND, NUMBERS
+from gateway.keys import AGENT_STORE, DATABASE, INBOUND, NUMBERS
 from tests.conftest import bearer
 from tests.inprocess import SECRET, Running
 from tests.livekit_stub import LiveKitStub, phone, running_with
@@ -62,7 +64,11 @@ async def number(gateway: Running, **changes: Any) -> PhoneNumber:
         "created_at": now(),
     }
     attached = PhoneNumber(**{**values, **changes})
-    await gateway.app[NUMBERS].insert(attached)
+    await gateway.app[NUMBERS].insert(attached.model_copy(update={"agent_id": None}))
+    # Its agent may be gone, or another's, by now; none of these is bound to it.
+    row = update(PhoneNumberRow).where(PhoneNumberRow.id == attached.id)
+    async with gateway.app[DATABASE].write() as connection:
+        await connection.execute(row.values(agent_id=attached.agent_id))
     return attached
 
 

@@ -80,6 +80,7 @@ async def killable(
         gateway_host=HOST,
         gateway_port=port,
         webhook_allow_private=True,
+        sip_allow_private=True,
         **changes,
     )
     gateway = Gateway(settings, folder)

@@ -119,7 +119,7 @@ class Overloaded(LiveKitStub):
 @pytest.fixture
 async def overloaded(tmp_path: Path) -> AsyncIterator[tuple[Overloaded, Running]]:
     livekit = Overloaded()
-    async with running_with(livekit, tmp_path) as running:
+    async with running_with(livekit, tmp_path, sip_allow_private=True) as running:
         yield livekit, running
 
 

@@ -92,14 +92,14 @@ class TestTenancy:
                 await livekit.room.delete_room(DeleteRoomRequest(room=room_name))
         finally:
             exchange.behave(Answer())
-        dialled = {call.called for call in exchange.calls if call.called.startswith("+1999")}
+        dialled = {call.called for call in exchange.calls if call.called.startswith("+1555")}
         assert dialled
         assert dialled <= winners
         print("LIVE", [(c.called, c.ending) for c in exchange.calls if c.ending is None])
 
     async def _one_race(self, gateway: Gateway, room_name: str, round_: int) -> str:
         """The number that the winner dialled; each tenant has one of its own a round."""
-        numbers = (f"+1999{round_:02d}00001", f"+1999{round_:02d}00002")
+        numbers = (f"+1555{round_:02d}00001", f"+1555{round_:02d}00002")
         answers = await asyncio.gather(
             *(
                 gateway.post(
