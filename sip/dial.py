@@ -24,7 +24,7 @@ from livekit.protocol.room import RoomParticipantIdentity
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig, SIPTransport
 
 from core.models import DisconnectionReason, Status
-from sip.guard import TENANT_DIAL, with_port
+from sip.guard import TENANT_DIAL, tenant_mark, with_port
 
 Transport = Literal["auto", "udp", "tcp", "tls"]
 
@@ -82,7 +82,7 @@ class DialRequest:
         hostname, attributes = self.trunk.address, dict(self.attributes)
         if self.trunk.tenant is not None:
             hostname = with_port(hostname, tls=self.trunk.tls)
-            attributes[TENANT_DIAL] = "true"
+            attributes[TENANT_DIAL] = tenant_mark(self.trunk.tenant)
         request = CreateSIPParticipantRequest(
             trunk=SIPOutboundConfig(
                 hostname=hostname,

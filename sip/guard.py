@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import ipaddress
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -32,8 +34,9 @@ from core.url_guard import IPAddress, is_localhost, is_public, literal, unwrappe
 from sip.addresses import Address, parse_outbound_address
 
 TENANT_DIAL: Final = "switchroom.tenantDial"
-"""Attribute of the participant that a dial makes: a tenant chose the address. It is the
-gateway's to set; a phone's headers become attributes of other names."""
+"""Attribute of the participant that a dial makes: a tenant chose the address, and which one
+(``tenant_mark``). It is the gateway's to set; a phone's headers become attributes of other names.
+"""
 
 SIP_PORT: Final = 5060
 SIP_TLS_PORT: Final = 5061
@@ -41,15 +44,24 @@ SIP_TLS_PORT: Final = 5061
 LOOKUP_DEADLINE_S: Final = 3.0
 # Threads that wait for DNS, each for as long as the C library likes (10 s and more).
 LOOKUPS_PER_TENANT: Final = 8
+# The names of our own listeners are part of every check, and lead elsewhere once in a blue moon.
+OWN_KEPT_S: Final = 30.0
+# EAI_NODATA: there is the name, and it has no address.
+_NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)})
 
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 
-Resolver = Callable[[str, str], Awaitable[Sequence[str]]]
-"""The numeric addresses of a name, asked on behalf of somebody; none: it has none."""
+Resolver = Callable[[str, str | None], Awaitable[Sequence[str]]]
+"""The numeric addresses of a name, asked on behalf of a tenant, or (None) on our own.
 
+None of them: there is no such name. Raises NoAnswer."""
 
 GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
+
+
+class NoAnswer(Exception):
+    """Nobody knows where the name leads: no answer in time, a failure, or too many questions."""
 
 
 class AddressRefused(Forbidden):
@@ -88,6 +100,7 @@ class SipGuard:
         self._allow_private = allow_private
         self._networks = tuple(ipaddress.ip_network(each) for each in allowed_networks)
         self._resolve = Lookups().resolve if resolve is None else resolve
+        self._own_names = OwnNames(self._resolve)
 
     @classmethod
     def from_settings(
@@ -104,7 +117,7 @@ class SipGuard:
             resolve=resolve,
         )
 
-    def check_literal(self, address: str, *, tls: bool = False) -> None:
+    def check_literal(self, address: str, *, tls: bool | None = False) -> None:
         """Refuse at once what needs no DNS to be refused. Raises AddressRefused.
 
         For addresses that are stored: the check proper is made when they are used.
@@ -117,21 +130,32 @@ class SipGuard:
             if _same_name(listener.host, parsed.host) or _meet(numeric, _numeric(listener.host)):
                 raise AddressRefused
 
-    async def check(self, address: str, *, tls: bool = False, tenant: str = "") -> list[str]:
-        """The numeric addresses that ``host[:port]`` leads to now. Raises AddressRefused."""
+    async def check(self, address: str, *, tenant: str, tls: bool | None = False) -> list[str]:
+        """The numeric addresses that ``host[:port]`` leads to now. Raises AddressRefused.
+
+        ``tls`` None: the transport is not known. ``tenant``: whose share of the lookups it takes.
+        """
         self.check_literal(address, tls=tls)
         parsed = _parsed(address)
-        found = await self._addresses(parsed.host, tenant)
+        try:
+            found = _numeric(parsed.host) or list(await self._resolve(parsed.host, tenant))
+        except NoAnswer:
+            raise AddressRefused from None
         if not found or not all(map(self._may_be_used, found)):
             raise AddressRefused
-        for listener in self._own_at(parsed, tls):
-            if _meet(found, await self._addresses(listener.host, "")):
+        hosts = {one.host for one in self._own_at(parsed, tls)}
+        for ours in await asyncio.gather(*map(self._own_names.addresses, hosts)):
+            # Not known where ours is: then it may be there.
+            if ours is None or _meet(found, ours):
                 raise AddressRefused
         return found
 
-    def _own_at(self, address: Address, tls: bool) -> list[Listener]:
-        port = port_of(address, tls=tls)
-        return [one for one in self._own if one.port == port and (tls or not one.tls_only)]
+    def _own_at(self, address: Address, tls: bool | None) -> list[Listener]:
+        found = []
+        for each in (False, True) if tls is None else (tls,):
+            port = port_of(address, tls=each)
+            found += [one for one in self._own if one.port == port and (each or not one.tls_only)]
+        return found
 
     def _may_be_used(self, numeric: str) -> bool:
         ip = _ip(numeric)
@@ -142,8 +166,10 @@ class SipGuard:
             return True
         return any(ip in network for network in self._networks)
 
-    async def _addresses(self, host: str, tenant: str) -> list[str]:
-        return _numeric(host) or list(await self._resolve(host, tenant))
+
+def tenant_mark(tenant: str) -> str:
+    """TENANT_DIAL's value. Everybody in the room can read it, so it does not name the tenant."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:16]
 
 
 def port_of(address: Address, *, tls: bool) -> int:
@@ -219,36 +245,38 @@ class Lookups:
     """Asks the system's resolver, each time anew, in threads of its own.
 
     The executor of the event loop is small and everybody's; a name server that never answers
-    would hold all of it. Here it holds the LOOKUPS_PER_TENANT of whoever named it.
+    would hold all of it. Here it holds the LOOKUPS_PER_TENANT of whoever named it. Our own
+    names are few and no tenant's, and have no limit that somebody could fill.
     """
 
     def __init__(self, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> None:
         self._getaddrinfo = getaddrinfo
-        self._under_way: dict[tuple[str, str], asyncio.Future[list[str]]] = {}
-        self._waiting: Counter[str] = Counter()
+        self._under_way: dict[tuple[str, str | None], asyncio.Future[list[str] | None]] = {}
+        self._waiting: Counter[str | None] = Counter()
 
-    async def resolve(self, name: str, tenant: str) -> list[str]:
-        """Of A and AAAA. Empty: no such name, no answer in time, or too many questions."""
+    async def resolve(self, name: str, tenant: str | None) -> list[str]:
+        """Of A and AAAA. Empty: no such name. Raises NoAnswer."""
         key = (name.lower(), tenant)
         asked = self._under_way.get(key)
         if asked is None:
-            if self._waiting[tenant] >= LOOKUPS_PER_TENANT:
-                return []
+            if tenant is not None and self._waiting[tenant] >= LOOKUPS_PER_TENANT:
+                raise NoAnswer
             asked = self._ask(key)
         try:
             async with asyncio.timeout(LOOKUP_DEADLINE_S):
-                return await asyncio.shield(asked)
+                found = await asyncio.shield(asked)
         except TimeoutError:
-            return []
+            raise NoAnswer from None
+        if found is None:
+            raise NoAnswer
+        return found
 
-    def _ask(self, key: tuple[str, str]) -> asyncio.Future[list[str]]:
+    def _ask(self, key: tuple[str, str | None]) -> asyncio.Future[list[str] | None]:
         name, tenant = key
         loop = asyncio.get_running_loop()
-        asked: asyncio.Future[list[str]] = loop.create_future()
-        self._under_way[key] = asked
-        self._waiting[tenant] += 1
+        asked: asyncio.Future[list[str] | None] = loop.create_future()
 
-        def done(found: list[str]) -> None:
+        def done(found: list[str] | None) -> None:
             del self._under_way[key]
             self._waiting[tenant] -= 1
             if not self._waiting[tenant]:
@@ -256,17 +284,51 @@ class Lookups:
             asked.set_result(found)
 
         def work() -> None:
-            try:
-                answers = self._getaddrinfo(name, None, type=socket.SOCK_DGRAM)
-                found = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
-            except (OSError, UnicodeError):
-                found = []
+            found = _ask_system(self._getaddrinfo, name)
             with contextlib.suppress(RuntimeError):  # nobody waits: the loop is closed
                 loop.call_soon_threadsafe(done, found)
 
-        # A daemon: an answer that is still due must not hold up the end of the process.
-        threading.Thread(target=work, name="sip-dns", daemon=True).start()
+        try:
+            # A daemon: an answer that is still due must not hold up the end of the process.
+            threading.Thread(target=work, name="sip-dns", daemon=True).start()
+        except RuntimeError:  # the machine has no more threads
+            raise NoAnswer from None
+        self._under_way[key] = asked
+        self._waiting[tenant] += 1
         return asked
+
+
+def _ask_system(getaddrinfo: GetAddrInfo, name: str) -> list[str] | None:
+    """The addresses of ``name``, none if there is no such name; None: no answer."""
+    try:
+        answers = getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    except UnicodeError:
+        return []
+    except socket.gaierror as error:
+        return [] if error.errno in _NO_SUCH_NAME else None
+    except OSError:
+        return None
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+
+
+class OwnNames:
+    """Where our own listeners are. The last answer counts until there is another."""
+
+    def __init__(self, resolve: Resolver) -> None:
+        self._resolve = resolve
+        self._known: dict[str, tuple[float, Sequence[str]]] = {}
+
+    async def addresses(self, host: str) -> Sequence[str] | None:
+        """None: nobody has ever answered."""
+        if numeric := _numeric(host):
+            return numeric
+        asked_at, found = self._known.get(host, (0.0, None))
+        if found is None or time.monotonic() - asked_at >= OWN_KEPT_S:
+            with contextlib.suppress(NoAnswer):
+                found = await self._resolve(host, None)
+            if found is not None:
+                self._known[host] = (time.monotonic(), found)
+        return found
 
 
 def _parsed(address: str) -> Address:

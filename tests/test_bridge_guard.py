@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from livekit.protocol import sip as pb
 
+from core.models import new_id
 from sip.bridge import outbound
 from sip.bridge.outbound import checked_uri, plan
 from sip.bridge.trace import DialogTrace, SipMessage
-from sip.guard import TENANT_DIAL, AddressRefused, Listener, SipGuard
-from tests.test_sip_guard import PUBLIC, PUBLIC6, Names
+from sip.guard import (
+    LOOKUPS_PER_TENANT,
+    TENANT_DIAL,
+    AddressRefused,
+    Listener,
+    Lookups,
+    SipGuard,
+)
+from tests.test_sip_guard import PUBLIC, PUBLIC6, Names, answer
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]
 
 
-def order(hostname: str, *, tenant: bool = True, **fields: Any) -> outbound.Dial:
+def order(hostname: str, *, tenant: str | None = "mark", **fields: Any) -> outbound.Dial:
     request = pb.CreateSIPParticipantRequest(
         trunk=pb.SIPOutboundConfig(hostname=hostname, **fields),
         sip_number="100",
         sip_call_to="200",
-        room_name="room",
-        participant_attributes={"a": "b", **({TENANT_DIAL: "true"} if tenant else {})},
+        room_name=new_id("room"),
+        participant_attributes={"a": "b", **({} if tenant is None else {TENANT_DIAL: tenant})},
     )
     return plan(request, None, "127.0.0.1")
 
@@ -55,13 +65,13 @@ class TestUri:
 
     async def test_the_operators_is_not_looked_at(self) -> None:
         names = Names()
-        free = order("trunk.example", tenant=False)
+        free = order("trunk.example", tenant=None)
         uri = await checked_uri(free, SipGuard(resolve=names), "127.0.0.1")
         assert (uri, names.asked) == ("sip:200@trunk.example;transport=udp", [])
 
     def test_the_mark_does_not_enter_the_room(self) -> None:
         marked = order("trunk.example")
-        assert marked.tenant
+        assert marked.tenant == "mark"
         assert TENANT_DIAL not in marked.participant.attributes
         assert marked.participant.attributes["a"] == "b"
 
@@ -123,7 +133,14 @@ class Stack:
         return self._dialog
 
 
-async def dial(hostname: str, guard: SipGuard, stack: Stack, *, tenant: bool = True) -> str | None:
+async def dial(
+    hostname: str,
+    guard: SipGuard,
+    stack: Stack,
+    *,
+    tenant: str | None = "mark",
+    **fields: Any,
+) -> str | None:
     """The code of the error; None: answered."""
     call: Any = SimpleNamespace(
         participant=SimpleNamespace(attributes={}),
@@ -133,7 +150,7 @@ async def dial(hostname: str, guard: SipGuard, stack: Stack, *, tenant: bool = T
         over=asyncio.get_running_loop().create_future(),
     )
     endpoint: Any = stack
-    verdict = await outbound.dial(call, order(hostname, tenant=tenant), endpoint, guard)
+    verdict = await outbound.dial(call, order(hostname, tenant=tenant, **fields), endpoint, guard)
     return None if verdict is None else verdict.error.code
 
 
@@ -142,7 +159,7 @@ class TestDial:
         """Public when the gateway asked, private when it is dialled."""
         names = Names(rebind_example=[[PUBLIC], ["127.0.0.1"]])
         guard = SipGuard(resolve=names)
-        assert await guard.check("rebind.example:5060") == [PUBLIC]
+        assert await guard.check("rebind.example:5060", tenant="acme") == [PUBLIC]
         stack = Stack()
         assert await dial("rebind.example:5060", guard, stack) == "permission_denied"
         assert stack.dialled == []
@@ -189,7 +206,7 @@ class TestDial:
         names = Names(private_example=[["10.0.0.1"]], ours_example=[[PUBLIC]])
         guard = SipGuard(resolve=names, own=[Listener(PUBLIC, 5060)])
         assert await dial("8.8.8.8:5060", guard, Stack(*headers)) == "permission_denied"
-        assert await dial("8.8.8.8:5060", guard, Stack(*headers), tenant=False) is None
+        assert await dial("8.8.8.8:5060", guard, Stack(*headers), tenant=None) is None
 
     @pytest.mark.parametrize(
         "headers",
@@ -207,3 +224,48 @@ class TestDial:
     )
     async def test_a_far_end_that_stays_outside(self, headers: Any) -> None:
         assert await dial("8.8.8.8:5060", SipGuard(), Stack(*headers)) is None
+
+    @pytest.mark.parametrize("contact", [PUBLIC, f"{PUBLIC}:5061", f"{PUBLIC}:5061;transport=tls"])
+    async def test_a_far_end_that_leads_the_call_to_our_tls_port(self, contact: str) -> None:
+        guard = SipGuard(own=[Listener(PUBLIC, 5061, tls_only=True)])
+        stack = Stack(("contact", f"<sip:200@{contact}>"))
+        for transport in (pb.SIP_TRANSPORT_UDP, pb.SIP_TRANSPORT_TLS):
+            assert await dial("8.8.8.8", guard, stack, transport=transport) == "permission_denied"
+
+    @pytest.mark.parametrize("mark", ["mark", "true", ""])
+    async def test_the_lookups_are_its_tenants(self, mark: str) -> None:
+        """Before and after the answer, whatever the rooms, and never in our own pool."""
+        names = Names(trunk_example=[[PUBLIC]], far_example=[[PUBLIC]])
+        stack = Stack(("contact", "<sip:200@far.example>"))
+        for _ in range(2):
+            assert await dial("trunk.example", SipGuard(resolve=names), stack, tenant=mark) is None
+        assert names.asked == [("trunk.example", mark), ("far.example", mark)] * 2
+
+    async def test_far_ends_that_never_resolve_hold_up_their_tenant_only(self) -> None:
+        stuck = threading.Event()
+        held = itertools.count(1)
+        full = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def system(name: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+            if name.startswith("slow"):
+                if next(held) == LOOKUPS_PER_TENANT:
+                    loop.call_soon_threadsafe(full.set)
+                stuck.wait(10)
+            return answer(PUBLIC6 if name == "ours.example" else PUBLIC)
+
+        resolve = Lookups(system).resolve
+        guard = SipGuard(own=[Listener("ours.example", 5060)], resolve=resolve)
+        slow = [Stack(("contact", f"<sip:x@slow{n}.example>")) for n in range(LOOKUPS_PER_TENANT)]
+        stalled = [asyncio.ensure_future(dial("8.8.8.8", guard, each)) for each in slow]
+        far = Stack(("contact", "<sip:x@far.example>"))
+        inside = Stack(("contact", f"<sip:x@[{PUBLIC6}]>"))
+        try:
+            async with asyncio.timeout(10):
+                await full.wait()
+            assert await dial("8.8.8.8", guard, far) == "permission_denied"
+            assert await dial("8.8.8.8", guard, far, tenant="rival") is None
+            assert await dial("8.8.8.8", guard, inside, tenant="rival") == "permission_denied"
+        finally:
+            stuck.set()
+            await asyncio.gather(*stalled)

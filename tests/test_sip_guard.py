@@ -19,9 +19,11 @@ from sip.guard import (
     AddressRefused,
     Listener,
     Lookups,
+    NoAnswer,
     SipGuard,
     own_listeners,
     sip_listeners,
+    tenant_mark,
     with_port,
 )
 
@@ -35,9 +37,9 @@ class Names:
 
     def __init__(self, **answers: Sequence[Sequence[str]]) -> None:
         self._answers = {name.replace("_", "."): [*each] for name, each in answers.items()}
-        self.asked: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, str | None]] = []
 
-    async def __call__(self, name: str, tenant: str) -> Sequence[str]:
+    async def __call__(self, name: str, tenant: str | None) -> Sequence[str]:
         self.asked.append((name, tenant))
         left = self._answers.get(name.rstrip(".").lower(), [[]])
         return left.pop(0) if len(left) > 1 else left[0]
@@ -264,9 +266,9 @@ class TestNames:
     async def test_a_name_is_asked_each_time(self) -> None:
         names = Names(trunk_example=[[PUBLIC], ["127.0.0.1"]])
         checked = SipGuard(resolve=names)
-        await checked.check("trunk.example")
+        await checked.check("trunk.example", tenant="acme")
         with pytest.raises(AddressRefused):
-            await checked.check("trunk.example")
+            await checked.check("trunk.example", tenant="acme")
 
     async def test_when_it_is_stored_a_name_is_not_asked(self) -> None:
         names = Names(trunk_example=[["127.0.0.1"]])
@@ -289,7 +291,7 @@ class TestNames:
             PUBLIC,
         ):
             with pytest.raises(AddressRefused) as refused:
-                await checked.check(address)
+                await checked.check(address, tenant="acme")
             texts.add((refused.value.status, refused.value.code, refused.value.message))
         assert [*texts] == [(403, "DESTINATION_NOT_ALLOWED", AddressRefused().message)]
 
@@ -413,8 +415,8 @@ class TestOwn:
         checked = SipGuard.from_settings(settings)
         for port in (5060, 7880, 7885, 8080, 8081):
             with pytest.raises(AddressRefused):
-                await checked.check(f"127.0.0.1:{port}")
-        assert await checked.check("127.0.0.1:5070") == ["127.0.0.1"]
+                await checked.check(f"127.0.0.1:{port}", tenant="acme")
+        assert await checked.check("127.0.0.1:5070", tenant="acme") == ["127.0.0.1"]
 
 
 class TestDial:
@@ -434,7 +436,17 @@ class TestDial:
     ) -> None:
         proto = self.request(Trunk(address=address, transport=transport, tenant="acme")).to_proto()
         assert proto.trunk.hostname == hostname
-        assert proto.participant_attributes == {"a": "b", TENANT_DIAL: "true"}
+        assert proto.participant_attributes == {"a": "b", TENANT_DIAL: tenant_mark("acme")}
+
+    def test_the_mark_tells_tenants_apart_and_names_none(self) -> None:
+        marks = {
+            self.request(Trunk(address="a.example", tenant=tenant))
+            .to_proto()
+            .participant_attributes[TENANT_DIAL]
+            for tenant in ("acme", "rival", "")
+        }
+        assert len(marks) == 3
+        assert not any("acme" in mark or "rival" in mark or not mark for mark in marks)
 
     def test_the_operators_is_as_it_was_given(self) -> None:
         proto = self.request(Trunk(address="trunk.example")).to_proto()
@@ -462,27 +474,56 @@ def answer(*addresses: str) -> list[tuple[Any, ...]]:
     return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (each, 0)) for each in addresses]
 
 
+async def asked(lookups: Lookups, name: str, tenant: str | None) -> list[str] | None:
+    """None: no answer."""
+    try:
+        return await lookups.resolve(name, tenant)
+    except NoAnswer:
+        return None
+
+
 class TestLookups:
     async def test_each_address_once(self) -> None:
         lookups = Lookups(lambda *_, **__: answer(PUBLIC, PUBLIC, "10.0.0.1"))
         assert await lookups.resolve("trunk.example", "acme") == [PUBLIC, "10.0.0.1"]
 
-    @pytest.mark.parametrize("error", [socket.gaierror(-2, "x"), OSError(), UnicodeError()])
-    async def test_no_answer(self, error: Exception) -> None:
+    @pytest.mark.parametrize(
+        ("error", "known"),
+        [
+            (socket.gaierror(socket.EAI_NONAME, "x"), True),
+            (socket.gaierror(socket.EAI_NODATA, "x"), True),
+            (UnicodeError(), True),
+            (socket.gaierror(socket.EAI_AGAIN, "x"), False),
+            (socket.gaierror(socket.EAI_FAIL, "x"), False),
+            (OSError(), False),
+        ],
+    )
+    async def test_no_such_name_is_an_answer(self, error: Exception, known: bool) -> None:
         def fail(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
             raise error
 
-        assert await Lookups(fail).resolve("trunk.example", "acme") == []
+        assert await asked(Lookups(fail), "trunk.example", "acme") == ([] if known else None)
+
+    async def test_a_machine_without_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def start(_thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        lookups = Lookups(lambda *_, **__: answer(PUBLIC))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            for n in range(LOOKUPS_PER_TENANT):
+                assert await asked(lookups, f"{n}.example", "acme") is None
+        assert await lookups.resolve("0.example", "acme") == [PUBLIC]
 
     async def test_a_slow_name_server_holds_up_its_tenant_only(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(guard, "LOOKUP_DEADLINE_S", 0.05)
         answered = threading.Event()
-        asked: list[str] = []
+        heard: list[str] = []
 
         def slow(name: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
-            asked.append(name)
+            heard.append(name)
             if name.startswith("slow"):
                 answered.wait(10)
             return answer(PUBLIC)
@@ -490,24 +531,24 @@ class TestLookups:
         lookups = Lookups(slow)
         try:
             slow_names = [f"slow{n}.example" for n in range(LOOKUPS_PER_TENANT + 5)]
-            found = await asyncio.gather(*(lookups.resolve(name, "acme") for name in slow_names))
-            assert found == [[]] * len(slow_names)
-            assert len(asked) == LOOKUPS_PER_TENANT
-            assert await lookups.resolve("trunk.example", "acme") == []
+            found = await asyncio.gather(*(asked(lookups, name, "acme") for name in slow_names))
+            assert found == [None] * len(slow_names)
+            assert len(heard) == LOOKUPS_PER_TENANT
+            assert await asked(lookups, "trunk.example", "acme") is None
             monkeypatch.undo()
             assert await lookups.resolve("trunk.example", "rival") == [PUBLIC]
         finally:
             answered.set()
         async with asyncio.timeout(10):
-            while not await lookups.resolve("trunk.example", "acme"):  # noqa: ASYNC110
+            while not await asked(lookups, "trunk.example", "acme"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
     async def test_many_calls_to_one_trunk_ask_once(self) -> None:
-        asked: list[str] = []
+        heard: list[str] = []
         go = threading.Event()
 
         def slow(name: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
-            asked.append(name)
+            heard.append(name)
             go.wait(10)
             return answer(PUBLIC)
 
@@ -517,6 +558,143 @@ class TestLookups:
         calls[0].cancel()
         go.set()
         assert await asyncio.gather(*calls[1:]) == [[PUBLIC]] * 49
-        assert asked == ["t.example"]
+        assert heard == ["t.example"]
         assert await lookups.resolve("t.example", "acme") == [PUBLIC]
-        assert len(asked) == 2
+        assert len(heard) == 2
+
+    async def test_our_own_names_have_room_beyond_any_tenants_share(self) -> None:
+        """All at once: each has to wait for the last of them."""
+        ours = [f"{n}.ours.example" for n in range(LOOKUPS_PER_TENANT + 1)]
+        together = threading.Barrier(len(ours))
+
+        def slow(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+            together.wait(5)
+            return answer(PUBLIC)
+
+        lookups = Lookups(slow)
+        found = await asyncio.gather(*(asked(lookups, name, None) for name in ours))
+        assert found == [[PUBLIC]] * len(ours)
+
+
+class Moody(Names):
+    """A resolver that may be silent."""
+
+    silent = False
+
+    async def __call__(self, name: str, tenant: str | None) -> Sequence[str]:
+        found = await super().__call__(name, tenant)
+        if self.silent:
+            raise NoAnswer
+        return found
+
+
+class TestOwnNames:
+    """Where a listener of ours is that the settings give by name."""
+
+    @pytest.fixture
+    def names(self) -> Moody:
+        return Moody(sip_ours_example=[[PUBLIC]], rtc_ours_example=[[PUBLIC6]])
+
+    @pytest.fixture
+    def checked(self, names: Moody) -> SipGuard:
+        own = [Listener("sip.ours.example", 5060), Listener("rtc.ours.example", 5060)]
+        return SipGuard(own=own, resolve=names)
+
+    @pytest.mark.parametrize("address", [PUBLIC, f"[{PUBLIC6}]", "8.8.8.8"])
+    async def test_nothing_passes_while_nobody_knows(
+        self, names: Moody, checked: SipGuard, address: str
+    ) -> None:
+        names.silent = True
+        with pytest.raises(AddressRefused):
+            await checked.check(address, tenant="acme")
+        names.silent = False
+        assert await passes(checked, address) is (address == "8.8.8.8")
+
+    async def test_no_such_name_is_nowhere(self) -> None:
+        checked = SipGuard(own=[Listener("gone.example", 5060)], resolve=Names())
+        assert await passes(checked, "8.8.8.8")
+
+    async def test_asked_in_nobodys_share_and_kept(self, names: Moody, checked: SipGuard) -> None:
+        for _ in range(3):
+            assert await passes(checked, "8.8.8.8")
+        assert sorted(names.asked, key=str) == [
+            ("rtc.ours.example", None),
+            ("sip.ours.example", None),
+        ]
+
+    @pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8"])
+    async def test_the_last_answer_counts_while_there_is_no_other(
+        self, names: Moody, checked: SipGuard, monkeypatch: pytest.MonkeyPatch, address: str
+    ) -> None:
+        monkeypatch.setattr(guard, "OWN_KEPT_S", 0)
+        assert await passes(checked, "8.8.8.8")
+        names.silent = True
+        assert await passes(checked, address) is (address == "8.8.8.8")
+
+    async def test_asked_again_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(guard, "OWN_KEPT_S", 0)
+        names = Names(sip_ours_example=[[PUBLIC6], [PUBLIC]])
+        checked = SipGuard(own=[Listener("sip.ours.example", 5060)], resolve=names)
+        assert await passes(checked, PUBLIC)
+        assert not await passes(checked, PUBLIC)
+
+    async def test_asked_together(self) -> None:
+        both = asyncio.Barrier(2)
+
+        async def together(_name: str, _tenant: str | None) -> Sequence[str]:
+            async with asyncio.timeout(5):
+                await both.wait()
+            return [PUBLIC]
+
+        own = [Listener("sip.ours.example", 5060), Listener("rtc.ours.example", 5060)]
+        assert await passes(SipGuard(own=own, resolve=together), "8.8.8.8")
+
+    async def test_a_tenant_with_a_slow_name_server_hides_none(self) -> None:
+        """Its share is full, whichever tenant's that is: our own is found all the same."""
+        stuck = threading.Event()
+
+        def system(name: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+            if name.startswith("slow"):
+                stuck.wait(10)
+            return answer(PUBLIC)
+
+        lookups = Lookups(system)
+        checked = SipGuard(own=[Listener("sip.ours.example", 5060)], resolve=lookups.resolve)
+        stalled = [
+            asyncio.ensure_future(asked(lookups, f"slow{n}.example", tenant))
+            for tenant in ("acme", "")
+            for n in range(LOOKUPS_PER_TENANT)
+        ]
+        try:
+            await asyncio.sleep(0)
+            assert not await passes(checked, PUBLIC)
+            assert await passes(checked, "8.8.8.8")
+        finally:
+            stuck.set()
+            await asyncio.gather(*stalled)
+
+
+async def passes(checked: SipGuard, address: str, *, tls: bool | None = False) -> bool:
+    try:
+        await checked.check(address, tls=tls, tenant="acme")
+    except AddressRefused:
+        return False
+    return True
+
+
+class TestUnknownTransport:
+    """What a far end names may be reached with TLS or without."""
+
+    @pytest.mark.parametrize(
+        ("address", "allowed"),
+        [
+            (PUBLIC, False),  # 5061, if it is by TLS
+            (f"{PUBLIC}:5061", False),
+            (f"{PUBLIC}:5070", False),
+            (f"{PUBLIC}:5062", True),
+            ("8.8.8.8", True),
+        ],
+    )
+    async def test_both_count(self, address: str, allowed: bool) -> None:
+        own = [Listener(PUBLIC, 5061, tls_only=True), Listener(PUBLIC, 5070)]
+        assert await passes(SipGuard(own=own), address, tls=None) is allowed

@@ -73,7 +73,7 @@ NAMED = [
 REFUSED = LITERAL + NAMED
 
 
-async def resolve(name: str, _tenant: str) -> Sequence[str]:
+async def resolve(name: str, _tenant: str | None) -> Sequence[str]:
     return LEADS_TO.get(name.rstrip(".").lower(), [])
 
 

@@ -52,7 +52,8 @@ class Dial:
     identity: Identity
     uri: str
     hostname: str
-    tenant: bool
+    tenant: str | None
+    """The mark of the tenant that chose the address; None: the operator."""
     headers: Mapping[str, str]
     attributes_to_headers: Mapping[str, str]
     headers_to_attributes: Mapping[str, str]
@@ -128,7 +129,7 @@ def plan(
         ),
         uri=f"sip:{called.replace('#', '%23')}@{hostname};transport={transport}",
         hostname=hostname,
-        tenant=TENANT_DIAL in request.participant_attributes,
+        tenant=request.participant_attributes.get(TENANT_DIAL),
         headers=headers,
         attributes_to_headers=dict(source.attributes_to_headers),
         headers_to_attributes=dict(source.headers_to_attributes),
@@ -160,10 +161,10 @@ async def checked_uri(order: Dial, guard: SipGuard, local_host: str) -> str:
 
     Raises AddressRefused.
     """
-    if not order.tenant:
+    if order.tenant is None:
         return order.uri
     tls = order.identity.transport == "tls"
-    found = await guard.check(order.hostname, tls=tls, tenant=order.participant.room)
+    found = await guard.check(order.hostname, tls=tls, tenant=order.tenant)
     if found == [parse_outbound_address(order.hostname).host]:
         return order.uri
     # Of the family that we listen on, if there is one: the stack sends from there.
@@ -212,17 +213,20 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
         return verdict.refused(text)
     if not phone.answered.is_set():
         return verdict.unanswered()
-    if order.tenant and not await _stays_outside(await endpoint.dialog(phone.call_id), guard):
-        # The stack has sent its ACK there, and will send its BYE; but no call is held by it.
-        return verdict.not_allowed()
-    return None
+    if order.tenant is None or await _stays_outside(
+        await endpoint.dialog(phone.call_id), guard, order.tenant
+    ):
+        return None
+    # The stack has sent its ACK there, and will send its BYE; but no call is held by it.
+    return verdict.not_allowed()
 
 
-async def _stays_outside(dialog: DialogTrace, guard: SipGuard) -> bool:
+async def _stays_outside(dialog: DialogTrace, guard: SipGuard, tenant: str) -> bool:
     """Whether the far end, which a tenant chose, keeps the rest of the call out of our network."""
     try:
         for target in dialog.next_hops:
-            await guard.check(target)
+            # Whoever answers chooses the transport of what follows, too.
+            await guard.check(target, tls=None, tenant=tenant)
     except AddressRefused:
         return False
     # An answer that names nobody is no answer that a phone gives.
