@@ -206,9 +206,10 @@ def own_listeners(settings: Settings) -> set[Listener]:
     ):
         found |= _listener_of(url or "")
     # livekit-sip is where its API is, on the usual ports unless SIP_PUBLIC_ADDRESS says others.
+    # Where that is this machine it listens on every address, the public one included.
     sip_host = urlsplit(settings.sip_http_url).hostname
     if sip_host:
-        found |= sip_listeners(sip_host, SIP_PORT)
+        found |= sip_listeners("0.0.0.0" if _is_loopback(sip_host) else sip_host, SIP_PORT)
     for host, number in (
         (settings.listen_host, settings.gateway_port),
         (settings.listen_host, settings.metrics_port),
@@ -342,6 +343,10 @@ def _parsed(address: str) -> Address:
 def _numeric(host: str) -> list[str]:
     """The addresses that ``host`` means without DNS: 127.0.0.1, 0x7f000001, localhost."""
     return [*_LOOPBACK] if is_localhost(host) else literal(host)
+
+
+def _is_loopback(host: str) -> bool:
+    return any(_ip(each).is_loopback for each in _numeric(host))
 
 
 def _same_name(one: str, other: str) -> bool:

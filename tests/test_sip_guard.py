@@ -418,6 +418,30 @@ class TestOwn:
                 await checked.check(f"127.0.0.1:{port}", tenant="acme")
         assert await checked.check("127.0.0.1:5070", tenant="acme") == ["127.0.0.1"]
 
+    @pytest.mark.parametrize("by_setting", ["livekit_url", "livekit_sip_url"])
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])
+    async def test_a_sip_service_beside_us_listens_on_every_address(
+        self, monkeypatch: pytest.MonkeyPatch, host: str, by_setting: str
+    ) -> None:
+        """As in the production set of containers: the API's address is not the only one."""
+        monkeypatch.setattr(guard, "_is_local", lambda ip: str(ip) in {PUBLIC, PUBLIC6})
+        urls: dict[str, Any] = {by_setting: f"ws://{host}:7880"}
+        settings = GivenSettings(**urls)
+        checked = SipGuard.from_settings(settings, resolve=Names(us_example=[["8.8.8.8", PUBLIC]]))
+        for address in (PUBLIC, f"[{PUBLIC6}]", f"{PUBLIC}:5060", "us.example"):
+            assert not await passes(checked, address)
+            assert not await passes(checked, address, tls=True)
+        assert not await passes(checked, f"{PUBLIC}:5061", tls=True)
+        for address in ("8.8.8.8", f"{PUBLIC}:5080"):
+            assert await passes(checked, address)
+
+    async def test_one_elsewhere_is_where_its_api_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(guard, "_is_local", lambda ip: str(ip) == PUBLIC)
+        settings = GivenSettings(
+            livekit_url="ws://10.0.0.7:7880", bridge_sip_listen="127.0.0.1:5070"
+        )
+        assert await passes(SipGuard.from_settings(settings, resolve=Names()), PUBLIC)
+
 
 class TestDial:
     """What the SIP service is told of a tenant's dial."""
