@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,8 @@ from livekit.protocol import sip as pb
 
 from core.models import new_id
 from sip.bridge import outbound
+from sip.bridge.call import REMOVED
+from sip.bridge.endpoint import Endpoint
 from sip.bridge.outbound import checked_uri, plan
 from sip.bridge.trace import DialogTrace, SipMessage
 from sip.guard import (
@@ -124,7 +127,8 @@ class Stack:
 
     async def dial(self, _identity: Any, uri: str, _headers: Any) -> Any:
         self.dialled.append(uri)
-        return Phone()
+        self.phone = Phone()
+        return self.phone
 
     def seen(self, _call_id: Any) -> DialogTrace:
         return self._dialog
@@ -133,24 +137,31 @@ class Stack:
         return self._dialog
 
 
-async def dial(
-    hostname: str,
-    guard: SipGuard,
-    stack: Stack,
-    *,
-    tenant: str | None = "mark",
-    **fields: Any,
-) -> str | None:
-    """The code of the error; None: answered."""
-    call: Any = SimpleNamespace(
+def ringing_out() -> Any:
+    """A call that has joined its room."""
+    return SimpleNamespace(
         participant=SimpleNamespace(attributes={}),
         adopt=lambda _phone: None,
         subscribe=lambda: None,
         set_attributes=lambda _attributes: None,
         over=asyncio.get_running_loop().create_future(),
     )
+
+
+async def dial(
+    hostname: str,
+    guard: SipGuard,
+    stack: Stack,
+    *,
+    tenant: str | None = "mark",
+    call: Any = None,
+    **fields: Any,
+) -> str | None:
+    """The code of the error; None: answered."""
     endpoint: Any = stack
-    verdict = await outbound.dial(call, order(hostname, tenant=tenant, **fields), endpoint, guard)
+    verdict = await outbound.dial(
+        call or ringing_out(), order(hostname, tenant=tenant, **fields), endpoint, guard
+    )
     return None if verdict is None else verdict.error.code
 
 
@@ -269,3 +280,82 @@ class TestDial:
         finally:
             stuck.set()
             await asyncio.gather(*stalled)
+
+
+class Silent:
+    """A resolver that never answers, except to ``late``; it tells when it is asked."""
+
+    def __init__(self, *, late: Callable[[], None] | None = None) -> None:
+        self.asked = asyncio.Event()
+        self.given_up = asyncio.Event()
+        self._late = late
+
+    async def __call__(self, _name: str, _tenant: str | None) -> Sequence[str]:
+        self.asked.set()
+        if self._late is not None:
+            self._late()
+            return [PUBLIC]
+        try:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+        finally:
+            self.given_up.set()
+
+
+class TestEndedDuringTheCheck:
+    async def test_before_the_invite(self) -> None:
+        call, stack, names = ringing_out(), Stack(), Silent()
+        task = asyncio.ensure_future(
+            dial("slow.example:5060", SipGuard(resolve=names), stack, call=call)
+        )
+        async with asyncio.timeout(5):
+            await names.asked.wait()
+            call.over.set_result(REMOVED)
+            assert await task == "canceled"
+            await names.given_up.wait()
+        assert stack.dialled == []
+
+    async def test_in_the_very_moment_of_the_answer(self) -> None:
+        call, stack = ringing_out(), Stack()
+        names = Silent(late=lambda: call.over.set_result(REMOVED))
+        code = await dial("slow.example:5060", SipGuard(resolve=names), stack, call=call)
+        assert (code, stack.dialled) == ("canceled", [])
+
+    @pytest.mark.parametrize("by", ["us", "the phone"])
+    async def test_after_the_answer(self, by: str) -> None:
+        call, names = ringing_out(), Silent()
+        stack = Stack(("contact", "<sip:x@slow.example>"))
+        task = asyncio.ensure_future(
+            dial("8.8.8.8:5060", SipGuard(resolve=names), stack, call=call)
+        )
+        async with asyncio.timeout(5):
+            await names.asked.wait()
+            if by == "us":
+                call.over.set_result(REMOVED)
+            else:
+                stack.phone.closed.set_result("")
+            assert await task == ("canceled" if by == "us" else None)
+            await names.given_up.wait()
+
+    async def test_after_the_answer_while_the_answer_is_looked_for(self) -> None:
+        call, stack = ringing_out(), Stack()
+        asked = asyncio.Event()
+
+        async def dialog(_call_id: Any) -> DialogTrace:
+            asked.set()
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+        stack.dialog = dialog  # type: ignore[method-assign]
+        task = asyncio.ensure_future(dial("8.8.8.8:5060", SipGuard(), stack, call=call))
+        async with asyncio.timeout(5):
+            await asked.wait()
+            call.over.set_result(REMOVED)
+            assert await task == "canceled"
+
+    async def test_nothing_is_left_of_a_wait_that_was_given_up(self) -> None:
+        endpoint = Endpoint("127.0.0.1:5060")
+        task = asyncio.ensure_future(endpoint.dialog("1"))
+        await asyncio.sleep(0)
+        assert [*endpoint._waiting] == ["1"]
+        task.cancel()
+        await asyncio.wait({task})
+        assert not endpoint._waiting

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import logging
 import socket
@@ -143,10 +142,13 @@ class Endpoint:
         """What the trace knows of a dialog, waiting a moment for its opening message."""
         if call_id is not None and self._book.of(call_id).opening is None:
             opened = self._waiting.setdefault(call_id, asyncio.Event())
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(TRACE_WAIT_S):
                     await opened.wait()
-            self._waiting.pop(call_id, None)
+            except TimeoutError:
+                pass
+            finally:
+                self._waiting.pop(call_id, None)
         return self._book.of(call_id)
 
     def seen(self, call_id: str | None) -> DialogTrace:

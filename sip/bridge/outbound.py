@@ -7,9 +7,9 @@ import ipaddress
 import random
 import secrets
 import string
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import baresip
 from livekit.protocol.sip import (
@@ -23,7 +23,7 @@ from sip.addresses import parse_outbound_address
 from sip.bridge import attributes, validation, verdict
 from sip.bridge.call import Call, Ending, Participant
 from sip.bridge.endpoint import Endpoint, Identity
-from sip.bridge.trace import DialogTrace
+from sip.bridge.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
 from sip.bridge.verdict import Verdict
 from sip.guard import TENANT_DIAL, AddressRefused, SipGuard
@@ -34,6 +34,8 @@ WAIT_CAP_S: Final = 80.0
 # What the phone will hear is negotiated with LiveKit while it rings: nobody waits for it at the
 # answer. Not at once: whoever dialled may first want to say what this participant may hear.
 SUBSCRIBE_AFTER_S: Final = 0.5
+
+T = TypeVar("T")
 
 _TRANSPORTS: Final[Mapping[int, Literal["udp", "tcp", "tls"]]] = {
     SIPTransport.SIP_TRANSPORT_AUTO: "udp",
@@ -182,7 +184,9 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
         if attribute in call.participant.attributes:
             headers[header] = call.participant.attributes[attribute]
     try:
-        uri = await checked_uri(order, guard, endpoint.host)
+        uri = await _unless(checked_uri(order, guard, endpoint.host), call.over)
+        if uri is None or call.over.done():
+            return _ended(call)
         phone = await endpoint.dial(order.identity, uri, validation.headers(headers))
     except AddressRefused:
         return verdict.not_allowed()
@@ -204,7 +208,7 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
         negotiation.cancel()
     call.set_attributes(attributes.of_dialog(phone.call_id, endpoint.seen(phone.call_id)))
     if call.over.done():
-        return verdict.canceled(f"the call was ended: {call.over.result().cause}")
+        return _ended(call)
     if phone.closed.done():
         text = phone.closed.result()
         if not verdict.is_status_line(text):
@@ -213,16 +217,23 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
         return verdict.refused(text)
     if not phone.answered.is_set():
         return verdict.unanswered()
-    if order.tenant is None or await _stays_outside(
-        await endpoint.dialog(phone.call_id), guard, order.tenant
-    ):
+    if order.tenant is None:
         return None
-    # The stack has sent its ACK there, and will send its BYE; but no call is held by it.
-    return verdict.not_allowed()
+    stays = await _unless(
+        _stays_outside(phone, endpoint, guard, order.tenant), call.over, phone.closed
+    )
+    if call.over.done():
+        return _ended(call)
+    # The stack has sent its ACK there, and will send its BYE; but no call is held by it. (None:
+    # the phone has hung up, and nothing more is sent.)
+    return verdict.not_allowed() if stays is False else None
 
 
-async def _stays_outside(dialog: DialogTrace, guard: SipGuard, tenant: str) -> bool:
+async def _stays_outside(
+    phone: PhoneCall, endpoint: Endpoint, guard: SipGuard, tenant: str
+) -> bool:
     """Whether the far end, which a tenant chose, keeps the rest of the call out of our network."""
+    dialog = await endpoint.dialog(phone.call_id)
     try:
         for target in dialog.next_hops:
             # Whoever answers chooses the transport of what follows, too.
@@ -231,6 +242,20 @@ async def _stays_outside(dialog: DialogTrace, guard: SipGuard, tenant: str) -> b
         return False
     # An answer that names nobody is no answer that a phone gives.
     return dialog.opening is None or bool(dialog.next_hops)
+
+
+async def _unless(work: Coroutine[Any, Any, T], *ends: asyncio.Future[Any]) -> T | None:
+    """The result of ``work``; None: one of ``ends`` was first."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+
+
+def _ended(call: Call) -> Verdict:
+    return verdict.canceled(f"the call was ended: {call.over.result().cause}")
 
 
 async def talk(call: Call, order: Dial, endpoint: Endpoint, *, dialled_for_s: float) -> Ending:
