@@ -38,6 +38,9 @@ _AHEAD: Final = 2
 _AVERAGED: Final = 50
 # How often the phone's received audio is fetched.
 POLL_S: Final = 0.01
+# A track whose frames stay away so long is not heard: LiveKit tells nobody of the end of a
+# subscription, its frames just stop. Longer than a busy machine holds frames up, as a rule.
+HEARD_WITHIN_S: Final = 0.5
 # After this long without a packet (a silent, held or broken phone) silence is sent on.
 GAP_S: Final = 0.1
 
@@ -131,6 +134,7 @@ class PhoneLeg:
         self._players: dict[str, asyncio.Task[None]] = {}
         self._playing: set[asyncio.Task[None]] = set()  # and those that are being stopped
         self._closed = False
+        self._framed_at: dict[str, float] = {}
         self.heard_at = time.monotonic()
         self.heard_any = False
         self.backlog_ms = 0.0
@@ -167,6 +171,11 @@ class PhoneLeg:
         if player is not None:
             self._mixer.remove(track_sid)
             player.cancel()
+
+    def audible(self) -> set[str]:
+        """The ids of the tracks that the phone hears now, silence included."""
+        since = time.monotonic() - HEARD_WITHIN_S
+        return {sid for sid, at in self._framed_at.items() if at > since}
 
     def _forget(self, track_sid: str) -> Callable[[asyncio.Task[None]], None]:
         def done(player: asyncio.Task[None]) -> None:
@@ -212,10 +221,12 @@ class PhoneLeg:
         only_own_frames(stream)
         try:
             async for event in stream:
+                self._framed_at[track.sid] = time.monotonic()
                 mixed = self._mixer.push(track.sid, np.frombuffer(event.frame.data, np.int16))
                 if mixed is not None:
                     self._to_phone(mixed.tobytes())
         finally:
+            self._framed_at.pop(track.sid, None)
             await stream.aclose()
 
     def _to_phone(self, pcm: bytes) -> None:

@@ -19,12 +19,12 @@ BROWSER = Kind.PARTICIPANT_KIND_STANDARD
 
 
 def sender(kind: Kind.ValueType, *tracks: str) -> rtc.RemoteParticipant:
-    known = SimpleNamespace(kind=kind, track_publications=dict.fromkeys(tracks))
+    known: Any = SimpleNamespace(kind=kind, track_publications=dict.fromkeys(tracks))
     return cast(rtc.RemoteParticipant, known)
 
 
 @pytest.mark.parametrize(
-    ("kind", "tracks", "heard", "reaches"),
+    ("kind", "tracks", "audible", "reaches"),
     [
         (SIP, ["TR_1"], ["TR_1"], True),
         (SIP, ["TR_1"], [], False),
@@ -41,13 +41,19 @@ def sender(kind: Kind.ValueType, *tracks: str) -> rtc.RemoteParticipant:
     ],
 )
 def test_keys_go_where_the_voice_goes(
-    kind: Kind.ValueType, tracks: list[str], heard: list[str], reaches: bool
+    kind: Kind.ValueType, tracks: list[str], audible: list[str], reaches: bool
 ) -> None:
-    assert reach(sender(kind, *tracks), heard) is reaches
+    assert reach(sender(kind, *tracks), audible, audible) is reaches
+
+
+def test_a_phone_whose_frames_have_stopped_is_not_heard() -> None:
+    """The server has ended the subscription, and told nobody."""
+    assert not reach(sender(SIP, "TR_1"), ["TR_1"], [])
+    assert reach(sender(BROWSER, "TR_1"), ["TR_1"], []), "muted"
 
 
 def test_of_one_who_has_left_none() -> None:
-    assert not reach(None, ["TR_1"])
+    assert not reach(None, ["TR_1"], ["TR_1"])
 
 
 async def test_nothing_is_saved_up_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +62,7 @@ async def test_nothing_is_saved_up_for_the_answer(monkeypatch: pytest.MonkeyPatc
     told = room.handlers["sip_dtmf_received"]
     told(rtc.SipDTMF(code=1, digit="1", participant=sender(AGENT)))
     assert call._digits.empty()
-    call._leg = cast(Any, object())
+    call._leg = cast(Any, SimpleNamespace(audible=set))
     told(rtc.SipDTMF(code=2, digit="2", participant=sender(SIP, "TR_1")))
     told(rtc.SipDTMF(code=3, digit="3", participant=sender(AGENT)))
     assert call._digits.get_nowait() == "3" and call._digits.empty()

@@ -290,7 +290,9 @@ class Call:
 
         def on_dtmf(dtmf: rtc.SipDTMF) -> None:
             # Before the answer there is nobody to hear them, as in livekit-sip.
-            if self._leg is not None and keys.reach(dtmf.participant, self._tracks):
+            if self._leg is not None and keys.reach(
+                dtmf.participant, self._tracks, self._leg.audible()
+            ):
                 self._digits.put_nowait(dtmf.digit)
 
         def on_reconnecting() -> None:

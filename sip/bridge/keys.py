@@ -2,8 +2,9 @@
 
 A key that is pressed is told to everybody in the room (``SipDTMF``), and LiveKit's server has
 no say in who gets it. Of the audio it has: subscriptions decide who may hear whom
-(worker.separation). So a phone gets the keys of another participant only while it is
-subscribed to that participant's audio. livekit-sip plays whatever key it is told of.
+(worker.separation). So a phone gets the keys of another phone only while it hears that phone:
+the end of a subscription is told to nobody, but its frames stop. livekit-sip plays whatever key
+it is told of.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ from collections.abc import Container
 from livekit import rtc
 
 
-def reach(sender: rtc.RemoteParticipant | None, heard: Container[str]) -> bool:
-    """Whether keys of ``sender`` are for a phone that is subscribed to the tracks ``heard``.
+def reach(
+    sender: rtc.RemoteParticipant | None, subscribed: Container[str], audible: Container[str]
+) -> bool:
+    """Whether keys of ``sender`` are for a phone with the tracks ``subscribed`` and ``audible``.
 
     None: somebody who is not in the room any more. An agent addresses its keys itself
     (core.rtc_sdk.publish_dtmf), and may send them before its voice is subscribed to. A program
-    without audio of its own cannot be kept apart from anybody; a phone always has audio.
+    without audio of its own cannot be kept apart from anybody; a phone always has audio, a
+    browser that is muted has none.
     """
     if sender is None:
         return False
     if sender.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT:
         return True
-    if not sender.track_publications:
-        return sender.kind != rtc.ParticipantKind.PARTICIPANT_KIND_SIP
-    return any(sid in heard for sid in sender.track_publications)
+    if sender.kind == rtc.ParticipantKind.PARTICIPANT_KIND_SIP:
+        return any(sid in audible for sid in sender.track_publications)
+    return not sender.track_publications or any(
+        sid in subscribed for sid in sender.track_publications
+    )
