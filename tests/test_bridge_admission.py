@@ -10,9 +10,9 @@ import pytest
 from livekit import api
 
 from sip.bridge import call as call_module
-from sip.bridge import membership, turns
+from sip.bridge import membership, refuser, turns
 from sip.bridge.admission import SOURCES_KEPT, Admission, Limits
-from sip.bridge.call import Call, LiveKit, Participant
+from sip.bridge.call import PHONE_HUNG_UP, SHUTDOWN, Call, Ending, LiveKit, Participant
 from sip.bridge.refuser import Refuser
 from sip.bridge.turns import Turns
 from sip.bridge.twirp import TwirpError
@@ -88,6 +88,7 @@ class Joining:
     def __init__(self) -> None:
         self.began = asyncio.Event()
         self.let = asyncio.Event()
+        self.over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
 
     async def join(self, _deadline: float) -> None:
         self.began.set()
@@ -138,6 +139,44 @@ class TestTurns:
         first.let.set()
         await holding
         line.check()
+
+    @pytest.mark.parametrize("ending", [PHONE_HUNG_UP, SHUTDOWN])
+    async def test_a_call_that_is_over_leaves_the_line(self, ending: Ending) -> None:
+        line, first, second = Turns(1, 2), Joining(), Joining()
+        holding = asyncio.create_task(line.join(as_call(first)))
+        await first.began.wait()
+        waiting = asyncio.create_task(line.join(as_call(second)))
+        await asyncio.sleep(0)
+        with pytest.raises(TwirpError, match="too many calls"):
+            line.check()
+        second.over.set_result(ending)
+        with pytest.raises(TwirpError, match=ending.cause) as refused:
+            await asyncio.wait_for(waiting, 1)
+        assert refused.value.code == "canceled"
+        line.check()
+        assert not first.let.is_set() and not second.began.is_set()
+        first.let.set()
+        await holding
+
+    @pytest.mark.parametrize("how", ["over", "cancelled"])
+    @pytest.mark.parametrize("moment", range(8))
+    async def test_a_turn_that_comes_with_the_end_is_passed_on(self, moment: int, how: str) -> None:
+        line, first, second, third = Turns(1, 10), Joining(), Joining(), Joining()
+        holding = asyncio.create_task(line.join(as_call(first)))
+        await first.began.wait()
+        waiting = asyncio.create_task(line.join(as_call(second)))
+        await asyncio.sleep(0)
+        for joining in (first, second, third):
+            joining.let.set()
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        if how == "cancelled":
+            waiting.cancel()
+        else:
+            second.over.set_result(PHONE_HUNG_UP)
+        await asyncio.wait({holding, waiting}, timeout=1)
+        await asyncio.wait_for(line.join(as_call(third)), 1)
+        assert line._turns._value == 1, "as many turns as before"
 
 
 class Rooms:
@@ -237,3 +276,38 @@ class TestRefuser:
         assert (most, refused) == (1, 500)
         told = [(record.__dict__["why"], record.__dict__["calls"]) for record in caplog.records]
         assert told == [("too many", 500)]
+
+    async def test_one_that_cannot_be_refused_does_not_keep_the_others_waiting(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        refused = asyncio.Event()
+
+        async def fail() -> None:
+            raise RuntimeError("an odd call")
+
+        async def hang_up() -> None:
+            refused.set()
+
+        line = Refuser()
+        odd: Any = SimpleNamespace(hang_up=fail)
+        good: Any = SimpleNamespace(hang_up=hang_up)
+        for phone in (odd, good, odd):
+            line.refuse(phone, "too many")
+        await line.close()
+        assert refused.is_set()
+        failed = [record for record in caplog.records if record.exc_info]
+        assert [record.getMessage() for record in failed] == [
+            "refusing an incoming call failed"
+        ] * 2
+
+    async def test_a_stack_that_hangs_does_not_hold_up_the_stop(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(refuser, "CLOSE_WITHIN_S", 0.01)
+        line = Refuser()
+        phone: Any = SimpleNamespace(hang_up=asyncio.Event().wait)
+        for _ in range(3):
+            line.refuse(phone, "too many")
+        await asyncio.wait_for(line.close(), 2)
+        (late,) = [record for record in caplog.records if "in time" in record.getMessage()]
+        assert late.__dict__["calls"] == 3

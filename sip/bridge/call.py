@@ -227,7 +227,7 @@ class Call:
             ending = self.over.result()
             if ending is NEVER_LET_IN:
                 raise _not_joined()
-            raise TwirpError("canceled", f"the call was ended: {ending.cause}")
+            raise canceled(ending)
         task.result()
 
     def subscribe(self) -> None:
@@ -490,6 +490,10 @@ class Call:
 
     def _facts(self, **more: str) -> dict[str, str]:
         return {"call_id": self.id, "room": self.participant.room, **more}
+
+
+def canceled(ending: Ending) -> TwirpError:
+    return TwirpError("canceled", f"the call was ended: {ending.cause}")
 
 
 def _not_joined() -> TwirpError:

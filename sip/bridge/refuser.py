@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 # Under a flood one line tells of all.
 TELL_EVERY_S: Final = 1.0
+# The bridge stops soon, however slow the stack is to refuse those who still wait.
+CLOSE_WITHIN_S: Final = 3.0
 
 
 class Refuser:
@@ -34,9 +36,17 @@ class Refuser:
             self._timer = asyncio.get_running_loop().call_later(TELL_EVERY_S, self._tell)
 
     async def close(self) -> None:
-        """When all have been refused. Nothing may be refused afterwards."""
-        if self._task is not None:
-            await self._task
+        """When all have been refused, or no later than ``CLOSE_WITHIN_S``.
+
+        Nothing may be refused afterwards.
+        """
+        if (task := self._task) is not None:
+            _, late = await asyncio.wait({task}, timeout=CLOSE_WITHIN_S)
+            if late:
+                left = len(self._calls) + 1  # the task has one in hand
+                task.cancel()
+                log.warning("incoming calls were not refused in time", extra={"calls": left})
+                await asyncio.wait(late, timeout=1)
         if self._timer is not None:
             self._timer.cancel()
             self._tell()
@@ -44,7 +54,12 @@ class Refuser:
     async def _run(self) -> None:
         try:
             while self._calls:
-                await self._calls.popleft().hang_up()
+                phone = self._calls.popleft()
+                try:
+                    await phone.hang_up()
+                except Exception:
+                    # The others still wait for their refusal.
+                    log.exception("refusing an incoming call failed")
         finally:
             self._task = None
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
-from sip.bridge.call import Call
+from sip.bridge.call import Call, canceled
 from sip.bridge.twirp import TwirpError
 
 # From the wish to the room. A gateway gives up after 10 s, and must have heard of it by then: a
@@ -29,12 +29,13 @@ class Turns:
     async def join(self, call: Call) -> None:
         """As ``Call.join``, when it is this call's turn.
 
-        Raises TwirpError ``resource_exhausted`` when its turn does not come in time.
+        Raises TwirpError ``resource_exhausted`` when its turn does not come in time, ``canceled``
+        as soon as the call is over: it waits no longer, and keeps no other's place.
         """
         deadline = asyncio.get_running_loop().time() + JOIN_WITHIN_S
         self._waiting += 1
         try:
-            await self._turn(deadline)
+            await self._turn(call, deadline)
             try:
                 await call.join(deadline)
             finally:
@@ -42,9 +43,19 @@ class Turns:
         finally:
             self._waiting -= 1
 
-    async def _turn(self, deadline: float) -> None:
+    async def _turn(self, call: Call, deadline: float) -> None:
+        turn = asyncio.ensure_future(self._turns.acquire())
+        outcomes: set[asyncio.Future[Any]] = {turn, call.over}
+        left = deadline - asyncio.get_running_loop().time()
+        taken = False
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise TwirpError("resource_exhausted", "too many calls at once") from None
+            await asyncio.wait(outcomes, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if call.over.done():
+                raise canceled(call.over.result())
+            if not turn.done():
+                raise TwirpError("resource_exhausted", "too many calls at once")
+            taken = True
+        finally:
+            # It may have come together with the end of the call, or of the wait.
+            if not taken and not turn.cancel():
+                self._turns.release()
