@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
@@ -90,6 +91,8 @@ from sip.guard import Resolver, SipGuard
 
 # LiveKit's own requests answer in ms; one that does not is broken, not slow. A
 # dial that waits for its answer sets its own time-out (livekit-api).
+log = logging.getLogger(__name__)
+
 _LIVEKIT_TIMEOUT = aiohttp.ClientTimeout(total=8, connect=3)
 # Enough for every concurrent dial to wait for its answer on a connection of its own.
 _LIVEKIT_CONNECTIONS = 1000
@@ -308,6 +311,8 @@ async def _webhooks(app: web.Application) -> AsyncIterator[None]:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait({task})
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a task had failed", exc_info=error, extra={"task": task.get_name()})
 
 
 def _closing(close: Callable[[], Awaitable[None]]) -> Callable[[web.Application], Awaitable[None]]:

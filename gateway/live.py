@@ -84,6 +84,9 @@ class Timeline:
                 self._ring(await self._tail.read())
             except Unavailable:
                 log.warning("cannot look for other gateways' events")
+            except Exception:
+                # Without this loop nobody would hear of other gateways' events any more.
+                log.exception("looking for other gateways' events failed")
             await asyncio.sleep(POLL_S)
 
     def _ring(self, call_ids: Iterable[str]) -> None:

@@ -18,8 +18,10 @@ from aiohttp import web
 
 from core.errors import TooManyRequests
 from core.models import CallEvent
+from core.store import Store
 from gateway import call_streams, live
-from gateway.keys import STREAMS, TIMELINE
+from gateway.app import _cancelled
+from gateway.keys import DATABASE, STREAMS, TIMELINE
 from gateway.streams import StreamLimit
 from tests.conftest import ACME, JWT_SECRET, RIVAL, bearer
 from tests.inprocess import Running, running, settings_in
@@ -238,3 +240,41 @@ def test_places_are_given_back_whatever_happens() -> None:
             with limit.one(None):
                 raise RuntimeError
     assert not limit._held
+
+
+async def test_an_odd_error_does_not_end_the_news(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live, "POLL_S", 0.01)
+    call, other = await gateway.call(), Store(gateway.app[DATABASE])
+    timeline, stopping = live.Timeline(gateway.store), asyncio.Event()
+    read, errors = timeline._tail.read, [RuntimeError("odd"), TimeoutError(), KeyError("odd")]
+
+    async def read_at_last() -> set[str]:
+        if errors:
+            raise errors.pop()
+        return await read()
+
+    monkeypatch.setattr(timeline._tail, "read", read_at_last)
+    running = asyncio.create_task(timeline.run(stopping))
+    async with timeline.listen(call.id) as news:
+        assert await news.wait(5), "of the call's first event"
+        await other.append(call.id, [CallEvent(type="call.ringing")], "gateway")
+        assert await news.wait(5)
+        stopping.set()
+        assert await news.wait(5)
+    await _cancelled(running)
+    assert len([record for record in caplog.records if record.exc_info]) == 3
+
+
+async def test_a_task_that_had_failed_is_told_at_the_stop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail() -> None:
+        raise RuntimeError("odd")
+
+    task = asyncio.create_task(fail(), name="news")
+    await asyncio.wait({task})
+    await _cancelled(task)
+    (record,) = caplog.records
+    assert record.exc_info is not None and record.__dict__["task"] == "news"
