@@ -97,6 +97,8 @@ class CallRow(Base):
             postgresql_where=text("ended_at IS NULL"),
         ),
         Index("ix_calls_participant_id", "participant_id"),
+        # Which of LiveKit's rooms had calls that are over: every minute, of all rooms.
+        Index("ix_calls_room_name_created_at", "room_name", "created_at"),
         # One live call per identity in a room: LiveKit would silently kill the first.
         Index(
             "uq_calls_live_identity",

@@ -30,6 +30,7 @@ from core.database import Scope
 from core.errors import AppError
 from core.events import ended
 from core.models import Call, CallEvent, DisconnectionReason, now
+from core.names import is_name
 from core.store import Store
 from gateway.caller import call_id_of, is_caller, left_unanswered
 from gateway.following import participants
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 PERIOD_S = 60.0
 # Younger calls may be between their record and their participant.
 _SETTLED = timedelta(seconds=20)
+# No phone rings and talks for longer (a call lasts a day at most): of older calls none is left.
+_LONGEST = timedelta(hours=25)
 
 Finding = Literal["gone", "alone"]
 
@@ -115,17 +118,26 @@ class Reconciler:
     # --- rooms that a SIP service made for callers
 
     async def _look_into_rooms(self) -> None:
+        others = []
         for room in await self._rooms.look():
             call_id = call_id_of(room.name)
             with _one_of_many(call_id):
                 if "number_id" not in read_label(room.metadata):
-                    await self._clear_of_ended(room.name)
+                    others.append(room.name)
                     continue
                 call = await self._store.call(Scope(None), call_id)
                 if call is None:
                     await self._take_up(room)
                 elif call.ended_at is not None and call.ended_at < now() - _SETTLED:
                     await self._clear(room, call)
+        # Most have no call that is over, and LiveKit need not be asked who is in them.
+        for room_name in await self._store.rooms_of_ended(
+            list(filter(is_name, others)),
+            created_after=now() - _LONGEST,
+            ended_before=now() - _SETTLED,
+        ):
+            with _one_of_many(call_id_of(room_name)):
+                await self._clear_of_ended(room_name)
 
     async def _take_up(self, room: Room) -> None:
         for caller in filter(is_caller, await self._present(room.name)):

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from google.protobuf.message import Message
 from livekit.api import LiveKitAPI
 from livekit.protocol.models import ParticipantInfo
+from livekit.protocol.room import ListParticipantsRequest
 
 from core.events import ended
 from core.models import Call, CallEvent, now
@@ -132,9 +134,21 @@ def test_a_job_may_last_as_long_as_its_hang_up() -> None:
 # --- the gateway
 
 
+class Asked(LiveKitStub):
+    """Remembers into which rooms somebody looked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_into: list[str] = []
+
+    def _list_participants(self, asked: ListParticipantsRequest) -> Message:
+        self.looked_into.append(asked.room)
+        return super()._list_participants(asked)
+
+
 @pytest.fixture
-def rooms() -> LiveKitStub:
-    return LiveKitStub()
+def rooms() -> Asked:
+    return Asked()
 
 
 @pytest.fixture
@@ -231,3 +245,24 @@ class TestLeftAlone:
         rooms.enter(call.room_name, visitor)
         await round_of(gateway)
         assert rooms.removed == []
+
+
+async def test_only_rooms_with_a_call_that_is_over_are_looked_into(
+    gateway: Running, rooms: Asked
+) -> None:
+    live, web = await gateway.call(), await gateway.call(direction="web")
+    just_now, long_ago = await over(gateway, timedelta(seconds=5)), await over(gateway, _AGO)
+    for call in (live, web, just_now, long_ago):
+        rooms.enter(call.room_name, leg(call))
+    for foreign in ("foreign", "b\0d", " ", "x" * 300, "'; DROP TABLE calls"):
+        rooms.enter(foreign, phone("somebody"))
+    await round_of(gateway)
+    assert rooms.looked_into == []
+    left = await over(gateway)
+    rooms.enter(left.room_name, leg(left))
+    await round_of(gateway)
+    assert rooms.looked_into == [left.room_name]
+    assert rooms.removed == [(left.room_name, left.participant_identity)]
+
+
+_AGO = timedelta(hours=26)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,29 @@ class StoreContract:
         job = await store.job(new.id)
         assert job is not None
         assert job == (call, agent, 60_000)
+
+    async def test_the_rooms_of_calls_that_are_over(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("core.store._NAMES_AT_ONCE", 2)
+        moment = now()
+        calls = [new_call() for _ in range(5)]
+        for call in calls:
+            await store.insert_call(call, CallEvent(type="call.queued", at=moment))
+        over = CallEvent(type="call.ended", at=moment, data=ended("failed", "dial_failed"))
+        for call in calls[1:]:
+            await store.append(call.id, [over], "gateway")
+        minute = timedelta(minutes=1)
+        rooms = [call.room_name for call in calls[:4]]
+
+        async def found(created_after: datetime, ended_before: datetime) -> list[str]:
+            return await store.rooms_of_ended(
+                [*rooms, "another"], created_after=created_after, ended_before=ended_before
+            )
+
+        assert await found(moment - minute, moment + minute) == sorted(rooms[1:])
+        assert await found(moment - minute, moment - minute) == []
+        assert await found(moment + minute, moment + minute) == []
 
     async def test_another_tenant_sees_nothing(self, store: Store) -> None:
         new = new_call(auth_id="acme")
@@ -264,6 +287,7 @@ async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
     await store.find_live_call(call.room_name, "caller")
     await store.find_call_of_participant("PA_1")
     await store.unfinished_calls(created_before=now())
+    await store.rooms_of_ended([call.room_name, "b"], created_after=now(), ended_before=now())
     await database.close()
 
     with contextlib.closing(sqlite3.connect(path)) as raw:
@@ -272,10 +296,11 @@ async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
             for sql, values in asked
             if not sql.startswith("BEGIN")
         }
-    assert len(plans) >= 9
+    assert len(plans) >= 10
     assert not [sql for sql, plan in plans.items() if any(step.startswith("SCAN") for step in plan)]
     # By its age alone every call that ever was would be looked at.
-    assert any("ix_calls_live_created_at" in step for plan in plans.values() for step in plan)
+    for index in ("ix_calls_live_created_at", "ix_calls_room_name_created_at"):
+        assert any(index in step for plan in plans.values() for step in plan)
 
 
 async def test_an_unreachable_database_is_unavailable() -> None:
