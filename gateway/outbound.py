@@ -246,16 +246,17 @@ class Outbound:
         """Raises Conflict ``PARTICIPANT_EXISTS``, TooManyRequests ``CONCURRENCY_LIMIT``."""
         new, queued = plan.record(agent), CallEvent(type="call.queued")
         try:
-            await self._limits.insert(new, queued)
-        except HeldByToken:
-            # Whoever joined with it would throw the phone out, and be taken for it.
+            try:
+                await self._limits.insert(new, queued)
+            except LiveIdentity as held:
+                # The participant is not in the room. A call being placed right now will
+                # be; any other record was left behind by a gateway that died.
+                if self.follows(held.call_id) or not await self._left_behind(held.call_id, plan):
+                    raise
+                await self._limits.insert(new, queued)
+        except (HeldByToken, LiveIdentity):
+            # Whoever joined with the token would throw the phone out, and be taken for it.
             raise _identity_taken() from None
-        except LiveIdentity as held:
-            # The participant is not in the room. A call being placed right now will
-            # be; any other record was left behind by a gateway that died.
-            if self.follows(held.call_id) or not await self._left_behind(held.call_id, plan):
-                raise _identity_taken() from None
-            await self._limits.insert(new, queued)
 
     async def _left_behind(self, call_id: str, plan: CallPlan) -> bool:
         """Close the record of a call that was once in its room and is there no more."""

@@ -143,8 +143,14 @@ class LiveKitRooms:
         return claim
 
     async def admit_to_call(self, call_id: str, identity: str, valid: timedelta) -> None:
-        """The call's own participant is to join its room, which is named after it."""
-        await self._names.admit(call_id, identity, valid, call_id=call_id)
+        """The call's own participant is to join its room, which is named after it.
+
+        Raises Conflict ``PARTICIPANT_EXISTS`` when a phone of another call is to be there.
+        """
+        try:
+            await self._names.admit(call_id, identity, valid, call_id=call_id)
+        except HeldByCall:
+            raise _not_a_phone() from None
 
     async def _claim(
         self, principal: Principal, room_name: str, valid: timedelta

@@ -114,7 +114,8 @@ class WebCalls:
     ) -> tuple[Call, Claim]:
         """The call's record and the claim on its room, with the agent on its way there.
 
-        Raises TooManyRequests, Unavailable, ServerFault; once there is a record, it says why.
+        Raises TooManyRequests, Conflict, Unavailable, ServerFault; once there is a record, it
+        says why.
         """
         self._limits.take(principal.auth_id)
         call_id = new_id("call")
@@ -245,6 +246,7 @@ ROUTES: tuple[Route, ...] = (
             (404, "AGENT_NOT_FOUND"),
             (409, "AGENT_DISABLED"),
             (409, "WEBHOOK_NOT_CONFIGURED"),
+            (409, "PARTICIPANT_EXISTS"),
             (429, "RATE_LIMITED"),
             (429, "CONCURRENCY_LIMIT"),
             (500, "LIVEKIT_NOT_CONFIGURED"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -18,9 +19,9 @@ from yarl import URL
 
 from core.events import ended
 from core.jobs import Heartbeat
-from core.models import CallEvent, new_id
+from core.models import Call, CallEvent, new_id
 from core.room_names import LEEWAY, MARGIN, RENEWED
-from gateway.keys import DATABASE, ROOMS
+from gateway.keys import DATABASE, LIMITS, ROOMS
 from gateway.room_access import LABEL
 from gateway.rooms import TOKEN_TTL
 from gateway.web_calls import JOIN_WITHIN
@@ -445,6 +446,34 @@ class TestIdentities:
         assert (await dial(gateway, room, participant_identity=identity))[0] == 409
         await pass_time(gateway, LEEWAY + MARGIN + MINUTE)
         assert (await dial(gateway, room, participant_identity=identity))[0] == 200
+
+    @pytest.mark.parametrize(("meanwhile", "status"), [("call", 409), ("token", 409), (None, 200)])
+    async def test_nor_does_one_that_is_taken_at_the_last_moment(
+        self,
+        gateway: Running,
+        monkeypatch: pytest.MonkeyPatch,
+        meanwhile: str | None,
+        status: int,
+    ) -> None:
+        """The identity was a call's that a gateway left behind, and is another's at once."""
+        room, limits = new_id("room"), gateway.app[LIMITS]
+        left = await gateway.call(room_name=room, participant_identity="desk")
+        await gateway.store.append(left.id, [CallEvent(type="call.dialing")], "gateway")
+        insert, tries = limits.insert, itertools.count(1)
+
+        async def insert_late(*new: Any) -> Call:
+            if next(tries) == 2:
+                if meanwhile == "call":
+                    await gateway.call(room_name=room, participant_identity="desk")
+                elif meanwhile == "token":
+                    assert (await get_token(gateway, room, "desk"))[0] == 200
+            return await insert(*new)
+
+        monkeypatch.setattr(limits, "insert", insert_late)
+        answered, answer = await dial(gateway, room, participant_identity="desk")
+        assert answered == status, answer
+        assert status == 200 or answer["code"] == "PARTICIPANT_EXISTS"
+        assert next(tries) == 3
 
     @pytest.mark.parametrize("identity", ["bob#a#b", "bob#a", "bob"])
     @pytest.mark.parametrize("whose", [lambda: ACME, operator], ids=["tenants", "operators"])

@@ -14,7 +14,7 @@ import pytest
 
 from core.database import Scope
 from core.jobs import Heartbeat
-from core.models import Agent, AgentConfig, Call, CallEvent, now
+from core.models import Agent, AgentConfig, Call, CallEvent, new_id, now
 from gateway.auth import Principal
 from gateway.following import Dispatcher, Journal
 from gateway.keys import LIMITS, LIVEKIT, METRICS, ROOMS, SETTINGS, TIMELINE, TOKENS
@@ -181,6 +181,19 @@ class TestRefusals:
         assert (status, answer["error"]["code"]) == (503, "AGENT_UNAVAILABLE")
         (call,) = await calls_of(gateway, agent)
         assert (call.status, call.disconnection_reason) == ("failed", "agent_unavailable")
+        assert not livekit.created
+
+    async def test_a_phone_has_the_visitors_place(
+        self, gateway: Running, livekit: LiveKitStub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        call_id = new_id("call")
+        monkeypatch.setattr("gateway.web_calls.new_id", lambda _kind: call_id)
+        await gateway.call(room_name=call_id, participant_identity=f"{VISITOR}#1")
+        agent = await make_agent(gateway)
+        status, answer = await post(gateway, {"agentId": agent.id})
+        assert (status, answer["error"]["code"]) == (409, "PARTICIPANT_EXISTS")
+        (call,) = await calls_of(gateway, agent)
+        assert (call.status, call.disconnection_reason) == ("failed", "agent_error")
         assert not livekit.created
 
     async def test_too_many_calls(self, tmp_path: Path, livekit: LiveKitStub) -> None:
