@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 import numpy as np
@@ -38,9 +38,10 @@ _AHEAD: Final = 2
 _AVERAGED: Final = 50
 # How often the phone's received audio is fetched.
 POLL_S: Final = 0.01
-# A track whose frames stay away so long is not heard: LiveKit tells nobody of the end of a
-# subscription, its frames just stop. Longer than a busy machine holds frames up, as a rule.
-HEARD_WITHIN_S: Final = 0.5
+# LiveKit tells nobody of the end of a subscription, its frames just stop. So long after a moment
+# a frame proves that the track is still heard: those before it are what was buffered.
+_PROOF_AFTER_S: Final = 0.1
+_PROOF_WITHIN_S: Final = 1.5
 # After this long without a packet (a silent, held or broken phone) silence is sent on.
 GAP_S: Final = 0.1
 
@@ -172,10 +173,18 @@ class PhoneLeg:
             self._mixer.remove(track_sid)
             player.cancel()
 
-    def audible(self) -> set[str]:
-        """The ids of the tracks that the phone hears now, silence included."""
-        since = time.monotonic() - HEARD_WITHIN_S
-        return {sid for sid, at in self._framed_at.items() if at > since}
+    async def still_hears(self, tracks: Collection[str], moment: float) -> bool:
+        """Whether the phone hears one of the tracks, silence included, after ``moment``.
+
+        A tenth of a second later as a rule; False after 1.5 s (``moment`` is monotonic).
+        """
+        while not (
+            heard := any(self._framed_at.get(sid, 0.0) > moment + _PROOF_AFTER_S for sid in tracks)
+        ):
+            if time.monotonic() > moment + _PROOF_WITHIN_S:
+                break
+            await asyncio.sleep(POLL_S)
+        return heard
 
     def _forget(self, track_sid: str) -> Callable[[asyncio.Task[None]], None]:
         def done(player: asyncio.Task[None]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from livekit import rtc
 
-from sip.bridge.keys import reach
+from sip.bridge.keys import proof, reach
+from sip.leg import PhoneLeg
 from tests.test_bridge_call import join
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]
@@ -24,7 +27,7 @@ def sender(kind: Kind.ValueType, *tracks: str) -> rtc.RemoteParticipant:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tracks", "audible", "reaches"),
+    ("kind", "tracks", "subscribed", "reaches"),
     [
         (SIP, ["TR_1"], ["TR_1"], True),
         (SIP, ["TR_1"], [], False),
@@ -41,19 +44,38 @@ def sender(kind: Kind.ValueType, *tracks: str) -> rtc.RemoteParticipant:
     ],
 )
 def test_keys_go_where_the_voice_goes(
-    kind: Kind.ValueType, tracks: list[str], audible: list[str], reaches: bool
+    kind: Kind.ValueType, tracks: list[str], subscribed: list[str], reaches: bool
 ) -> None:
-    assert reach(sender(kind, *tracks), audible, audible) is reaches
+    assert reach(sender(kind, *tracks), subscribed) is reaches
 
 
-def test_a_phone_whose_frames_have_stopped_is_not_heard() -> None:
-    """The server has ended the subscription, and told nobody."""
-    assert not reach(sender(SIP, "TR_1"), ["TR_1"], [])
-    assert reach(sender(BROWSER, "TR_1"), ["TR_1"], []), "muted"
+def test_only_a_phones_frames_prove_that_it_is_heard() -> None:
+    """The end of a subscription is told to nobody; a browser may be muted, an agent silent."""
+    assert list(proof(sender(SIP, "TR_1"))) == ["TR_1"]
+    assert not any(proof(each) for each in (sender(BROWSER, "TR_1"), sender(AGENT, "TR_1"), None))
+
+
+async def test_keys_of_a_phone_wait_for_a_frame_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, room = await join(monkeypatch)
+    leg = PhoneLeg(cast(Any, None), cast(Any, None))
+    call._leg = leg
+    call._tracks = {"TR_1": cast(Any, None), "TR_2": cast(Any, None)}
+    sent: asyncio.Queue[str] = asyncio.Queue()
+    phone = cast(Any, SimpleNamespace(send_digit=sent.put))
+    playing = asyncio.create_task(call._play_digits(phone, leg, ""))
+    told = room.handlers["sip_dtmf_received"]
+    told(rtc.SipDTMF(code=1, digit="1", participant=sender(SIP, "TR_1")))
+    told(rtc.SipDTMF(code=2, digit="2", participant=sender(SIP, "TR_2")))
+    # What was buffered proves nothing, what comes later does.
+    leg._framed_at = {"TR_1": time.monotonic(), "TR_2": time.monotonic() + 0.5}
+    async with asyncio.timeout(10):
+        assert await sent.get() == "2"
+    assert sent.empty()
+    playing.cancel()
 
 
 def test_of_one_who_has_left_none() -> None:
-    assert not reach(None, ["TR_1"], ["TR_1"])
+    assert not reach(None, ["TR_1"])
 
 
 async def test_nothing_is_saved_up_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +84,7 @@ async def test_nothing_is_saved_up_for_the_answer(monkeypatch: pytest.MonkeyPatc
     told = room.handlers["sip_dtmf_received"]
     told(rtc.SipDTMF(code=1, digit="1", participant=sender(AGENT)))
     assert call._digits.empty()
-    call._leg = cast(Any, SimpleNamespace(audible=set))
+    call._leg = cast(Any, object())
     told(rtc.SipDTMF(code=2, digit="2", participant=sender(SIP, "TR_1")))
     told(rtc.SipDTMF(code=3, digit="3", participant=sender(AGENT)))
-    assert call._digits.get_nowait() == "3" and call._digits.empty()
+    assert call._digits.get_nowait().digit == "3" and call._digits.empty()

@@ -9,15 +9,31 @@ it is told of.
 
 from __future__ import annotations
 
-from collections.abc import Container
+import time
+from collections.abc import Collection, Container
+from dataclasses import dataclass, field
 
 from livekit import rtc
 
 
-def reach(
-    sender: rtc.RemoteParticipant | None, subscribed: Container[str], audible: Container[str]
-) -> bool:
-    """Whether keys of ``sender`` are for a phone with the tracks ``subscribed`` and ``audible``.
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One to be played to the phone, if it still hears one of ``tracks`` (none: in any case)."""
+
+    digit: str
+    tracks: Collection[str] = ()
+    told_at: float = field(default_factory=time.monotonic)
+
+
+def proof(sender: rtc.RemoteParticipant | None) -> Collection[str]:
+    """Whose frames show that a phone still hears ``sender``; empty where there may be none."""
+    if sender is None or sender.kind != rtc.ParticipantKind.PARTICIPANT_KIND_SIP:
+        return ()
+    return tuple(sender.track_publications)
+
+
+def reach(sender: rtc.RemoteParticipant | None, subscribed: Container[str]) -> bool:
+    """Whether keys of ``sender`` are for a phone that is subscribed to these tracks.
 
     None: somebody who is not in the room any more. An agent addresses its keys itself
     (core.rtc_sdk.publish_dtmf), and may send them before its voice is subscribed to. A program
@@ -28,8 +44,6 @@ def reach(
         return False
     if sender.kind == rtc.ParticipantKind.PARTICIPANT_KIND_AGENT:
         return True
-    if sender.kind == rtc.ParticipantKind.PARTICIPANT_KIND_SIP:
-        return any(sid in audible for sid in sender.track_publications)
-    return not sender.track_publications or any(
-        sid in subscribed for sid in sender.track_publications
-    )
+    if not sender.track_publications:
+        return sender.kind != rtc.ParticipantKind.PARTICIPANT_KIND_SIP
+    return any(sid in subscribed for sid in sender.track_publications)
