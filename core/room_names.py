@@ -6,12 +6,14 @@ signed, and, while LiveKit has the room, for as long as LiveKit renews the token
 are in it. Nobody else can take a name that is held; its holder may use it again at any time.
 
 In the same way an identity is kept for whoever has a token for it, and never given to a phone:
-LiveKit lets a second participant of the same identity throw out the first.
+LiveKit lets a second participant of the same identity throw out the first. It is kept beyond its
+token's own time only for those who are connected, so that a room which is never closed does not
+collect all who ever came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -37,6 +39,9 @@ _SLACK = timedelta(minutes=1)
 _CLAIM_STALE = timedelta(seconds=15)
 _BATCH = 500
 
+MAX_IDENTITIES = 1000
+"""For so many identities of a room may tokens be valid at a time."""
+
 _CLAIMS: Any = RoomClaimRow.__table__
 _TOKENS: Any = RoomTokenRow.__table__
 
@@ -47,6 +52,10 @@ class HeldByCall(Exception):
 
 class HeldByToken(Exception):
     """A token for the identity may still be valid in the room."""
+
+
+class TooManyIdentities(Exception):
+    """Tokens for MAX_IDENTITIES others may be valid in the room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,8 @@ class RoomNames:
     async def seen(self, rooms: Mapping[str, str | None]) -> None:
         """LiveKit has these rooms, or had them a moment ago: name → whose; None: nobody's.
 
+        Holds their names; for the identities in them see ``ending`` and ``renew``.
+
         A name of nobody's room for which no token was signed here is not held, and neither is
         what we would not take for a name: PostgreSQL could not keep all of that.
         """
@@ -121,15 +132,11 @@ class RoomNames:
             await self._prolong({name: rooms[name] for name in names[start : start + _BATCH]})
 
     async def _prolong(self, rooms: Mapping[str, str | None]) -> None:
-        late = self._renewed_until() - _SLACK
+        late = self._late()
         held = select(_CLAIMS.c.room_name, _CLAIMS.c.auth_id, _CLAIMS.c.held_until)
-        identities = select(_TOKENS.c.room_name).where(
-            _TOKENS.c.room_name.in_(rooms), _TOKENS.c.valid_until < late
-        )
         async with self._database.read() as connection:
             rows = await connection.execute(held.where(_CLAIMS.c.room_name.in_(rooms)))
             known = {row.room_name: row for row in rows}
-            ending = set(await connection.scalars(identities))
         wanted = dict(rooms)
         for name, row in known.items():
             if row.held_until is not None and row.held_until >= late:
@@ -138,12 +145,44 @@ class RoomNames:
                 wanted[name] = row.auth_id
         # In one order in all gateways: two that each wait for the other's row would both fail.
         hold = [(name, wanted[name]) for name in sorted(wanted) if name in known or wanted[name]]
-        if not hold and not ending:
+        if not hold:
             return
         async with self._database.write() as connection:
             for name, whose in hold:
                 await connection.execute(self._keep, self._values(name, whose, RENEWED))
-            await _renew_identities(connection, self._renewed_until(), ending)
+
+    @whole
+    async def ending(self, rooms: Iterable[str]) -> dict[str, set[str]]:
+        """Room → the identities in it that are not kept for as long as LiveKit may have renewed
+        their tokens to."""
+        names = list(filter(is_name, rooms))
+        found: dict[str, set[str]] = {}
+        for start in range(0, len(names), _BATCH):
+            query = select(_TOKENS.c.room_name, _TOKENS.c.identity).where(
+                _TOKENS.c.room_name.in_(names[start : start + _BATCH]),
+                _TOKENS.c.valid_until < self._late(),
+            )
+            async with self._database.read() as connection:
+                for room_name, identity in await connection.execute(query):
+                    found.setdefault(room_name, set()).add(identity)
+        return found
+
+    @whole
+    async def renew(self, renewed: Mapping[str, Collection[str]]) -> None:
+        """Room → the identities in it whose tokens LiveKit may have renewed."""
+        wanted = [(name, sorted(renewed[name])) for name in sorted(renewed) if renewed[name]]
+        if not wanted:
+            return
+        async with self._database.write() as connection:
+            for name, identities in wanted:
+                for start in range(0, len(identities), _BATCH):
+                    some = identities[start : start + _BATCH]
+                    await _renew(
+                        connection,
+                        self._renewed_until(),
+                        _TOKENS.c.room_name == name,
+                        _TOKENS.c.identity.in_(some),
+                    )
 
     @whole
     async def resume(self) -> None:
@@ -152,7 +191,7 @@ class RoomNames:
         async with self._database.write() as connection:
             held = update(_CLAIMS).where(_CLAIMS.c.held_until < until)
             await connection.execute(held.values(held_until=until))
-            await _renew_identities(connection, until)
+            await _renew(connection, until)
 
     @whole
     async def sweep(self) -> None:
@@ -170,7 +209,8 @@ class RoomNames:
     ) -> None:
         """A token for the identity is about to be signed; ``call_id``: for that call's participant.
 
-        Raises HeldByCall. Of a token and a call at the same moment, one is refused.
+        Raises HeldByCall, TooManyIdentities (never for a call's own participant). Of a token and
+        a call at the same moment, one is refused.
         """
         live = select(CallRow.id, CallRow.participant_identity).where(
             CallRow.room_name == room_name, CallRow.ended_at.is_(None)
@@ -185,6 +225,15 @@ class RoomNames:
             for other_id, other in await connection.execute(live):
                 if identity in joining_as(other) and other_id != call_id:
                     raise HeldByCall
+            if call_id is None:
+                others = (
+                    _TOKENS.c.room_name == room_name,
+                    _TOKENS.c.identity != identity,
+                    _TOKENS.c.valid_until >= self._clock(),
+                )
+                count = select(func.count()).select_from(_TOKENS).where(*others)
+                if (await connection.scalar(count) or 0) >= MAX_IDENTITIES:
+                    raise TooManyIdentities
             wanted = self._database.insert(_TOKENS).values(values)
             await connection.execute(
                 wanted.on_conflict_do_update(
@@ -211,6 +260,9 @@ class RoomNames:
 
     def _renewed_until(self) -> datetime:
         return self._until(RENEWED)
+
+    def _late(self) -> datetime:
+        return self._renewed_until() - _SLACK
 
 
 def joining_as(identity: str) -> list[str]:
@@ -240,14 +292,9 @@ _HELD = select(_TOKENS.c.identity).where(
 )
 
 
-async def _renew_identities(
-    connection: AsyncConnection, until: datetime, rooms: Collection[str] | None = None
-) -> None:
-    """``rooms``: None for all. Who of them is connected is not asked: all are taken to be."""
-    renewed = update(_TOKENS).where(_TOKENS.c.valid_until < until).values(valid_until=until)
-    if rooms is not None:
-        renewed = renewed.where(_TOKENS.c.room_name.in_(rooms))
-    await connection.execute(renewed)
+async def _renew(connection: AsyncConnection, until: datetime, *which: Any) -> None:
+    renewed = update(_TOKENS).where(_TOKENS.c.valid_until < until, *which)
+    await connection.execute(renewed.values(valid_until=until))
 
 
 def _free(moment: Any, stale: Any) -> Any:

@@ -26,8 +26,16 @@ from livekit.protocol.room import (
     UpdateRoomMetadataRequest,
 )
 
-from core.errors import Conflict, NotFound
-from core.room_names import MARGIN, Claim, HeldByCall, RoomNames, joining_as
+from core.errors import Conflict, NotFound, TooManyRequests
+from core.room_names import (
+    MARGIN,
+    MAX_IDENTITIES,
+    Claim,
+    HeldByCall,
+    RoomNames,
+    TooManyIdentities,
+    joining_as,
+)
 from gateway.auth import Principal
 from gateway.following import LIVEKIT_ERRORS, participants
 from sip.dispatch import DEPARTURE_TIMEOUT_S, EMPTY_TIMEOUT_S
@@ -41,6 +49,8 @@ LABEL = "switchroom.claim"
 # livekit-sip's legs have tokens for that long (protocol/sip/token.go), agents and our bridge for
 # less (protocol/agent/token.go: 1 h; the SDK's default: 6 h).
 _SERVICES_TOKENS = timedelta(hours=24)
+# Tokens end one by one; how soon the next does is not worth a question to the database.
+_RETRY_TOKENS_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +132,8 @@ class LiveKitRooms:
         """Somebody is to join as ``identity``, with a token that is ``valid`` so long.
 
         A tenant's new room is created. Raises NotFound ``ROOM_NOT_FOUND``, Conflict
-        ``PARTICIPANT_EXISTS`` when a phone or an agent is, or is about to be, of that identity.
+        ``PARTICIPANT_EXISTS`` when a phone or an agent is, or is about to be, of that identity,
+        TooManyRequests ``RATE_LIMITED`` when tokens for too many others are valid.
         """
         if principal.auth_id is None:
             room, claim = await self._claim(principal, room_name, valid)
@@ -140,6 +151,11 @@ class LiveKitRooms:
             await self._names.admit(room_name, identity, valid)
         except HeldByCall:
             raise _not_a_phone() from None
+        except TooManyIdentities:
+            raise TooManyRequests(
+                f"Tokens for {MAX_IDENTITIES} other identities are valid in the room",
+                retry_after_s=_RETRY_TOKENS_S,
+            ) from None
         return claim
 
     async def admit_to_call(self, call_id: str, identity: str, valid: timedelta) -> None:
@@ -168,8 +184,11 @@ class LiveKitRooms:
 
     # --- holding their names while they live
 
-    async def saw(self, room: Room) -> None:
-        """LiveKit has told of the room. Its failures are logged; raises Unavailable."""
+    async def saw(self, room: Room, identity: str) -> None:
+        """LiveKit has told of the room, and of whom of that identity ("": of nobody).
+
+        Its failures are logged; raises Unavailable.
+        """
         if LABEL in read_label(room.metadata):
             try:
                 # As it is now: what was told may be old.
@@ -177,6 +196,11 @@ class LiveKitRooms:
             except LIVEKIT_ERRORS as error:
                 log.warning("cannot look at a room", extra={"problem": type(error).__name__})
         await self._names.seen(_owners([room]))
+        # A token may have been renewed as soon as its holder joined. When a room is over, each
+        # who was in it has been told of, or was there at the last look.
+        ending = await self._names.ending([room.name])
+        connected = set(joining_as(identity))
+        await self._names.renew({name: ending[name] & connected for name in ending})
 
     async def resume(self) -> None:
         """Before the first request: nobody may have looked at LiveKit's rooms for a while."""
@@ -191,9 +215,24 @@ class LiveKitRooms:
         if time.monotonic() - self._looked_at > MARGIN.total_seconds() / 2:
             await self._names.resume()
         await self._names.seen(_owners(rooms))
+        await self._renew(rooms)
         await self._names.sweep()
         self._looked_at = time.monotonic()
         return rooms
+
+    async def _renew(self, rooms: Iterable[Room]) -> None:
+        """Keep the identities of those who are connected, whose tokens LiveKit renews."""
+        ending = await self._names.ending(room.name for room in rooms)
+        for room_name, identities in ending.items():
+            try:
+                present = await participants(self._livekit, room_name)
+            except LIVEKIT_ERRORS as error:
+                # Anybody may be there, or may have been a moment ago.
+                facts = {"room": room_name, "problem": type(error).__name__}
+                log.warning("LiveKit does not tell who is in a room", extra=facts)
+                continue
+            identities &= {one for other in present for one in joining_as(other.identity)}
+        await self._names.renew(ending)
 
     async def _settled(self, room: Room) -> Room:
         """With the tenant's name in place of the label, if a join with our token has made it."""

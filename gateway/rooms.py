@@ -288,7 +288,12 @@ ROUTES: tuple[Route, ...] = (
         tag="LiveKit",
         body=TokenRequest,
         answer=TokenAnswer,
-        errors=((404, "ROOM_NOT_FOUND"), (409, "PARTICIPANT_EXISTS"), *_LIVEKIT_FAULTS),
+        errors=(
+            (404, "ROOM_NOT_FOUND"),
+            (409, "PARTICIPANT_EXISTS"),
+            (429, "RATE_LIMITED"),
+            *_LIVEKIT_FAULTS,
+        ),
     ),
     Route(
         method="GET",

@@ -100,6 +100,13 @@ async def pass_time(gateway: Running, by: timedelta) -> None:
             await connection.execute(text(f"UPDATE {table} SET {older}"))
 
 
+async def kept(gateway: Running, room: str) -> set[str]:
+    """The identities of the room's tokens."""
+    query = text("SELECT identity FROM room_tokens WHERE room_name = :room")
+    async with gateway.app[DATABASE].read() as connection:
+        return set(await connection.scalars(query, {"room": room}))
+
+
 def dialled_into(livekit: LiveKitStub, room: str) -> list[str]:
     return [asked.sip_call_to for asked in livekit.dialled if asked.room_name == room]
 
@@ -256,6 +263,68 @@ class TestRenewals:
         assert (await dial(gateway, room, participant_identity="alice"))[0] == 409
         await pass_time(gateway, MARGIN)
         assert (await dial(gateway, room, participant_identity="alice"))[0] == 200
+
+    async def visited(self, gateway: Running, livekit: LiveKitStub) -> str:
+        """alice and carol have stayed, bob has gone, and the time of all their tokens is over."""
+        room = await self.lives_on(gateway, livekit)
+        for identity in ("bob", "carol"):
+            assert (await get_token(gateway, room, identity))[0] == 200
+        livekit.enter(room, ParticipantInfo(identity="carol#2", sid="PA_c"))
+        await pass_time(gateway, TOKEN_TTL)
+        return room
+
+    async def test_only_those_who_are_there_are_kept(
+        self, gateway: Running, livekit: LiveKitStub
+    ) -> None:
+        room = await self.visited(gateway, livekit)
+        for _ in range(3):
+            await round_of(gateway)
+            await pass_time(gateway, RENEWED)
+        await round_of(gateway)
+        assert await kept(gateway, room) == {"alice", "carol"}
+        assert (await dial(gateway, room, participant_identity="bob"))[0] == 200
+        assert (await dial(gateway, room, participant_identity="alice"))[0] == 409
+        assert (await dial(gateway, room, participant_identity="carol#2"))[0] == 409
+
+    @pytest.mark.parametrize("problem", ["not_found", "unavailable", "internal"])
+    async def test_all_are_when_livekit_does_not_tell_who_is_there(
+        self, gateway: Running, livekit: LiveKitStub, problem: str
+    ) -> None:
+        room = await self.visited(gateway, livekit)
+        livekit.failing[room] = problem
+        await round_of(gateway)
+        await pass_time(gateway, RENEWED)
+        await round_of(gateway)
+        assert await kept(gateway, room) == {"alice", "bob", "carol"}
+
+    @pytest.mark.parametrize(
+        ("event", "participant", "stays"),
+        [
+            ("participant_joined", "bob", {"bob"}),
+            ("participant_left", "bob", {"bob"}),
+            ("participant_left", "carol#2", {"carol"}),
+            ("participant_left", "dave", set()),
+            ("room_finished", None, set()),
+        ],
+    )
+    async def test_a_webhook_keeps_whom_it_tells_of(
+        self,
+        gateway: Running,
+        livekit: LiveKitStub,
+        event: str,
+        participant: str | None,
+        stays: set[str],
+    ) -> None:
+        """Between two looks somebody may have come and gone."""
+        room = await self.visited(gateway, livekit)
+        close(livekit, room)
+        told = {"id": new_id("EV"), "event": event, "room": {"sid": "RM_1", "name": room}}
+        if participant is not None:
+            told["participant"] = {"sid": "PA_1", "identity": participant}
+        assert await deliver(gateway, told) == 200
+        await pass_time(gateway, self.LAST + MARGIN - MINUTE)
+        await round_of(gateway)
+        assert await kept(gateway, room) == stays
 
     @pytest.mark.parametrize(
         "event",
@@ -500,6 +569,25 @@ class TestIdentities:
         livekit.rooms[room].clear()
         status, answer = await dial(gateway, room, participant_identity="desk")
         assert status == 200, "what was refused is kept for nobody"
+
+    async def test_tokens_are_for_a_thousand_at_a_time(self, gateway: Running) -> None:
+        room = new_id("room")
+        assert (await get_token(gateway, room))[0] == 200
+        others = (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 999) "
+            "INSERT INTO room_tokens SELECT room_name, 'visitor-' || i, valid_until "
+            "FROM n, room_tokens WHERE room_name = :room"
+        )
+        async with gateway.app[DATABASE].write() as connection:
+            await connection.execute(text(others), {"room": room})
+        request = {"room_name": room, "participant_name": "B", "participant_identity": "bob"}
+        async with gateway.http.post("/livekit/token", json=request, headers=ACME) as response:
+            assert response.status == 429
+            assert int(response.headers["Retry-After"]) > 0
+            assert (await response.json())["code"] == "RATE_LIMITED"
+        assert (await get_token(gateway, room))[0] == 200
+        assert (await get_token(gateway, new_id("room"), "bob"))[0] == 200
+        assert await kept(gateway, room) == {"alice", *(f"visitor-{n}" for n in range(1, 1000))}
 
     async def test_a_person_may_come_again(self, gateway: Running, livekit: LiveKitStub) -> None:
         room = new_id("room")

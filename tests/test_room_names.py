@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import insert
 
 from core.database import Database
 from core.events import ended
@@ -14,13 +15,16 @@ from core.models import CallEvent, new_id, now
 from core.room_names import (
     LEEWAY,
     MARGIN,
+    MAX_IDENTITIES,
     RENEWED,
     HeldByCall,
     HeldByToken,
     RoomNames,
+    TooManyIdentities,
     joining_as,
 )
 from core.store import LiveIdentity, NewCall, Store
+from core.tables import RoomTokenRow
 from tests.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store
@@ -275,7 +279,9 @@ class RoomNamesContract:
         await names.admit("room", "bob", HOUR)
         await names.admit("lives", "bob", HOUR)
         clock.forward(VALID - RENEWED)
-        await names.seen({"lives": "acme"})
+        assert await names.ending(["lives", "none", "\x00"]) == {"lives": {"bob"}}
+        await names.renew({"lives": {"bob", "nobody", "\x01"}, "room": ()})
+        assert await names.ending(["lives", "none"]) == {}
         await store.insert_call(new_call("room", "bob"), queued())
         with pytest.raises(HeldByToken):
             await store.insert_call(new_call("lives", "bob"), queued())
@@ -283,6 +289,50 @@ class RoomNamesContract:
         await names.sweep()
         with pytest.raises(HeldByToken):
             await store.insert_call(new_call("lives", "bob"), queued())
+
+    async def test_a_room_that_lives_keeps_no_identity_by_itself(
+        self, names: RoomNames, database: Database, clock: Clock
+    ) -> None:
+        clock.forward(-VALID - MOMENT)  # calls go by the real clock
+        await names.claim("room", "acme", HOUR)
+        await names.admit("room", "bob", HOUR)
+        for _ in range(6):
+            clock.forward(VALID / 6)
+            await names.seen({"room": "acme"})
+        clock.forward(MOMENT)
+        await Store(database).insert_call(new_call("room", "bob"), queued())
+
+    async def test_more_identities_than_a_batch_are_renewed(
+        self, names: RoomNames, database: Database, clock: Clock
+    ) -> None:
+        many = {f"visitor-{n}" for n in range(501)}
+        await self.admit_all(database, clock, many)
+        clock.forward(HOUR)
+        await names.renew({"room": many})
+        assert await names.ending(["room"]) == {}
+
+    async def test_tokens_are_for_so_many_at_a_time(
+        self, names: RoomNames, database: Database, clock: Clock
+    ) -> None:
+        await self.admit_all(database, clock, (f"visitor-{n}" for n in range(MAX_IDENTITIES)))
+        with pytest.raises(TooManyIdentities):
+            await names.admit("room", "late", HOUR)
+        await names.admit("room", "visitor-7", HOUR)
+        await names.admit("elsewhere", "late", HOUR)
+        call = await Store(database).insert_call(
+            new_call("room", "visitor", direction="web"), queued()
+        )
+        await names.admit("room", "visitor", HOUR, call_id=call.id)
+        clock.forward(VALID + MOMENT)
+        await names.admit("room", "late", HOUR)
+
+    async def admit_all(self, database: Database, clock: Clock, identities: Iterable[str]) -> None:
+        rows = [
+            {"room_name": "room", "identity": identity, "valid_until": clock() + VALID}
+            for identity in identities
+        ]
+        async with database.write() as connection:
+            await connection.execute(insert(RoomTokenRow), rows)
 
 
 @pytest.mark.attack
