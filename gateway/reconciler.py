@@ -82,17 +82,14 @@ class Reconciler:
         self._alone_since: dict[str, float] = {}
 
     async def run(self, period_s: float = PERIOD_S) -> None:
-        """Until cancelled. A failing round is logged and the next one tried."""
+        """Until cancelled. What fails is logged and tried again in the next turn."""
         while True:
-            try:
-                if self._numbers is not None:
-                    await self._numbers.reconcile()
+            # Rooms first: their names must not wait for a provider of numbers.
+            with _logged():
                 await self.round()
-            except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
-                log.warning("reconciling failed", extra={"problem": type(error).__name__})
-            except Exception:
-                # Nobody would notice a reconciler that died of one odd call.
-                log.exception("reconciling failed")
+            if self._numbers is not None:
+                with _logged():
+                    await self._numbers.reconcile()
             # A phone without an agent is not left alone for another minute.
             await asyncio.sleep(self._second_look_s if self._alone_since else period_s)
 
@@ -257,6 +254,17 @@ class Reconciler:
         except ServerError as error:
             if error.code != "not_found":
                 log.warning("could not hang up", extra={"room": room_name, "problem": error.code})
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
+        log.warning("reconciling failed", extra={"problem": type(error).__name__})
+    except Exception:
+        # Nobody would notice a reconciler that died of one odd call.
+        log.exception("reconciling failed")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ tenant's name, which the gateway puts in the label's place as soon as it sees th
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -69,6 +70,7 @@ class LiveKitRooms:
         self._livekit = livekit
         self._names = names
         self._looked_at = time.monotonic()
+        self._catching_up = asyncio.Lock()
 
     # --- looking at rooms
 
@@ -90,6 +92,7 @@ class LiveKitRooms:
     async def exists(self, principal: Principal, room_name: str) -> bool:
         """Whether ``enter`` would find it, or make it. Raises NotFound as ``enter`` would."""
         room = await self.find(room_name)
+        await self._catch_up()
         holder = await self._names.holder(room_name)
         if not _may_enter(principal, room, holder):
             raise not_accessible()
@@ -174,6 +177,7 @@ class LiveKitRooms:
         room = await self.find(room_name)
         if room is not None and not may_use(principal, room):
             raise not_accessible()
+        await self._catch_up()
         if principal.auth_id is None:
             whose = None if room is None else owner(room)
             return room, await self._names.keep(room_name, whose, valid)
@@ -205,19 +209,29 @@ class LiveKitRooms:
     async def resume(self) -> None:
         """Before the first request: nobody may have looked at LiveKit's rooms for a while."""
         await self._names.resume()
+        self._looked_at = time.monotonic()
+
+    async def _catch_up(self) -> None:
+        """After a while in which nobody could look, hold what LiveKit may have renewed meanwhile.
+
+        Before any name is given away: the first request may come before the next look.
+        """
+        async with self._catching_up:
+            if time.monotonic() - self._looked_at > MARGIN.total_seconds() / 2:
+                await self.resume()
 
     async def look(self) -> list[Room]:
         """All rooms, each of whose names is now held for as long as LiveKit may renew tokens.
 
         To be called more often than every MARGIN; names that nobody holds are forgotten.
         """
+        begun = time.monotonic()
         rooms = await self.all()
-        if time.monotonic() - self._looked_at > MARGIN.total_seconds() / 2:
-            await self._names.resume()
+        await self._catch_up()
         await self._names.seen(_owners(rooms))
         await self._renew(rooms)
         await self._names.sweep()
-        self._looked_at = time.monotonic()
+        self._looked_at = begun
         return rooms
 
     async def _renew(self, rooms: Iterable[Room]) -> None:

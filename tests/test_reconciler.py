@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -47,6 +49,65 @@ async def round_of(gateway: Running, second_look_s: float = 0, alone_s: float = 
         second_look_s=second_look_s,
         alone_s=alone_s,
     ).round()
+
+
+class Part:
+    """Of a reconciler: rooms that are looked at, or numbers. ``fault``: None: it does not end."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.asked = asyncio.Queue[None]()
+        self._fault = fault
+
+    async def look(self) -> None:
+        self.asked.put_nowait(None)
+        if self._fault is None:
+            await asyncio.Event().wait()
+        else:
+            raise self._fault
+
+    reconcile = look
+
+
+@asynccontextmanager
+async def reconciling(gateway: Running, rooms: Part, numbers: Part) -> AsyncIterator[None]:
+    livekit, outbound = gateway.app[LIVEKIT], gateway.app[OUTBOUND]
+    inbound = gateway.app[INBOUND]
+    assert livekit is not None and outbound is not None and inbound is not None
+    parts: Any = {"rooms": rooms, "numbers": numbers}
+    reconciler = Reconciler(
+        livekit=livekit,
+        store=gateway.store,
+        timeline=gateway.app[TIMELINE],
+        outbound=outbound,
+        inbound=inbound,
+        **parts,
+    )
+    running = asyncio.create_task(reconciler.run(period_s=0))
+    try:
+        async with asyncio.timeout(10):
+            yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+@pytest.mark.attack
+async def test_rooms_do_not_wait_for_numbers(gateway: Running) -> None:
+    rooms, numbers = Part(TimeoutError()), Part()
+    async with reconciling(gateway, rooms, numbers):
+        await numbers.asked.get()
+        assert rooms.asked.qsize() == 1
+
+
+@pytest.mark.parametrize("fault", [TimeoutError(), KeyError("bug")])
+async def test_neither_rooms_nor_numbers_suffer_when_the_other_fails(
+    gateway: Running, fault: Exception
+) -> None:
+    rooms, numbers = Part(fault), Part(fault)
+    async with reconciling(gateway, rooms, numbers):
+        for _ in range(3):
+            await rooms.asked.get()
+            await numbers.asked.get()
 
 
 async def old_call(gateway: Running, *events: CallEvent, **changes: object) -> Call:

@@ -370,6 +370,28 @@ class TestRenewals:
         await rooms.look()
         await shut_out(gateway, livekit, room)
 
+    @pytest.mark.parametrize("first", ["token", "dial", "dry"])
+    async def test_the_first_request_after_it_is_before_the_next_look(
+        self,
+        gateway: Running,
+        livekit: LiveKitStub,
+        monkeypatch: pytest.MonkeyPatch,
+        first: str,
+    ) -> None:
+        room = await self.lives_on(gateway, livekit)
+        close(livekit, room)
+        rooms = gateway.app[ROOMS]
+        monkeypatch.setattr(rooms, "_looked_at", rooms._looked_at - 20 * 60)
+        asked = {
+            "token": lambda: get_token(gateway, room, headers=RIVAL),
+            "dial": lambda: dial(gateway, room, RIVAL),
+            "dry": lambda: dial(gateway, room, RIVAL, dry_run=True),
+        }[first]
+        answers = await asyncio.gather(*(asked() for _ in range(5)))
+        assert answers == [(404, NO_ROOM)] * 5
+        await shut_out(gateway, livekit, room)
+        assert (await dial(gateway, room))[0] == 200
+
     async def test_names_that_are_no_names_do_no_harm(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
