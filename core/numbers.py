@@ -7,15 +7,22 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.agents import ID_PREFIX as AGENT_PREFIX
 from core.cache import Cache, NoCache, number_key
-from core.database import Database, Scope, whole
+from core.database import Database, Scope, one_at_a_time, whole
 from core.models import NumberStatus, PhoneNumber, now
 from core.tables import AgentRow, CredentialRow, PhoneNumberRow
+
+MAX_PENDING = 100
+"""So many numbers of a tenant may wait for approval; nothing proves that it has any of them."""
+
+
+class TooManyPending(Exception):
+    """MAX_PENDING numbers of the tenant wait for approval."""
 
 
 class NumberTaken(Exception):
@@ -39,7 +46,7 @@ class NumberStore:
 
     @whole
     async def insert(self, number: PhoneNumber) -> None:
-        """Raises NumberTaken, CredentialGone, AgentGone."""
+        """Raises NumberTaken, CredentialGone, AgentGone, TooManyPending."""
         row = {name: getattr(number, name) for name in PhoneNumber.model_fields}
         row["number"] = row.pop("phone_number")
         try:
@@ -52,6 +59,8 @@ class NumberStore:
                         raise CredentialGone
                 if not await _is_there(connection, number.agent_id, number.auth_id):
                     raise AgentGone
+                if number.status == "pending":
+                    await _refuse_many(connection, number.auth_id)
                 await connection.execute(insert(PhoneNumberRow).values(**row))
         except IntegrityError:
             raise NumberTaken(number.phone_number) from None
@@ -223,6 +232,20 @@ async def _is_there(connection: AsyncConnection, agent_id: str | None, auth_id: 
     )
     held = await connection.execute(agent.with_for_update(read=True))
     return held.scalar_one_or_none() is not None
+
+
+async def _refuse_many(connection: AsyncConnection, auth_id: str | None) -> None:
+    """In the transaction that keeps another. Raises TooManyPending."""
+    await one_at_a_time(connection, f"pending numbers of {auth_id}")
+    pending = (
+        select(func.count())
+        .select_from(PhoneNumberRow)
+        .where(
+            PhoneNumberRow.status == "pending", PhoneNumberRow.auth_id.is_not_distinct_from(auth_id)
+        )
+    )
+    if (await connection.scalar(pending) or 0) >= MAX_PENDING:
+        raise TooManyPending
 
 
 def _number(row: Any) -> PhoneNumber:

@@ -111,7 +111,7 @@ class NumberService:
 
         Raises, in this order: Unprocessable (not E.164), NotFound ``CREDENTIAL_NOT_FOUND``,
         ``AGENT_NOT_FOUND``, Conflict ``NUMBER_ATTACHED``, ``SIP_ADDRESS_NOT_CONFIGURED``,
-        Unprocessable ``NUMBER_NOT_IN_ACCOUNT``; what Provisioner.attach raises.
+        Unprocessable ``NUMBER_NOT_IN_ACCOUNT``; what Provisioner.claim or .attach raises.
         """
         provisioner = self._ready()
         number = _new(scope, phone_number, provider, direction)

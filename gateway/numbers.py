@@ -173,7 +173,7 @@ ROUTES: tuple[Route, ...] = (
         body=AttachRequest,
         answer=Envelope[NumberView],
         status=201,
-        errors=((422, "NUMBER_NOT_IN_ACCOUNT"), *ATTACHING),
+        errors=((422, "NUMBER_NOT_IN_ACCOUNT"), (429, "PENDING_LIMIT"), *ATTACHING),
         idempotent=True,
     ),
     Route(

@@ -20,9 +20,16 @@ from typing import Any, TypeVar
 
 from core.credentials import SipSecret
 from core.database import Scope
-from core.errors import AppError, Conflict, NotFound, Unavailable
+from core.errors import AppError, Conflict, NotFound, TooManyRequests, Unavailable
 from core.models import Model, PhoneNumber
-from core.numbers import AgentGone, CredentialGone, NumberStore, NumberTaken
+from core.numbers import (
+    MAX_PENDING,
+    AgentGone,
+    CredentialGone,
+    NumberStore,
+    NumberTaken,
+    TooManyPending,
+)
 from core.settings import Settings
 from gateway.accounts import Accounts
 from gateway.sip_objects import SipObjects
@@ -37,6 +44,8 @@ UNDO_DEADLINE_S = 40.0
 # Longer than both together: then nobody can still be at it.
 _HELD_S = 120.0
 _LAST_GRACE_S = 5.0
+# An operator has to approve one first.
+_RETRY_PENDING_S = 600
 
 
 class ProviderRef(Model):
@@ -91,7 +100,10 @@ class Provisioner:
         return await self._whole(self._attach(number, agent_id, account, owned), number.id)
 
     async def claim(self, number: PhoneNumber) -> PhoneNumber:
-        """Keep a claim on the number until an operator approves it. Raises as ``attach``."""
+        """Keep a claim on the number until an operator approves it.
+
+        Raises as ``attach``, and TooManyRequests ``PENDING_LIMIT``.
+        """
         claim = number.model_copy(update={"status": "pending"})
         await self._insert(claim)
         log.info("a number waits for an operator's approval", extra={"number_id": number.id})
@@ -198,6 +210,12 @@ class Provisioner:
             raise NotFound("Credential not found", code="CREDENTIAL_NOT_FOUND") from None
         except AgentGone:
             raise no_agent() from None
+        except TooManyPending:
+            raise TooManyRequests(
+                f"{MAX_PENDING} numbers wait for an operator's approval already",
+                code="PENDING_LIMIT",
+                retry_after_s=_RETRY_PENDING_S,
+            ) from None
 
     async def _establish(
         self,

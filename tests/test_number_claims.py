@@ -12,6 +12,8 @@ import pytest
 from livekit.protocol.sip import SIPInboundTrunkInfo
 
 from core.database import Scope
+from core.models import PhoneNumber, new_id, now
+from core.numbers import MAX_PENDING
 from dev.environment import GivenSettings
 from gateway.keys import NUMBERS
 from gateway.number_repair import Repairs
@@ -39,6 +41,19 @@ async def approve(rig: Rig, number_id: str, headers: dict[str, str] | None = Non
 async def status_of(rig: Rig, number_id: str) -> str:
     answer = await rig.api.get(f"{API}/{number_id}", headers=operator())
     return str(answer.body["data"]["status"])
+
+
+def claim(n: int) -> PhoneNumber:
+    return PhoneNumber(
+        id=new_id("num"),
+        auth_id="acme",
+        phone_number=f"+1415555{7000 + n}",
+        country="US",
+        provider="sip",
+        direction="both",
+        status="pending",
+        created_at=now(),
+    )
 
 
 def untold(view: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +102,27 @@ class TestClaim:
         )
         assert sorted(answer.status for answer in answers) == [201] * 2 + [409] * 8
         assert rig.sip.names == [[], []]
+
+    @pytest.mark.attack
+    async def test_so_many_a_tenant_however_many_at_once(self, rig: Rig) -> None:
+        first = await rig.attached()
+        for n in range(1, MAX_PENDING - 2):
+            await rig.own.app[NUMBERS].insert(claim(n))
+        late = [f"+1415555{8000 + n}" for n in range(6)]
+        answers = await asyncio.gather(*(rig.attach(phoneNumber=each) for each in late))
+        assert sorted(answer.status for answer in answers) == [201] * 2 + [429] * 4
+        refused = next(answer for answer in answers if answer.status == 429)
+        assert code(refused) == "PENDING_LIMIT"
+        assert int(refused.headers["Retry-After"]) > 0
+        again = await rig.attach()
+        assert (again.status, code(again)) == (409, "NUMBER_ATTACHED")
+        # What others claim, and what an operator attaches, does not count.
+        await rig.attached(headers=RIVAL)
+        await rig.attached(phoneNumber="+14155559000", headers=operator())
+        gone = await rig.api.request("DELETE", f"{API}/{first['id']}")
+        assert gone.status == 200
+        answers = [await rig.attach(phoneNumber=f"+1415555900{n}") for n in (1, 2)]
+        assert [answer.status for answer in answers] == [201, 429]
 
     @pytest.mark.attack
     async def test_calls_nobody(self, rig: Rig) -> None:

@@ -19,7 +19,14 @@ from core.agents import AgentStore
 from core.credentials import CredentialStore, InUse, NameTaken, Vault
 from core.database import Database, Scope
 from core.models import AgentConfig, PhoneNumber, new_id, now
-from core.numbers import AgentGone, CredentialGone, NumberStore, NumberTaken
+from core.numbers import (
+    MAX_PENDING,
+    AgentGone,
+    CredentialGone,
+    NumberStore,
+    NumberTaken,
+    TooManyPending,
+)
 from tests.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store
@@ -91,6 +98,23 @@ class Contract:
         assert await stores.numbers.withdraw(theirs.id) is False
         assert await stores.numbers.withdraw(mine.id) is True
         assert [each.id for each in await stores.numbers.provisioned()] == [theirs.id]
+
+    async def test_so_many_wait_of_a_tenant_however_many_at_once(self, stores: Stores) -> None:
+        def claims(start: int, end: int, **changes: Any) -> list[PhoneNumber]:
+            numbers = (f"+1415555{7000 + n}" for n in range(start, end))
+            return [number(status="pending", phone_number=each, **changes) for each in numbers]
+
+        for claim in claims(3, MAX_PENDING):
+            await stores.numbers.insert(claim)
+        done = await asyncio.gather(
+            *(stores.numbers.insert(claim) for claim in claims(200, 208)), return_exceptions=True
+        )
+        refused = [one for one in done if one is not None]
+        assert len(refused) == 5
+        assert all(isinstance(one, TooManyPending) for one in refused)
+        for claim in claims(200, 202, auth_id="rival"):
+            await stores.numbers.insert(claim)
+        await stores.numbers.insert(number())
 
     async def test_a_claim_of_an_agent_that_is_gone(self, stores: Stores) -> None:
         theirs = await stores.agent(RIVAL)
