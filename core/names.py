@@ -2,7 +2,8 @@
 
 Names are compared, logged, shown to people and handed to models. So they hold nothing that cannot
 be seen: no control characters, no line separators, no marks that turn the direction of what
-follows (Unicode TR 36), no characters without a shape, in which a text can be hidden.
+follows (Unicode TR 36), no characters without a shape, in which a text can be hidden. A variation
+selector only changes the shape of what is before it, so it is taken behind what can be seen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ MAX_BYTES = 256
 # Joiners belong to the spelling of Persian, of Indian languages and of many emoji.
 _JOINERS = "\u200c\u200d"
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Of other categories, and yet without a shape: what Unicode calls Default_Ignorable_Code_Point (a
+# joiner of graphemes, fillers of Hangul, vowels of Khmer, what is reserved), and Braille's blank.
+_SHAPELESS = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0"
+    + "".join(map(chr, (*range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000))))
+)
+# Of emoji and Chinese characters, and of Mongolian letters.
+_SELECTORS = frozenset("\u180b\u180c\u180d\u180f" + "".join(map(chr, range(0xFE00, 0xFE10))))
 
 
 def fault(name: str) -> str | None:
@@ -26,9 +35,9 @@ def fault(name: str) -> str | None:
         return None
     if len(name.encode("utf-8", "replace")) > MAX_BYTES:
         return f"longer than {MAX_BYTES} bytes"
-    if any(_unseen(character) for character in name):
+    if any(_unseen(character) for character in name) or _selects_nothing(name):
         return "holds control characters or characters that cannot be seen"
-    if all(character.isspace() or character in _JOINERS for character in name):
+    if all(_blank(character) for character in name):
         return "holds nothing that can be seen"
     return None
 
@@ -39,7 +48,21 @@ def is_name(name: str) -> bool:
 
 
 def _unseen(character: str) -> bool:
-    return unicodedata.category(character) in _UNSEEN and character not in _JOINERS
+    if character in _JOINERS:
+        return False
+    return unicodedata.category(character) in _UNSEEN or character in _SHAPELESS
+
+
+def _blank(character: str) -> bool:
+    return character.isspace() or character in _JOINERS
+
+
+def _selects_nothing(name: str) -> bool:
+    """Whether a variation selector is at the beginning, or behind a blank or another selector."""
+    return any(
+        character in _SELECTORS and (_blank(before) or before in _SELECTORS)
+        for before, character in zip(" " + name, name, strict=False)
+    )
 
 
 def _checked(name: str) -> str:
@@ -56,16 +79,20 @@ def _not_blank(name: str) -> str:
 
 # The rule in JSON Schema's words, but for bytes and the planes beyond the first.
 _HIDDEN = (
-    r"\u0000-\u001f\u007f-\u009f\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e"
-    r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2"
+    r"\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff"
+    r"\uffa0\ufff0-\ufffb"
 )
-_SEEN = rf"[^{_HIDDEN}]*"
+_BLANK = r" \u00a0\u1680\u2000-\u200a\u200c\u200d\u202f\u205f\u3000"
+_SELECTOR = r"\u180b-\u180d\u180f\ufe00-\ufe0f"
+_SEEN = rf"[^{_BLANK}{_SELECTOR}{_HIDDEN}][{_SELECTOR}]?"
+_ANY = rf"(?:[{_BLANK}]|{_SEEN})*"
 
 GivenName = Annotated[
     str,
     StringConstraints(strict=True, max_length=MAX_BYTES),
     AfterValidator(_checked),
-    WithJsonSchema({"type": "string", "maxLength": MAX_BYTES, "pattern": f"^{_SEEN}$"}),
+    WithJsonSchema({"type": "string", "maxLength": MAX_BYTES, "pattern": f"^{_ANY}$"}),
 ]
 """May be blank: for whoever has words of its own for that (``POST /sip/call``)."""
 
@@ -76,7 +103,7 @@ Name = Annotated[
         {
             "type": "string",
             "maxLength": MAX_BYTES,
-            "pattern": rf"^{_SEEN}[^\s{_HIDDEN}]{_SEEN}$",
+            "pattern": f"^[{_BLANK}]*{_SEEN}{_ANY}$",
         }
     ),
 ]

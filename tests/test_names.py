@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -42,6 +43,20 @@ UNSEEN = [
     "\U000e0041",  # a tag: text that only a model reads
     "\U000e007f",
     "\U0001d173",
+    "\u034f",  # combining grapheme joiner
+    "\u115f",  # fillers of Hangul
+    "\u1160",
+    "\u3164",
+    "\uffa0",
+    "\u17b4",  # vowels of Khmer that nobody writes
+    "\u17b5",
+    "\u2065",  # reserved
+    "\ufff0",
+    "\U000e0080",
+    "\u2800",  # Braille's blank
+    "\U000e0100",  # selectors for 240 more variants: a byte each
+    "\U000e0141",
+    "\U000e01ef",
     "\ud800",
     "\udfff",
 ]
@@ -56,6 +71,13 @@ GOOD = [
     "می\u200cخواهم",
     "क्\u200dष",
     "👩\u200d🚀",
+    "❤\ufe0f",
+    "❤\ufe0f\u200d🔥",
+    "1\ufe0f\u20e3",
+    "☎\ufe0e Zoë",
+    "葛\ufe00城",
+    "ᠠ\u180bᠮ",
+    "각",
     "a#b",
     "../..",
     "in_+15105550123_x",
@@ -72,6 +94,10 @@ class Named(BaseModel):
     identity: PersonsIdentity = "x"
 
 
+_SCHEMA = Named.model_json_schema()["properties"]
+PATTERNS = [re.compile(_SCHEMA[field]["pattern"]) for field in ("name", "given")]
+
+
 @pytest.mark.parametrize("character", UNSEEN, ids=lambda c: f"U+{ord(c):04X}")
 @pytest.mark.parametrize("form", ["{}a", "a{}", "a{}b"])
 def test_what_cannot_be_seen_is_in_no_name(character: str, form: str) -> None:
@@ -81,6 +107,36 @@ def test_what_cannot_be_seen_is_in_no_name(character: str, form: str) -> None:
     for field in ("name", "given", "identity"):
         with pytest.raises(ValidationError):
             Named(**{"name": "x", field: name})
+
+
+@pytest.mark.parametrize("selector", ["\ufe00", "\ufe0e", "\ufe0f", "\u180b", "\u180d", "\u180f"])
+@pytest.mark.parametrize(
+    "form", ["{}", "{}a", "a {}", "a\u00a0{}b", "a{0}{0}", "a\u200d{}", " {} "]
+)
+def test_a_selector_needs_something_to_select_of(selector: str, form: str) -> None:
+    name = form.format(selector)
+    assert fault(name) is not None
+    for pattern in PATTERNS:
+        assert not pattern.fullmatch(name)
+    with pytest.raises(ValidationError):
+        Named(name="x", given=name)
+
+
+@pytest.mark.parametrize("name", [*GOOD, "a", "\u3000a", "\u1680\u205fa\u202f"])
+def test_the_schema_takes_what_the_rule_takes(name: str) -> None:
+    for pattern in PATTERNS:
+        assert pattern.fullmatch(name)
+
+
+def test_the_schema_refuses_what_the_rule_refuses() -> None:
+    """In the first plane; "x" so that none is blank."""
+    for code in range(0x10000):
+        if 0xD800 <= code < 0xE000:
+            continue  # half of a character of another plane, for who knows of no planes
+        for form in ("x{}", "x {}", "{}x"):
+            name = form.format(chr(code))
+            for pattern in PATTERNS:
+                assert bool(pattern.fullmatch(name)) == (fault(name) is None), hex(code)
 
 
 @pytest.mark.parametrize("name", GOOD)
