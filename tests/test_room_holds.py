@@ -382,12 +382,13 @@ class TestRenewals:
         close(livekit, room)
         rooms = gateway.app[ROOMS]
         monkeypatch.setattr(rooms, "_looked_at", rooms._looked_at - 20 * 60)
-        asked = {
-            "token": lambda: get_token(gateway, room, headers=RIVAL),
-            "dial": lambda: dial(gateway, room, RIVAL),
-            "dry": lambda: dial(gateway, room, RIVAL, dry_run=True),
-        }[first]
-        answers = await asyncio.gather(*(asked() for _ in range(5)))
+
+        async def ask() -> tuple[int, Any]:
+            if first == "token":
+                return await get_token(gateway, room, headers=RIVAL)
+            return await dial(gateway, room, RIVAL, dry_run=first == "dry")
+
+        answers = await asyncio.gather(*(ask() for _ in range(5)))
         assert answers == [(404, NO_ROOM)] * 5
         await shut_out(gateway, livekit, room)
         assert (await dial(gateway, room))[0] == 200
