@@ -89,6 +89,8 @@ from gateway.twilio_numbers import TwilioHttp
 from gateway.web_calls import WebCalls
 from sip.guard import Resolver, SipGuard
 
+log = logging.getLogger(__name__)
+
 # LiveKit's own requests answer in ms; one that does not is broken, not slow. A
 # dial that waits for its answer sets its own time-out (livekit-api).
 log = logging.getLogger(__name__)
@@ -124,6 +126,8 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
     app[METRICS] = metrics
     app[STOPPING] = asyncio.Event()
     app[POLICY] = DialPolicy.from_settings(settings)
+    if settings.auth_required and settings.dial_home_country is None:
+        log.warning("DIAL_HOME_COUNTRY is not set: tenants' bare numbers need their country code")
     app[SIP_GUARD] = SipGuard.from_settings(settings, resolve=resolve)
     load_tables()
     shared_database = not settings.database_url.startswith("sqlite")

@@ -116,7 +116,10 @@ class Outbound:
     async def _admit(self, plan: CallPlan) -> None:
         """Raises Forbidden ``DESTINATION_NOT_ALLOWED``, TooManyRequests, Unavailable."""
         self._policy.check(
-            plan.to_number, from_number=plan.from_number, trunk_country=plan.trunk.country
+            plan.to_number,
+            from_number=plan.from_number,
+            trunk_country=plan.trunk.country,
+            tenant=plan.principal.auth_id is not None,
         )
         await self._limits.check(plan.principal.auth_id, with_agent=plan.agent is not None)
         self._limits.take(plan.principal.auth_id)

@@ -8,7 +8,8 @@ the trunk; any other is taken for every public number that a switch could make o
     emergency   of any country, bare or behind a country code (911, 00112, +49112)
     short       a country's short numbers behind its country code (+44118118)
     premium     premium-rate numbers (+1900…, +979…), and bare short ones that cost as much
-    unreadable  a bare number that has no country code, when the trunk's country is not known
+    unreadable  a tenant's bare number that has no country code, when the trunk's country is not
+                known; an operator knows what stands behind the trunk
 
 A premium-rate number is one with digits behind it as well, or with the last of its own missing.
 DIAL_BLOCKED_PREFIXES and DIAL_ALLOWED_COUNTRIES narrow it further.
@@ -34,7 +35,9 @@ MAX_EXTENSION = 6
 _EMERGENCY = "it is an emergency number"
 _SHORT = "it is a short number"
 _PREMIUM = "it is a premium-rate number"
-_UNREADABLE = "its country cannot be told: write it with + and its country code"
+_UNREADABLE = (
+    "its country cannot be told without DIAL_HOME_COUNTRY: write it with + and its country code"
+)
 
 
 class DialPolicy:
@@ -71,23 +74,35 @@ class DialPolicy:
         )
 
     def check(
-        self, destination: str, *, from_number: str = "", trunk_country: str | None = None
+        self,
+        destination: str,
+        *,
+        from_number: str = "",
+        trunk_country: str | None = None,
+        tenant: bool = True,
     ) -> None:
         """Raises Forbidden ``DESTINATION_NOT_ALLOWED``; see ``objection``."""
-        why = self.objection(destination, from_number=from_number, trunk_country=trunk_country)
+        why = self.objection(
+            destination, from_number=from_number, trunk_country=trunk_country, tenant=tenant
+        )
         if why is not None:
             raise Forbidden(
                 f"The destination is not allowed: {why}", code="DESTINATION_NOT_ALLOWED"
             )
 
     def objection(
-        self, destination: str, *, from_number: str = "", trunk_country: str | None = None
+        self,
+        destination: str,
+        *,
+        from_number: str = "",
+        trunk_country: str | None = None,
+        tenant: bool = True,
     ) -> str | None:
         """Why ``destination`` may not be called; None: it may.
 
         ``destination``: a number (an optional ``+`` and digits), or a ``tel:`` or ``sip:`` URI of
         sip.addresses. ``from_number``: the caller ID, if there is one; ``trunk_country``: of the
-        trunk that it goes out by, if that says so.
+        trunk that it goes out by, if that says so. ``tenant``: whether it is a tenant's call.
         """
         dialled = called_number(destination) if ":" in destination else destination
         if not dialled:
@@ -106,7 +121,9 @@ class DialPolicy:
             if _is_extension(dialled):
                 what = _special_extension(dialled, tuple(filter(None, (home, *guesses))))
             else:
-                what = _special(dialled, readings, at_home=home is not None)
+                what = _special(dialled, readings)
+                if what is None and tenant and home is None:
+                    what = _unreadable(dialled, readings)
             if what is not None:
                 return what
         if self._allowed and not _is_extension(dialled) and not self._in_allowed(dialled, readings):
@@ -126,7 +143,7 @@ class DialPolicy:
         return bool(likely) and all(one.region in self._allowed for one in (*likely, *guessed))
 
 
-def _special(dialled: str, readings: Readings, *, at_home: bool) -> str | None:
+def _special(dialled: str, readings: Readings) -> str | None:
     """The kind of number that is refused by default, in words; None: an ordinary one."""
     settled = readings.settled
     if not settled and reaches_emergency(dialled.removeprefix("+")):
@@ -147,10 +164,12 @@ def _special(dialled: str, readings: Readings, *, at_home: bool) -> str | None:
         for number in (*readings.abroad, *readings.home):
             if (what := _kind_to_be(number)) is not None:
                 return what
-    bare = not dialled.startswith("+")
-    if bare and not at_home and not any(one.well_formed for one in readings.abroad):
-        return _UNREADABLE
     return None
+
+
+def _unreadable(dialled: str, readings: Readings) -> str | None:
+    known = dialled.startswith("+") or any(one.well_formed for one in readings.abroad)
+    return None if known else _UNREADABLE
 
 
 @lru_cache(maxsize=4096)

@@ -94,7 +94,10 @@ async def create(request: web.Request) -> web.StreamResponse:
     if body.dry_run:
         room_exists = await outbound.room_exists(plan)
         objection = request.app[POLICY].objection(
-            plan.to_number, from_number=plan.from_number, trunk_country=plan.trunk.country
+            plan.to_number,
+            from_number=plan.from_number,
+            trunk_country=plan.trunk.country,
+            tenant=principal.auth_id is not None,
         )
         if objection is None:
             objection = await sip_objection(request.app[SIP_GUARD], plan.trunk)

@@ -55,8 +55,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     """Refer the participant's phone to another one; waits for the outcome."""
     body = await parse_body(request, TransferRequest)
     target = parse_transfer_target(body.transfer_to)
-    request.app[POLICY].check(target)
     tenant, host = request[PRINCIPAL].auth_id, called_host(target)
+    request.app[POLICY].check(target, tenant=tenant is not None)
     if tenant is not None and host is not None:
         tls = target.startswith("sips:")
         await request.app[SIP_GUARD].check(host, tls=tls, tenant=tenant)

@@ -159,7 +159,8 @@ class Transfers:
         target = parse_transfer_target(order.to)
         call = order.call
         own = call.from_number if call.direction == "outbound" else call.to_number
-        self._policy.check(target, from_number=own or "")
+        owner = await self._store.owner(call.id)
+        self._policy.check(target, from_number=own or "", tenant=owner is not None)
         request = TransferSIPParticipantRequest(
             room_name=call.room_name,
             participant_identity=call.participant_identity,
@@ -193,8 +194,13 @@ class Transfers:
     async def _dial(self, order: Order) -> TransferResult:
         """Raises Forbidden, TooManyRequests, ServerFault, Unavailable."""
         trunk, from_number = await self._way_out(order)
-        self._policy.check(order.to, from_number=from_number, trunk_country=trunk.country)
         owner = await self._store.owner(order.call.id)
+        self._policy.check(
+            order.to,
+            from_number=from_number,
+            trunk_country=trunk.country,
+            tenant=owner is not None,
+        )
         await self._limits.check_human(owner)
         self._limits.take(owner)
         await check_trunk(self._guard, trunk)

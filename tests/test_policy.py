@@ -80,14 +80,60 @@ def test_a_bare_number_is_one_of_the_home_country(home: str, to_number: str) -> 
 
 @pytest.mark.parametrize("to_number", ["4155550199", "9002345678", "0891234567", "2105551234"])
 @pytest.mark.parametrize("from_number", ["", "100", US, DE])
-def test_without_a_home_country_a_bare_number_needs_its_country_code(
+def test_without_a_home_country_a_tenants_bare_number_needs_its_country_code(
     to_number: str, from_number: str
 ) -> None:
     assert DEFAULT.objection(to_number, from_number=from_number) is not None
     assert DEFAULT.objection(to_number) == (
-        "its country cannot be told: write it with + and its country code"
+        "its country cannot be told without DIAL_HOME_COUNTRY: write it with + and its country code"
     )
     assert DialPolicy(allow_special=True).objection(to_number, from_number=from_number) is None
+
+
+@pytest.mark.parametrize("to_number", ["5551234", "2125551234", "4155550199", "0891234567"])
+@pytest.mark.parametrize("from_number", ["", "100", US, DE])
+def test_the_operator_knows_what_stands_behind_the_trunk(to_number: str, from_number: str) -> None:
+    why = DEFAULT.objection(to_number, from_number=from_number, tenant=False)
+    assert why is None
+    assert DEFAULT.objection(to_number, from_number=from_number, tenant=True) is not None
+    # As far as the operator has not said something else.
+    for policy in (
+        DialPolicy(allowed_countries=frozenset({"JP"})),
+        DialPolicy(blocked_prefixes=(to_number[:3],)),
+    ):
+        assert policy.objection(to_number, from_number=from_number, tenant=False) is not None
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("to_number", "from_number"),
+    [
+        ("9002345678", US),  # national, where the caller ID is from
+        ("09001234567", DE),
+        ("19002345678", "100"),
+        ("0019002345678", "100"),
+        ("449098790879", "100"),
+        ("0000911", "100"),
+        ("911", "100"),
+    ],
+)
+def test_special_numbers_are_refused_to_the_operator_as_well(
+    to_number: str, from_number: str
+) -> None:
+    why = DEFAULT.objection(to_number, from_number=from_number, tenant=False)
+    assert why is not None and why.startswith("it is ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [({}, True), ({"dial_home_country": "US"}, False), ({"auth_required": False}, False)],
+)
+async def test_the_gateway_warns_when_tenants_have_no_home_country(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], warned: bool
+) -> None:
+    async with running(settings_in(tmp_path, **changes)):
+        warnings = [line for line in caplog.messages if "DIAL_HOME_COUNTRY" in line]
+    assert len(warnings) == warned
 
 
 @pytest.mark.parametrize(

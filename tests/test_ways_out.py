@@ -111,6 +111,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         *,
         from_number: str = "",
         trunk_country: str | None = None,
+        tenant: bool = True,
     ) -> str:
         destinations.append((destination, from_number))
         return "closed"
@@ -194,6 +195,43 @@ class TestRefused:
         assert (status, body["outcome"]) == (200, "not_allowed")
         assert asked == [(f"tel:{TO}" if mode == "cold" else TO, FROM)]
         assert (livekit.dialled, livekit.referred) == ([], [])
+
+
+@pytest.mark.parametrize("owner", ["acme", None])
+async def test_the_policy_is_told_whether_it_is_a_tenants_call(
+    tmp_path: Path, livekit: LiveKitStub, monkeypatch: pytest.MonkeyPatch, owner: str | None
+) -> None:
+    """By every way out. Without authentication everybody is the operator."""
+    tenants: list[bool | None] = []
+
+    def refuse(self: DialPolicy, destination: str, **context: Any) -> str:
+        tenants.append(context.get("tenant"))
+        return "closed"
+
+    monkeypatch.setattr(DialPolicy, "objection", refuse)
+    options = {"sip_outbound_address": "trunk.example.com", "auth_required": owner is not None}
+    headers = ACME if owner is not None else {}
+    async with running_with(livekit, tmp_path, **options) as gateway:
+        transfer = {"room_name": "r", "participant_identity": "i", "transfer_to": TO}
+        for path, body in (
+            ("/sip/call", SIP_CALL),
+            ("/sip/call", {**SIP_CALL, "dry_run": True}),
+            ("/sip/transfer", transfer),
+        ):
+            async with gateway.http.post(path, json=body, headers=headers) as response:
+                assert response.status in {200, 403}
+        for mode in ("cold", "warm"):
+            values: dict[str, Any] = {"transfer_number": TO, "transfer_mode": mode}
+            agent = Agent(id="greeter", version=1, config=AgentConfig(name="Ann", **values))
+            call = await gateway.call(agent=agent, auth_id=owner, participant_identity=mode)
+            await gateway.store.append(call.id, [CallEvent(type="call.answered")], "gateway")
+            await post(
+                gateway,
+                f"/internal/calls/{call.id}/transfer",
+                {"transferId": new_id("trf")},
+                **bearer(TokenIssuer(SECRET).for_call(call.id)),
+            )
+    assert tenants == [owner is not None] * 5
 
 
 @pytest.mark.parametrize(
