@@ -195,10 +195,18 @@ def _from_allowed(invite: Invite, masks: Iterable[str]) -> bool:
 
     livekit-server takes the host in From for it, too, which anybody can write there.
     """
+    try:
+        source = ipaddress.ip_address(invite.source_ip)
+    except ValueError:
+        return False
+    # A socket of both families names an IPv4 sender ::ffff:a.b.c.d. No other wrapping counts:
+    # who sends from a 6to4 address is not at the IPv4 address in it.
+    mapped = source.ipv4_mapped if isinstance(source, ipaddress.IPv6Address) else None
     for mask in masks:
         try:
-            if ipaddress.ip_address(invite.source_ip) in ipaddress.ip_network(mask, strict=False):
-                return True
+            network = ipaddress.ip_network(mask, strict=False)
         except ValueError:
-            continue  # a host name, or an unknown source: matches nothing
+            continue  # a host name: matches nothing
+        if source in network or (mapped is not None and mapped in network):
+            return True
     return False
