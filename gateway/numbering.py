@@ -22,6 +22,8 @@ _EXIT_CODES = ("00", "011")
 # Japan's carriers (dialled before 010), which the tables leave out.
 _MORE_EXIT_CODES = r"00\d{2,4}010"
 _LONGEST_EXIT_CODE = 9
+# Which switches and phones of many countries connect besides their own.
+_BEST_KNOWN_EMERGENCY = ("112", "911", "999")
 _CACHED = 4096
 
 
@@ -131,6 +133,8 @@ class Readings:
     # Whether it is a valid number as it stands: in the country of the trunk, or at all.
     settled_home: bool = False
     settled: bool = False
+    # Whether it is as long as a number that is dialled within a city of the trunk's country.
+    local: bool = False
 
     def __iter__(self) -> Iterator[Number]:
         return iter((*self.abroad, *self.home, *self.guessed, *self.far))
@@ -154,15 +158,17 @@ def read(dialled: str, home: str | None, guesses: Iterable[str] = ()) -> Reading
     settled_home = home is not None and (
         _is_dialled_at(home, dialled) or phonenumbers.country_code_for_region(home) in whole
     )
+    local = home is not None and not usual and _is_local(home, dialled)
     if settled_home or whole:
-        return Readings(abroad, at_home, guessed, (), settled_home, settled=True)
+        return Readings(abroad, at_home, guessed, (), settled_home, settled=True, local=local)
     beyond = (international(rest) for rest in behind_exit_codes(digits))
     far = [one for one in beyond if one is not None and one not in abroad]
-    far += [one for other in (*abroad, *far) for one in _without_trunk_prefix(other)]
+    coded = far if local else [*abroad, *far]
+    far += [one for other in coded for one in _without_trunk_prefix(other)]
     if home is not None and (rest := digits.lstrip("0")):
         # Behind the 0 that gets an outside line, too.
         far += national(rest, home)
-    return Readings(abroad, at_home, guessed, tuple(far))
+    return Readings(abroad, at_home, guessed, tuple(far), local=local)
 
 
 @lru_cache(maxsize=_CACHED)
@@ -210,6 +216,18 @@ def _is_dialled_at(region: str, dialled: str) -> bool:
     return bare and complete and any(one.valid for one in national(dialled, region))
 
 
+def begins_emergency_at(region: str, digits: str) -> bool:
+    """Whether a switch of this very country connects it to an emergency service."""
+    return phonenumbers.connects_to_emergency_number(digits, region)
+
+
+def _is_local(region: str, dialled: str) -> bool:
+    table = PhoneMetadata.metadata_for_region(region)
+    general = table.general_desc if table is not None else None
+    lengths = general.possible_length_local_only if general is not None else ()
+    return not dialled.startswith("+") and len(dialled) in lengths
+
+
 @lru_cache(maxsize=_CACHED)
 def behind_exit_codes(digits: str) -> tuple[str, ...]:
     """What is left of ``digits`` behind exit codes of any country, one or several."""
@@ -225,9 +243,12 @@ def behind_exit_codes(digits: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=_CACHED)
-def reaches_emergency(digits: str) -> bool:
-    """In any country, behind any exit code: which one the trunk is in is not known."""
-    if any(_any_emergency().fullmatch(rest) for rest in (digits, *behind_exit_codes(digits))):
+def reaches_emergency(digits: str, at: tuple[str, ...] = ()) -> bool:
+    """Behind any exit code, too. ``at``: in these countries, or by one of the best-known numbers;
+    default: in any country.
+    """
+    emergency = _emergency_at(at) if at else _any_emergency()
+    if any(emergency.fullmatch(rest) for rest in (digits, *behind_exit_codes(digits))):
         return True
     numbers = map(international, _behind_usual_exit_codes(digits, None))
     return any(number is not None and number.emergency for number in numbers)
@@ -354,5 +375,10 @@ def _any_exit_code() -> re.Pattern[str]:
 
 @cache
 def _any_emergency() -> re.Pattern[str]:
-    tables = _short_tables(phonenumbers.SUPPORTED_SHORT_REGIONS)
-    return _any_of(sorted({_pattern(table.emergency) for table in tables}))
+    return _emergency_at(tuple(phonenumbers.SUPPORTED_SHORT_REGIONS))
+
+
+@lru_cache(maxsize=_CACHED)
+def _emergency_at(regions: tuple[str, ...]) -> re.Pattern[str]:
+    patterns = {_pattern(table.emergency) for table in _short_tables(regions)}
+    return _any_of([*_BEST_KNOWN_EMERGENCY, *sorted(patterns)])

@@ -5,7 +5,8 @@ phone is referred to. A bare number of up to six digits is an extension of whate
 the trunk; any other is taken for every public number that a switch could make of it
 (gateway.numbering). Refused, unless DIAL_ALLOW_SPECIAL says otherwise:
 
-    emergency   of any country, bare or behind a country code (911, 00112, +49112)
+    emergency   of any country, bare or behind a country code (911, 00112, +49112); of extensions,
+                when the trunk's country is known, those of that country, 112, 911 and 999
     short       a country's short numbers behind its country code (+44118118)
     premium     premium-rate numbers (+1900…, +979…), and bare short ones that cost as much
     unreadable  a tenant's bare number that has no country code, when the trunk's country is not
@@ -27,7 +28,15 @@ import phonenumbers
 
 from core.errors import Forbidden
 from core.settings import Settings
-from gateway.numbering import Number, Readings, international, national, reaches_emergency, read
+from gateway.numbering import (
+    Number,
+    Readings,
+    begins_emergency_at,
+    international,
+    national,
+    reaches_emergency,
+    read,
+)
 from sip.addresses import called_number
 
 MAX_EXTENSION = 6
@@ -119,9 +128,10 @@ class DialPolicy:
             return "its prefix is blocked"
         if not self._allow_special:
             if _is_extension(dialled):
-                what = _special_extension(dialled, tuple(filter(None, (home, *guesses))))
+                trunk = {place: None for place in (home, trunk_country) if place}
+                what = _special_extension(dialled, tuple(trunk), guesses)
             else:
-                what = _special(dialled, readings)
+                what = _special(dialled, readings, home)
                 if what is None and tenant and home is None:
                     what = _unreadable(dialled, readings)
             if what is not None:
@@ -143,15 +153,19 @@ class DialPolicy:
         return bool(likely) and all(one.region in self._allowed for one in (*likely, *guessed))
 
 
-def _special(dialled: str, readings: Readings) -> str | None:
+def _special(dialled: str, readings: Readings, home: str | None) -> str | None:
     """The kind of number that is refused by default, in words; None: an ordinary one."""
     settled = readings.settled
+    abroad = readings.abroad
+    if readings.local:
+        # A switch completes it with its own area code: no shorter number abroad is meant.
+        abroad = tuple(one for one in abroad if one.valid)
     if not settled and reaches_emergency(dialled.removeprefix("+")):
         return _EMERGENCY
     # A number that is valid as it stands is not taken for another with digits too many; except
     # by a trunk whose country has the shorter one.
     for numbers, whole in (
-        (readings.abroad, settled),
+        (abroad, settled),
         (readings.home, readings.settled_home),
         ((*readings.guessed, *readings.far), settled),
     ):
@@ -159,10 +173,14 @@ def _special(dialled: str, readings: Readings) -> str | None:
             if (what := _kind(number, whole=whole)) is not None:
                 return what
     if not settled and not any(one.valid for one in readings.home):
-        if any(one.begins_short for one in readings.abroad):
+        if any(one.begins_short for one in abroad):
             return _SHORT
-        for number in (*readings.abroad, *readings.home):
-            if (what := _kind_to_be(number)) is not None:
+        for number in (*abroad, *readings.home):
+            what = _kind_to_be(number)
+            if what == _EMERGENCY and home is not None and readings.local:
+                # Other countries that share its country code have others.
+                what = _EMERGENCY if begins_emergency_at(home, dialled) else None
+            if what is not None:
                 return what
     return None
 
@@ -195,9 +213,10 @@ def _kind_to_be(number: Number) -> str | None:
     return _PREMIUM if number.begins_premium_short or number.may_become_premium else None
 
 
-def _special_extension(digits: str, countries: Sequence[str]) -> str | None:
-    if reaches_emergency(digits):
+def _special_extension(digits: str, trunk: tuple[str, ...], guesses: Sequence[str]) -> str | None:
+    if reaches_emergency(digits, at=trunk):
         return _EMERGENCY
+    countries = (*trunk, *guesses)
     numbers = (number for country in countries for number in national(digits, country))
     return _PREMIUM if any(one.premium or one.premium_short for one in numbers) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,72 @@ def test_the_operator_knows_what_stands_behind_the_trunk(to_number: str, from_nu
         DialPolicy(blocked_prefixes=(to_number[:3],)),
     ):
         assert policy.objection(to_number, from_number=from_number, tenant=False) is not None
+
+
+SAMPLE = random.Random(1)
+# Of the US within a city: no area code, and no N11 for an exchange.
+LOCAL = [
+    f"{SAMPLE.randint(2, 9)}{SAMPLE.choice('023456789')}{SAMPLE.randint(0, 99999):05}"
+    for _ in range(1500)
+]
+
+
+def test_a_number_within_the_city_is_not_taken_for_one_abroad() -> None:
+    policy = DialPolicy(home_country="US")
+    for to_number in ("6011070", "3859468", "3255591", "4105837", "9998500"):
+        assert policy.objection(to_number) is None
+    refused = [number for number in LOCAL if policy.objection(number) is not None]
+    # Left: what begins like a premium-rate number, at home or behind another country's exit code.
+    assert len(refused) < len(LOCAL) / 200
+
+
+@pytest.mark.parametrize("to_number", ["100", "101", "110", "133", "144", "00101", "99101"])
+def test_another_countrys_emergency_number_is_an_extension(to_number: str) -> None:
+    assert DialPolicy(home_country="US").objection(to_number, from_number="+3222345678") is None
+    assert DEFAULT.objection(to_number, trunk_country="US") is None
+    assert DEFAULT.objection(to_number, tenant=False) is not None, "the country is not known"
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("home", ["US", "DE", "BE", "AU"])
+def test_emergency_numbers_of_the_trunk_are_no_extensions(home: str) -> None:
+    own = {"DE": "110", "BE": "101", "AU": "000"}.get(home, "911")
+    for number in (own, "112", "911", "999"):
+        for way in ("", "00", "011", "810"):
+            assert DialPolicy(home_country=home).objection(f"{way}{number}", tenant=False)
+            assert DEFAULT.objection(f"{way}{number}", trunk_country=home)
+            # What a trunk says of its country takes nothing away.
+            other = DialPolicy(home_country="JP")
+            assert other.objection(f"{way}{number}", trunk_country=home)
+
+
+def test_three_digit_extensions_are_free_where_the_country_is_known() -> None:
+    policy = DialPolicy(home_country="US")
+    refused = {n for n in map(str, range(100, 1000)) if policy.objection(n) is not None}
+    assert refused == {"112", "911", "999"}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    ("home", "to_number"),
+    [
+        ("US", "9115550"),
+        ("US", "1125550"),
+        ("US", "9005551"),  # and digits more to come
+        ("US", "0049112"),
+        ("US", "0111911"),
+        ("US", "+601107"),
+        ("US", "+385946"),
+        ("US", "+449991"),
+        ("RU", "8101911"),
+        # Nor is a number local that is longer than any, or where there is no such thing.
+        ("US", "44999123"),
+        ("DE", "6011070"),
+        (None, "6011070"),
+    ],
+)
+def test_what_else_may_be_meant_is_refused_all_the_same(home: str | None, to_number: str) -> None:
+    assert DialPolicy(home_country=home).objection(to_number, tenant=False) is not None
 
 
 @pytest.mark.attack
