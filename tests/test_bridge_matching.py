@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
+import baresip
 import pytest
 from livekit.protocol import sip as pb
 
-from sip.bridge import matching, validation
+from sip.bridge import endpoint as endpoint_module
+from sip.bridge import matching, outbound, validation
+from sip.bridge.endpoint import Endpoint
 from sip.bridge.inbound import parse_address
 from sip.bridge.matching import Invite
 from sip.bridge.outbound import plan
 from sip.bridge.transfer import transfer_target
 from sip.bridge.twirp import TwirpError
+from sip.guard import SipGuard
 
 pytestmark = pytest.mark.unit
 
@@ -227,3 +231,48 @@ class TestTransferTarget:
 )
 def test_addresses(value: str, expected: tuple[str, str]) -> None:
     assert parse_address(value) == expected
+
+
+class Unreachable:
+    """A user agent whose every dial fails."""
+
+    def on_incoming(self, callback: object) -> None:
+        pass
+
+    async def dial(self, uri: str, headers: dict[str, str]) -> None:
+        raise baresip.BaresipError("unreachable")
+
+
+@pytest.mark.attack
+async def test_a_process_dials_from_so_many_identities(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The stack keeps each for good, and a tenant may show any number of them."""
+    made: list[str] = []
+
+    async def create(runtime: object, account: str, **options: object) -> Unreachable:
+        made.append(account)
+        return Unreachable()
+
+    monkeypatch.setattr(endpoint_module, "MAX_AGENTS", 3)
+    monkeypatch.setattr(baresip.UserAgent, "create", create)
+    endpoint, call = Endpoint("127.0.0.1:5060"), cast("Any", None)
+    monkeypatch.setattr(endpoint, "_runtime", object())
+
+    async def dialled_from(number: int) -> str:
+        request = pb.CreateSIPParticipantRequest(
+            sip_call_to="+15551230077",
+            sip_number=f"+1510555010{number}",
+            room_name="r",
+            trunk=pb.SIPOutboundConfig(hostname="trunk.example.com"),
+        )
+        order = plan(request, None, "127.0.0.1")
+        verdict = await outbound.dial(call, order, endpoint, SipGuard())
+        assert verdict is not None
+        return verdict.error.code
+
+    codes = [await dialled_from(number) for number in (1, 2, 3, 4, 5, 1, 3)]
+    unreachable, full = "invalid_argument", "resource_exhausted"
+    assert codes == [*[unreachable] * 3, full, full, unreachable, unreachable]
+    assert len(made) == 3
+    assert sum("until a restart" in line for line in caplog.messages) == 2

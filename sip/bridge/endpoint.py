@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 TRACE_WAIT_S: Final = 0.25
 # With so many calls of both directions the stack refuses an INVITE (486) before it makes a call.
 MAX_CALLS: Final = 300
+# The stack cannot free a user agent, and a tenant's requests choose who they come from.
+MAX_AGENTS: Final = 10_000
 # The lowest latency: no jitter buffer of its own, two packets of playout buffer.
 _STACK_SETTINGS: Final = (
     "audio_jitter_buffer_type off\naudio_buffer 20-60\naudio_buffer_mode fixed\n"
@@ -53,6 +55,10 @@ class Identity:
         if self.display_name is None:
             return account.aor()
         return f'"{self.display_name}" {account.aor()}'
+
+
+class TooManyIdentities(Exception):
+    """As many have been dialled from as this process keeps; those go on."""
 
 
 class Endpoint:
@@ -121,7 +127,10 @@ class Endpoint:
             self._tracer.detach()
 
     async def dial(self, identity: Identity, uri: str, headers: dict[str, str]) -> PhoneCall:
-        """Send the INVITE. Raises ValueError or BaresipError when none could be sent."""
+        """Send the INVITE.
+
+        Raises ValueError, BaresipError or TooManyIdentities when none could be sent.
+        """
         agent = await self._agent(identity.address_of_record())
         self._dialling += 1
         try:
@@ -156,12 +165,15 @@ class Endpoint:
         return self._book.of(call_id)
 
     async def _agent(self, address_of_record: str) -> baresip.UserAgent:
-        # The stack cannot free a user agent (about 2 kB each), so each identity has one for good.
+        # Each identity has one for good (about 2 kB).
         async with self._agents_lock:
             agent = self._agents.get(address_of_record)
             if agent is None:
                 if self._runtime is None:
                     raise baresip.BaresipError("the SIP endpoint is not running")
+                if len(self._agents) >= MAX_AGENTS:
+                    log.warning("no further identity can be dialled from until a restart")
+                    raise TooManyIdentities
                 agent = await baresip.UserAgent.create(
                     self._runtime, address_of_record, transfer_policy="reject"
                 )

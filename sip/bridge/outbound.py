@@ -22,7 +22,7 @@ from livekit.protocol.sip import (
 from sip.addresses import parse_outbound_address
 from sip.bridge import attributes, validation, verdict
 from sip.bridge.call import Call, Ending, Participant
-from sip.bridge.endpoint import Endpoint, Identity
+from sip.bridge.endpoint import Endpoint, Identity, TooManyIdentities
 from sip.bridge.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
 from sip.bridge.verdict import Verdict
@@ -190,6 +190,8 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
         phone = await endpoint.dial(order.identity, uri, validation.headers(headers))
     except AddressRefused:
         return verdict.not_allowed()
+    except TooManyIdentities:
+        return verdict.exhausted()
     except TwirpError as error:
         return Verdict(error, verdict.canceled("").reason)
     except (ValueError, baresip.BaresipError) as error:

@@ -80,6 +80,12 @@ def not_allowed() -> Verdict:
     return Verdict(error, DisconnectReason.UNKNOWN_REASON)
 
 
+def exhausted() -> Verdict:
+    """This process dials from no further identity. Nothing was sent."""
+    error = TwirpError("resource_exhausted", "too many different identities were dialled from")
+    return Verdict(error, DisconnectReason.UNKNOWN_REASON)
+
+
 def _not_authenticated() -> Verdict:
     error = TwirpError("failed_precondition", "the trunk's credentials are missing or were refused")
     return Verdict(error, DisconnectReason.USER_REJECTED)
