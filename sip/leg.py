@@ -38,10 +38,12 @@ _AHEAD: Final = 2
 _AVERAGED: Final = 50
 # How often the phone's received audio is fetched.
 POLL_S: Final = 0.01
-# LiveKit tells nobody of the end of a subscription, its frames just stop. So long after a moment
-# a frame proves that the track is still heard: those before it are what was buffered.
-_PROOF_AFTER_S: Final = 0.1
-_PROOF_WITHIN_S: Final = 1.5
+# LiveKit tells nobody of the end of a subscription, its frames just stop. A track is heard at a
+# moment if one of its frames came just before, and another one well after: those in between may
+# have been buffered, and those much later may be of a subscription begun since.
+_JUST_BEFORE_S: Final = 0.2
+_WELL_AFTER_S: Final = 0.1
+_PROOF_POLLS: Final = 50
 # After this long without a packet (a silent, held or broken phone) silence is sent on.
 GAP_S: Final = 0.1
 
@@ -136,6 +138,7 @@ class PhoneLeg:
         self._playing: set[asyncio.Task[None]] = set()  # and those that are being stopped
         self._closed = False
         self._framed_at: dict[str, float] = {}
+        self._polled_at = time.monotonic()
         self.heard_at = time.monotonic()
         self.heard_any = False
         self.backlog_ms = 0.0
@@ -173,18 +176,25 @@ class PhoneLeg:
             self._mixer.remove(track_sid)
             player.cancel()
 
-    async def still_hears(self, tracks: Collection[str], moment: float) -> bool:
-        """Whether the phone hears one of the tracks, silence included, after ``moment``.
+    def hears(self, tracks: Collection[str]) -> bool:
+        """Whether the phone heard one of the tracks just now, silence included.
 
-        A tenth of a second later as a rule; False after 1.5 s (``moment`` is monotonic).
+        By this loop's own clock: where all is held up, no frame is late.
         """
-        while not (
-            heard := any(self._framed_at.get(sid, 0.0) > moment + _PROOF_AFTER_S for sid in tracks)
-        ):
-            if time.monotonic() > moment + _PROOF_WITHIN_S:
-                break
+        since = self._polled_at - _JUST_BEFORE_S
+        return any(self._framed_at.get(sid, 0.0) > since for sid in tracks)
+
+    async def still_hears(self, tracks: Collection[str], moment: float) -> bool:
+        """Whether the phone, which ``hears`` one of them at ``moment``, goes on doing so.
+
+        True a tenth of a second later as a rule, False after half a second (``moment`` is
+        monotonic).
+        """
+        for _ in range(_PROOF_POLLS):
+            if any(self._framed_at.get(sid, 0.0) > moment + _WELL_AFTER_S for sid in tracks):
+                return True
             await asyncio.sleep(POLL_S)
-        return heard
+        return False
 
     def _forget(self, track_sid: str) -> Callable[[asyncio.Task[None]], None]:
         def done(player: asyncio.Task[None]) -> None:
@@ -202,7 +212,7 @@ class PhoneLeg:
         silence = bytes(UPLINK_FRAME_BYTES)
         while True:
             received = self._audio.read(1 << 14)
-            now = time.monotonic()
+            now = self._polled_at = time.monotonic()
             if received:
                 pending += received
                 last = self.heard_at = now

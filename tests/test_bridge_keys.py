@@ -59,18 +59,20 @@ async def test_keys_of_a_phone_wait_for_a_frame_of_it(monkeypatch: pytest.Monkey
     call, room = await join(monkeypatch)
     leg = PhoneLeg(cast(Any, None), cast(Any, None))
     call._leg = leg
-    call._tracks = {"TR_1": cast(Any, None), "TR_2": cast(Any, None)}
+    call._tracks = dict.fromkeys(("TR_1", "TR_2", "TR_3"), cast(Any, None))
     sent: asyncio.Queue[str] = asyncio.Queue()
     phone = cast(Any, SimpleNamespace(send_digit=sent.put))
     playing = asyncio.create_task(call._play_digits(phone, leg, ""))
     told = room.handlers["sip_dtmf_received"]
-    told(rtc.SipDTMF(code=1, digit="1", participant=sender(SIP, "TR_1")))
-    told(rtc.SipDTMF(code=2, digit="2", participant=sender(SIP, "TR_2")))
-    # What was buffered proves nothing, what comes later does.
-    leg._framed_at = {"TR_1": time.monotonic(), "TR_2": time.monotonic() + 0.5}
+    leg._framed_at = {"TR_1": time.monotonic(), "TR_2": time.monotonic()}
+    for digit, track in enumerate(("TR_1", "TR_2", "TR_3"), start=1):
+        told(rtc.SipDTMF(code=digit, digit=str(digit), participant=sender(SIP, track)))
+    # What was buffered proves nothing, what comes later does, if it is no new subscription.
+    later = time.monotonic() + 0.5
+    leg._framed_at = {"TR_1": time.monotonic(), "TR_2": later, "TR_3": later}
     async with asyncio.timeout(10):
         assert await sent.get() == "2"
-    assert sent.empty()
+    assert sent.empty() and call._digits.empty()
     playing.cancel()
 
 

@@ -301,7 +301,12 @@ async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
     # By its age alone every call that ever was would be looked at.
     for index in ("ix_calls_live_created_at", "ix_calls_room_name_created_at"):
         assert any(index in step for plan in plans.values() for step in plan)
-    assert not [sql for sql, plan in plans.items() if any(step.startswith("SCAN") for step in plan)]
+    # An index of the unfinished calls alone is as short as they are few, and so are the workers.
+    short = ("SCAN calls USING INDEX ix_calls_live_", "SCAN workers")
+    steps = {
+        sql: [step for step in plan if not step.startswith(short)] for sql, plan in plans.items()
+    }
+    assert not [sql for sql, plan in steps.items() if any(step.startswith("SCAN") for step in plan)]
 
 
 async def test_an_unreachable_database_is_unavailable() -> None:

@@ -291,8 +291,11 @@ class Call:
 
         def on_dtmf(dtmf: rtc.SipDTMF) -> None:
             # Before the answer there is nobody to hear them, as in livekit-sip.
-            if self._leg is not None and keys.reach(dtmf.participant, self._tracks):
-                self._digits.put_nowait(Key(dtmf.digit, keys.proof(dtmf.participant)))
+            if self._leg is None or not keys.reach(dtmf.participant, self._tracks):
+                return
+            key = Key(dtmf.digit, keys.proof(dtmf.participant))
+            if not key.tracks or self._leg.hears(key.tracks):
+                self._digits.put_nowait(key)
 
         def on_reconnecting() -> None:
             if self._reconnecting is None:
