@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import numpy as np
@@ -38,12 +38,6 @@ _AHEAD: Final = 2
 _AVERAGED: Final = 50
 # How often the phone's received audio is fetched.
 POLL_S: Final = 0.01
-# LiveKit tells nobody of the end of a subscription, its frames just stop. A track is heard at a
-# moment if one of its frames came just before, and another one well after: those in between may
-# have been buffered, and those much later may be of a subscription begun since.
-_JUST_BEFORE_S: Final = 0.2
-_WELL_AFTER_S: Final = 0.1
-_PROOF_POLLS: Final = 50
 # After this long without a packet (a silent, held or broken phone) silence is sent on.
 GAP_S: Final = 0.1
 
@@ -137,8 +131,6 @@ class PhoneLeg:
         self._players: dict[str, asyncio.Task[None]] = {}
         self._playing: set[asyncio.Task[None]] = set()  # and those that are being stopped
         self._closed = False
-        self._framed_at: dict[str, float] = {}
-        self._polled_at = time.monotonic()
         self.heard_at = time.monotonic()
         self.heard_any = False
         self.backlog_ms = 0.0
@@ -176,26 +168,6 @@ class PhoneLeg:
             self._mixer.remove(track_sid)
             player.cancel()
 
-    def hears(self, tracks: Collection[str]) -> bool:
-        """Whether the phone heard one of the tracks just now, silence included.
-
-        By this loop's own clock: where all is held up, no frame is late.
-        """
-        since = self._polled_at - _JUST_BEFORE_S
-        return any(self._framed_at.get(sid, 0.0) > since for sid in tracks)
-
-    async def still_hears(self, tracks: Collection[str], moment: float) -> bool:
-        """Whether the phone, which ``hears`` one of them at ``moment``, goes on doing so.
-
-        True a tenth of a second later as a rule, False after half a second (``moment`` is
-        monotonic).
-        """
-        for _ in range(_PROOF_POLLS):
-            if any(self._framed_at.get(sid, 0.0) > moment + _WELL_AFTER_S for sid in tracks):
-                return True
-            await asyncio.sleep(POLL_S)
-        return False
-
     def _forget(self, track_sid: str) -> Callable[[asyncio.Task[None]], None]:
         def done(player: asyncio.Task[None]) -> None:
             self._playing.discard(player)
@@ -212,7 +184,7 @@ class PhoneLeg:
         silence = bytes(UPLINK_FRAME_BYTES)
         while True:
             received = self._audio.read(1 << 14)
-            now = self._polled_at = time.monotonic()
+            now = time.monotonic()
             if received:
                 pending += received
                 last = self.heard_at = now
@@ -240,12 +212,10 @@ class PhoneLeg:
         only_own_frames(stream)
         try:
             async for event in stream:
-                self._framed_at[track.sid] = time.monotonic()
                 mixed = self._mixer.push(track.sid, np.frombuffer(event.frame.data, np.int16))
                 if mixed is not None:
                     self._to_phone(mixed.tobytes())
         finally:
-            self._framed_at.pop(track.sid, None)
             await stream.aclose()
 
     def _to_phone(self, pcm: bytes) -> None:

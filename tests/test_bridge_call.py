@@ -22,6 +22,7 @@ class Local:
     """The local participant, as far as a call uses it."""
 
     def __init__(self) -> None:
+        self.attributes: dict[str, str] = {}
         self.methods: set[str] = set()
 
     async def publish_track(self, *_: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import baresip
@@ -256,7 +258,8 @@ async def test_a_process_dials_from_so_many_identities(
 
     monkeypatch.setattr(endpoint_module, "MAX_AGENTS", 3)
     monkeypatch.setattr(baresip.UserAgent, "create", create)
-    endpoint, call = Endpoint("127.0.0.1:5060"), cast("Any", None)
+    over = asyncio.get_running_loop().create_future()
+    endpoint, call = Endpoint("127.0.0.1:5060"), cast("Any", SimpleNamespace(over=over))
     monkeypatch.setattr(endpoint, "_runtime", object())
 
     async def dialled_from(number: int) -> str:

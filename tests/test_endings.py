@@ -190,16 +190,17 @@ class TestAnswered:
         await left_nothing(stack, call.room)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    agents = tmp_path_factory.mktemp("agents")
+    write_agents(agents)
+    values = {**AUTH, "agents_dir": agents, "default_agent": "greeter"}
+    async with Stack(StackOptions(values=values)) as running:
+        yield running
+
+
 class TestBroken:
     """Calls that lose a part of the system: on a stack of their own."""
-
-    @pytest_asyncio.fixture(scope="class", loop_scope="session")
-    async def own(self, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-        agents = tmp_path_factory.mktemp("agents")
-        write_agents(agents)
-        values = {**AUTH, "agents_dir": agents, "default_agent": "greeter"}
-        async with Stack(StackOptions(values=values)) as running:
-            yield running
 
     async def test_the_bridge_is_killed_and_comes_back(self, own: Stack, phone: Phone) -> None:
         """The new one ends what LiveKit would take for living for 20 s more."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.ports import FIRST_PORT, LAST_PORT, PortLocks
+from dev.ports import FIRST_PORT, PORTS, PortLocks
 
 pytestmark = pytest.mark.stack
 
@@ -56,9 +56,13 @@ def test_a_port_given_back_can_be_taken_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locks = PortLocks(tmp_path / "locks")
-    offers = iter([LAST_PORT - 3] * 2 + [LAST_PORT - 4] + [LAST_PORT - 3])
+    one, other = PORTS.take(), PORTS.take()  # nobody else on this machine listens there
+    offers = iter([one, one, other, one])
     monkeypatch.setattr("dev.ports.random.randint", lambda *_: next(offers))
     first = locks.take()
-    assert locks.take() == LAST_PORT - 4  # the second offer is held
+    assert first == one
+    assert locks.take() == other  # the second offer is held
     locks.give_back(first)
     assert locks.take() == first
+    PORTS.give_back(one)
+    PORTS.give_back(other)

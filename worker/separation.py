@@ -16,6 +16,8 @@ from collections.abc import Collection
 import aiohttp
 from livekit import api, rtc
 
+from core.legs import TAKEN
+
 _REQUEST_WITHIN_S = 5.0
 
 LIVEKIT_ERRORS = (api.TwirpError, aiohttp.ClientError, TimeoutError)
@@ -68,11 +70,20 @@ class Separation:
 
     async def connect(self) -> None:
         """Caller and human hear each other, and whoever else is in the room."""
+        await self._say_taken()
         for identity in self._others():
             if tracks := self._tracks_of(self._human):
                 await self._subscribe(identity, tracks, True)
             if tracks := self._tracks_of(identity):
                 await self._subscribe(self._human, tracks, True)
+
+    async def _say_taken(self) -> None:
+        """To the phones' SIP service, which keeps keys apart: those reach all in the room."""
+        taken = api.UpdateParticipantRequest(
+            room=self._room.name, identity=self._human, attributes={TAKEN: "true"}
+        )
+        async with asyncio.timeout(_REQUEST_WITHIN_S):
+            await self._livekit.room.update_participant(taken)
 
     def _others(self) -> list[str]:
         return [identity for identity in self._room.remote_participants if identity != self._human]

@@ -19,7 +19,6 @@ from livekit.rtc.participant import PublishTrackError
 
 from core.legs import BRIDGE, LEAVE_METHOD, LEAVING
 from sip.bridge import keys, membership
-from sip.bridge.keys import Key
 from sip.bridge.media_delay import tell_delay
 from sip.bridge.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
@@ -156,7 +155,7 @@ class Call:
         self._tracks: dict[str, rtc.RemoteAudioTrack] = {}
         self._silent = asyncio.Event()  # nobody's track is left
         self._silent.set()
-        self._digits: asyncio.Queue[Key] = asyncio.Queue()
+        self._digits: asyncio.Queue[str] = asyncio.Queue()
         self._attributes: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
         self._published: asyncio.Queue[str] = asyncio.Queue()
         self._helpers: list[asyncio.Task[None]] = []
@@ -291,11 +290,9 @@ class Call:
 
         def on_dtmf(dtmf: rtc.SipDTMF) -> None:
             # Before the answer there is nobody to hear them, as in livekit-sip.
-            if self._leg is None or not keys.reach(dtmf.participant, self._tracks):
-                return
-            key = Key(dtmf.digit, keys.proof(dtmf.participant))
-            if not key.tracks or self._leg.hears(key.tracks):
-                self._digits.put_nowait(key)
+            own = room.local_participant.attributes
+            if self._leg is not None and keys.reach(dtmf.participant, self._tracks, own):
+                self._digits.put_nowait(dtmf.digit)
 
         def on_reconnecting() -> None:
             if self._reconnecting is None:
@@ -384,7 +381,7 @@ class Call:
             return await self.over
         self._leg = leg
         self._help(leg.run(), "leg")
-        self._help(self._play_digits(phone, leg, dtmf), "digits")
+        self._help(self._play_digits(phone, dtmf), "digits")
         self._help(self._publish_digits(), "publish-digits")
         self._help(self._watch_media(phone, leg), "media-watch")
         self._help(tell_delay(self._room, phone, leg, self.set_attributes), "media-delay")
@@ -407,14 +404,11 @@ class Call:
         await self.phone.transfer(target, timeout=timeout)
         self.end(TRANSFERRED)
 
-    async def _play_digits(self, phone: PhoneCall, leg: PhoneLeg, first: str) -> None:
+    async def _play_digits(self, phone: PhoneCall, first: str) -> None:
         for digit in first:
-            self._digits.put_nowait(Key(digit))
+            self._digits.put_nowait(digit)
         while True:
-            key = await self._digits.get()
-            if key.tracks and not await leg.still_hears(key.tracks, key.told_at):
-                continue
-            digit = key.digit.upper()
+            digit = (await self._digits.get()).upper()
             if digit == "W":
                 await asyncio.sleep(DTMF_PAUSE_S)
                 continue
