@@ -29,7 +29,7 @@ test: .venv/lock node_modules/lock tests/npm/node_modules/lock
 
 attack: .venv/lock
 	@.venv/bin/python -m dev setup
-	@.venv/bin/python -m pytest -q -m attack
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile -m attack
 
 check: .venv/lock
 	@.venv/bin/ruff check .
