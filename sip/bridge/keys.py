@@ -25,7 +25,7 @@ def reach(
 
     ``own``: the attributes of that phone.
 
-    None: somebody who is not in the room any more. An agent addresses its keys itself
+    No ``sender``: somebody who is not in the room any more. An agent addresses its keys itself
     (core.rtc_sdk.publish_dtmf), and may send them before its voice is subscribed to. A program
     without audio of its own cannot be kept apart from anybody; a phone always has audio.
     """

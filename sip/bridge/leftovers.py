@@ -8,9 +8,11 @@ no call yet, so whatever carries its mark is left over: it is said to be lost, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import socket
+from collections.abc import Iterator
 from typing import Final
 
 import aiohttp
@@ -38,7 +40,8 @@ async def remove(livekit: LiveKit) -> int:
         async with asyncio.timeout(DEADLINE_S):
             listed = await client.room.list_rooms(api.ListRoomsRequest())
             for room in listed.rooms:
-                removed += await _clear(client, room.name, livekit.mark)
+                with _gone_is_fine():
+                    removed += await _clear(client, room.name, livekit.mark)
     except (api.ServerError, aiohttp.ClientError, TimeoutError, OSError) as error:
         # Also a LiveKit that starts together with us, and has no rooms yet.
         log.info("cannot look for legs left over", extra={"problem": type(error).__name__})
@@ -59,12 +62,19 @@ async def _clear(client: api.LiveKitAPI, room: str, mark: str) -> int:
         lost = api.UpdateParticipantRequest(
             room=room, identity=participant.identity, attributes={LOST: "true"}
         )
-        try:
+        with _gone_is_fine():
             # First: a leg that is just removed was hung up on, by our side.
             await client.room.update_participant(lost)
             await client.room.remove_participant(whom)
-        except api.ServerError as error:
-            if error.code != "not_found":
-                raise
         removed += 1
     return removed
+
+
+@contextlib.contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    """A room or a leg that has ended by itself since it was listed keeps no other from its turn."""
+    try:
+        yield
+    except api.ServerError as error:
+        if error.code != "not_found":
+            raise
