@@ -61,13 +61,16 @@ async def restart(bridge: Component, **changes: str) -> None:
 
 
 class Line:
-    """A TCP relay to LiveKit that goes deaf (what the server says is lost), or is cut."""
+    """A TCP relay to LiveKit that goes deaf (what the server says is lost), waits, or is cut."""
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
         self._target = (address.hostname, address.port)
         self._writers: list[asyncio.StreamWriter] = []
         self.deaf = False
+        self.answers = asyncio.Event()
+        """While clear, what the server says waits."""
+        self.answers.set()
         self.connections = 0
         self.url = ""
 
@@ -98,6 +101,8 @@ class Line:
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, said: bool = False
     ) -> None:
         while data := await source.read(65_536):
+            if said:
+                await self.answers.wait()
             if not (said and self.deaf):
                 sink.write(data)
 
@@ -216,6 +221,40 @@ async def test_livekit_goes_away(stack: Stack, sip: Any, phone: Phone) -> None:
         await sip.create_sip_participant(dial_request(new_room(), phone.address))
     await stack.livekit.start()
     await connect(sip, phone)
+
+
+async def test_a_caller_who_gives_up_while_the_room_is_joined(
+    stack: Stack, sip: Any, phone: Phone
+) -> None:
+    """The room is told why, though the phone has gone before the bridge is in."""
+    room, changes = new_room(), asyncio.Queue[str]()
+    rule = pb.SIPDispatchRule(dispatch_rule_direct=pb.SIPDispatchRuleDirect(room_name=room))
+    await sip.create_dispatch_rule(pb.CreateSIPDispatchRuleRequest(rule=rule))
+    settings = stack.settings
+    assert settings.livekit_api_key is not None and settings.livekit_api_secret is not None
+    secret = settings.livekit_api_secret.get_secret_value()
+    watcher, came = rtc.Room(), asyncio.Event()
+    watcher.on("participant_connected", lambda _: came.set())
+    watcher.on(
+        "participant_attributes_changed",
+        lambda changed, _: changes.put_nowait(changed.get("sip.callStatus", "")),
+    )
+    token = Participant(room, "watcher", "", "", {}).token(
+        LiveKit(settings.livekit_url, settings.livekit_api_key, secret, mark="another")
+    )
+    await watcher.connect(settings.livekit_url, token)
+    async with Line(settings.livekit_url) as line, asyncio.timeout(WAIT):
+        await restart(stack.bridge, LIVEKIT_URL=line.url)
+        line.answers.clear()
+        call = await phone.dial(f"sip:{CALLED}@{stack.sip_address}")
+        await came.wait()
+        await call.hangup()
+        await call.ended(WAIT)
+        line.answers.set()
+        while await changes.get() != "hangup":
+            pass
+        await no_calls(stack)
+    await watcher.disconnect()
 
 
 async def test_a_removal_that_is_not_heard(stack: Stack, sip: Any, phone: Phone) -> None:

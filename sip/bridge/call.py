@@ -39,6 +39,8 @@ MEDIA_TIMEOUT_S: Final = 15.0
 # The SDK (livekit 1.1.21) never frees a room that it leaves while others' tracks are in it: half a
 # megabyte a call. An agent that reads the status takes its tracks out by itself, in some 50 ms.
 AGENT_LEAVES_WITHIN_S: Final = 1.0
+# A room can be told why a call ended only by one who is in it; a join takes some 50 ms.
+TELLS_WITHIN_S: Final = 2.0
 WATCH_INTERVAL_S: Final = 1.0
 MAX_CALL_DURATION_S: Final = 24 * 3600.0
 END_CALL_RPC: Final = "lk.sip.EndCall"
@@ -196,7 +198,6 @@ class Call:
         for method, ending in _METHODS.items():
             self._room.local_participant.register_rpc_method(method, self._ending_by(ending))
         self._takes_rpc = True
-        self._help(self._send_attributes(), "attributes")
 
     async def _enter(self, deadline: float) -> None:
         await connect(
@@ -206,6 +207,7 @@ class Call:
             rtc.RoomOptions(auto_subscribe=False, rtc_config=self._livekit.rtc_configuration()),
             timeout_s=deadline - asyncio.get_running_loop().time(),
         )
+        self._help(self._send_attributes(), "attributes")
         track = rtc.LocalAudioTrack.create_audio_track(self.participant.identity, self._source)
         options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
         # The SDK waits for ever for the publication of one who was removed meanwhile.
@@ -214,16 +216,23 @@ class Call:
     async def _unless_over(self, work: Coroutine[Any, Any, object]) -> None:
         """Do ``work`` as long as the call is not ended.
 
+        LiveKit's webhook tells of a participant before the SDK is in the room. One who gives up in
+        that moment must not look like one whom nobody served: an ending with a last word waits
+        until it can be told.
         Raises TwirpError ``canceled`` when it is, ``unavailable`` when the room never let it in.
         """
         task = asyncio.ensure_future(work)
         outcomes: set[asyncio.Future[Any]] = {task, self.over}
         try:
             await asyncio.wait(outcomes, return_when=asyncio.FIRST_COMPLETED)
-        finally:
             over = not task.done()
+            if over and self.over.result().last_word:
+                await asyncio.wait({task}, timeout=TELLS_WITHIN_S)
+        finally:
             task.cancel()
         if over:
+            if task.done() and not task.cancelled():
+                task.exception()  # whatever it was: the call is over
             ending = self.over.result()
             if ending is NEVER_LET_IN:
                 raise _not_joined()
