@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from dev.process import inherited_environment
 from dev.providers import Control, Deepgram, OpenAI, Rule, Script, ToolCall
 from tests.worker_rig import FakeCall, WorkerStack
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 CONTROL = Control(
     deepgram=Deepgram(phrases=["thank you and goodbye"]),
@@ -31,10 +32,40 @@ CONTROL = Control(
 QUIET = AgentConfig(name="Quiet", voice_mode="hosted")
 
 
-@pytest_asyncio.fixture
-async def worker() -> AsyncIterator[WorkerStack]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def running() -> AsyncIterator[WorkerStack]:
     async with WorkerStack.run(CONTROL.model_copy(deep=True), worker_max_calls=2) as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def worker(running: WorkerStack) -> AsyncIterator[WorkerStack]:
+    """All of it up and free; what the test before has ended is started again."""
+    stack = running.stack
+    running.gateway.failing_with = None
+    if not stack.livekit.running:
+        await stack.worker.kill()  # only one that starts says when LiveKit gives it calls
+        await stack.livekit.start()
+    if not stack.worker.running:
+        await stack.worker.start()
+    await running.gateway.heartbeat(lambda beat: beat.active == 0, within_s=40)
+    yield running
+    await running.end_calls()
+
+
+@contextlib.asynccontextmanager
+async def changed(worker: WorkerStack, **variables: str) -> AsyncIterator[None]:
+    """The worker with other settings."""
+    process = worker.stack.worker.process
+    before = dict(process.env or {})
+    await worker.stack.worker.kill()
+    process.env = before | variables
+    try:
+        await worker.stack.worker.start()
+        yield
+    finally:
+        await worker.stack.worker.kill()
+        process.env = before
 
 
 def spooled(worker: WorkerStack) -> list[Path]:
@@ -85,9 +116,9 @@ async def test_takes_as_many_calls_as_it_may_all_at_once(worker: WorkerStack) ->
     assert await worker.identities(refused) == set()
 
 
-async def test_the_last_free_place_is_offered() -> None:
+async def test_the_last_free_place_is_offered(worker: WorkerStack) -> None:
     """LiveKit drops a dispatch when all it knows are workers that say they are 70 % full."""
-    async with WorkerStack.run(CONTROL.model_copy(deep=True), worker_max_calls=4) as worker:
+    async with changed(worker, WORKER_MAX_CALLS="4"):
         for _ in range(3):
             await (await worker.dispatch(QUIET)).event("agent.joined")
         # Three heartbeats, two seconds apart: LiveKit has been told as well, as it is every 2.5 s.
@@ -110,11 +141,8 @@ async def test_drains(worker: WorkerStack) -> None:
     assert late.of("agent.joined") == []
 
 
-async def test_a_call_that_outlasts_the_drain_is_ended_and_told() -> None:
-    async with (
-        WorkerStack.run(CONTROL.model_copy(deep=True), worker_drain_timeout_s=1) as worker,
-        worker.talk(QUIET) as (call, _),
-    ):
+async def test_a_call_that_outlasts_the_drain_is_ended_and_told(worker: WorkerStack) -> None:
+    async with changed(worker, WORKER_DRAIN_TIMEOUT_S="1"), worker.talk(QUIET) as (call, _):
         worker.stack.worker.process.signal(signal.SIGTERM)
         # livekit-agents lets a call end by itself for another 15 s.
         end = await call.event("call.ended", within_s=40)
@@ -157,6 +185,7 @@ async def test_a_media_server_that_comes_back(worker: WorkerStack) -> None:
         await phone.say("Thank you, and goodbye!")
         end = await call.event("call.ended")
     assert end.data["reason"] == "agent_hangup"
+    await worker.stack.livekit.kill()  # a new one for the next test
 
 
 async def test_a_second_agent_takes_over(worker: WorkerStack) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import numpy as np
 import numpy.typing as npt
 from aiohttp import web
@@ -403,6 +404,12 @@ class WorkerStack:
             if config.begin_message:
                 await call.until(lambda told: told.turns, "greeting")
             yield call, phone
+
+    async def end_calls(self) -> None:
+        """What is left of the calls so far: their rooms."""
+        for call_id in self.gateway.calls:
+            with contextlib.suppress(api.ServerError, aiohttp.ClientError):
+                await self.livekit.room.delete_room(api.DeleteRoomRequest(room=call_id))
 
     async def identities(self, call: FakeCall) -> set[str]:
         """Who is in the call's room now."""
