@@ -144,11 +144,25 @@ async def set_providers(stack: Stack, control: Control) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The modules that take longest first: two workers then end at about the same time."""
+    """The modules that take longest first: all processes then end at about the same time."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
-_LONGEST = {"test_conversation.py", "test_worker_call.py"}
+# More than 40 s each.
+_LONGEST = {
+    "test_conversation.py",
+    "test_endings.py",
+    "test_fallback.py",
+    "test_inbound.py",
+    "test_outbox.py",
+    "test_schemathesis.py",
+    "test_sip_contract.py",
+    "test_transfers.py",
+    "test_webhook_calls.py",
+    "test_worker_call.py",
+    "test_worker_faults.py",
+    "test_worker_policies.py",
+}
 
 GREETING = "Welcome to the corner restaurant."
 
