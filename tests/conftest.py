@@ -23,6 +23,7 @@ from dev.phone import Phone
 from dev.ports import PORTS
 from dev.providers import Control
 from dev.stack import Stack, StackOptions
+from tests.databases import postgres as postgres
 
 JWT_SECRET = "a-test-secret-of-more-than-32-bytes!"
 SECRETS = {"acme": "acme-secret-0123456789", "rival": "rival-secret-0123456789"}

