@@ -14,7 +14,6 @@ import uvloop
 from aiohttp import web
 
 from core import logs, settings
-from core.configs import BadAgentFile
 from core.errors import AppError
 from core.private import keep_private
 from gateway.app import create_app, metrics_route
@@ -22,8 +21,9 @@ from gateway.connection import Runner
 from gateway.errors import add_request_id, error_middleware
 from gateway.keys import METRICS, STOPPING
 from gateway.names import check_listen_address
-from gateway.reseal import reseal
 from gateway.route import register
+from gateway.store.lookup import BadAgentFile
+from gateway.store.reseal import reseal
 
 log = logging.getLogger("gateway")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from core.credentials import CredentialStore, SipSecret, TwilioSecret, Unreadable
-from core.database import Scope
 from core.errors import Conflict
 from core.models import Credential, PhoneNumber
 from gateway.credentials import not_found
+from gateway.store.credentials import CredentialStore, SipSecret, TwilioSecret, Unreadable
+from gateway.store.database import Scope
 from gateway.trunks import unreadable
 from gateway.twilio_numbers import TwilioAccount, TwilioHttp
 

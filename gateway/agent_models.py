@@ -25,7 +25,7 @@ from core.models import (
 )
 from core.url_guard import UrlRefused, check_url
 from gateway.body import documented, invalid, validate
-from gateway.paging import Listing
+from gateway.store.paging import Listing
 
 UNSERVED = frozenset(
     {

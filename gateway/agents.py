@@ -10,8 +10,6 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from core.agent_secrets import AgentSecrets, unreadable
-from core.credentials import Unreadable
 from core.errors import NotFound
 from core.models import AgentConfig, AgentRecord
 from gateway.agent_models import (
@@ -34,8 +32,10 @@ from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import parse_body, parse_query
 from gateway.idempotency import once, replayed
 from gateway.keys import AGENT_STORE, AGENTS, NUMBERS, SETTINGS, STORE, VAULT
-from gateway.paging import Page
 from gateway.route import Route
+from gateway.store.agent_secrets import AgentSecrets, unreadable
+from gateway.store.credentials import Unreadable
+from gateway.store.paging import Page
 
 
 async def create(request: web.Request) -> web.StreamResponse:

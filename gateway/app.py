@@ -11,20 +11,10 @@ import aiohttp
 from aiohttp import web
 from livekit.api import LiveKitAPI
 
-from core.agents import AgentStore
-from core.cache import open_cache
-from core.configs import AgentFiles, Agents, Numbers
-from core.credentials import CredentialStore, Vault
-from core.database import Database
-from core.numbers import NumberStore
-from core.outbox import Outbox
 from core.process_metrics import watch_process
-from core.room_names import RoomNames
 from core.settings import Settings
-from core.store import Store
 from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
-from core.webhook_store import WebhookStore
 from gateway import openapi
 from gateway.accounts import Accounts
 from gateway.auth import Authenticator, authentication
@@ -83,6 +73,16 @@ from gateway.route import Route, register
 from gateway.routes import ROUTES
 from gateway.sip_objects import SipObjects
 from gateway.sip_overrides import check_settings
+from gateway.store.agents import AgentStore
+from gateway.store.cache import open_cache
+from gateway.store.calls import Store
+from gateway.store.credentials import CredentialStore, Vault
+from gateway.store.database import Database
+from gateway.store.lookup import AgentFiles, Agents, Numbers
+from gateway.store.numbers import NumberStore
+from gateway.store.outbox import Outbox
+from gateway.store.room_names import RoomNames
+from gateway.store.webhooks import WebhookStore
 from gateway.streams import StreamLimit
 from gateway.transfers import Transfers
 from gateway.twilio_numbers import TwilioHttp

@@ -19,12 +19,12 @@ import jwt
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from core.database import Scope
 from core.errors import Unauthenticated
 from core.settings import Settings
 from gateway.jwks import Jwks
 from gateway.names import Names
 from gateway.route import route_of
+from gateway.store.database import Scope
 from gateway.verifiers import (
     MAX_AUTH_ID,
     UNUSABLE_ID,

@@ -8,8 +8,6 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
 from pydantic.alias_generators import to_camel
 
-from core.configs import check_takes_calls
-from core.database import Scope
 from core.errors import BadRequest, Conflict, Detail, Unprocessable
 from core.models import Agent, PhoneNumber
 from core.variables import Variables, fill
@@ -32,6 +30,8 @@ from gateway.numbered import (
 from gateway.plan import CallPlan
 from gateway.route import Route
 from gateway.sip_overrides import SipOverrides
+from gateway.store.database import Scope
+from gateway.store.lookup import check_takes_calls
 from gateway.waiting import until_over
 
 # Callers of the API send these; nothing here talks to a call screener, nor records: what asks for a

@@ -9,7 +9,6 @@ from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.room import RoomParticipantIdentity
 from pydantic import BaseModel
 
-from core.database import Scope
 from core.errors import Conflict
 from core.events import ended
 from core.models import Call, CallEvent
@@ -20,6 +19,7 @@ from gateway.idempotency import once
 from gateway.keys import HANDOVER, STORE, TIMELINE
 from gateway.rooms import livekit_of
 from gateway.route import Route
+from gateway.store.database import Scope
 from sip.leave import leaves_by_itself
 from sip.twirp import livekit_errors
 

@@ -20,7 +20,7 @@ from core.models import (
     Timestamp,
     Turn,
 )
-from gateway.paging import Listing
+from gateway.store.paging import Listing
 
 _SNIPPET = 140
 

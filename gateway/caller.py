@@ -9,12 +9,12 @@ from datetime import datetime
 
 from livekit.protocol.models import ParticipantInfo
 
-from core.credentials import Unreadable
 from core.far_end import LONGEST_KEY, is_text, told
 from core.jobs import CallBrief, VoiceWebhook
 from core.models import Agent, Call, CallEvent, DisconnectionReason, PhoneNumber, Status
-from core.store import NewCall
-from core.webhook_store import WebhookEndpoint, WebhookStore
+from gateway.store.calls import NewCall
+from gateway.store.credentials import Unreadable
+from gateway.store.webhooks import WebhookEndpoint, WebhookStore
 from sip.dispatch import NUMBER_ATTRIBUTE
 from sip.trunks import read_label
 

@@ -17,13 +17,13 @@ from pydantic import (
 
 from core.errors import NotFound
 from core.models import Call, CallType, Direction, Status
-from core.store import CallFilter
 from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import parse_query
 from gateway.call_views import CallDetail, CallList, CallView, Transcript
 from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS
-from gateway.paging import Page
 from gateway.route import Route
+from gateway.store.calls import CallFilter
+from gateway.store.paging import Page
 from gateway.waiting import until_over
 
 MAX_WAIT_S = 600

@@ -19,8 +19,6 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from core.credentials import InUse, NameTaken, Secret, SipSecret, TwilioSecret
-from core.database import Scope
 from core.errors import AppError, Conflict, Detail, NotFound
 from core.models import Credential, CredentialProvider, Model, Timestamp
 from gateway.auth import PRINCIPAL, scope_of
@@ -28,8 +26,10 @@ from gateway.body import invalid, parse_json, parse_query, read_body, validate
 from gateway.envelope import Envelope, envelope, page
 from gateway.idempotency import once
 from gateway.keys import CREDENTIALS, SIP_GUARD, STORE
-from gateway.paging import Page
 from gateway.route import Route
+from gateway.store.credentials import InUse, NameTaken, Secret, SipSecret, TwilioSecret
+from gateway.store.database import Scope
+from gateway.store.paging import Page
 from sip.addresses import parse_outbound_address
 from sip.guard import AddressRefused
 

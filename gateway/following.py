@@ -22,10 +22,10 @@ from core.errors import Unavailable
 from core.events import ended
 from core.jobs import JobMetadata
 from core.models import CallEvent
-from core.store import Store
 from core.tokens import TokenIssuer
 from gateway.live import POLL_S, Timeline
 from gateway.metrics import Metrics
+from gateway.store.calls import Store
 from sip.dial import Dial, DialOutcome
 
 log = logging.getLogger(__name__)

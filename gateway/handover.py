@@ -16,10 +16,10 @@ from livekit.protocol.room import RoomParticipantIdentity
 
 from core.events import ended
 from core.models import Call, CallEvent
-from core.store import Store
 from core.transfers import LEG_ATTRIBUTE
 from gateway.following import LIVEKIT_ERRORS, participants
 from gateway.live import Timeline
+from gateway.store.calls import Store
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from google.protobuf.message import DecodeError
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.room import ListRoomsRequest
 
-from core.database import Database
 from core.errors import AppError
 from gateway.keys import DATABASE, LIVEKIT, METRICS, SETTINGS, STOPPING, STORE
 from gateway.route import Route
+from gateway.store.database import Database
 
 _CHECK_DEADLINE_S = 2.0
 # Of all who ask within it, the first one's write counts: probes must not load the database.

@@ -14,12 +14,9 @@ from typing import Any
 from aiohttp import web
 from pydantic import RootModel
 
-from core.credentials import Unreadable
 from core.errors import Conflict, Detail, NotFound, ServerFault
 from core.models import new_id, now
-from core.outbox import DeliveryStatus, NoEndpoint, Pending
 from core.url_guard import UrlRefused, check_url
-from core.webhook_store import PROJECT, WebhookEndpoint
 from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import invalid, parse_body, parse_query
 from gateway.hooks_models import (
@@ -54,6 +51,9 @@ from gateway.keys import (
     WEBHOOKS,
 )
 from gateway.route import Route
+from gateway.store.credentials import Unreadable
+from gateway.store.outbox import DeliveryStatus, NoEndpoint, Pending
+from gateway.store.webhooks import PROJECT, WebhookEndpoint
 
 
 async def put_project(request: web.Request) -> web.StreamResponse:

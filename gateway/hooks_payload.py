@@ -17,7 +17,7 @@ from gateway.call_views import CallView
 
 
 def render(event: str, at: datetime, call: Call, turns: Sequence[Turn], context_limit: int) -> str:
-    """The body of an event of ``call`` (core.outbox.Render), as it is signed and sent."""
+    """The body of an event of ``call`` (gateway.store.outbox.Render), as it is signed and sent."""
     shown = CallView.of(call, turns[-1] if turns else None).wire()
     data = shown | {
         "callId": call.id,

@@ -18,11 +18,11 @@ import aiohttp
 
 from core.errors import AppError, Unavailable
 from core.models import new_id, now
-from core.outbox import LEASE, Delivery, Outbox, Outcome
 from core.signing import signed_headers
 from core.url_guard import read_bounded
 from core.webhook_faults import problem, refusal
-from core.webhook_store import WebhookEndpoint, WebhookStore
+from gateway.store.outbox import LEASE, Delivery, Outbox, Outcome
+from gateway.store.webhooks import WebhookEndpoint, WebhookStore
 
 log = logging.getLogger(__name__)
 

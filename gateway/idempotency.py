@@ -12,11 +12,11 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, SecretStr
 
-from core.database import Scope
 from core.errors import AppError, BadRequest, Conflict, ServerFault, Unavailable
-from core.once import HELD, LEASE, HeldKey, IdempotencyKeys, KeptAnswer
-from core.store import Store
 from gateway.auth import Principal
+from gateway.store.calls import Store
+from gateway.store.database import Scope
+from gateway.store.once import HELD, LEASE, HeldKey, IdempotencyKeys, KeptAnswer
 
 log = logging.getLogger(__name__)
 

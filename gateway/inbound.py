@@ -18,15 +18,11 @@ from livekit.protocol.agent_dispatch import RoomAgentDispatch
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import RoomParticipantIdentity
 
-from core.configs import Agents, Numbers, check_takes_calls
-from core.database import Scope
 from core.errors import AppError, Conflict, ServerFault, TooManyRequests, Unavailable
 from core.events import ended
 from core.jobs import Assignment, InboundJob, InboundRoom
 from core.models import Agent, Call, CallEvent, PhoneNumber, now
-from core.store import LiveIdentity, NewCall, Store
 from core.tokens import TokenIssuer
-from core.webhook_store import WebhookStore
 from gateway.caller import (
     answering_webhook,
     brief_of,
@@ -47,6 +43,10 @@ from gateway.following import (
 )
 from gateway.limits import CallLimits
 from gateway.live import Timeline
+from gateway.store.calls import LiveIdentity, NewCall, Store
+from gateway.store.database import Scope
+from gateway.store.lookup import Agents, Numbers, check_takes_calls
+from gateway.store.webhooks import WebhookStore
 from sip.dispatch import NUMBER_ATTRIBUTE
 
 log = logging.getLogger(__name__)

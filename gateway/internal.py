@@ -11,7 +11,6 @@ from typing import Any, Self
 from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
-from core.database import Scope
 from core.errors import AppError, NotFound, TooEarly, Unauthenticated
 from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
 from core.models import CallEvent, Turn, now
@@ -21,11 +20,12 @@ from gateway.caller import answering_webhook, brief_of
 from gateway.inbound import Gone
 from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS, WEBHOOKS
 from gateway.route import Route
+from gateway.store.database import Scope
 
 MAX_EVENTS = 100
 
 # An agent is sent to a call's room while the call's record is being written, and may be quicker
-# than a busy database. As long as one statement may take (core.database).
+# than a busy database. As long as one statement may take (gateway.store.database).
 _RECORD_WITHIN = timedelta(seconds=10)
 
 # What both databases keep in an INTEGER column.

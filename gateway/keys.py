@@ -11,15 +11,7 @@ from livekit.api import LiveKitAPI
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from core.agents import AgentStore
-    from core.configs import Agents, Numbers
-    from core.credentials import CredentialStore, Vault
-    from core.database import Database
-    from core.numbers import NumberStore
-    from core.outbox import Outbox
-    from core.store import Store
     from core.tokens import TokenIssuer
-    from core.webhook_store import WebhookStore
     from gateway.handover import Handover
     from gateway.hooks_sender import Sender
     from gateway.inbound import Inbound
@@ -30,6 +22,14 @@ if TYPE_CHECKING:
     from gateway.outbound import Outbound
     from gateway.policy import DialPolicy
     from gateway.room_access import LiveKitRooms
+    from gateway.store.agents import AgentStore
+    from gateway.store.calls import Store
+    from gateway.store.credentials import CredentialStore, Vault
+    from gateway.store.database import Database
+    from gateway.store.lookup import Agents, Numbers
+    from gateway.store.numbers import NumberStore
+    from gateway.store.outbox import Outbox
+    from gateway.store.webhooks import WebhookStore
     from gateway.streams import StreamLimit
     from gateway.transfers import Transfers
     from gateway.web_calls import WebCalls

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from core.errors import TooManyRequests
 from core.models import Call, CallEvent
-from core.store import Judge, Load, NewCall, Store
+from gateway.store.calls import Judge, Load, NewCall, Store
 
 # Above so many tenants, those whose bucket is full again are forgotten.
 _MANY = 1000

@@ -12,11 +12,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from core.database import Scope
 from core.errors import Unavailable
 from core.events import Source
 from core.models import Call, CallEvent, StoredEvent
-from core.store import Store
+from gateway.store.calls import Store
+from gateway.store.database import Scope
 from gateway.tail import Tail
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from core.models import (
 )
 from gateway.body import documented
 from gateway.number_service import Search
-from gateway.paging import Listing, Page
+from gateway.store.paging import Listing, Page
 from gateway.twilio_numbers import AvailableNumber
 
 UNSERVED = frozenset({"type", "imessageType", "externalId", "expiresAt"})

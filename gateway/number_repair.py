@@ -10,11 +10,11 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from core.database import Scope
 from core.errors import AppError
 from core.models import PhoneNumber
 from gateway.provisioning import Provisioner
 from gateway.sip_objects import Listing
+from gateway.store.database import Scope
 from gateway.twilio_numbers import NotThere
 
 log = logging.getLogger(__name__)

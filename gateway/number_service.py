@@ -12,15 +12,15 @@ from typing import Any
 import phonenumbers
 from phonenumbers import PhoneNumberFormat
 
-from core.configs import Agents, Numbers
-from core.credentials import CredentialStore
-from core.database import Scope
 from core.errors import AppError, Conflict, Detail, NotFound, ServerFault, Unprocessable
 from core.models import CredentialProvider, NumberDirection, NumberStatus, PhoneNumber, new_id, now
-from core.numbers import NumberStore
 from core.settings import Settings
 from gateway.accounts import Accounts
 from gateway.provisioning import ProviderRef, Provisioner, busy, no_agent, taken
+from gateway.store.credentials import CredentialStore
+from gateway.store.database import Scope
+from gateway.store.lookup import Agents, Numbers
+from gateway.store.numbers import NumberStore
 from gateway.twilio_numbers import AvailableNumber, NotThere, OwnedNumber, TwilioAccount
 
 # Somebody else may buy the number that we were shown.

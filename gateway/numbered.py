@@ -10,7 +10,6 @@ from aiohttp import web
 from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from core.database import Scope
 from core.errors import Forbidden, NotFound, ServerFault
 from core.models import Agent, PhoneNumber, new_id
 from gateway.auth import PRINCIPAL, Principal
@@ -18,6 +17,7 @@ from gateway.keys import AGENTS, CREDENTIALS, OUTBOUND, SETTINGS
 from gateway.outbound import Outbound
 from gateway.plan import CallPlan
 from gateway.sip_overrides import SipOverrides, chosen_trunk, has_a_say, with_credentials
+from gateway.store.database import Scope
 from gateway.trunks import outbound_trunk
 
 MAX_METADATA_BYTES = 16 * 1024

@@ -22,8 +22,8 @@ from gateway.number_models import (
     NumberView,
 )
 from gateway.numbers import BUSY, BUYING, DETACHING, ID, NO_AGENT, READING, SEARCHING
-from gateway.paging import Page
 from gateway.route import Route
+from gateway.store.paging import Page
 
 
 async def create(request: web.Request) -> web.StreamResponse:

@@ -21,8 +21,6 @@ from livekit.protocol.models import ParticipantInfo
 from core.errors import AppError, Conflict, ServerFault, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent
-from core.room_names import HeldByToken
-from core.store import LiveIdentity, Store
 from gateway.following import (
     LIVEKIT_ERRORS,
     Dispatcher,
@@ -36,6 +34,8 @@ from gateway.live import Timeline
 from gateway.plan import CallPlan
 from gateway.policy import DialPolicy
 from gateway.room_access import Claimed, LiveKitRooms
+from gateway.store.calls import LiveIdentity, Store
+from gateway.store.room_names import HeldByToken
 from gateway.trunks import check_trunk
 from sip.dial import Dial, DialFailed, DialOutcome, Joined
 from sip.guard import SipGuard

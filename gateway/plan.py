@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.models import Agent, new_id
-from core.store import NewCall
 from gateway.auth import Principal
+from gateway.store.calls import NewCall
 from gateway.trunks import sealable
 from sip.dial import DialRequest, Trunk
 

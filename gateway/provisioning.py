@@ -18,11 +18,14 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
-from core.credentials import SipSecret
-from core.database import Scope
 from core.errors import AppError, Conflict, NotFound, TooManyRequests, Unavailable
 from core.models import Model, PhoneNumber
-from core.numbers import (
+from core.settings import Settings
+from gateway.accounts import Accounts
+from gateway.sip_objects import SipObjects
+from gateway.store.credentials import SipSecret
+from gateway.store.database import Scope
+from gateway.store.numbers import (
     MAX_PENDING,
     AgentGone,
     CredentialGone,
@@ -30,9 +33,6 @@ from core.numbers import (
     NumberTaken,
     TooManyPending,
 )
-from core.settings import Settings
-from gateway.accounts import Accounts
-from gateway.sip_objects import SipObjects
 from gateway.twilio_numbers import NotThere, OwnedNumber, Routing, TwilioAccount
 
 log = logging.getLogger(__name__)

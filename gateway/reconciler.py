@@ -26,12 +26,10 @@ from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo, Room
 from livekit.protocol.room import RoomParticipantIdentity
 
-from core.database import Scope
 from core.errors import AppError
 from core.events import ended
 from core.models import Call, CallEvent, DisconnectionReason, now
 from core.names import is_name
-from core.store import Store
 from gateway.caller import call_id_of, is_caller, left_unanswered
 from gateway.following import participants
 from gateway.handover import Handover, call_of_human, humans_of, is_referring, is_transferred
@@ -40,6 +38,8 @@ from gateway.live import Timeline
 from gateway.number_repair import NumberRepair
 from gateway.outbound import Outbound
 from gateway.room_access import LiveKitRooms
+from gateway.store.calls import Store
+from gateway.store.database import Scope
 from gateway.web_calls import JOIN_WITHIN
 from sip.trunks import read_label
 

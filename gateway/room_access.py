@@ -1,8 +1,8 @@
 """Which tenant a LiveKit room belongs to, and who may join it.
 
 ``metadata.auth_id`` of the room decides, written when the gateway creates it; who may create a
-room of a name, and for how long nobody else, is in core.room_names. A join with one of our tokens
-makes a room, too, when LiveKit has closed it: the token then gives it a label instead of the
+room of a name, and for how long nobody else, is in gateway.store.room_names. A join with one of our
+tokens makes a room, too, when LiveKit has closed it: the token then gives it a label instead of the
 tenant's name, which the gateway puts in the label's place as soon as it sees the room.
 """
 
@@ -28,7 +28,9 @@ from livekit.protocol.room import (
 )
 
 from core.errors import Conflict, NotFound, TooManyRequests
-from core.room_names import (
+from gateway.auth import Principal
+from gateway.following import LIVEKIT_ERRORS, participants
+from gateway.store.room_names import (
     MARGIN,
     MAX_IDENTITIES,
     Claim,
@@ -37,8 +39,6 @@ from core.room_names import (
     TooManyIdentities,
     joining_as,
 )
-from gateway.auth import Principal
-from gateway.following import LIVEKIT_ERRORS, participants
 from sip.dispatch import DEPARTURE_TIMEOUT_S, EMPTY_TIMEOUT_S
 from sip.trunks import read_label
 

@@ -10,10 +10,10 @@ from livekit.api import AccessToken, VideoGrants
 from pydantic import AfterValidator
 
 from core.names import Name
-from core.room_names import Claim
 from core.settings import Settings
 from core.transfers import HUMAN_PREFIX
 from gateway.room_access import configuration
+from gateway.store.room_names import Claim
 
 _RESERVED = (
     "agent-",  # ours (worker/job.py), and those that LiveKit names

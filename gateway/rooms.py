@@ -15,7 +15,6 @@ from livekit.protocol.room import (
 )
 from pydantic import BaseModel, Field, StrictBool
 
-from core.database import Scope
 from core.errors import Conflict, NotFound, ServerFault
 from core.events import ended
 from core.models import CallEvent, Timestamp
@@ -26,6 +25,7 @@ from gateway.keys import LIVEKIT, ROOMS, SETTINGS, STORE, TIMELINE
 from gateway.room_access import may_use, not_accessible
 from gateway.room_tokens import PersonsIdentity, join_token
 from gateway.route import Route
+from gateway.store.database import Scope
 from sip.twirp import livekit_errors
 
 TOKEN_TTL = datetime.timedelta(hours=1)

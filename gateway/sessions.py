@@ -11,8 +11,6 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from pydantic.alias_generators import to_camel
 
-from core.configs import check_takes_calls
-from core.database import Scope
 from core.models import Model
 from gateway.auth import PRINCIPAL, scope_of
 from gateway.body import documented, parse_body
@@ -33,6 +31,8 @@ from gateway.numbered import (
 )
 from gateway.plan import CallPlan
 from gateway.route import Route
+from gateway.store.database import Scope
+from gateway.store.lookup import check_takes_calls
 
 # Sent by callers of the API, and taken if it asks for none; there is no recording yet.
 IGNORED = frozenset({"recording"})

@@ -9,13 +9,10 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
 
-from core.configs import Agents, check_takes_calls
-from core.database import Scope
 from core.errors import BadRequest, NotFound, ServerFault
 from core.models import Agent
 from core.names import GivenName
 from core.settings import Settings
-from core.webhook_store import WebhookStore
 from gateway.auth import PRINCIPAL, Principal
 from gateway.body import parse_body
 from gateway.dry_run import DryRun, explain
@@ -24,6 +21,9 @@ from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, SIP_GUARD, STORE, W
 from gateway.plan import CallPlan
 from gateway.route import Route
 from gateway.sip_overrides import SipOverrides, chosen_trunk, has_a_say, with_credentials
+from gateway.store.database import Scope
+from gateway.store.lookup import Agents, check_takes_calls
+from gateway.store.webhooks import WebhookStore
 from gateway.trunks import sip_objection
 from sip.addresses import check_dtmf, check_headers, normalize_phone
 from sip.dial import MAX_RINGING_S, Trunk

@@ -13,7 +13,7 @@ _MISSING_S = 30.0
 
 
 class Events(Protocol):
-    """What is asked of core.store.Store."""
+    """What is asked of gateway.store.calls.Store."""
 
     async def newest_event(self) -> int: ...
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from core.events import ended
 from core.models import Agent, Call, CallEvent
-from core.store import Store
 from core.transfers import Outcome, TransferResult, failure, human_identity
 from gateway.live import Timeline
+from gateway.store.calls import Store
 
 _TOLD = ("transfer.started", "transfer.answered", "transfer.failed", "call.transferred")
 _OUTCOMES: dict[str | None, Outcome] = {

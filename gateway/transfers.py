@@ -22,13 +22,9 @@ from livekit.protocol.room import RoomParticipantIdentity
 from livekit.protocol.sip import TransferSIPParticipantRequest
 
 from core.alongside import alongside
-from core.credentials import CredentialStore
-from core.database import Scope
 from core.errors import AppError, Conflict, Forbidden, NotFound, TooManyRequests, Unavailable
 from core.models import now
-from core.numbers import NumberStore
 from core.settings import Settings
-from core.store import Store
 from core.transfers import (
     LEG_ATTRIBUTE,
     Outcome,
@@ -42,6 +38,10 @@ from gateway.live import Timeline
 from gateway.numbered import may_call_out
 from gateway.policy import DialPolicy
 from gateway.sip_call import make_trunk
+from gateway.store.calls import Store
+from gateway.store.credentials import CredentialStore
+from gateway.store.database import Scope
+from gateway.store.numbers import NumberStore
 from gateway.transfer import refer
 from gateway.transfer_steps import Order, Steps
 from gateway.trunks import check_trunk, opened, outbound_trunk

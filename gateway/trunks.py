@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
-from core.call_trunks import OwnTrunk
-from core.credentials import CredentialStore, SipSecret, TwilioSecret, Unreadable
-from core.database import Scope
 from core.errors import ServerFault
 from core.models import PhoneNumber
 from core.settings import Settings
+from gateway.store.call_trunks import OwnTrunk
+from gateway.store.credentials import CredentialStore, SipSecret, TwilioSecret, Unreadable
+from gateway.store.database import Scope
 from sip.dial import Trunk
 from sip.guard import AddressRefused, SipGuard
 

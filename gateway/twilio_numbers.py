@@ -25,9 +25,9 @@ from twilio.http import AsyncHttpClient  # type: ignore[import-untyped]
 from twilio.http.response import Response  # type: ignore[import-untyped]
 from twilio.rest import Client  # type: ignore[import-untyped]
 
-from core.credentials import TwilioSecret
 from core.errors import AppError, Conflict, Detail, Unavailable, Unprocessable
 from core.models import Model
+from gateway.store.credentials import TwilioSecret
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from datetime import timedelta
 
 from aiohttp import web
 
-from core.database import Scope
 from core.models import Call, now
 from gateway.auth import PRINCIPAL
 from gateway.connection import Connection
 from gateway.keys import STOPPING, STORE, TIMELINE
 from gateway.live import Listener, Look
+from gateway.store.database import Scope
 
 # The agent tells of the last words after the end; one that was killed never does.
 SETTLE_S = 2.0

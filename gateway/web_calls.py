@@ -18,14 +18,10 @@ from livekit.protocol.room import DeleteRoomRequest
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from pydantic.alias_generators import to_camel
 
-from core.configs import check_takes_calls
-from core.database import Scope
 from core.errors import AppError, ServerFault
 from core.events import ended
 from core.models import Agent, Call, CallEvent, Model, Timestamp, new_id, now
-from core.room_names import Claim
 from core.settings import Settings
-from core.store import NewCall, Store
 from core.variables import Variables, fill
 from gateway.auth import PRINCIPAL, Principal
 from gateway.body import parse_body
@@ -39,6 +35,10 @@ from gateway.outbound import no_worker, worker_free
 from gateway.room_access import LiveKitRooms
 from gateway.room_tokens import join_token
 from gateway.route import Route
+from gateway.store.calls import NewCall, Store
+from gateway.store.database import Scope
+from gateway.store.lookup import check_takes_calls
+from gateway.store.room_names import Claim
 from sip.dispatch import EMPTY_TIMEOUT_S
 from sip.twirp import livekit_errors
 

@@ -19,19 +19,19 @@ from livekit.api import TokenVerifier, WebhookReceiver
 from livekit.protocol.models import DisconnectReason, ParticipantInfo
 from livekit.protocol.webhook import WebhookEvent
 
-from core.database import Scope
 from core.errors import BadRequest, ServerFault, Unauthenticated
 from core.events import ended
 from core.far_end import LONGEST_ID, told
 from core.legs import LEAVING, LOST
 from core.models import CallEvent, DisconnectionReason, Status, now
-from core.store import Store
 from gateway.body import read_text
 from gateway.caller import can_be_named, is_caller, left_unanswered
 from gateway.handover import call_of_human, is_referring, is_transferred
 from gateway.inbound import Gone
 from gateway.keys import HANDOVER, INBOUND, METRICS, ROOMS, SETTINGS, STORE, TIMELINE
 from gateway.route import Route
+from gateway.store.calls import Store
+from gateway.store.database import Scope
 from gateway.web_calls import VISITOR
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from typing import Any
 import jwt
 import pytest
 
-from core.database import Scope
 from core.models import PhoneNumber, new_id, now
 from gateway.keys import NUMBERS
+from gateway.store.database import Scope
 from tests.conftest import JWT_SECRET, bearer
 from tests.inprocess import Running, running, settings_in
 

@@ -14,13 +14,13 @@ import aiohttp
 from aiohttp import web
 from sqlalchemy import create_engine
 
-from core import migrations
 from core.models import Agent, AgentConfig, Call, CallEvent, new_id
 from core.settings import Settings
-from core.store import NewCall, Store
 from dev.environment import GivenSettings
 from gateway.app import create_app
 from gateway.keys import STORE
+from gateway.store import migrations
+from gateway.store.calls import NewCall, Store
 from sip.guard import Resolver
 from tests.conftest import AUTH, write_agents
 from tests.edge import served

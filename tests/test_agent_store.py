@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import func, select
 
-from core.agents import AgentStore
-from core.database import Database, Scope
 from core.models import AgentConfig, AgentRecord, CallEvent, CustomTool, PhoneNumber, new_id, now
-from core.numbers import NumberStore
-from core.store import NewCall, Store
-from core.tables import AgentVersionRow
+from gateway.store.agents import AgentStore
+from gateway.store.calls import NewCall, Store
+from gateway.store.database import Database, Scope
+from gateway.store.numbers import NumberStore
+from gateway.store.tables import AgentVersionRow
 from tests.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store

@@ -12,14 +12,14 @@ from cryptography.fernet import Fernet
 from redis.asyncio import Redis
 from sqlalchemy import Text, cast, select
 
-from core.agent_secrets import MARK, AgentSecrets
-from core.credentials import Unreadable, Vault
-from core.database import Database
 from core.models import AgentConfig, CallEvent, new_id
-from core.store import NewCall
-from core.tables import AgentRow, AgentVersionRow, CallRow, IdempotencyRow
 from gateway.keys import AGENTS, DATABASE, STORE
-from gateway.reseal import reseal
+from gateway.store.agent_secrets import MARK, AgentSecrets
+from gateway.store.calls import NewCall
+from gateway.store.credentials import Unreadable, Vault
+from gateway.store.database import Database
+from gateway.store.reseal import reseal
+from gateway.store.tables import AgentRow, AgentVersionRow, CallRow, IdempotencyRow
 from tests.agents_rig import Api, api, gateway
 from tests.inprocess import running, settings_in
 from tests.redis_server import redis_server

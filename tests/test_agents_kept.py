@@ -11,9 +11,9 @@ import pytest
 from agentphone.models import Agent as ClientAgent  # type: ignore[import-untyped]
 from agentphone.models import AgentList as ClientAgentList
 
-from core.database import Scope
 from core.models import new_id
 from gateway.keys import AGENTS, NUMBER_LOOKUP
+from gateway.store.database import Scope
 from tests.agents_rig import Api, api, gateway
 from tests.conftest import RIVAL, operator
 from tests.inprocess import running, settings_in

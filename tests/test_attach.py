@@ -21,13 +21,13 @@ from livekit.protocol.sip import (
     SIPInboundTrunkInfo,
 )
 
-from core.database import Database
 from core.models import PhoneNumber
-from core.numbers import NumberStore
 from dev.faults import Faults
 from dev.stack import Stack, StackOptions
 from dev.twilio import TwilioServer
 from gateway.sip_objects import SipObjects
+from gateway.store.database import Database
+from gateway.store.numbers import NumberStore
 from tests.conftest import AUTH, Gateway, write_agents
 from tests.number_rig import ACCOUNT, API, ATTACH, NUMBER, PUBLIC, TOKEN, TWILIO
 from tests.redis_server import redis_server

@@ -11,16 +11,16 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from core.call_trunks import OwnTrunk, reseal_call_trunks
-from core.credentials import Unreadable, Vault
-from core.database import Database
 from core.errors import ServerFault
 from core.events import ended
 from core.models import CallEvent
-from core.store import LiveIdentity, Store
-from core.tables import CallTrunkRow
 from gateway.plan import CallPlan
-from gateway.reseal import reseal
+from gateway.store.call_trunks import OwnTrunk, reseal_call_trunks
+from gateway.store.calls import LiveIdentity, Store
+from gateway.store.credentials import Unreadable, Vault
+from gateway.store.database import Database
+from gateway.store.reseal import reseal
+from gateway.store.tables import CallTrunkRow
 from sip.dial import Trunk
 from tests.conftest import ACME
 from tests.databases import OnPostgres, OnSqlite

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from core.database import Database
 from core.events import ended
 from core.models import CallEvent, Turn, new_id, now, rfc3339
-from core.store import Store
 from gateway import call_streams
 from gateway.keys import STOPPING, TIMELINE
+from gateway.store.calls import Store
+from gateway.store.database import Database
 from tests.conftest import ACME, RIVAL, operator
 from tests.inprocess import Running, running, settings_in
 

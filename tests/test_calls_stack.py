@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from core.database import Database, Scope
 from core.models import PhoneNumber, new_id, now
-from core.numbers import NumberStore
 from dev.phone import Answer, Phone, Reject, RingOut
 from dev.scenario import GOODBYE, GOODBYE_ANSWER, OPENING, OPENING_ANSWER
 from dev.stack import Stack
+from gateway.store.database import Database, Scope
+from gateway.store.numbers import NumberStore
 from tests.calls import told
 from tests.conftest import ACME, GREETING, Gateway
 from tests.test_calls_more import frames

@@ -11,7 +11,7 @@ import pytest_asyncio
 import yaml
 
 from core import compliance
-from core.configs import AgentFiles, BadAgentFile
+from gateway.store.lookup import AgentFiles, BadAgentFile
 from tests.conftest import ACME
 from tests.inprocess import Running, running, settings_in
 from tests.numbers import dial_nothing, make_agent, make_number

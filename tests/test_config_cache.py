@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from redis.asyncio import Redis
 
-from core.cache import TTL_S, Cache, MemoryCache, NoCache, open_cache
 from core.errors import Unavailable
-from core.redis_cache import RedisCache
+from gateway.store.cache import TTL_S, Cache, MemoryCache, NoCache, open_cache
+from gateway.store.redis_cache import RedisCache
 from tests.redis_server import HOST, Line, redis_server
 
 pytestmark = pytest.mark.store
@@ -267,7 +267,7 @@ class TestRedis(CacheContract):
     ) -> None:
         line.silence()
         cache = RedisCache(f"redis://{HOST}:{line.port}", deadline_s=0.5, retry_s=60)
-        with caplog.at_level(logging.INFO, "core.redis_cache"):
+        with caplog.at_level(logging.INFO, "gateway.store.redis_cache"):
             for _ in range(5):
                 assert await cache.read("k", source.load) == "first"
             await cache.forget("k", "l")
@@ -283,7 +283,7 @@ class TestRedis(CacheContract):
     ) -> None:
         # Nothing listens on the discard port.
         cache = RedisCache(f"redis://user:s3cret@{HOST}:9", retry_s=60)
-        with caplog.at_level(logging.INFO, "core.redis_cache"):
+        with caplog.at_level(logging.INFO, "gateway.store.redis_cache"):
             assert await cache.read("k", source.load) == "first"
             await cache.forget("k")
             await cache.aclose()

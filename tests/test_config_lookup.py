@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from core.agents import AgentStore
-from core.cache import Cache, MemoryCache, agent_key
-from core.configs import AgentFiles, Agents, Numbers
-from core.database import Database, Scope
 from core.errors import Unavailable
 from core.models import AgentConfig, PhoneNumber, new_id, now
-from core.numbers import NumberStore
+from gateway.store.agents import AgentStore
+from gateway.store.cache import Cache, MemoryCache, agent_key
+from gateway.store.database import Database, Scope
+from gateway.store.lookup import AgentFiles, Agents, Numbers
+from gateway.store.numbers import NumberStore
 
 pytestmark = pytest.mark.store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.configs import AgentFiles, BadAgentFile
+from gateway.store.lookup import AgentFiles, BadAgentFile
 
 pytestmark = pytest.mark.unit
 

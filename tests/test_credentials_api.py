@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from core.credentials import Unreadable
-from core.database import Scope
 from core.models import PhoneNumber, now
 from core.settings import Settings
 from gateway.__main__ import main
 from gateway.keys import CREDENTIALS, NUMBERS
+from gateway.store.credentials import Unreadable
+from gateway.store.database import Scope
 from tests.conftest import ACME, RIVAL, Answered, Gateway, operator
 from tests.inprocess import Running, running, settings_in
 

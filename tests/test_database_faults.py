@@ -21,11 +21,11 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from core.database import Database, Trouble
 from core.errors import Unavailable
 from core.models import Call
 from gateway import following, health
 from gateway.health import WriteProbe
+from gateway.store.database import Database, Trouble
 from tests.calls import request
 from tests.conftest import ACME
 from tests.databases import OnPostgres, OnSqlite

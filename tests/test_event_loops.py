@@ -34,7 +34,9 @@ STEPS = (
 ALLOWED = (
     Allowed("gateway/app.py", "create_app", "files and tables, before the first request"),
     # In a greenlet, where the stack ends.
-    Allowed("core/migrations/__init__.py", "upgrade", "the schema, before the first request"),
+    Allowed(
+        "gateway/store/migrations/__init__.py", "upgrade", "the schema, before the first request"
+    ),
     Allowed("sip/bridge/__main__.py", "serve", "before the first call, and after the last"),
     Allowed("process_collector.py", "collect", "the kernel's own words, in /proc: no disk"),
     Allowed("livekit/agents/worker.py", "run", "livekit-agents, before the worker registers"),

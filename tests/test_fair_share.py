@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from core.database import Database
 from core.errors import TooManyRequests
 from core.events import CallState, ended, fold
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, Call, CallEvent
-from core.store import Load, Store
 from dev.environment import GivenSettings
 from gateway.limits import CallLimits, fair
 from gateway.plan import CallPlan
+from gateway.store.calls import Load, Store
+from gateway.store.database import Database
 from tests.conftest import ACME, RIVAL
 from tests.databases import OnPostgres, OnSqlite
 from tests.inprocess import Running, running, settings_in

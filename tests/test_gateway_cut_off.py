@@ -15,13 +15,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from sqlalchemy import func, select, update
 
-from core.database import Database
 from core.errors import Unavailable
 from core.models import now
-from core.once import LEASE, HeldKey, IdempotencyKeys
-from core.tables import CallRow, IdempotencyRow
 from gateway import idempotency
 from gateway.keys import DATABASE
+from gateway.store.database import Database
+from gateway.store.once import LEASE, HeldKey, IdempotencyKeys
+from gateway.store.tables import CallRow, IdempotencyRow
 from tests.calls import request
 from tests.conftest import ACME, RIVAL
 from tests.databases import OnPostgres, OnSqlite

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from core.database import Database
 from core.errors import Unavailable
 from dev.environment import as_variables
 from gateway.keys import STOPPING
+from gateway.store.database import Database
 from tests.edge import served
 from tests.inprocess import Running, running, settings_in
 

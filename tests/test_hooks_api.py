@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet
 from core.events import ended
 from core.models import Agent, AgentConfig, CallEvent, Turn
 from gateway.keys import OUTBOX
-from gateway.reseal import reseal
+from gateway.store.reseal import reseal
 from tests.conftest import ACME, RIVAL, SECRETS, Gateway, operator
 from tests.inprocess import Running, running, settings_in
 from tests.receiver import Received, Receiver, receiving

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from core.database import Database
-from core.outbox import Delivery
-from core.webhook_store import PROJECT
+from gateway.store.database import Database
+from gateway.store.outbox import Delivery
+from gateway.store.webhooks import PROJECT
 from tests.test_outbox import Rig
 
 pytestmark = pytest.mark.store

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from core.database import Scope
 from core.models import new_id
 from gateway.caller import call_id_of
 from gateway.keys import TIMELINE
+from gateway.store.database import Scope
 from tests.databases import OnPostgres, OnSqlite
 from tests.inprocess import Running
 from tests.livekit_stub import LiveKitStub, running_with

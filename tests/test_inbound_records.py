@@ -13,12 +13,12 @@ from cryptography.fernet import Fernet
 from livekit.protocol.models import ParticipantInfo
 from sqlalchemy import update
 
-from core.database import Scope
 from core.models import AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
-from core.tables import PhoneNumberRow
 from core.tokens import TokenIssuer
 from gateway.caller import call_id_of
 from gateway.keys import AGENT_STORE, DATABASE, INBOUND, NUMBERS
+from gateway.store.database import Scope
+from gateway.store.tables import PhoneNumberRow
 from tests.conftest import bearer
 from tests.inprocess import SECRET, Running
 from tests.livekit_stub import LiveKitStub, phone, running_with

@@ -14,11 +14,11 @@ import jwt
 import pytest
 from livekit.api import AccessToken, VideoGrants
 
-from core import store as store_module
-from core.database import Scope
 from core.events import ended
 from core.models import CallEvent, Turn, new_id, now
 from core.tokens import CALL_TOKEN_TTL, TokenIssuer
+from gateway.store import calls as store_module
+from gateway.store.database import Scope
 from tests.conftest import bearer
 from tests.inprocess import KEY, SECRET, Running, running, settings_in
 

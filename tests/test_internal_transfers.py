@@ -13,14 +13,14 @@ from cryptography.fernet import Fernet
 from livekit.protocol.sip import SIPTransport
 from pydantic import SecretStr
 
-from core.call_trunks import CallTrunks, OwnTrunk
-from core.credentials import Vault
-from core.database import Scope
 from core.events import ended
 from core.models import Agent, AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
 from core.transfers import LEG_ATTRIBUTE, human_identity
 from gateway.keys import CREDENTIALS, NUMBERS, STORE
+from gateway.store.call_trunks import CallTrunks, OwnTrunk
+from gateway.store.credentials import Vault
+from gateway.store.database import Scope
 from tests.conftest import bearer
 from tests.inprocess import SECRET, Running
 from tests.livekit_stub import LiveKitStub, Refusal, phone, running_with

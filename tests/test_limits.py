@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from core.database import Database
 from core.errors import TooManyRequests
 from core.events import ended
 from core.models import Call, CallEvent, new_id
-from core.store import NewCall, Store
 from gateway.limits import CallLimits
 from gateway.plan import CallPlan
+from gateway.store.calls import NewCall, Store
+from gateway.store.database import Database
 from tests.conftest import ACME, RIVAL
 from tests.databases import OnPostgres, OnSqlite
 from tests.inprocess import Running, running, settings_in

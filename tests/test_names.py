@@ -11,13 +11,13 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from core.names import GivenName, Name, fault, is_name
-from core.room_names import Claim
 from core.settings import Settings
 from core.transfers import human_identity
 from gateway.room_access import LABEL
 from gateway.room_tokens import PersonsIdentity, join_token
 from gateway.rooms import MuteRequest, ParticipantRequest, TokenRequest
 from gateway.sip_call import SipCallRequest
+from gateway.store.room_names import Claim
 from gateway.transfer import TransferRequest
 from tests.inprocess import KEY, SECRET
 

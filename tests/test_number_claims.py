@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from livekit.protocol.sip import SIPInboundTrunkInfo
 
-from core.database import Scope
 from core.models import PhoneNumber, new_id, now
-from core.numbers import MAX_PENDING
 from dev.environment import GivenSettings
 from gateway.keys import NUMBERS
 from gateway.number_repair import Repairs
 from gateway.provisioning import ProviderRef
+from gateway.store.database import Scope
+from gateway.store.numbers import MAX_PENDING
 from sip.trunks import inbound_trunk
 from tests.conftest import ACME, RIVAL, Answered, operator
 from tests.number_rig import ACCOUNT, API, ATTACH, NUMBER, OFFICE, TWILIO, V1, Rig, code, number_rig

@@ -14,12 +14,12 @@ from cryptography.fernet import Fernet
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from core import migrations
-from core.agents import AgentStore
-from core.credentials import CredentialStore, InUse, NameTaken, Vault
-from core.database import Database, Scope
 from core.models import AgentConfig, PhoneNumber, new_id, now
-from core.numbers import (
+from gateway.store import migrations
+from gateway.store.agents import AgentStore
+from gateway.store.credentials import CredentialStore, InUse, NameTaken, Vault
+from gateway.store.database import Database, Scope
+from gateway.store.numbers import (
     MAX_PENDING,
     AgentGone,
     CredentialGone,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from agentphone import AgentPhone  # type: ignore[import-untyped]
 
-from core.database import Scope
 from gateway.keys import NUMBER_LOOKUP
+from gateway.store.database import Scope
 from tests.conftest import ACME, RIVAL, SECRETS, operator
 from tests.inprocess import running, settings_in
 from tests.number_rig import (

@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from core.database import Database, Scope
 from core.errors import Unavailable
 from core.models import now
-from core.once import HELD, LEASE, HeldKey, IdempotencyKeys, KeptAnswer
-from core.store import Store
-from core.tables import IdempotencyRow
+from gateway.store.calls import Store
+from gateway.store.database import Database, Scope
+from gateway.store.once import HELD, LEASE, HeldKey, IdempotencyKeys, KeptAnswer
+from gateway.store.tables import IdempotencyRow
 from tests.databases import OnPostgres, OnSqlite
 from tests.test_store import new_call, queued
 

@@ -13,17 +13,17 @@ import pytest
 from aiohttp import web
 from cryptography.fernet import Fernet
 
-from core import outbox as outbox_module
-from core.credentials import Vault
-from core.database import Database
 from core.events import ended
 from core.models import Agent, AgentConfig, Call, CallEvent, Turn, new_id, now
-from core.outbox import KEPT, LEASE, MAX_ATTEMPTS, Delivery, Outbox, Outcome
-from core.store import NewCall, Store
 from core.url_guard import guarded_session
-from core.webhook_store import PROJECT, WebhookStore
 from gateway.hooks_payload import render
 from gateway.hooks_sender import SLOTS_PER_ENDPOINT, Sender, backoff
+from gateway.store import outbox as outbox_module
+from gateway.store.calls import NewCall, Store
+from gateway.store.credentials import Vault
+from gateway.store.database import Database
+from gateway.store.outbox import KEPT, LEASE, MAX_ATTEMPTS, Delivery, Outbox, Outcome
+from gateway.store.webhooks import PROJECT, WebhookStore
 from tests.databases import OnPostgres, OnSqlite
 from tests.receiver import Received, Receiver, receiving
 

@@ -17,16 +17,16 @@ from agentphone import WebhookVerificationError, verify_webhook  # type: ignore[
 from standardwebhooks import Webhook
 from standardwebhooks import WebhookVerificationError as StandardError
 
-from core.credentials import Vault
-from core.database import Database
 from core.models import CallEvent
 from core.settings import Settings
 from core.tokens import TokenIssuer
-from core.webhook_store import PROJECT, WebhookStore
 from dev.environment import as_variables
 from dev.options import HOST
 from dev.ports import PORTS
 from dev.process import ManagedProcess
+from gateway.store.credentials import Vault
+from gateway.store.database import Database
+from gateway.store.webhooks import PROJECT, WebhookStore
 from tests.databases import OnPostgres, OnSqlite
 from tests.inprocess import SECRET, settings_in
 from tests.receiver import Received, Receiver, receiving

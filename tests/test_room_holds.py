@@ -20,10 +20,10 @@ from yarl import URL
 from core.events import ended
 from core.jobs import Heartbeat
 from core.models import Call, CallEvent, new_id
-from core.room_names import LEEWAY, MARGIN, RENEWED
 from gateway.keys import DATABASE, LIMITS, ROOMS
 from gateway.room_access import LABEL
 from gateway.rooms import TOKEN_TTL
+from gateway.store.room_names import LEEWAY, MARGIN, RENEWED
 from gateway.web_calls import JOIN_WITHIN
 from tests.conftest import ACME, RIVAL, operator
 from tests.inprocess import SECRET, Running

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import insert
 
-from core.database import Database
 from core.events import ended
 from core.models import CallEvent, new_id, now
-from core.room_names import (
+from gateway.store.calls import LiveIdentity, NewCall, Store
+from gateway.store.database import Database
+from gateway.store.room_names import (
     LEEWAY,
     MARGIN,
     MAX_IDENTITIES,
@@ -23,8 +24,7 @@ from core.room_names import (
     TooManyIdentities,
     joining_as,
 )
-from core.store import LiveIdentity, NewCall, Store
-from core.tables import RoomTokenRow
+from gateway.store.tables import RoomTokenRow
 from tests.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store

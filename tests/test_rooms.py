@@ -19,9 +19,9 @@ from livekit.protocol.room import CreateRoomRequest, DeleteRoomRequest, ListRoom
 from livekit.protocol.rtc import SignalResponse
 
 from core.models import new_id
-from core.room_names import RENEWED, joining_as
 from dev.phone import Answer, Phone, Reject
 from dev.stack import Stack
+from gateway.store.room_names import RENEWED, joining_as
 from tests.conftest import ACME, RIVAL, Answered, Gateway, operator
 from tests.sip_call_rig import body
 
@@ -190,7 +190,7 @@ class TestOldTokens:
         await answered.hangup()
 
     async def test_what_livekit_does_with_tokens(self, stack: Stack) -> None:
-        """What core.room_names builds upon: how long tokens are renewed for, and ``#``."""
+        """What gateway.store.room_names builds upon: how long tokens are renewed for, and ``#``."""
         key, secret = stack.settings.livekit_api_key, stack.settings.livekit_api_secret
         assert key is not None and secret is not None
         room = new_id("room")

@@ -12,9 +12,7 @@ import pytest
 from aiohttp import web
 from livekit.api import LiveKitAPI, ServerError, SipCallError
 
-from core.database import Database
 from core.errors import NotFound, ServerFault, Unavailable
-from core.room_names import RoomNames
 from core.settings import Settings
 from gateway.auth import Authenticator, authentication
 from gateway.keys import LIVEKIT, POLICY, ROOMS, SETTINGS, SIP
@@ -22,6 +20,8 @@ from gateway.names import Names
 from gateway.policy import DialPolicy
 from gateway.room_access import LiveKitRooms
 from gateway.routes import ROUTES
+from gateway.store.database import Database
+from gateway.store.room_names import RoomNames
 from sip.twirp import livekit_errors
 from tests.edge import Served, make_app, served
 

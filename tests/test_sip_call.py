@@ -11,9 +11,9 @@ from livekit.api import LiveKitAPI
 from livekit.protocol.room import DeleteRoomRequest, ListRoomsRequest, RoomParticipantIdentity
 from sqlalchemy import text
 
-from core.database import Database
 from dev.phone import Phone, RingOut
 from dev.stack import Stack
+from gateway.store.database import Database
 from tests.calls import told
 from tests.conftest import ACME, Gateway
 from tests.sip_call_rig import body, ended, hang_up

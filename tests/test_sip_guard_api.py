@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from core.database import Scope
 from core.models import Agent, PhoneNumber, new_id
 from dev.livekit_stub import LiveKitStub, phone
 from gateway.keys import CREDENTIALS
+from gateway.store.database import Scope
 from sip.guard import TENANT_DIAL, AddressRefused
 from tests.conftest import ACME, operator
 from tests.edge import served

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core import sqlite
+from gateway.store import sqlite
 
 pytestmark = pytest.mark.store
 

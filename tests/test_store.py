@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from core import store as store_module
-from core.database import Database, Scope
 from core.errors import Unavailable
 from core.events import ended
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, CallEvent, Turn, new_id, now
-from core.once import HeldKey, KeptAnswer
-from core.store import CallFilter, LiveIdentity, NewCall, Store
+from gateway.store import calls as store_module
+from gateway.store.calls import CallFilter, LiveIdentity, NewCall, Store
+from gateway.store.database import Database, Scope
+from gateway.store.once import HeldKey, KeptAnswer
 from tests.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store
@@ -80,7 +80,7 @@ class StoreContract:
     async def test_the_rooms_of_calls_that_are_over(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("core.store._NAMES_AT_ONCE", 2)
+        monkeypatch.setattr("gateway.store.calls._NAMES_AT_ONCE", 2)
         moment = now()
         calls = [new_call() for _ in range(5)]
         for call in calls:

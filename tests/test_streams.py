@@ -18,10 +18,10 @@ from aiohttp import web
 
 from core.errors import TooManyRequests
 from core.models import CallEvent
-from core.store import Store
 from gateway import call_streams, live
 from gateway.app import _cancelled
 from gateway.keys import DATABASE, STREAMS, TIMELINE
+from gateway.store.calls import Store
 from gateway.streams import StreamLimit
 from tests.conftest import ACME, JWT_SECRET, RIVAL, bearer
 from tests.inprocess import Running, running, settings_in

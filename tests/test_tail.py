@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from core.call_rows import EVENTS_TABLE
-from core.database import Database
 from core.models import CallEvent, new_id, now
-from core.store import NewCall, Store
 from gateway import tail
+from gateway.store.call_rows import EVENTS_TABLE
+from gateway.store.calls import NewCall, Store
+from gateway.store.database import Database
 from gateway.tail import Tail
 from tests.databases import OnPostgres, OnSqlite
 

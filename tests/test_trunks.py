@@ -11,10 +11,10 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
-from core.credentials import CredentialStore, Secret, SipSecret, TwilioSecret, Vault
-from core.database import Database, Scope
 from core.errors import ServerFault
 from core.models import CredentialProvider, PhoneNumber, now
+from gateway.store.credentials import CredentialStore, Secret, SipSecret, TwilioSecret, Vault
+from gateway.store.database import Database, Scope
 from gateway.trunks import outbound_trunk
 from sip import dispatch, trunks
 from sip.dial import Trunk

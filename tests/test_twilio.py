@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from core.credentials import TwilioSecret
 from core.errors import AppError
 from dev.twilio import TwilioServer
 from gateway import twilio_numbers
+from gateway.store.credentials import TwilioSecret
 from gateway.twilio_numbers import NotThere, Routing, TwilioAccount, TwilioHttp
 from tests.edge import served
 

@@ -12,14 +12,14 @@ import pytest_asyncio
 import yaml
 from sqlalchemy import update
 
-from core.agent_secrets import AgentSecrets
-from core.configs import AgentFiles, BadAgentFile
-from core.credentials import Vault
-from core.database import Scope
 from core.models import http_url
-from core.tables import AgentRow, AgentVersionRow, WebhookRow
 from core.url_login import split_login
 from gateway.keys import AGENT_STORE, DATABASE, WEBHOOKS
+from gateway.store.agent_secrets import AgentSecrets
+from gateway.store.credentials import Vault
+from gateway.store.database import Scope
+from gateway.store.lookup import AgentFiles, BadAgentFile
+from gateway.store.tables import AgentRow, AgentVersionRow, WebhookRow
 from tests.conftest import ACME
 from tests.inprocess import Running, running, settings_in
 

@@ -12,13 +12,13 @@ from typing import Any
 import jwt
 import pytest
 
-from core.database import Scope
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, Call, CallEvent, new_id, now
 from gateway.auth import Principal
 from gateway.following import Dispatcher, Journal
 from gateway.keys import LIMITS, LIVEKIT, METRICS, ROOMS, SETTINGS, TIMELINE, TOKENS
 from gateway.room_access import LABEL
+from gateway.store.database import Scope
 from gateway.web_calls import JOIN_WITHIN, VISITOR, WebCalls
 from tests.conftest import ACME, RIVAL, operator
 from tests.inprocess import SECRET, Running, running, settings_in

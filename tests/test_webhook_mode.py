@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from core.database import Scope
 from core.jobs import CallBrief
 from core.models import new_id
 from core.tokens import TokenIssuer
 from gateway.app import create_app
 from gateway.keys import AGENT_STORE, WEBHOOKS
 from gateway.plan import CallPlan
+from gateway.store.database import Scope
 from tests.conftest import ACME, bearer
 from tests.edge import served
 from tests.inprocess import SECRET, Running, running, settings_in

@@ -15,9 +15,9 @@ import jwt
 import pytest
 from livekit.protocol.models import DisconnectReason
 
-from core.database import Scope
 from core.legs import LEAVING, LOST
 from core.models import Call, CallEvent, new_id, now
+from gateway.store.database import Scope
 from gateway.webhooks import _ENDINGS
 from tests.inprocess import KEY, SECRET, Running, running, settings_in
 

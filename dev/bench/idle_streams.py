@@ -14,13 +14,13 @@ import sys
 from urllib.parse import urlsplit
 
 from core import settings
-from core.database import Database
 from core.models import CallEvent, new_id
 from core.settings import Settings
-from core.store import NewCall, Store
 from dev.bench import lone_gateway
 from dev.bench.usage import cpu_s, pss_mib
 from dev.stack import Stack
+from gateway.store.calls import NewCall, Store
+from gateway.store.database import Database
 
 _TRUNK = "127.0.0.1:9"  # nobody dials it
 _CONNECTING = 50

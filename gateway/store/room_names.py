@@ -21,10 +21,10 @@ from typing import Any
 from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.database import Database, one_at_a_time, whole
 from core.models import new_id, now
 from core.names import is_name
-from core.tables import CallRow, RoomClaimRow, RoomTokenRow
+from gateway.store.database import Database, one_at_a_time, whole
+from gateway.store.tables import CallRow, RoomClaimRow, RoomTokenRow
 
 LEEWAY = timedelta(minutes=1)
 """So much longer than it says LiveKit takes a token (protocol/auth/verifier.go, tokenLeeway)."""

@@ -1,9 +1,10 @@
 """The database itself: SQLite for one machine, PostgreSQL for a fleet, the same code on both.
 
 ``Database`` opens it and hands out connections for reading and for writing; the stores
-(core.store, core.agents, core.numbers, core.credentials) are what is kept in it. Every read
-that serves a caller takes a ``Scope``, so a query without a tenant cannot be written by
-accident. Failures of the database come out as ``Unavailable`` (503); nothing else is translated.
+(gateway.store.calls, gateway.store.agents, gateway.store.numbers, gateway.store.credentials) are
+what is kept in it. Every read that serves a caller takes a ``Scope``, so a query without a tenant
+cannot be written by accident. Failures of the database come out as ``Unavailable`` (503); nothing
+else is translated.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from core import migrations
-from core import sqlite as core_sqlite
 from core.errors import Unavailable
 from core.models import now
-from core.tables import ProbeRow
+from gateway.store import migrations
+from gateway.store import sqlite as core_sqlite
+from gateway.store.tables import ProbeRow
 
 log = logging.getLogger(__name__)
 

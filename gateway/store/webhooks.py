@@ -7,11 +7,11 @@ from typing import Any
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.credentials import Unreadable, Vault
-from core.database import Database, whole
 from core.models import Model, Timestamp, new_id, now
 from core.signing import new_secret
-from core.tables import CallRow, WebhookRow
+from gateway.store.credentials import Unreadable, Vault
+from gateway.store.database import Database, whole
+from gateway.store.tables import CallRow, WebhookRow
 
 PROJECT = ""
 """Stands for an agent's id in the endpoint of a whole project."""

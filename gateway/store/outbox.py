@@ -32,12 +32,12 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
-from core.call_rows import in_spoken_order
-from core.database import Database, whole
 from core.models import Call, Model, Timestamp, Turn, new_id, now
-from core.store import Step
-from core.tables import DeliveryRow, EventRow
-from core.webhook_store import effective_row
+from gateway.store.call_rows import in_spoken_order
+from gateway.store.calls import Step
+from gateway.store.database import Database, whole
+from gateway.store.tables import DeliveryRow, EventRow
+from gateway.store.webhooks import effective_row
 
 MAX_ATTEMPTS = 6
 LEASE = timedelta(seconds=6)

@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy sees them; their history is in core/migrations.
+"""The tables, as SQLAlchemy sees them; their history is in gateway/store/migrations.
 
 Every row that belongs to somebody carries ``auth_id``; NULL is the unscoped
 operator's. Times are whole milliseconds since the epoch, so that SQLite and
@@ -112,7 +112,7 @@ class CallRow(Base):
 
 
 class CallTrunkRow(Base):
-    """The trunk of an unfinished call that brought its own (core.call_trunks)."""
+    """The trunk of an unfinished call that brought its own (gateway.store.call_trunks)."""
 
     __tablename__ = "call_trunks"
 
@@ -174,7 +174,7 @@ class CredentialRow(Base):
     name: Mapped[str] = mapped_column(String(128))
     provider: Mapped[str] = mapped_column(String(16))
     sealed: Mapped[str] = mapped_column(Text)
-    """Fernet token of the secret's JSON (core.credentials)."""
+    """Fernet token of the secret's JSON (gateway.store.credentials)."""
     created_at: Mapped[datetime]
 
     __table_args__ = (Index("uq_credentials_owner_name", "owner", "name", unique=True),)
@@ -219,7 +219,7 @@ class PhoneNumberRow(Base):
 
 
 class RoomClaimRow(Base):
-    """Whose the name of a room is; settles the race of first calls (core.room_names)."""
+    """Whose the name of a room is; settles the race of first calls (gateway.store.room_names)."""
 
     __tablename__ = "room_claims"
 

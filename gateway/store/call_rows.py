@@ -12,10 +12,10 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, update
 
-from core.database import Database
 from core.events import CallState, Source
 from core.models import Call, CallEvent, Turn
-from core.tables import CallRow, EventRow
+from gateway.store.database import Database
+from gateway.store.tables import CallRow, EventRow
 
 STATE_FIELDS = tuple(field.name for field in fields(CallState))
 

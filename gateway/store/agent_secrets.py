@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from core.credentials import Unreadable, Vault
 from core.errors import ServerFault
 from core.models import Agent
 from core.tool_headers import MAX_HEADERS
 from core.url_login import split_login
+from gateway.store.credentials import Unreadable, Vault
 
 MARK = "sealedHeaders"
 """In the text of every configuration that holds a secret."""

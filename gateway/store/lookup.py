@@ -1,4 +1,4 @@
-"""What a call looks up: its agent, and the number it came in by; kept in core.cache.
+"""What a call looks up: its agent, and the number it came in by; kept in gateway.store.cache.
 
 An agent is made through the API, or is a YAML file. A file's name is its agent's id; file agents
 are everybody's. A change counts for the next call; calls under way keep what they began with,
@@ -23,14 +23,14 @@ import yaml
 from pydantic import ValidationError
 
 from core import compliance, tool_schema
-from core.agents import ID_PREFIX as AGENT_PREFIX
-from core.agents import AgentStore
-from core.cache import Cache, agent_key, number_key
-from core.database import Scope
 from core.errors import Conflict, ServerFault, Unavailable
 from core.models import Agent, AgentConfig, AgentRecord, PhoneNumber
-from core.numbers import NumberStore
-from core.webhook_store import WebhookStore
+from gateway.store.agents import ID_PREFIX as AGENT_PREFIX
+from gateway.store.agents import AgentStore
+from gateway.store.cache import Cache, agent_key, number_key
+from gateway.store.database import Scope
+from gateway.store.numbers import NumberStore
+from gateway.store.webhooks import WebhookStore
 
 log = logging.getLogger(__name__)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from core.agent_reseal import reseal_agents
-from core.call_trunks import reseal_call_trunks
-from core.credentials import CredentialStore, Unreadable, Vault
-from core.database import Database
 from core.settings import Settings
-from core.webhook_store import WebhookStore
+from gateway.store.agent_reseal import reseal_agents
+from gateway.store.call_trunks import reseal_call_trunks
+from gateway.store.credentials import CredentialStore, Unreadable, Vault
+from gateway.store.database import Database
+from gateway.store.webhooks import WebhookStore
 
 
 async def reseal(settings: Settings) -> int:

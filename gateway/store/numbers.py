@@ -11,11 +11,11 @@ from sqlalchemy import ColumnElement, Select, delete, func, insert, select, upda
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.agents import ID_PREFIX as AGENT_PREFIX
-from core.cache import Cache, NoCache, number_key
-from core.database import Database, Scope, one_at_a_time, whole
 from core.models import NumberStatus, PhoneNumber, now
-from core.tables import AgentRow, CredentialRow, PhoneNumberRow
+from gateway.store.agents import ID_PREFIX as AGENT_PREFIX
+from gateway.store.cache import Cache, NoCache, number_key
+from gateway.store.database import Database, Scope, one_at_a_time, whole
+from gateway.store.tables import AgentRow, CredentialRow, PhoneNumberRow
 
 MAX_PENDING = 100
 """So many numbers of a tenant may wait for approval; nothing proves that it has any of them."""

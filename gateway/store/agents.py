@@ -1,6 +1,6 @@
 """Agents made through the API, with their immutable versions.
 
-What is secret in them (core.agent_secrets) is sealed in every row.
+What is secret in them (gateway.store.agent_secrets) is sealed in every row.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from weakref import WeakValueDictionary
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.agent_secrets import MARK, AgentSecrets, unreadable, without_secrets
-from core.cache import Cache, NoCache, agent_key, number_key
-from core.credentials import Unreadable, Vault
-from core.database import Database, Scope, whole
 from core.models import Agent, AgentConfig, AgentRecord, AgentVersion, new_id, now
-from core.tables import AgentRow, AgentVersionRow, PhoneNumberRow
+from gateway.store.agent_secrets import MARK, AgentSecrets, unreadable, without_secrets
+from gateway.store.cache import Cache, NoCache, agent_key, number_key
+from gateway.store.credentials import Unreadable, Vault
+from gateway.store.database import Database, Scope, whole
+from gateway.store.tables import AgentRow, AgentVersionRow, PhoneNumberRow
 
 ID_PREFIX = "agt"
 

@@ -8,7 +8,8 @@ reader or a writer is:
 - ``forget``, after a commit, drops the value and every lease.
 
 So whatever is kept was read after the last commit that somebody forgot. The stores that write
-what is kept here call ``forget`` themselves (core.agents, core.numbers); nobody else has to.
+what is kept here call ``forget`` themselves (gateway.store.agents, gateway.store.numbers); nobody
+else has to.
 
 A cache never fails a caller: when it is away or slow, the database answers.
 """
@@ -128,7 +129,7 @@ def open_cache(url: str, *, shared_database: bool) -> Cache:
         if scheme == "memory":
             return NoCache() if shared_database else MemoryCache()
         if scheme in {"redis", "rediss"}:
-            from core.redis_cache import RedisCache
+            from gateway.store.redis_cache import RedisCache
 
             return RedisCache(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Encrypts anew what is secret in agents (core.agent_secrets), wherever it is kept."""
+"""Encrypts anew what is secret in agents (gateway.store.agent_secrets), wherever it is kept."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Text, and_, cast, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.agent_secrets import MARK, AgentSecrets
-from core.credentials import Vault
-from core.database import Database
-from core.tables import AgentRow, AgentVersionRow, CallRow
+from gateway.store.agent_secrets import MARK, AgentSecrets
+from gateway.store.credentials import Vault
+from gateway.store.database import Database
+from gateway.store.tables import AgentRow, AgentVersionRow, CallRow
 
 _BATCH = 500
 

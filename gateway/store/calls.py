@@ -14,8 +14,12 @@ from sqlalchemy import bindparam, case, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.agent_secrets import AgentSecrets
-from core.call_rows import (
+from core.errors import ServerFault
+from core.events import CallState, Source, fold
+from core.jobs import Heartbeat
+from core.models import Agent, Call, CallEvent, CallType, Direction, Status, StoredEvent, Turn, now
+from gateway.store.agent_secrets import AgentSecrets
+from gateway.store.call_rows import (
     ADVANCE,
     CALL,
     CALLS_TABLE,
@@ -31,16 +35,12 @@ from core.call_rows import (
     event_row,
     in_spoken_order,
 )
-from core.call_trunks import CallTrunks, OwnTrunk
-from core.credentials import Unreadable, Vault
-from core.database import Database, Scope, one_at_a_time, whole
-from core.errors import ServerFault
-from core.events import CallState, Source, fold
-from core.jobs import Heartbeat
-from core.models import Agent, Call, CallEvent, CallType, Direction, Status, StoredEvent, Turn, now
-from core.once import IdempotencyKeys, tie
-from core.room_names import refuse_held
-from core.tables import CallRow, EventRow, IdempotencyRow, WorkerRow
+from gateway.store.call_trunks import CallTrunks, OwnTrunk
+from gateway.store.credentials import Unreadable, Vault
+from gateway.store.database import Database, Scope, one_at_a_time, whole
+from gateway.store.once import IdempotencyKeys, tie
+from gateway.store.room_names import refuse_held
+from gateway.store.tables import CallRow, EventRow, IdempotencyRow, WorkerRow
 
 # A worker beats every 2 s; one that missed three is not offered calls.
 WORKER_STALE = timedelta(seconds=7)
@@ -122,7 +122,7 @@ class Step:
 
 
 class Announcer(Protocol):
-    """Tells others of a call's news (core.outbox)."""
+    """Tells others of a call's news (gateway.store.outbox)."""
 
     async def announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
         """In the transaction that keeps the events; was there something to tell?"""
@@ -142,7 +142,7 @@ class Store:
         vault: Vault | None = None,
     ) -> None:
         """Without ``vault`` no call can be kept that has secrets: its agent's
-        (core.agent_secrets), or its own trunk's (core.call_trunks)."""
+        (gateway.store.agent_secrets), or its own trunk's (gateway.store.call_trunks)."""
         self._database = database
         self.keys = IdempotencyKeys(database)
         self._announcer = announcer
@@ -158,10 +158,10 @@ class Store:
     ) -> Call:
         """Keep a new call with its first event, and what else is known of it by now.
 
-        Raises LiveIdentity; HeldByToken (core.room_names) of an outbound call whose identity
-        somebody has a token for; what ``judge`` raises, who is told the load in
-        the same transaction: no other call of the tenant's, at whichever gateway, comes between.
-        Unavailable when the request that it is for has lost its idempotency key (core.once).
+        Raises LiveIdentity; HeldByToken (gateway.store.room_names) of an outbound call whose
+        identity somebody has a token for; what ``judge`` raises, who is told the load in the same
+        transaction: no other call of the tenant's, at whichever gateway, comes between. Unavailable
+        when the request that it is for has lost its idempotency key (gateway.store.once).
         """
         state = CallState()
         folded: list[tuple[CallEvent, CallState | None, CallState]] = [(first, None, state)]

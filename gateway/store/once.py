@@ -18,10 +18,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Update, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.database import Database, Scope, whole
 from core.errors import Unavailable
 from core.models import new_id, now
-from core.tables import IdempotencyRow
+from gateway.store.database import Database, Scope, whole
+from gateway.store.tables import IdempotencyRow
 
 # Three renewals may fail before a running request is taken for dead.
 LEASE = timedelta(seconds=30)

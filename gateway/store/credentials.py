@@ -19,10 +19,10 @@ from pydantic import ConfigDict, Field, SecretStr
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from core.database import Database, Scope, whole
 from core.models import Credential, CredentialProvider, Model, new_id, now
 from core.settings import Settings
-from core.tables import CredentialRow, PhoneNumberRow
+from gateway.store.database import Database, Scope, whole
+from gateway.store.tables import CredentialRow, PhoneNumberRow
 
 
 class NameTaken(Exception):

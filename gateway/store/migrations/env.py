@@ -1,8 +1,8 @@
-"""Run by Alembic; the connection is handed in by core.migrations.upgrade."""
+"""Run by Alembic; the connection is handed in by gateway.store.migrations.upgrade."""
 
 from alembic import context
 
-from core.tables import Base
+from gateway.store.tables import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

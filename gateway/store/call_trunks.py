@@ -2,7 +2,7 @@
 
 A warm transfer leaves by the same trunk as the call, and may be asked of another gateway than
 the one that placed it. The row is written and dropped in the transactions that begin and end
-the call (core.store); it is sealed with ``SECRETS_KEY`` and never returned by the API.
+the call (gateway.store.calls); it is sealed with ``SECRETS_KEY`` and never returned by the API.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.credentials import SipSecret, Vault
-from core.database import Database
-from core.tables import CallTrunkRow
+from gateway.store.credentials import SipSecret, Vault
+from gateway.store.database import Database
+from gateway.store.tables import CallTrunkRow
 
 _TABLE: Any = CallTrunkRow.__table__
 _INSERT = insert(_TABLE)
