@@ -119,7 +119,7 @@ def _object_schema(value: dict[str, Any]) -> dict[str, Any]:
 class Words:
     """Marks text that an agent says or is told: a call's variables fill ``{{name}}`` in it.
 
-    That is all core.variables goes by. Texts without the mark stay as they are.
+    That is all gateway.calls.variables goes by. Texts without the mark stay as they are.
     """
 
     blank: bool = True

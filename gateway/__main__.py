@@ -17,11 +17,11 @@ from core import logs, settings
 from core.errors import AppError
 from core.private import keep_private
 from gateway.app import create_app, metrics_route
-from gateway.connection import Runner
-from gateway.errors import add_request_id, error_middleware
+from gateway.http.connection import Runner
+from gateway.http.errors import add_request_id, error_middleware
+from gateway.http.host_names import check_listen_address
+from gateway.http.route import register
 from gateway.keys import METRICS, STOPPING
-from gateway.names import check_listen_address
-from gateway.route import register
 from gateway.store.lookup import BadAgentFile
 from gateway.store.reseal import reseal
 

@@ -15,17 +15,28 @@ from core.process_metrics import watch_process
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
-from gateway import openapi
-from gateway.accounts import Accounts
-from gateway.auth import Authenticator, authentication
-from gateway.body import MAX_BYTES, add_ignored_fields
-from gateway.errors import add_request_id, error_middleware
-from gateway.following import Dispatcher, Journal
-from gateway.handover import Handover
-from gateway.health import WRITE_PROBE, WriteProbe
-from gateway.hooks_payload import render
-from gateway.hooks_sender import DRAIN_S, SLOTS, Sender
-from gateway.inbound import Inbound
+from gateway.api.health import WRITE_PROBE, WriteProbe
+from gateway.api.sip_overrides import check_settings
+from gateway.api.web_calls import WebCalls
+from gateway.auth.tokens import Authenticator, authentication
+from gateway.calls.following import Dispatcher, Journal
+from gateway.calls.handover import Handover
+from gateway.calls.inbound import Inbound
+from gateway.calls.limits import CallLimits
+from gateway.calls.numbering import load_tables
+from gateway.calls.outbound import Outbound
+from gateway.calls.policy import DialPolicy
+from gateway.calls.reconciler import Reconciler
+from gateway.calls.rooms import LiveKitRooms
+from gateway.calls.timeline import Timeline
+from gateway.calls.transfers import Transfers
+from gateway.http import openapi
+from gateway.http.body import MAX_BYTES, add_ignored_fields
+from gateway.http.errors import add_request_id, error_middleware
+from gateway.http.host_names import Names
+from gateway.http.metrics import Metrics
+from gateway.http.route import Route, register
+from gateway.http.streams import StreamLimit
 from gateway.keys import (
     AGENT_STORE,
     AGENTS,
@@ -57,22 +68,13 @@ from gateway.keys import (
     WEBHOOK_SENDER,
     WEBHOOKS,
 )
-from gateway.limits import CallLimits
-from gateway.live import Timeline
-from gateway.metrics import Metrics
-from gateway.names import Names
-from gateway.number_repair import NumberRepair
-from gateway.number_service import NumberService
-from gateway.numbering import load_tables
-from gateway.outbound import Outbound
-from gateway.policy import DialPolicy
-from gateway.provisioning import Provisioner
-from gateway.reconciler import Reconciler
-from gateway.room_access import LiveKitRooms
-from gateway.route import Route, register
+from gateway.numbers.accounts import Accounts
+from gateway.numbers.provisioning import Provisioner
+from gateway.numbers.repair import NumberRepair
+from gateway.numbers.service import NumberService
+from gateway.numbers.sip_objects import SipObjects
+from gateway.numbers.twilio import TwilioHttp
 from gateway.routes import ROUTES
-from gateway.sip_objects import SipObjects
-from gateway.sip_overrides import check_settings
 from gateway.store.agents import AgentStore
 from gateway.store.cache import open_cache
 from gateway.store.calls import Store
@@ -83,10 +85,8 @@ from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
 from gateway.store.room_names import RoomNames
 from gateway.store.webhooks import WebhookStore
-from gateway.streams import StreamLimit
-from gateway.transfers import Transfers
-from gateway.twilio_numbers import TwilioHttp
-from gateway.web_calls import WebCalls
+from gateway.webhooks.payload import render
+from gateway.webhooks.sender import DRAIN_S, SLOTS, Sender
 from sip.guard import Resolver, SipGuard
 
 log = logging.getLogger(__name__)

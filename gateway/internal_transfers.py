@@ -5,10 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from core.transfers import TransferOrder, TransferResult
-from gateway.body import parse_body
-from gateway.internal import call_of_token
+from gateway.api.worker import call_of_token
+from gateway.http.body import parse_body
+from gateway.http.route import Route
 from gateway.keys import TRANSFERS
-from gateway.route import Route
 
 
 async def create(request: web.Request) -> web.StreamResponse:

@@ -12,16 +12,18 @@ from core.settings import Settings
 
 if TYPE_CHECKING:
     from core.tokens import TokenIssuer
-    from gateway.handover import Handover
-    from gateway.hooks_sender import Sender
-    from gateway.inbound import Inbound
-    from gateway.limits import CallLimits
-    from gateway.live import Timeline
-    from gateway.metrics import Metrics
-    from gateway.number_service import NumberService
-    from gateway.outbound import Outbound
-    from gateway.policy import DialPolicy
-    from gateway.room_access import LiveKitRooms
+    from gateway.api.web_calls import WebCalls
+    from gateway.calls.handover import Handover
+    from gateway.calls.inbound import Inbound
+    from gateway.calls.limits import CallLimits
+    from gateway.calls.outbound import Outbound
+    from gateway.calls.policy import DialPolicy
+    from gateway.calls.rooms import LiveKitRooms
+    from gateway.calls.timeline import Timeline
+    from gateway.calls.transfers import Transfers
+    from gateway.http.metrics import Metrics
+    from gateway.http.streams import StreamLimit
+    from gateway.numbers.service import NumberService
     from gateway.store.agents import AgentStore
     from gateway.store.calls import Store
     from gateway.store.credentials import CredentialStore, Vault
@@ -30,9 +32,7 @@ if TYPE_CHECKING:
     from gateway.store.numbers import NumberStore
     from gateway.store.outbox import Outbox
     from gateway.store.webhooks import WebhookStore
-    from gateway.streams import StreamLimit
-    from gateway.transfers import Transfers
-    from gateway.web_calls import WebCalls
+    from gateway.webhooks.sender import Sender
     from sip.guard import SipGuard
 
 

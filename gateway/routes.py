@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gateway import (
+from gateway import internal_transfers
+from gateway.api import (
     agents,
     call_create,
     call_end,
@@ -10,25 +11,24 @@ from gateway import (
     calls,
     credentials,
     health,
-    hooks,
-    internal,
-    internal_transfers,
+    livekit_rooms,
+    livekit_webhook,
     numbers,
     numbers_v1,
-    rooms,
     sessions,
     sip_call,
-    transfer,
+    sip_transfer,
     try_page,
     web_calls,
-    webhooks,
+    worker,
 )
-from gateway.route import Route
+from gateway.api import webhooks as hooks
+from gateway.http.route import Route
 
 ROUTES: tuple[Route, ...] = (
     *sip_call.ROUTES,
-    *transfer.ROUTES,
-    *rooms.ROUTES,
+    *sip_transfer.ROUTES,
+    *livekit_rooms.ROUTES,
     *agents.ROUTES,
     *calls.ROUTES,
     *call_create.ROUTES,
@@ -40,9 +40,9 @@ ROUTES: tuple[Route, ...] = (
     *numbers.ROUTES,
     *numbers_v1.ROUTES,
     *try_page.ROUTES,
-    *webhooks.ROUTES,
+    *livekit_webhook.ROUTES,
     *hooks.ROUTES,
     *health.ROUTES,
-    *internal.ROUTES,
+    *worker.ROUTES,
     *internal_transfers.ROUTES,
 )

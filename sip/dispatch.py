@@ -1,6 +1,6 @@
 """The dispatch rule of an attached number: which room a call comes into, and which agent with it.
 
-Pure; gateway.provisioning sends what is built here.
+Pure; gateway.numbers.provisioning sends what is built here.
 """
 
 from __future__ import annotations

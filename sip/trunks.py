@@ -1,7 +1,7 @@
 """The inbound trunk of an attached number, as LiveKit's SIP service keeps it.
 
 One a number, whatever its direction and whichever agent it is bound to: the gateway decides
-at every call. Pure; gateway.provisioning sends what is built here.
+at every call. Pure; gateway.numbers.provisioning sends what is built here.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from gateway.body import MAX_BYTES, add_ignored_fields
-from gateway.connection import Runner
-from gateway.errors import add_request_id, error_middleware
-from gateway.route import Route, register
+from gateway.http.body import MAX_BYTES, add_ignored_fields
+from gateway.http.connection import Runner
+from gateway.http.errors import add_request_id, error_middleware
+from gateway.http.route import Route, register
 
 
 @dataclass(frozen=True)

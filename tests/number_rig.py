@@ -11,8 +11,8 @@ from typing import Any
 from core.models import PhoneNumber
 from dev.twilio import TwilioServer
 from gateway.keys import NUMBER_SERVICE, NUMBERS
-from gateway.number_repair import NumberRepair
-from gateway.provisioning import Provisioner
+from gateway.numbers.provisioning import Provisioner
+from gateway.numbers.repair import NumberRepair
 from tests.conftest import Answered, Gateway
 from tests.inprocess import Running, running, settings_in
 from tests.sip_api import SipApi, sip_api

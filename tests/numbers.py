@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from core.models import Agent, AgentConfig, PhoneNumber, new_id, now
+from gateway.calls.outbound import Outbound, Placed
+from gateway.calls.plan import CallPlan
 from gateway.keys import AGENT_STORE, NUMBERS
-from gateway.outbound import Outbound, Placed
-from gateway.plan import CallPlan
 from gateway.store.database import Scope
 from sip.dial import Joined
 from tests.inprocess import Running

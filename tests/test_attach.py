@@ -25,7 +25,7 @@ from core.models import PhoneNumber
 from dev.faults import Faults
 from dev.stack import Stack, StackOptions
 from dev.twilio import TwilioServer
-from gateway.sip_objects import SipObjects
+from gateway.numbers.sip_objects import SipObjects
 from gateway.store.database import Database
 from gateway.store.numbers import NumberStore
 from tests.conftest import AUTH, Gateway, write_agents

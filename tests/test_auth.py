@@ -14,10 +14,10 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from core.settings import Settings
-from gateway.auth import PRINCIPAL, Authenticator, authentication
-from gateway.body import parse_json, read_body
-from gateway.names import Names
-from gateway.route import Route
+from gateway.auth.tokens import PRINCIPAL, Authenticator, authentication
+from gateway.http.body import parse_json, read_body
+from gateway.http.host_names import Names
+from gateway.http.route import Route
 from tests.edge import Served, make_app, served
 from tests.tokens import (
     ANY_KEY,

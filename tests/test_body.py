@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictInt, StrictStr
 
 from core.errors import BadRequest
-from gateway import body
-from gateway.body import (
+from gateway.http import body
+from gateway.http.body import (
     IGNORED_HEADER,
     MAX_BYTES,
     MAX_DEPTH,
@@ -24,7 +24,7 @@ from gateway.body import (
     parse_json,
     parse_query,
 )
-from gateway.route import Route
+from gateway.http.route import Route
 from tests.edge import Served, make_app, served
 
 pytestmark = pytest.mark.unit

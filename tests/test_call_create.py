@@ -11,8 +11,8 @@ import pytest
 
 from core.events import ended
 from core.models import CallEvent
+from gateway.calls.plan import CallPlan
 from gateway.keys import TIMELINE
-from gateway.plan import CallPlan
 from tests.conftest import ACME, GLOBAL_PASSWORD, GLOBAL_USER, RIVAL, operator
 from tests.inprocess import Running, running, settings_in
 from tests.numbers import dial_nothing, make_agent, make_number

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from core.errors import ServerFault
 from core.events import ended
 from core.models import CallEvent
-from gateway.plan import CallPlan
+from gateway.calls.plan import CallPlan
 from gateway.store.call_trunks import OwnTrunk, reseal_call_trunks
 from gateway.store.calls import LiveIdentity, Store
 from gateway.store.credentials import Unreadable, Vault

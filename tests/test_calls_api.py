@@ -13,7 +13,7 @@ import pytest
 
 from core.events import ended
 from core.models import CallEvent, Turn, new_id, now, rfc3339
-from gateway import call_streams
+from gateway.api import call_streams
 from gateway.keys import STOPPING, TIMELINE
 from gateway.store.calls import Store
 from gateway.store.database import Database

@@ -12,8 +12,8 @@ import pytest
 
 from core.events import ended
 from core.models import Call, CallEvent, Turn
-from gateway import call_streams
-from gateway import waiting as waiting_module
+from gateway.api import call_streams
+from gateway.api import waiting as waiting_module
 from gateway.keys import STOPPING, TIMELINE
 from tests.conftest import ACME, RIVAL
 from tests.inprocess import Running, running, settings_in

@@ -23,8 +23,9 @@ from sqlalchemy.pool import NullPool
 
 from core.errors import Unavailable
 from core.models import Call
-from gateway import following, health
-from gateway.health import WriteProbe
+from gateway.api import health
+from gateway.api.health import WriteProbe
+from gateway.calls import following
 from gateway.store.database import Database, Trouble
 from tests.calls import request
 from tests.conftest import ACME

@@ -21,9 +21,9 @@ from core.errors import (
     Unauthenticated,
     Unavailable,
 )
-from gateway import connection
-from gateway.errors import body
-from gateway.route import Route
+from gateway.http import connection
+from gateway.http.errors import body
+from gateway.http.route import Route
 from tests.edge import Served, make_app, served
 
 pytestmark = pytest.mark.unit
@@ -151,7 +151,7 @@ async def test_a_bug_is_logged_with_the_request_and_not_shown(
         assert (response.status, response.headers["X-Request-Id"]) == (500, "abc.1")
     assert "hush" not in text and "Traceback" not in text
     [record] = [r for r in caplog.records if r.levelno >= logging.ERROR]
-    assert record.name == "gateway.errors"
+    assert record.name == "gateway.http.errors"
     assert record.exc_info is not None and record.exc_info[0] is RuntimeError
     assert record.__dict__["request_id"] == "abc.1"
     assert record.__dict__["route"] == "/v1/raise/{what}"
@@ -186,7 +186,7 @@ async def test_a_response_that_has_begun_is_cut_off(
         async with at.http.get("/raise/stream") as response:
             await response.read()
     errors = [r.name for r in caplog.records if r.levelno >= logging.ERROR]
-    assert errors == ["gateway.errors"]
+    assert errors == ["gateway.http.errors"]
 
 
 @pytest.mark.parametrize("given", ["a", "A-z_0.9", "x" * 128])

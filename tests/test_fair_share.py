@@ -14,8 +14,8 @@ from core.events import CallState, ended, fold
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, Call, CallEvent
 from dev.environment import GivenSettings
-from gateway.limits import CallLimits, fair
-from gateway.plan import CallPlan
+from gateway.calls.limits import CallLimits, fair
+from gateway.calls.plan import CallPlan
 from gateway.store.calls import Load, Store
 from gateway.store.database import Database
 from tests.conftest import ACME, RIVAL

@@ -17,7 +17,7 @@ from sqlalchemy import func, select, update
 
 from core.errors import Unavailable
 from core.models import now
-from gateway import idempotency
+from gateway.http import idempotency
 from gateway.keys import DATABASE
 from gateway.store.database import Database
 from gateway.store.once import LEASE, HeldKey, IdempotencyKeys

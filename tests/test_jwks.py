@@ -10,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from core.errors import Unavailable
-from gateway import jwks
-from gateway.auth import Authenticator
-from gateway.jwks import Jwks
-from gateway.route import Route
-from gateway.verifiers import TokenHeader
+from gateway.auth import jwks
+from gateway.auth.jwks import Jwks
+from gateway.auth.keys import TokenHeader
+from gateway.auth.tokens import Authenticator
+from gateway.http.route import Route
 from tests.edge import make_app, served
 from tests.tokens import ANY_KEY, EC_KEY, ED_KEY, RSA_KEY, auth_id, refused, token
 

@@ -12,8 +12,8 @@ import pytest
 from core.errors import TooManyRequests
 from core.events import ended
 from core.models import Call, CallEvent, new_id
-from gateway.limits import CallLimits
-from gateway.plan import CallPlan
+from gateway.calls.limits import CallLimits
+from gateway.calls.plan import CallPlan
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Database
 from tests.conftest import ACME, RIVAL

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ValidationError
 from core.names import GivenName, Name, fault, is_name
 from core.settings import Settings
 from core.transfers import human_identity
-from gateway.room_access import LABEL
-from gateway.room_tokens import PersonsIdentity, join_token
-from gateway.rooms import MuteRequest, ParticipantRequest, TokenRequest
-from gateway.sip_call import SipCallRequest
+from gateway.api.livekit_rooms import MuteRequest, ParticipantRequest, TokenRequest
+from gateway.api.sip_call import SipCallRequest
+from gateway.api.sip_transfer import TransferRequest
+from gateway.calls.room_tokens import PersonsIdentity, join_token
+from gateway.calls.rooms import LABEL
 from gateway.store.room_names import Claim
-from gateway.transfer import TransferRequest
 from tests.inprocess import KEY, SECRET
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]

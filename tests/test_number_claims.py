@@ -14,8 +14,8 @@ from livekit.protocol.sip import SIPInboundTrunkInfo
 from core.models import PhoneNumber, new_id, now
 from dev.environment import GivenSettings
 from gateway.keys import NUMBERS
-from gateway.number_repair import Repairs
-from gateway.provisioning import ProviderRef
+from gateway.numbers.provisioning import ProviderRef
+from gateway.numbers.repair import Repairs
 from gateway.store.database import Scope
 from gateway.store.numbers import MAX_PENDING
 from sip.trunks import inbound_trunk

@@ -13,8 +13,8 @@ from livekit.protocol.sip import SIPDispatchRuleInfo, SIPInboundTrunkInfo
 
 from core.models import PhoneNumber, now
 from gateway.keys import NUMBERS
-from gateway.number_repair import Repairs
-from gateway.provisioning import ProviderRef
+from gateway.numbers.provisioning import ProviderRef
+from gateway.numbers.repair import Repairs
 from sip.dispatch import dispatch_rule
 from sip.trunks import inbound_trunk
 from tests.number_rig import ACCOUNT, API, NUMBER, OFFICE, TWILIO, V1, Rig, code, number_rig

@@ -9,8 +9,8 @@ from openapi_spec_validator import validate
 from pydantic import BaseModel, Field
 
 from core.models import Call
-from gateway.openapi import build, documents
-from gateway.route import Route
+from gateway.http.openapi import build, documents
+from gateway.http.route import Route
 from gateway.routes import ROUTES
 from tests.edge import make_app, served
 

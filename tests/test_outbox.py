@@ -16,14 +16,14 @@ from cryptography.fernet import Fernet
 from core.events import ended
 from core.models import Agent, AgentConfig, Call, CallEvent, Turn, new_id, now
 from core.url_guard import guarded_session
-from gateway.hooks_payload import render
-from gateway.hooks_sender import SLOTS_PER_ENDPOINT, Sender, backoff
 from gateway.store import outbox as outbox_module
 from gateway.store.calls import NewCall, Store
 from gateway.store.credentials import Vault
 from gateway.store.database import Database
 from gateway.store.outbox import KEPT, LEASE, MAX_ATTEMPTS, Delivery, Outbox, Outcome
 from gateway.store.webhooks import PROJECT, WebhookStore
+from gateway.webhooks.payload import render
+from gateway.webhooks.sender import SLOTS_PER_ENDPOINT, Sender, backoff
 from tests.databases import OnPostgres, OnSqlite
 from tests.receiver import Received, Receiver, receiving
 
@@ -345,7 +345,7 @@ class Contract:
     async def test_a_lease_is_renewed_while_an_answer_is_awaited(
         self, rig: Rig, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("gateway.hooks_sender.LEASE", timedelta(seconds=0.6))
+        monkeypatch.setattr("gateway.webhooks.sender.LEASE", timedelta(seconds=0.6))
         monkeypatch.setattr(outbox_module, "LEASE", timedelta(seconds=0.6))
         released = asyncio.Event()
 

@@ -15,9 +15,9 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from core.errors import PayloadTooLarge, Unauthenticated
-from gateway import body as body_module
-from gateway.body import MAX_BYTES, parse_body
-from gateway.route import Route
+from gateway.http import body as body_module
+from gateway.http.body import MAX_BYTES, parse_body
+from gateway.http.route import Route
 from tests.edge import Served, make_app, served
 
 pytestmark = pytest.mark.unit

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from core import settings as settings_module
 from core.errors import Forbidden
-from gateway.policy import DialPolicy
+from gateway.calls.policy import DialPolicy
 from sip.addresses import called_number
 from tests.conftest import ACME
 from tests.inprocess import running, settings_in

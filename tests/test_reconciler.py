@@ -14,9 +14,9 @@ import pytest
 
 from core.events import ended
 from core.models import Call, CallEvent, new_id, now
-from gateway.caller import call_id_of
+from gateway.calls.inbound_record import call_id_of
+from gateway.calls.reconciler import Reconciler
 from gateway.keys import INBOUND, LIVEKIT, OUTBOUND, ROOMS, TIMELINE
-from gateway.reconciler import Reconciler
 from gateway.store.database import Scope
 from tests.inprocess import Running, running, settings_in
 from tests.livekit_stub import LiveKitStub, agent, phone, running_with

@@ -20,11 +20,11 @@ from yarl import URL
 from core.events import ended
 from core.jobs import Heartbeat
 from core.models import Call, CallEvent, new_id
+from gateway.api.livekit_rooms import TOKEN_TTL
+from gateway.api.web_calls import JOIN_WITHIN
+from gateway.calls.rooms import LABEL
 from gateway.keys import DATABASE, LIMITS, ROOMS
-from gateway.room_access import LABEL
-from gateway.rooms import TOKEN_TTL
 from gateway.store.room_names import LEEWAY, MARGIN, RENEWED
-from gateway.web_calls import JOIN_WITHIN
 from tests.conftest import ACME, RIVAL, operator
 from tests.inprocess import SECRET, Running
 from tests.livekit_stub import LiveKitStub, agent, phone, running_with

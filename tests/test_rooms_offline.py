@@ -14,11 +14,11 @@ from livekit.api import LiveKitAPI, ServerError, SipCallError
 
 from core.errors import NotFound, ServerFault, Unavailable
 from core.settings import Settings
-from gateway.auth import Authenticator, authentication
+from gateway.auth.tokens import Authenticator, authentication
+from gateway.calls.policy import DialPolicy
+from gateway.calls.rooms import LiveKitRooms
+from gateway.http.host_names import Names
 from gateway.keys import LIVEKIT, POLICY, ROOMS, SETTINGS, SIP
-from gateway.names import Names
-from gateway.policy import DialPolicy
-from gateway.room_access import LiveKitRooms
 from gateway.routes import ROUTES
 from gateway.store.database import Database
 from gateway.store.room_names import RoomNames

@@ -16,7 +16,7 @@ from standardwebhooks import WebhookVerificationError as StandardError
 
 from core.models import now
 from core.signing import new_secret, signed_headers
-from gateway.hooks_payload import render_test
+from gateway.webhooks.payload import render_test
 
 pytestmark = pytest.mark.unit
 

@@ -18,11 +18,12 @@ from aiohttp import web
 
 from core.errors import TooManyRequests
 from core.models import CallEvent
-from gateway import call_streams, live
+from gateway.api import call_streams
 from gateway.app import _cancelled
+from gateway.calls import timeline as live
+from gateway.http.streams import StreamLimit
 from gateway.keys import DATABASE, STREAMS, TIMELINE
 from gateway.store.calls import Store
-from gateway.streams import StreamLimit
 from tests.conftest import ACME, JWT_SECRET, RIVAL, bearer
 from tests.inprocess import Running, running, settings_in
 from tests.test_calls_api import fetch, listening, over, types

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from core.models import CallEvent, new_id, now
-from gateway import tail
+from gateway.calls import tail
+from gateway.calls.tail import Tail
 from gateway.store.call_rows import EVENTS_TABLE
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Database
-from gateway.tail import Tail
 from tests.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store

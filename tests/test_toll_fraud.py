@@ -20,7 +20,7 @@ from phonenumbers import (
     PhoneNumberType,
 )
 
-from gateway.policy import DialPolicy
+from gateway.calls.policy import DialPolicy
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]
 

@@ -13,9 +13,9 @@ from pydantic import SecretStr
 
 from core.errors import ServerFault
 from core.models import CredentialProvider, PhoneNumber, now
+from gateway.calls.trunks import outbound_trunk
 from gateway.store.credentials import CredentialStore, Secret, SipSecret, TwilioSecret, Vault
 from gateway.store.database import Database, Scope
-from gateway.trunks import outbound_trunk
 from sip import dispatch, trunks
 from sip.dial import Trunk
 from tests.inprocess import settings_in

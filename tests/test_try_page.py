@@ -17,7 +17,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from dev.scenario import OPENING, OPENING_ANSWER
 from dev.speech import CALLER_VOICE, synthesize
 from dev.stack import Stack
-from gateway.try_page import LIVEKIT_CLIENT
+from gateway.api.try_page import LIVEKIT_CLIENT
 from tests.conftest import GREETING, SECRETS, Gateway
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import try_page
-from gateway.try_page import livekit_origins
+from gateway.api import try_page
+from gateway.api.try_page import livekit_origins
 from tests.inprocess import Running, running, settings_in
 
 pytestmark = pytest.mark.store

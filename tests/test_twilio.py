@@ -12,9 +12,9 @@ from pydantic import SecretStr
 
 from core.errors import AppError
 from dev.twilio import TwilioServer
-from gateway import twilio_numbers
+from gateway.numbers import twilio as twilio_numbers
+from gateway.numbers.twilio import NotThere, Routing, TwilioAccount, TwilioHttp
 from gateway.store.credentials import TwilioSecret
-from gateway.twilio_numbers import NotThere, Routing, TwilioAccount, TwilioHttp
 from tests.edge import served
 
 pytestmark = pytest.mark.unit

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from core.errors import Unprocessable
 from core.models import Agent, AgentConfig, CustomTool, McpServer
-from core.variables import fill, mark_of
+from gateway.calls.variables import fill, mark_of
 
 pytestmark = pytest.mark.unit
 

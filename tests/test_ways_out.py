@@ -11,7 +11,7 @@ import pytest
 
 from core.models import Agent, AgentConfig, CallEvent, new_id
 from core.tokens import TokenIssuer
-from gateway.policy import DialPolicy
+from gateway.calls.policy import DialPolicy
 from tests.conftest import ACME, bearer
 from tests.inprocess import SECRET, Running
 from tests.livekit_stub import LiveKitStub, running_with
@@ -26,11 +26,11 @@ ASKS = {"check", "_admit"}
 # Who dials or refers, and who asks the policy for it. The SIP service itself does as it is told.
 WAYS = {
     "sip/dial.py:Dial._run": "",  # begun by Dial(…) alone
-    "gateway/transfer.py:refer": "",
-    "gateway/transfer.py:create": "gateway/transfer.py:create",
-    "gateway/transfers.py:Transfers._refer": "gateway/transfers.py:Transfers._refer",
-    "gateway/transfers.py:Transfers._dial": "gateway/transfers.py:Transfers._dial",
-    "gateway/outbound.py:Outbound._dial": "gateway/outbound.py:Outbound._admit",
+    "gateway/api/sip_transfer.py:refer": "",
+    "gateway/api/sip_transfer.py:create": "gateway/api/sip_transfer.py:create",
+    "gateway/calls/transfers.py:Transfers._refer": "gateway/calls/transfers.py:Transfers._refer",
+    "gateway/calls/transfers.py:Transfers._dial": "gateway/calls/transfers.py:Transfers._dial",
+    "gateway/calls/outbound.py:Outbound._dial": "gateway/calls/outbound.py:Outbound._admit",
 }
 
 
@@ -82,8 +82,8 @@ def test_nobody_else_dials_or_refers() -> None:
     for name, node in everything.items():
         if name.startswith("gateway/") and begins & {what for what, _ in called(node)}:
             assert name in {
-                "gateway/outbound.py:Outbound.place",
-                "gateway/outbound.py:Outbound.accept",
+                "gateway/calls/outbound.py:Outbound.place",
+                "gateway/calls/outbound.py:Outbound.accept",
             }
             order = [what for what, _ in sorted(called(node), key=lambda call: call[1])]
             assert order[0] == "_admit", name

@@ -14,12 +14,12 @@ import pytest
 
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, Call, CallEvent, new_id, now
-from gateway.auth import Principal
-from gateway.following import Dispatcher, Journal
+from gateway.api.web_calls import JOIN_WITHIN, VISITOR, WebCalls
+from gateway.auth.tokens import Principal
+from gateway.calls.following import Dispatcher, Journal
+from gateway.calls.rooms import LABEL
 from gateway.keys import LIMITS, LIVEKIT, METRICS, ROOMS, SETTINGS, TIMELINE, TOKENS
-from gateway.room_access import LABEL
 from gateway.store.database import Scope
-from gateway.web_calls import JOIN_WITHIN, VISITOR, WebCalls
 from tests.conftest import ACME, RIVAL, operator
 from tests.inprocess import SECRET, Running, running, settings_in
 from tests.livekit_stub import LiveKitStub, running_with
@@ -187,7 +187,7 @@ class TestRefusals:
         self, gateway: Running, livekit: LiveKitStub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         call_id = new_id("call")
-        monkeypatch.setattr("gateway.web_calls.new_id", lambda _kind: call_id)
+        monkeypatch.setattr("gateway.api.web_calls.new_id", lambda _kind: call_id)
         await gateway.call(room_name=call_id, participant_identity=f"{VISITOR}#1")
         agent = await make_agent(gateway)
         status, answer = await post(gateway, {"agentId": agent.id})

@@ -13,8 +13,8 @@ from core.jobs import CallBrief
 from core.models import new_id
 from core.tokens import TokenIssuer
 from gateway.app import create_app
+from gateway.calls.plan import CallPlan
 from gateway.keys import AGENT_STORE, WEBHOOKS
-from gateway.plan import CallPlan
 from gateway.store.database import Scope
 from tests.conftest import ACME, bearer
 from tests.edge import served

@@ -17,8 +17,8 @@ from livekit.protocol.models import DisconnectReason
 
 from core.legs import LEAVING, LOST
 from core.models import Call, CallEvent, new_id, now
+from gateway.api.livekit_webhook import _ENDINGS
 from gateway.store.database import Scope
-from gateway.webhooks import _ENDINGS
 from tests.inprocess import KEY, SECRET, Running, running, settings_in
 
 pytestmark = pytest.mark.store

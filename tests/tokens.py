@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from core.errors import Unauthenticated
-from gateway.auth import Authenticator
+from gateway.auth.tokens import Authenticator
 
 SECRET = "a-secret-of-at-least-thirty-two-bytes!"
 API_SECRET = "an-api-secret-0001"

@@ -23,7 +23,7 @@ from livekit.protocol.room import CreateRoomRequest
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 from pydantic import ValidationError
 
-from gateway.sip_call import SipCallRequest, SipCallResponse
+from gateway.api.sip_call import SipCallRequest, SipCallResponse
 
 _LIVEKIT: web.AppKey[LiveKitAPI] = web.AppKey("livekit", LiveKitAPI)
 _ADDRESS: web.AppKey[str] = web.AppKey("address", str)

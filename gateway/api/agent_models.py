@@ -1,0 +1,229 @@
+"""What ``/v1/agents`` takes and shows: the agent's configuration, flat, with its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from types import GenericAlias
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, create_model
+from pydantic.alias_generators import to_camel
+
+from core import tool_schema
+from core.errors import Detail
+from core.models import (
+    AgentConfig,
+    AgentRecord,
+    AgentVersion,
+    CustomTool,
+    McpServer,
+    Model,
+    NumberStatus,
+    PhoneNumber,
+    Timestamp,
+)
+from core.url_guard import UrlRefused, check_url
+from gateway.http.body import documented, invalid, validate
+from gateway.store.paging import Listing
+
+UNSERVED = frozenset(
+    {
+        "sttMode",
+        "denoisingMode",
+        "enableMessaging",
+        "enableBackchannel",
+        "callScreeningIdentity",
+        "callScreeningPurpose",
+        "recording",
+        "disclosure",
+        "consent",
+    }
+)
+"""What the agents of such products have, and these do not have yet; the last three are refused if
+they ask for something (core.compliance)."""
+
+DEFAULT_VOICE = "default"
+"""Clients want ``voice`` to be a string: this is the TTS's own choice, null in AgentConfig."""
+
+
+class _Inner(Model):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Create(Model):
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=documented(UNSERVED))
+
+
+def _patch_schema(schema: dict[str, Any]) -> None:
+    documented(UNSERVED)(schema)
+    for property_ in schema["properties"].values():
+        # What is left out stays as it is.
+        property_.pop("default", None)
+
+
+class _Patch(Model):
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=_patch_schema)
+
+
+def _nullable(
+    name: str, model: type[Model], base: type[Model], *, optional: bool = False
+) -> type[Model]:
+    """``model`` where what has a default may be null; ``optional``: the rest may be missing."""
+    fields: dict[str, Any] = {}
+    for field, info in model.model_fields.items():
+        changed = copy(info)
+        inner = _INNER.get(field) if model is AgentConfig else None
+        kind: Any = GenericAlias(list, inner) if inner else info.annotation
+        if not info.is_required():
+            # The constraints are the value's, not null's.
+            kind = Annotated[kind, *info.metadata] | None if info.metadata else kind | None
+            changed.metadata = []
+        elif optional:
+            changed.default = None
+        changed.annotation = kind
+        fields[field] = (kind, changed)
+    return create_model(name, __base__=base, __module__=__name__, **fields)
+
+
+_INNER = {
+    "custom_tools": _nullable("AgentTool", CustomTool, _Inner),
+    "mcp_servers": _nullable("AgentMcpServer", McpServer, _Inner),
+}
+AgentCreate = _nullable("AgentCreate", AgentConfig, _Create)
+AgentPatch = _nullable("AgentPatch", AgentConfig, _Patch, optional=True)
+
+
+class AgentTools(Protocol):
+    """The part of AgentCreate and of AgentPatch that says what an agent can do."""
+
+    custom_tools: Sequence[Any] | None
+    mcp_servers: Sequence[Any] | None
+
+
+class Rollback(Model):
+    model_config = ConfigDict(extra="forbid")
+
+    version: StrictInt = Field(ge=1, le=2**31 - 1)
+
+
+def check_tools(body: AgentTools, path: str, *, allow_private: bool) -> None:
+    """What a request says of tools, as far as their models cannot. Raises Unprocessable."""
+    faults: list[Detail] = []
+    tools, servers = body.custom_tools or [], body.mcp_servers or []
+    for index, tool in enumerate(tools):
+        if tool.parameters is not None:
+            try:
+                tool_schema.check_parameters(tool.parameters)
+            except ValueError as error:
+                place = f"customTools.{index}.parameters"
+                faults.append(Detail(place, str(error), "json_schema"))
+    if not allow_private:
+        urls = {f"customTools.{index}.url": tool.url for index, tool in enumerate(tools)}
+        urls |= {f"mcpServers.{index}.url": server.url for index, server in enumerate(servers)}
+        for place, url in urls.items():
+            try:
+                check_url(url)
+            except UrlRefused as refused:
+                faults.append(Detail(place, str(refused), "url_refused"))
+    if faults:
+        raise invalid(faults, path)
+
+
+def changed_config(body: BaseModel, before: AgentConfig | None, path: str) -> AgentConfig:
+    """The configuration that ``body`` makes of ``before``, or of the defaults.
+
+    What is not given stays; null becomes the default. Raises Unprocessable.
+    """
+    given = body.model_dump(exclude_unset=True, by_alias=True)
+    if given.get("voice") == DEFAULT_VOICE:
+        given["voice"] = None
+    for inner in map(to_camel, _INNER):
+        if given.get(inner) is not None:
+            given[inner] = [_without_nulls(each) for each in given[inner]]
+    old = {} if before is None else before.model_dump(by_alias=True)
+    kept = {name: value for name, value in old.items() if name not in given}
+    return validate({**kept, **_without_nulls(given)}, AgentConfig, path)
+
+
+def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+class AgentNumber(Model):
+    id: str
+    phone_number: str
+    status: NumberStatus
+    type: str = Field("voice", description="Always voice.")
+
+
+class _Named(Model):
+    id: str
+
+
+class AgentView(AgentConfig, _Named):
+    """An agent as it is now."""
+
+    voice: str = Field(description=f"`{DEFAULT_VOICE}`: the TTS's own choice.")
+    version: int
+    numbers: list[AgentNumber]
+    created_at: Timestamp
+    updated_at: Timestamp
+
+    @classmethod
+    def of(cls, record: AgentRecord, numbers: Iterable[PhoneNumber]) -> AgentView:
+        """``numbers`` may be other agents', too."""
+        return cls(
+            **_shown(record.config),
+            id=record.id,
+            version=record.version,
+            numbers=[
+                AgentNumber(id=number.id, phone_number=number.phone_number, status=number.status)
+                for number in numbers
+                if number.agent_id == record.id
+            ],
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+        )
+
+
+class AgentList(Listing[AgentView]):
+    pass
+
+
+class VersionView(AgentConfig):
+    """What an agent was, and since when."""
+
+    voice: str
+    version: int
+    created_at: Timestamp
+
+    @classmethod
+    def of(cls, version: AgentVersion) -> VersionView:
+        shown = _shown(version.config)
+        return cls(**shown, version=version.version, created_at=version.created_at)
+
+
+class VersionList(Listing[VersionView]):
+    pass
+
+
+class AgentDeleted(Model):
+    success: bool
+    id: str
+    name: str
+
+
+class VoiceView(Model):
+    id: str
+    name: str
+    provider: str
+    description: str
+
+
+class VoiceList(Model):
+    data: list[VoiceView]
+
+
+def _shown(config: AgentConfig) -> dict[str, Any]:
+    return {**config.model_dump(), "voice": config.voice or DEFAULT_VOICE}

@@ -1,0 +1,255 @@
+"""``/v1/agents``: agents and their versions. A change counts for the next call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from core.errors import NotFound
+from core.models import AgentConfig, AgentRecord
+from gateway.api.agent_models import (
+    DEFAULT_VOICE,
+    UNSERVED,
+    AgentCreate,
+    AgentDeleted,
+    AgentList,
+    AgentPatch,
+    AgentView,
+    Rollback,
+    VersionList,
+    VersionView,
+    VoiceList,
+    VoiceView,
+    changed_config,
+    check_tools,
+)
+from gateway.auth.tokens import PRINCIPAL, scope_of
+from gateway.http.body import parse_body, parse_query
+from gateway.http.idempotency import once, replayed
+from gateway.http.route import Route
+from gateway.keys import AGENT_STORE, AGENTS, NUMBERS, SETTINGS, STORE, VAULT
+from gateway.store.agent_secrets import AgentSecrets, unreadable
+from gateway.store.credentials import Unreadable
+from gateway.store.paging import Page
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """A new agent, at version 1."""
+    body = await parse_body(request, AgentCreate, ignored=UNSERVED)
+    await _check_tools(request, body)
+    config = changed_config(body, None, request.path)
+
+    async def effect() -> dict[str, Any]:
+        record = await request.app[AGENT_STORE].create(scope_of(request), config)
+        await request.app[AGENTS].warm(record.id)
+        return AgentView.of(record, []).wire()
+
+    return await _once(request, body, effect)
+
+
+async def index(request: web.Request) -> web.StreamResponse:
+    query, scope = parse_query(request, Page), scope_of(request)
+    records, total = await request.app[AGENT_STORE].page(
+        scope, limit=query.limit, offset=query.offset
+    )
+    numbers = await request.app[NUMBERS].of_agent(scope, *(record.id for record in records))
+    views = [AgentView.of(record, numbers) for record in records]
+    return web.json_response(AgentList.of(views, total, query).wire())
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    record = await request.app[AGENT_STORE].get(scope_of(request), request.match_info["id"])
+    return web.json_response(await _view(request, record))
+
+
+async def change(request: web.Request) -> web.StreamResponse:
+    """Fields left out stay as they are; null resets to the default.
+
+    A change makes a new version, which counts for the next call. One that changes nothing
+    makes none.
+    """
+    body = await parse_body(request, AgentPatch, ignored=UNSERVED)
+    await _check_tools(request, body)
+
+    def edit(before: AgentConfig) -> AgentConfig:
+        return changed_config(body, before, request.path)
+
+    agent_id = request.match_info["id"]
+    record = await request.app[AGENT_STORE].change(scope_of(request), agent_id, edit)
+    await request.app[AGENTS].warm(agent_id)
+    return web.json_response(await _view(request, record))
+
+
+async def delete(request: web.Request) -> web.StreamResponse:
+    """Its numbers are unbound and stay attached; the records of its calls stay."""
+    record = await request.app[AGENT_STORE].delete(scope_of(request), request.match_info["id"])
+    if record is None:
+        raise _unknown()
+    gone = AgentDeleted(success=True, id=record.id, name=record.config.name)
+    return web.json_response(gone.wire())
+
+
+async def versions(request: web.Request) -> web.StreamResponse:
+    query = parse_query(request, Page)
+    found, total = await request.app[AGENT_STORE].versions(
+        scope_of(request), request.match_info["id"], limit=query.limit, offset=query.offset
+    )
+    if total == 0:
+        raise _unknown()
+    views = [VersionView.of(version) for version in found]
+    return web.json_response(VersionList.of(views, total, query).wire())
+
+
+async def rollback(request: web.Request) -> web.StreamResponse:
+    """A new version with the content of an old one."""
+    body = await parse_body(request, Rollback)
+    store, scope, agent_id = request.app[AGENT_STORE], scope_of(request), request.match_info["id"]
+
+    async def effect() -> dict[str, Any]:
+        if await store.get(scope, agent_id) is None:
+            raise _unknown()
+        old = await store.version(scope, agent_id, body.version)
+        if old is None:
+            raise NotFound("The agent has no such version", code="VERSION_NOT_FOUND")
+        record = await store.change(scope, agent_id, lambda _: old.config)
+        await request.app[AGENTS].warm(agent_id)
+        return await _view(request, record)
+
+    return await _once(request, body, effect)
+
+
+async def voices(_request: web.Request) -> web.StreamResponse:
+    """The voice that needs no choice. Any other voice id of the agent's TTS may be used as well."""
+    default = VoiceView(
+        id=DEFAULT_VOICE,
+        name="Default",
+        provider="cartesia",
+        description="The default voice of the agent's tts; its other voices go by their own ids.",
+    )
+    return web.json_response(VoiceList(data=[default]).wire())
+
+
+async def _check_tools(request: web.Request, body: Any) -> None:
+    """Raises Unprocessable. In a thread: twenty large schemas take seconds."""
+    allow_private = request.app[SETTINGS].webhook_allow_private
+    await asyncio.to_thread(check_tools, body, request.path, allow_private=allow_private)
+
+
+async def _once(
+    request: web.Request, body: BaseModel, effect: Callable[[], Awaitable[dict[str, Any]]]
+) -> web.Response:
+    """``once`` for an agent's view, which is kept without its secrets being readable."""
+    secrets = AgentSecrets(request.app[VAULT])
+
+    async def sealed() -> dict[str, Any]:
+        return secrets.seal(await effect())
+
+    kept = await once(request, request.app[STORE], request[PRINCIPAL], body, sealed)
+    try:
+        answer = secrets.open(json.loads(kept.text or ""))
+    except Unreadable:  # a repetition, and the key was taken away in between
+        raise unreadable() from None
+    return web.json_response(answer, headers=replayed(kept))
+
+
+async def _view(request: web.Request, record: AgentRecord | None) -> dict[str, Any]:
+    """Raises NotFound for None."""
+    if record is None:
+        raise _unknown()
+    numbers = await request.app[NUMBERS].of_agent(scope_of(request), record.id)
+    return AgentView.of(record, numbers).wire()
+
+
+def _unknown() -> NotFound:
+    return NotFound("Agent not found", code="AGENT_NOT_FOUND")
+
+
+_STORE = (503, "STORE_UNAVAILABLE")
+_UNREADABLE = (500, "CREDENTIAL_UNREADABLE")
+_KNOWN = ((404, "AGENT_NOT_FOUND"), _UNREADABLE, _STORE)
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/v1/agents",
+        handler=create,
+        summary="Make an agent",
+        tag="Agents",
+        body=AgentCreate,
+        answer=AgentView,
+        errors=(_UNREADABLE, _STORE),
+        idempotent=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/agents",
+        handler=index,
+        summary="List agents, newest first",
+        tag="Agents",
+        query=Page,
+        answer=AgentList,
+        errors=(_UNREADABLE, _STORE),
+    ),
+    Route(
+        method="GET",
+        path="/v1/agents/voices",
+        handler=voices,
+        summary="Voices an agent can have",
+        tag="Agents",
+        answer=VoiceList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/agents/{id}",
+        handler=show,
+        summary="One agent, with its numbers",
+        tag="Agents",
+        answer=AgentView,
+        errors=_KNOWN,
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/agents/{id}",
+        handler=change,
+        summary="Change an agent",
+        tag="Agents",
+        body=AgentPatch,
+        answer=AgentView,
+        errors=_KNOWN,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/agents/{id}",
+        handler=delete,
+        summary="Delete an agent and its versions",
+        tag="Agents",
+        answer=AgentDeleted,
+        errors=_KNOWN,
+    ),
+    Route(
+        method="GET",
+        path="/v1/agents/{id}/versions",
+        handler=versions,
+        summary="An agent's versions, newest first",
+        tag="Agents",
+        query=Page,
+        answer=VersionList,
+        errors=_KNOWN,
+    ),
+    Route(
+        method="POST",
+        path="/v1/agents/{id}/rollback",
+        handler=rollback,
+        summary="Make an old version the newest again",
+        tag="Agents",
+        body=Rollback,
+        answer=AgentView,
+        errors=(*_KNOWN, (404, "VERSION_NOT_FOUND")),
+        idempotent=True,
+    ),
+)

@@ -1,0 +1,171 @@
+"""``POST /v1/calls``: call a number from one of the agent's own."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
+from pydantic.alias_generators import to_camel
+
+from core.errors import BadRequest, Conflict, Detail, Unprocessable
+from core.models import Agent, PhoneNumber
+from gateway.api.calls import MAX_WAIT_S, detail
+from gateway.api.from_number import (
+    E164,
+    OUTBOUND_ERRORS,
+    Metadata,
+    agent_of,
+    may_call_out,
+    not_a_caller_id,
+    outbound_of,
+    plan_from,
+)
+from gateway.api.sip_overrides import SipOverrides
+from gateway.api.waiting import until_over
+from gateway.auth.tokens import PRINCIPAL, scope_of
+from gateway.calls.plan import CallPlan
+from gateway.calls.variables import Variables, fill
+from gateway.calls.views import CallDetail
+from gateway.http.body import documented, parse_body
+from gateway.http.idempotency import once
+from gateway.http.route import Route
+from gateway.keys import NUMBERS, STORE, WEBHOOKS
+from gateway.store.database import Scope
+from gateway.store.lookup import check_takes_calls
+
+# Callers of the API send these; nothing here talks to a call screener, nor records: what asks for a
+# recording is refused (core.compliance).
+IGNORED = frozenset({"record", "disableRecording", "callScreeningIdentity", "callScreeningPurpose"})
+
+
+class CamelSip(SipOverrides):
+    """Another way out for this call; null or missing: the number's own."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+
+class CreateCall(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, extra="forbid", json_schema_extra=documented(IGNORED)
+    )
+
+    agent_id: StrictStr = Field(min_length=1, max_length=64)
+    to_number: E164 = Field(description="E.164.", examples=["+15551234567"])
+    from_number_id: StrictStr | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="One of the agent's numbers; default: the first bound that may call out.",
+    )
+    initial_greeting: StrictStr | None = Field(
+        None, max_length=2000, description="Instead of beginMessage; empty: the agent waits."
+    )
+    voice: StrictStr | None = Field(None, min_length=1, max_length=200)
+    system_prompt: StrictStr | None = Field(
+        None, min_length=1, max_length=50_000, description="Given: this call runs hosted."
+    )
+    variables: Variables | None = Field(
+        None,
+        description="Fill {{name}} in all that the agent says or is told; null fills in nothing, "
+        "names that are not given stay as they are.",
+    )
+    model_tier: Literal["turbo", "balanced", "max"] | None = None
+    sip: CamelSip | None = None
+    metadata: Metadata | None = Field(None, description="Kept on the record.")
+    wait_for_completion: StrictBool | None = Field(
+        None, description="Answer when the call is over, or after maxWaitSeconds."
+    )
+    max_wait_seconds: float | None = Field(
+        None, ge=0, le=MAX_WAIT_S, allow_inf_nan=False, strict=True, description="Default: 120."
+    )
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Dial, and answer once the phone's leg is there, or (waitForCompletion) the call is over.
+
+    The overrides count for this call only; the agent stays as it is.
+    """
+    principal = request[PRINCIPAL]
+    body = await parse_body(request, CreateCall, ignored=IGNORED)
+
+    async def effect() -> dict[str, Any]:
+        plan = await _plan(request, body)
+        placed = await outbound_of(request).place(plan)
+        call = await request.app[STORE].call(Scope(None), placed.call_id)
+        assert call is not None, "it was kept a moment ago, and calls are not removed"
+        if body.wait_for_completion:
+            wait_s = 120 if body.max_wait_seconds is None else body.max_wait_seconds
+            call = await until_over(request, call, wait_s)
+        return (await detail(request, call)).wire()
+
+    return await once(request, request.app[STORE], principal, body, effect)
+
+
+async def _plan(request: web.Request, body: CreateCall) -> CallPlan:
+    scope = scope_of(request)
+    agent = tailored(await agent_of(request, scope, body.agent_id), body)
+    number = await _caller_id(request, scope, body)
+    await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS])
+    try:
+        return await plan_from(
+            request, number, agent, body.to_number, body.metadata or {}, body.sip
+        )
+    except BadRequest as error:
+        # The seed's paths answer a bad address with 400, these with 422.
+        fault = Detail("sip.outboundAddress", error.message, "value_error")
+        raise Unprocessable(error.message, details=[fault]) from None
+
+
+def tailored(agent: Agent, body: CreateCall) -> Agent:
+    """The agent as this call pins it. Raises Unprocessable: ``variables`` make it too long."""
+    changes: dict[str, Any] = {}
+    if body.system_prompt is not None:
+        changes |= {"system_prompt": body.system_prompt, "voice_mode": "hosted"}
+    if body.initial_greeting is not None:
+        changes["begin_message"] = body.initial_greeting or None
+    if body.voice is not None:
+        changes["voice"] = body.voice
+    if body.model_tier is not None:
+        # A model that the agent names would win over any tier.
+        changes |= {"model_tier": body.model_tier, "model": None}
+    config = agent.config.model_copy(update=changes)
+    return fill(agent.model_copy(update={"config": config}), body.variables or {})
+
+
+async def _caller_id(request: web.Request, scope: Scope, body: CreateCall) -> PhoneNumber:
+    """Raises Conflict ``NO_NUMBER``, Unprocessable, Forbidden ``FROM_NUMBER_NOT_ALLOWED``."""
+    numbers = await request.app[NUMBERS].of_agent(scope, body.agent_id)
+    if body.from_number_id is not None:
+        # Unknown, another tenant's, another agent's: all the same to the caller.
+        numbers = [number for number in numbers if number.id == body.from_number_id]
+        if not numbers:
+            fault = Detail("fromNumberId", "It is none of the agent's numbers", "value_error")
+            raise Unprocessable(f"fromNumberId: {fault.message}", details=[fault])
+    if not numbers:
+        raise Conflict("The agent has no number to call from", code="NO_NUMBER")
+    for number in numbers:
+        if may_call_out(number):
+            return number
+    raise not_a_caller_id()
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/v1/calls",
+        handler=create,
+        summary="Call a number from one of the agent's",
+        tag="Calls",
+        body=CreateCall,
+        answer=CallDetail,
+        errors=(
+            *OUTBOUND_ERRORS,
+            (409, "NO_NUMBER"),
+            (500, "CALL_FAILED"),
+            (503, "AGENT_UNAVAILABLE"),
+            (503, "SIP_OVERLOADED"),
+        ),
+        idempotent=True,
+    ),
+)

@@ -1,0 +1,218 @@
+"""``/v1/calls``: the record of calls."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+)
+
+from core.errors import NotFound
+from core.models import Call, CallType, Direction, Status
+from gateway.api.waiting import until_over
+from gateway.auth.tokens import PRINCIPAL, scope_of
+from gateway.calls.views import CallDetail, CallList, CallView, Transcript
+from gateway.http.body import parse_query
+from gateway.http.route import Route
+from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS
+from gateway.store.calls import CallFilter
+from gateway.store.paging import Page
+
+MAX_WAIT_S = 600
+
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _rfc3339(value: Any) -> Any:
+    # pydantic would take "20" for twenty seconds after 1970.
+    if isinstance(value, str) and not _RFC3339.fullmatch(value):
+        raise ValueError("must be an RFC 3339 time, like 2026-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
+
+
+class CallQuery(Page):
+    status: Status | None = None
+    direction: Direction | None = None
+    type: CallType | None = None
+    agent_id: str | None = Field(None, min_length=1, max_length=64)
+    number_id: str | None = Field(None, min_length=1, max_length=64)
+    search: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="A part of the caller's or the called number, or the whole id.",
+    )
+    since: Moment | None = Field(None, description="Calls created then or later.")
+    until: Moment | None = Field(None, description="Calls created before then.")
+
+    @field_validator("search")
+    @classmethod
+    def _without_blanks(cls, value: str | None) -> str | None:
+        # An unescaped + of a number arrives as a blank.
+        if value is not None and not (value := value.strip()):
+            raise ValueError("must not be blank")
+        return value
+
+
+class CallWait(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    wait: bool = Field(False, description="Answer when the call is over, or the time is up.")
+    timeout: float = Field(30, ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Seconds.")
+
+
+async def index(request: web.Request) -> web.StreamResponse:
+    query = parse_query(request, CallQuery)
+    where = CallFilter(
+        statuses=[query.status] if query.status else [],
+        direction=query.direction,
+        type=query.type,
+        agent_id=query.agent_id,
+        phone_number_id=query.number_id,
+        search=query.search,
+        since=query.since,
+        until=query.until,
+    )
+    return await _listed(request, query, where)
+
+
+async def of_agent(request: web.Request) -> web.StreamResponse:
+    query = parse_query(request, Page)
+    agent_id = request.match_info["id"]
+    if await request.app[AGENTS].get(scope_of(request), agent_id) is None:
+        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    return await _listed(request, query, CallFilter(agent_id=agent_id))
+
+
+async def of_number(request: web.Request) -> web.StreamResponse:
+    query = parse_query(request, Page)
+    number_id = request.match_info["id"]
+    if await request.app[NUMBERS].get(scope_of(request), number_id) is None:
+        raise NotFound("Phone number not found", code="NUMBER_NOT_FOUND")
+    return await _listed(request, query, CallFilter(phone_number_id=number_id))
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    """With ``wait=true`` the answer comes when the call is over, or as it stands in time."""
+    query = parse_query(request, CallWait)
+    call = await find(request)
+    if query.wait:
+        with request.app[STREAMS].one(request[PRINCIPAL].auth_id):
+            call = await until_over(request, call, query.timeout)
+    return web.json_response((await detail(request, call)).wire())
+
+
+async def transcript(request: web.Request) -> web.StreamResponse:
+    return web.json_response((await conversation(request)).wire())
+
+
+async def recording(request: web.Request) -> web.StreamResponse:
+    await find(request)
+    raise NotFound("The call has no recording", code="RECORDING_NOT_FOUND")
+
+
+async def find(request: web.Request) -> Call:
+    """The call named in the path. Raises NotFound, for another tenant's too."""
+    call = await request.app[STORE].call(scope_of(request), request.match_info["id"])
+    if call is None:
+        raise NotFound("Call not found", code="CALL_NOT_FOUND")
+    return call
+
+
+async def detail(request: web.Request, call: Call) -> CallDetail:
+    """``call`` with its conversation so far."""
+    return CallDetail.with_turns(call, await request.app[STORE].turns(call.id))
+
+
+async def conversation(request: web.Request) -> Transcript:
+    """The transcript of the call named in the path. Raises NotFound."""
+    call = await find(request)
+    turns = await request.app[STORE].turns(call.id)
+    return Transcript(call_id=call.id, status=call.status, transcripts=turns)
+
+
+async def _listed(request: web.Request, query: Page, where: CallFilter) -> web.Response:
+    store = request.app[STORE]
+    found, total = await store.calls(
+        scope_of(request), where, limit=query.limit, offset=query.offset
+    )
+    last = await store.last_turns([call.id for call in found])
+    views = [CallView.of(call, last.get(call.id)) for call in found]
+    return web.json_response(CallList.of(views, total, query).wire())
+
+
+_NO_CALL = (404, "CALL_NOT_FOUND")
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/v1/calls",
+        handler=index,
+        summary="List calls, newest first",
+        tag="Calls",
+        query=CallQuery,
+        answer=CallList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/calls/{id}",
+        handler=show,
+        summary="One call, with its transcript",
+        tag="Calls",
+        query=CallWait,
+        answer=CallDetail,
+        errors=(_NO_CALL, (429, "STREAM_LIMIT")),
+    ),
+    Route(
+        method="GET",
+        path="/v1/calls/{id}/transcript",
+        handler=transcript,
+        summary="What was said in a call, in order",
+        tag="Calls",
+        answer=Transcript,
+        errors=(_NO_CALL,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/calls/{id}/recording",
+        handler=recording,
+        summary="A call's recording; there are none yet",
+        tag="Calls",
+        content="audio/wav",
+        errors=(_NO_CALL, (404, "RECORDING_NOT_FOUND")),
+    ),
+    Route(
+        method="GET",
+        path="/v1/agents/{id}/calls",
+        handler=of_agent,
+        summary="An agent's calls, newest first",
+        tag="Calls",
+        query=Page,
+        answer=CallList,
+        errors=((404, "AGENT_NOT_FOUND"),),
+    ),
+    Route(
+        method="GET",
+        path="/v1/numbers/{id}/calls",
+        handler=of_number,
+        summary="A number's calls, newest first",
+        tag="Calls",
+        query=Page,
+        answer=CallList,
+        errors=((404, "NUMBER_NOT_FOUND"),),
+    ),
+)

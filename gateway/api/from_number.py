@@ -1,0 +1,117 @@
+"""Calls that go out from a number of ours: /v1/calls and /api/v1/sessions."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import AfterValidator, StringConstraints
+from pydantic_core import PydanticCustomError
+
+from core.errors import Forbidden, NotFound, ServerFault
+from core.models import Agent, PhoneNumber, new_id
+from gateway.api.sip_overrides import SipOverrides, chosen_trunk, has_a_say, with_credentials
+from gateway.auth.tokens import PRINCIPAL, Principal
+from gateway.calls.outbound import Outbound
+from gateway.calls.plan import CallPlan
+from gateway.calls.trunks import outbound_trunk
+from gateway.keys import AGENTS, CREDENTIALS, OUTBOUND, SETTINGS
+from gateway.store.database import Scope
+
+MAX_METADATA_BYTES = 16 * 1024
+# In a room of the call's own, so that it needs to be nobody's in particular.
+_IDENTITY, _NAME = "phone", "Phone"
+
+# ITU-T E.164 §6: at most 15 digits, and no country code begins with 0.
+E164 = Annotated[str, StringConstraints(strict=True, pattern=r"^\+[1-9][0-9]{1,14}$")]
+
+
+def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(metadata)) > MAX_METADATA_BYTES:
+        raise PydanticCustomError("too_long", f"larger than {MAX_METADATA_BYTES} bytes")
+    return metadata
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+"""Kept on the record as it is."""
+
+
+def outbound_of(request: web.Request) -> Outbound:
+    """Raises ServerFault ``LIVEKIT_NOT_CONFIGURED``."""
+    outbound = request.app[OUTBOUND]
+    if outbound is None:
+        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+    return outbound
+
+
+async def agent_of(request: web.Request, scope: Scope, agent_id: str) -> Agent:
+    """Raises NotFound ``AGENT_NOT_FOUND``."""
+    agent = await request.app[AGENTS].get(scope, agent_id)
+    if agent is None:
+        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    return agent
+
+
+def may_call_out(number: PhoneNumber) -> bool:
+    return number.direction != "inbound" and number.status == "active"
+
+
+def not_a_caller_id() -> Forbidden:
+    """The one answer for a number that is not the caller's, and for one that may not call."""
+    return Forbidden("Calls cannot be made from this number", code="FROM_NUMBER_NOT_ALLOWED")
+
+
+async def plan_from(
+    request: web.Request,
+    number: PhoneNumber,
+    agent: Agent,
+    to_number: str,
+    metadata: dict[str, Any],
+    sip: SipOverrides | None = None,
+) -> CallPlan:
+    """A call from ``number``, whose owner's it is, in a room of its own.
+
+    Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``, ServerFault ``OUTBOUND_ADDRESS_NOT_CONFIGURED``.
+    """
+    settings = request.app[SETTINGS]
+    # Whoever asks, which may be the operator for a tenant's number.
+    tenant = request[PRINCIPAL].auth_id
+    trunk = chosen_trunk(sip, settings.sip_outbound_transport, tenant)
+    if trunk is None:
+        usual = await outbound_trunk(number, request.app[CREDENTIALS], settings)
+        trunk = with_credentials(usual, sip)
+    call_id = new_id("call")
+    return CallPlan(
+        call_id=call_id,
+        principal=Principal(number.auth_id),
+        room_name=call_id,
+        participant_identity=_IDENTITY,
+        participant_name=_NAME,
+        from_number=number.phone_number,
+        to_number=to_number,
+        trunk=trunk,
+        own_trunk=has_a_say(sip),
+        agent=agent,
+        agent_named=True,
+        phone_number_id=number.id,
+        max_duration_s=math.ceil(agent.config.max_duration_ms / 1000),
+        metadata=metadata,
+    )
+
+
+# What placing such a call may answer, besides the caller's own faults.
+OUTBOUND_ERRORS: tuple[tuple[int, str], ...] = (
+    (403, "FROM_NUMBER_NOT_ALLOWED"),
+    (403, "DESTINATION_NOT_ALLOWED"),
+    (404, "AGENT_NOT_FOUND"),
+    (409, "AGENT_DISABLED"),
+    (409, "WEBHOOK_NOT_CONFIGURED"),
+    (429, "RATE_LIMITED"),
+    (429, "CONCURRENCY_LIMIT"),
+    (500, "OUTBOUND_ADDRESS_NOT_CONFIGURED"),
+    (500, "CREDENTIAL_UNREADABLE"),
+    (500, "LIVEKIT_NOT_CONFIGURED"),
+    (503, "STORE_UNAVAILABLE"),
+)

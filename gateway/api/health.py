@@ -1,0 +1,148 @@
+"""Liveness, readiness and metrics, for those who run us."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from google.protobuf.message import DecodeError
+from livekit.api import LiveKitAPI, ServerError
+from livekit.protocol.room import ListRoomsRequest
+
+from core.errors import AppError
+from gateway.http.route import Route
+from gateway.keys import DATABASE, LIVEKIT, METRICS, SETTINGS, STOPPING, STORE
+from gateway.store.database import Database
+
+_CHECK_DEADLINE_S = 2.0
+# Of all who ask within it, the first one's write counts: probes must not load the database.
+_PROBE_EVERY_S = 2.0
+
+
+class WriteProbe:
+    """Whether the database takes writes, found out by writing."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._trying: asyncio.Task[bool] | None = None
+        self._begun = 0.0
+
+    async def ok(self) -> bool:
+        """False, too, when a write is not done in time."""
+        trying, moment = self._trying, self._clock()
+        if trying is None or (trying.done() and moment - self._begun >= _PROBE_EVERY_S):
+            trying = self._trying = asyncio.create_task(self._try(), name="write probe")
+            self._begun = moment
+        await asyncio.wait({trying}, timeout=_CHECK_DEADLINE_S)
+        return trying.done() and trying.result()
+
+    async def aclose(self) -> None:
+        if self._trying is not None:
+            await asyncio.wait({self._trying})
+
+    async def _try(self) -> bool:
+        try:
+            await self._database.touch()
+        except AppError:
+            return False
+        return True
+
+
+async def root(_request: web.Request) -> web.StreamResponse:
+    return web.json_response({"status": "OK"})
+
+
+async def healthz(_request: web.Request) -> web.StreamResponse:
+    """The process serves requests."""
+    return web.json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.StreamResponse:
+    """200 when calls can be placed; otherwise 503 and what is missing.
+
+    Workers are told but do not decide: a gateway without any still answers,
+    with a clear refusal for each call that needs an agent.
+    """
+    app = request.app
+    database, livekit = await asyncio.gather(
+        _database(app[DATABASE], app[WRITE_PROBE]), _livekit(app[LIVEKIT])
+    )
+    workers: dict[str, int] = {"live": 0, "free": 0}
+    if database is None:
+        wanted = app[SETTINGS].agent_name
+        live = [worker for worker in await app[STORE].workers() if worker.agent_name == wanted]
+        workers["live"] = len(live)
+        workers["free"] = sum(
+            max(0, worker.capacity - worker.active) for worker in live if not worker.draining
+        )
+        app[METRICS].workers.set(len(live))
+    missing = [problem for problem in (database, livekit) if problem]
+    if app[STOPPING].is_set():
+        missing.append("the gateway is stopping")
+    answer: dict[str, Any] = {
+        "status": "not ready" if missing else "ready",
+        "missing": missing,
+        "workers": workers,
+    }
+    return web.json_response(answer, status=503 if missing else 200)
+
+
+async def _database(database: Database, writes: WriteProbe) -> str | None:
+    try:
+        async with asyncio.timeout(_CHECK_DEADLINE_S):
+            await database.ping()
+    except (AppError, TimeoutError):
+        return "the database does not answer (DATABASE_URL)"
+    if not await writes.ok():
+        return "the database takes no writes (is its disk full, or does another process lock it?)"
+    return None
+
+
+async def _livekit(livekit: LiveKitAPI | None) -> str | None:
+    if livekit is None:
+        return "LiveKit is not configured (LIVEKIT_API_KEY, LIVEKIT_API_SECRET)"
+    try:
+        async with asyncio.timeout(_CHECK_DEADLINE_S):
+            await livekit.room.list_rooms(ListRoomsRequest(names=["-"]))
+    except ServerError as error:
+        return f"LiveKit refuses us ({error.code}): check LIVEKIT_API_KEY and LIVEKIT_API_SECRET"
+    except (aiohttp.ClientError, TimeoutError, DecodeError, AttributeError):
+        # The last two: something else answers there, which the SDK did not expect.
+        return "LiveKit does not answer (LIVEKIT_URL)"
+    return None
+
+
+WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/",
+        handler=root,
+        summary="The service answers",
+        tag="Health",
+        public=True,
+    ),
+    Route(
+        method="GET",
+        path="/healthz",
+        handler=healthz,
+        summary="Liveness",
+        tag="Health",
+        public=True,
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        handler=readyz,
+        summary="Readiness, and what is missing",
+        tag="Health",
+        public=True,
+        errors=((503, "UNAVAILABLE"),),
+    ),
+)

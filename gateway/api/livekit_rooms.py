@@ -1,0 +1,346 @@
+"""``/livekit/*``: tokens into rooms, and who is in them, each within the caller's own rooms."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Literal
+
+from aiohttp import web
+from livekit.api import LiveKitAPI, ServerError
+from livekit.protocol.models import ParticipantInfo, Room, TrackInfo, TrackSource, TrackType
+from livekit.protocol.room import (
+    ListParticipantsRequest,
+    MuteRoomTrackRequest,
+    RoomParticipantIdentity,
+)
+from pydantic import BaseModel, Field, StrictBool
+
+from core.errors import Conflict, NotFound, ServerFault
+from core.events import ended
+from core.models import CallEvent, Timestamp
+from core.names import Name
+from gateway.auth.tokens import PRINCIPAL
+from gateway.calls.room_tokens import PersonsIdentity, join_token
+from gateway.calls.rooms import may_use, not_accessible
+from gateway.http.body import parse_body
+from gateway.http.route import Route
+from gateway.keys import LIVEKIT, ROOMS, SETTINGS, STORE, TIMELINE
+from gateway.store.database import Scope
+from sip.twirp import livekit_errors
+
+TOKEN_TTL = datetime.timedelta(hours=1)
+"""To join with; who is in the room stays, and the server renews the token."""
+
+_SOURCES = ("microphone", "camera", "screen_share", "screen_share_audio")
+
+
+class TokenRequest(BaseModel):
+    room_name: Name
+    participant_name: Name
+    participant_identity: PersonsIdentity
+
+
+class TokenAnswer(BaseModel):
+    token: str
+    room_name: str
+    participant_identity: str
+    livekit_url: str = Field(examples=["wss://livekit.example.com"])
+
+
+class RoomAnswer(BaseModel):
+    room_name: str
+    room_sid: str = Field(examples=["RM_abc123"])
+    num_participants: int
+    num_publishers: int
+    created_at: Timestamp
+    metadata: str = Field(description="As it is in LiveKit; a tenant's room holds auth_id.")
+
+
+class RoomsAnswer(BaseModel):
+    rooms: list[RoomAnswer]
+
+
+class TrackAnswer(BaseModel):
+    track_sid: str = Field(examples=["TR_abc123"])
+    name: str
+    type: Literal["audio", "video", "data"]
+    source: str = Field(examples=["microphone"])
+    muted: bool
+
+
+class ParticipantAnswer(BaseModel):
+    participant_identity: str
+    participant_id: str = Field(examples=["PA_abc123"])
+    participant_name: str
+    state: Literal["joining", "joined", "active", "disconnected"]
+    kind: str = Field(examples=["standard", "sip", "agent"])
+    joined_at: Timestamp
+    attributes: dict[str, str]
+    tracks: list[TrackAnswer]
+
+
+class RoomDetailAnswer(RoomAnswer):
+    participants: list[ParticipantAnswer]
+
+
+class ParticipantRequest(BaseModel):
+    room_name: Name
+    participant_identity: Name
+
+
+class RemovedAnswer(ParticipantRequest):
+    status: Literal["removed"] = "removed"
+
+
+class MuteRequest(ParticipantRequest):
+    track_sid: Name
+    muted: StrictBool
+
+
+class MutedAnswer(MuteRequest):
+    """The track as it is now."""
+
+
+async def token(request: web.Request) -> web.StreamResponse:
+    """A token to join one room with. A tenant's new room is created as its own first."""
+    body = await parse_body(request, TokenRequest)
+    settings = request.app[SETTINGS]
+    if settings.livekit_api_key is None or settings.livekit_api_secret is None:
+        raise not_configured()
+    with livekit_errors():
+        claim = await request.app[ROOMS].admit(
+            request[PRINCIPAL], body.room_name, body.participant_identity, TOKEN_TTL
+        )
+    signed = join_token(
+        settings,
+        claim,
+        identity=body.participant_identity,
+        name=body.participant_name,
+        sources=_SOURCES,
+        data=True,
+        valid=TOKEN_TTL,
+    )
+    return json_answer(
+        TokenAnswer(
+            token=signed,
+            room_name=body.room_name,
+            participant_identity=body.participant_identity,
+            livekit_url=settings.livekit_browser_url,
+        )
+    )
+
+
+async def index(request: web.Request) -> web.StreamResponse:
+    """The rooms that are open now: a tenant's own, or all of them for an operator."""
+    livekit_of(request)
+    with livekit_errors():
+        rooms = await request.app[ROOMS].all()
+    principal = request[PRINCIPAL]
+    return json_answer(RoomsAnswer(rooms=[_room(r) for r in rooms if may_use(principal, r)]))
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    """One room and who is in it."""
+    livekit = livekit_of(request)
+    name = request.match_info["name"]
+    with livekit_errors(not_accessible()):
+        room = await request.app[ROOMS].check(request[PRINCIPAL], name)
+        listed = await livekit.room.list_participants(ListParticipantsRequest(room=name))
+    participants = [_participant(participant) for participant in listed.participants]
+    return json_answer(RoomDetailAnswer(**_room(room).model_dump(), participants=participants))
+
+
+async def remove(request: web.Request) -> web.StreamResponse:
+    """Put a participant out of a room; a SIP participant's call is hung up."""
+    body = await parse_body(request, ParticipantRequest)
+    livekit = livekit_of(request)
+    await find_participant(request, livekit, body)
+    noted = await _note_hang_up(request, body)
+    whom = RoomParticipantIdentity(room=body.room_name, identity=body.participant_identity)
+    with livekit_errors(no_participant()):
+        try:
+            await livekit.room.remove_participant(whom)
+        except ServerError as error:
+            # Who follows the call hangs up as soon as it is over, and may have been first.
+            if not (noted and error.code == "not_found"):
+                raise
+    return json_answer(RemovedAnswer(**body.model_dump()))
+
+
+async def mute(request: web.Request) -> web.StreamResponse:
+    """Mute or unmute a participant's track."""
+    body = await parse_body(request, MuteRequest)
+    livekit = livekit_of(request)
+    participant = await find_participant(request, livekit, body)
+    missing = NotFound("Track not found", code="TRACK_NOT_FOUND")
+    if body.track_sid not in {track.sid for track in participant.tracks}:
+        raise missing
+    wanted = MuteRoomTrackRequest(
+        room=body.room_name,
+        identity=body.participant_identity,
+        track_sid=body.track_sid,
+        muted=body.muted,
+    )
+    with livekit_errors(missing):
+        try:
+            answer = await livekit.room.mute_published_track(wanted)
+        except ServerError as error:
+            if error.code != "failed_precondition" or body.muted:
+                raise
+            message = "LiveKit opens nobody's microphone (room.enable_remote_unmute is off)"
+            raise Conflict(message, code="REMOTE_UNMUTE_DISABLED") from None
+    return json_answer(MutedAnswer(**{**body.model_dump(), "muted": answer.track.muted}))
+
+
+async def _note_hang_up(request: web.Request, body: ParticipantRequest) -> bool:
+    """Say on the call's timeline that it was us, before LiveKit can say that somebody left."""
+    store = request.app[STORE]
+    call_id = await store.find_live_call(body.room_name, body.participant_identity)
+    call = await store.call(Scope(None), call_id) if call_id else None
+    if call is None:
+        return False
+    answered = call.answered_at is not None
+    data = ended("completed", "agent_hangup") if answered else ended("canceled", "canceled")
+    event = CallEvent(type="call.ended", data={**data, "by": "api"})
+    await request.app[TIMELINE].append(call.id, [event], "gateway")
+    return True
+
+
+def livekit_of(request: web.Request) -> LiveKitAPI:
+    livekit = request.app[LIVEKIT]
+    if livekit is None:
+        raise not_configured()
+    return livekit
+
+
+async def find_participant(
+    request: web.Request, livekit: LiveKitAPI, body: ParticipantRequest
+) -> ParticipantInfo:
+    """Raises NotFound ``ROOM_NOT_FOUND``, then ``PARTICIPANT_NOT_FOUND``."""
+    whom = RoomParticipantIdentity(room=body.room_name, identity=body.participant_identity)
+    with livekit_errors(no_participant()):
+        await request.app[ROOMS].check(request[PRINCIPAL], body.room_name)
+        return await livekit.room.get_participant(whom)
+
+
+def not_configured() -> ServerFault:
+    return ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+
+
+def no_participant() -> NotFound:
+    return NotFound("Participant not found", code="PARTICIPANT_NOT_FOUND")
+
+
+def json_answer(answer: BaseModel) -> web.Response:
+    return web.Response(text=answer.model_dump_json(), content_type="application/json")
+
+
+def _room(room: Room) -> RoomAnswer:
+    return RoomAnswer(
+        room_name=room.name,
+        room_sid=room.sid,
+        num_participants=room.num_participants,
+        num_publishers=room.num_publishers,
+        created_at=_moment(room.creation_time_ms),
+        metadata=room.metadata,
+    )
+
+
+def _participant(info: ParticipantInfo) -> ParticipantAnswer:
+    return ParticipantAnswer.model_validate(
+        {
+            "participant_identity": info.identity,
+            "participant_id": info.sid,
+            "participant_name": info.name,
+            "state": ParticipantInfo.State.Name(info.state).lower(),
+            "kind": ParticipantInfo.Kind.Name(info.kind).lower(),
+            "joined_at": _moment(info.joined_at_ms),
+            "attributes": dict(info.attributes),
+            "tracks": [_track(track) for track in info.tracks],
+        }
+    )
+
+
+def _track(track: TrackInfo) -> TrackAnswer:
+    return TrackAnswer.model_validate(
+        {
+            "track_sid": track.sid,
+            "name": track.name,
+            "type": TrackType.Name(track.type).lower(),
+            "source": TrackSource.Name(track.source).lower(),
+            "muted": track.muted,
+        }
+    )
+
+
+def _moment(milliseconds: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+
+
+_LIVEKIT_FAULTS = ((500, "LIVEKIT_NOT_CONFIGURED"), (500, "LIVEKIT_ERROR"))
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/livekit/token",
+        handler=token,
+        summary="A token to join one room with",
+        tag="LiveKit",
+        body=TokenRequest,
+        answer=TokenAnswer,
+        errors=(
+            (404, "ROOM_NOT_FOUND"),
+            (409, "PARTICIPANT_EXISTS"),
+            (429, "RATE_LIMITED"),
+            *_LIVEKIT_FAULTS,
+        ),
+    ),
+    Route(
+        method="GET",
+        path="/livekit/rooms",
+        handler=index,
+        summary="The caller's rooms",
+        tag="LiveKit",
+        answer=RoomsAnswer,
+        errors=_LIVEKIT_FAULTS,
+    ),
+    Route(
+        method="GET",
+        path="/livekit/rooms/{name}",
+        handler=show,
+        summary="One room, with its participants",
+        tag="LiveKit",
+        answer=RoomDetailAnswer,
+        errors=((404, "ROOM_NOT_FOUND"), *_LIVEKIT_FAULTS),
+    ),
+    Route(
+        method="DELETE",
+        path="/livekit/participant",
+        handler=remove,
+        summary="Remove a participant; a phone is hung up",
+        tag="LiveKit",
+        body=ParticipantRequest,
+        answer=RemovedAnswer,
+        errors=(
+            (404, "ROOM_NOT_FOUND"),
+            (404, "PARTICIPANT_NOT_FOUND"),
+            *_LIVEKIT_FAULTS,
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/livekit/participant/mute",
+        handler=mute,
+        summary="Mute or unmute a participant's track",
+        tag="LiveKit",
+        body=MuteRequest,
+        answer=MutedAnswer,
+        errors=(
+            (404, "ROOM_NOT_FOUND"),
+            (404, "PARTICIPANT_NOT_FOUND"),
+            (404, "TRACK_NOT_FOUND"),
+            (409, "REMOTE_UNMUTE_DISABLED"),
+            *_LIVEKIT_FAULTS,
+        ),
+    ),
+)

@@ -1,0 +1,218 @@
+"""``POST /livekit/webhook``: what LiveKit saw, onto the call's timeline.
+
+Webhooks may be lost, late, doubled or out of order. Each is kept once (by its
+id), and only what it says by itself is concluded: a phone that left after the
+answer ended the call; one that left before it is the dial's verdict's to explain,
+or its agent's. Of a call that came in, whichever webhook is first makes the record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aiohttp import web
+from livekit.api import TokenVerifier, WebhookReceiver
+from livekit.protocol.models import DisconnectReason, ParticipantInfo
+from livekit.protocol.webhook import WebhookEvent
+
+from core.errors import BadRequest, ServerFault, Unauthenticated
+from core.events import ended
+from core.far_end import LONGEST_ID, told
+from core.legs import LEAVING, LOST
+from core.models import CallEvent, DisconnectionReason, Status, now
+from gateway.api.web_calls import VISITOR
+from gateway.calls.handover import call_of_human, is_referring, is_transferred
+from gateway.calls.inbound import Gone
+from gateway.calls.inbound_record import can_be_named, is_caller, left_unanswered
+from gateway.http.body import read_text
+from gateway.http.route import Route
+from gateway.keys import HANDOVER, INBOUND, METRICS, ROOMS, SETTINGS, STORE, TIMELINE
+from gateway.store.calls import Store
+from gateway.store.database import Scope
+
+log = logging.getLogger(__name__)
+
+# What an event of ours can be called and numbered with.
+_ID = re.compile(r"[\x21-\x7e]{1,190}")
+_NAME = re.compile(r"[a-z_]{1,56}")
+_OF_ROOMS = frozenset(
+    {
+        "room_started",
+        "room_finished",
+        "participant_joined",
+        "participant_left",
+        "participant_connection_aborted",
+    }
+)
+
+# The caller left a call that had been answered.
+_ENDINGS: dict[DisconnectReason, tuple[Status, DisconnectionReason]] = {
+    DisconnectReason.CLIENT_INITIATED: ("completed", "user_hangup"),
+    DisconnectReason.PARTICIPANT_REMOVED: ("completed", "agent_hangup"),
+    DisconnectReason.ROOM_DELETED: ("completed", "agent_hangup"),
+    DisconnectReason.DUPLICATE_IDENTITY: ("failed", "agent_error"),
+}
+# The SIP service began to count at the answer, we when we heard of it.
+_CLOCKS = timedelta(seconds=0.5)
+_PROMPT = timedelta(seconds=3)
+_LEFT: tuple[Status, DisconnectionReason] = ("completed", "user_hangup")
+_OTHERWISE: tuple[Status, DisconnectionReason] = ("failed", "agent_error")
+
+
+async def receive(request: web.Request) -> web.StreamResponse:
+    settings = request.app[SETTINGS]
+    if settings.livekit_api_key is None or settings.livekit_api_secret is None:
+        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+    token = request.headers.get("Authorization", "")
+    if not token:
+        raise Unauthenticated("The webhook is not signed", code="MISSING_AUTH_HEADER")
+    receiver = WebhookReceiver(
+        TokenVerifier(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
+    )
+    body = await read_text(request)
+    try:
+        event = receiver.receive(body, token.removeprefix("Bearer "))
+    except Exception as error:  # the SDK raises bare Exceptions, jwt's and protobuf's alike
+        log.warning("webhook refused", extra={"problem": type(error).__name__})
+        raise Unauthenticated("The webhook's signature does not match") from None
+    if not _ID.fullmatch(event.id) or not _NAME.fullmatch(event.event):
+        raise BadRequest("The webhook has no usable id or name")
+    if event.event in _OF_ROOMS:
+        # Whatever the room and whoever is in it: its name is held, and it says whose it is.
+        await request.app[ROOMS].saw(event.room, event.participant.identity)
+    await _keep(request, event)
+    return web.json_response({"status": "ok"})
+
+
+async def _keep(request: web.Request, event: WebhookEvent) -> None:
+    participant = event.participant
+    if participant.kind != ParticipantInfo.Kind.SIP and not _is_visitor(participant):
+        return
+    store, inbound = request.app[STORE], request.app[INBOUND]
+    handover = request.app[HANDOVER]
+    at = _when(event)
+    left = event.event == "participant_left"
+    if (handed_over := call_of_human(participant)) is not None:
+        if left and handover is not None:
+            await handover.human_left(handed_over, event.room.name, at)
+        return
+    call_id: str | None = None
+    if is_caller(participant) and inbound is not None:
+        with contextlib.suppress(Gone):
+            call_id = (await inbound.admit(event.room.name, participant, at)).id
+    elif can_be_named(event.room.name, participant):
+        call_id = await _call_of(store, event)
+    if call_id is None:
+        return
+    events = [
+        CallEvent(id=f"lk_{event.id}", type=f"livekit.{event.event}", at=at, data=_facts(event))
+    ]
+    if left and (data := await _ending(store, call_id, event, at)):
+        events.append(CallEvent(id=f"lk_{event.id}_end", type="call.ended", at=at, data=data))
+    stored = await request.app[TIMELINE].append(call_id, events, "livekit")
+    request.app[METRICS].events.labels("livekit").inc(len(stored or ()))
+    if left and handover is not None and (call := await store.call(Scope(None), call_id)):
+        await handover.caller_left(call)
+
+
+async def _call_of(store: Store, event: WebhookEvent) -> str | None:
+    participant = event.participant
+    if call_id := await store.find_call_of_participant(participant.sid):
+        return call_id
+    call_id = await store.find_live_call(event.room.name, participant.identity)
+    call = await store.call(Scope(None), call_id) if call_id else None
+    if call is None:
+        return None
+    # The same identity may be in the room for the second time: late news of the first
+    # must not end the second call.
+    named = participant.attributes.get("switchroom.callId", call.id)
+    if named != call.id or call.participant_id not in (None, participant.sid):
+        return None
+    return call.id
+
+
+def _is_visitor(participant: ParticipantInfo) -> bool:
+    """Whether it may be the browser of a web call."""
+    return participant.kind == ParticipantInfo.Kind.STANDARD and participant.identity == VISITOR
+
+
+def _when(event: WebhookEvent) -> datetime:
+    """LiveKit tells whole seconds: our own clock is better, unless the webhook was delayed."""
+    here = now()
+    if not 0 < event.created_at < here.timestamp():
+        return here
+    told = datetime.fromtimestamp(event.created_at, UTC)
+    return told if here - told > _PROMPT else here
+
+
+async def _ending(
+    store: Store, call_id: str, event: WebhookEvent, at: datetime
+) -> dict[str, Any] | None:
+    """Data of ``call.ended``; None when the webhook does not show that there was an answer."""
+    job = await store.job(call_id)
+    if job is None:
+        return None
+    call, _, max_duration_ms = job
+    answered_at = call.answered_at
+    last = event.participant.attributes.get("sip.callStatus")
+    if answered_at is None and call.direction == "inbound" and last != "active":
+        # A phone that was answered hangs up just as one that was not: its agent knows.
+        if call.ended or await store.events(call_id, types=["agent.dispatched"]):
+            return None
+        status, reason = left_unanswered(last, _reason_name(event))
+        return ended(status, reason, disconnectReason=_reason_name(event))
+    if answered_at is None and last not in {"active", "hangup"}:
+        return None
+    if await is_referring(store, call_id):
+        return None  # sent elsewhere, or hung up meanwhile: who referred the phone is told which
+    # A phone leg that times out has lost its SIP service; a browser that does was left.
+    lost = _LEFT if _is_visitor(event.participant) else _OTHERWISE
+    why = event.participant.disconnect_reason
+    if event.participant.attributes.get(LEAVING):
+        why = DisconnectReason.PARTICIPANT_REMOVED
+    if event.participant.attributes.get(LOST):
+        why = DisconnectReason.CONNECTION_TIMEOUT  # found by LiveKit itself, but later
+    status, reason = _ENDINGS.get(why, lost)
+    limit = timedelta(milliseconds=max_duration_ms) - _CLOCKS
+    if answered_at and at - answered_at >= limit:
+        # The SIP service hangs up just as a caller does when the time is up.
+        status, reason = "completed", "max_duration_reached"
+    if reason == "user_hangup" and await is_transferred(store, call_id):
+        reason = "call_transfer"
+    return ended(status, reason, disconnectReason=_reason_name(event))
+
+
+def _facts(event: WebhookEvent) -> dict[str, Any]:
+    """The webhook reduced to what says something about the call; no metadata, no numbers."""
+    participant = event.participant
+    facts: dict[str, Any] = {
+        "participantId": participant.sid,
+        "callStatus": told(participant.attributes.get("sip.callStatus")),
+        "sipCallIdFull": told(participant.attributes.get("sip.callIDFull"), LONGEST_ID),
+    }
+    if event.event == "participant_left":
+        facts["disconnectReason"] = _reason_name(event)
+    return {name: value for name, value in facts.items() if value}
+
+
+def _reason_name(event: WebhookEvent) -> str:
+    number = event.participant.disconnect_reason
+    # A newer LiveKit may know reasons that we do not.
+    return DisconnectReason.Name(number) if number in DisconnectReason.values() else str(number)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/livekit/webhook",
+        handler=receive,
+        summary="LiveKit's webhooks, signed by LiveKit",
+        tag="LiveKit",
+        public=True,
+        errors=((401, "UNAUTHORIZED"), (500, "LIVEKIT_NOT_CONFIGURED")),
+    ),
+)

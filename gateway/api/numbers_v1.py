@@ -1,0 +1,178 @@
+"""``/v1/numbers``, and the numbers of ``/v1/agents``: the paths of the agentphone clients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from gateway.api.number_models import (
+    UNSERVED,
+    AvailableList,
+    AvailableQuery,
+    Binding,
+    BindRequest,
+    NumberCreate,
+    NumberGone,
+    NumberList,
+    NumberView,
+)
+from gateway.api.numbers import BUSY, BUYING, DETACHING, ID, NO_AGENT, READING, SEARCHING
+from gateway.auth.tokens import PRINCIPAL, scope_of
+from gateway.http.body import parse_body, parse_query
+from gateway.http.idempotency import once
+from gateway.http.route import Route
+from gateway.keys import NUMBER_SERVICE, STORE
+from gateway.store.paging import Page
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Buy a number in your Twilio account, and attach it for both directions.
+
+    The account is the one of ``credentialsRef``, or the only Twilio credential you have.
+    """
+    body = await parse_body(request, NumberCreate, ignored=UNSERVED)
+
+    async def effect() -> dict[str, Any]:
+        service = request.app[NUMBER_SERVICE]
+        number = await service.buy(
+            scope_of(request),
+            body.search(),
+            phone_number=body.phone_number,
+            credentials_ref=body.credentials_ref,
+            agent_id=body.agent_id,
+        )
+        return NumberView.of(number, await service.credential_names(number)).wire()
+
+    return await once(request, request.app[STORE], request[PRINCIPAL], body, effect)
+
+
+async def index(request: web.Request) -> web.StreamResponse:
+    query = parse_query(request, Page)
+    service = request.app[NUMBER_SERVICE]
+    numbers, total = await service.page(scope_of(request), limit=query.limit, offset=query.offset)
+    names = await service.credential_names(*numbers)
+    views = [NumberView.of(number, names) for number in numbers]
+    return web.json_response(NumberList.of(views, total, query).wire())
+
+
+async def available(request: web.Request) -> web.StreamResponse:
+    """Local numbers for voice that your Twilio account can buy."""
+    query = parse_query(request, AvailableQuery)
+    found = await request.app[NUMBER_SERVICE].available(
+        scope_of(request), query.search(), query.credentials_ref
+    )
+    return web.json_response(AvailableList(data=found).wire())
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    service = request.app[NUMBER_SERVICE]
+    number = await service.get(scope_of(request), request.match_info["id"])
+    view = NumberView.of(number, await service.credential_names(number))
+    return web.json_response(view.wire())
+
+
+async def remove(request: web.Request) -> web.StreamResponse:
+    """Release a number that was bought here, for good. One that was attached is only detached."""
+    number, released = await request.app[NUMBER_SERVICE].remove(
+        scope_of(request), request.match_info["id"], release=True
+    )
+    return web.json_response(NumberGone.of(number, released=released).wire())
+
+
+async def bind(request: web.Request) -> web.StreamResponse:
+    """From now on this agent answers the number, whichever did before."""
+    body = await parse_body(request, BindRequest)
+    agent_id = request.match_info["id"]
+
+    async def effect() -> dict[str, Any]:
+        number = await request.app[NUMBER_SERVICE].bind(scope_of(request), body.number_id, agent_id)
+        return Binding.of(agent_id, number).wire()
+
+    return await once(request, request.app[STORE], request[PRINCIPAL], body, effect)
+
+
+async def unbind(request: web.Request) -> web.StreamResponse:
+    """The number stays attached; nobody answers it."""
+    agent_id = request.match_info["id"]
+    number = await request.app[NUMBER_SERVICE].unbind(
+        scope_of(request), request.match_info["number_id"], agent_id
+    )
+    return web.json_response(Binding.of(agent_id, number).wire())
+
+
+_TAG = "Phone numbers"
+_STORE = (503, "STORE_UNAVAILABLE")
+_BINDING = (NO_AGENT, BUSY, *READING)
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="GET",
+        path="/v1/numbers",
+        handler=index,
+        summary="List numbers, newest first",
+        tag=_TAG,
+        query=Page,
+        answer=NumberList,
+        errors=(_STORE,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/numbers",
+        handler=create,
+        summary="Buy a number and attach it",
+        tag=_TAG,
+        body=NumberCreate,
+        answer=NumberView,
+        errors=BUYING,
+        idempotent=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/numbers/available",
+        handler=available,
+        summary="Numbers that can be bought",
+        tag=_TAG,
+        query=AvailableQuery,
+        answer=AvailableList,
+        errors=SEARCHING,
+    ),
+    Route(
+        method="GET",
+        path=f"/v1/numbers/{ID}",
+        handler=show,
+        summary="One number",
+        tag=_TAG,
+        answer=NumberView,
+        errors=READING,
+    ),
+    Route(
+        method="DELETE",
+        path=f"/v1/numbers/{ID}",
+        handler=remove,
+        summary="Release or detach a number",
+        tag=_TAG,
+        answer=NumberGone,
+        errors=DETACHING,
+    ),
+    Route(
+        method="POST",
+        path="/v1/agents/{id}/numbers",
+        handler=bind,
+        summary="Give a number to an agent",
+        tag=_TAG,
+        body=BindRequest,
+        answer=Binding,
+        errors=_BINDING,
+        idempotent=True,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/agents/{id}/numbers/{number_id}",
+        handler=unbind,
+        summary="Take a number from an agent",
+        tag=_TAG,
+        answer=Binding,
+        errors=_BINDING,
+    ),
+)

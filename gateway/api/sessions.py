@@ -1,0 +1,128 @@
+"""``/api/v1/sessions``: dispatch an agent to a phone, and see what became of it.
+
+A session is a call: the same record, under the same id, as ``/v1/calls`` shows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic.alias_generators import to_camel
+
+from core.models import Model
+from gateway.api.calls import conversation, detail, find
+from gateway.api.from_number import (
+    E164,
+    OUTBOUND_ERRORS,
+    Metadata,
+    agent_of,
+    may_call_out,
+    not_a_caller_id,
+    outbound_of,
+    plan_from,
+)
+from gateway.auth.tokens import PRINCIPAL, scope_of
+from gateway.calls.plan import CallPlan
+from gateway.calls.views import CallDetail, Transcript
+from gateway.http.body import documented, parse_body
+from gateway.http.envelope import Envelope, envelope
+from gateway.http.idempotency import once
+from gateway.http.route import Route
+from gateway.keys import NUMBERS, STORE, WEBHOOKS
+from gateway.store.database import Scope
+from gateway.store.lookup import check_takes_calls
+
+# Sent by callers of the API, and taken if it asks for none; there is no recording yet.
+IGNORED = frozenset({"recording"})
+
+
+class Dispatch(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel, extra="forbid", json_schema_extra=documented(IGNORED)
+    )
+
+    agent_id: StrictStr = Field(min_length=1, max_length=64)
+    channel: Literal["voice"]
+    from_number: E164 = Field(description="One of the caller's numbers, E.164.")
+    to_number: E164 = Field(description="E.164.", examples=["+15551234567"])
+    metadata: Metadata | None = Field(None, description="Kept on the record.")
+
+
+class Dispatched(Model):
+    id: str = Field(examples=["call_…"])
+    status: Literal["queued"]
+
+
+async def dispatch(request: web.Request) -> web.StreamResponse:
+    """Accept a call; it is dialled behind the answer, and its record tells how it went."""
+    principal = request[PRINCIPAL]
+    body = await parse_body(request, Dispatch, ignored=IGNORED)
+
+    async def effect() -> dict[str, Any]:
+        plan = await _plan(request, body)
+        await outbound_of(request).accept(plan)
+        return envelope(Dispatched(id=plan.call_id, status="queued"), "Accepted").wire()
+
+    return await once(request, request.app[STORE], principal, body, effect, status=202)
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    call = await find(request)
+    return envelope(await detail(request, call)).response()
+
+
+async def transcript(request: web.Request) -> web.StreamResponse:
+    return envelope(await conversation(request)).response()
+
+
+async def _plan(request: web.Request, body: Dispatch) -> CallPlan:
+    scope = scope_of(request)
+    number = await request.app[NUMBERS].by_number(scope, body.from_number)
+    if number is None or not may_call_out(number):
+        raise not_a_caller_id()
+    # An operator calls for the number's owner, with an agent that the owner could use.
+    agent = await agent_of(request, Scope(number.auth_id), body.agent_id)
+    await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS])
+    return await plan_from(request, number, agent, body.to_number, body.metadata or {})
+
+
+def _dispatching(path: str, summary: str) -> Route:
+    return Route(
+        method="POST",
+        path=path,
+        handler=dispatch,
+        summary=summary,
+        tag="Sessions",
+        body=Dispatch,
+        answer=Envelope[Dispatched],
+        status=202,
+        errors=OUTBOUND_ERRORS,
+        idempotent=True,
+    )
+
+
+ROUTES: tuple[Route, ...] = (
+    _dispatching("/api/v1/sessions/dispatch", "Send an agent to a phone"),
+    _dispatching("/api/v1/sessions", "Send an agent to a phone (the same)"),
+    Route(
+        method="GET",
+        # "dispatch" is no id, and has no GET.
+        path="/api/v1/sessions/{id:(?!dispatch$)[^/]+}",
+        handler=show,
+        summary="One session: the call's record, with its transcript",
+        tag="Sessions",
+        answer=Envelope[CallDetail],
+        errors=((404, "CALL_NOT_FOUND"),),
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/sessions/{id}/transcript",
+        handler=transcript,
+        summary="What was said in a session, in order",
+        tag="Sessions",
+        answer=Envelope[Transcript],
+        errors=((404, "CALL_NOT_FOUND"),),
+    ),
+)

@@ -1,0 +1,240 @@
+"""``POST /sip/call``: check everything, names and numbers first, then place the call."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
+
+from core.errors import BadRequest, NotFound, ServerFault
+from core.models import Agent
+from core.names import GivenName
+from core.settings import Settings
+from gateway.api.dry_run import DryRun, explain
+from gateway.api.sip_overrides import SipOverrides, chosen_trunk, has_a_say, with_credentials
+from gateway.auth.tokens import PRINCIPAL, Principal
+from gateway.calls.plan import CallPlan
+from gateway.calls.trunks import sip_objection
+from gateway.http.body import parse_body
+from gateway.http.idempotency import once
+from gateway.http.route import Route
+from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, SIP_GUARD, STORE, WEBHOOKS
+from gateway.store.database import Scope
+from gateway.store.lookup import Agents, check_takes_calls
+from gateway.store.webhooks import WebhookStore
+from sip.addresses import check_dtmf, check_headers, normalize_phone
+from sip.dial import MAX_RINGING_S, Trunk
+
+_MAX_METADATA_BYTES = 16 * 1024
+
+
+class SipCallRequest(BaseModel):
+    """Unknown fields are ignored."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "example": {
+                "room_name": "call-room-123",
+                "participant_name": "John Doe",
+                "participant_identity": "caller-456",
+                "from_phone_number": "+15105550123",
+                "to_phone_number": "+15551234567",
+            }
+        },
+    )
+
+    room_name: GivenName
+    participant_name: GivenName
+    participant_identity: GivenName
+    from_phone_number: StrictStr
+    to_phone_number: StrictStr
+    sip: SipOverrides | None = None
+    agent: StrictStr | None = Field(
+        None, description="Which agent joins; null: none. Default: the built-in one."
+    )
+    agent_id: StrictStr | None = Field(None, description="Another name of `agent`.")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Kept on the record.")
+    ringing_timeout_s: StrictInt = Field(30, ge=1, le=MAX_RINGING_S)
+    max_duration_s: StrictInt | None = Field(
+        None, ge=1, le=86_400, description="Default: the agent's maxDurationMs."
+    )
+    headers: dict[StrictStr, StrictStr] = Field(
+        default_factory=dict, description="X-… headers of the INVITE."
+    )
+    dtmf: StrictStr = Field("", description="Digits sent after the answer; w waits 0.5 s.")
+    dry_run: StrictBool = Field(False, description="Answer what would be dialled; dial nothing.")
+
+
+class SipCallResponse(BaseModel):
+    status: Literal["initiated"]
+    room_name: str
+    participant_identity: str
+    participant_id: str = Field(examples=["PA_abc123"])
+    sip_call_id: str = Field(examples=["SCL_xyz789"])
+    call_id: str = Field(description="The record: GET /v1/calls/{id}.", examples=["call_…"])
+
+
+class SipCallAnswer(RootModel[SipCallResponse | DryRun]):
+    """``DryRun`` for a request with ``dry_run``."""
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Dial, and answer once the SIP participant is in the room."""
+    principal = request[PRINCIPAL]
+    body = await parse_body(request, SipCallRequest)
+    app = request.app
+    plan = await make_plan(body, principal, app[SETTINGS], app[AGENTS], app[WEBHOOKS])
+    outbound = request.app[OUTBOUND]
+    if outbound is None:
+        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+    if body.dry_run:
+        room_exists = await outbound.room_exists(plan)
+        objection = request.app[POLICY].objection(
+            plan.to_number,
+            from_number=plan.from_number,
+            trunk_country=plan.trunk.country,
+            tenant=principal.auth_id is not None,
+        )
+        if objection is None:
+            objection = await sip_objection(request.app[SIP_GUARD], plan.trunk)
+        own_address = body.sip is not None and body.sip.outbound_address is not None
+        explained = explain(
+            plan, own_address=own_address, room_exists=room_exists, objection=objection
+        )
+        return web.json_response(explained.model_dump())
+
+    async def effect() -> dict[str, Any]:
+        placed = await outbound.place(plan)
+        return SipCallResponse(
+            status="initiated",
+            room_name=plan.room_name,
+            participant_identity=plan.participant_identity,
+            participant_id=placed.ids.participant_id,
+            sip_call_id=placed.ids.sip_call_id,
+            call_id=placed.call_id,
+        ).model_dump()
+
+    return await once(request, request.app[STORE], principal, body, effect)
+
+
+async def make_plan(
+    body: SipCallRequest,
+    principal: Principal,
+    settings: Settings,
+    agents: Agents,
+    webhooks: WebhookStore,
+) -> CallPlan:
+    """The checked plan. Raises for names first, then numbers, the trunk, and the rest."""
+    room_name = _not_blank(body.room_name, "Room name", "room_name")
+    name = _not_blank(body.participant_name, "Participant name", "participant_name")
+    identity = _not_blank(body.participant_identity, "Participant identity", "participant_identity")
+    to_number = normalize_phone(body.to_phone_number, "to_phone_number")
+    from_number = normalize_phone(body.from_phone_number, "from_phone_number")
+    trunk = make_trunk(body.sip, settings, principal.auth_id)
+    headers = check_headers(body.headers)
+    dtmf = check_dtmf(body.dtmf) if body.dtmf else ""
+    metadata = _check_metadata(body.metadata)
+    agent, named = await _choose_agent(body, Scope(principal.auth_id), settings, agents)
+    if agent is not None:
+        await check_takes_calls(agent, principal.auth_id, webhooks)
+    agent_limit_s = math.ceil(agent.config.max_duration_ms / 1000) if agent else 86_400
+    return CallPlan(
+        principal=principal,
+        room_name=room_name,
+        participant_identity=identity,
+        participant_name=name,
+        from_number=from_number,
+        to_number=to_number,
+        trunk=trunk,
+        own_trunk=has_a_say(body.sip),
+        agent=agent,
+        agent_named=named,
+        ringing_timeout_s=body.ringing_timeout_s,
+        max_duration_s=body.max_duration_s or agent_limit_s,
+        headers=headers,
+        dtmf=dtmf,
+        metadata=metadata,
+    )
+
+
+def make_trunk(
+    overrides: SipOverrides | None, settings: Settings, tenant: str | None = None
+) -> Trunk:
+    """The request's values before the global ones, field by field (gateway.api.sip_overrides)."""
+    chosen = chosen_trunk(overrides, settings.sip_outbound_transport, tenant)
+    if chosen is not None:
+        return chosen
+    if settings.sip_outbound_address is None:
+        raise ServerFault(
+            "No SIP outbound address: give sip.outbound_address or set SIP_OUTBOUND_ADDRESS",
+            code="OUTBOUND_ADDRESS_NOT_CONFIGURED",
+        )
+    secret = settings.sip_outbound_auth_password
+    usual = Trunk(
+        address=settings.sip_outbound_address,
+        username=settings.sip_outbound_auth_username,
+        password=secret.get_secret_value() if secret is not None else None,
+        transport=settings.sip_outbound_transport,
+    )
+    return with_credentials(usual, overrides)
+
+
+async def _choose_agent(
+    body: SipCallRequest, scope: Scope, settings: Settings, agents: Agents
+) -> tuple[Agent | None, bool]:
+    given = body.model_fields_set & {"agent", "agent_id"}
+    wanted = body.agent if body.agent is not None else body.agent_id
+    if given and wanted is None:
+        return None, True
+    agent = await agents.get(scope, wanted if wanted is not None else settings.default_agent)
+    if agent is None:
+        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    return agent, wanted is not None
+
+
+def _not_blank(value: str, what: str, field: str) -> str:
+    if not value.strip():
+        raise BadRequest(f"{what} cannot be empty")
+    return value
+
+
+def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(metadata)) > _MAX_METADATA_BYTES:
+        raise BadRequest(f"metadata is larger than {_MAX_METADATA_BYTES} bytes")
+    return metadata
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/sip/call",
+        handler=create,
+        summary="Dial a phone number into a room, with an agent",
+        tag="SIP",
+        body=SipCallRequest,
+        answer=SipCallAnswer,
+        errors=(
+            (400, "INVALID_PHONE_NUMBER"),
+            (400, "INVALID_OUTBOUND_ADDRESS"),
+            (403, "DESTINATION_NOT_ALLOWED"),
+            (404, "ROOM_NOT_FOUND"),
+            (404, "AGENT_NOT_FOUND"),
+            (409, "PARTICIPANT_EXISTS"),
+            (409, "AGENT_DISABLED"),
+            (409, "WEBHOOK_NOT_CONFIGURED"),
+            (429, "RATE_LIMITED"),
+            (429, "CONCURRENCY_LIMIT"),
+            (500, "OUTBOUND_ADDRESS_NOT_CONFIGURED"),
+            (500, "LIVEKIT_NOT_CONFIGURED"),
+            (500, "CALL_FAILED"),
+            (503, "AGENT_UNAVAILABLE"),
+            (503, "SIP_OVERLOADED"),
+            (503, "STORE_UNAVAILABLE"),
+        ),
+        idempotent=True,
+    ),
+)

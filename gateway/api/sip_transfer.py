@@ -1,0 +1,125 @@
+"""``POST /sip/transfer``: hand a call to another phone (SIP REFER)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiohttp import web
+from google.protobuf.duration_pb2 import Duration
+from livekit.api import LiveKitAPI, ServerError
+from livekit.protocol.models import ParticipantInfo
+from livekit.protocol.sip import TransferSIPParticipantRequest
+from pydantic import BaseModel, Field, StrictInt, StrictStr
+
+from core.errors import Conflict
+from gateway.api.livekit_rooms import (
+    ParticipantRequest,
+    find_participant,
+    json_answer,
+    livekit_of,
+    no_participant,
+    not_configured,
+)
+from gateway.auth.tokens import PRINCIPAL
+from gateway.http.body import parse_body
+from gateway.http.route import Route
+from gateway.keys import POLICY, SIP, SIP_GUARD
+from sip.addresses import called_host, parse_transfer_target
+from sip.twirp import livekit_errors
+
+# The transfer may have happened all the same (livekit/livekit#4555).
+_UNKNOWN = frozenset({"canceled", "deadline_exceeded"})
+
+Referred = Literal["completed", "initiated"]
+
+
+class TransferRequest(ParticipantRequest):
+    transfer_to: StrictStr = Field(
+        description="A phone number, tel:number or sip:user@host[:port], without parameters; "
+        "the user: a number or a plain name.",
+        examples=["+15551234567"],
+    )
+    ringing_timeout_s: StrictInt = Field(30, ge=1, le=75)
+
+
+class TransferAnswer(BaseModel):
+    status: Referred = Field(
+        description="completed: the other phone has the call. initiated: not known in time."
+    )
+    room_name: str
+    participant_identity: str
+    transfer_to: str = Field(description="The URI referred to.", examples=["tel:+15551234567"])
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """Refer the participant's phone to another one; waits for the outcome."""
+    body = await parse_body(request, TransferRequest)
+    target = parse_transfer_target(body.transfer_to)
+    tenant, host = request[PRINCIPAL].auth_id, called_host(target)
+    request.app[POLICY].check(target, tenant=tenant is not None)
+    if tenant is not None and host is not None:
+        tls = target.startswith("sips:")
+        await request.app[SIP_GUARD].check(host, tls=tls, tenant=tenant)
+    livekit, sip = livekit_of(request), request.app[SIP]
+    if sip is None:
+        raise not_configured()
+    participant = await find_participant(request, livekit, body)
+    if participant.kind != ParticipantInfo.Kind.SIP:
+        raise Conflict("The participant is not a phone", code="NOT_A_SIP_PARTICIPANT")
+    with livekit_errors(no_participant(), failed="CALL_FAILED"):
+        status = await refer(
+            sip,
+            TransferSIPParticipantRequest(
+                room_name=body.room_name,
+                participant_identity=body.participant_identity,
+                transfer_to=target,
+                ringing_timeout=Duration(seconds=body.ringing_timeout_s),
+            ),
+        )
+    return json_answer(
+        TransferAnswer(
+            status=status,
+            room_name=body.room_name,
+            participant_identity=body.participant_identity,
+            transfer_to=target,
+        )
+    )
+
+
+async def refer(sip: LiveKitAPI, transfer: TransferSIPParticipantRequest) -> Referred:
+    """Never sent twice: a second REFER would ring the other phone again.
+
+    Raises ServerError (SipCallError: the other phone refused), aiohttp.ClientError.
+    """
+    try:
+        await sip.sip.transfer_sip_participant(transfer)
+    except TimeoutError:
+        return "initiated"
+    except ServerError as error:
+        if error.code in _UNKNOWN and "sip_status_code" not in error.metadata:
+            return "initiated"
+        raise
+    return "completed"
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/sip/transfer",
+        handler=create,
+        summary="Transfer a phone to another number (cold: REFER)",
+        tag="SIP",
+        body=TransferRequest,
+        answer=TransferAnswer,
+        errors=(
+            (400, "INVALID_PHONE_NUMBER"),
+            (400, "INVALID_TRANSFER_TARGET"),
+            (403, "DESTINATION_NOT_ALLOWED"),
+            (404, "ROOM_NOT_FOUND"),
+            (404, "PARTICIPANT_NOT_FOUND"),
+            (409, "NOT_A_SIP_PARTICIPANT"),
+            (500, "CALL_FAILED"),
+            (500, "LIVEKIT_NOT_CONFIGURED"),
+        ),
+    ),
+)

@@ -1,0 +1,426 @@
+"""``/v1/webhooks`` and ``/v1/agents/{id}/webhook``: where events go, and what became of them.
+
+An agent's webhook takes the place of the project's for the agent's calls: an event goes to one of
+them, never to both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+from aiohttp import web
+from pydantic import RootModel
+
+from core.errors import Conflict, Detail, NotFound, ServerFault
+from core.models import new_id, now
+from core.url_guard import UrlRefused, check_url
+from gateway.api.webhook_models import (
+    DEFAULT_CONTEXT_LIMIT,
+    DEFAULT_TIMEOUT_S,
+    AllTime,
+    DeliveryLimit,
+    DeliveryList,
+    DeliveryPage,
+    DeliveryQuery,
+    DeliveryView,
+    Done,
+    Stats,
+    StatsQuery,
+    TestMessage,
+    TestQuery,
+    TestResult,
+    WebhookOrNull,
+    WebhookSet,
+    WebhookView,
+)
+from gateway.auth.tokens import PRINCIPAL, scope_of
+from gateway.http.body import invalid, parse_body, parse_query
+from gateway.http.idempotency import once, replayed
+from gateway.http.route import Route
+from gateway.keys import (
+    AGENT_STORE,
+    AGENTS,
+    OUTBOX,
+    SETTINGS,
+    STORE,
+    VAULT,
+    WEBHOOK_SENDER,
+    WEBHOOKS,
+)
+from gateway.store.credentials import Unreadable
+from gateway.store.outbox import DeliveryStatus, NoEndpoint, Pending
+from gateway.store.webhooks import PROJECT, WebhookEndpoint
+from gateway.webhooks.payload import render_test
+
+
+async def put_project(request: web.Request) -> web.StreamResponse:
+    """Sets or changes it; either way with a new secret, which is the only valid one from then."""
+    return await _put(request, _owner(request), PROJECT)
+
+
+async def show_project(request: web.Request) -> web.StreamResponse:
+    """null when none is set."""
+    return await _show(request, _owner(request), PROJECT)
+
+
+async def delete_project(request: web.Request) -> web.StreamResponse:
+    """What was still to be delivered there fails."""
+    return await _delete(request, _owner(request), PROJECT)
+
+
+async def put_agents(request: web.Request) -> web.StreamResponse:
+    """The agent's events go there instead of the project's webhook. A new secret each time."""
+    return await _put(request, *await _agent(request, request.match_info["id"]))
+
+
+async def show_agents(request: web.Request) -> web.StreamResponse:
+    """null when none is set for just this agent."""
+    return await _show(request, *await _agent(request, request.match_info["id"]))
+
+
+async def delete_agents(request: web.Request) -> web.StreamResponse:
+    """The project's webhook, if set, takes the agent's later events."""
+    return await _delete(request, *await _agent(request, request.match_info["id"]))
+
+
+async def test_project(request: web.Request) -> web.StreamResponse:
+    """One attempt, now, at the webhook of the project, with a message that nobody said."""
+    agent_id = parse_query(request, TestQuery).agent_id
+    if agent_id is not None:
+        await _agent(request, agent_id)
+    return await _test(request, _owner(request), PROJECT, agent_id)
+
+
+async def test_agents(request: web.Request) -> web.StreamResponse:
+    """One attempt, now, at the agent's own webhook, with a message that nobody said."""
+    owner, agent_id = await _agent(request, request.match_info["id"])
+    return await _test(request, owner, agent_id, agent_id)
+
+
+async def deliveries(request: web.Request) -> web.StreamResponse:
+    """Of all the tenant's webhooks."""
+    query = parse_query(request, DeliveryQuery)
+    since = None if query.hours is None else now() - timedelta(hours=query.hours)
+    found, total = await request.app[OUTBOX].page(
+        _visible(request), limit=query.limit, offset=query.offset, since=since
+    )
+    page = DeliveryPage(
+        items=[DeliveryView.of(delivery) for delivery in found],
+        total=total,
+        limit=query.limit,
+        offset=query.offset,
+        has_more=query.offset + len(found) < total,
+    )
+    return web.json_response(page.wire())
+
+
+async def deliveries_of_agent(request: web.Request) -> web.StreamResponse:
+    """Of the webhook that is set for just this agent."""
+    query = parse_query(request, DeliveryLimit)
+    owner, agent_id = await _agent(request, request.match_info["id"])
+    endpoint = await _endpoint(request, owner, agent_id)
+    if endpoint is None:
+        return web.json_response([])
+    found, _ = await request.app[OUTBOX].page(
+        owner, limit=query.limit, offset=0, endpoint_id=endpoint.id
+    )
+    return web.json_response([DeliveryView.of(delivery).wire() for delivery in found])
+
+
+async def stats(request: web.Request) -> web.StreamResponse:
+    since = now() - timedelta(hours=parse_query(request, StatsQuery).hours)
+    counted = await request.app[OUTBOX].counts(_visible(request), since)
+    return web.json_response(Stats.made_of(counted).wire())
+
+
+async def all_time(request: web.Request) -> web.StreamResponse:
+    """Deliveries that are over are kept for 30 days."""
+    counted: Counter[DeliveryStatus] = Counter()
+    for _, _, status, number in await request.app[OUTBOX].counts(_visible(request)):
+        counted[status] += number
+    return web.json_response(AllTime.of(counted).wire())
+
+
+async def replay(request: web.Request) -> web.StreamResponse:
+    """Sends it again: the same body under the same id, to where such events go now.
+
+    With as many attempts as a new one, after those it has had.
+    """
+    delivery_id = request.match_info["id"]
+
+    async def effect() -> dict[str, Any]:
+        try:
+            delivery = await request.app[OUTBOX].replay(_visible(request), delivery_id)
+        except Pending:
+            raise Conflict("It is still being delivered", code="DELIVERY_PENDING") from None
+        except NoEndpoint:
+            raise Conflict("No webhook is set for it", code="NO_WEBHOOK") from None
+        if delivery is None:
+            raise NotFound("Delivery not found", code="DELIVERY_NOT_FOUND")
+        return DeliveryView.of(delivery).wire()
+
+    # Nothing is in the body; the key stands for the path.
+    nothing = RootModel[None](None)
+    return await once(request, request.app[STORE], request[PRINCIPAL], nothing, effect, status=202)
+
+
+async def _put(request: web.Request, owner: str, agent_id: str) -> web.Response:
+    body = await parse_body(request, WebhookSet)
+    if not request.app[SETTINGS].webhook_allow_private:
+        try:
+            check_url(body.url)
+        except UrlRefused as refused:
+            fault = Detail("url", str(refused), "url_refused")
+            raise invalid([fault], request.path) from None
+    limit, timeout = body.context_limit, body.timeout
+    vault = request.app[VAULT]
+
+    async def effect() -> dict[str, Any]:
+        endpoint = await request.app[WEBHOOKS].put(
+            owner,
+            agent_id,
+            url=body.url,
+            context_limit=DEFAULT_CONTEXT_LIMIT if limit is None else limit,
+            timeout_s=DEFAULT_TIMEOUT_S if timeout is None else timeout,
+        )
+        view = WebhookView.of(endpoint).wire()
+        # This is kept for repetitions of the request: not with the secret as it is.
+        return view | {"secret": vault.seal({"secret": view["secret"]})}
+
+    sealed = await once(request, request.app[STORE], request[PRINCIPAL], body, effect)
+    answer = json.loads(sealed.text or "")
+    try:
+        answer |= vault.open(answer["secret"])
+    except Unreadable:  # a repetition, and the key was taken away in between
+        raise _unreadable() from None
+    return web.json_response(answer, headers=replayed(sealed))
+
+
+async def _show(request: web.Request, owner: str, agent_id: str) -> web.Response:
+    endpoint = await _endpoint(request, owner, agent_id)
+    return web.json_response(None if endpoint is None else WebhookView.of(endpoint).wire())
+
+
+async def _delete(request: web.Request, owner: str, agent_id: str) -> web.Response:
+    if not await request.app[WEBHOOKS].delete(owner, agent_id):
+        raise _no_webhook()
+    return web.json_response(Done().wire())
+
+
+async def _test(
+    request: web.Request, owner: str, hook_agent: str, agent_id: str | None
+) -> web.Response:
+    message = TestMessage()
+    if request.can_read_body:
+        message = await parse_body(request, TestMessage)
+    endpoint = await _endpoint(request, owner, hook_agent)
+    if endpoint is None:
+        raise _no_webhook()
+    data = {
+        "callId": new_id("call"),
+        "numberId": None,
+        "from": message.from_ or "+15550100001",
+        "to": message.to or "+15550100002",
+        "status": "in-progress",
+        "transcript": message.message or "This is a test of your webhook.",
+        "confidence": 1.0,
+        "direction": "inbound",
+    }
+    sender = request.app[WEBHOOK_SENDER]
+    delivery = await request.app[OUTBOX].add_leased(
+        owner,
+        endpoint.id,
+        agent_id,
+        "agent.message",
+        render_test(now(), agent_id, data),
+        sender.lease,
+    )
+    done = await sender.send_now(delivery, endpoint) or delivery
+    result = TestResult(success=done.status == "success", delivery=DeliveryView.of(done))
+    return web.json_response(result.wire())
+
+
+async def _endpoint(request: web.Request, owner: str, agent_id: str) -> WebhookEndpoint | None:
+    try:
+        return await request.app[WEBHOOKS].get(owner, agent_id)
+    except Unreadable:
+        raise _unreadable() from None
+
+
+async def _agent(request: web.Request, agent_id: str) -> tuple[str, str]:
+    """Whose webhook the agent's is, and its id. Raises NotFound."""
+    scope = scope_of(request)
+    record = await request.app[AGENT_STORE].get(scope, agent_id)
+    if record is not None:
+        return record.auth_id or "", agent_id
+    # An agent that is a file is everybody's; each tenant has its own webhook for it.
+    if await request.app[AGENTS].get(scope, agent_id) is None:
+        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    return _owner(request), agent_id
+
+
+def _owner(request: web.Request) -> str:
+    return request[PRINCIPAL].auth_id or ""
+
+
+def _visible(request: web.Request) -> str | None:
+    """Whose deliveries the caller may see: an unscoped operator everybody's."""
+    return request[PRINCIPAL].auth_id
+
+
+def _unreadable() -> ServerFault:
+    return ServerFault(
+        "The webhook's secret cannot be read; set the webhook again", code="SECRET_UNREADABLE"
+    )
+
+
+def _no_webhook() -> NotFound:
+    return NotFound("No webhook is set", code="WEBHOOK_NOT_FOUND")
+
+
+_STORE = (503, "STORE_UNAVAILABLE")
+_UNREADABLE = (500, "SECRET_UNREADABLE")
+_AGENT = ((404, "AGENT_NOT_FOUND"), _STORE)
+_NO_WEBHOOK = (404, "WEBHOOK_NOT_FOUND")
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/v1/webhooks",
+        handler=put_project,
+        summary="Set the project's webhook",
+        tag="Webhooks",
+        body=WebhookSet,
+        answer=WebhookView,
+        errors=(_STORE, _UNREADABLE),
+        idempotent=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/webhooks",
+        handler=show_project,
+        summary="The project's webhook, with its secret",
+        tag="Webhooks",
+        answer=WebhookOrNull,
+        errors=(_STORE, _UNREADABLE),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/webhooks",
+        handler=delete_project,
+        summary="Remove the project's webhook",
+        tag="Webhooks",
+        answer=Done,
+        errors=(_NO_WEBHOOK, _STORE),
+    ),
+    Route(
+        method="POST",
+        path="/v1/webhooks/test",
+        handler=test_project,
+        summary="Try the project's webhook",
+        tag="Webhooks",
+        body=TestMessage,
+        body_required=False,
+        query=TestQuery,
+        answer=TestResult,
+        errors=(*_AGENT, _NO_WEBHOOK, _UNREADABLE),
+    ),
+    Route(
+        method="GET",
+        path="/v1/webhooks/deliveries",
+        handler=deliveries,
+        summary="Deliveries, newest first",
+        tag="Webhooks",
+        query=DeliveryQuery,
+        answer=DeliveryPage,
+        errors=(_STORE,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/webhooks/deliveries/stats",
+        handler=stats,
+        summary="How deliveries of the last hours went",
+        tag="Webhooks",
+        query=StatsQuery,
+        answer=Stats,
+        errors=(_STORE,),
+    ),
+    Route(
+        method="GET",
+        path="/v1/webhooks/deliveries/all-time",
+        handler=all_time,
+        summary="How all deliveries went",
+        tag="Webhooks",
+        answer=AllTime,
+        errors=(_STORE,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/webhooks/deliveries/{id}/replay",
+        handler=replay,
+        summary="Deliver once more",
+        tag="Webhooks",
+        answer=DeliveryView,
+        status=202,
+        errors=(
+            (404, "DELIVERY_NOT_FOUND"),
+            (409, "DELIVERY_PENDING"),
+            (409, "NO_WEBHOOK"),
+            _STORE,
+        ),
+        idempotent=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/agents/{id}/webhook",
+        handler=put_agents,
+        summary="Set an agent's own webhook",
+        tag="Webhooks",
+        body=WebhookSet,
+        answer=WebhookView,
+        errors=(*_AGENT, _UNREADABLE),
+        idempotent=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/agents/{id}/webhook",
+        handler=show_agents,
+        summary="An agent's own webhook, with its secret",
+        tag="Webhooks",
+        answer=WebhookOrNull,
+        errors=(*_AGENT, _UNREADABLE),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/agents/{id}/webhook",
+        handler=delete_agents,
+        summary="Remove an agent's own webhook",
+        tag="Webhooks",
+        answer=Done,
+        errors=(*_AGENT, _NO_WEBHOOK),
+    ),
+    Route(
+        method="POST",
+        path="/v1/agents/{id}/webhook/test",
+        handler=test_agents,
+        summary="Try an agent's own webhook",
+        tag="Webhooks",
+        body=TestMessage,
+        body_required=False,
+        answer=TestResult,
+        errors=(*_AGENT, _NO_WEBHOOK, _UNREADABLE),
+    ),
+    Route(
+        method="GET",
+        path="/v1/agents/{id}/webhook/deliveries",
+        handler=deliveries_of_agent,
+        summary="Deliveries to an agent's own webhook, newest first",
+        tag="Webhooks",
+        query=DeliveryLimit,
+        answer=DeliveryList,
+        errors=(*_AGENT, _UNREADABLE),
+    ),
+)

@@ -1,0 +1,183 @@
+"""What workers ask and tell: their call's brief, its events, their own heartbeat.
+
+Each request carries a token of ours (core.tokens), scoped to one call or one worker.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from aiohttp import web
+from pydantic import AwareDatetime, BaseModel, Field, model_validator
+
+from core.errors import AppError, NotFound, TooEarly, Unauthenticated
+from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
+from core.models import CallEvent, Turn, now
+from core.tokens import Audience, InvalidToken, TokenIssuer
+from gateway.calls.inbound import Gone
+from gateway.calls.inbound_record import answering_webhook, brief_of
+from gateway.http.body import parse_body
+from gateway.http.route import Route
+from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS, WEBHOOKS
+from gateway.store.database import Scope
+
+MAX_EVENTS = 100
+
+# An agent is sent to a call's room while the call's record is being written, and may be quicker
+# than a busy database. As long as one statement may take (gateway.store.database).
+_RECORD_WITHIN = timedelta(seconds=10)
+
+# What both databases keep in an INTEGER column.
+_MAX_CALLS = 1_000_000
+# Any clock's time, as long as every reader can be shown it in UTC.
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class WorkerEvent(CallEvent):
+    """An event that can be folded and shown: what cannot is refused, not kept and stumbled on."""
+
+    at: AwareDatetime = Field(default_factory=now)
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not _EARLIEST <= self.at < _LATEST:
+            raise ValueError("at is no time of a call")
+        if self.type == "turn":
+            Turn.model_validate(self.data)
+        code = self.data.get("sipStatusCode")
+        if self.type == "call.ended" and isinstance(code, int) and not 100 <= code <= 699:
+            raise ValueError("sipStatusCode is no SIP status")
+        return self
+
+
+class Beat(Heartbeat):
+    capacity: int = Field(ge=0, le=_MAX_CALLS)
+    active: int = Field(ge=0, le=_MAX_CALLS)
+
+
+class Events(BaseModel):
+    events: list[WorkerEvent] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+async def heartbeat(request: web.Request) -> web.StreamResponse:
+    worker_id = _bearer(request, "switchroom:worker")
+    beat = await parse_body(request, Beat)
+    if beat.worker_id != worker_id:
+        raise Unauthenticated("The token is another worker's")
+    await request.app[STORE].heartbeat(beat)
+    return web.json_response({"ok": True})
+
+
+async def brief(request: web.Request) -> web.StreamResponse:
+    call_id = call_of_token(request)
+    job = await request.app[STORE].job(call_id)
+    if job is None:
+        raise _no_record(request)
+    call, agent, max_duration_ms = job
+    if call.ended or agent is None:
+        raise Gone("The call is over, or takes no agent")
+    webhook = await answering_webhook(call, agent, request.app[WEBHOOKS])
+    return web.json_response(brief_of(call, agent, max_duration_ms, webhook).revealed())
+
+
+async def inbound(request: web.Request) -> web.StreamResponse:
+    _bearer(request, "switchroom:worker")
+    room = await parse_body(request, InboundRoom)
+    calls = request.app[INBOUND]
+    assert calls is not None  # nobody is a worker without LiveKit keys
+    return web.json_response((await calls.assign(room)).revealed())
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    call_id = call_of_token(request)
+    body = await parse_body(request, Events)
+    stored = await request.app[TIMELINE].append(call_id, body.events, "worker")
+    if stored is None:
+        raise _no_record(request)
+    metrics = request.app[METRICS]
+    metrics.events.labels("worker").inc(len(stored))
+    if any(event.type == "agent.left" for event in stored):
+        # A worker's last word: turns are told more than once, and counted once.
+        metrics.conversed(await request.app[STORE].turns(call_id))
+    call = await request.app[STORE].call(Scope(None), call_id)
+    # An agent that comes too late learns here that nobody needs it any more.
+    answer: dict[str, Any] = {"accepted": len(stored), "over": call is None or call.ended}
+    return web.json_response(answer)
+
+
+def call_of_token(request: web.Request) -> str:
+    """The call in the path, which the token must be for. Raises Unauthenticated."""
+    call_id = _bearer(request, "switchroom:call")
+    if call_id != request.match_info["id"]:
+        raise Unauthenticated("The token is another call's")
+    return call_id
+
+
+def _no_record(request: web.Request) -> AppError:
+    """Why there is none of the call that the request's token is for."""
+    tokens, token = _token(request)
+    if now() - tokens.call_token_made(token) < _RECORD_WITHIN:
+        return TooEarly("The call is not on record yet", code="CALL_NOT_READY")
+    return NotFound("Call not found", code="CALL_NOT_FOUND")
+
+
+def _bearer(request: web.Request, audience: Audience) -> str:
+    tokens, token = _token(request)
+    try:
+        return tokens.verify(token, audience)
+    except InvalidToken:
+        raise Unauthenticated("The token is not valid") from None
+
+
+def _token(request: web.Request) -> tuple[TokenIssuer, str]:
+    """What the request brings, not verified, and who can."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    tokens = request.app[TOKENS]
+    if scheme.lower() != "bearer" or tokens is None:
+        raise Unauthenticated("A worker's token is needed", code="MISSING_AUTH_HEADER")
+    return tokens, token.strip()
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/internal/workers/heartbeat",
+        handler=heartbeat,
+        summary="A worker lives",
+        tag="Internal",
+        body=Heartbeat,
+        internal=True,
+    ),
+    Route(
+        method="GET",
+        path="/internal/calls/{id}",
+        handler=brief,
+        summary="What a worker needs to know of its call",
+        tag="Internal",
+        answer=CallBrief,
+        errors=((404, "CALL_NOT_FOUND"), (410, "CALL_ENDED"), (425, "CALL_NOT_READY")),
+        internal=True,
+    ),
+    Route(
+        method="POST",
+        path="/internal/calls/inbound",
+        handler=inbound,
+        summary="Which call the worker is in the room of",
+        tag="Internal",
+        body=InboundRoom,
+        answer=Assignment,
+        errors=((410, "CALL_ENDED"), (503, "LIVEKIT_UNAVAILABLE")),
+        internal=True,
+    ),
+    Route(
+        method="POST",
+        path="/internal/calls/{id}/events",
+        handler=events,
+        summary="What a worker saw",
+        tag="Internal",
+        body=Events,
+        errors=((404, "CALL_NOT_FOUND"), (425, "CALL_NOT_READY")),
+        internal=True,
+    ),
+)

@@ -1,0 +1,100 @@
+"""A call that was handed over, once its agent has left: caller and human, and how it ends.
+
+When either leaves, the other is hung up. The same goes for a human whose caller has left
+before: whatever became of the worker, nobody is left talking to an empty room.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from livekit.api import LiveKitAPI
+from livekit.protocol.models import ParticipantInfo
+from livekit.protocol.room import RoomParticipantIdentity
+
+from core.events import ended
+from core.models import Call, CallEvent
+from core.transfers import LEG_ATTRIBUTE
+from gateway.calls.following import LIVEKIT_ERRORS, participants
+from gateway.calls.timeline import Timeline
+from gateway.store.calls import Store
+
+log = logging.getLogger(__name__)
+
+_TRIES = 2
+
+
+def call_of_human(participant: ParticipantInfo) -> str | None:
+    """The call that this phone was dialled for, to take it over; None: it was not."""
+    if participant.kind != ParticipantInfo.Kind.SIP:
+        return None
+    return participant.attributes.get(LEG_ATTRIBUTE) or None
+
+
+def humans_of(call: Call, present: Iterable[ParticipantInfo]) -> list[ParticipantInfo]:
+    """Those who were dialled to take the call over, and are still in its room."""
+    return [other for other in present if call_of_human(other) == call.id]
+
+
+async def is_transferred(store: Store, call_id: str) -> bool:
+    """Whether a human has the caller."""
+    return bool(await store.events(call_id, types=["call.transferred"]))
+
+
+async def is_referring(store: Store, call_id: str) -> bool:
+    """Whether the caller's phone has been sent elsewhere, and what came of it is not known yet."""
+    told = await store.events(call_id, types=["transfer.started", "transfer.failed"])
+    return bool(told) and told[-1].data.get("mode") == "cold"
+
+
+class Handover:
+    """Ends what was handed over. Failures of LiveKit are logged."""
+
+    def __init__(self, livekit: LiveKitAPI, store: Store, timeline: Timeline) -> None:
+        self._livekit = livekit
+        self._store = store
+        self._timeline = timeline
+
+    async def human_left(self, call_id: str, room_name: str, at: datetime) -> None:
+        """Of a transfer that did not come about it is the worker's business."""
+        job = await self._store.job(call_id)
+        if job is None:
+            return
+        call, _, max_duration_ms = job
+        if call.ended or call.room_name != room_name:
+            return
+        if not await is_transferred(self._store, call_id):
+            return
+        limit = timedelta(milliseconds=max_duration_ms)
+        # The human's phone is given what is left of the time, in whole seconds.
+        too_long = call.answered_at is not None and at - call.answered_at >= limit
+        data = ended("completed", "max_duration_reached" if too_long else "call_transfer")
+        # Before the hang-up, so that LiveKit's webhook finds the reason already there.
+        over = CallEvent(type="call.ended", at=at, data=data)
+        await self._timeline.append(call_id, [over], "livekit")
+        await self._remove(room_name, call.participant_identity)
+
+    async def caller_left(self, call: Call) -> None:
+        """Send away whoever was to take the call, or has taken it."""
+        if not await self._store.events(call.id, types=["transfer.started"]):
+            return
+        try:
+            present = await participants(self._livekit, call.room_name)
+        except LIVEKIT_ERRORS as error:
+            log.warning("cannot look for a human", extra={"problem": type(error).__name__})
+            return
+        for human in humans_of(call, present):
+            await self._remove(call.room_name, human.identity)
+
+    async def _remove(self, room_name: str, identity: str) -> None:
+        whom = RoomParticipantIdentity(room=room_name, identity=identity)
+        for _ in range(_TRIES):
+            try:
+                await self._livekit.room.remove_participant(whom)
+                return
+            except LIVEKIT_ERRORS as error:
+                if getattr(error, "code", "") == "not_found":
+                    return
+                log.warning("could not hang up", extra={"problem": type(error).__name__})

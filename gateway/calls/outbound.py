@@ -1,0 +1,317 @@
+"""Placing a call: from a checked plan to a phone that rings.
+
+``place`` claims the room, keeps the record, dials, and returns once the SIP
+participant is in the room; ``accept`` keeps the record and returns, and the rest
+happens behind it. The rest of the call's beginning is followed by a task of its own
+(gateway.calls.following). Every way out passes the destination policy, the tenant's limits
+and the guard of SIP addresses here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from livekit.api import LiveKitAPI, ServerError
+from livekit.protocol.models import ParticipantInfo
+
+from core.errors import AppError, Conflict, ServerFault, Unavailable
+from core.events import ended
+from core.models import Agent, CallEvent
+from gateway.calls.following import (
+    LIVEKIT_ERRORS,
+    Dispatcher,
+    Following,
+    Journal,
+    participants,
+    tidy,
+)
+from gateway.calls.limits import CallLimits
+from gateway.calls.plan import CallPlan
+from gateway.calls.policy import DialPolicy
+from gateway.calls.rooms import Claimed, LiveKitRooms
+from gateway.calls.timeline import Timeline
+from gateway.calls.trunks import check_trunk
+from gateway.store.calls import LiveIdentity, Store
+from gateway.store.room_names import HeldByToken
+from sip.dial import Dial, DialFailed, DialOutcome, Joined
+from sip.guard import SipGuard
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_NEVER_DIALLED = DialOutcome(status="failed", reason="dial_failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    call_id: str
+    ids: Joined
+
+
+class Outbound:
+    """Places calls, and owns the tasks that do and that follow them."""
+
+    def __init__(
+        self,
+        *,
+        livekit: LiveKitAPI,
+        sip: LiveKitAPI,
+        store: Store,
+        timeline: Timeline,
+        rooms: LiveKitRooms,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        policy: DialPolicy,
+        limits: CallLimits,
+        guard: SipGuard,
+        agent_join_timeout_s: float,
+    ) -> None:
+        self._livekit = livekit
+        self._sip = sip
+        self._store = store
+        self._timeline = timeline
+        self._rooms = rooms
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._policy = policy
+        self._limits = limits
+        self._guard = guard
+        self._agent_join_timeout_s = agent_join_timeout_s
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._followed: set[str] = set()
+
+    def follows(self, call_id: str) -> bool:
+        """Whether this process still waits for news of the call (the reconciler lets it)."""
+        return call_id in self._followed
+
+    async def room_exists(self, plan: CallPlan) -> bool:
+        """For a dry run. Raises NotFound when the room is another's, ServerFault."""
+        try:
+            return await self._rooms.exists(plan.principal, plan.room_name)
+        except LIVEKIT_ERRORS as error:
+            raise _livekit_failed(error) from error
+
+    async def place(self, plan: CallPlan) -> Placed:
+        """Dial. Raises Forbidden, NotFound, Conflict, TooManyRequests, ServerFault, Unavailable.
+
+        Once begun it finishes, whether or not the HTTP client waits: a dropped
+        connection must not leave a half-placed call.
+        """
+        await self._admit(plan)
+        return await asyncio.shield(self._spawn(self._place(plan), "place"))
+
+    async def accept(self, plan: CallPlan) -> None:
+        """Keep the record and dial behind it; what becomes of it is on the record.
+
+        The plan's room must be the call's own. Raises Forbidden, TooManyRequests, Unavailable.
+        """
+        await self._admit(plan)
+        await asyncio.shield(self._spawn(self._accept(plan), "place"))
+
+    async def _admit(self, plan: CallPlan) -> None:
+        """Raises Forbidden ``DESTINATION_NOT_ALLOWED``, TooManyRequests, Unavailable."""
+        self._policy.check(
+            plan.to_number,
+            from_number=plan.from_number,
+            trunk_country=plan.trunk.country,
+            tenant=plan.principal.auth_id is not None,
+        )
+        await self._limits.check(plan.principal.auth_id, with_agent=plan.agent is not None)
+        self._limits.take(plan.principal.auth_id)
+        await check_trunk(self._guard, plan.trunk)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait for dials to get their verdict, then let go of them (they ring on in LiveKit)."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _place(self, plan: CallPlan) -> Placed:
+        claimed, present = await self._enter(plan)
+        if any(other.identity == plan.participant_identity for other in present):
+            raise _identity_taken()
+        agent = _joining_agent(plan, present)
+        # Refused, it leaves the room to its own time-out: a twin may be dialling into it.
+        await self._insert(plan, agent)
+        return Placed(plan.call_id, await self._start(plan, agent, created=claimed.created))
+
+    async def _accept(self, plan: CallPlan) -> None:
+        await self._insert(plan, plan.agent)
+        self._followed.add(plan.call_id)
+        self._spawn(self._place_accepted(plan), "follow")
+
+    async def _place_accepted(self, plan: CallPlan) -> None:
+        entered = started = False
+        try:
+            claimed, _ = await self._enter(plan)
+            entered = True
+            # Somebody may have thought better of it.
+            if await self._store.events(plan.call_id, types=["call.ended"]):
+                await tidy(self._livekit, plan.room_name)
+                return
+            await self._start(plan, plan.agent, created=claimed.created)
+            started = True
+        except AppError as error:
+            log.warning(
+                "accepted call not placed", extra={"call_id": plan.call_id, "code": error.code}
+            )
+            # What _start raises it has written down, unless the database was away.
+            if not entered or error.code == "STORE_UNAVAILABLE":
+                await self._journal.verdict(plan.call_id, _NEVER_DIALLED)
+        finally:
+            if not started:
+                self._followed.discard(plan.call_id)
+
+    async def _enter(self, plan: CallPlan) -> tuple[Claimed, list[ParticipantInfo]]:
+        """The plan's room, with the agent dispatched if it is new, and who is there."""
+        agents = [self._dispatcher.dispatch(plan.call_id)] if plan.agent else []
+        try:
+            claimed = await self._rooms.enter(plan.principal, plan.room_name, agents)
+            present = [] if claimed.created else await participants(self._livekit, plan.room_name)
+        except LIVEKIT_ERRORS as error:
+            raise _livekit_failed(error) from error
+        return claimed, present
+
+    async def _start(self, plan: CallPlan, agent: Agent | None, *, created: bool) -> Joined:
+        """Dial, and follow the call. Raises ServerFault, Unavailable; the record says why."""
+        try:
+            if agent is not None and not await worker_free(
+                self._store, self._dispatcher.agent_name
+            ):
+                await self._journal.write(
+                    plan.call_id, "call.ended", ended("failed", "agent_unavailable")
+                )
+                raise no_worker()
+            if agent is not None and not created:
+                await self._dispatcher.send(plan.call_id, plan.room_name)
+            dial, ids = await self._dial(plan, agent)
+        except (ServerFault, Unavailable):
+            if created:
+                await tidy(self._livekit, plan.room_name)
+            raise
+        self._followed.add(plan.call_id)
+        self._spawn(self._follow(plan, dial, agent, created=created), "follow")
+        return ids
+
+    async def _dial(self, plan: CallPlan, agent: Agent | None) -> tuple[Dial, Joined]:
+        """Until the participant is in the room. When it raises (ServerFault, …), nothing rings."""
+        call_id = plan.call_id
+        dial = Dial(self._sip, self._livekit, plan.dial(agent))
+        try:
+            ids = await dial.joined()
+            data = {"participantId": ids.participant_id, "sipCallId": ids.sip_call_id}
+            await self._journal.write(call_id, "call.dialing", data)
+        except DialFailed as error:
+            await self._journal.verdict(call_id, error.outcome)
+            if error.outcome.overloaded:
+                raise Unavailable(
+                    "The SIP service is at its limit", code="SIP_OVERLOADED", retry_after_s=2
+                ) from None
+            raise ServerFault("The call could not be placed", code="CALL_FAILED") from None
+        except TimeoutError:
+            await dial.abandon()
+            await self._journal.verdict(call_id, _NEVER_DIALLED)
+            raise ServerFault("The call could not be placed", code="CALL_FAILED") from None
+        except BaseException:
+            # What cannot be written down must not ring.
+            await dial.abandon()
+            raise
+        return dial, ids
+
+    async def _follow(
+        self, plan: CallPlan, dial: Dial, agent: Agent | None, *, created: bool
+    ) -> None:
+        following = Following(
+            plan.call_id,
+            plan.room_name,
+            dial,
+            store=self._store,
+            timeline=self._timeline,
+            journal=self._journal,
+            dispatcher=self._dispatcher if agent else None,
+            agent_join_timeout_s=self._agent_join_timeout_s,
+        )
+        try:
+            outcome = await following.run()
+        finally:
+            self._followed.discard(plan.call_id)
+        if created and not outcome.answered:
+            await tidy(self._livekit, plan.room_name)
+
+    async def _insert(self, plan: CallPlan, agent: Agent | None) -> None:
+        """Raises Conflict ``PARTICIPANT_EXISTS``, TooManyRequests ``CONCURRENCY_LIMIT``."""
+        new, queued = plan.record(agent), CallEvent(type="call.queued")
+        try:
+            try:
+                await self._limits.insert(new, queued)
+            except LiveIdentity as held:
+                # The participant is not in the room. A call being placed right now will
+                # be; any other record was left behind by a gateway that died.
+                if self.follows(held.call_id) or not await self._left_behind(held.call_id, plan):
+                    raise
+                await self._limits.insert(new, queued)
+        except (HeldByToken, LiveIdentity):
+            # Whoever joined with the token would throw the phone out, and be taken for it.
+            raise _identity_taken() from None
+
+    async def _left_behind(self, call_id: str, plan: CallPlan) -> bool:
+        """Close the record of a call that was once in its room and is there no more."""
+        if not await self._store.events(call_id, types=["call.dialing"]):
+            return False
+        present = await participants(self._livekit, plan.room_name)
+        if any(other.identity == plan.participant_identity for other in present):
+            return False
+        gone = CallEvent(type="call.ended", data=ended("failed", "dial_failed", note="left behind"))
+        await self._timeline.append(call_id, [gone], "reconciler")
+        return True
+
+    def _spawn(self, work: Coroutine[Any, Any, _T], name: str) -> asyncio.Task[_T]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        # A failing "place" is the request's to answer.
+        if task.get_name() == "follow" and not task.cancelled() and task.exception():
+            log.error("following a call failed", exc_info=task.exception())
+
+
+async def worker_free(store: Store, agent_name: str) -> bool:
+    """Whether some worker could take a call now. Raises Unavailable (the database)."""
+    return any(
+        worker.agent_name == agent_name and not worker.draining and worker.active < worker.capacity
+        for worker in await store.workers()
+    )
+
+
+def no_worker() -> Unavailable:
+    return Unavailable("No agent worker is free", code="AGENT_UNAVAILABLE", retry_after_s=5)
+
+
+def _joining_agent(plan: CallPlan, present: list[ParticipantInfo]) -> Agent | None:
+    """A second call into a room with an agent gets none of its own, unless it names one."""
+    occupied = any(other.kind == ParticipantInfo.Kind.AGENT for other in present)
+    return None if occupied and not plan.agent_named else plan.agent
+
+
+def _identity_taken() -> Conflict:
+    return Conflict(
+        "A participant with this identity is already in the room, or may join it",
+        code="PARTICIPANT_EXISTS",
+    )
+
+
+def _livekit_failed(error: Exception) -> ServerFault | Unavailable:
+    log.error("LiveKit did not serve a request", extra={"problem": type(error).__name__})
+    if isinstance(error, ServerError) and error.code == "resource_exhausted":
+        return Unavailable("LiveKit is at its limit", code="SIP_OVERLOADED", retry_after_s=2)
+    return ServerFault("The call could not be placed", code="CALL_FAILED")

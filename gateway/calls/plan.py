@@ -1,0 +1,72 @@
+"""A call that is to be placed, checked and complete, before anything has happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.models import Agent, new_id
+from gateway.auth.tokens import Principal
+from gateway.calls.trunks import sealable
+from gateway.store.calls import NewCall
+from sip.dial import DialRequest, Trunk
+
+# The worker ends a call that is too long, with a word; the SIP service only if that failed.
+_BACKSTOP_S = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallPlan:
+    """``principal``: whose call it is, and whose room it needs."""
+
+    principal: Principal
+    room_name: str
+    participant_identity: str
+    participant_name: str
+    from_number: str
+    to_number: str
+    trunk: Trunk
+    own_trunk: bool = False
+    """The request had a say in ``trunk``: a transfer of the call must leave by it too."""
+    agent: Agent | None
+    agent_named: bool = False
+    phone_number_id: str | None = None
+    ringing_timeout_s: int = 30
+    max_duration_s: int = 3600
+    headers: Mapping[str, str] = field(default_factory=dict)
+    dtmf: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    call_id: str = field(default_factory=lambda: new_id("call"))
+
+    def record(self, agent: Agent | None) -> NewCall:
+        """What is kept of it; ``agent``: who joins, which depends on the room."""
+        return NewCall(
+            id=self.call_id,
+            auth_id=self.principal.auth_id,
+            direction="outbound",
+            room_name=self.room_name,
+            participant_identity=self.participant_identity,
+            from_number=self.from_number,
+            to_number=self.to_number,
+            max_duration_ms=self.max_duration_s * 1000,
+            agent=agent,
+            phone_number_id=self.phone_number_id,
+            own_trunk=sealable(self.trunk) if self.own_trunk else None,
+            metadata=self.metadata,
+        )
+
+    def dial(self, agent: Agent | None) -> DialRequest:
+        return DialRequest(
+            trunk=self.trunk,
+            from_number=self.from_number,
+            to_number=self.to_number,
+            room_name=self.room_name,
+            participant_identity=self.participant_identity,
+            participant_name=self.participant_name,
+            attributes={"switchroom.callId": self.call_id},
+            headers=self.headers,
+            dtmf=self.dtmf,
+            ringing_timeout_s=self.ringing_timeout_s,
+            max_call_duration_s=self.max_duration_s + (_BACKSTOP_S if agent else 0),
+        )

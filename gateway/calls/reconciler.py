@@ -1,0 +1,296 @@
+"""Brings the records of calls and LiveKit's rooms into agreement.
+
+A gateway killed in mid-dial, a lost webhook, an agent that is gone: LiveKit knows who is in
+which room. At the start and every minute; never dials. What it finds:
+
+- a call without its participant is over, and its record is finished;
+- a phone that is alone in its room, its agent having never come or gone, is hung up on; a
+  human who was to take the call is no company, one who has taken it is;
+- a phone whose call is over is hung up on;
+- a caller in a room of whom nobody told gets a record;
+- the names of rooms that live are held for their tenants (gateway.calls.rooms).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import aiohttp
+from livekit.api import LiveKitAPI, ServerError
+from livekit.protocol.models import ParticipantInfo, Room
+from livekit.protocol.room import RoomParticipantIdentity
+
+from core.errors import AppError
+from core.events import ended
+from core.models import Call, CallEvent, DisconnectionReason, now
+from core.names import is_name
+from gateway.api.web_calls import JOIN_WITHIN
+from gateway.calls.following import participants
+from gateway.calls.handover import Handover, call_of_human, humans_of, is_referring, is_transferred
+from gateway.calls.inbound import Gone, Inbound
+from gateway.calls.inbound_record import call_id_of, is_caller, left_unanswered
+from gateway.calls.outbound import Outbound
+from gateway.calls.rooms import LiveKitRooms
+from gateway.calls.timeline import Timeline
+from gateway.numbers.repair import NumberRepair
+from gateway.store.calls import Store
+from gateway.store.database import Scope
+from sip.trunks import read_label
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 60.0
+# Younger calls may be between their record and their participant.
+_SETTLED = timedelta(seconds=20)
+# No phone rings and talks for longer (a call lasts a day at most): of older calls none is left.
+_LONGEST = timedelta(hours=25)
+
+Finding = Literal["gone", "alone"]
+
+
+class Reconciler:
+    def __init__(
+        self,
+        *,
+        livekit: LiveKitAPI,
+        store: Store,
+        timeline: Timeline,
+        rooms: LiveKitRooms,
+        outbound: Outbound,
+        inbound: Inbound,
+        numbers: NumberRepair | None = None,
+        second_look_s: float = 5.0,
+        alone_s: float = 20.0,
+    ) -> None:
+        """``alone_s``: how long a phone may be without an agent."""
+        self._second_look_s = second_look_s
+        self._alone_s = alone_s
+        self._livekit = livekit
+        self._store = store
+        self._timeline = timeline
+        self._rooms = rooms
+        self._outbound = outbound
+        self._inbound = inbound
+        self._numbers = numbers
+        self._handover = Handover(livekit, store, timeline)
+        self._alone_since: dict[str, float] = {}
+
+    async def run(self, period_s: float = PERIOD_S) -> None:
+        """Until cancelled. What fails is logged and tried again in the next turn."""
+        while True:
+            # Rooms first: their names must not wait for a provider of numbers.
+            with _logged():
+                await self.round()
+            if self._numbers is not None:
+                with _logged():
+                    await self._numbers.reconcile()
+            # A phone without an agent is not left alone for another minute.
+            await asyncio.sleep(self._second_look_s if self._alone_since else period_s)
+
+    async def round(self) -> int:
+        """Two looks at every unfinished call; how many were finished.
+
+        A call that ended just now is missing from its room before its verdict is written,
+        by this gateway or another: only one that is still open and still missing a moment
+        later was left behind.
+        """
+        await self._look_into_rooms()
+        if suspects := await self._suspects():
+            await asyncio.sleep(self._second_look_s)
+        finished = 0
+        for call_id, (call, finding) in (await self._suspects() if suspects else {}).items():
+            if call_id in suspects and suspects[call_id][1] == finding:
+                with _one_of_many(call_id):
+                    await self._finish(call, finding)
+                    finished += 1
+        await self._store.sweep()
+        return finished
+
+    # --- rooms that a SIP service made for callers
+
+    async def _look_into_rooms(self) -> None:
+        others = []
+        for room in await self._rooms.look():
+            call_id = call_id_of(room.name)
+            with _one_of_many(call_id):
+                if "number_id" not in read_label(room.metadata):
+                    others.append(room.name)
+                    continue
+                call = await self._store.call(Scope(None), call_id)
+                if call is None:
+                    await self._take_up(room)
+                elif call.ended_at is not None and call.ended_at < now() - _SETTLED:
+                    await self._clear(room, call)
+        # Most have no call that is over, and LiveKit need not be asked who is in them.
+        for room_name in await self._store.rooms_of_ended(
+            list(filter(is_name, others)),
+            created_after=now() - _LONGEST,
+            ended_before=now() - _SETTLED,
+        ):
+            with _one_of_many(call_id_of(room_name)):
+                await self._clear_of_ended(room_name)
+
+    async def _take_up(self, room: Room) -> None:
+        for caller in filter(is_caller, await self._present(room.name)):
+            at = datetime.fromtimestamp(caller.joined_at, UTC) if caller.joined_at else None
+            with contextlib.suppress(Gone):
+                call = await self._inbound.admit(room.name, caller, at)
+                log.warning("found a call that nobody had told of", extra={"call_id": call.id})
+
+    async def _clear(self, room: Room, call: Call) -> None:
+        """The call is over, but its caller still hears ringing or silence."""
+        present = await self._present(room.name)
+        if _alone(present, call):
+            log.warning("hung up on a caller left behind", extra={"call_id": call.id})
+            await self._hang_up(call.room_name, call.participant_identity)
+
+    async def _clear_of_ended(self, room_name: str) -> None:
+        """Phones that we dialled and whose call is over: nobody could hang up on them then."""
+        try:
+            present = await self._present(room_name)
+        except ServerError as error:
+            facts = {"room": room_name, "problem": error.code}
+            return log.warning("LiveKit does not tell of a room", extra=facts)
+        if any(other.kind == ParticipantInfo.Kind.AGENT for other in present):
+            return  # somebody talks to them, whatever the record says
+        for phone in present:
+            if phone.kind != ParticipantInfo.Kind.SIP:
+                continue
+            call_id = phone.attributes.get("switchroom.callId") or call_of_human(phone)
+            call = await self._store.call(Scope(None), call_id) if call_id else None
+            if call is not None and call.ended_at and call.ended_at < now() - _SETTLED:
+                log.warning("hung up on a phone left behind", extra={"call_id": call.id})
+                await self._hang_up(room_name, phone.identity)
+
+    # --- unfinished calls
+
+    async def _suspects(self) -> dict[str, tuple[Call, Finding]]:
+        """Calls that nobody follows, and what is the matter with them."""
+        found: dict[str, tuple[Call, Finding]] = {}
+        alone: dict[str, float] = {}
+        async for call, present in self._unfollowed():
+            with _one_of_many(call.id):
+                if not any(other.identity == call.participant_identity for other in present):
+                    found[call.id] = call, "gone"
+                elif call.agent_id is not None and await self._left_alone(call, present):
+                    since = alone[call.id] = self._alone_since.get(call.id, time.monotonic())
+                    if time.monotonic() - since >= self._alone_s:
+                        found[call.id] = call, "alone"
+        self._alone_since = alone
+        return found
+
+    async def _unfollowed(self) -> AsyncIterator[tuple[Call, list[ParticipantInfo]]]:
+        for call in await self._store.unfinished_calls(created_before=now() - _SETTLED):
+            if self._outbound.follows(call.id) or self._inbound.follows(call.id):
+                continue
+            if _awaits_visitor(call):
+                continue
+            try:
+                yield call, await self._present(call.room_name)
+            except ServerError as error:
+                # One call that LiveKit will not talk about must not keep the others open.
+                facts = {"call_id": call.id, "problem": error.code}
+                log.warning("LiveKit does not tell of a call", extra=facts)
+
+    async def _left_alone(self, call: Call, present: list[ParticipantInfo]) -> bool:
+        humans = humans_of(call, present)
+        if humans and not await is_transferred(self._store, call.id):
+            present = [other for other in present if other not in humans]
+        return _alone(present, call)
+
+    async def _finish(self, call: Call, finding: Finding) -> None:
+        transferred = await is_transferred(self._store, call.id)
+        if transferred and call.answered_at is not None:
+            data = ended("completed", "call_transfer", note=f"found {finding}")
+        else:
+            data = _left_alone(call) if finding == "alone" else await self._gone(call)
+        log.warning(
+            "finished a call nobody followed", extra={"call_id": call.id, "finding": finding}
+        )
+        # Before the hang-up, so that LiveKit's webhook finds the reason already there.
+        await self._timeline.append(
+            call.id, [CallEvent(type="call.ended", data=data)], "reconciler"
+        )
+        if finding == "alone":
+            await self._hang_up(call.room_name, call.participant_identity)
+        await self._handover.caller_left(call)
+
+    async def _gone(self, call: Call) -> dict[str, Any]:
+        if call.answered_at is not None:
+            referred = await is_referring(self._store, call.id)
+            reason: DisconnectionReason = "call_transfer" if referred else "user_hangup"
+            return ended("completed", reason, note="found gone")
+        if call.direction == "inbound":
+            told = await self._store.events(call.id, types=["livekit.participant_left"])
+            facts = told[-1].data if told else {}
+            status, reason = left_unanswered(facts.get("callStatus"), facts.get("disconnectReason"))
+            return ended(status, reason, note="found gone before an answer was seen")
+        if call.direction == "web":
+            return ended("canceled", "canceled", note="nobody came")
+        if call.participant_id is None:
+            return ended("failed", "dial_failed", note="never dialled")
+        return ended("failed", "dial_failed", note="found gone before an answer was seen")
+
+    # --- LiveKit
+
+    async def _present(self, room_name: str) -> list[ParticipantInfo]:
+        try:
+            return await participants(self._livekit, room_name)
+        except ServerError as error:
+            if error.code == "not_found":
+                return []
+            raise
+
+    async def _hang_up(self, room_name: str, identity: str) -> None:
+        whom = RoomParticipantIdentity(room=room_name, identity=identity)
+        try:
+            await self._livekit.room.remove_participant(whom)
+        except ServerError as error:
+            if error.code != "not_found":
+                log.warning("could not hang up", extra={"room": room_name, "problem": error.code})
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    try:
+        yield
+    except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
+        log.warning("reconciling failed", extra={"problem": type(error).__name__})
+    except Exception:
+        # Nobody would notice a reconciler that died of one odd call.
+        log.exception("reconciling failed")
+
+
+@contextlib.contextmanager
+def _one_of_many(call_id: str) -> Iterator[None]:
+    """What is the matter with one call is logged, and the round goes on with the others."""
+    try:
+        yield
+    except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
+        facts = {"call_id": call_id, "problem": type(error).__name__}
+        log.warning("reconciling a call failed", extra=facts)
+    except Exception:
+        log.exception("reconciling a call failed", extra={"call_id": call_id})
+
+
+def _awaits_visitor(call: Call) -> bool:
+    """A browser has its time to come, whichever gateway gave it."""
+    waiting = call.direction == "web" and call.answered_at is None
+    return waiting and call.created_at > now() - JOIN_WITHIN - _SETTLED
+
+
+def _alone(present: list[ParticipantInfo], call: Call) -> bool:
+    """Whether the call's phone is there, and neither an agent nor anybody else to talk to."""
+    return [other.identity for other in present] == [call.participant_identity]
+
+
+def _left_alone(call: Call) -> dict[str, Any]:
+    if call.answered_at is None:
+        return ended("failed", "agent_unavailable", note="no agent in the room")
+    return ended("failed", "agent_error", note="no agent in the room any more")

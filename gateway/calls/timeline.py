@@ -1,0 +1,162 @@
+"""News of calls, to whoever waits for them in this process.
+
+What is appended here wakes its listeners at once. What other gateways append is seen by one look a
+second at the end of the table of events, whatever the number of listeners (gateway.calls.tail).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from core.errors import Unavailable
+from core.events import Source
+from core.models import Call, CallEvent, StoredEvent
+from gateway.calls.tail import Tail
+from gateway.store.calls import Store
+from gateway.store.database import Scope
+
+log = logging.getLogger(__name__)
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A call and some of its events, as they were read for all who looked at that moment."""
+
+    call: Call | None
+    events: Sequence[StoredEvent]
+    """Those after the one that was named, of every type."""
+    agent_gone: bool
+    """Of a call that is over: nothing more is to be expected of its agent."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    """A call that somebody listens to."""
+
+    bells: set[asyncio.Event] = field(default_factory=set)
+    news: int = 0
+    """How often there was any."""
+    looks: dict[tuple[int, int], asyncio.Task[Look]] = field(default_factory=dict)
+    """Under way, by the news that they are about and the event that they begin after."""
+
+
+class Timeline:
+    """The store's events with a bell: ``append`` rings it, a ``Listener`` hears it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tail = Tail(store)
+        self._watched: dict[str, _Watched] = {}
+
+    async def append(
+        self, call_id: str, events: Sequence[CallEvent], source: Source
+    ) -> list[StoredEvent] | None:
+        """See Store.append."""
+        stored = await self._store.append(call_id, events, source)
+        if stored:
+            self._tail.known(event.seq for event in stored)
+            self._ring([call_id])
+        return stored
+
+    def listen(self, call_id: str) -> Listener:
+        return Listener(self._store, self._watched, call_id)
+
+    def listeners(self, call_id: str) -> int:
+        watched = self._watched.get(call_id)
+        return len(watched.bells) if watched else 0
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Look for other gateways' news, and wake everybody when this one begins to stop."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._poll())
+            await stopping.wait()
+            self._ring(list(self._watched))
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                self._ring(await self._tail.read())
+            except Unavailable:
+                log.warning("cannot look for other gateways' events")
+            except Exception:
+                # Without this loop nobody would hear of other gateways' events any more.
+                log.exception("looking for other gateways' events failed")
+            await asyncio.sleep(POLL_S)
+
+    def _ring(self, call_ids: Iterable[str]) -> None:
+        for call_id in call_ids:
+            if (watched := self._watched.get(call_id)) is not None:
+                watched.news += 1
+                for bell in watched.bells:
+                    bell.set()
+
+
+class Listener:
+    """``async with timeline.listen(id) as news:`` look, then ``await news.wait()``, and again."""
+
+    def __init__(self, store: Store, everybody: dict[str, _Watched], call_id: str) -> None:
+        self._store = store
+        self._everybody = everybody
+        self._call_id = call_id
+        self._bell = asyncio.Event()
+
+    async def __aenter__(self) -> Listener:
+        self._watched = self._everybody.setdefault(self._call_id, _Watched())
+        self._watched.bells.add(self._bell)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._watched.bells.discard(self._bell)
+        if not self._watched.bells:
+            del self._everybody[self._call_id]
+
+    def ring(self) -> None:
+        """Wakes this listener for a reason of its own."""
+        self._bell.set()
+
+    async def wait(self, timeout: float = math.inf) -> bool:
+        """Until there are news, or ``ring`` was called: True. False when the time is up."""
+        try:
+            async with asyncio.timeout(None if timeout == math.inf else timeout):
+                await self._bell.wait()
+        except TimeoutError:
+            return False
+        self._bell.clear()
+        return True
+
+    async def look(self, after: int) -> Look:
+        """The call as it stands, and its events after that one. Raises Unavailable.
+
+        Those who were woken by the same news and want the same share one reading.
+        """
+        key = (self._watched.news, after)
+        looks = self._watched.looks
+        if (task := looks.get(key)) is None:
+            task = looks[key] = asyncio.create_task(self._read(after), name="look")
+            task.add_done_callback(lambda done: _forget(looks, key, done))
+        return await asyncio.shield(task)
+
+    async def _read(self, after: int) -> Look:
+        # The status is read before the events: what made it final is then among them.
+        call = await self._store.call(Scope(None), self._call_id)
+        events = await self._store.events(self._call_id, after=after)
+        gone = False
+        if call is not None and call.ended:
+            seen = await self._store.events(call.id, types=("agent.joined", "agent.left"))
+            types = {event.type for event in seen}
+            gone = "agent.joined" not in types or "agent.left" in types
+        return Look(call, events, gone)
+
+
+def _forget(
+    looks: dict[tuple[int, int], asyncio.Task[Look]], key: tuple[int, int], task: asyncio.Task[Look]
+) -> None:
+    looks.pop(key, None)
+    if not task.cancelled():
+        task.exception()  # those who waited for it may all have left

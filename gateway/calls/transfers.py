@@ -1,0 +1,343 @@
+"""Handing a caller over to the agent's transfer number, as its worker asks for it.
+
+Cold: the caller's phone is sent there (REFER), and the call is over for us. Warm: the human
+is dialled into the caller's room, by the call's own way out; who hears whom there, and whether
+the human takes the call, is the worker's business. The trunks' secrets stay here.
+
+Every step is on the timeline under an id that follows from the transfer's, so that a request
+that is repeated, even to another gateway, asks after the same transfer and dials nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+
+import aiohttp
+from google.protobuf.duration_pb2 import Duration
+from livekit.api import LiveKitAPI, ServerError, SipCallError
+from livekit.protocol.models import ParticipantInfo
+from livekit.protocol.room import RoomParticipantIdentity
+from livekit.protocol.sip import TransferSIPParticipantRequest
+
+from core.alongside import alongside
+from core.errors import AppError, Conflict, Forbidden, NotFound, TooManyRequests, Unavailable
+from core.models import now
+from core.settings import Settings
+from core.transfers import (
+    LEG_ATTRIBUTE,
+    Outcome,
+    TransferOrder,
+    TransferResult,
+)
+from gateway.api.from_number import may_call_out
+from gateway.api.sip_call import make_trunk
+from gateway.api.sip_transfer import refer
+from gateway.calls.following import LIVEKIT_ERRORS, Watch
+from gateway.calls.inbound import Gone
+from gateway.calls.limits import CallLimits
+from gateway.calls.policy import DialPolicy
+from gateway.calls.timeline import Timeline
+from gateway.calls.transfer_timeline import Order, Steps
+from gateway.calls.trunks import check_trunk, opened, outbound_trunk
+from gateway.store.calls import Store
+from gateway.store.credentials import CredentialStore
+from gateway.store.database import Scope
+from gateway.store.numbers import NumberStore
+from sip.addresses import parse_transfer_target
+from sip.dial import Dial, DialFailed, DialOutcome, DialRequest, Trunk, by_sip_status
+from sip.guard import SipGuard
+
+log = logging.getLogger(__name__)
+
+_HUMAN = "Human"
+_LOOK_S = 0.25
+# A caller who was referred and of whom nothing else is known: gone by then, or not referred.
+_REFERRED_WITHIN_S = 3.0
+# Younger, a transfer may be between its first event and its participant, at another gateway.
+_BEGUN_S = 5.0
+
+_OUTCOMES: dict[str | None, Outcome] = {
+    "dial_busy": "busy",
+    "dial_no_answer": "no_answer",
+    "dial_rejected": "rejected",
+    "invalid_destination": "invalid_destination",
+}
+
+
+class Transfers:
+    """Owns the tasks that carry transfers out."""
+
+    def __init__(
+        self,
+        *,
+        livekit: LiveKitAPI,
+        sip: LiveKitAPI,
+        store: Store,
+        timeline: Timeline,
+        numbers: NumberStore,
+        credentials: CredentialStore,
+        policy: DialPolicy,
+        limits: CallLimits,
+        guard: SipGuard,
+        settings: Settings,
+    ) -> None:
+        self._livekit = livekit
+        self._sip = sip
+        self._store = store
+        self._timeline = timeline
+        self._numbers = numbers
+        self._credentials = credentials
+        self._policy = policy
+        self._limits = limits
+        self._guard = guard
+        self._settings = settings
+        self._steps = Steps(store, timeline)
+        self._under_way: dict[tuple[str, str], asyncio.Task[TransferResult]] = {}
+
+    async def carry_out(self, call_id: str, wanted: TransferOrder) -> TransferResult:
+        """Wait for the outcome: for as long as the human's phone may ring, and a little.
+
+        Raises NotFound ``CALL_NOT_FOUND``, Gone ``CALL_ENDED``, Conflict ``CALL_NOT_ANSWERED``
+        or ``NO_TRANSFER_NUMBER``, Unavailable. Cancelling is safe: it goes on by itself.
+        """
+        key = (call_id, wanted.transfer_id)
+        task = self._under_way.get(key)
+        if task is None:
+            task = asyncio.create_task(self._transfer(*key), name="transfer")
+            self._under_way[key] = task
+            task.add_done_callback(lambda task: self._finished(key, task))
+        return await asyncio.shield(task)
+
+    async def aclose(self) -> None:
+        """Let go of what rings: it rings on, and another gateway can be asked after it."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _finished(self, key: tuple[str, str], task: asyncio.Task[TransferResult]) -> None:
+        del self._under_way[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("no transfer", extra={"call_id": key[0], "problem": type(error).__name__})
+
+    async def _transfer(self, call_id: str, transfer_id: str) -> TransferResult:
+        order = await self._order(call_id, transfer_id)
+        if not await self._steps.begin(order):
+            return await self._found_again(order)
+        try:
+            result = await (self._refer(order) if order.cold else self._dial(order))
+        except (Forbidden, TooManyRequests):
+            result = TransferResult(outcome="not_allowed")
+        except Unavailable:
+            raise
+        except AppError as error:
+            log.warning("transfer failed", extra={"call_id": call_id, "code": error.code})
+            result = TransferResult(outcome="failed")
+        await self._steps.result(order, result)
+        return result
+
+    async def _order(self, call_id: str, transfer_id: str) -> Order:
+        job = await self._store.job(call_id)
+        if job is None:
+            raise NotFound("Call not found", code="CALL_NOT_FOUND")
+        call, agent, max_duration_ms = job
+        if call.ended:
+            raise Gone("The call is over")
+        if agent is None or (to := agent.config.transfer_number) is None:
+            raise Conflict("The call's agent has no transferNumber", code="NO_TRANSFER_NUMBER")
+        if call.answered_at is None:
+            raise Conflict("The call is not answered", code="CALL_NOT_ANSWERED")
+        left_s = max_duration_ms / 1000 - (now() - call.answered_at).total_seconds()
+        return Order(transfer_id, call, agent, to, max(1, math.ceil(left_s)))
+
+    # --- cold
+
+    async def _refer(self, order: Order) -> TransferResult:
+        """Raises Forbidden."""
+        target = parse_transfer_target(order.to)
+        call = order.call
+        own = call.from_number if call.direction == "outbound" else call.to_number
+        owner = await self._store.owner(call.id)
+        self._policy.check(target, from_number=own or "", tenant=owner is not None)
+        request = TransferSIPParticipantRequest(
+            room_name=call.room_name,
+            participant_identity=call.participant_identity,
+            transfer_to=target,
+            ringing_timeout=Duration(seconds=order.ringing_s),
+        )
+        try:
+            known = await refer(self._sip, request) == "completed"
+        except SipCallError as error:
+            return _refused(error.sip_status_code, error.sip_status)
+        except ServerError as error:
+            log.warning("not referred", extra={"call_id": call.id, "problem": error.code})
+            return TransferResult(outcome="failed")
+        except aiohttp.ClientError:
+            known = False
+        if known or await self._caller_left(order):
+            return TransferResult(outcome="transferred")
+        return TransferResult(outcome="no_answer")
+
+    async def _caller_left(self, order: Order) -> bool:
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + _REFERRED_WITHIN_S
+        while clock.time() < deadline:
+            if await self._look(order.call.room_name, order.call.participant_identity) is None:
+                return True
+            await asyncio.sleep(_LOOK_S)
+        return False
+
+    # --- warm
+
+    async def _dial(self, order: Order) -> TransferResult:
+        """Raises Forbidden, TooManyRequests, ServerFault, Unavailable."""
+        trunk, from_number = await self._way_out(order)
+        owner = await self._store.owner(order.call.id)
+        self._policy.check(
+            order.to,
+            from_number=from_number,
+            trunk_country=trunk.country,
+            tenant=owner is not None,
+        )
+        await self._limits.check_human(owner)
+        self._limits.take(owner)
+        await check_trunk(self._guard, trunk)
+        request = DialRequest(
+            trunk=trunk,
+            from_number=from_number,
+            to_number=order.to,
+            room_name=order.call.room_name,
+            participant_identity=order.human,
+            participant_name=_HUMAN,
+            attributes={LEG_ATTRIBUTE: order.call.id},
+            ringing_timeout_s=order.ringing_s,
+            max_call_duration_s=order.left_s,
+        )
+        dial = Dial(self._sip, self._livekit, request)
+        try:
+            outcome = await self._verdict(order, dial)
+        except BaseException:
+            await dial.aclose()
+            raise
+        await dial.aclose()
+        if not outcome.answered:
+            return _result(outcome)
+        return TransferResult(outcome="answered", identity=order.human)
+
+    async def _verdict(self, order: Order, dial: Dial) -> DialOutcome:
+        try:
+            await dial.joined()
+        except DialFailed as error:
+            return error.outcome
+        except TimeoutError:
+            await dial.cancel()
+            return DialOutcome(status="failed", reason="dial_failed")
+        watch = Watch(order.call.id, self._store, self._timeline)
+        async with (
+            alongside(self._see_ringing(order, dial), "see ringing"),
+            alongside(self._hang_up_when_over(watch, dial), "hang up when over"),
+        ):
+            outcome = await dial.verdict()
+        if outcome.answered and await watch.seen("call.ended"):
+            await dial.cancel()
+            return DialOutcome(status="canceled", reason="canceled")
+        return outcome
+
+    async def _see_ringing(self, order: Order, dial: Dial) -> None:
+        while (status := await dial.call_status()) == "dialing":  # noqa: ASYNC110 (told by nobody)
+            await asyncio.sleep(_LOOK_S)
+        if status == "ringing":
+            await self._steps.ringing(order)
+
+    async def _hang_up_when_over(self, watch: Watch, dial: Dial) -> None:
+        await watch.until("call.ended")
+        await dial.cancel()
+
+    async def _way_out(self, order: Order) -> tuple[Trunk, str]:
+        """The trunk, and the caller ID. Raises Forbidden, ServerFault, Unavailable.
+
+        The trunk that the call brought along; else the number that the call came to or went
+        out from; another of the agent's when that may not call out; without any number the way
+        that POST /sip/call goes.
+        """
+        call = order.call
+        own_trunk = await self._store.own_trunk(call.id)
+        if own_trunk is not None and call.from_number is not None:
+            return opened(own_trunk, own_trunk.tenant), call.from_number
+        scope = Scope(await self._store.owner(call.id))
+        own = call.phone_number_id and await self._numbers.get(scope, call.phone_number_id)
+        numbers = [own] if own else []
+        if call.agent_id is not None:
+            numbers += await self._numbers.of_agent(scope, call.agent_id)
+        for number in numbers:
+            # The operator's scope sees everybody's numbers.
+            if number.auth_id == scope.auth_id and may_call_out(number):
+                trunk = await outbound_trunk(number, self._credentials, self._settings)
+                return trunk, number.phone_number
+        if call.direction != "outbound" or call.from_number is None or own:
+            raise Forbidden("No number that may call out", code="FROM_NUMBER_NOT_ALLOWED")
+        return make_trunk(None, self._settings), call.from_number
+
+    # --- asked after again
+
+    async def _found_again(self, order: Order) -> TransferResult:
+        """The outcome of a transfer that another request began. Raises Unavailable."""
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + order.ringing_s + _BEGUN_S
+        while True:
+            begun_at, result = await self._steps.known(order)
+            if result is not None:
+                return result
+            if begun_at is None:  # the id is another call's
+                return TransferResult(outcome="failed")
+            if (now() - begun_at).total_seconds() > _BEGUN_S:
+                result = await self._as_it_looks(order)
+                if result is None and clock.time() > deadline:
+                    result = TransferResult(outcome="no_answer")
+                if result is not None:
+                    await self._steps.result(order, result)
+                    return result
+            await asyncio.sleep(_LOOK_S)
+
+    async def _as_it_looks(self, order: Order) -> TransferResult | None:
+        """What the room says of a transfer whose gateway died; None: not decided yet."""
+        call = order.call
+        if order.cold:
+            caller = await self._look(call.room_name, call.participant_identity)
+            return TransferResult(outcome="transferred") if caller is None else None
+        human = await self._look(call.room_name, order.human)
+        if human is None:
+            return TransferResult(outcome="failed")
+        if human.attributes.get("sip.callStatus") == "active":
+            return TransferResult(outcome="answered", identity=order.human)
+        return None
+
+    async def _look(self, room_name: str, identity: str) -> ParticipantInfo | None:
+        """Raises Unavailable."""
+        try:
+            return await self._livekit.room.get_participant(
+                RoomParticipantIdentity(room=room_name, identity=identity)
+            )
+        except LIVEKIT_ERRORS as error:
+            if isinstance(error, ServerError) and error.code == "not_found":
+                return None
+            raise Unavailable("LiveKit cannot be reached", code="LIVEKIT_UNAVAILABLE") from None
+
+
+def _refused(sip_status: int | None, phrase: str | None) -> TransferResult:
+    if sip_status is None:
+        return TransferResult(outcome="failed")
+    _, reason = by_sip_status(sip_status)
+    return TransferResult(
+        outcome=_OUTCOMES.get(reason, "failed"), sip_status_code=sip_status, sip_reason=phrase
+    )
+
+
+def _result(outcome: DialOutcome) -> TransferResult:
+    return TransferResult(
+        outcome=_OUTCOMES.get(outcome.reason, "failed"),
+        sip_status_code=outcome.sip_status_code,
+        sip_reason=outcome.sip_reason,
+    )

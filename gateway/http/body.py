@@ -1,0 +1,298 @@
+"""From bytes to a model: what a request carries, checked before anything is done with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from core import compliance
+from core.errors import (
+    AppError,
+    BadRequest,
+    Detail,
+    PayloadTooLarge,
+    Unprocessable,
+    UnsupportedMediaType,
+)
+from gateway.http.errors import is_seed_path
+
+MAX_BYTES = 1024 * 1024
+"""Of the body after decompression; web.Application(client_max_size=…) must not be less."""
+MAX_DEPTH = 64
+READ_DEADLINE_S = 20.0
+MAX_DETAILS = 50
+IGNORED_HEADER = "X-Ignored-Fields"
+
+_UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
+
+_IGNORED: web.RequestKey[list[str]] = web.RequestKey("ignored_fields", list)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class RequestTimeout(AppError):
+    """408 REQUEST_TIMEOUT: the body did not arrive in time."""
+
+    status = 408
+    default_code = "REQUEST_TIMEOUT"
+
+
+async def parse_body(
+    request: web.Request, model: type[M], *, ignored: frozenset[str] = frozenset()
+) -> M:
+    """The JSON body as ``model``. Raises BadRequest, Unprocessable, PayloadTooLarge, …
+
+    An empty body counts as malformed JSON. ``ignored`` are fields that callers of the API know
+    and this system does not serve: whatever they hold, they are taken out, and the response
+    names them in ``X-Ignored-Fields``. A model that forbids extra fields refuses all others.
+    Fields about recording and consent (core.compliance) are the exception: asked for something,
+    they are refused, wherever they are sent; else they hold as they are.
+    ``customTools.headers`` is a field of an object, or of each object of a list. With
+    ``json_schema_extra=documented(ignored)`` in a model's config they are in the OpenAPI document.
+    """
+    value = parse_json(await read_body(request))
+    if faults := compliance.faults(value):
+        raise invalid(faults, request.path)
+    taken_out = [name for name in ignored if _take_out(value, name)]
+    if found := sorted(name for name in taken_out if name not in compliance.FIELDS):
+        request[_IGNORED] = found
+    return validate(value, model, request.path)
+
+
+async def add_ignored_fields(request: web.Request, response: web.StreamResponse) -> None:
+    """For ``on_response_prepare``: says which fields ``parse_body`` ignored."""
+    if names := request.get(_IGNORED):
+        response.headers[IGNORED_HEADER] = ", ".join(names)
+
+
+def documented(ignored: frozenset[str]) -> Callable[[dict[str, Any]], None]:
+    """Adds the ignored fields to a model's JSON schema (``json_schema_extra``)."""
+
+    def add(schema: dict[str, Any]) -> None:
+        for name in sorted(name for name in ignored if "." not in name):
+            if name in compliance.FIELDS:
+                schema["properties"][name] = {
+                    "description": "Not served yet: refused unless it asks for nothing.",
+                    **compliance.FIELDS[name].schema,
+                }
+                continue
+            schema["properties"][name] = {
+                "description": "Accepted, but without effect so far; named in X-Ignored-Fields."
+            }
+
+    return add
+
+
+async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:
+    """The body of a JSON request, at most ``limit`` bytes, within READ_DEADLINE_S."""
+    if request.content_length is not None and request.content_length > limit:
+        raise _too_large(limit)
+    _check_content_type(request)
+    coding = _coding(request)
+    received = bytearray()
+    try:
+        async with asyncio.timeout(READ_DEADLINE_S):
+            await _continue(request)
+            async for chunk in request.content.iter_any():
+                received += chunk
+                if len(received) > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise RequestTimeout("The body took too long") from None
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise _misdescribed() from None
+    return _unpacked(bytes(received), coding, limit)
+
+
+async def read_text(request: web.Request) -> str:
+    """The body unparsed, for what is signed as it stands."""
+    try:
+        return (await read_body(request)).decode("utf-8")
+    except UnicodeDecodeError:
+        raise _malformed("it is not UTF-8") from None
+
+
+def parse_json(raw: bytes) -> Any:
+    """Strict JSON (RFC 8259): UTF-8, no NaN, no NUL or lone surrogate, no depth over 64.
+
+    Raises BadRequest ``INVALID_JSON``. Of a repeated key the last value counts.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _malformed("it is not UTF-8") from None
+    try:
+        value = json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        raise _malformed(f"line {error.lineno}, column {error.colno}") from None
+    except ValueError:  # CPython's limit on the digits of an integer
+        raise _malformed("a number is out of range") from None
+    except RecursionError:
+        raise _too_deep() from None
+    # Only escapes can spell what UTF-8 cannot; most bodies have neither them nor the depth.
+    if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_values(value)
+    return value
+
+
+def parse_query(request: web.Request, model: type[M]) -> M:
+    """The query string as ``model``; a repeated parameter becomes a list only where it may."""
+    given: dict[str, Any] = {}
+    for name in request.query:
+        values = request.query.getall(name)
+        if any(_UNUSABLE.search(text) for text in (name, *values)):
+            detail = Detail(_field([name]), "NUL or invalid characters", "string_unicode")
+            raise invalid([detail], request.path)
+        given[name] = values if len(values) > 1 else values[0]
+    return validate(given, model, request.path)
+
+
+def validate(value: Any, model: type[M], path: str) -> M:
+    """``value`` as ``model``, or the path's kind of refusal with one detail per fault."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        # Without input and context: either may hold a password.
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        raise invalid([_detail(fault) for fault in faults[:MAX_DETAILS]], path) from None
+
+
+def invalid(details: Sequence[Detail], path: str) -> AppError:
+    """400 INVALID_REQUEST under /sip and /livekit, 422 VALIDATION_ERROR elsewhere."""
+    first = details[0]
+    message = f"{first.field}: {first.message}" if first.field else first.message
+    kind = BadRequest if is_seed_path(path) else Unprocessable
+    return kind(message, details=details)
+
+
+def _detail(fault: ErrorDetails) -> Detail:
+    # pydantic announces what a validator of ours says.
+    message = fault["msg"].removeprefix("Value error, ")
+    return Detail(_field(fault["loc"]), message, fault["type"])
+
+
+def _field(path: Iterable[str | int]) -> str:
+    """A name may be the caller's own: cut it, and take out what no JSON reader expects."""
+    return ".".join(_UNUSABLE.sub("?", str(part))[:64] for part in path)
+
+
+def _take_out(value: Any, name: str) -> bool:
+    """Remove a field, ``outer.inner`` from wherever ``outer`` holds objects. Was it there?"""
+    if isinstance(value, list):
+        return sum(_take_out(item, name) for item in value) > 0
+    if not isinstance(value, dict):
+        return False
+    outer, _, inner = name.partition(".")
+    if outer not in value:
+        return False
+    if inner:
+        return _take_out(value[outer], inner)
+    del value[outer]
+    return True
+
+
+async def _continue(request: web.Request) -> None:
+    """Ask a client that waits for permission to send its body (RFC 9110 §10.1.1)."""
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.can_read_body:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the response proper has not begun
+
+
+def _check_content_type(request: web.Request) -> None:
+    kind = request.content_type if hdrs.CONTENT_TYPE in request.headers else ""
+    is_json = kind == "application/json" or re.fullmatch(r"application/[\w.-]+\+json", kind)
+    if not is_json and (kind or request.can_read_body):
+        raise UnsupportedMediaType("Content-Type must be application/json")
+    if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
+        raise UnsupportedMediaType("The charset of a JSON body must be utf-8")
+
+
+def _coding(request: web.Request) -> str:
+    """How the body is packed: ``gzip``, ``deflate``, or ``""`` for not at all."""
+    named = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, [])).strip().lower()
+    if named in {"", "identity"}:
+        return ""
+    if named not in {"gzip", "deflate"}:
+        message = "Content-Encoding must be gzip or deflate, or not be there"
+        raise UnsupportedMediaType(message, headers={hdrs.ACCEPT_ENCODING: "gzip, deflate"})
+    return named
+
+
+def _unpacked(raw: bytes, coding: str, limit: int) -> bytes:
+    """The body, which is never unpacked further than to its first byte beyond the limit."""
+    if not coding:
+        return raw
+    window = zlib.MAX_WBITS
+    if coding == "gzip":
+        window += 16
+    elif raw and raw[0] & 0x0F != zlib.DEFLATED:
+        window = -window  # without zlib's header, as many clients take "deflate" to mean
+    unpacking = zlib.decompressobj(window)
+    try:
+        body = unpacking.decompress(raw, limit + 1)
+    except zlib.error:
+        raise _misdescribed() from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    if raw and (not unpacking.eof or unpacking.unused_data):
+        raise _misdescribed()  # cut off, or followed by something else
+    return body
+
+
+def _check_values(value: Any) -> None:
+    """Depth, and strings that neither PostgreSQL, UTF-8 nor a SIP header can carry."""
+    level, depth = [value], 0
+    while level:
+        inner: list[Any] = []
+        nested = False
+        for item in level:
+            if isinstance(item, str):
+                if _UNUSABLE.search(item):
+                    raise _malformed("a string holds NUL or half of a surrogate pair")
+            elif isinstance(item, list):
+                nested = True
+                inner += item
+            elif isinstance(item, dict):
+                nested = True
+                inner += item
+                inner += item.values()
+        depth += nested
+        if depth > MAX_DEPTH:
+            raise _too_deep()
+        level = inner
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _malformed(f"{name} is no JSON value")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise _malformed("a number is out of range")
+    return number
+
+
+def _malformed(reason: str) -> BadRequest:
+    return BadRequest(f"The body is not valid JSON: {reason}", code="INVALID_JSON")
+
+
+def _misdescribed() -> BadRequest:
+    return BadRequest("The body is not what its headers say", code="INVALID_JSON")
+
+
+def _too_deep() -> BadRequest:
+    return _malformed(f"it is nested more than {MAX_DEPTH} deep")
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {limit // 1024} KiB")

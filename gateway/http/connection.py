@@ -1,0 +1,123 @@
+"""HTTP below the application: what aiohttp answers, or waits for, before a route is known."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from core.errors import AppError, BadRequest, ServerFault
+from gateway.http.errors import REQUEST_ID_HEADER, render, request_id
+
+log = logging.getLogger(__name__)
+
+HEADERS_DEADLINE_S = 10.0
+"""From the first byte of a request (or the connection) to the end of its headers."""
+KEEP_ALIVE_S = 75.0
+
+
+class HeadersTooLarge(AppError):
+    status = 431
+    default_code = "HEADERS_TOO_LARGE"
+
+
+class Connection(web.RequestHandler):
+    """Answers bad HTTP in JSON, and drops clients that do not get to the end of their headers."""
+
+    __slots__ = ("_deadline", "_when_lost")
+
+    def __init__(self, manager: web.Server, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._when_lost: set[Callable[[], None]] = set()
+
+    @contextmanager
+    def when_lost(self, do: Callable[[], None]) -> Iterator[None]:
+        """Calls ``do`` when the client hangs up meanwhile: a handler that waits for something
+        else would not notice."""
+        self._when_lost.add(do)
+        try:
+            yield
+        finally:
+            self._when_lost.discard(do)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before or self._request_in_progress:
+            self._disarm()
+        elif self._deadline is None:
+            self._arm()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._disarm()
+        for do in tuple(self._when_lost):
+            do()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Called for bytes that are no HTTP, and for what middleware has logged already.
+
+        aiohttp's own answer is text, and quotes the offending bytes.
+        """
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the response has begun")
+        error: AppError
+        if status >= 500:
+            log.error("request failed below the application", exc_info=exc)
+            error = ServerFault("Internal error")
+        elif isinstance(exc, LineTooLong):
+            error = HeadersTooLarge("The request line or a header is too long")
+        else:
+            error = BadRequest("The request is not valid HTTP")
+        response = render(error, request.path)
+        response.headers[REQUEST_ID_HEADER] = request_id(request)
+        response.force_close()
+        return response
+
+    def _arm(self) -> None:
+        self._deadline = asyncio.get_running_loop().call_later(HEADERS_DEADLINE_S, self.force_close)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+
+class Runner(web.AppRunner):
+    """web.AppRunner, with Connection for connections."""
+
+    def __init__(self, app: web.Application, **options: Any) -> None:
+        # Bodies are unpacked by gateway.http.body, which knows how much of them is wanted.
+        defaults = {"keepalive_timeout": KEEP_ALIVE_S, "auto_decompress": False}
+        super().__init__(app, **{**defaults, **options})
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=made._loop,
+            **made._kwargs,
+        )

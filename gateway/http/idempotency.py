@@ -1,0 +1,177 @@
+"""``Idempotency-Key``: one effect per key, and the same answer to every repetition."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, SecretStr
+
+from core.errors import AppError, BadRequest, Conflict, ServerFault, Unavailable
+from gateway.auth.tokens import Principal
+from gateway.store.calls import Store
+from gateway.store.database import Scope
+from gateway.store.once import HELD, LEASE, HeldKey, IdempotencyKeys, KeptAnswer
+
+log = logging.getLogger(__name__)
+
+HEADER = "Idempotency-Key"
+_REPLAYED = "Idempotent-Replayed"
+_TWIN_WAIT_S = 10.0
+_TWIN_LOOK_S = 0.05
+_RENEW_S = LEASE.total_seconds() / 3
+_UNKNOWN = "OUTCOME_UNKNOWN"
+_DECIDING: set[asyncio.Task[web.Response]] = set()
+
+
+async def once(
+    request: web.Request,
+    store: Store,
+    principal: Principal,
+    body: BaseModel,
+    effect: Callable[[], Awaitable[dict[str, Any]]],
+    *,
+    status: int = 200,
+) -> web.Response:
+    """Run ``effect`` and answer its JSON; with the header, only if it has not run before.
+
+    The answer is kept for 24 h per tenant and key. A request refused before it
+    had an effect (an AppError below 500, or 503) frees its key; one that died with its
+    gateway is answered ServerFault ``OUTCOME_UNKNOWN``, with the call that it made. Raises
+    Conflict ``IDEMPOTENCY_KEY_REUSED`` for another body, ``IDEMPOTENCY_IN_PROGRESS`` when
+    the first is not done in 10 s, BadRequest for a malformed key.
+    """
+    key = request.headers.get(HEADER)
+    if key is None:
+        return web.json_response(await effect(), status=status)
+    if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
+        raise BadRequest(f"{HEADER} must be 1 to 255 printable ASCII characters")
+    scope = Scope(principal.auth_id)
+    kept = await _take(store.keys, scope, key, _fingerprint(request, body))
+    if isinstance(kept, KeptAnswer):
+        return _again(kept)
+    # From here on the key is ours; a client that hangs up must not leave it undecided.
+    deciding = asyncio.create_task(_decide(store.keys, kept, effect, status=status), name="once")
+    _DECIDING.add(deciding)
+    deciding.add_done_callback(_DECIDING.discard)
+    return await asyncio.shield(deciding)
+
+
+async def _take(
+    keys: IdempotencyKeys, scope: Scope, key: str, request_hash: str
+) -> HeldKey | KeptAnswer:
+    """The key, or the answer that it stands for. Raises Conflict."""
+    deadline = asyncio.get_running_loop().time() + _TWIN_WAIT_S
+    kept = await keys.begin(scope, key, request_hash, orphan=_ORPHAN)
+    while isinstance(kept, KeptAnswer):
+        if kept.request_hash != request_hash:
+            raise Conflict(
+                f"This {HEADER} was used with another request", code="IDEMPOTENCY_KEY_REUSED"
+            )
+        if kept.status is not None:
+            break
+        if asyncio.get_running_loop().time() > deadline:
+            raise Conflict(
+                "The first request with this key is still in progress",
+                code="IDEMPOTENCY_IN_PROGRESS",
+            )
+        await asyncio.sleep(_TWIN_LOOK_S)
+        kept = await keys.look(scope, key) or await keys.begin(
+            scope, key, request_hash, orphan=_ORPHAN
+        )
+    return kept
+
+
+async def _decide(
+    keys: IdempotencyKeys,
+    held: HeldKey,
+    effect: Callable[[], Awaitable[dict[str, Any]]],
+    *,
+    status: int,
+) -> web.Response:
+    HELD.set(held)  # of this task, and of those that the effect begins
+    renewing = asyncio.create_task(_renew(keys, held), name="lease")
+    try:
+        text = json.dumps(await effect())
+    except AppError as error:
+        if error.status < 500 or error.status == 503:
+            await _keep(keys.forget(held))
+        else:
+            await _keep(keys.finish(held, error.status, _fault(error.message, error.code)))
+        raise
+    except Exception:
+        # Whether it had an effect is not known: it must not be tried a second time.
+        await _keep(keys.finish(held, 500, _fault("Internal server error", "INTERNAL_ERROR")))
+        raise
+    finally:
+        renewing.cancel()
+    await _keep(keys.finish(held, status, text))
+    return web.Response(text=text, status=status, content_type="application/json")
+
+
+async def _renew(keys: IdempotencyKeys, held: HeldKey) -> None:
+    while True:
+        await asyncio.sleep(_RENEW_S)
+        try:
+            if not await keys.renew(held):
+                log.warning("a running request was taken for dead")
+                return
+        except Unavailable:
+            log.warning("the lease of an idempotency key was not renewed")
+
+
+async def _keep(write: Coroutine[Any, Any, None]) -> None:
+    """What was answered is known to its caller, even if a repetition will hear "unknown"."""
+    try:
+        await write
+    except Unavailable:
+        log.error("the answer of an idempotency key was not kept")
+
+
+def _again(kept: KeptAnswer) -> web.Response:
+    if kept.status is not None and kept.status >= 500:
+        fault = json.loads(kept.body or "{}")
+        lost = fault["code"] == _UNKNOWN
+        raise ServerFault(
+            fault["message"], code=fault["code"], call_id=kept.call_id if lost else None
+        )
+    return web.Response(
+        text=kept.body,
+        status=kept.status or 200,
+        content_type="application/json",
+        headers={_REPLAYED: "true"},
+    )
+
+
+def replayed(answer: web.Response) -> dict[str, str]:
+    """The header that ``once`` marks a repetition with, for an answer made of its answer."""
+    return {_REPLAYED: "true"} if _REPLAYED in answer.headers else {}
+
+
+def _fault(message: str, code: str) -> str:
+    return json.dumps({"message": message, "code": code})
+
+
+_ORPHAN = (
+    500,
+    _fault("The first request with this key was cut off; its outcome is not known", _UNKNOWN),
+)
+
+
+def _fingerprint(request: web.Request, body: BaseModel) -> str:
+    canonical = json.dumps(
+        [request.method, request.path, body.model_dump(exclude_unset=True)],
+        sort_keys=True,
+        default=_plain,
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _plain(value: object) -> str:
+    # A password is part of what was asked for; only the hash of it all is kept.
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -1,0 +1,82 @@
+"""What Prometheus is told. Labels come from small closed sets: never a number, a tenant, an id."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from core.models import Turn
+from gateway.http.route import route_of
+from sip.dial import DialOutcome
+
+# The parts of Turn.latency, and bounds that tell a good turn from a slow one (s).
+_TURN_PARTS = frozenset({"endpointing", "stt", "llm", "tools", "tts", "transport", "total"})
+_TURN_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.5, 2, 3, 5, 10)
+
+
+class Metrics:
+    """One registry per application, so that tests can run several in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "switchroom_http_request_seconds",
+            "Time to the answer's headers, by route and status.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self._dials = Counter(
+            "switchroom_dials_total",
+            "Outbound dials by verdict and SIP status.",
+            ["verdict", "sip_status"],
+            registry=self.registry,
+        )
+        self.events = Counter(
+            "switchroom_call_events_total",
+            "Events appended to timelines.",
+            ["source"],
+            registry=self.registry,
+        )
+        self._turns = Histogram(
+            "switchroom_turn_latency_seconds",
+            "Parts of an agent's time to answer a caller, of calls that are over.",
+            ["part"],
+            buckets=_TURN_BUCKETS,
+            registry=self.registry,
+        )
+        self.workers = Gauge(
+            "switchroom_workers", "Live workers, as of the last look.", registry=self.registry
+        )
+
+    def dialled(self, outcome: DialOutcome) -> None:
+        self._dials.labels(outcome.reason or "answered", str(outcome.sip_status_code or "")).inc()
+
+    def conversed(self, turns: Iterable[Turn]) -> None:
+        """Count what the turns of a call that is over have measured."""
+        for turn in turns:
+            for part, milliseconds in turn.latency.items():
+                if part in _TURN_PARTS:
+                    self._turns.labels(part).observe(milliseconds / 1000)
+
+    def handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        return make_aiohttp_handler(self.registry)
+
+    @web.middleware
+    async def middleware(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        started = time.perf_counter()
+        response = await handler(request)
+        route = route_of(request)
+        self.requests.labels(
+            request.method if route else "other",
+            route.path if route else "none",
+            str(response.status),
+        ).observe(time.perf_counter() - started)
+        return response

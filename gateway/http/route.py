@@ -1,0 +1,64 @@
+"""A route: what is served, where, and what the OpenAPI document says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from aiohttp import web
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One line of the API's table of contents.
+
+    ``errors`` are (status, code) pairs beyond those every route may answer.
+    ``public`` routes need no Authorization; ``internal`` ones check a token of
+    their own and are left out of the OpenAPI document.
+    """
+
+    method: str
+    path: str
+    """aiohttp syntax: ``/v1/calls/{id}``."""
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    summary: str
+    tag: str
+    body: type[BaseModel] | None = None
+    body_required: bool = True
+    query: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+    status: int = 200
+    content: str = "application/json"
+    errors: tuple[tuple[int, str], ...] = ()
+    public: bool = False
+    internal: bool = False
+    idempotent: bool = False
+    """Honours ``Idempotency-Key``."""
+
+
+_ROUTES: web.AppKey[dict[web.AbstractRoute, Route]] = web.AppKey("routes")
+
+
+def register(app: web.Application, routes: Iterable[Route]) -> None:
+    """Serve ``routes``; a GET answers HEAD too, but for streams, which have no end to describe."""
+    known = app.setdefault(_ROUTES, {})
+    for route in routes:
+        methods = [route.method]
+        if route.method == "GET" and route.content != "text/event-stream":
+            methods.append("HEAD")
+        for method in methods:
+            added = app.router.add_route(
+                method, route.path, route.handler, expect_handler=_expected_later
+            )
+            known[added] = route
+
+
+def route_of(request: web.Request) -> Route | None:
+    """The route that serves this request; None where the answer is 404 or 405."""
+    return request.app[_ROUTES].get(request.match_info.route)
+
+
+async def _expected_later(_request: web.Request) -> None:
+    """``100 Continue`` is sent by gateway.http.body, once the caller is known and the body
+    wanted."""

@@ -1,0 +1,68 @@
+"""The provider's account behind a credential or a number."""
+
+from __future__ import annotations
+
+from core.errors import Conflict
+from core.models import Credential, PhoneNumber
+from gateway.api.credentials import not_found
+from gateway.calls.trunks import unreadable
+from gateway.numbers.twilio import TwilioAccount, TwilioHttp
+from gateway.store.credentials import CredentialStore, SipSecret, TwilioSecret, Unreadable
+from gateway.store.database import Scope
+
+
+class Accounts:
+    def __init__(self, credentials: CredentialStore, http: TwilioHttp) -> None:
+        self._credentials = credentials
+        self._http = http
+
+    async def credential(self, scope: Scope, ref: str) -> Credential:
+        """By name or id. Raises NotFound ``CREDENTIAL_NOT_FOUND``."""
+        found = await self._credentials.get(scope, ref)
+        if found is None:
+            raise not_found()
+        return found
+
+    async def twilio(self, scope: Scope, ref: str | None) -> tuple[Credential, TwilioAccount]:
+        """The account of the named credential, or of the only one there is.
+
+        Raises NotFound ``CREDENTIAL_NOT_FOUND``, Conflict ``CREDENTIAL_REQUIRED``, ServerFault
+        ``CREDENTIAL_UNREADABLE``.
+        """
+        if ref is None:
+            known = await self._credentials.of_provider(scope, "twilio", limit=2)
+            if len(known) != 1:
+                raise Conflict(
+                    "credentialsRef is needed: there are several Twilio credentials"
+                    if known
+                    else "There is no Twilio credential; make one with POST /api/v1/credentials",
+                    code="CREDENTIAL_REQUIRED",
+                )
+            ref = known[0].id
+        credential, secret = await self._open(scope, ref)
+        if not isinstance(secret, TwilioSecret):
+            raise Conflict("The credential is not one of Twilio", code="CREDENTIAL_REQUIRED")
+        return credential, TwilioAccount(secret, self._http)
+
+    async def of(self, number: PhoneNumber) -> TwilioAccount | None:
+        """None: the number has none. Raises ServerFault ``CREDENTIAL_UNREADABLE``."""
+        secret = await self.secret(number)
+        return TwilioAccount(secret, self._http) if isinstance(secret, TwilioSecret) else None
+
+    async def secret(self, number: PhoneNumber) -> TwilioSecret | SipSecret | None:
+        """Raises ServerFault ``CREDENTIAL_UNREADABLE``."""
+        if number.credential_id is None:
+            return None
+        return (await self._open(Scope(number.auth_id), number.credential_id))[1]
+
+    async def _open(self, scope: Scope, ref: str) -> tuple[Credential, TwilioSecret | SipSecret]:
+        try:
+            found = await self._credentials.find(scope, ref)
+        except Unreadable:
+            raise unreadable() from None
+        if found is None:
+            raise not_found()
+        credential, secret = found
+        if credential.provider == "twilio":
+            return credential, TwilioSecret.model_validate(secret)
+        return credential, SipSecret.model_validate(secret)

@@ -1,0 +1,113 @@
+"""Compares LiveKit's trunks and rules with the rows of our numbers, and mends what differs.
+
+Somebody deleted or changed an object by hand, LiveKit lost its memory, or a gateway was killed
+while it attached a number. Only what carries our label is ever deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from core.errors import AppError
+from core.models import PhoneNumber
+from gateway.numbers.provisioning import Provisioner
+from gateway.numbers.sip_objects import Listing
+from gateway.numbers.twilio import NotThere
+from gateway.store.database import Scope
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Repairs:
+    """What one round did, and what it could not."""
+
+    restored: int = 0
+    """Numbers whose trunk or rule was made anew or made right."""
+    removed: int = 0
+    """Trunks and rules that belonged to no number."""
+    undone: int = 0
+    """Attachments and detachments that somebody had begun and nobody goes on with."""
+    failed: int = 0
+
+
+class NumberRepair:
+    """``reconcile`` it at the start and every minute."""
+
+    def __init__(self, provisioner: Provisioner) -> None:
+        self._provisioner = provisioner
+        self._objects = provisioner.objects
+        self._numbers = provisioner.numbers
+
+    async def reconcile(self) -> Repairs:
+        """Never raises but to be cancelled: what failed is logged and tried in the next round."""
+        repairs = Repairs()
+        try:
+            # In this order: of what was listed, the row was there before.
+            there = await self._objects.listing()
+            rows = await self._numbers.provisioned()
+            for number in rows:
+                await self._mend(number, there, repairs)
+            await self._sweep({number.id: number for number in rows}, there, repairs)
+        except AppError as error:
+            repairs.failed += 1
+            log.warning("numbers could not be compared", extra={"problem": error.code})
+        if repairs != Repairs():
+            facts = {name: getattr(repairs, name) for name in Repairs.__slots__}
+            log.info("numbers reconciled with LiveKit", extra=facts)
+        return repairs
+
+    async def _mend(self, number: PhoneNumber, there: Listing, repairs: Repairs) -> None:
+        if self._provisioner.in_whose_hands(number) is not None:
+            return
+        try:
+            if number.status != "active":
+                await self._provisioner.finish(number)
+                repairs.undone += 1
+                facts = {"number_id": number.id, "status": number.status}
+                log.info("undid what was half done of a number", extra=facts)
+            elif not self._objects.right(number, there):
+                await self._restore(number, repairs)
+        except (AppError, TimeoutError, NotThere) as error:
+            repairs.failed += 1
+            facts = {"number_id": number.id, "problem": type(error).__name__}
+            log.warning("a number could not be mended", extra=facts)
+
+    async def _restore(self, number: PhoneNumber, repairs: Repairs) -> None:
+        # A second look, at both: it may have been attached or detached between the first two.
+        there = await self._objects.listing()
+        now = await self._numbers.get(Scope(None), number.id)
+        if now is None or now.status != "active" or self._objects.right(now, there):
+            return
+        allowed = await self._provisioner.allowed_addresses(now)
+        trunk_id = await self._objects.put_trunk(now, allowed, there)
+        rule_id = await self._objects.put_rule(now, trunk_id, there)
+        values = {"trunk_id": trunk_id, "rule_id": rule_id}
+        await self._numbers.move(Scope(None), now.id, {"active"}, values)
+        repairs.restored += 1
+        log.info("made a number's trunk and rule right", extra={"number_id": now.id})
+
+    async def _sweep(self, rows: dict[str, PhoneNumber], there: Listing, repairs: Repairs) -> None:
+        """Delete what carries our label and belongs to no row, or is one too many."""
+        for rule_id, rule in there.rules.items():
+            owner = self._objects.rule_owner(rule)
+            if owner is not None and _surplus(rule_id, rows.get(owner), "rule_id", there.rules):
+                await self._objects.remove_rule(rule_id)
+                repairs.removed += 1
+                log.info("removed a rule of no number", extra={"number_id": owner})
+        for trunk_id, trunk in there.trunks.items():
+            owner = self._objects.trunk_owner(trunk)
+            if owner is not None and _surplus(trunk_id, rows.get(owner), "trunk_id", there.trunks):
+                await self._objects.remove_trunk(trunk_id)
+                repairs.removed += 1
+                log.info("removed a trunk of no number", extra={"number_id": owner})
+
+
+def _surplus(found: str, number: PhoneNumber | None, column: str, there: Collection[str]) -> bool:
+    if number is None:
+        return True
+    # While the number's own one is missing, this one may become it.
+    own = getattr(number, column)
+    return number.status == "active" and own in there and own != found

@@ -1,0 +1,331 @@
+"""What can be done with phone numbers, for both families of paths.
+
+``/api/v1/phone-numbers`` (gateway.api.numbers) and ``/v1/numbers`` (gateway.api.numbers_v1) only
+differ in the shape of their answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import phonenumbers
+from phonenumbers import PhoneNumberFormat
+
+from core.errors import AppError, Conflict, Detail, NotFound, ServerFault, Unprocessable
+from core.models import CredentialProvider, NumberDirection, NumberStatus, PhoneNumber, new_id, now
+from core.settings import Settings
+from gateway.numbers.accounts import Accounts
+from gateway.numbers.provisioning import ProviderRef, Provisioner, busy, no_agent, taken
+from gateway.numbers.twilio import AvailableNumber, NotThere, OwnedNumber, TwilioAccount
+from gateway.store.credentials import CredentialStore
+from gateway.store.database import Scope
+from gateway.store.lookup import Agents, Numbers
+from gateway.store.numbers import NumberStore
+
+# Somebody else may buy the number that we were shown.
+_BUY_TRIES = 3
+_CHANGEABLE: frozenset[NumberStatus] = frozenset({"pending", "active"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """Which numbers to look for; ``country`` is ISO 3166-1 alpha-2."""
+
+    country: str = "US"
+    area_code: str | None = None
+    city: str | None = None
+    state: str | None = None
+    postal_code: str | None = None
+    limit: int = 20
+
+
+class NumberService:
+    """Every method takes the caller's scope; what is another's is not there."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        numbers: NumberStore,
+        lookup: Numbers,
+        agents: Agents,
+        credentials: CredentialStore,
+        accounts: Accounts,
+        provisioner: Provisioner | None,
+    ) -> None:
+        """``provisioner``: None without LiveKit."""
+        self._settings = settings
+        self._numbers = numbers
+        self._lookup = lookup
+        self._agents = agents
+        self._credentials = credentials
+        self._accounts = accounts
+        self.provisioner = provisioner
+
+    # --- reading
+
+    async def get(self, scope: Scope, number_id: str) -> PhoneNumber:
+        """Raises NotFound ``NUMBER_NOT_FOUND``."""
+        number = await self._numbers.get(scope, number_id)
+        if number is None:
+            raise not_found()
+        return number
+
+    async def page(
+        self, scope: Scope, *, limit: int, offset: int, status: NumberStatus | None = None
+    ) -> tuple[list[PhoneNumber], int]:
+        return await self._numbers.page(scope, limit=limit, offset=offset, status=status)
+
+    async def credential_names(self, *numbers: PhoneNumber) -> dict[str, str]:
+        """By credential id."""
+        ids = {number.credential_id for number in numbers if number.credential_id is not None}
+        return await self._credentials.names(ids) if ids else {}
+
+    async def available(
+        self, scope: Scope, search: Search, credentials_ref: str | None
+    ) -> list[AvailableNumber]:
+        """What the scope's Twilio account could buy. Raises as Accounts.twilio, TwilioAccount."""
+        _, account = await self._accounts.twilio(scope, credentials_ref)
+        try:
+            return await _search(account, search)
+        except NotThere:
+            return []
+
+    # --- attaching
+
+    async def attach(
+        self,
+        scope: Scope,
+        *,
+        provider: CredentialProvider,
+        phone_number: str,
+        credentials_ref: str | None,
+        agent_id: str | None,
+        direction: NumberDirection,
+    ) -> PhoneNumber:
+        """Take up a number that the tenant has already.
+
+        Twilio's credential proves that it has it. Nothing does for another trunk's number: a
+        tenant's waits, ``pending``, until an operator approves it (SIP_NUMBERS_NEED_APPROVAL).
+
+        Raises, in this order: Unprocessable (not E.164), NotFound ``CREDENTIAL_NOT_FOUND``,
+        ``AGENT_NOT_FOUND``, Conflict ``NUMBER_ATTACHED``, ``SIP_ADDRESS_NOT_CONFIGURED``,
+        Unprocessable ``NUMBER_NOT_IN_ACCOUNT``; what Provisioner.claim or .attach raises.
+        """
+        provisioner = self._ready()
+        number = _new(scope, phone_number, provider, direction)
+        if credentials_ref is not None:
+            credential = await self._accounts.credential(scope, credentials_ref)
+            if credential.provider != provider:
+                raise _invalid("credentialsRef", f"The credential is not one of {provider}")
+            number = number.model_copy(update={"credential_id": credential.id})
+        elif provider == "twilio":
+            raise _invalid("credentialsRef", "Field required for twilio")
+        await self._check_agent(scope, agent_id)
+        await self._check_free(scope, number)
+        if provider == "sip" and self._needs_approval(scope):
+            bound_at = now() if agent_id is not None else None
+            claim = number.model_copy(update={"agent_id": agent_id, "bound_at": bound_at})
+            return await self._warmed(await provisioner.claim(claim))
+        account: TwilioAccount | None = None
+        owned: OwnedNumber | None = None
+        if provider == "twilio":
+            self._check_address()
+            account = await self._accounts.of(number)
+        if account is not None:
+            owned = await account.owned(number.phone_number)
+            if owned is None:
+                raise Unprocessable(
+                    "The number is not in that Twilio account", code="NUMBER_NOT_IN_ACCOUNT"
+                )
+        return await self._warmed(await provisioner.attach(number, agent_id, account, owned))
+
+    async def approve(self, number_id: str) -> PhoneNumber:
+        """Attach what a tenant has claimed; an operator has seen to it that the number is its.
+
+        One that is attached already is left as it is. Raises NotFound ``NUMBER_NOT_FOUND``,
+        Conflict ``NUMBER_ATTACHED`` (another tenant has it), and as Provisioner.attach does.
+        """
+        provisioner = self._ready()
+        number = await self.get(Scope(None), number_id)
+        if number.status == "active":
+            return number
+        return await self._warmed(await provisioner.approve(number))
+
+    async def buy(
+        self,
+        scope: Scope,
+        search: Search,
+        *,
+        phone_number: str | None,
+        credentials_ref: str | None,
+        agent_id: str | None,
+    ) -> PhoneNumber:
+        """Buy ``phone_number``, or the first one found, and attach it for both directions.
+
+        Raises as ``attach`` does, and Conflict ``CREDENTIAL_REQUIRED``, ``NUMBER_UNAVAILABLE``.
+        """
+        provisioner = self._ready()
+        wanted = _new(scope, phone_number, "twilio", "both") if phone_number is not None else None
+        credential, account = await self._accounts.twilio(scope, credentials_ref)
+        await self._check_agent(scope, agent_id)
+        self._check_address()
+        if wanted is not None:
+            await self._check_free(scope, wanted)
+            candidates = [wanted.phone_number]
+        else:
+            try:
+                found = await _search(account, search)
+            except NotThere:
+                found = []
+            candidates = [each.phone_number for each in found[:_BUY_TRIES]]
+        for candidate in candidates:
+            number = _new(scope, candidate, "twilio", "both")
+            number = number.model_copy(update={"credential_id": credential.id})
+            try:
+                return await self._warmed(await provisioner.attach(number, agent_id, account))
+            except Conflict as error:
+                if error.code not in {"NUMBER_UNAVAILABLE", "NUMBER_ATTACHED"}:
+                    raise
+                refused = error
+        if candidates:
+            raise refused
+        raise Conflict("No such number can be bought", code="NUMBER_UNAVAILABLE")
+
+    # --- changing
+
+    async def change(self, scope: Scope, number_id: str, changes: dict[str, Any]) -> PhoneNumber:
+        """``agent_id`` (None unbinds) and ``direction``, as far as they are given.
+
+        Raises NotFound ``NUMBER_NOT_FOUND``, ``AGENT_NOT_FOUND``, Conflict ``NUMBER_BUSY``.
+        """
+        before = await self.get(scope, number_id)
+        values = {name: value for name, value in changes.items() if name != "agent_id"}
+        if "agent_id" in changes:
+            agent_id = changes["agent_id"]
+            await self._check_agent(Scope(before.auth_id), agent_id)
+            after = await self._numbers.bind(
+                scope, number_id, agent_id, before=_CHANGEABLE, values=values
+            )
+        else:
+            after = await self._numbers.move(scope, number_id, _CHANGEABLE, values)
+        if after is None:
+            if (await self.get(scope, number_id)).status not in _CHANGEABLE:
+                raise busy()
+            raise no_agent()
+        return await self._warmed(after)
+
+    async def unbind(self, scope: Scope, number_id: str, agent_id: str) -> PhoneNumber:
+        """Raises NotFound ``AGENT_NOT_FOUND``, and ``NUMBER_NOT_FOUND`` for another's number."""
+        await self._check_agent(scope, agent_id)
+        if (await self.get(scope, number_id)).agent_id != agent_id:
+            raise not_found()
+        return await self.change(scope, number_id, {"agent_id": None})
+
+    async def bind(self, scope: Scope, number_id: str, agent_id: str) -> PhoneNumber:
+        """Whichever agent had it. Raises as ``change`` does, the agent's errors first."""
+        await self._check_agent(scope, agent_id)
+        return await self.change(scope, number_id, {"agent_id": agent_id})
+
+    async def remove(
+        self, scope: Scope, number_id: str, *, release: bool
+    ) -> tuple[PhoneNumber, bool]:
+        """Detach it, and ``release`` it if it was bought through us; whether it was released.
+
+        Raises NotFound ``NUMBER_NOT_FOUND``; what Provisioner.detach raises.
+        """
+        provisioner = self._ready()
+        number = await self.get(scope, number_id)
+        bought = ProviderRef.model_validate(number.provider_ref).bought
+        await provisioner.detach(number, release=release)
+        return number, release and bought
+
+    # --- checks
+
+    def _ready(self) -> Provisioner:
+        if self.provisioner is None:
+            raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+        return self.provisioner
+
+    def _needs_approval(self, scope: Scope) -> bool:
+        return scope.auth_id is not None and self._settings.sip_numbers_need_approval
+
+    def _check_address(self) -> None:
+        if self._settings.sip_public_address is None:
+            raise Conflict(
+                "Set SIP_PUBLIC_ADDRESS to where Twilio reaches the SIP service",
+                code="SIP_ADDRESS_NOT_CONFIGURED",
+            )
+
+    async def _check_agent(self, scope: Scope, agent_id: str | None) -> None:
+        if agent_id is not None and await self._agents.get(scope, agent_id) is None:
+            raise no_agent()
+
+    async def _check_free(self, scope: Scope, number: PhoneNumber) -> None:
+        """Only among the caller's own: of another's it is told after the account was asked.
+
+        An operator sees tenants' claims, and may attach the number all the same.
+        """
+        own = await self._numbers.by_number(Scope(scope.auth_id), number.phone_number)
+        claimed = own is not None and own.status == "pending" and own.auth_id != scope.auth_id
+        if own is not None and not claimed:
+            raise taken()
+
+    async def _warmed(self, number: PhoneNumber) -> PhoneNumber:
+        await self._lookup.warm(number.id)
+        return number
+
+
+def e164(value: str) -> phonenumbers.PhoneNumber:
+    """Raises Unprocessable naming ``phoneNumber``. Only what is E.164 already is taken."""
+    try:
+        parsed = phonenumbers.parse(value, None)
+    except phonenumbers.NumberParseException:
+        parsed = None
+    plain = parsed is not None and phonenumbers.format_number(parsed, PhoneNumberFormat.E164)
+    if parsed is None or plain != value or not phonenumbers.is_possible_number(parsed):
+        raise _invalid("phoneNumber", "Not a phone number in E.164 form, like +14155550123")
+    return parsed
+
+
+def _country(number: phonenumbers.PhoneNumber) -> str:
+    """Of the number, else the first one of its calling code; ``ZZ`` for none (+800 and such)."""
+    region = phonenumbers.region_code_for_number(number)
+    region = region or phonenumbers.region_code_for_country_code(number.country_code or 0)
+    return region if len(region) == 2 else "ZZ"
+
+
+def _new(
+    scope: Scope, phone_number: str, provider: CredentialProvider, direction: NumberDirection
+) -> PhoneNumber:
+    parsed = e164(phone_number)
+    return PhoneNumber(
+        id=new_id("num"),
+        auth_id=scope.auth_id,
+        phone_number=phone_number,
+        country=_country(parsed),
+        provider=provider,
+        direction=direction,
+        status="attaching",
+        created_at=now(),
+    )
+
+
+async def _search(account: TwilioAccount, search: Search) -> list[AvailableNumber]:
+    return await account.available(
+        search.country,
+        area_code=search.area_code,
+        city=search.city,
+        state=search.state,
+        postal_code=search.postal_code,
+        limit=search.limit,
+    )
+
+
+def _invalid(field: str, message: str) -> AppError:
+    return Unprocessable(f"{field}: {message}", details=[Detail(field, message, "value_error")])
+
+
+def not_found() -> NotFound:
+    return NotFound("Phone number not found", code="NUMBER_NOT_FOUND")

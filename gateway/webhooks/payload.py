@@ -1,0 +1,34 @@
+"""What a webhook's body holds: the product's envelope, with the call as ``/v1`` shows it.
+
+Under ``data`` are all fields of ``GET /v1/calls/{id}`` but ``latency``, and besides them the names
+that the product's events use: ``callId``, ``numberId``, ``from``, ``to``. ``transcripts`` is what
+was said until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from core.models import Call, Turn
+from core.webhook_payload import envelope, history
+from gateway.calls.views import CallView
+
+
+def render(event: str, at: datetime, call: Call, turns: Sequence[Turn], context_limit: int) -> str:
+    """The body of an event of ``call`` (gateway.store.outbox.Render), as it is signed and sent."""
+    shown = CallView.of(call, turns[-1] if turns else None).wire()
+    data = shown | {
+        "callId": call.id,
+        "numberId": call.phone_number_id,
+        "from": call.from_number,
+        "to": call.to_number,
+        "transcripts": [turn.wire() for turn in turns],
+    }
+    return envelope(event, at, call.agent_id, data, history(turns, context_limit))
+
+
+def render_test(at: datetime, agent_id: str | None, data: dict[str, Any]) -> str:
+    """An ``agent.message`` that nobody said, marked ``"test": true``."""
+    return envelope("agent.message", at, agent_id, data, [], test=True)
