@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.answering_machine import OPEN_FOR_S, FirstWords, Machine, by_words, words
+from worker.machines.answering_machine import OPEN_FOR_S, FirstWords, Machine, by_words, words
 
 pytestmark = pytest.mark.unit
 

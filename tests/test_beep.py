@@ -7,7 +7,7 @@ import pytest
 
 from core.audio import Pcm, ulaw_decode, ulaw_encode
 from dev.speech import AGENT_VOICE, CALLER_VOICE, Voice, synthesize
-from worker.beep import Beep, BeepDetector
+from worker.machines.beep import Beep, BeepDetector
 
 pytestmark = pytest.mark.unit
 

@@ -8,8 +8,8 @@ import pytest
 from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
 from dev.listen import level_dbfs
-from worker import hold_music
-from worker.briefing import briefing, by_key, by_words
+from worker.handover import hold_music
+from worker.handover.briefing import briefing, by_key, by_words
 
 pytestmark = pytest.mark.unit
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from worker.limits import SilenceClock, warning_after_s
-from worker.pipeline import VAD_SPEECH_S, interrupting_s
+from worker.room.silence import SilenceClock, warning_after_s
+from worker.voice.pipeline import VAD_SPEECH_S, interrupting_s
 
 pytestmark = pytest.mark.unit
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.clauses import ClauseFirst
+from worker.voice.clauses import ClauseFirst
 
 pytestmark = pytest.mark.unit
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from worker import digits
-from worker.actions import ActionFailed
-from worker.digits import Entry, Keypad, collect
+from worker.tools import digits
+from worker.tools.actions import ActionFailed
+from worker.tools.digits import Entry, Keypad, collect
 
 pytestmark = pytest.mark.unit
 

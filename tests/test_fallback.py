@@ -27,11 +27,11 @@ from core.settings import Settings
 from dev.environment import GivenSettings
 from dev.providers import Control, Deepgram, Fault, OpenAI, Providers, Script
 from tests.provider_rig import utterances
-from worker.fallback import STT_OPTIONS, watch
-from worker.prepared import PreparedSpeech
-from worker.providers import Providers as Plugins
-from worker.providers import build_llm, build_llm_client, speed
-from worker.stt_chain import SttChain
+from worker.voice.fallback import STT_OPTIONS, watch
+from worker.voice.prepared import PreparedSpeech
+from worker.voice.providers import Providers as Plugins
+from worker.voice.providers import build_llm, build_llm_client, speed
+from worker.voice.stt_chain import SttChain
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
 
@@ -284,7 +284,7 @@ async def test_what_one_model_fails_at_the_next_one_answers(
     providers: Providers, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "hang":  # the others are not waited for
-        monkeypatch.setattr("worker.fallback.ATTEMPT_S", 2.0)
+        monkeypatch.setattr("worker.voice.fallback.ATTEMPT_S", 2.0)
     providers.control.openai.faults = [Fault(kind=kind, times=None, model="first")]
     timeline = Timeline()
     chain = model(providers, timeline)

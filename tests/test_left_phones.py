@@ -24,8 +24,8 @@ from tests.edge import served
 from tests.inprocess import KEY, SECRET, Running
 from tests.livekit_stub import LiveKitStub, agent, phone, running_with
 from tests.test_reconciler import round_of
-from worker import leaving
-from worker.backoff import Backoff
+from worker.link.backoff import Backoff
+from worker.room import leaving
 
 pytestmark = [pytest.mark.store, pytest.mark.attack]
 

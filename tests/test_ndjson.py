@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from worker.ndjson import NdjsonParser, parse_object
-from worker.webhook_reply import Reply, ReplyDecoder
+from worker.brains.ndjson import NdjsonParser, parse_object
+from worker.brains.webhook_reply import Reply, ReplyDecoder
 
 pytestmark = pytest.mark.unit
 

@@ -16,8 +16,8 @@ from livekit import rtc
 from livekit.agents.voice import io
 from livekit.agents.voice.room_io._output import _ParticipantAudioOutput
 
-from worker.pause import drop_queued
-from worker.spoken_audio import SpokenAudio
+from worker.timing.pause import drop_queued
+from worker.timing.spoken_audio import SpokenAudio
 
 pytestmark = pytest.mark.unit
 
@@ -144,6 +144,6 @@ def test_another_output_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
         def clear_buffer(self) -> None: ...
 
     other = Other(label="other", capabilities=io.AudioOutputCapabilities(pause=True))
-    with caplog.at_level("INFO", "worker.pause"):
+    with caplog.at_level("INFO", "worker.timing.pause"):
         drop_queued(other)
     assert caplog.messages == ["the agent's voice cannot be stopped early: other"]

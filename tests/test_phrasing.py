@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from livekit.agents import FlushSentinel
 
-from worker.phrasing import in_phrases
+from worker.voice.phrasing import in_phrases
 
 pytestmark = pytest.mark.unit
 

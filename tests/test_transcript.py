@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from livekit.agents.llm import ChatMessage
 
-from worker.spoken_audio import Spoken
-from worker.transcript import Transcript
-from worker.turn_clock import TurnClock
-from worker.turn_parts import TurnEnd
+from worker.timing.spoken_audio import Spoken
+from worker.timing.turn_clock import TurnClock
+from worker.timing.turn_parts import TurnEnd
+from worker.voice.transcript import Transcript
 
 pytestmark = pytest.mark.unit
 

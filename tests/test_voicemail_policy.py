@@ -13,10 +13,10 @@ from livekit import rtc
 
 from core.audio import Pcm
 from core.models import AgentConfig
-from worker import answering_machine, voicemail
-from worker.ambient import AmbientSound
-from worker.prepared import PreparedSpeech
-from worker.voicemail import MachinePolicy
+from worker.machines import answering_machine, voicemail
+from worker.machines.voicemail import MachinePolicy
+from worker.voice.ambient import AmbientSound
+from worker.voice.prepared import PreparedSpeech
 
 pytestmark = pytest.mark.unit
 

@@ -17,9 +17,9 @@ from core.jobs import CallBrief, VoiceWebhook
 from core.models import Agent, AgentConfig
 from core.signing import new_secret
 from tests.receiver import Received, Receiver, receiving, served
-from worker.actions import Actions, no_transfer
-from worker.keys import pressed
-from worker.webhook_brain import MAX_TEXT, WebhookBrain
+from worker.brains.webhook import MAX_TEXT, WebhookBrain
+from worker.tools.actions import Actions, no_transfer
+from worker.tools.keys import pressed
 
 pytestmark = pytest.mark.unit
 

@@ -24,10 +24,10 @@ from core.jobs import CallBrief, VoiceWebhook
 from core.models import Agent, AgentConfig, now
 from core.signing import new_secret
 from tests.receiver import Received, Receiver, counted, receiving, served
-from worker.keys import pressed
-from worker.webhook import Exchange, WebhookClient, WebhookFailed
-from worker.webhook_reply import MAX_BODY_BYTES
-from worker.webhook_turn import voice_turn
+from worker.brains.webhook_client import Exchange, WebhookClient, WebhookFailed
+from worker.brains.webhook_reply import MAX_BODY_BYTES
+from worker.brains.webhook_turn import voice_turn
+from worker.tools.keys import pressed
 
 pytestmark = pytest.mark.unit
 

@@ -12,8 +12,8 @@ from livekit import api, rtc
 from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
 from core.transfers import Outcome, TransferResult
-from worker.consultation import Consultation, TransferFailed
-from worker.endings import Cause
+from worker.handover.consultation import Consultation, TransferFailed
+from worker.room.endings import Cause
 
 pytestmark = pytest.mark.unit
 

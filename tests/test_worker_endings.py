@@ -11,9 +11,9 @@ from livekit import rtc
 from core.events import CallState, ended, fold
 from core.legs import LEAVING
 from core.models import TERMINAL, CallEvent
-from worker.endings import ENDINGS, Cause, Ending, agent_disconnected, far_end_left
-from worker.far_end import FarEnd
-from worker.limits import SilenceClock
+from worker.room.endings import ENDINGS, Cause, Ending, agent_disconnected, far_end_left
+from worker.room.far_end import FarEnd
+from worker.room.silence import SilenceClock
 
 pytestmark = pytest.mark.unit
 
@@ -226,7 +226,7 @@ async def test_digits(room: Watched) -> None:
 async def test_one_who_comes_back_has_not_left(
     room: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.far_end._RETURN_WITHIN_S", 0)
+    monkeypatch.setattr("worker.room.far_end._RETURN_WITHIN_S", 0)
     phone = room.joins(Party(status="active"))
     room.leaves(phone, R.SIGNAL_CLOSE)
     room.joins(phone)
@@ -240,7 +240,7 @@ async def test_one_who_comes_back_has_not_left(
 async def test_one_who_is_gone_after_a_reconnect(
     room: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.far_end._RETURN_WITHIN_S", 0)
+    monkeypatch.setattr("worker.room.far_end._RETURN_WITHIN_S", 0)
     room.joins(Party(status="active"))
     room.far_end.recheck()
     await turns_of_the_loop()
@@ -254,7 +254,7 @@ async def test_one_who_is_gone_after_a_reconnect(
 async def test_nobody_leaves_while_we_are_cut_off(
     room: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.far_end._RETURN_WITHIN_S", 0)
+    monkeypatch.setattr("worker.room.far_end._RETURN_WITHIN_S", 0)
     phone = room.joins(Party(status="active"))
     room.connected = False
     room.leaves(phone, None)

@@ -18,11 +18,11 @@ from mcp import types
 from core.models import McpServer
 from tests.edge import served
 from tests.mcp_server import mcp_server
-from worker import mcp
-from worker.actions import Actions, no_transfer
-from worker.digits import Keypad
-from worker.mcp import McpServers, _usable
-from worker.tools import ToolBox
+from worker.tools import mcp
+from worker.tools.actions import Actions, no_transfer
+from worker.tools.box import ToolBox
+from worker.tools.digits import Keypad
+from worker.tools.mcp import McpServers, _usable
 
 pytestmark = pytest.mark.unit
 
@@ -131,7 +131,7 @@ async def test_schemas_that_models_refuse_are_changed_or_left_out(
         "elsewhere": {"$ref": "http://127.0.0.1:9/"},
     }
     listed = [types.Tool(name=name, input_schema=schemas[name]) for name in schemas]
-    with caplog.at_level("INFO", "worker.mcp"):
+    with caplog.at_level("INFO", "worker.tools.mcp"):
         found = {each["name"]: each["parameters"] for each in _usable(listed, None)}
     definitions = schemas["named"]["definitions"]
     assert found == {"named": {**person, "definitions": definitions}, "either": person}

@@ -16,11 +16,11 @@ import pytest
 from aiohttp import web
 
 from core.models import CallEvent
-from worker import reporter as reporter_module
-from worker.backoff import Backoff
-from worker.gateway import Gateway, Refused, Unavailable
-from worker.reporter import BATCH, Reporter, sweep
-from worker.spool import Owner, Spool, leftovers
+from worker.link import reporter as reporter_module
+from worker.link.backoff import Backoff
+from worker.link.client import Gateway, Refused, Unavailable
+from worker.link.reporter import BATCH, Reporter, sweep
+from worker.link.spool import Owner, Spool, leftovers
 
 pytestmark = pytest.mark.unit
 
@@ -297,8 +297,8 @@ async def test_backoff_doubles_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) 
     async def sleep(delay: float) -> None:
         waited.append(delay)
 
-    monkeypatch.setattr("worker.backoff.asyncio.sleep", sleep)
-    monkeypatch.setattr("worker.backoff.random.uniform", lambda low, high: high)
+    monkeypatch.setattr("worker.link.backoff.asyncio.sleep", sleep)
+    monkeypatch.setattr("worker.link.backoff.random.uniform", lambda low, high: high)
     backoff = Backoff(0.5, 5.0)
     assert not backoff.failing
     for _ in range(6):

@@ -18,12 +18,13 @@ from livekit.agents import StopResponse
 
 from core.models import CustomTool
 from core.url_guard import guarded_session
-from worker import actions, http_tools
-from worker.actions import ActionFailed, Actions, no_transfer
-from worker.digits import Keypad
-from worker.filler import words
-from worker.http_tools import MAX_RESPONSE_BYTES, ToolAnswer
-from worker.tools import ToolBox
+from worker.tools import actions
+from worker.tools import http as http_tools
+from worker.tools.actions import ActionFailed, Actions, no_transfer
+from worker.tools.box import ToolBox
+from worker.tools.digits import Keypad
+from worker.tools.filler import words
+from worker.tools.http import MAX_RESPONSE_BYTES, ToolAnswer
 
 pytestmark = pytest.mark.unit
 

@@ -11,10 +11,10 @@ import pytest
 from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
 from core.transfers import Outcome, TransferOrder, TransferResult
-from worker import transfer
-from worker.actions import ActionFailed
-from worker.gateway import Refused, Unavailable
-from worker.transfer import Transfers
+from worker.handover import transfer
+from worker.handover.transfer import Transfers
+from worker.link.client import Refused, Unavailable
+from worker.tools.actions import ActionFailed
 
 pytestmark = pytest.mark.unit
 

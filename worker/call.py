@@ -17,25 +17,25 @@ from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.transfers import TransferOrder, TransferResult
 from core.url_guard import guarded_session
-from worker import leaving
-from worker.actions import Actions, no_transfer
-from worker.ambient import AmbientSound, ambient_sound
-from worker.aside import Aside
-from worker.brain import Brain, HostedBrain
-from worker.conversation import Conversation
-from worker.digits import Keypad
-from worker.endings import ENDINGS, Cause, agent_disconnected
-from worker.far_end import FarEnd
-from worker.gateway import Gateway
+from worker.brains.hosted import Brain, HostedBrain
+from worker.brains.webhook import WebhookBrain
+from worker.handover.aside import Aside
+from worker.handover.transfer import Transfers
 from worker.job import CallJob, facts, patiently, read_job
-from worker.limits import SilenceClock, warning_after_s
-from worker.providers import build_llm_client
-from worker.reporter import Reporter
-from worker.spool import Owner
-from worker.tools import ToolBox
-from worker.transfer import Transfers
-from worker.voicemail import MachinePolicy, telephone_audio
-from worker.webhook_brain import WebhookBrain
+from worker.link.client import Gateway
+from worker.link.reporter import Reporter
+from worker.link.spool import Owner
+from worker.machines.voicemail import MachinePolicy, telephone_audio
+from worker.room import leaving
+from worker.room.endings import ENDINGS, Cause, agent_disconnected
+from worker.room.far_end import FarEnd
+from worker.room.silence import SilenceClock, warning_after_s
+from worker.tools.actions import Actions, no_transfer
+from worker.tools.box import ToolBox
+from worker.tools.digits import Keypad
+from worker.voice.ambient import AmbientSound, ambient_sound
+from worker.voice.conversation import Conversation
+from worker.voice.providers import build_llm_client
 
 log = logging.getLogger(__name__)
 

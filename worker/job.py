@@ -9,9 +9,9 @@ from http import HTTPStatus
 from pydantic import TypeAdapter
 
 from core.jobs import CallBrief, InboundJob, JobMetadata
-from worker.backoff import Backoff
-from worker.endings import Cause
-from worker.gateway import Refused, Unavailable
+from worker.link.backoff import Backoff
+from worker.link.client import Refused, Unavailable
+from worker.room.endings import Cause
 
 _BRIEF_WITHIN_S = 15.0  # so long a caller hears ringing
 _REFUSALS: dict[int, Cause] = {HTTPStatus.GONE: "over_already", HTTPStatus.NOT_FOUND: "no_call"}

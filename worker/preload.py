@@ -25,7 +25,7 @@ _USED_LATER = (
     "openai.resources.chat.completions.completions",
     "openai.resources.chat.completions.messages",
     "openai.resources.models",
-    "worker.mcp",
+    "worker.tools.mcp",
 )
 
 for name in _USED_LATER:
@@ -38,7 +38,7 @@ from openai.pagination import AsyncPage  # noqa: E402
 from openai.types import Model  # noqa: E402
 from openai.types.chat import ChatCompletionChunk  # noqa: E402
 
-from worker.providers import tls_context  # noqa: E402
+from worker.voice.providers import tls_context  # noqa: E402
 
 # Made when first used, and kept: the TLS settings of the jobs' HTTP sessions (30 ms of CPU each:
 # before the greeting, and before a new process can take a call), the patterns that words are

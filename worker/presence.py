@@ -11,7 +11,7 @@ from livekit.agents import AgentServer
 from core.jobs import Heartbeat
 from core.settings import Settings
 from core.tokens import TokenIssuer
-from worker.gateway import Gateway, GatewayError
+from worker.link.client import Gateway, GatewayError
 
 log = logging.getLogger(__name__)
 

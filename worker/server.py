@@ -18,10 +18,10 @@ from core.process_metrics import TaskCollector
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from worker.call import entrypoint, prewarm
-from worker.gateway import Gateway
 from worker.job import facts, identity, read_job
+from worker.link.client import Gateway
+from worker.link.reporter import sweep_forever
 from worker.presence import Presence
-from worker.reporter import sweep_forever
 
 log = logging.getLogger(__name__)
 

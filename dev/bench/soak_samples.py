@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dev.bench.usage import MIB
 from dev.stack import Stack
-from worker.spool import leftovers
+from worker.link.spool import leftovers
 
 OPEN_STATUSES = ("queued", "ringing", "in-progress")
 MISHAPS = ("busy", "no-answer", "failed", "canceled")

@@ -1,0 +1,92 @@
+"""What answers a caller's turns: a model that we ask (hosted), or the tenant's webhook.
+
+A conversation runs ``agent`` in a session that has ``llm``; all else (hearing, speaking, turn
+taking, barge-in) is the same for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+from livekit.agents import AgentSession, llm
+from openai import AsyncClient
+
+from core.models import AgentConfig
+from worker.tools.box import ToolBox
+from worker.voice.providers import build_llm
+from worker.voice.turn_agent import TurnAgent
+
+if TYPE_CHECKING:
+    from worker.tools.mcp import McpServers
+
+
+class Brain(Protocol):
+    """One call's; ``aclose`` it after the session."""
+
+    @property
+    def agent(self) -> TurnAgent:
+        """What the session runs."""
+
+    @property
+    def llm(self) -> llm.LLM[Any]:
+        """What the session has to have, or it answers nobody."""
+
+    @property
+    def guesses(self) -> bool:
+        """Whether an answer may be begun before it is known that the turn is over."""
+
+    def attach(self, session: AgentSession[None]) -> None:
+        """Before the session starts."""
+
+    async def warm(self) -> None:
+        """Be ready for the first turn; what fails here fails again then, and is told then."""
+
+    async def aclose(self) -> None: ...
+
+
+_MOST_TOOLS = 128
+"""OpenAI refuses a request with more of them."""
+
+
+class HostedBrain:
+    """livekit-agents' own way: a language model with the agent's prompt and tools."""
+
+    guesses = True
+
+    def __init__(
+        self, config: AgentConfig, client: AsyncClient, box: ToolBox, *, allow_private: bool
+    ) -> None:
+        transfer = config.transfer_number is not None
+        tools = box.tools(config.custom_tools, transfer=transfer)
+        self.agent = TurnAgent(instructions=config.system_prompt, tools=tools)
+        self.llm = build_llm(config, client, box.post)
+        self._adding = asyncio.Lock()
+        self._mcp: McpServers | None = None
+        if config.mcp_servers:
+            # Here, because its import takes most of a second; job processes have it already.
+            from worker.tools.mcp import McpServers
+
+            self._mcp = McpServers(
+                config.mcp_servers, box, self._add_tools, allow_private=allow_private
+            )
+
+    def attach(self, session: AgentSession[None]) -> None:
+        """Look for tools from here on; the call does not wait for them."""
+        if self._mcp is not None:
+            self._mcp.start()
+
+    async def warm(self) -> None:
+        """Its plugin does that when the session starts."""
+
+    async def aclose(self) -> None:
+        """The client is the process's."""
+        if self._mcp is not None:
+            await self._mcp.aclose()
+
+    async def _add_tools(self, tools: list[llm.Tool | llm.Toolset]) -> None:
+        """Tools that turned up later. Of several of one name the first stays."""
+        async with self._adding:
+            known = {tool.id for tool in self.agent.tools}
+            new = [tool for tool in tools if tool.id not in known]
+            await self.agent.update_tools([*self.agent.tools, *new][:_MOST_TOOLS])

@@ -1,0 +1,44 @@
+"""The body of a caller's turn, as a webhook gets it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from livekit.agents.llm import ChatMessage
+
+from core.jobs import CallBrief
+from core.webhook_payload import envelope, last, said
+from worker.brains.webhook_client import EVENT
+from worker.tools.keys import DIGITS
+from worker.voice.transcript import spoken_text
+
+
+def voice_turn(
+    brief: CallBrief, messages: Sequence[ChatMessage], *, context_limit: int, at: datetime
+) -> str:
+    """``messages``: what was said, and heard, on the call; the turn is the caller's last."""
+    position = max(i for i, message in enumerate(messages) if message.role == "user")
+    turn = messages[position]
+    recent = [
+        said(
+            text,
+            "inbound" if message.role == "user" else "outbound",
+            datetime.fromtimestamp(message.created_at, UTC),
+        )
+        for message in messages[:position]
+        if message.role in ("user", "assistant") and (text := spoken_text(message))
+    ]
+    data = {
+        "callId": brief.call_id,
+        "numberId": brief.phone_number_id,
+        "from": brief.from_number,
+        "to": brief.to_number,
+        "status": "in-progress",
+        "transcript": spoken_text(turn),
+        "confidence": turn.transcript_confidence,
+        "direction": brief.direction,
+    }
+    if DIGITS in turn.extra:
+        data["digits"] = turn.extra[DIGITS]
+    return envelope(EVENT, at, brief.agent.id, data, last(recent, context_limit))

@@ -1,0 +1,40 @@
+"""A voice and an ear for what is said beside the conversation: to a human, before a transfer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from core.models import AgentConfig
+from core.settings import Settings
+from worker.voice.fallback import STT_OPTIONS
+from worker.voice.pipeline import CHAIN_OPTIONS, TTS_OPTIONS, build_vad
+from worker.voice.providers import Providers
+
+log = logging.getLogger(__name__)
+
+_CLOSE_WITHIN_S = 3.0
+
+
+class Aside:
+    """Of the same providers, but not the session's own: what fails here is no failure of the
+    call. ``aclose`` it."""
+
+    def __init__(self, config: AgentConfig, settings: Settings) -> None:
+        self._made = Providers(config, settings)
+        self.stt, stt_parts = self._made.make_stt(build_vad(settings))
+        self.tts, tts_parts = self._made.make_tts()
+        self.stt_options = STT_OPTIONS
+        self.tts_options = TTS_OPTIONS if len(tts_parts) == 1 else CHAIN_OPTIONS
+        self._close = [part.engine.aclose for part in stt_parts]
+        self._close += [part.engine.aclose for part in tts_parts]
+
+    async def aclose(self) -> None:
+        """Bounded."""
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                for close in self._close:
+                    await close()
+                await self._made.aclose()
+        except TimeoutError:
+            log.warning("it did not close in time")

@@ -1,0 +1,271 @@
+"""The middle of a warm transfer: the caller on hold, the human called, briefed and asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from livekit import api, rtc
+from livekit.agents import APIError, stt
+
+from core.alongside import alongside
+from core.jobs import CallBrief
+from core.transfers import TransferResult
+from worker.handover import hold_music
+from worker.handover.aside import Aside
+from worker.handover.briefing import briefing, by_key, by_words
+from worker.handover.separation import LIVEKIT_ERRORS, Separation
+from worker.handover.side_track import SideTrack
+from worker.room.far_end import FarEnd
+from worker.voice.prepared import PreparedSpeech
+
+log = logging.getLogger(__name__)
+
+_DECIDE_WITHIN_S = 20.0  # after the briefing
+_BRIEF_WITHIN_S = 90.0
+_ACTIVE_WITHIN_S = 5.0
+_VERDICT_WITHIN_S = 5.0
+_HANG_UP_WITHIN_S = 5.0
+# The caller's SIP service learns of the human's track when we do, and may subscribe later.
+_SUBSCRIBED_S = 0.3
+_LISTEN_RATE = 16_000  # Hz
+
+
+class TransferFailed(Exception):
+    """``reason``: as on the timeline."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Consultation:
+    """One human asked to take one call. ``hold`` once, then ``close``."""
+
+    def __init__(
+        self,
+        brief: CallBrief,
+        identity: str,
+        *,
+        room: rtc.Room,
+        livekit: api.LiveKitAPI,
+        aside: Aside,
+        on_connected: Callable[[], None],
+        on_left: Callable[[str], None],
+    ) -> None:
+        """``identity``: the human's. ``aside`` is its maker's to close. ``on_left``: with
+        LiveKit's reason, whenever that is."""
+        self._brief = brief
+        self._config = brief.agent.config
+        self._identity = identity
+        self._room = room
+        self._livekit = livekit
+        self._aside = aside
+        self._on_connected = on_connected
+        self._on_left = on_left
+        self._decided: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._separation = Separation(room, livekit, brief.participant_identity, identity)
+        self._human = FarEnd(
+            room,
+            identity,
+            inbound=False,
+            on_ringing=_told_by_the_gateway,
+            on_answered=_told_by_the_gateway,
+            on_digit=lambda digit: self._decide(by_key(digit)),
+            on_left=lambda _, detail: self._left(detail),
+        )
+
+    async def hold(self, ring: Callable[[], Awaitable[TransferResult]]) -> None:
+        """Until caller and human hear each other. Raises TransferFailed: the human is gone, and
+        the agent's voice is the caller's again.
+
+        ``ring`` has the human called, and returns when it has picked up, or will not.
+        """
+        separation = self._separation
+        music = SideTrack(self._room, "hold-music", hold_music.RATE)
+        words = SideTrack(self._room, "briefing", self._aside.tts.sample_rate)
+        speech = PreparedSpeech(briefing(self._config, self._brief))
+        connected = False
+        try:
+            await music.open()
+            separation.divide(())
+            await words.open()
+            separation.divide([words.sid])
+            async with (
+                alongside(music.play(hold_music.frames()), "hold music"),
+                alongside(self._synthesise(speech), "briefing"),
+            ):
+                await self._call(ring)
+                decision = await self._ask(words, speech)
+                if decision != "accepted":
+                    raise TransferFailed(decision)
+                await separation.connect()
+                connected = True
+                self._on_connected()
+        except (*LIVEKIT_ERRORS, rtc.participant.PublishTrackError) as error:
+            log.warning("transfer failed", extra={"problem": type(error).__name__})
+            raise TransferFailed("failed") from None
+        finally:
+            if not connected:
+                await self.hang_up()
+            await music.aclose()
+            await words.aclose()
+            if not connected:
+                separation.reunite()
+
+    @property
+    def present(self) -> bool:
+        """Whether the human is in the room."""
+        return self._human.present
+
+    async def hang_up(self) -> None:
+        """Send the human away, if there."""
+        whom = api.RoomParticipantIdentity(room=self._room.name, identity=self._identity)
+        try:
+            async with asyncio.timeout(_HANG_UP_WITHIN_S):
+                await self._livekit.room.remove_participant(whom)
+        except LIVEKIT_ERRORS as error:
+            if not _not_there(error):
+                log.warning("human not hung up", extra={"problem": type(error).__name__})
+
+    def close(self) -> None:
+        """Stop watching the human."""
+        self._human.close()
+
+    def _left(self, detail: str) -> None:
+        self._decide("hung_up")
+        self._on_left(detail)
+
+    def _decide(self, decision: str | None) -> None:
+        """The first word counts; None is none."""
+        if decision is not None and not self._decided.done():
+            self._decided.set_result(decision)
+
+    # --- the human's phone
+
+    async def _call(self, ring: Callable[[], Awaitable[TransferResult]]) -> None:
+        """Until the human has picked up, and hears the agent only."""
+        ringing = asyncio.ensure_future(ring())
+        try:
+            async with alongside(self._keep_apart(), "keep apart"):
+                waited: set[asyncio.Future[Any]] = {ringing, self._decided}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            # What failed before anybody picked up is not rung for any longer.
+            if self._decided.done() and self._decided.result() != "accepted":
+                raise TransferFailed(await self._why(ringing))
+            result = await ringing
+        finally:
+            ringing.cancel()
+        if result.outcome != "answered":
+            raise TransferFailed(result.outcome)
+        async with asyncio.timeout(_ACTIVE_WITHIN_S):
+            await self._human.answered.wait()
+        await self._separation.mute_human()
+        await self._separation.let_human_hear()
+
+    async def _why(self, ringing: asyncio.Future[TransferResult]) -> str:
+        """A phone that is busy leaves the room as one that hangs up: the gateway knows which."""
+        decision = self._decided.result()
+        if decision != "hung_up":
+            return decision
+        await asyncio.wait({ringing}, timeout=_VERDICT_WITHIN_S)
+        if not ringing.done():
+            return decision
+        outcome = ringing.result().outcome
+        return decision if outcome == "answered" else outcome
+
+    async def _keep_apart(self) -> None:
+        """From when the human's participant is in the room, before it is answered."""
+        published = asyncio.Event()
+
+        def track_published(_: rtc.RemoteTrackPublication, by: rtc.RemoteParticipant) -> None:
+            if by.identity == self._identity:
+                published.set()
+
+        self._room.on("track_published", track_published)
+        try:
+            self._human.look()
+            await self._human.joined.wait()
+            await self._separation.deafen_human()
+            await self._separation.mute_human()
+            await published.wait()
+            await self._separation.mute_human()
+            await asyncio.sleep(_SUBSCRIBED_S)
+            await self._separation.mute_human()
+        except LIVEKIT_ERRORS as error:
+            if _not_there(error):
+                # A phone that refuses at once is gone before it is spoken of.
+                return self._decide("hung_up")
+            # They must not be told apart by chance: no transfer.
+            log.warning("not kept apart", extra={"problem": type(error).__name__})
+            self._decide("failed")
+        finally:
+            self._room.off("track_published", track_published)
+
+    # --- the question, and the answer
+
+    async def _synthesise(self, speech: PreparedSpeech) -> None:
+        if await speech.synthesise(self._aside.tts, self._aside.tts_options):
+            self._decide("failed")
+
+    async def _ask(self, words: SideTrack, speech: PreparedSpeech) -> str:
+        """``accepted``, or why not. Keys count at once, words when all has been said."""
+        telling = asyncio.create_task(_tell(words, speech), name="briefing")
+        try:
+            waited: set[asyncio.Future[Any]] = {telling, self._decided}
+            await asyncio.wait(waited, timeout=_BRIEF_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+            if self._decided.done():
+                return self._decided.result()
+            if not telling.done() or telling.exception() is not None:
+                return "failed"
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+        async with alongside(self._listen(), "ask the human"):
+            await asyncio.wait({self._decided}, timeout=_DECIDE_WITHIN_S)
+        return self._decided.result() if self._decided.done() else "not_accepted"
+
+    async def _listen(self) -> None:
+        """To what the human says, apart from the session, which hears the caller only."""
+        track = self._track()
+        if track is None:
+            return
+        try:
+            async with self._aside.stt.stream(conn_options=self._aside.stt_options) as ear:
+                async with alongside(_hear(track, ear), "hear the human"):
+                    async for event in ear:
+                        for said in event.alternatives[:1]:
+                            self._decide(by_words(said.text, self._config.language))
+        except APIError as error:
+            log.warning("the human can only press keys", extra={"problem": type(error).__name__})
+
+    def _track(self) -> rtc.RemoteAudioTrack | None:
+        human = self._room.remote_participants.get(self._identity)
+        if human is None:
+            return None
+        tracks = (publication.track for publication in human.track_publications.values())
+        return next((track for track in tracks if isinstance(track, rtc.RemoteAudioTrack)), None)
+
+
+def _not_there(error: Exception) -> bool:
+    return getattr(error, "code", "") == api.TwirpErrorCode.NOT_FOUND
+
+
+async def _tell(words: SideTrack, speech: PreparedSpeech) -> None:
+    await words.heard()
+    await words.play(speech.audio())
+
+
+async def _hear(track: rtc.RemoteAudioTrack, ear: stt.RecognizeStream) -> None:
+    stream = rtc.AudioStream(track, sample_rate=_LISTEN_RATE, num_channels=1, frame_size_ms=20)
+    try:
+        async for event in stream:
+            ear.push_frame(event.frame)
+    finally:
+        await stream.aclose()
+
+
+def _told_by_the_gateway() -> None:
+    """It writes the step on the timeline."""

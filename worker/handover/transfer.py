@@ -1,0 +1,208 @@
+"""Handing the caller over to a human.
+
+Cold: the gateway sends the caller's phone there. Warm: the gateway dials the human into this
+room; the caller hears music, the human a briefing, and neither the other
+(worker.handover.separation). The human takes the call with a key or a word: they hear each other,
+and the agent leaves. In every other case the human is sent away and the caller is back with the
+agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from livekit import api, rtc
+
+from core.jobs import CallBrief
+from core.models import new_id
+from core.transfers import TransferOrder, TransferResult, failure, human_identity
+from worker.handover.aside import Aside
+from worker.handover.consultation import Consultation, TransferFailed
+from worker.link.backoff import Backoff
+from worker.link.client import Refused, Unavailable
+from worker.room.endings import Cause
+from worker.tools.actions import ActionFailed
+
+log = logging.getLogger(__name__)
+
+_ASK_LONGER_S = 20.0  # than the human's phone may ring
+_STOP_WITHIN_S = 15.0
+
+_WORDS = {
+    "busy": "the line is busy",
+    "no_answer": "nobody picked up",
+    "rejected": "the call was rejected",
+    "invalid_destination": "the number cannot be reached",
+    "not_allowed": "the number may not be called",
+    "declined": "the human declined",
+    "not_accepted": "the human did not take the call",
+    "hung_up": "the human hung up",
+    "call_over": "the call is over",
+}
+
+
+class Transfers:
+    """The transfers of one call, one at a time."""
+
+    def __init__(
+        self,
+        brief: CallBrief,
+        *,
+        room: rtc.Room,
+        livekit: api.LiveKitAPI,
+        aside: Callable[[], Aside],
+        ask: Callable[[TransferOrder], Awaitable[TransferResult]],
+        post: Callable[..., object],
+        delivered: Callable[[], Awaitable[None]],
+        on_hold: Callable[[bool], None],
+        on_over: Callable[[Cause, str], None],
+    ) -> None:
+        """``ask`` the gateway, which raises Unavailable or Refused; ``delivered``: until it
+        knows all that was posted. ``on_hold``: the caller is put on hold, or back."""
+        self._brief = brief
+        self._config = brief.agent.config
+        self._room = room
+        self._livekit = livekit
+        self._aside = aside
+        self._ask = ask
+        self._post = post
+        self._delivered = delivered
+        self._on_hold = on_hold
+        self._on_over = on_over
+        self._task: asyncio.Task[None] | None = None
+        self._referring = False
+        self._connected = False
+        self._caller_gone: tuple[Cause, str] | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """From the request to the end of the call, or back to the agent."""
+        return self._connected or (self._task is not None and not self._task.done())
+
+    async def transfer(self) -> None:
+        """Returns when the caller is with the human and the call is over for us.
+
+        Raises ActionFailed: the caller is still ours. Cancelling is safe: it goes on.
+        """
+        if self.under_way:
+            raise ActionFailed("a transfer is under way already")
+        task = self._task = asyncio.create_task(self._transfer(), name="transfer")
+        task.add_done_callback(_seen)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise ActionFailed(_WORDS["call_over"]) from None
+            raise
+
+    def caller_left(self, cause: Cause, detail: str) -> None:
+        """Decides what ends the call: a phone that was referred leaves as one that hangs up."""
+        if self._referring:
+            self._caller_gone = cause, detail
+        elif self._connected:
+            self._on_over("transfer_ended", detail)
+        else:
+            self._on_over(cause, detail)
+
+    async def aclose(self) -> None:
+        """The call is over: a human who has not taken it is hung up."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=_STOP_WITHIN_S)
+
+    async def _transfer(self) -> None:
+        order = TransferOrder(transfer_id=new_id("trf"))
+        self._on_hold(True)
+        reason = "failed"
+        try:
+            if self._config.transfer_mode == "cold":
+                await self._refer(order)
+            else:
+                await self._consult(order)
+            reason = ""
+        except asyncio.CancelledError:
+            reason = "call_over"
+            raise
+        except TransferFailed as failed:
+            reason = failed.reason
+            raise ActionFailed(_WORDS.get(reason, "it did not work")) from None
+        finally:
+            if reason and not self._connected:
+                # The gateway's word, with the SIP status, stays if it was first.
+                failed_id = f"{order.transfer_id}_transfer.failed"
+                self._post("transfer.failed", failure(reason), id=failed_id)
+                self._on_hold(False)
+
+    async def _ordered(self, order: TransferOrder) -> TransferResult:
+        """The gateway's answer; asked again with the same id it does nothing twice."""
+        backoff = Backoff(longest=2.0)
+        try:
+            async with asyncio.timeout(self._config.transfer_ringing_ms / 1000 + _ASK_LONGER_S):
+                while True:
+                    try:
+                        return await self._ask(order)
+                    except Unavailable:
+                        await backoff.wait()
+        except (Refused, TimeoutError) as error:
+            log.warning("no transfer", extra={"problem": str(error) or type(error).__name__})
+            return TransferResult(outcome="failed")
+
+    # --- cold
+
+    async def _refer(self, order: TransferOrder) -> None:
+        self._referring = True
+        try:
+            result = await self._ordered(order)
+        finally:
+            self._referring = False
+        if result.outcome == "transferred":
+            return self._on_over("referred", "")
+        if self._caller_gone is not None:
+            self._on_over(*self._caller_gone)
+        raise TransferFailed(result.outcome)
+
+    # --- warm
+
+    async def _consult(self, order: TransferOrder) -> None:
+        aside = self._aside()
+        consultation = Consultation(
+            self._brief,
+            human_identity(order.transfer_id),
+            room=self._room,
+            livekit=self._livekit,
+            aside=aside,
+            on_connected=self._together,
+            on_left=self._human_left,
+        )
+        try:
+            await consultation.hold(lambda: self._ordered(order))
+            # Leave when the gateway knows that it has to see to the end; until then we do.
+            await self._delivered()
+            stays = consultation.present
+        except asyncio.CancelledError:
+            # Something else ended the call: what is left of it is ours to hang up.
+            await consultation.hang_up()
+            raise
+        finally:
+            consultation.close()
+            await aside.aclose()
+        self._on_over("handed_over" if stays else "transfer_ended", "")
+
+    def _together(self) -> None:
+        self._connected = True
+        self._post("transfer.accepted")
+        self._post("call.transferred", {"to": self._config.transfer_number, "mode": "warm"})
+
+    def _human_left(self, detail: str) -> None:
+        if self._connected:
+            self._on_over("transfer_ended", detail)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None and not isinstance(error, ActionFailed):
+        log.error("a transfer failed", exc_info=error)

@@ -1,0 +1,185 @@
+"""Getting a call's events to the gateway, whatever happens to the gateway or to us.
+
+``Reporter`` lives as long as its call: it writes an event to the spool, then
+sends what is pending, in order. What it could not deliver stays in the spool,
+and ``sweep`` (run by the worker's main process) ships it later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from core.models import CallEvent, new_id, now
+from worker.link import spool
+from worker.link.backoff import Backoff
+from worker.link.client import Gateway, Refused, Unavailable
+from worker.link.keeper import Keeper
+from worker.link.spool import Owner, Spool
+
+log = logging.getLogger(__name__)
+
+BATCH = 100  # what one request may carry
+_SWEEP_EVERY_S = 10.0
+
+
+class Reporter:
+    """Posts one call's events. ``post`` never fails and never waits.
+
+    Whose they are may be told later (``own``): until then they are kept in memory. When the
+    spool cannot be written (disk full, read-only) the call goes on and its events are kept in
+    memory until the gateway takes them.
+    """
+
+    on_over: Callable[[], None] | None = None
+    """Called whenever the gateway says that the call is over."""
+
+    def __init__(self, gateway: Gateway, directory: Path) -> None:
+        self._gateway = gateway
+        self._keeper = Keeper(directory)
+        self._pending: deque[CallEvent] = deque()
+        self._wake = asyncio.Event()
+        self._delivered = asyncio.Event()
+        self._delivered.set()
+        self._owner: Owner | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def own(self, owner: Owner) -> None:
+        """Say whose events these are; they are sent from now on. Once."""
+        assert self._owner is None
+        self._owner = owner
+        self._keeper.open(owner, self._pending)
+        self._keep_shipping()
+
+    def post(
+        self,
+        type: str,
+        data: dict[str, Any] | None = None,
+        *,
+        at: datetime | None = None,
+        id: str | None = None,
+    ) -> CallEvent:
+        """Append a fact to the call's timeline; ``id``: where somebody else may tell the same."""
+        event = CallEvent(id=id or new_id("evt"), type=type, data=data or {}, at=at or now())
+        self._pending.append(event)
+        if self._owner is not None:
+            self._keeper.keep(event)
+            self._keep_shipping()
+        self._delivered.clear()
+        self._wake.set()
+        return event
+
+    def _keep_shipping(self) -> None:
+        """A job whose worker was killed has all its tasks cancelled, and still a call to end.
+
+        Why it ends must arrive before the hang-up: a webhook of LiveKit's tells only of that.
+        """
+        if self._owner is None:
+            return
+        if self._task is None or self._task.done() or self._task.cancelling():
+            self._wake.set()  # whatever was cut off in the middle is sent again
+            self._task = asyncio.create_task(self._ship(self._owner), name="reporter")
+
+    async def delivered(self) -> None:
+        """Until the gateway has all that was posted before."""
+        await self._delivered.wait()
+
+    async def aclose(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds for delivery, then leave the rest to the sweeper.
+
+        Events that are in memory only get six times as long: nobody else has them.
+        """
+        if self._task is None:
+            if self._pending:
+                log.warning("events of no call", extra={"count": len(self._pending)})
+            return
+        self._keep_shipping()
+        try:
+            await self._keeper.settled()
+            patience = timeout if self._keeper.complete else 6 * timeout
+            async with asyncio.timeout(patience):
+                await self._delivered.wait()
+        except TimeoutError:
+            log.warning("events left to the sweeper", extra={"count": len(self._pending)})
+        finally:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            await self._keeper.aclose(delivered=not self._pending)
+
+    async def _ship(self, owner: Owner) -> None:
+        backoff = Backoff()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                batch = list(islice(self._pending, BATCH))
+                try:
+                    over = await self._gateway.post_events(owner.call_id, owner.token, batch)
+                    if over and self.on_over is not None:
+                        self.on_over()
+                except Unavailable as error:
+                    if not backoff.failing:
+                        log.warning("gateway unavailable", extra={"error": str(error)})
+                    await backoff.wait()
+                    continue
+                except Refused as error:
+                    self._reject(batch, str(error))
+                backoff.reset()
+                for _ in batch:
+                    self._pending.popleft()
+            self._keeper.forget()
+            await self._keeper.settled()
+            if not self._pending:
+                self._delivered.set()
+
+    def _reject(self, batch: list[CallEvent], reason: str) -> None:
+        log.error("the gateway refused events", extra={"error": reason, "count": len(batch)})
+        self._keeper.set_aside(batch, reason)
+
+
+async def sweep_forever(gateway: Gateway, directory: Path) -> None:
+    """Ship what calls of dead processes left behind, at once and every ten seconds."""
+    while True:
+        try:
+            await sweep(gateway, directory)
+        except OSError as error:
+            log.error("cannot sweep the spool", extra={"error": str(error)})
+        await asyncio.sleep(_SWEEP_EVERY_S)
+
+
+async def sweep(gateway: Gateway, directory: Path) -> int:
+    """One round over the directory: the number of files shipped. Raises OSError."""
+    shipped = 0
+    for path in await asyncio.to_thread(spool.leftovers, directory):
+        adopted = await asyncio.to_thread(Spool.adopt, path)
+        if adopted is None:
+            continue
+        try:
+            await _ship_all(gateway, adopted)
+        except Unavailable:
+            adopted.release()
+            return shipped  # the same gateway would fail the others too
+        except BaseException:
+            adopted.release()
+            raise
+        await asyncio.to_thread(adopted.remove)
+        shipped += 1
+        log.info("shipped leftover events", extra={"call_id": adopted.owner.call_id})
+    return shipped
+
+
+async def _ship_all(gateway: Gateway, adopted: Spool) -> None:
+    events = await asyncio.to_thread(adopted.read)
+    for start in range(0, len(events), BATCH):
+        batch = events[start : start + BATCH]
+        try:
+            await gateway.post_events(adopted.owner.call_id, adopted.owner.token, batch)
+        except Refused as error:
+            log.error("the gateway refused leftover events", extra={"error": str(error)})
+            adopted.reject(batch, str(error))

@@ -1,0 +1,253 @@
+"""What an outbound call does when a machine answers: go on, hang up, or leave a message.
+
+A message is left when its box records: after the beep, or when the announcement has been
+over for a while. It is spoken whole, whatever the line says meanwhile, and ends the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from livekit import rtc
+
+from core.audio import Pcm
+from core.models import AgentConfig, OnVoicemail
+from worker.machines.answering_machine import FirstWords, Machine
+from worker.machines.beep import BeepDetector
+from worker.voice.prepared import PreparedSpeech
+from worker.voice.transcript import Post
+
+log = logging.getLogger(__name__)
+
+LEAVE_VOICEMAIL = {
+    "name": "leave_voicemail",
+    "description": (
+        "Leave the prepared message and hang up. Call it, without saying anything, when a "
+        "voicemail box or an answering machine took the call, and no person."
+    ),
+    "parameters": {"type": "object", "properties": {}},
+}
+
+SAMPLE_RATE = 8000
+_AFTER_BEEP_S = 0.3  # the first moments of a recording get lost in some boxes
+_SILENCE_S = 1.5  # of an announcement that is over; a pause inside one is shorter
+_TONE_WITHIN_S = 3.0  # of silence, when a tone was announced
+_ANNOUNCEMENT_WITHIN_S = 60.0
+_PLAYOUT_WITHIN_S = 300.0  # 2,000 characters take about 150 s
+
+Ends = Literal["voicemail_reached", "ivr_reached"]
+
+
+class Line(Protocol):
+    """What is done with the conversation (worker.voice.conversation)."""
+
+    def fall_silent(self) -> None:
+        """Stop talking, and answer nothing any more."""
+
+    async def synthesise(self, speech: PreparedSpeech) -> bool:
+        """Fill it; False when the TTS failed, which has been told."""
+
+    async def recite(self, speech: PreparedSpeech) -> bool:
+        """Say it to its end, whatever is heard; False if something stopped it."""
+
+
+class MachinePolicy:
+    """One outbound call's. ``end`` ends the call; all methods run on the event loop.
+
+    ``hush`` stops what else is to be heard of the agent, and returns when it is silent: nothing
+    but the message belongs into a box.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        post: Post,
+        end: Callable[[Ends], None],
+        hush: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._message = config.voicemail_message
+        self._on_voicemail = config.voicemail_policy
+        self._on_ivr = config.on_ivr
+        self._post = post
+        self._end = end
+        self._hush = hush
+        self._first: FirstWords | None = None
+        self._recognised: asyncio.Future[Machine] = asyncio.get_running_loop().create_future()
+        self._changed = asyncio.Event()
+        self._speaking = False
+        self._silent_since = 0.0
+        self._beeped_at: float | None = None
+
+    @classmethod
+    def wanted(cls, config: AgentConfig) -> bool:
+        """Whether an agent's outbound calls need one."""
+        return bool(config.voicemail_message) or (
+            config.voicemail_policy != "continue" or config.on_ivr != "continue"
+        )
+
+    @property
+    def detects(self) -> bool:
+        """Whether it listens at all; the LLM may still say that this is a voicemail box."""
+        return self._on_voicemail != "continue" or self._on_ivr != "continue"
+
+    @property
+    def leaves_message(self) -> bool:
+        """Whether the LLM may have the message left (``told``)."""
+        return bool(self._message) and self._on_voicemail != "hang_up"
+
+    def heard(self, text: str, final: bool) -> None:
+        """What the far end said, as far as it was understood."""
+        now = _now()
+        if self._first is None:
+            return
+        if not self._first.open(now) and not self._recognised.done():
+            return  # a person: what they say is not searched for the rest of the call
+        machine = self._first.heard(text, now, final=final)
+        if machine is not None and self._first.open(now) and self._policy(machine) != "continue":
+            self._decide(machine)
+        self._changed.set()
+
+    def busy(self, who: str, busy: bool) -> None:
+        """The ``caller`` (the far end) begins or stops to speak."""
+        if who != "caller" or self._first is None:
+            return
+        now = _now()
+        self._first.speech(busy, now)
+        self._speaking = busy
+        if busy:
+            self._beeped_at = None  # that was no beep, or not the last one
+        else:
+            self._silent_since = now
+        self._changed.set()
+
+    def told(self) -> None:
+        """The agent itself takes the far end for a voicemail box, and leaves its message."""
+        self._on_voicemail = "leave_message"
+        self._decide(Machine("voicemail", "leave_voicemail"))
+
+    async def run(self, line: Line, audio: Callable[[], AsyncGenerator[Pcm]]) -> None:
+        """From the answer on: wait for a machine, do what the policy says. May be cancelled.
+
+        ``audio`` is what the far end sends, at 8 kHz.
+        """
+        answered_at = self._silent_since = _now()
+        self._first = FirstWords(answered_at)
+        async with asyncio.TaskGroup() as tasks:
+            ear = tasks.create_task(self._listen(audio)) if self.detects else None
+            machine = await self._recognised
+            after_ms = round((_now() - answered_at) * 1000)
+            facts = {"kind": machine.kind, "afterMs": after_ms, "evidence": machine.evidence}
+            self._post("machine.detected", facts)
+            log.info("a machine answered", extra={"kind": machine.kind})
+            if ear is None or ear.done():
+                ear = tasks.create_task(self._listen(audio))
+            await self._act(machine, line)
+            ear.cancel()
+
+    def _decide(self, machine: Machine) -> None:
+        if not self._recognised.done():
+            self._recognised.set_result(machine)
+
+    def _policy(self, machine: Machine) -> OnVoicemail:
+        return self._on_voicemail if machine.kind == "voicemail" else self._on_ivr
+
+    async def _act(self, machine: Machine, line: Line) -> None:
+        line.fall_silent()
+        if self._policy(machine) == "leave_message":
+            await self._leave_message(line)
+        self._end("voicemail_reached" if machine.kind == "voicemail" else "ivr_reached")
+
+    async def _leave_message(self, line: Line) -> None:
+        assert self._message
+        message = PreparedSpeech(self._message)
+        async with asyncio.TaskGroup() as tasks:
+            hushed = tasks.create_task(self._hush())
+            # Not before: most calls reach people, and synthesis costs money.
+            made = tasks.create_task(line.synthesise(message))
+            if not await self._records():
+                made.cancel()
+                return
+            await hushed
+            try:
+                async with asyncio.timeout(_PLAYOUT_WITHIN_S):
+                    left = await line.recite(message) and await made
+            except TimeoutError:
+                log.warning("the message did not come to its end")
+                made.cancel()
+                return
+        if left:
+            self._post("voicemail.left", {"durationMs": round(message.duration_s * 1000)})
+
+    async def _records(self) -> bool:
+        """Wait until the box records; False if it takes no message, or never stops talking."""
+        try:
+            async with asyncio.timeout(_ANNOUNCEMENT_WITHIN_S):
+                while self._first is None or not self._first.takes_no_message:
+                    patience_s = self._patience_s()
+                    if patience_s is not None and patience_s <= 0:
+                        return True
+                    self._changed.clear()
+                    await _event_within(self._changed, patience_s)
+                return False
+        except TimeoutError:
+            log.info("the announcement does not end")
+            return False
+
+    def _patience_s(self) -> float | None:
+        """How long it must stay as it is until the message may begin; None: for ever."""
+        if self._beeped_at is not None:
+            return self._beeped_at + _AFTER_BEEP_S - _now()
+        if self._speaking:
+            return None
+        expected = self._first is not None and self._first.expects_tone
+        return self._silent_since + (_TONE_WITHIN_S if expected else _SILENCE_S) - _now()
+
+    async def _listen(self, audio: Callable[[], AsyncGenerator[Pcm]]) -> None:
+        """For a beep, as long as there may be a machine."""
+        detector = BeepDetector(SAMPLE_RATE)
+        async with aclosing(audio()) as pieces:
+            async for piece in pieces:
+                if detector.feed(piece):
+                    self._beeped_at = _now()
+                    self._changed.set()
+                open_still = self._first is not None and self._first.open(_now())
+                if not open_still and not self._recognised.done():
+                    return
+
+
+async def telephone_audio(room: rtc.Room, identity: str) -> AsyncGenerator[Pcm]:
+    """What a participant sends, 20 ms at a time, until it leaves."""
+    participant = room.remote_participants.get(identity)
+    if participant is None:
+        return
+    stream = rtc.AudioStream.from_participant(
+        participant=participant,
+        track_source=rtc.TrackSource.SOURCE_MICROPHONE,
+        sample_rate=SAMPLE_RATE,
+        num_channels=1,
+        frame_size_ms=20,
+    )
+    try:
+        async for event in stream:
+            yield np.frombuffer(event.frame.data, np.int16)
+    finally:
+        await stream.aclose()
+
+
+async def _event_within(event: asyncio.Event, seconds: float | None) -> None:
+    """Return when it is set or the time is over; None: when it is set."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([waiting], timeout=seconds)
+    finally:
+        waiting.cancel()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,228 @@
+"""What the agent can do besides talking: hang up, press keys, call its owner's tools."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from livekit.agents import RunContext, StopResponse, llm
+from livekit.agents.llm import RawFunctionTool, function_tool
+
+from core.models import CustomTool
+from core.tool_schema import Arguments, for_models
+from worker.machines.voicemail import LEAVE_VOICEMAIL
+from worker.tools import digits
+from worker.tools import http as http_tools
+from worker.tools.actions import ActionFailed, Actions
+from worker.tools.digits import COLLECT_DIGITS, Keypad
+from worker.tools.filler import waiting
+from worker.tools.http import ToolAnswer
+
+log = logging.getLogger(__name__)
+
+_END_CALL = {
+    "name": "end_call",
+    "description": (
+        "Hang up. Call it when the conversation is over: the caller said goodbye, or has what "
+        "they need. Say goodbye in the same reply; it is spoken before the line is cut."
+    ),
+    "parameters": {"type": "object", "properties": {}},
+}
+_SEND_DTMF = {
+    "name": "send_dtmf",
+    "description": "Press keys on the telephone keypad, for example to answer an automatic menu.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "digits": {"type": "string", "description": "The keys in order: 0-9, *, #, A-D."}
+        },
+        "required": ["digits"],
+    },
+}
+_TRANSFER_CALL = {
+    "name": "transfer_call",
+    "description": (
+        "Hand the caller over to a human. Call it when they ask for one, or need one. Say in the "
+        "same reply that you are connecting them; it is spoken first."
+    ),
+    "parameters": {"type": "object", "properties": {}},
+}
+_LISTEN_FIRST = "The caller interrupted. Listen to them first."
+_SAY_GOODBYE = "The line is cut after your next words. Say a short goodbye."
+
+
+@dataclass(frozen=True, slots=True)
+class ToolBox:
+    """What tools act on. ``post`` appends to the call's timeline; ``language`` is the agent's;
+    ``leave_voicemail`` is there when there is a message to leave.
+
+    ``http``: a guarded session (core.url_guard).
+    """
+
+    call_id: str
+    http: aiohttp.ClientSession
+    post: Callable[[str, dict[str, Any]], object]
+    actions: Actions
+    keypad: Keypad
+    language: str = "en"
+    leave_voicemail: Callable[[], None] | None = None
+
+    def tools(
+        self, custom: list[CustomTool], *, transfer: bool = False
+    ) -> list[llm.Tool | llm.Toolset]:
+        """The built-in tools and the agent's own; a custom tool may replace a built-in one.
+
+        ``transfer``: there is somebody to hand over to.
+        """
+        found: dict[str, llm.Tool | llm.Toolset] = {
+            "end_call": function_tool(self._end_call, raw_schema=_END_CALL),
+            "send_dtmf": function_tool(self._send_dtmf, raw_schema=_SEND_DTMF),
+            "collect_digits": function_tool(self._collect_digits, raw_schema=COLLECT_DIGITS),
+        }
+        if self.leave_voicemail is not None:
+            found["leave_voicemail"] = function_tool(
+                self._leave_voicemail, raw_schema=LEAVE_VOICEMAIL
+            )
+        if transfer:
+            found["transfer_call"] = function_tool(self._transfer_call, raw_schema=_TRANSFER_CALL)
+        found.update({tool.name: self._custom(tool) for tool in custom})
+        return list(found.values())
+
+    async def _end_call(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
+        """Finish speaking, then hang up."""
+        speech = context.speech_handle
+        said_before = len(speech.chat_items)
+        with _timed(self, "end_call") as outcome:
+            if not _has_the_word(context):
+                return _LISTEN_FIRST
+            outcome.ok = True
+        await context.wait_for_playout()
+        said = speech.chat_items[said_before:]
+        if any(item.type == "message" and item.role == "assistant" for item in said):
+            self.actions.hang_up()
+            raise StopResponse
+        speech.add_done_callback(lambda _: self.actions.hang_up())
+        return _SAY_GOODBYE
+
+    async def _send_dtmf(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
+        with _timed(self, "send_dtmf") as outcome:
+            try:
+                keys = await self.actions.press(str(raw_arguments.get("digits", "")))
+            except ActionFailed as error:
+                return f"Error: {error}."
+            outcome.ok = True
+        return f"Pressed {keys}."
+
+    async def _collect_digits(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
+        with _timed(self, "collect_digits") as outcome:
+            try:
+                typed = await digits.collect(
+                    self.keypad, raw_arguments, asked=context.wait_for_playout
+                )
+            except ActionFailed as error:
+                return f"Error: {error}."
+            outcome.ok = True
+        return typed
+
+    async def _leave_voicemail(
+        self, raw_arguments: dict[str, Any], context: RunContext[Any]
+    ) -> None:
+        """Hand the call over to what leaves the message; the agent says nothing more."""
+        assert self.leave_voicemail is not None
+        with _timed(self, "leave_voicemail") as outcome:
+            self.leave_voicemail()
+            outcome.ok = True
+        raise StopResponse
+
+    async def _transfer_call(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
+        """Finish speaking, then hand over; an error is for the agent to tell."""
+        with _timed(self, "transfer_call") as outcome:
+            if not _has_the_word(context):
+                return _LISTEN_FIRST
+            await context.wait_for_playout()
+            try:
+                await self.actions.transfer()
+            except ActionFailed as error:
+                return f"Error: {error}. The caller is back with you and has heard none of it."
+            outcome.ok = True
+        raise StopResponse
+
+    def _custom(self, tool: CustomTool) -> RawFunctionTool[..., Awaitable[str]]:
+        checked = Arguments(tool.parameters)
+        try:
+            # One that was kept before schemas were checked must not cost the call its model.
+            parameters = for_models(tool.parameters)
+        except ValueError:
+            parameters = {"type": "object", "properties": {}}
+
+        async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
+            with _timed(self, tool.name) as outcome:
+                try:
+                    if faults := checked.faults(raw_arguments):
+                        return f"Error: the arguments do not fit the tool: {faults}"
+                except ValueError:
+                    return "Error: the tool is not set up correctly."
+                async with waiting(context, tool, self.language):
+                    answer = await http_tools.request(
+                        self.http, tool, raw_arguments, call_id=self.call_id
+                    )
+                outcome.ok = answer.ok
+            return answer.text
+
+        return function_tool(
+            run,
+            raw_schema={
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": parameters,
+            },
+        )
+
+    def foreign(
+        self, schema: dict[str, Any], call: Callable[[dict[str, Any]], Awaitable[ToolAnswer]]
+    ) -> RawFunctionTool[..., Awaitable[str]]:
+        """A tool that somebody else has (worker.tools.mcp): ``call`` takes the arguments."""
+        name = str(schema["name"])
+
+        async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
+            with _timed(self, name) as outcome:
+                answer = await call(raw_arguments)
+                outcome.ok = answer.ok
+            return answer.text
+
+        return function_tool(run, raw_schema=schema)
+
+
+def _has_the_word(context: RunContext[Any]) -> bool:
+    """Nothing interrupts the agent from here on. False: the caller speaks, or has interrupted,
+    and what they say decides, not what the agent was about to do."""
+    if context.session.user_state == "speaking":
+        return False
+    try:
+        context.disallow_interruptions()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _timed:
+    """Posts ``tool.called`` with the duration; ok only if the body said so and did not raise
+    (an interrupted tool is cancelled)."""
+
+    def __init__(self, box: ToolBox, name: str) -> None:
+        self._box = box
+        self._name = name
+        self.ok = False
+
+    def __enter__(self) -> _timed:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        duration_ms = round((time.perf_counter() - self._started) * 1000)
+        facts = {"name": self._name, "ok": self.ok and raised[0] is None, "durationMs": duration_ms}
+        self._box.post("tool.called", facts)

@@ -1,0 +1,300 @@
+"""The talking part of a call: the session, its greeting, its turns, its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from livekit import rtc
+from livekit.agents import (
+    AgentStateChangedEvent,
+    APIConnectionError,
+    CloseEvent,
+    ConversationItemAddedEvent,
+    ErrorEvent,
+    UserInputTranscribedEvent,
+    UserStateChangedEvent,
+    llm,
+)
+from livekit.agents.voice import SpeechHandle
+
+from core.models import AgentConfig
+from core.settings import Settings
+from worker.brains.hosted import Brain
+from worker.timing.media_delay import MediaDelay
+from worker.timing.turn_clock import TurnClock
+from worker.tools.keys import pressed
+from worker.voice import pipeline
+from worker.voice.fallback import describe
+from worker.voice.prepared import PreparedSpeech
+from worker.voice.providers import base_language
+from worker.voice.transcript import Post, Transcript
+
+log = logging.getLogger(__name__)
+
+_APOLOGY_WITHIN_S = 8.0
+_CLOSE_WITHIN_S = 10.0
+_INTERRUPT_WITHIN_S = 2.0
+_LAST_WORDS_WITHIN_S = 1.0
+
+# Spoken in the agent's language when its providers fail; elsewhere, silence.
+_APOLOGIES = {
+    "en": "I am sorry, something went wrong on my side. Please call again later. Goodbye.",
+    "de": "Es tut mir leid, bei mir ist ein Fehler aufgetreten. Bitte rufen Sie später noch "
+    "einmal an. Auf Wiederhören.",
+    "es": "Lo siento, se ha producido un error. Por favor, llame más tarde. Adiós.",
+    "fr": "Je suis désolé, une erreur est survenue. Veuillez rappeler plus tard. Au revoir.",
+    "it": "Mi dispiace, si è verificato un errore. La prego di richiamare più tardi. Arrivederci.",
+    "nl": "Het spijt me, er ging iets mis. Probeer het later nog eens. Tot ziens.",
+    "pt": "Desculpe, ocorreu um erro. Por favor, ligue mais tarde. Adeus.",
+}
+
+
+class Conversation:
+    """An agent on one call. Nothing is said before ``answered``, nor heard when we are calling.
+
+    ``on_failed(stage, message)`` is called when a provider failed for good,
+    ``on_busy(who, busy)`` when somebody begins or stops to speak or think,
+    ``on_heard(text, final)`` with what the far end says while it is being understood.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        settings: Settings,
+        brain: Brain,
+        *,
+        post: Post,
+        on_failed: Callable[[str, str], None],
+        on_busy: Callable[[str, bool], None],
+        on_heard: Callable[[str, bool], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._post = post
+        self._on_failed = on_failed
+        self._on_busy = on_busy
+        self._on_heard = on_heard
+        self._brain = brain
+        brain.agent.takes_turn = self._takes_turn
+        self._session = pipeline.build_session(
+            config, settings, brain.llm, post, guesses=brain.guesses
+        )
+        brain.attach(self._session)
+        self._delay = MediaDelay()
+        self._clock = TurnClock(settings.endpointing_ms / 1000, lambda: self._delay.ms)
+        brain.agent.listens = self._clock.listen
+        self._transcript = Transcript(post, self._clock)
+        self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
+        self._unasked: list[SpeechHandle] = []
+        self._answering: set[asyncio.Task[None]] = set()
+        self._started = asyncio.Event()
+        self._given_up = False
+        self._silent = False
+        self._on_hold = False
+        self._closing = False
+        self._session.on("conversation_item_added", self._item_added)
+        self._session.on("user_state_changed", self._caller_changed)
+        self._session.on("agent_state_changed", self._agent_changed)
+        self._session.on("user_input_transcribed", self._heard)
+        self._session.on("function_tools_executed", self._clock.tools_ran)
+        self._session.on("error", self._provider_failed)
+        self._session.on("close", self._closed)
+
+    def hold(self, on: bool) -> None:
+        """Do not listen to the caller, or listen again. A turn on its way is not answered."""
+        self._on_hold = on
+        self._session.input.set_audio_enabled(not on)
+
+    async def start(self, room: rtc.Room, participant_identity: str, *, inbound: bool) -> None:
+        """Publish the agent's track as soon as that participant is there."""
+        # Ringback and announcements before a far end's answer are nobody's turn; a caller
+        # speaks when we have answered, and is heard from the first frame.
+        self._session.input.set_audio_enabled(inbound)
+        await self._session.start(
+            self._brain.agent,
+            room=room,
+            room_options=pipeline.room_options(participant_identity),
+            # Nobody in the room may drive the agent, and nothing is sent to LiveKit's cloud.
+            session_host=False,
+            record=False,
+        )
+        if (mouth := self._session.output.audio) is not None:
+            self._session.output.audio = self._clock.speak(mouth)
+        self._delay.of(room, participant_identity)
+        self._started.set()
+
+    async def prepare(self) -> None:
+        """Warm the providers up and synthesise the greeting (STT and LLM connect by themselves
+        when the session starts). May begin before ``start``."""
+        engine = self._session.tts
+        assert engine is not None
+        if self._greeting is None:
+            engine.prewarm()
+        elif error := await self._greeting.synthesise(
+            engine, self._session.conn_options.tts_conn_options
+        ):
+            # Once the session runs it has told already.
+            if not self._given_up:
+                self._failed("tts", describe(error), recoverable=False)
+            return
+        await self._started.wait()
+        self._post("agent.ready", {})
+
+    def answered(self, at: float) -> None:
+        """Begin to listen, and greet. ``at``: Unix seconds."""
+        self._transcript.answered(at)
+        self._session.input.set_audio_enabled(True)
+        self._delay.start()
+        if self._greeting is not None:
+            self._say(self._greeting)
+
+    def pressed(self, digits: str) -> None:
+        """Keys are a turn of the caller's."""
+        if self._closing or self._silent:
+            return
+        task = asyncio.create_task(self._answer(pressed(digits)), name="keys")
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, message: llm.ChatMessage) -> None:
+        try:
+            # What was heard until now belongs before it.
+            await self._session.interrupt()
+        except RuntimeError:
+            # What is being said cannot be interrupted: after it, then, if it was no goodbye.
+            if (speech := self._session.current_speech) is not None:
+                await speech.wait_for_playout()
+        if self._closing or self._silent or self._on_hold:
+            return
+        try:
+            self._session.generate_reply(user_input=message)
+        except RuntimeError:
+            log.info("keys pressed during a goodbye, or after it")
+
+    async def warm(self) -> None:
+        """Have what answers the caller ready; may take as long as it takes."""
+        await self._brain.warm()
+
+    def fall_silent(self) -> None:
+        """Stop talking, and answer nothing any more; what is heard stays on the record."""
+        self._silent = True
+        if not self._closing:
+            self._session.interrupt(force=True)
+
+    async def synthesise(self, speech: PreparedSpeech) -> bool:
+        """Fill it; False when the TTS failed, which the session has told."""
+        engine = self._session.tts
+        assert engine is not None
+        options = self._session.conn_options.tts_conn_options
+        return await speech.synthesise(engine, options) is None
+
+    async def recite(self, speech: PreparedSpeech) -> bool:
+        """Say it to its end, whatever is heard; False if something stopped it."""
+        if self._closing:
+            return False
+        # What is heard under a speech that cannot be interrupted is dropped: keep what was before.
+        kept = self._session.commit_user_turn(
+            skip_reply=True, transcript_timeout=_LAST_WORDS_WITHIN_S
+        )
+        kept.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait([self._session.interrupt(force=True)], timeout=_INTERRUPT_WITHIN_S)
+        spoken = self._session.say(speech.words(), audio=speech.audio(), allow_interruptions=False)
+        self._unasked.append(spoken)
+        await spoken.wait_for_playout()
+        return not spoken.interrupted
+
+    def say(self, text: str) -> bool:
+        """Say something unasked, a turn of its own, after what is being said; False: not now."""
+        if self._closing or self._silent:
+            return False
+        try:
+            self._unasked.append(self._session.say(text))
+        except RuntimeError as error:
+            log.warning("not said", extra={"error": str(error)})
+            return False
+        return True
+
+    async def apologise(self) -> None:
+        """Say that it did not work out, if that can still be said."""
+        text = _APOLOGIES.get(base_language(self._config))
+        if text is None or self._closing:
+            return
+        try:
+            async with asyncio.timeout(_APOLOGY_WITHIN_S):
+                await self._session.interrupt(force=True)
+                speech = self._session.say(text, allow_interruptions=False)
+                self._unasked.append(speech)
+                await speech.wait_for_playout()
+        except (TimeoutError, RuntimeError) as error:
+            log.warning("no apology", extra={"error": str(error)})
+
+    def hung_up(self) -> None:
+        """The line is cut: what is being said now was not interrupted by the caller."""
+        self._closing = True
+        self._transcript.hung_up()
+
+    async def aclose(self) -> None:
+        """Stop talking; the last turns are posted on the way."""
+        self._closing = True
+        for task in self._answering:
+            task.cancel()
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                await self._session.aclose()
+        except TimeoutError:
+            log.error("the session did not close in time")
+        await self._delay.aclose()
+        await self._brain.aclose()
+
+    def _say(self, speech: PreparedSpeech) -> None:
+        self._unasked.append(self._session.say(speech.words(), audio=speech.audio()))
+
+    def _item_added(self, event: ConversationItemAddedEvent) -> None:
+        item = event.item
+        if isinstance(item, llm.ChatMessage):
+            unasked = any(item in speech.chat_items for speech in self._unasked)
+            self._transcript.add(item, unasked=unasked)
+
+    def _takes_turn(self, message: llm.ChatMessage) -> bool:
+        quiet = self._silent or self._on_hold
+        if quiet:
+            self._transcript.add(message)
+        return not quiet
+
+    def _heard(self, event: UserInputTranscribedEvent) -> None:
+        if event.is_final:
+            self._clock.understood()
+        if self._on_heard is not None:
+            self._on_heard(event.transcript, event.is_final)
+
+    def _caller_changed(self, event: UserStateChangedEvent) -> None:
+        if event.old_state == "speaking":
+            self._clock.quiet()
+        self._on_busy("caller", event.new_state == "speaking")
+
+    def _agent_changed(self, event: AgentStateChangedEvent) -> None:
+        self._on_busy("agent", event.new_state in {"thinking", "speaking"})
+
+    def _provider_failed(self, event: ErrorEvent) -> None:
+        if self._closing:
+            return
+        stage = str(getattr(event.error, "type", "unknown")).removesuffix("_error")
+        cause = getattr(event.error, "error", event.error)
+        # An answer that broke off half-way is not begun again, by no other model either: the
+        # caller's next turn may well be answered.
+        broke_off = stage == "llm" and isinstance(cause, APIConnectionError) and not cause.retryable
+        recoverable = bool(getattr(event.error, "recoverable", False))
+        self._failed(stage, describe(cause), recoverable or broke_off)
+
+    def _failed(self, stage: str, message: str, recoverable: bool) -> None:
+        self._post(
+            "provider.error", {"stage": stage, "message": message, "recoverable": recoverable}
+        )
+        if not recoverable:
+            self._given_up = True
+            self._on_failed(stage, message)
+
+    def _closed(self, event: CloseEvent) -> None:
+        if not self._closing:
+            self._on_failed("session", event.reason.value)

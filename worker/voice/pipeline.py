@@ -1,0 +1,139 @@
+"""The voice pipeline of one call: STT → LLM → TTS, with turn taking in between.
+
+Everything runs here or at the configured providers; nothing goes to LiveKit's
+hosted inference or telemetry. The VAD is Silero's model, by default as built into
+livekit-local-inference: in the silero plugin (``VAD=plugin``, onnxruntime) it costs
+48 MB of private memory and 0.73 s of CPU per minute of audio, there 7 MB and 0.35 s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from livekit.agents import AgentSession, APIConnectOptions, TurnHandlingOptions, inference, llm, vad
+from livekit.agents.voice import room_io
+from livekit.agents.voice.agent_session import SessionConnectOptions
+
+from core.models import AgentConfig
+from core.settings import Settings
+from worker.voice.fallback import ATTEMPT_S, STT_OPTIONS, Post, watch
+from worker.voice.providers import VOICE_RATE, Providers
+from worker.voice.stt_chain import UNDERSTOOD_WITHIN_S, SttChain
+
+# How long a caller is left in silence: one attempt, one quick retry, then an apology.
+LLM_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=6.0)
+TTS_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=5.0)
+CHAIN_OPTIONS = APIConnectOptions(max_retry=0, timeout=ATTEMPT_S)  # the next provider is the retry
+
+_SPEECH_RATE = 16_000  # Hz, what STT and VAD take
+VAD_SPEECH_S = 0.05  # of voice, after which the VAD says speech (its default)
+# From the end of what stopped the agent, as the VAD hears it (0.25 s after the sound), until it
+# goes on. Words that come later stop it again.
+_FALSE_AFTER_S = 0.8
+
+ERRORS_ARE_OURS = 1_000_000  # the call ends by worker/room/endings.py, never by the session's count
+
+
+def build_session(
+    config: AgentConfig,
+    settings: Settings,
+    model: llm.LLM[Any],
+    post: Post,
+    *,
+    guesses: bool = True,
+) -> AgentSession[None]:
+    """The session for one call, with its models; providers are reached as soon as it starts.
+
+    ``post`` gets ``provider.error`` and ``provider.switched`` of chains. ``guesses``: an answer
+    is begun when the caller seems to be done, before that is certain.
+    """
+    made = Providers(config, settings)
+    ear = build_vad(settings)
+    stt, stt_parts = made.make_stt(ear)
+    tts, tts_parts = made.make_tts()
+    session: AgentSession[None] = AgentSession(
+        stt=stt,
+        llm=model,
+        tts=tts,
+        vad=ear,
+        turn_handling=_turn_handling(config, settings, guesses),
+        use_tts_aligned_transcript=tts.capabilities.aligned_transcript,
+        user_away_timeout=None,
+        # Echo is the phone network's business, and the first words may be a barge-in.
+        aec_warmup_duration=None,
+        # For words still on their way from the STT when the caller has hung up.
+        session_close_transcript_timeout=1.0,
+        transcription_timeout=UNDERSTOOD_WITHIN_S if len(stt_parts) > 1 else None,
+        conn_options=SessionConnectOptions(
+            stt_conn_options=STT_OPTIONS,
+            llm_conn_options=CHAIN_OPTIONS
+            if isinstance(model, llm.FallbackAdapter)
+            else LLM_OPTIONS,
+            tts_conn_options=TTS_OPTIONS if len(tts_parts) == 1 else CHAIN_OPTIONS,
+            max_unrecoverable_errors=ERRORS_ARE_OURS,
+        ),
+    )
+    if isinstance(stt, SttChain):
+        ears = stt
+        ears.tell(post)
+        session.on("user_transcription_timeout", lambda event: ears.unheard(event.speech_duration))
+    if len(tts_parts) > 1:
+        watch("tts", tts, tts_parts, post)
+    return session
+
+
+def room_options(participant_identity: str) -> room_io.RoomOptions:
+    """Audio with one participant of the room; leaving it open or closed is the call's business."""
+    return room_io.RoomOptions(
+        participant_identity=participant_identity,
+        audio_input=room_io.AudioInputOptions(
+            sample_rate=_SPEECH_RATE,
+            frame_size_ms=20,
+            auto_gain_control=False,
+            pre_connect_audio=False,
+        ),
+        audio_output=room_io.AudioOutputOptions(sample_rate=VOICE_RATE),
+        text_input=False,
+        close_on_disconnect=False,
+    )
+
+
+def build_vad(settings: Settings) -> vad.VAD:
+    silence_s = min(settings.endpointing_ms / 1000, 0.25)
+    if settings.vad == "plugin":
+        # Here, because its import alone loads onnxruntime.
+        from livekit.plugins import silero
+
+        return silero.VAD.load(min_speech_duration=VAD_SPEECH_S, min_silence_duration=silence_s)
+    return inference.VAD(
+        model="silero", min_speech_duration=VAD_SPEECH_S, min_silence_duration=silence_s
+    )
+
+
+def _turn_handling(config: AgentConfig, settings: Settings, guesses: bool) -> TurnHandlingOptions:
+    return {
+        "turn_detection": (
+            inference.TurnDetector(version="v1-mini")
+            if settings.turn_detection == "model"
+            else "vad"
+        ),
+        "endpointing": {"mode": "fixed", "min_delay": settings.endpointing_ms / 1000},
+        "interruption": {
+            "enabled": config.interruption_sensitivity > 0,
+            "mode": "vad",
+            "min_duration": interrupting_s(config.interruption_sensitivity),
+            # What was no speech (no words come of it) stops the agent for about a second.
+            "resume_false_interruption": True,
+            "false_interruption_timeout": _FALSE_AFTER_S,
+        },
+        "preemptive_generation": {"enabled": guesses},
+    }
+
+
+def interrupting_s(sensitivity: float) -> float:
+    """How long a caller speaks, as the VAD hears it, until the agent stops, in seconds.
+
+    0.8, the default: 0.08; 0.5: 0.5; towards 0: 2. Not less than the VAD takes anyway to call a
+    sound speech: with 0 s silence would interrupt.
+    """
+    return float(max(VAD_SPEECH_S, 2.0 * (1 - sensitivity) ** 2))

@@ -1,0 +1,123 @@
+"""Turns out of what the agent session reports: who said what, when, and how long it took.
+
+A turn opens with what the caller said and is posted at once; it is posted again,
+under the same id, when the answer (or what the caller heard of it) is known. What
+the agent says unasked (a greeting) is a turn of its own, with an empty transcript.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from livekit.agents.llm import ChatMessage
+
+from core.models import Turn, new_id
+from worker.timing.turn_clock import TurnClock
+from worker.timing.turn_parts import TurnEnd
+
+# The Cartesia plugin aligns words with the text it has so far, and drops the space after a
+# sentence or a clause when the next one has not come yet ("at seven.Press one").
+_RUN_TOGETHER = re.compile(r"([^\W\d_]{2}[.!?,;])([^\W\d_])")
+
+Post = Callable[[str, dict[str, Any]], object]
+
+
+class Transcript:
+    """Posts ``turn`` and ``barge_in`` events. Times given are Unix seconds.
+
+    Where ``clock`` knows the audio, a turn's times are the audio's, not those of events.
+    """
+
+    def __init__(self, post: Post, clock: TurnClock) -> None:
+        self._post = post
+        self._clock = clock
+        self._answered_at: float | None = None
+        self._hung_up = False
+        self._turn: Turn | None = None
+        self._turn_end: TurnEnd | None = None
+
+    def answered(self, at: float) -> None:
+        """From here on offsets count."""
+        self._answered_at = at
+
+    def hung_up(self) -> None:
+        """An answer that breaks off from here on was not cut by the caller's voice."""
+        self._hung_up = True
+
+    def add(self, message: ChatMessage, *, unasked: bool = False) -> None:
+        """A message of the conversation, complete: the caller's when the turn ended, the
+        agent's when it was spoken or cut, with the text that can have been heard."""
+        text = spoken_text(message)
+        if message.role == "user":
+            self._caller_said(message, text)
+        elif message.role == "assistant" and text:
+            self._agent_said(message, text, unasked=unasked)
+
+    def _caller_said(self, message: ChatMessage, text: str) -> None:
+        times = message.metrics
+        end = self._turn_end = self._clock.turn_end(message)
+        stopped = times.get("stopped_speaking_at", message.created_at)
+        self._turn = Turn(
+            id=new_id("turn"),
+            transcript=text,
+            confidence=message.transcript_confidence,
+            start_ms=self._ms(times.get("started_speaking_at", message.created_at)),
+            end_ms=self._ms(stopped if end is None else end.speech_end),
+        )
+        self._publish(self._turn)
+
+    def _agent_said(self, message: ChatMessage, text: str, *, unasked: bool) -> None:
+        spoken = self._clock.spoken(message)
+        began = message.metrics.get("started_speaking_at", message.created_at)
+        if spoken is not None and spoken.voiced is not None:
+            began = spoken.voiced
+        start = self._ms(began)
+        end = self._ms(message.metrics.get("stopped_speaking_at", message.created_at))
+        asked = None if unasked else self._turn
+        turn = asked or Turn(id=new_id("turn"))
+        latency = turn.latency
+        # The caller's wait is over with the first words.
+        if asked and not asked.response and self._turn_end and spoken:
+            latency = self._clock.parts(self._turn_end, message, spoken)
+        turn = turn.model_copy(
+            update={
+                # Several messages answer one turn when a tool is called between them.
+                "response": f"{turn.response} {text}".strip(),
+                "response_start_ms": start
+                if turn.response_start_ms is None
+                else turn.response_start_ms,
+                "response_end_ms": end,
+                "interrupted": message.interrupted,
+                "latency": latency,
+            }
+        )
+        if asked is not None:
+            self._turn = turn
+        self._publish(turn)
+        if message.interrupted and not self._hung_up:
+            self._post("barge_in", {"atMs": end, "heard": text})
+
+    def _publish(self, turn: Turn) -> None:
+        self._post("turn", turn.wire())
+
+    def _ms(self, at: float) -> int | None:
+        if self._answered_at is None:
+            return None
+        return max(0, round((at - self._answered_at) * 1000))
+
+
+def spoken_text(message: ChatMessage) -> str:
+    """What a message says, as it is put on record."""
+    return _parted((message.text_content or "").strip())
+
+
+def _parted(text: str) -> str:
+    """``text`` with a space after sentences and clauses; names like example.com stay whole."""
+
+    def part(met: re.Match[str]) -> str:
+        apart = met[1][-1] in ",;" or met[2].isupper()
+        return f"{met[1]} {met[2]}" if apart else met[0]
+
+    return _RUN_TOGETHER.sub(part, text)
