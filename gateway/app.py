@@ -16,8 +16,6 @@ from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
 from gateway.api.health import WRITE_PROBE, WriteProbe
-from gateway.api.sip_overrides import check_settings
-from gateway.api.web_calls import WebCalls
 from gateway.auth.tokens import Authenticator, authentication
 from gateway.calls.following import Dispatcher, Journal
 from gateway.calls.handover import Handover
@@ -30,6 +28,8 @@ from gateway.calls.reconciler import Reconciler
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline
 from gateway.calls.transfers import Transfers
+from gateway.calls.trunks import check_settings
+from gateway.calls.web import WebCalls
 from gateway.http import openapi
 from gateway.http.body import MAX_BYTES, add_ignored_fields
 from gateway.http.errors import add_request_id, error_middleware

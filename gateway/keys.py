@@ -12,7 +12,6 @@ from core.settings import Settings
 
 if TYPE_CHECKING:
     from core.tokens import TokenIssuer
-    from gateway.api.web_calls import WebCalls
     from gateway.calls.handover import Handover
     from gateway.calls.inbound import Inbound
     from gateway.calls.limits import CallLimits
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.calls.rooms import LiveKitRooms
     from gateway.calls.timeline import Timeline
     from gateway.calls.transfers import Transfers
+    from gateway.calls.web import WebCalls
     from gateway.http.metrics import Metrics
     from gateway.http.streams import StreamLimit
     from gateway.numbers.service import NumberService

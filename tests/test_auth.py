@@ -14,9 +14,10 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from core.settings import Settings
-from gateway.auth.tokens import PRINCIPAL, Authenticator, authentication
+from gateway.auth.tokens import Authenticator, authentication
 from gateway.http.body import parse_json, read_body
 from gateway.http.host_names import Names
+from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from tests.edge import Served, make_app, served
 from tests.tokens import (

@@ -18,8 +18,9 @@ from jwt.algorithms import HMACAlgorithm, RSAAlgorithm
 
 from core.settings import Settings
 from core.tokens import InvalidToken, TokenIssuer
-from gateway.auth.tokens import PRINCIPAL, Authenticator, authentication
+from gateway.auth.tokens import Authenticator, authentication
 from gateway.http.host_names import Names
+from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from tests.edge import Served, make_app, served
 from tests.tokens import RSA_KEY, SECRET, pem

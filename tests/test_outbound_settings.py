@@ -11,7 +11,7 @@ import pytest
 from dev.environment import GivenSettings, as_variables
 from dev.options import ROOT
 from dev.process import ManagedProcess, inherited_environment
-from gateway.api.sip_overrides import check_settings
+from gateway.calls.trunks import check_settings
 from tests.inprocess import running, settings_in
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]

@@ -21,8 +21,8 @@ from core.events import ended
 from core.jobs import Heartbeat
 from core.models import Call, CallEvent, new_id
 from gateway.api.livekit_rooms import TOKEN_TTL
-from gateway.api.web_calls import JOIN_WITHIN
 from gateway.calls.rooms import LABEL
+from gateway.calls.web import JOIN_WITHIN
 from gateway.keys import DATABASE, LIMITS, ROOMS
 from gateway.store.room_names import LEEWAY, MARGIN, RENEWED
 from tests.conftest import ACME, RIVAL, operator

@@ -26,7 +26,7 @@ ASKS = {"check", "_admit"}
 # Who dials or refers, and who asks the policy for it. The SIP service itself does as it is told.
 WAYS = {
     "sip/dial.py:Dial._run": "",  # begun by Dial(…) alone
-    "gateway/api/sip_transfer.py:refer": "",
+    "sip/refer.py:refer": "",
     "gateway/api/sip_transfer.py:create": "gateway/api/sip_transfer.py:create",
     "gateway/calls/transfers.py:Transfers._refer": "gateway/calls/transfers.py:Transfers._refer",
     "gateway/calls/transfers.py:Transfers._dial": "gateway/calls/transfers.py:Transfers._dial",

@@ -14,12 +14,12 @@ import pytest
 
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, Call, CallEvent, new_id, now
-from gateway.api.web_calls import JOIN_WITHIN, VISITOR, WebCalls
-from gateway.auth.tokens import Principal
 from gateway.calls.following import Dispatcher, Journal
 from gateway.calls.rooms import LABEL
+from gateway.calls.web import JOIN_WITHIN, VISITOR, WebCalls
 from gateway.keys import LIMITS, LIVEKIT, METRICS, ROOMS, SETTINGS, TIMELINE, TOKENS
 from gateway.store.database import Scope
+from gateway.store.principal import Principal
 from tests.conftest import ACME, RIVAL, operator
 from tests.inprocess import SECRET, Running, running, settings_in
 from tests.livekit_stub import LiveKitStub, running_with

@@ -28,9 +28,9 @@ from gateway.api.agent_models import (
     changed_config,
     check_tools,
 )
-from gateway.auth.tokens import PRINCIPAL, scope_of
 from gateway.http.body import parse_body, parse_query
 from gateway.http.idempotency import once, replayed
+from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENT_STORE, AGENTS, NUMBERS, SETTINGS, STORE, VAULT
 from gateway.store.agent_secrets import AgentSecrets, unreadable

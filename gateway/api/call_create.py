@@ -16,19 +16,18 @@ from gateway.api.from_number import (
     OUTBOUND_ERRORS,
     Metadata,
     agent_of,
-    may_call_out,
     not_a_caller_id,
     outbound_of,
     plan_from,
 )
-from gateway.api.sip_overrides import SipOverrides
 from gateway.api.waiting import until_over
-from gateway.auth.tokens import PRINCIPAL, scope_of
 from gateway.calls.plan import CallPlan
+from gateway.calls.trunks import SipOverrides, may_call_out
 from gateway.calls.variables import Variables, fill
 from gateway.calls.views import CallDetail
 from gateway.http.body import documented, parse_body
 from gateway.http.idempotency import once
+from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import NUMBERS, STORE, WEBHOOKS
 from gateway.store.database import Scope

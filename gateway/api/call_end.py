@@ -14,9 +14,9 @@ from core.events import ended
 from core.models import Call, CallEvent
 from gateway.api.calls import detail, find
 from gateway.api.livekit_rooms import livekit_of
-from gateway.auth.tokens import PRINCIPAL
 from gateway.calls.views import CallDetail
 from gateway.http.idempotency import once
+from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import HANDOVER, STORE, TIMELINE
 from gateway.store.database import Scope

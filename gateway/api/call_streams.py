@@ -15,8 +15,8 @@ from aiohttp.client_exceptions import ClientConnectionResetError
 from core.models import Call, StoredEvent, Turn
 from gateway.api.calls import find
 from gateway.api.waiting import Last, attentive, over, valid_for_s
-from gateway.auth.tokens import PRINCIPAL
 from gateway.calls.views import EventView
+from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import STREAMS
 

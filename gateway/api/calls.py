@@ -18,9 +18,9 @@ from pydantic import (
 from core.errors import NotFound
 from core.models import Call, CallType, Direction, Status
 from gateway.api.waiting import until_over
-from gateway.auth.tokens import PRINCIPAL, scope_of
 from gateway.calls.views import CallDetail, CallList, CallView, Transcript
 from gateway.http.body import parse_query
+from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS
 from gateway.store.calls import CallFilter

@@ -19,14 +19,15 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from core.errors import AppError, Conflict, Detail, NotFound
+from core.errors import AppError, Conflict, Detail
 from core.models import Credential, CredentialProvider, Model, Timestamp
-from gateway.auth.tokens import PRINCIPAL, scope_of
 from gateway.http.body import invalid, parse_json, parse_query, read_body, validate
 from gateway.http.envelope import Envelope, envelope, page
 from gateway.http.idempotency import once
+from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import CREDENTIALS, SIP_GUARD, STORE
+from gateway.numbers.accounts import not_found
 from gateway.store.credentials import InUse, NameTaken, Secret, SipSecret, TwilioSecret
 from gateway.store.database import Scope
 from gateway.store.paging import Page
@@ -201,10 +202,6 @@ async def remove(request: web.Request) -> web.StreamResponse:
     if gone is None:
         raise not_found()
     return envelope(CredentialView.of(gone), "Credential deleted").response()
-
-
-def not_found() -> NotFound:
-    return NotFound("Credential not found", code="CREDENTIAL_NOT_FOUND")
 
 
 def _check_address(body: TwilioBody | SipBody, request: web.Request) -> None:

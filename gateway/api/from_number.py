@@ -12,13 +12,19 @@ from pydantic_core import PydanticCustomError
 
 from core.errors import Forbidden, NotFound, ServerFault
 from core.models import Agent, PhoneNumber, new_id
-from gateway.api.sip_overrides import SipOverrides, chosen_trunk, has_a_say, with_credentials
-from gateway.auth.tokens import PRINCIPAL, Principal
 from gateway.calls.outbound import Outbound
 from gateway.calls.plan import CallPlan
-from gateway.calls.trunks import outbound_trunk
+from gateway.calls.trunks import (
+    SipOverrides,
+    chosen_trunk,
+    has_a_say,
+    outbound_trunk,
+    with_credentials,
+)
+from gateway.http.principal import PRINCIPAL
 from gateway.keys import AGENTS, CREDENTIALS, OUTBOUND, SETTINGS
 from gateway.store.database import Scope
+from gateway.store.principal import Principal
 
 MAX_METADATA_BYTES = 16 * 1024
 # In a room of the call's own, so that it needs to be nobody's in particular.
@@ -52,10 +58,6 @@ async def agent_of(request: web.Request, scope: Scope, agent_id: str) -> Agent:
     if agent is None:
         raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
     return agent
-
-
-def may_call_out(number: PhoneNumber) -> bool:
-    return number.direction != "inbound" and number.status == "active"
 
 
 def not_a_caller_id() -> Forbidden:

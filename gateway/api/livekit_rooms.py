@@ -19,10 +19,10 @@ from core.errors import Conflict, NotFound, ServerFault
 from core.events import ended
 from core.models import CallEvent, Timestamp
 from core.names import Name
-from gateway.auth.tokens import PRINCIPAL
 from gateway.calls.room_tokens import PersonsIdentity, join_token
 from gateway.calls.rooms import may_use, not_accessible
 from gateway.http.body import parse_body
+from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import LIVEKIT, ROOMS, SETTINGS, STORE, TIMELINE
 from gateway.store.database import Scope

@@ -24,10 +24,10 @@ from core.events import ended
 from core.far_end import LONGEST_ID, told
 from core.legs import LEAVING, LOST
 from core.models import CallEvent, DisconnectionReason, Status, now
-from gateway.api.web_calls import VISITOR
 from gateway.calls.handover import call_of_human, is_referring, is_transferred
 from gateway.calls.inbound import Gone
 from gateway.calls.inbound_record import can_be_named, is_caller, left_unanswered
+from gateway.calls.web import VISITOR
 from gateway.http.body import read_text
 from gateway.http.route import Route
 from gateway.keys import HANDOVER, INBOUND, METRICS, ROOMS, SETTINGS, STORE, TIMELINE

@@ -17,10 +17,10 @@ from gateway.api.number_models import (
     NumberPage,
     NumberView,
 )
-from gateway.auth.tokens import PRINCIPAL, scope_of
 from gateway.http.body import parse_body, parse_query
 from gateway.http.envelope import Envelope, envelope, page
 from gateway.http.idempotency import once
+from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import NUMBER_SERVICE, STORE
 from gateway.numbers.twilio import AvailableNumber

@@ -18,9 +18,9 @@ from gateway.api.number_models import (
     NumberView,
 )
 from gateway.api.numbers import BUSY, BUYING, DETACHING, ID, NO_AGENT, READING, SEARCHING
-from gateway.auth.tokens import PRINCIPAL, scope_of
 from gateway.http.body import parse_body, parse_query
 from gateway.http.idempotency import once
+from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import NUMBER_SERVICE, STORE
 from gateway.store.paging import Page

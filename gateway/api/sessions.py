@@ -18,17 +18,17 @@ from gateway.api.from_number import (
     OUTBOUND_ERRORS,
     Metadata,
     agent_of,
-    may_call_out,
     not_a_caller_id,
     outbound_of,
     plan_from,
 )
-from gateway.auth.tokens import PRINCIPAL, scope_of
 from gateway.calls.plan import CallPlan
+from gateway.calls.trunks import may_call_out
 from gateway.calls.views import CallDetail, Transcript
 from gateway.http.body import documented, parse_body
 from gateway.http.envelope import Envelope, envelope
 from gateway.http.idempotency import once
+from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import NUMBERS, STORE, WEBHOOKS
 from gateway.store.database import Scope

@@ -14,19 +14,24 @@ from core.models import Agent
 from core.names import GivenName
 from core.settings import Settings
 from gateway.api.dry_run import DryRun, explain
-from gateway.api.sip_overrides import SipOverrides, chosen_trunk, has_a_say, with_credentials
-from gateway.auth.tokens import PRINCIPAL, Principal
 from gateway.calls.plan import CallPlan
-from gateway.calls.trunks import sip_objection
+from gateway.calls.trunks import (
+    SipOverrides,
+    has_a_say,
+    make_trunk,
+    sip_objection,
+)
 from gateway.http.body import parse_body
 from gateway.http.idempotency import once
+from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, SIP_GUARD, STORE, WEBHOOKS
 from gateway.store.database import Scope
 from gateway.store.lookup import Agents, check_takes_calls
+from gateway.store.principal import Principal
 from gateway.store.webhooks import WebhookStore
 from sip.addresses import check_dtmf, check_headers, normalize_phone
-from sip.dial import MAX_RINGING_S, Trunk
+from sip.dial import MAX_RINGING_S
 
 _MAX_METADATA_BYTES = 16 * 1024
 
@@ -159,28 +164,6 @@ async def make_plan(
         dtmf=dtmf,
         metadata=metadata,
     )
-
-
-def make_trunk(
-    overrides: SipOverrides | None, settings: Settings, tenant: str | None = None
-) -> Trunk:
-    """The request's values before the global ones, field by field (gateway.api.sip_overrides)."""
-    chosen = chosen_trunk(overrides, settings.sip_outbound_transport, tenant)
-    if chosen is not None:
-        return chosen
-    if settings.sip_outbound_address is None:
-        raise ServerFault(
-            "No SIP outbound address: give sip.outbound_address or set SIP_OUTBOUND_ADDRESS",
-            code="OUTBOUND_ADDRESS_NOT_CONFIGURED",
-        )
-    secret = settings.sip_outbound_auth_password
-    usual = Trunk(
-        address=settings.sip_outbound_address,
-        username=settings.sip_outbound_auth_username,
-        password=secret.get_secret_value() if secret is not None else None,
-        transport=settings.sip_outbound_transport,
-    )
-    return with_credentials(usual, overrides)
 
 
 async def _choose_agent(

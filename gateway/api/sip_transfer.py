@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from aiohttp import web
 from google.protobuf.duration_pb2 import Duration
-from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.sip import TransferSIPParticipantRequest
 from pydantic import BaseModel, Field, StrictInt, StrictStr
@@ -20,17 +17,13 @@ from gateway.api.livekit_rooms import (
     no_participant,
     not_configured,
 )
-from gateway.auth.tokens import PRINCIPAL
 from gateway.http.body import parse_body
+from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import POLICY, SIP, SIP_GUARD
 from sip.addresses import called_host, parse_transfer_target
+from sip.refer import Referred, refer
 from sip.twirp import livekit_errors
-
-# The transfer may have happened all the same (livekit/livekit#4555).
-_UNKNOWN = frozenset({"canceled", "deadline_exceeded"})
-
-Referred = Literal["completed", "initiated"]
 
 
 class TransferRequest(ParticipantRequest):
@@ -84,22 +77,6 @@ async def create(request: web.Request) -> web.StreamResponse:
             transfer_to=target,
         )
     )
-
-
-async def refer(sip: LiveKitAPI, transfer: TransferSIPParticipantRequest) -> Referred:
-    """Never sent twice: a second REFER would ring the other phone again.
-
-    Raises ServerError (SipCallError: the other phone refused), aiohttp.ClientError.
-    """
-    try:
-        await sip.sip.transfer_sip_participant(transfer)
-    except TimeoutError:
-        return "initiated"
-    except ServerError as error:
-        if error.code in _UNKNOWN and "sip_status_code" not in error.metadata:
-            return "initiated"
-        raise
-    return "completed"
 
 
 ROUTES: tuple[Route, ...] = (

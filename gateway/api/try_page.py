@@ -26,7 +26,9 @@ from gateway.keys import SETTINGS
 _GATEWAY = Path(__file__).parent.parent
 _STATIC = _GATEWAY / "static"
 _PAGE = _STATIC / "try.html"
-LIVEKIT_CLIENT = _GATEWAY.parent / "node_modules" / "livekit-client" / "dist" / "livekit-client.umd.js"
+LIVEKIT_CLIENT = (
+    _GATEWAY.parent / "node_modules" / "livekit-client" / "dist" / "livekit-client.umd.js"
+)
 """Where ``npm ci`` puts it."""
 
 _FILES: dict[str, tuple[Path, str]] = {

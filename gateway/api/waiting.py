@@ -12,9 +12,9 @@ from datetime import timedelta
 from aiohttp import web
 
 from core.models import Call, now
-from gateway.auth.tokens import PRINCIPAL
 from gateway.calls.timeline import Listener, Look
 from gateway.http.connection import Connection
+from gateway.http.principal import PRINCIPAL
 from gateway.keys import STOPPING, STORE, TIMELINE
 from gateway.store.database import Scope
 

@@ -36,9 +36,9 @@ from gateway.api.webhook_models import (
     WebhookSet,
     WebhookView,
 )
-from gateway.auth.tokens import PRINCIPAL, scope_of
 from gateway.http.body import invalid, parse_body, parse_query
 from gateway.http.idempotency import once, replayed
+from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import (
     AGENT_STORE,

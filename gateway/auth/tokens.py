@@ -12,7 +12,6 @@ import hmac
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jwt
@@ -33,8 +32,9 @@ from gateway.auth.keys import (
     public_key,
 )
 from gateway.http.host_names import Names
+from gateway.http.principal import PRINCIPAL
 from gateway.http.route import route_of
-from gateway.store.database import Scope
+from gateway.store.principal import Principal
 
 log = logging.getLogger(__name__)
 
@@ -45,23 +45,6 @@ _FAR_AWAY = 2**48
 
 # RFC 6750 §2.1, and what people put into hand-made secrets.
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """``auth_id`` is the tenant; None is an unscoped operator, or nobody where auth is off."""
-
-    auth_id: str | None
-    expires_at: int | None = None
-    """When its token does, in seconds since 1970; None: never, as API secrets."""
-
-
-PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
-
-
-def scope_of(request: web.Request) -> Scope:
-    """Whose rows this request may see."""
-    return Scope(request[PRINCIPAL].auth_id)
 
 
 class Authenticator:

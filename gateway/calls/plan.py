@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.models import Agent, new_id
-from gateway.auth.tokens import Principal
 from gateway.calls.trunks import sealable
 from gateway.store.calls import NewCall
+from gateway.store.principal import Principal
 from sip.dial import DialRequest, Trunk
 
 # The worker ends a call that is too long, with a word; the SIP service only if that failed.

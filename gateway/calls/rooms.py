@@ -28,8 +28,8 @@ from livekit.protocol.room import (
 )
 
 from core.errors import Conflict, NotFound, TooManyRequests
-from gateway.auth.tokens import Principal
 from gateway.calls.following import LIVEKIT_ERRORS, participants
+from gateway.store.principal import Principal
 from gateway.store.room_names import (
     MARGIN,
     MAX_IDENTITIES,

@@ -31,16 +31,13 @@ from core.transfers import (
     TransferOrder,
     TransferResult,
 )
-from gateway.api.from_number import may_call_out
-from gateway.api.sip_call import make_trunk
-from gateway.api.sip_transfer import refer
 from gateway.calls.following import LIVEKIT_ERRORS, Watch
 from gateway.calls.inbound import Gone
 from gateway.calls.limits import CallLimits
 from gateway.calls.policy import DialPolicy
 from gateway.calls.timeline import Timeline
 from gateway.calls.transfer_timeline import Order, Steps
-from gateway.calls.trunks import check_trunk, opened, outbound_trunk
+from gateway.calls.trunks import check_trunk, make_trunk, may_call_out, opened, outbound_trunk
 from gateway.store.calls import Store
 from gateway.store.credentials import CredentialStore
 from gateway.store.database import Scope
@@ -48,6 +45,7 @@ from gateway.store.numbers import NumberStore
 from sip.addresses import parse_transfer_target
 from sip.dial import Dial, DialFailed, DialOutcome, DialRequest, Trunk, by_sip_status
 from sip.guard import SipGuard
+from sip.refer import refer
 
 log = logging.getLogger(__name__)
 

@@ -1,17 +1,131 @@
-"""The trunk that calls from an attached number go out by."""
+"""Where a call goes out: the request's host, the number's, or SIP_OUTBOUND_…, in that order.
+
+Our credentials, or a number's, never go to a host that the request chose.
+"""
 
 from __future__ import annotations
 
-from pydantic import SecretStr
+from dataclasses import replace
 
-from core.errors import ServerFault
+from pydantic import BaseModel, Field, SecretStr, StrictStr, ValidationError
+
+from core.errors import BadRequest, ServerFault
 from core.models import PhoneNumber
 from core.settings import Settings
 from gateway.store.call_trunks import OwnTrunk
-from gateway.store.credentials import CredentialStore, SipSecret, TwilioSecret, Unreadable
+from gateway.store.credentials import (
+    CredentialStore,
+    SipSecret,
+    TwilioSecret,
+    Unreadable,
+    unreadable,
+)
 from gateway.store.database import Scope
-from sip.dial import Trunk
+from sip.addresses import parse_outbound_address
+from sip.dial import Transport, Trunk
 from sip.guard import AddressRefused, SipGuard
+
+
+class SipOverrides(BaseModel):
+    """Per-request SIP configuration. A null or missing field takes the usual value."""
+
+    outbound_address: StrictStr | None = Field(None, description="hostname or hostname:port")
+    # It goes into a quoted string of a SIP header.
+    auth_username: StrictStr | None = Field(None, max_length=256, pattern=r'^[^\x00-\x1f"\\\x7f]*$')
+    auth_password: SecretStr | None = Field(None, max_length=256, strict=True)
+
+
+def has_a_say(sip: SipOverrides | None) -> bool:
+    """Whether the request changes anything of the usual trunk."""
+    return sip is not None and any(value is not None for _, value in sip)
+
+
+def check_settings(settings: Settings) -> None:
+    """SIP_OUTBOUND_… as a request's ``sip`` is checked. Raises ValueError naming the setting."""
+    secret = settings.sip_outbound_auth_password
+    given = {
+        "outbound_address": settings.sip_outbound_address,
+        "auth_username": settings.sip_outbound_auth_username,
+        "auth_password": None if secret is None else secret.get_secret_value(),
+    }
+    try:
+        chosen_trunk(SipOverrides.model_validate(given), settings.sip_outbound_transport, None)
+    except BadRequest as error:
+        raise ValueError(f"SIP_OUTBOUND_ADDRESS: {error.message}") from None
+    except ValidationError as error:
+        # Never with the value, which may be the password.
+        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise ValueError(f"SIP_OUTBOUND_{str(fault['loc'][0]).upper()}: {fault['msg']}") from None
+
+
+def chosen_trunk(
+    sip: SipOverrides | None, transport: Transport, tenant: str | None
+) -> Trunk | None:
+    """The trunk that the request of ``tenant`` names; None: it names no host.
+
+    Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``.
+    """
+    if sip is None or sip.outbound_address is None:
+        return None
+    address = str(parse_outbound_address(sip.outbound_address))
+    return with_credentials(Trunk(address=address, transport=transport, tenant=tenant), sip)
+
+
+def with_credentials(trunk: Trunk, sip: SipOverrides | None) -> Trunk:
+    """``trunk`` with the request's credentials before its own, field by field."""
+    if sip is None:
+        return trunk
+    password = None if sip.auth_password is None else sip.auth_password.get_secret_value()
+    return replace(
+        trunk,
+        username=trunk.username if sip.auth_username is None else sip.auth_username,
+        password=trunk.password if password is None else password,
+    )
+
+
+def make_trunk(
+    overrides: SipOverrides | None, settings: Settings, tenant: str | None = None
+) -> Trunk:
+    """The request's values before the global ones, field by field.
+
+    Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``, ServerFault ``OUTBOUND_ADDRESS_NOT_CONFIGURED``.
+    """
+    chosen = chosen_trunk(overrides, settings.sip_outbound_transport, tenant)
+    if chosen is not None:
+        return chosen
+    hint = "give sip.outbound_address or set SIP_OUTBOUND_ADDRESS"
+    return with_credentials(_global_trunk(settings, hint), overrides)
+
+
+def may_call_out(number: PhoneNumber) -> bool:
+    return number.direction != "inbound" and number.status == "active"
+
+
+async def outbound_trunk(
+    number: PhoneNumber, credentials: CredentialStore, settings: Settings
+) -> Trunk:
+    """The number's own credential when it names a SIP host, else SIP_OUTBOUND_….
+
+    Raises ServerFault ``OUTBOUND_ADDRESS_NOT_CONFIGURED``, ``CREDENTIAL_UNREADABLE``; Unavailable.
+    """
+    own = await _own(number, credentials)
+    if own is not None:
+        return own
+    hint = "give the number's credential one, or set SIP_OUTBOUND_ADDRESS"
+    return _global_trunk(settings, hint)
+
+
+def _global_trunk(settings: Settings, hint: str) -> Trunk:
+    if settings.sip_outbound_address is None:
+        raise ServerFault(
+            f"No SIP outbound address: {hint}", code="OUTBOUND_ADDRESS_NOT_CONFIGURED"
+        )
+    return Trunk(
+        address=settings.sip_outbound_address,
+        username=settings.sip_outbound_auth_username,
+        password=_plain(settings.sip_outbound_auth_password),
+        transport=settings.sip_outbound_transport,
+    )
 
 
 async def check_trunk(guard: SipGuard, trunk: Trunk) -> None:
@@ -27,31 +141,6 @@ async def sip_objection(guard: SipGuard, trunk: Trunk) -> str | None:
     except AddressRefused as refused:
         return refused.message
     return None
-
-
-async def outbound_trunk(
-    number: PhoneNumber, credentials: CredentialStore, settings: Settings
-) -> Trunk:
-    """The number's own credential when it names a SIP host, else SIP_OUTBOUND_….
-
-    Credentials of ours never go to a tenant's host. Raises ServerFault
-    ``OUTBOUND_ADDRESS_NOT_CONFIGURED``, ``CREDENTIAL_UNREADABLE``; Unavailable.
-    """
-    own = await _own(number, credentials)
-    if own is not None:
-        return own
-    if settings.sip_outbound_address is None:
-        raise ServerFault(
-            "No SIP outbound address: give the number's credential one, or set "
-            "SIP_OUTBOUND_ADDRESS",
-            code="OUTBOUND_ADDRESS_NOT_CONFIGURED",
-        )
-    return Trunk(
-        address=settings.sip_outbound_address,
-        username=settings.sip_outbound_auth_username,
-        password=_plain(settings.sip_outbound_auth_password),
-        transport=settings.sip_outbound_transport,
-    )
 
 
 async def _own(number: PhoneNumber, credentials: CredentialStore) -> Trunk | None:
@@ -106,10 +195,3 @@ def _twilio(secret: TwilioSecret, tenant: str | None) -> Trunk | None:
 
 def _plain(password: SecretStr | None) -> str | None:
     return None if password is None else password.get_secret_value()
-
-
-def unreadable() -> ServerFault:
-    return ServerFault(
-        "The credential was encrypted with a key that SECRETS_KEY does not hold",
-        code="CREDENTIAL_UNREADABLE",
-    )

@@ -13,10 +13,10 @@ from aiohttp import web
 from pydantic import BaseModel, SecretStr
 
 from core.errors import AppError, BadRequest, Conflict, ServerFault, Unavailable
-from gateway.auth.tokens import Principal
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 from gateway.store.once import HELD, LEASE, HeldKey, IdempotencyKeys, KeptAnswer
+from gateway.store.principal import Principal
 
 log = logging.getLogger(__name__)
 

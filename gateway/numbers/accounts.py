@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from core.errors import Conflict
+from core.errors import Conflict, NotFound
 from core.models import Credential, PhoneNumber
-from gateway.api.credentials import not_found
-from gateway.calls.trunks import unreadable
 from gateway.numbers.twilio import TwilioAccount, TwilioHttp
-from gateway.store.credentials import CredentialStore, SipSecret, TwilioSecret, Unreadable
+from gateway.store.credentials import (
+    CredentialStore,
+    SipSecret,
+    TwilioSecret,
+    Unreadable,
+    unreadable,
+)
 from gateway.store.database import Scope
 
 
@@ -66,3 +70,7 @@ class Accounts:
         if credential.provider == "twilio":
             return credential, TwilioSecret.model_validate(secret)
         return credential, SipSecret.model_validate(secret)
+
+
+def not_found() -> NotFound:
+    return NotFound("Credential not found", code="CREDENTIAL_NOT_FOUND")

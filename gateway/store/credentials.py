@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, SecretStr
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from core.errors import ServerFault
 from core.models import Credential, CredentialProvider, Model, new_id, now
 from core.settings import Settings
 from gateway.store.database import Database, Scope, whole
@@ -242,3 +243,10 @@ def _own_key(path: Path) -> str:
     finally:
         fresh.unlink()
     return path.read_text().strip()
+
+
+def unreadable() -> ServerFault:
+    return ServerFault(
+        "The credential was encrypted with a key that SECRETS_KEY does not hold",
+        code="CREDENTIAL_UNREADABLE",
+    )

@@ -1,0 +1,172 @@
+"""Calls from a browser: the room, its agent, the visitor's token, and what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Any
+
+from livekit.api import LiveKitAPI
+from livekit.protocol.room import DeleteRoomRequest
+
+from core.errors import AppError
+from core.events import ended
+from core.models import Agent, Call, CallEvent, new_id
+from core.settings import Settings
+from gateway.calls.following import LIVEKIT_ERRORS, Arrival, Dispatcher, Journal, Watch
+from gateway.calls.limits import CallLimits
+from gateway.calls.outbound import no_worker, worker_free
+from gateway.calls.room_tokens import join_token
+from gateway.calls.rooms import LiveKitRooms
+from gateway.calls.timeline import Timeline
+from gateway.store.calls import NewCall, Store
+from gateway.store.principal import Principal
+from gateway.store.room_names import Claim
+from sip.dispatch import EMPTY_TIMEOUT_S
+from sip.twirp import livekit_errors
+
+log = logging.getLogger(__name__)
+
+VISITOR = "visitor"
+"""The visitor's identity, in a room of the call's own."""
+
+# LiveKit keeps the room so long for somebody to come.
+JOIN_WITHIN = timedelta(seconds=EMPTY_TIMEOUT_S)
+
+
+class WebCalls:
+    """Opens calls for browsers, and owns the tasks that follow them."""
+
+    def __init__(
+        self,
+        *,
+        livekit: LiveKitAPI,
+        store: Store,
+        timeline: Timeline,
+        rooms: LiveKitRooms,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        limits: CallLimits,
+        agent_join_timeout_s: float,
+        join_within: timedelta = JOIN_WITHIN,
+        news_within_s: float = 5.0,
+    ) -> None:
+        """``news_within_s``: how long what a worker saw may be on its way to us."""
+        self._livekit = livekit
+        self._store = store
+        self._timeline = timeline
+        self._rooms = rooms
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._limits = limits
+        self._agent_join_timeout_s = agent_join_timeout_s
+        self._join_within = join_within
+        self._news_within_s = news_within_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        """Stop following; the reconciler of the next gateway finishes what nobody joined."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def open(
+        self, principal: Principal, agent: Agent, metadata: dict[str, Any]
+    ) -> tuple[Call, Claim]:
+        """The call's record and the claim on its room, with the agent on its way there.
+
+        Raises TooManyRequests, Conflict, Unavailable, ServerFault; once there is a record, it
+        says why.
+        """
+        self._limits.take(principal.auth_id)
+        call_id = new_id("call")
+        new = NewCall(
+            id=call_id,
+            auth_id=principal.auth_id,
+            direction="web",
+            room_name=call_id,
+            participant_identity=VISITOR,
+            from_number=None,
+            to_number=None,
+            max_duration_ms=agent.config.max_duration_ms,
+            agent=agent,
+            metadata=metadata,
+        )
+        call = await self._limits.insert(new, CallEvent(type="call.queued"))
+        if not await worker_free(self._store, self._dispatcher.agent_name):
+            await self._write_off(call_id, ended("failed", "agent_unavailable"))
+            raise no_worker()
+        try:
+            await self._rooms.admit_to_call(call_id, VISITOR, self._join_within)
+            with livekit_errors(failed="CALL_FAILED"):
+                dispatch = self._dispatcher.dispatch(call_id)
+                claimed = await self._rooms.enter(principal, call_id, [dispatch])
+        except AppError:
+            await self._write_off(call_id, ended("failed", "agent_error", note="no room"))
+            raise
+        self._spawn(call_id, self._follow(call_id))
+        return call, claimed.claim
+
+    async def _follow(self, call_id: str) -> None:
+        """Until agent and visitor have met; otherwise the call is over, and its room closed."""
+        watch = Watch(call_id, self._store, self._timeline)
+        arrival = Arrival(
+            call_id,
+            call_id,
+            watch=watch,
+            journal=self._journal,
+            dispatcher=self._dispatcher,
+            timeout_s=self._agent_join_timeout_s,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(arrival.seen())
+            group.create_task(self._await_visitor(call_id, watch))
+        if not await watch.seen("call.answered"):
+            await self._close(call_id)
+
+    async def _await_visitor(self, call_id: str, watch: Watch) -> None:
+        met = ("call.answered", "call.ended")
+        await watch.until(
+            *met, "livekit.participant_left", timeout_s=self._join_within.total_seconds()
+        )
+        if not await watch.until(*met, timeout_s=self._news_within_s):
+            await self._write_off(call_id, ended("canceled", "canceled", note="nobody came"))
+
+    async def _write_off(self, call_id: str, data: dict[str, Any]) -> None:
+        await self._journal.write(call_id, "call.ended", data)
+
+    async def _close(self, call_id: str) -> None:
+        try:
+            await self._livekit.room.delete_room(DeleteRoomRequest(room=call_id))
+        except LIVEKIT_ERRORS:
+            # Mostly it is gone already; if not, it has time-outs of its own.
+            log.info("room left to its own time-out", extra={"call_id": call_id})
+
+    def _spawn(self, call_id: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"web {call_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            log.error("following a web call failed", exc_info=task.exception())
+
+
+def visitor_token(settings: Settings, claim: Claim) -> str:
+    """A LiveKit token to join the call's room with, as long as it waits: speak and listen.
+
+    LiveKit takes it for a minute longer than it says, and makes the room again for it: that one
+    is the tenant's, too.
+    """
+    return join_token(
+        settings,
+        claim,
+        identity=VISITOR,
+        name="Visitor",
+        sources=["microphone"],
+        data=False,
+        valid=JOIN_WITHIN,
+    )

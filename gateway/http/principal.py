@@ -1,0 +1,15 @@
+"""Who is asking, on the request."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gateway.store.database import Scope
+from gateway.store.principal import Principal
+
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+
+
+def scope_of(request: web.Request) -> Scope:
+    """Whose rows this request may see."""
+    return Scope(request[PRINCIPAL].auth_id)
