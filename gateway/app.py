@@ -276,10 +276,12 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             rooms=rooms,
             outbound=outbound,
             inbound=inbound,
-            numbers=NumberRepair(provisioner),
         )
-        rounds = asyncio.create_task(reconciler.run(), name="reconciler")
-        stack.push_async_callback(_cancelled, rounds)
+        for name, rounds in (
+            ("reconciler", reconciler.run()),
+            ("number repair", NumberRepair(provisioner).run()),
+        ):
+            stack.push_async_callback(_cancelled, asyncio.create_task(rounds, name=name))
         yield
 
 

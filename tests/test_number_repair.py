@@ -345,6 +345,24 @@ class TestLeftBehind:
         assert len(rig.twilio.numbers) == 1
 
 
+async def test_a_round_that_fails_is_followed_by_another(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Queue[None]()
+
+    async def listing() -> None:
+        asked.put_nowait(None)
+        raise KeyError("bug")
+
+    monkeypatch.setattr(rig.provisioner.objects, "listing", listing)
+    repairing = asyncio.create_task(rig.repair.run(period_s=0))
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await asked.get()
+    repairing.cancel()
+    await asyncio.wait({repairing})
+
+
 def _number(**changes: Any) -> PhoneNumber:
     values: dict[str, Any] = {
         "id": "num_left",

@@ -51,29 +51,24 @@ async def round_of(gateway: Running, second_look_s: float = 0, alone_s: float = 
     ).round()
 
 
-class Part:
-    """Of a reconciler: rooms that are looked at, or numbers. ``fault``: None: it does not end."""
+class Rooms:
+    """Rooms that cannot be looked at."""
 
-    def __init__(self, fault: Exception | None = None) -> None:
+    def __init__(self, fault: Exception) -> None:
         self.asked = asyncio.Queue[None]()
         self._fault = fault
 
     async def look(self) -> None:
         self.asked.put_nowait(None)
-        if self._fault is None:
-            await asyncio.Event().wait()
-        else:
-            raise self._fault
-
-    reconcile = look
+        raise self._fault
 
 
 @asynccontextmanager
-async def reconciling(gateway: Running, rooms: Part, numbers: Part) -> AsyncIterator[None]:
+async def reconciling(gateway: Running, rooms: Rooms) -> AsyncIterator[None]:
     livekit, outbound = gateway.app[LIVEKIT], gateway.app[OUTBOUND]
     inbound = gateway.app[INBOUND]
     assert livekit is not None and outbound is not None and inbound is not None
-    parts: Any = {"rooms": rooms, "numbers": numbers}
+    parts: Any = {"rooms": rooms}
     reconciler = Reconciler(
         livekit=livekit,
         store=gateway.store,
@@ -91,23 +86,14 @@ async def reconciling(gateway: Running, rooms: Part, numbers: Part) -> AsyncIter
         await asyncio.wait({running})
 
 
-@pytest.mark.attack
-async def test_rooms_do_not_wait_for_numbers(gateway: Running) -> None:
-    rooms, numbers = Part(TimeoutError()), Part()
-    async with reconciling(gateway, rooms, numbers):
-        await numbers.asked.get()
-        assert rooms.asked.qsize() == 1
-
-
 @pytest.mark.parametrize("fault", [TimeoutError(), KeyError("bug")])
-async def test_neither_rooms_nor_numbers_suffer_when_the_other_fails(
+async def test_a_round_that_fails_is_followed_by_another(
     gateway: Running, fault: Exception
 ) -> None:
-    rooms, numbers = Part(fault), Part(fault)
-    async with reconciling(gateway, rooms, numbers):
+    rooms = Rooms(fault)
+    async with reconciling(gateway, rooms):
         for _ in range(3):
             await rooms.asked.get()
-            await numbers.asked.get()
 
 
 async def old_call(gateway: Running, *events: CallEvent, **changes: object) -> Call:

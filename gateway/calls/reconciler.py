@@ -38,7 +38,6 @@ from gateway.calls.outbound import Outbound
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline
 from gateway.calls.web import JOIN_WITHIN
-from gateway.numbers.repair import NumberRepair
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 from sip.trunks import read_label
@@ -64,7 +63,6 @@ class Reconciler:
         rooms: LiveKitRooms,
         outbound: Outbound,
         inbound: Inbound,
-        numbers: NumberRepair | None = None,
         second_look_s: float = 5.0,
         alone_s: float = 20.0,
     ) -> None:
@@ -77,19 +75,14 @@ class Reconciler:
         self._rooms = rooms
         self._outbound = outbound
         self._inbound = inbound
-        self._numbers = numbers
         self._handover = Handover(livekit, store, timeline)
         self._alone_since: dict[str, float] = {}
 
     async def run(self, period_s: float = PERIOD_S) -> None:
         """Until cancelled. What fails is logged and tried again in the next turn."""
         while True:
-            # Rooms first: their names must not wait for a provider of numbers.
             with _logged():
                 await self.round()
-            if self._numbers is not None:
-                with _logged():
-                    await self._numbers.reconcile()
             # A phone without an agent is not left alone for another minute.
             await asyncio.sleep(self._second_look_s if self._alone_since else period_s)
 

@@ -6,6 +6,7 @@ while it attached a number. Only what carries our label is ever deleted.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from gateway.numbers.twilio import NotThere
 from gateway.store.database import Scope
 
 log = logging.getLogger(__name__)
+
+PERIOD_S = 60.0
 
 
 @dataclass(slots=True)
@@ -34,22 +37,35 @@ class Repairs:
 
 
 class NumberRepair:
-    """``reconcile`` it at the start and every minute."""
+    """``run`` it: it reconciles at the start and every minute."""
 
     def __init__(self, provisioner: Provisioner) -> None:
         self._provisioner = provisioner
         self._objects = provisioner.objects
         self._numbers = provisioner.numbers
 
+    async def run(self, period_s: float = PERIOD_S) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.reconcile()
+            except Exception:
+                # Nobody would notice a repair that died of one odd number.
+                log.exception("repairing numbers failed")
+            await asyncio.sleep(period_s)
+
     async def reconcile(self) -> Repairs:
-        """Never raises but to be cancelled: what failed is logged and tried in the next round."""
+        """One round. What fails for want of LiveKit, a provider or the database is logged."""
         repairs = Repairs()
         try:
             # In this order: of what was listed, the row was there before.
             there = await self._objects.listing()
             rows = await self._numbers.provisioned()
-            for number in rows:
-                await self._mend(number, there, repairs)
+            wrong = [number for number in rows if self._wrong(number, there)]
+            # A second look: one may have been attached or detached between the first two.
+            again = await self._objects.listing() if wrong else there
+            for number in wrong:
+                await self._mend(number, again, repairs)
             await self._sweep({number.id: number for number in rows}, there, repairs)
         except AppError as error:
             repairs.failed += 1
@@ -58,6 +74,9 @@ class NumberRepair:
             facts = {name: getattr(repairs, name) for name in Repairs.__slots__}
             log.info("numbers reconciled with LiveKit", extra=facts)
         return repairs
+
+    def _wrong(self, number: PhoneNumber, there: Listing) -> bool:
+        return number.status != "active" or not self._objects.right(number, there)
 
     async def _mend(self, number: PhoneNumber, there: Listing, repairs: Repairs) -> None:
         if self._provisioner.in_whose_hands(number) is not None:
@@ -68,16 +87,14 @@ class NumberRepair:
                 repairs.undone += 1
                 facts = {"number_id": number.id, "status": number.status}
                 log.info("undid what was half done of a number", extra=facts)
-            elif not self._objects.right(number, there):
-                await self._restore(number, repairs)
+            else:
+                await self._restore(number, there, repairs)
         except (AppError, TimeoutError, NotThere) as error:
             repairs.failed += 1
             facts = {"number_id": number.id, "problem": type(error).__name__}
             log.warning("a number could not be mended", extra=facts)
 
-    async def _restore(self, number: PhoneNumber, repairs: Repairs) -> None:
-        # A second look, at both: it may have been attached or detached between the first two.
-        there = await self._objects.listing()
+    async def _restore(self, number: PhoneNumber, there: Listing, repairs: Repairs) -> None:
         now = await self._numbers.get(Scope(None), number.id)
         if now is None or now.status != "active" or self._objects.right(now, there):
             return
