@@ -17,7 +17,7 @@ from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
 from gateway.api.health import WRITE_PROBE, WriteProbe
 from gateway.auth.tokens import Authenticator, authentication
-from gateway.calls.following import Dispatcher, Journal
+from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.handover import Handover
 from gateway.calls.inbound import Inbound
 from gateway.calls.limits import CallLimits
@@ -26,7 +26,7 @@ from gateway.calls.outbound import Outbound
 from gateway.calls.policy import DialPolicy
 from gateway.calls.reconciler import Reconciler
 from gateway.calls.rooms import LiveKitRooms
-from gateway.calls.timeline import Timeline
+from gateway.calls.timeline import Journal, Timeline
 from gateway.calls.transfers import Transfers
 from gateway.calls.trunks import check_settings
 from gateway.calls.web import WebCalls
@@ -136,7 +136,7 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
     database = app[DATABASE] = await Database.open(settings.database_url)
     app[WRITE_PROBE] = WriteProbe(database)
     outbox = app[OUTBOX] = Outbox(database, render)
-    app[STORE] = Store(database, outbox, vault)
+    app[STORE] = Store(database, outbox, vault, metrics.counted)
     app[WEBHOOKS] = WebhookStore(database, vault)
     app[LIMITS] = CallLimits(
         app[STORE],

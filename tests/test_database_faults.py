@@ -25,7 +25,7 @@ from core.errors import Unavailable
 from core.models import Call
 from gateway.api import health
 from gateway.api.health import WriteProbe
-from gateway.calls import following
+from gateway.calls import timeline
 from gateway.store.database import Database, Trouble
 from tests.calls import request
 from tests.conftest import ACME
@@ -426,7 +426,7 @@ class Ringing(LiveKitStub):
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "write_wait_s", 0.5)
     monkeypatch.setattr(health, "_PROBE_EVERY_S", 0)
-    monkeypatch.setattr(following, "_PATIENCE_S", (0.1,) * 100)
+    monkeypatch.setattr(timeline, "_PATIENCE_S", (0.1,) * 100)
 
 
 @pytest.mark.usefixtures("quick")

@@ -14,8 +14,9 @@ import pytest
 
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, Call, CallEvent, new_id, now
-from gateway.calls.following import Dispatcher, Journal
+from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.rooms import LABEL
+from gateway.calls.timeline import Journal
 from gateway.calls.web import JOIN_WITHIN, VISITOR, WebCalls
 from gateway.keys import LIMITS, LIVEKIT, METRICS, ROOMS, SETTINGS, TIMELINE, TOKENS
 from gateway.store.database import Scope

@@ -18,6 +18,7 @@ from livekit.protocol.models import DisconnectReason
 from core.legs import LEAVING, LOST
 from core.models import Call, CallEvent, new_id, now
 from gateway.api.livekit_webhook import _ENDINGS
+from gateway.keys import TIMELINE
 from gateway.store.database import Scope
 from tests.inprocess import KEY, SECRET, Running, running, settings_in
 
@@ -269,3 +270,23 @@ class TestConclusions:
         await deliver(gateway, left(call, participant=private))
         told = str([event.data for event in await gateway.store.events(call.id)])
         assert "+1999" not in told and "m3tadata" not in told
+
+
+async def test_every_event_that_is_kept_is_counted(gateway: Running) -> None:
+    """Whoever tells it, and however often."""
+    call, other = await answered(gateway), await answered(gateway)
+    webhook = left(call)
+    for _ in range(3):
+        assert await deliver(gateway, webhook) == 200
+    joined = CallEvent(type="agent.joined")
+    for source in ("worker", "reconciler", "worker"):
+        await gateway.app[TIMELINE].append(other.id, [joined], source)
+    async with gateway.http.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    counted = sum(
+        float(line.rpartition(" ")[2])
+        for line in lines
+        if line.startswith("switchroom_call_events_total{")
+    )
+    kept = [await gateway.store.events(each.id) for each in (call, other)]
+    assert counted == sum(map(len, kept)) == 9

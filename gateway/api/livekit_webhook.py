@@ -30,7 +30,7 @@ from gateway.calls.inbound_record import can_be_named, is_caller, left_unanswere
 from gateway.calls.web import VISITOR
 from gateway.http.body import read_text
 from gateway.http.route import Route
-from gateway.keys import HANDOVER, INBOUND, METRICS, ROOMS, SETTINGS, STORE, TIMELINE
+from gateway.keys import HANDOVER, INBOUND, ROOMS, SETTINGS, STORE, TIMELINE
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 
@@ -113,8 +113,7 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     ]
     if left and (data := await _ending(store, call_id, event, at)):
         events.append(CallEvent(id=f"lk_{event.id}_end", type="call.ended", at=at, data=data))
-    stored = await request.app[TIMELINE].append(call_id, events, "livekit")
-    request.app[METRICS].events.labels("livekit").inc(len(stored or ()))
+    await request.app[TIMELINE].append(call_id, events, "livekit")
     if left and handover is not None and (call := await store.call(Scope(None), call_id)):
         await handover.caller_left(call)
 

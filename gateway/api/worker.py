@@ -95,11 +95,9 @@ async def events(request: web.Request) -> web.StreamResponse:
     stored = await request.app[TIMELINE].append(call_id, body.events, "worker")
     if stored is None:
         raise _no_record(request)
-    metrics = request.app[METRICS]
-    metrics.events.labels("worker").inc(len(stored))
     if any(event.type == "agent.left" for event in stored):
         # A worker's last word: turns are told more than once, and counted once.
-        metrics.conversed(await request.app[STORE].turns(call_id))
+        request.app[METRICS].conversed(await request.app[STORE].turns(call_id))
     call = await request.app[STORE].call(Scope(None), call_id)
     # An agent that comes too late learns here that nobody needs it any more.
     answer: dict[str, Any] = {"accepted": len(stored), "over": call is None or call.ended}

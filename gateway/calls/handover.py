@@ -17,7 +17,7 @@ from livekit.protocol.room import RoomParticipantIdentity
 from core.events import ended
 from core.models import Call, CallEvent
 from core.transfers import LEG_ATTRIBUTE
-from gateway.calls.following import LIVEKIT_ERRORS, participants
+from gateway.calls.livekit import LIVEKIT_ERRORS, participants
 from gateway.calls.timeline import Timeline
 from gateway.store.calls import Store
 

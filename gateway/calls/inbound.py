@@ -23,14 +23,8 @@ from core.events import ended
 from core.jobs import Assignment, InboundJob, InboundRoom
 from core.models import Agent, Call, CallEvent, PhoneNumber, now
 from core.tokens import TokenIssuer
-from gateway.calls.following import (
-    LIVEKIT_ERRORS,
-    Arrival,
-    Dispatcher,
-    Journal,
-    Watch,
-    participants,
-)
+from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.following import Arrival
 from gateway.calls.inbound_record import (
     answering_webhook,
     brief_of,
@@ -42,7 +36,8 @@ from gateway.calls.inbound_record import (
     owner,
 )
 from gateway.calls.limits import CallLimits
-from gateway.calls.timeline import Timeline
+from gateway.calls.livekit import LIVEKIT_ERRORS, participants
+from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.store.calls import LiveIdentity, NewCall, Store
 from gateway.store.database import Scope
 from gateway.store.lookup import Agents, Numbers, check_takes_calls

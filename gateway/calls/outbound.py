@@ -21,19 +21,14 @@ from livekit.protocol.models import ParticipantInfo
 from core.errors import AppError, Conflict, ServerFault, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent
-from gateway.calls.following import (
-    LIVEKIT_ERRORS,
-    Dispatcher,
-    Following,
-    Journal,
-    participants,
-    tidy,
-)
+from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.following import Following
 from gateway.calls.limits import CallLimits
+from gateway.calls.livekit import LIVEKIT_ERRORS, participants, tidy
 from gateway.calls.plan import CallPlan
 from gateway.calls.policy import DialPolicy
 from gateway.calls.rooms import Claimed, LiveKitRooms
-from gateway.calls.timeline import Timeline
+from gateway.calls.timeline import Journal, Timeline
 from gateway.calls.trunks import check_trunk
 from gateway.store.calls import LiveIdentity, Store
 from gateway.store.room_names import HeldByToken

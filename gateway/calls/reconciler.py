@@ -30,10 +30,10 @@ from core.errors import AppError
 from core.events import ended
 from core.models import Call, CallEvent, DisconnectionReason, now
 from core.names import is_name
-from gateway.calls.following import participants
 from gateway.calls.handover import Handover, call_of_human, humans_of, is_referring, is_transferred
 from gateway.calls.inbound import Gone, Inbound
 from gateway.calls.inbound_record import call_id_of, is_caller, left_unanswered
+from gateway.calls.livekit import participants
 from gateway.calls.outbound import Outbound
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline

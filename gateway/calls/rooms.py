@@ -28,7 +28,7 @@ from livekit.protocol.room import (
 )
 
 from core.errors import Conflict, NotFound, TooManyRequests
-from gateway.calls.following import LIVEKIT_ERRORS, participants
+from gateway.calls.livekit import LIVEKIT_ERRORS, participants
 from gateway.store.principal import Principal
 from gateway.store.room_names import (
     MARGIN,

@@ -11,17 +11,23 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from core.errors import Unavailable
-from core.events import Source
+from core.events import Source, ended
 from core.models import Call, CallEvent, StoredEvent
 from gateway.calls.tail import Tail
+from gateway.http.metrics import Metrics
 from gateway.store.calls import Store
 from gateway.store.database import Scope
+from sip.dial import DialOutcome
 
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
+
+# About a minute in all: longer than a database takes to fail over.
+_PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +166,72 @@ def _forget(
     looks.pop(key, None)
     if not task.cancelled():
         task.exception()  # those who waited for it may all have left
+
+
+class Journal:
+    """Writes what the gateway itself knows onto timelines."""
+
+    def __init__(self, timeline: Timeline, metrics: Metrics) -> None:
+        self._timeline = timeline
+        self._metrics = metrics
+
+    async def write(self, call_id: str, type: str, data: dict[str, Any] | None = None) -> None:
+        """Raises Unavailable."""
+        await self._append(call_id, CallEvent(type=type, data=data or {}))
+
+    async def verdict(self, call_id: str, outcome: DialOutcome) -> None:
+        """Only we know it: it waits for a database that is away. Raises Unavailable at last."""
+        self._metrics.dialled(outcome)
+        event = CallEvent(type="call.answered") if outcome.answered else _ended(outcome)
+        for delay_s in _PATIENCE_S:
+            try:
+                return await self._append(call_id, event)
+            except Unavailable:
+                log.warning("verdict not written yet", extra={"call_id": call_id})
+                await asyncio.sleep(delay_s)
+        await self._append(call_id, event)
+
+    async def _append(self, call_id: str, event: CallEvent) -> None:
+        await self._timeline.append(call_id, [event], "gateway")
+
+
+def _ended(outcome: DialOutcome) -> CallEvent:
+    data = ended(
+        outcome.status or "failed",
+        outcome.reason or "dial_failed",
+        sip_status_code=outcome.sip_status_code,
+        sip_reason=outcome.sip_reason,
+    )
+    return CallEvent(type="call.ended", data=data)
+
+
+class Watch:
+    """Waits for events of one call."""
+
+    def __init__(self, call_id: str, store: Store, timeline: Timeline) -> None:
+        self._call_id = call_id
+        self._store = store
+        self._timeline = timeline
+
+    async def seen(self, *types: str) -> bool:
+        """Whether one of these is on the timeline. Raises Unavailable (the database)."""
+        return bool(await self._store.events(self._call_id, types=types))
+
+    async def until(self, *types: str, timeout_s: float = math.inf) -> bool:
+        """True as soon as one of these is on the timeline; False when the time is up.
+
+        A database that is away is asked again.
+        """
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + timeout_s
+        async with self._timeline.listen(self._call_id) as news:
+            while (left := deadline - clock.time()) > 0:
+                try:
+                    if await self.seen(*types):
+                        return True
+                except Unavailable:
+                    # Whoever waits here waits beside a dial, whose verdict must not be lost.
+                    log.warning("cannot look for events", extra={"call_id": self._call_id})
+                    left = min(left, POLL_S)
+                await news.wait(left)
+        return await self.seen(*types)

@@ -31,11 +31,11 @@ from core.transfers import (
     TransferOrder,
     TransferResult,
 )
-from gateway.calls.following import LIVEKIT_ERRORS, Watch
 from gateway.calls.inbound import Gone
 from gateway.calls.limits import CallLimits
+from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.policy import DialPolicy
-from gateway.calls.timeline import Timeline
+from gateway.calls.timeline import Timeline, Watch
 from gateway.calls.transfer_timeline import Order, Steps
 from gateway.calls.trunks import check_trunk, make_trunk, may_call_out, opened, outbound_trunk
 from gateway.store.calls import Store

@@ -15,12 +15,14 @@ from core.errors import AppError
 from core.events import ended
 from core.models import Agent, Call, CallEvent, new_id
 from core.settings import Settings
-from gateway.calls.following import LIVEKIT_ERRORS, Arrival, Dispatcher, Journal, Watch
+from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.following import Arrival
 from gateway.calls.limits import CallLimits
+from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.outbound import no_worker, worker_free
 from gateway.calls.room_tokens import join_token
 from gateway.calls.rooms import LiveKitRooms
-from gateway.calls.timeline import Timeline
+from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.store.calls import NewCall, Store
 from gateway.store.principal import Principal
 from gateway.store.room_names import Claim

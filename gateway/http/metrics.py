@@ -9,6 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from core.events import Source
 from core.models import Turn
 from gateway.http.route import route_of
 from sip.dial import DialOutcome
@@ -35,7 +36,7 @@ class Metrics:
             ["verdict", "sip_status"],
             registry=self.registry,
         )
-        self.events = Counter(
+        self._events = Counter(
             "switchroom_call_events_total",
             "Events appended to timelines.",
             ["source"],
@@ -54,6 +55,10 @@ class Metrics:
 
     def dialled(self, outcome: DialOutcome) -> None:
         self._dials.labels(outcome.reason or "answered", str(outcome.sip_status_code or "")).inc()
+
+    def counted(self, source: Source, events: int) -> None:
+        """``events``: how many were kept at once."""
+        self._events.labels(source).inc(events)
 
     def conversed(self, turns: Iterable[Turn]) -> None:
         """Count what the turns of a call that is over have measured."""

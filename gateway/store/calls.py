@@ -140,8 +140,11 @@ class Store:
         database: Database,
         announcer: Announcer | None = None,
         vault: Vault | None = None,
+        counted: Callable[[Source, int], None] | None = None,
     ) -> None:
-        """Without ``vault`` no call can be kept that has secrets: its agent's
+        """``counted`` is told of each batch of events that was kept: whose, and how many.
+
+        Without ``vault`` no call can be kept that has secrets: its agent's
         (gateway.store.agent_secrets), or its own trunk's (gateway.store.call_trunks)."""
         self._database = database
         self.keys = IdempotencyKeys(database)
@@ -149,6 +152,7 @@ class Store:
         self._secrets = AgentSecrets(vault)
         self._trunks = CallTrunks(vault)
         self._add_event = adding_events(database)
+        self._counted = counted or (lambda _source, _count: None)
 
     # --- calls and their timeline
 
@@ -206,6 +210,7 @@ class Store:
                 await self._live_call(new.room_name, new.participant_identity) or ""
             ) from None
         self._wake(told)
+        self._counted("gateway", len(events))
         return call_of(row)
 
     @whole
@@ -239,6 +244,7 @@ class Store:
                 await self._trunks.drop(connection, call_id)
             told = await self._announce(connection, steps)
         self._wake(told)
+        self._counted(source, len(stored))
         return stored
 
     async def _announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
