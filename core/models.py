@@ -431,6 +431,8 @@ class Call(Model):
     """The record of a call, whatever brought it in."""
 
     id: str
+    auth_id: str | None = Field(default=None, exclude=True)
+    """The tenant; None: the operator's. Never shown."""
     agent_id: str | None = None
     agent_version: int | None = None
     agent_name: str | None = None
@@ -439,6 +441,8 @@ class Call(Model):
     to_number: str | None = None
     direction: Direction
     type: CallType = "pstn"
+    max_duration_ms: int = Field(default=86_400_000, exclude=True)
+    """From the answer on."""
     status: Status = "queued"
     disconnection_reason: DisconnectionReason | None = None
     sip_status_code: int | None = None

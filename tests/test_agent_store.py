@@ -204,8 +204,8 @@ class AgentContract:
         unbound = await stores.numbers.get(ACME, bound.id)
         assert unbound == bound.model_copy(update={"agent_id": None, "bound_at": None})
         assert await stores.numbers.get(ACME, others.id) == others
-        job = await calls.job(call.id)
-        assert job is not None and job[1] == made.agent
+        found = await calls.call_and_agent(call.id)
+        assert found is not None and found[1] == made.agent
 
     async def test_changes_that_meet_a_deletion_leave_nothing(self, stores: Stores) -> None:
         for _ in range(10):

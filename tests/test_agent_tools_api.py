@@ -196,8 +196,8 @@ class TestSecrets:
             metadata={},
         )
         await store.insert_call(new, CallEvent(type="call.queued"))
-        job = await store.job(new.id)
-        assert job is not None and job[1] == agent
+        found = await store.call_and_agent(new.id)
+        assert found is not None and found[1] == agent
         text = await kept(api.gateway.app[DATABASE])
         assert text.count(MARK) >= 2 * 5
         assert SECRET not in text

@@ -73,9 +73,8 @@ class StoreContract:
         assert await store.call(Scope("acme"), new.id) == call
         assert (call.status, call.agent_id, call.agent_version) == ("queued", "demo", 3)
         assert call.metadata == {"lead": "882", "note": "ünïcode"}
-        job = await store.job(new.id)
-        assert job is not None
-        assert job == (call, agent, 60_000)
+        assert (call.auth_id, call.max_duration_ms) == ("acme", 60_000)
+        assert await store.call_and_agent(new.id) == (call, agent)
 
     async def test_the_rooms_of_calls_that_are_over(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -282,7 +281,7 @@ async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
     event.listen(database._engine.sync_engine, "before_cursor_execute", note)
     await store.append(call.id, [CallEvent(type="call.ringing")], "gateway")
     await store.call(Scope("acme"), call.id)
-    await store.job(call.id)
+    await store.call_and_agent(call.id)
     await store.events(call.id, types=["turn"])
     await store.load("acme")
     await store.find_live_call(call.room_name, "caller")

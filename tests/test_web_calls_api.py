@@ -78,9 +78,9 @@ class TestAnswer:
         assert (call.direction, call.type, call.status) == ("web", "web", "queued")
         assert (call.room_name, call.participant_identity) == (call.id, VISITOR)
         assert (call.agent_id, call.metadata) == (agent.id, {"lead": 7})
-        job = await gateway.store.job(call.id)
-        assert job is not None and job[1] is not None
-        assert job[1].config.begin_message == "Hello Ann."
+        found = await gateway.store.call_and_agent(call.id)
+        assert found is not None and found[1] is not None
+        assert found[1].config.begin_message == "Hello Ann."
 
         (room,) = livekit.created
         assert room.name == call.id
@@ -188,7 +188,7 @@ class TestRefusals:
         self, gateway: Running, livekit: LiveKitStub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         call_id = new_id("call")
-        monkeypatch.setattr("gateway.api.web_calls.new_id", lambda _kind: call_id)
+        monkeypatch.setattr("gateway.calls.web.new_id", lambda _kind: call_id)
         await gateway.call(room_name=call_id, participant_identity=f"{VISITOR}#1")
         agent = await make_agent(gateway)
         status, answer = await post(gateway, {"agentId": agent.id})

@@ -13,14 +13,16 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.fernet import Fernet
 from livekit.protocol.models import DisconnectReason
 
 from core.legs import LEAVING, LOST
-from core.models import Call, CallEvent, new_id, now
+from core.models import Agent, AgentConfig, Call, CallEvent, new_id, now
 from gateway.api.livekit_webhook import _ENDINGS
 from gateway.keys import TIMELINE
 from gateway.store.database import Scope
 from tests.inprocess import KEY, SECRET, Running, running, settings_in
+from tests.test_agent_tools_api import WITH_HEADERS
 
 pytestmark = pytest.mark.store
 
@@ -290,3 +292,17 @@ async def test_every_event_that_is_kept_is_counted(gateway: Running) -> None:
     )
     kept = [await gateway.store.events(each.id) for each in (call, other)]
     assert counted == sum(map(len, kept)) == 9
+
+
+async def test_a_call_whose_agents_key_is_lost_still_ends(tmp_path: Path) -> None:
+    config = AgentConfig.model_validate({"name": "Ann", "customTools": [WITH_HEADERS]})
+    agent = Agent(id="ann", version=1, config=config)
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    async with running(settings_in(tmp_path, secrets_key=old)) as gateway:
+        call = await answered(gateway, agent=agent)
+    async with running(settings_in(tmp_path, secrets_key=new)) as gateway:
+        assert await deliver(gateway, left(call)) == 200
+        told = await gateway.store.events(call.id)
+        assert [event.type for event in told][-2:] == ["livekit.participant_left", "call.ended"]
+        ended = await record(gateway, call)
+        assert (ended.status, ended.disconnection_reason) == ("completed", "user_hangup")

@@ -152,10 +152,9 @@ async def _ending(
     store: Store, call_id: str, event: WebhookEvent, at: datetime
 ) -> dict[str, Any] | None:
     """Data of ``call.ended``; None when the webhook does not show that there was an answer."""
-    job = await store.job(call_id)
-    if job is None:
+    call = await store.call(Scope(None), call_id)
+    if call is None:
         return None
-    call, _, max_duration_ms = job
     answered_at = call.answered_at
     last = event.participant.attributes.get("sip.callStatus")
     if answered_at is None and call.direction == "inbound" and last != "active":
@@ -176,7 +175,7 @@ async def _ending(
     if event.participant.attributes.get(LOST):
         why = DisconnectReason.CONNECTION_TIMEOUT  # found by LiveKit itself, but later
     status, reason = _ENDINGS.get(why, lost)
-    limit = timedelta(milliseconds=max_duration_ms) - _CLOCKS
+    limit = timedelta(milliseconds=call.max_duration_ms) - _CLOCKS
     if answered_at and at - answered_at >= limit:
         # The SIP service hangs up just as a caller does when the time is up.
         status, reason = "completed", "max_duration_reached"

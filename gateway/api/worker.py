@@ -71,14 +71,14 @@ async def heartbeat(request: web.Request) -> web.StreamResponse:
 
 async def brief(request: web.Request) -> web.StreamResponse:
     call_id = call_of_token(request)
-    job = await request.app[STORE].job(call_id)
-    if job is None:
+    found = await request.app[STORE].call_and_agent(call_id)
+    if found is None:
         raise _no_record(request)
-    call, agent, max_duration_ms = job
+    call, agent = found
     if call.ended or agent is None:
         raise Gone("The call is over, or takes no agent")
     webhook = await answering_webhook(call, agent, request.app[WEBHOOKS])
-    return web.json_response(brief_of(call, agent, max_duration_ms, webhook).revealed())
+    return web.json_response(brief_of(call, agent, webhook).revealed())
 
 
 async def inbound(request: web.Request) -> web.StreamResponse:

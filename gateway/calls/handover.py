@@ -20,6 +20,7 @@ from core.transfers import LEG_ATTRIBUTE
 from gateway.calls.livekit import LIVEKIT_ERRORS, participants
 from gateway.calls.timeline import Timeline
 from gateway.store.calls import Store
+from gateway.store.database import Scope
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +60,12 @@ class Handover:
 
     async def human_left(self, call_id: str, room_name: str, at: datetime) -> None:
         """Of a transfer that did not come about it is the worker's business."""
-        job = await self._store.job(call_id)
-        if job is None:
-            return
-        call, _, max_duration_ms = job
-        if call.ended or call.room_name != room_name:
+        call = await self._store.call(Scope(None), call_id)
+        if call is None or call.ended or call.room_name != room_name:
             return
         if not await is_transferred(self._store, call_id):
             return
-        limit = timedelta(milliseconds=max_duration_ms)
+        limit = timedelta(milliseconds=call.max_duration_ms)
         # The human's phone is given what is left of the time, in whole seconds.
         too_long = call.answered_at is not None and at - call.answered_at >= limit
         data = ended("completed", "max_duration_reached" if too_long else "call_transfer")

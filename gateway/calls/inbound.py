@@ -105,16 +105,16 @@ class Inbound:
     async def assign(self, room: InboundRoom) -> Assignment:
         """What the worker in ``room`` needs. Raises Gone: refused, over, or nobody there."""
         call_id = call_id_of(room.room_name)
-        job = await self._store.job(call_id)
-        if job is None:
+        found = await self._store.call_and_agent(call_id)
+        if found is None:
             caller = await self._caller(room)
             if caller is None:
                 raise Gone("The caller is not there any more")
             await self.admit(room.room_name, caller)
-            job = await self._store.job(call_id)
-        if job is None:
+            found = await self._store.call_and_agent(call_id)
+        if found is None:
             raise Gone("The call is not known")
-        call, agent, max_duration_ms = job
+        call, agent = found
         if call.ended or agent is None:
             raise Gone("The call is over, or takes no agent")
         # From here on the worker is the one to say how the call went.
@@ -122,7 +122,7 @@ class Inbound:
         await self._timeline.append(call_id, [handed_over], "gateway")
         webhook = await answering_webhook(call, agent, self._webhooks)
         return Assignment(
-            brief=brief_of(call, agent, max_duration_ms, webhook),
+            brief=brief_of(call, agent, webhook),
             token=self._tokens.for_call(call_id),
         )
 

@@ -40,9 +40,7 @@ def can_be_named(room_name: str, participant: ParticipantInfo) -> bool:
     )
 
 
-def brief_of(
-    call: Call, agent: Agent, max_duration_ms: int, webhook: WebhookEndpoint | None
-) -> CallBrief:
+def brief_of(call: Call, agent: Agent, webhook: WebhookEndpoint | None) -> CallBrief:
     """What the call's worker is told. ``webhook``: what answers the caller, if that is one."""
     return CallBrief(
         call_id=call.id,
@@ -52,7 +50,7 @@ def brief_of(
         from_number=call.from_number,
         to_number=call.to_number,
         metadata=call.metadata,
-        max_duration_ms=max_duration_ms,
+        max_duration_ms=call.max_duration_ms,
         agent=agent,
         webhook=VoiceWebhook.model_validate(webhook.model_dump(), extra="ignore")
         if webhook is not None

@@ -137,17 +137,17 @@ class Transfers:
         return result
 
     async def _order(self, call_id: str, transfer_id: str) -> Order:
-        job = await self._store.job(call_id)
-        if job is None:
+        found = await self._store.call_and_agent(call_id)
+        if found is None:
             raise NotFound("Call not found", code="CALL_NOT_FOUND")
-        call, agent, max_duration_ms = job
+        call, agent = found
         if call.ended:
             raise Gone("The call is over")
         if agent is None or (to := agent.config.transfer_number) is None:
             raise Conflict("The call's agent has no transferNumber", code="NO_TRANSFER_NUMBER")
         if call.answered_at is None:
             raise Conflict("The call is not answered", code="CALL_NOT_ANSWERED")
-        left_s = max_duration_ms / 1000 - (now() - call.answered_at).total_seconds()
+        left_s = call.max_duration_ms / 1000 - (now() - call.answered_at).total_seconds()
         return Order(transfer_id, call, agent, to, max(1, math.ceil(left_s)))
 
     # --- cold
@@ -157,8 +157,7 @@ class Transfers:
         target = parse_transfer_target(order.to)
         call = order.call
         own = call.from_number if call.direction == "outbound" else call.to_number
-        owner = await self._store.owner(call.id)
-        self._policy.check(target, from_number=own or "", tenant=owner is not None)
+        self._policy.check(target, from_number=own or "", tenant=call.auth_id is not None)
         request = TransferSIPParticipantRequest(
             room_name=call.room_name,
             participant_identity=call.participant_identity,
@@ -192,15 +191,14 @@ class Transfers:
     async def _dial(self, order: Order) -> TransferResult:
         """Raises Forbidden, TooManyRequests, ServerFault, Unavailable."""
         trunk, from_number = await self._way_out(order)
-        owner = await self._store.owner(order.call.id)
         self._policy.check(
             order.to,
             from_number=from_number,
             trunk_country=trunk.country,
-            tenant=owner is not None,
+            tenant=order.call.auth_id is not None,
         )
-        await self._limits.check_human(owner)
-        self._limits.take(owner)
+        await self._limits.check_human(order.call.auth_id)
+        self._limits.take(order.call.auth_id)
         await check_trunk(self._guard, trunk)
         request = DialRequest(
             trunk=trunk,
@@ -264,7 +262,7 @@ class Transfers:
         own_trunk = await self._store.own_trunk(call.id)
         if own_trunk is not None and call.from_number is not None:
             return opened(own_trunk, own_trunk.tenant), call.from_number
-        scope = Scope(await self._store.owner(call.id))
+        scope = Scope(call.auth_id)
         own = call.phone_number_id and await self._numbers.get(scope, call.phone_number_id)
         numbers = [own] if own else []
         if call.agent_id is not None:

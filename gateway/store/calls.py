@@ -345,8 +345,8 @@ class Store:
             return await _load(connection, auth_id)
 
     @whole
-    async def job(self, call_id: str) -> tuple[Call, Agent | None, int] | None:
-        """What the call's worker needs: the record, its pinned agent, its limit in ms.
+    async def call_and_agent(self, call_id: str) -> tuple[Call, Agent | None] | None:
+        """The record, and the agent as it was when the call began.
 
         Raises ServerFault ``CREDENTIAL_UNREADABLE``: the key of the agent's secrets is gone.
         """
@@ -356,7 +356,7 @@ class Store:
         if row is None:
             return None
         agent = self._secrets.unpin(row["agent"]) if row["agent"] else None
-        return call_of(row), agent, row["max_duration_ms"]
+        return call_of(row), agent
 
     @whole
     async def own_trunk(self, call_id: str) -> OwnTrunk | None:
@@ -372,13 +372,6 @@ class Store:
                     "The call's trunk was encrypted with a key that SECRETS_KEY does not hold",
                     code="CREDENTIAL_UNREADABLE",
                 ) from None
-
-    @whole
-    async def owner(self, call_id: str) -> str | None:
-        """Whose call it is: its tenant; None: the operator's, or no such call."""
-        query = select(CallRow.auth_id).where(CallRow.id == call_id)
-        async with self._database.read() as connection:
-            return await connection.scalar(query)
 
     @whole
     async def find_live_call(self, room_name: str, participant_identity: str) -> str | None:
