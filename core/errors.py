@@ -6,12 +6,15 @@
     ├── Forbidden 403           DESTINATION_NOT_ALLOWED, …
     ├── NotFound 404            also for what belongs to another tenant
     ├── MethodNotAllowed 405
+    ├── RequestTimeout 408
     ├── Conflict 409            PARTICIPANT_EXISTS, IDEMPOTENCY_KEY_REUSED, …
+    ├── Gone 410                CALL_ENDED, to workers
     ├── PayloadTooLarge 413
     ├── UnsupportedMediaType 415
     ├── Unprocessable 422       VALIDATION_ERROR (the /v1 and /api/v1 form of INVALID_REQUEST)
     ├── TooEarly 425            always with Retry-After: CALL_NOT_READY
     ├── TooManyRequests 429     always with Retry-After
+    ├── HeadersTooLarge 431
     ├── ServerFault 500         LIVEKIT_NOT_CONFIGURED, CALL_FAILED, OUTCOME_UNKNOWN, …
     └── Unavailable 503         always with Retry-After
 
@@ -88,9 +91,23 @@ class MethodNotAllowed(AppError):
     default_code = "METHOD_NOT_ALLOWED"
 
 
+class RequestTimeout(AppError):
+    """The body did not arrive in time."""
+
+    status = 408
+    default_code = "REQUEST_TIMEOUT"
+
+
 class Conflict(AppError):
     status = 409
     default_code = "CONFLICT"
+
+
+class Gone(AppError):
+    """The call is over, or was refused; nothing is left to do for it."""
+
+    status = 410
+    default_code = "CALL_ENDED"
 
 
 class PayloadTooLarge(AppError):
@@ -106,6 +123,11 @@ class UnsupportedMediaType(AppError):
 class Unprocessable(AppError):
     status = 422
     default_code = "VALIDATION_ERROR"
+
+
+class HeadersTooLarge(AppError):
+    status = 431
+    default_code = "HEADERS_TOO_LARGE"
 
 
 class _TryLater(AppError):

@@ -34,6 +34,7 @@ from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENT_STORE, AGENTS, NUMBERS, SETTINGS, STORE, VAULT
 from gateway.store.agent_secrets import AgentSecrets, unreadable
+from gateway.store.agents import agent_not_found
 from gateway.store.credentials import Unreadable
 from gateway.store.paging import Page
 
@@ -89,7 +90,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     """Its numbers are unbound and stay attached; the records of its calls stay."""
     record = await request.app[AGENT_STORE].delete(scope_of(request), request.match_info["id"])
     if record is None:
-        raise _unknown()
+        raise agent_not_found()
     gone = AgentDeleted(success=True, id=record.id, name=record.config.name)
     return web.json_response(gone.wire())
 
@@ -100,7 +101,7 @@ async def versions(request: web.Request) -> web.StreamResponse:
         scope_of(request), request.match_info["id"], limit=query.limit, offset=query.offset
     )
     if total == 0:
-        raise _unknown()
+        raise agent_not_found()
     views = [VersionView.of(version) for version in found]
     return web.json_response(VersionList.of(views, total, query).wire())
 
@@ -112,7 +113,7 @@ async def rollback(request: web.Request) -> web.StreamResponse:
 
     async def effect() -> dict[str, Any]:
         if await store.get(scope, agent_id) is None:
-            raise _unknown()
+            raise agent_not_found()
         old = await store.version(scope, agent_id, body.version)
         if old is None:
             raise NotFound("The agent has no such version", code="VERSION_NOT_FOUND")
@@ -160,13 +161,9 @@ async def _once(
 async def _view(request: web.Request, record: AgentRecord | None) -> dict[str, Any]:
     """Raises NotFound for None."""
     if record is None:
-        raise _unknown()
+        raise agent_not_found()
     numbers = await request.app[NUMBERS].of_agent(scope_of(request), record.id)
     return AgentView.of(record, numbers).wire()
-
-
-def _unknown() -> NotFound:
-    return NotFound("Agent not found", code="AGENT_NOT_FOUND")
 
 
 _STORE = (503, "STORE_UNAVAILABLE")

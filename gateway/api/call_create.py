@@ -15,7 +15,6 @@ from gateway.api.from_number import (
     E164,
     OUTBOUND_ERRORS,
     Metadata,
-    agent_of,
     not_a_caller_id,
     outbound_of,
     plan_from,
@@ -29,7 +28,7 @@ from gateway.http.body import documented, parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
-from gateway.keys import NUMBERS, STORE, WEBHOOKS
+from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS
 from gateway.store.database import Scope
 from gateway.store.lookup import check_takes_calls
 
@@ -103,7 +102,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 async def _plan(request: web.Request, body: CreateCall) -> CallPlan:
     scope = scope_of(request)
-    agent = tailored(await agent_of(request, scope, body.agent_id), body)
+    agent = tailored(await request.app[AGENTS].require(scope, body.agent_id), body)
     number = await _caller_id(request, scope, body)
     await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS])
     try:

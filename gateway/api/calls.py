@@ -93,8 +93,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 async def of_agent(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, Page)
     agent_id = request.match_info["id"]
-    if await request.app[AGENTS].get(scope_of(request), agent_id) is None:
-        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    await request.app[AGENTS].require(scope_of(request), agent_id)
     return await _listed(request, query, CallFilter(agent_id=agent_id))
 
 

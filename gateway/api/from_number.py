@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from core.errors import Forbidden, NotFound, ServerFault
+from core.errors import Forbidden, ServerFault
 from core.models import Agent, PhoneNumber, new_id
 from gateway.calls.outbound import Outbound
 from gateway.calls.plan import CallPlan
@@ -22,8 +22,7 @@ from gateway.calls.trunks import (
     with_credentials,
 )
 from gateway.http.principal import PRINCIPAL
-from gateway.keys import AGENTS, CREDENTIALS, OUTBOUND, SETTINGS
-from gateway.store.database import Scope
+from gateway.keys import CREDENTIALS, OUTBOUND, SETTINGS
 from gateway.store.principal import Principal
 
 MAX_METADATA_BYTES = 16 * 1024
@@ -50,14 +49,6 @@ def outbound_of(request: web.Request) -> Outbound:
     if outbound is None:
         raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
     return outbound
-
-
-async def agent_of(request: web.Request, scope: Scope, agent_id: str) -> Agent:
-    """Raises NotFound ``AGENT_NOT_FOUND``."""
-    agent = await request.app[AGENTS].get(scope, agent_id)
-    if agent is None:
-        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
-    return agent
 
 
 def not_a_caller_id() -> Forbidden:

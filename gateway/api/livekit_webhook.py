@@ -19,13 +19,12 @@ from livekit.api import TokenVerifier, WebhookReceiver
 from livekit.protocol.models import DisconnectReason, ParticipantInfo
 from livekit.protocol.webhook import WebhookEvent
 
-from core.errors import BadRequest, ServerFault, Unauthenticated
+from core.errors import BadRequest, Gone, ServerFault, Unauthenticated
 from core.events import ended
 from core.far_end import LONGEST_ID, told
 from core.legs import LEAVING, LOST
 from core.models import CallEvent, DisconnectionReason, Status, now
 from gateway.calls.handover import call_of_human, is_referring, is_transferred
-from gateway.calls.inbound import Gone
 from gateway.calls.inbound_record import can_be_named, is_caller, left_unanswered
 from gateway.calls.web import VISITOR
 from gateway.http.body import read_text

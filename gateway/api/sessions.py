@@ -17,7 +17,6 @@ from gateway.api.from_number import (
     E164,
     OUTBOUND_ERRORS,
     Metadata,
-    agent_of,
     not_a_caller_id,
     outbound_of,
     plan_from,
@@ -30,7 +29,7 @@ from gateway.http.envelope import Envelope, envelope
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
-from gateway.keys import NUMBERS, STORE, WEBHOOKS
+from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS
 from gateway.store.database import Scope
 from gateway.store.lookup import check_takes_calls
 
@@ -83,7 +82,7 @@ async def _plan(request: web.Request, body: Dispatch) -> CallPlan:
     if number is None or not may_call_out(number):
         raise not_a_caller_id()
     # An operator calls for the number's owner, with an agent that the owner could use.
-    agent = await agent_of(request, Scope(number.auth_id), body.agent_id)
+    agent = await request.app[AGENTS].require(Scope(number.auth_id), body.agent_id)
     await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS])
     return await plan_from(request, number, agent, body.to_number, body.metadata or {})
 

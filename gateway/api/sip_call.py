@@ -9,7 +9,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
 
-from core.errors import BadRequest, NotFound, ServerFault
+from core.errors import BadRequest, ServerFault
 from core.models import Agent
 from core.names import GivenName
 from core.settings import Settings
@@ -173,9 +173,7 @@ async def _choose_agent(
     wanted = body.agent if body.agent is not None else body.agent_id
     if given and wanted is None:
         return None, True
-    agent = await agents.get(scope, wanted if wanted is not None else settings.default_agent)
-    if agent is None:
-        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    agent = await agents.require(scope, wanted if wanted is not None else settings.default_agent)
     return agent, wanted is not None
 
 

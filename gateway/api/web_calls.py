@@ -15,14 +15,14 @@ from pydantic.alias_generators import to_camel
 
 from core.errors import ServerFault
 from core.models import Model, Timestamp, now
-from gateway.api.from_number import Metadata, agent_of
+from gateway.api.from_number import Metadata
 from gateway.calls.variables import Variables, fill
 from gateway.calls.web import JOIN_WITHIN, visitor_token
 from gateway.http.body import parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
-from gateway.keys import SETTINGS, STORE, WEB_CALLS, WEBHOOKS
+from gateway.keys import AGENTS, SETTINGS, STORE, WEB_CALLS, WEBHOOKS
 from gateway.store.database import Scope
 from gateway.store.lookup import check_takes_calls
 
@@ -60,7 +60,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
 
     async def effect() -> dict[str, Any]:
-        agent = await agent_of(request, Scope(principal.auth_id), body.agent_id)
+        agent = await request.app[AGENTS].require(Scope(principal.auth_id), body.agent_id)
         await check_takes_calls(agent, principal.auth_id, request.app[WEBHOOKS])
         tailored = fill(agent, body.variables or {})
         call, claim = await web_calls.open(principal, tailored, body.metadata or {})

@@ -257,8 +257,7 @@ async def _agent(request: web.Request, agent_id: str) -> tuple[str, str]:
     if record is not None:
         return record.auth_id or "", agent_id
     # An agent that is a file is everybody's; each tenant has its own webhook for it.
-    if await request.app[AGENTS].get(scope, agent_id) is None:
-        raise NotFound("Agent not found", code="AGENT_NOT_FOUND")
+    await request.app[AGENTS].require(scope, agent_id)
     return _owner(request), agent_id
 
 

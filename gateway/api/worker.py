@@ -11,11 +11,10 @@ from typing import Any, Self
 from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
-from core.errors import AppError, NotFound, TooEarly, Unauthenticated
+from core.errors import AppError, Gone, NotFound, TooEarly, Unauthenticated
 from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
 from core.models import CallEvent, Turn, now
 from core.tokens import Audience, InvalidToken, TokenIssuer
-from gateway.calls.inbound import Gone
 from gateway.calls.inbound_record import answering_webhook, brief_of
 from gateway.http.body import parse_body
 from gateway.http.route import Route

@@ -18,7 +18,7 @@ from livekit.protocol.agent_dispatch import RoomAgentDispatch
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import RoomParticipantIdentity
 
-from core.errors import AppError, Conflict, ServerFault, TooManyRequests, Unavailable
+from core.errors import Conflict, Gone, ServerFault, TooManyRequests, Unavailable
 from core.events import ended
 from core.jobs import Assignment, InboundJob, InboundRoom
 from core.models import Agent, Call, CallEvent, PhoneNumber, now
@@ -45,13 +45,6 @@ from gateway.store.webhooks import WebhookStore
 from sip.dispatch import NUMBER_ATTRIBUTE
 
 log = logging.getLogger(__name__)
-
-
-class Gone(AppError):
-    """The call is over, or was refused; nothing is left to do for it."""
-
-    status = 410
-    default_code = "CALL_ENDED"
 
 
 # An agent may be in the room a moment before its caller is.

@@ -26,12 +26,12 @@ from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo, Room
 from livekit.protocol.room import RoomParticipantIdentity
 
-from core.errors import AppError
+from core.errors import AppError, Gone
 from core.events import ended
 from core.models import Call, CallEvent, DisconnectionReason, now
 from core.names import is_name
 from gateway.calls.handover import Handover, call_of_human, humans_of, is_referring, is_transferred
-from gateway.calls.inbound import Gone, Inbound
+from gateway.calls.inbound import Inbound
 from gateway.calls.inbound_record import call_id_of, is_caller, left_unanswered
 from gateway.calls.livekit import participants
 from gateway.calls.outbound import Outbound

@@ -22,7 +22,7 @@ from livekit.protocol.room import RoomParticipantIdentity
 from livekit.protocol.sip import TransferSIPParticipantRequest
 
 from core.alongside import alongside
-from core.errors import AppError, Conflict, Forbidden, NotFound, TooManyRequests, Unavailable
+from core.errors import AppError, Conflict, Forbidden, Gone, NotFound, TooManyRequests, Unavailable
 from core.models import now
 from core.settings import Settings
 from core.transfers import (
@@ -31,7 +31,6 @@ from core.transfers import (
     TransferOrder,
     TransferResult,
 )
-from gateway.calls.inbound import Gone
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.policy import DialPolicy

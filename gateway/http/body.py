@@ -20,6 +20,7 @@ from core.errors import (
     BadRequest,
     Detail,
     PayloadTooLarge,
+    RequestTimeout,
     Unprocessable,
     UnsupportedMediaType,
 )
@@ -37,13 +38,6 @@ _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
 _IGNORED: web.RequestKey[list[str]] = web.RequestKey("ignored_fields", list)
 
 M = TypeVar("M", bound=BaseModel)
-
-
-class RequestTimeout(AppError):
-    """408 REQUEST_TIMEOUT: the body did not arrive in time."""
-
-    status = 408
-    default_code = "REQUEST_TIMEOUT"
 
 
 async def parse_body(

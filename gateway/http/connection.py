@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
-from core.errors import AppError, BadRequest, ServerFault
+from core.errors import AppError, BadRequest, HeadersTooLarge, ServerFault
 from gateway.http.errors import REQUEST_ID_HEADER, render, request_id
 
 log = logging.getLogger(__name__)
@@ -19,11 +19,6 @@ log = logging.getLogger(__name__)
 HEADERS_DEADLINE_S = 10.0
 """From the first byte of a request (or the connection) to the end of its headers."""
 KEEP_ALIVE_S = 75.0
-
-
-class HeadersTooLarge(AppError):
-    status = 431
-    default_code = "HEADERS_TOO_LARGE"
 
 
 class Connection(web.RequestHandler):

@@ -24,6 +24,7 @@ from core.settings import Settings
 from gateway.numbers.accounts import Accounts
 from gateway.numbers.sip_objects import SipObjects
 from gateway.numbers.twilio import NotThere, OwnedNumber, Routing, TwilioAccount
+from gateway.store.agents import agent_not_found
 from gateway.store.credentials import SipSecret
 from gateway.store.database import Scope
 from gateway.store.numbers import (
@@ -209,7 +210,7 @@ class Provisioner:
         except CredentialGone:
             raise NotFound("Credential not found", code="CREDENTIAL_NOT_FOUND") from None
         except AgentGone:
-            raise no_agent() from None
+            raise agent_not_found() from None
         except TooManyPending:
             raise TooManyRequests(
                 f"{MAX_PENDING} numbers wait for an operator's approval already",
@@ -242,7 +243,7 @@ class Provisioner:
                     Scope(None), number.id, agent_id, before={"attaching"}, values=values
                 )
                 if active is None:
-                    raise no_agent()
+                    raise agent_not_found()
         except BaseException as error:
             await self._undo(number, error)
             if isinstance(error, TimeoutError):
@@ -350,10 +351,6 @@ def busy() -> Conflict:
 
 def taken() -> Conflict:
     return Conflict("The number is attached already", code="NUMBER_ATTACHED")
-
-
-def no_agent() -> NotFound:
-    return NotFound("Agent not found", code="AGENT_NOT_FOUND")
 
 
 def _too_slow() -> Unavailable:

@@ -16,8 +16,9 @@ from core.errors import AppError, Conflict, Detail, NotFound, ServerFault, Unpro
 from core.models import CredentialProvider, NumberDirection, NumberStatus, PhoneNumber, new_id, now
 from core.settings import Settings
 from gateway.numbers.accounts import Accounts
-from gateway.numbers.provisioning import ProviderRef, Provisioner, busy, no_agent, taken
+from gateway.numbers.provisioning import ProviderRef, Provisioner, busy, taken
 from gateway.numbers.twilio import AvailableNumber, NotThere, OwnedNumber, TwilioAccount
+from gateway.store.agents import agent_not_found
 from gateway.store.credentials import CredentialStore
 from gateway.store.database import Scope
 from gateway.store.lookup import Agents, Numbers
@@ -213,7 +214,7 @@ class NumberService:
         if after is None:
             if (await self.get(scope, number_id)).status not in _CHANGEABLE:
                 raise busy()
-            raise no_agent()
+            raise agent_not_found()
         return await self._warmed(after)
 
     async def unbind(self, scope: Scope, number_id: str, agent_id: str) -> PhoneNumber:
@@ -259,8 +260,8 @@ class NumberService:
             )
 
     async def _check_agent(self, scope: Scope, agent_id: str | None) -> None:
-        if agent_id is not None and await self._agents.get(scope, agent_id) is None:
-            raise no_agent()
+        if agent_id is not None:
+            await self._agents.require(scope, agent_id)
 
     async def _check_free(self, scope: Scope, number: PhoneNumber) -> None:
         """Only among the caller's own: of another's it is told after the account was asked.

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from core.errors import NotFound
 from core.models import Agent, AgentConfig, AgentRecord, AgentVersion, new_id, now
 from gateway.store.agent_secrets import MARK, AgentSecrets, unreadable, without_secrets
 from gateway.store.cache import Cache, NoCache, agent_key, number_key
@@ -225,3 +226,7 @@ def _version(record: AgentRecord, row: Mapping[str, Any]) -> dict[str, Any]:
         "config": row["config"],
         "created_at": record.updated_at,
     }
+
+
+def agent_not_found() -> NotFound:
+    return NotFound("Agent not found", code="AGENT_NOT_FOUND")

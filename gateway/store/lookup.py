@@ -26,7 +26,7 @@ from core import compliance, tool_schema
 from core.errors import Conflict, ServerFault, Unavailable
 from core.models import Agent, AgentConfig, AgentRecord, PhoneNumber
 from gateway.store.agents import ID_PREFIX as AGENT_PREFIX
-from gateway.store.agents import AgentStore
+from gateway.store.agents import AgentStore, agent_not_found
 from gateway.store.cache import Cache, agent_key, number_key
 from gateway.store.database import Scope
 from gateway.store.numbers import NumberStore
@@ -60,6 +60,13 @@ class Agents:
             if record is not None:
                 return record.agent
         return await asyncio.to_thread(self._files.get, agent_id)
+
+    async def require(self, scope: Scope, agent_id: str) -> Agent:
+        """As ``get``; raises NotFound ``AGENT_NOT_FOUND`` as well."""
+        agent = await self.get(scope, agent_id)
+        if agent is None:
+            raise agent_not_found()
+        return agent
 
     async def warm(self, agent_id: str) -> None:
         """Keep the agent ready for its next call; after it was made, changed or rolled back."""
