@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from pathlib import Path
 
 import pytest
 
+from dev.options import ROOT
 from dev.phone import Phone
 from dev.stack import Stack
 from tests.conftest import SECRETS, Gateway
 
-FOLDER = Path(__file__).with_name("npm")
+FOLDER = ROOT / "tests/npm"
 NODE = shutil.which("node")
 
 pytestmark = [

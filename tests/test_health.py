@@ -12,6 +12,7 @@ from aiohttp import web
 
 from core.errors import Unavailable
 from dev.environment import as_variables
+from dev.options import ROOT
 from gateway.keys import STOPPING
 from gateway.store.database import Database
 from tests.edge import served
@@ -123,7 +124,7 @@ async def start(folder: Path, **variables: str) -> tuple[int, str]:
         "-m",
         "gateway",
         env={**as_variables(settings), **variables},
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(60):

@@ -12,11 +12,11 @@ import pytest
 from dev import bootstrap, go_toolchain, livekit_server
 from dev.go_toolchain import GoMissing
 from dev.livekit_server import LiveKitServer, LiveKitServerMissing
+from dev.options import ROOT
 from dev.process import ManagedProcess
 
 pytestmark = pytest.mark.stack
 
-ROOT = Path(__file__).parent.parent
 
 # Stands for `go install`: says what go says, counts its runs, takes a moment, writes a binary.
 FAKE_GO = """#!/bin/sh
@@ -201,7 +201,7 @@ async def test_two_at_once_build_it_once(bin_dir: Path, cache: Path, tmp_path: P
             f"ensure {number}",
             [sys.executable, "-c", ENSURE, str(cache)],
             log_path=tmp_path / f"log {number}",
-            cwd=Path(__file__).parent.parent,
+            cwd=ROOT,
         )
         for number in range(2)
     ]
@@ -220,7 +220,7 @@ async def test_a_failed_build_shows_gos_own_words(bin_dir: Path, cache: Path) ->
 
 async def test_the_production_configuration_is_one_it_understands(tmp_path: Path) -> None:
     server = await livekit_server.ensure()
-    root = Path(__file__).parent.parent
+    root = ROOT
     process = ManagedProcess(
         "livekit-server ports",
         [str(server.path), "ports", "--config", str(root / "livekit.yaml"), "--keys", "k: s"],

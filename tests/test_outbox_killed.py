@@ -21,7 +21,7 @@ from core.models import CallEvent
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from dev.environment import as_variables
-from dev.options import HOST
+from dev.options import HOST, ROOT
 from dev.ports import PORTS
 from dev.process import ManagedProcess
 from gateway.store.credentials import Vault
@@ -53,7 +53,7 @@ class Gateway:
             "gateway",
             [sys.executable, "-m", "gateway"],
             env=as_variables(settings),
-            cwd=Path(__file__).parent.parent,
+            cwd=ROOT,
             log_path=folder / "gateway.log",
         )
 

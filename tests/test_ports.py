@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dev.options import ROOT
 from dev.ports import FIRST_PORT, PORTS, PortLocks
 
 pytestmark = pytest.mark.stack
@@ -28,7 +29,7 @@ async def test_processes_get_different_ports(tmp_path: Path) -> None:
     takers = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", TAKER, str(tmp_path / "locks")),
-            cwd=Path(__file__).parent.parent,
+            cwd=ROOT,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -15,15 +15,13 @@ import pytest
 from core.private import keep_private
 from core.settings import Settings
 from dev.environment import GivenSettings, as_variables
-from dev.options import HOST
+from dev.options import HOST, ROOT
 from dev.ports import PORTS
 from dev.process import ManagedProcess
 from tests.inprocess import KEY, SECRET, settings_in
 from tests.test_outbox_killed import Gateway
 
 pytestmark = [pytest.mark.store, pytest.mark.attack]
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)

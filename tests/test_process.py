@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dev.options import ROOT
 from dev.process import ManagedProcess, ProcessFailed
 
 pytestmark = pytest.mark.stack
@@ -199,7 +200,7 @@ async def test_a_daemon_does_not_survive_the_commands_own_end(tmp_path: Path) ->
 async def test_nothing_survives_the_callers_sigkill(tmp_path: Path) -> None:
     caller = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", CALLER, WITH_DAEMON, str(tmp_path / "child.log")),
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
     assert caller.stdout is not None

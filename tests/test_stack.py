@@ -19,14 +19,13 @@ from livekit.api import CreateRoomRequest, ListRoomsRequest
 from core import settings
 from dev.component import Component, Progress, State
 from dev.environment import GivenSettings, as_variables
-from dev.options import StackOptions, choose_settings
+from dev.options import ROOT, StackOptions, choose_settings
 from dev.process import ManagedProcess, ProcessFailed
 from dev.rundir import YOUNG_S, run_dir
 from dev.stack import Stack
 
 pytestmark = pytest.mark.stack
 
-ROOT = Path(__file__).parent.parent
 LOOPBACK = "0100007F:"  # 127.0.0.1 as /proc/net/tcp writes it
 LIVEKIT_ONLY = StackOptions(bridge=False, providers=False, gateway=False, worker=0)
 

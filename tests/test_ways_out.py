@@ -11,6 +11,7 @@ import pytest
 
 from core.models import Agent, AgentConfig, CallEvent, new_id
 from core.tokens import TokenIssuer
+from dev.options import ROOT
 from gateway.calls.policy import DialPolicy
 from tests.conftest import ACME, bearer
 from tests.inprocess import SECRET, Running
@@ -19,7 +20,6 @@ from tests.numbers import make_agent, make_number
 
 pytestmark = [pytest.mark.store, pytest.mark.attack]
 
-ROOT = Path(__file__).parent.parent
 TO, FROM = "+15551230077", "+15105550123"
 DIALS = {"create_sip_participant", "transfer_sip_participant", "Dial", "refer"}
 ASKS = {"check", "_admit"}

@@ -8,13 +8,12 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from dev.options import HOST
+from dev.options import HOST, ROOT
 from dev.phone import Phone
 from dev.ports import PORTS
 from dev.scenario import (
@@ -36,7 +35,7 @@ from tests.receiver import served
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-EXAMPLE = Path(__file__).parent.parent / "examples/webhook/server.py"
+EXAMPLE = ROOT / "examples/webhook/server.py"
 LOOK, FREE = "Let me look into the book.", "Yes, a table for four is free at seven."
 BYE = "Goodbye, and thank you for calling."
 
