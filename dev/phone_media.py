@@ -14,7 +14,7 @@ which the pump saw frames leave and packets arrive: the earliest sighting of all
 least delayed one, so the offset settles within a few milliseconds in the first second
 and stays. Within a track, positions are exact to the sample. Between the two tracks of a
 call, and between two phones, clicks sent both ways agree to 2 ms on an idle machine after
-baresip's own 4 ms from buffer to wire (``tests/test_phone_audio.py`` measures it).
+baresip's own 4 ms from buffer to wire (``tests/dev/test_phone_audio.py`` measures it).
 """
 
 from __future__ import annotations

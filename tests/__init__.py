@@ -3,4 +3,4 @@
 import pytest
 
 # Helpers that assert, so that their failures say as much as those of the tests.
-pytest.register_assert_rewrite("tests.sip_contract", "tests.calls")
+pytest.register_assert_rewrite("tests.sip.contract", "tests.support.calls")

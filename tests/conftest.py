@@ -23,7 +23,7 @@ from dev.phone import Phone
 from dev.ports import PORTS
 from dev.providers import Control
 from dev.stack import Stack, StackOptions
-from tests.databases import postgres as postgres
+from tests.support.databases import postgres as postgres
 
 JWT_SECRET = "a-test-secret-of-more-than-32-bytes!"
 SECRETS = {"acme": "acme-secret-0123456789", "rival": "rival-secret-0123456789"}
@@ -146,23 +146,24 @@ async def set_providers(stack: Stack, control: Control) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The modules that take longest first: all processes then end at about the same time."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    here = Path(__file__).parent
+    items.sort(key=lambda item: str(item.path.relative_to(here)) not in _LONGEST)
 
 
 # More than 40 s each.
 _LONGEST = {
-    "test_conversation.py",
-    "test_endings.py",
-    "test_fallback.py",
-    "test_inbound.py",
-    "test_outbox.py",
-    "test_schemathesis.py",
-    "test_sip_contract.py",
-    "test_transfers.py",
-    "test_webhook_calls.py",
-    "test_worker_call.py",
-    "test_worker_faults.py",
-    "test_worker_policies.py",
+    "gateway/api/test_schemathesis.py",
+    "gateway/store/test_outbox.py",
+    "sip/test_contract.py",
+    "system/test_conversation.py",
+    "system/test_endings.py",
+    "system/test_inbound.py",
+    "system/test_transfers.py",
+    "system/test_webhook_calls.py",
+    "worker/test_call.py",
+    "worker/test_faults.py",
+    "worker/test_policies.py",
+    "worker/voice/test_fallback.py",
 }
 
 GREETING = "Welcome to the corner restaurant."

@@ -1,0 +1,150 @@
+"""Health, readiness and metrics, and the gateway as a process that does not start."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from core.errors import Unavailable
+from dev.environment import as_variables
+from dev.options import ROOT
+from gateway.keys import STOPPING
+from gateway.store.database import Database
+from tests.support.edge import served
+from tests.support.inprocess import Running, running, settings_in
+
+pytestmark = pytest.mark.store
+
+
+async def ready(gateway: Running) -> tuple[int, Any]:
+    async with gateway.http.get("/readyz") as response:
+        return response.status, await response.json()
+
+
+async def test_alive_whatever_is_missing(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as gateway:
+        for path in ("/", "/healthz"):
+            async with gateway.http.get(path) as response:
+                assert response.status == 200
+
+
+async def test_without_keys(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path, livekit_api_key=None)) as gateway:
+        status, body = await ready(gateway)
+    assert status == 503
+    assert body["missing"] == ["LiveKit is not configured (LIVEKIT_API_KEY, LIVEKIT_API_SECRET)"]
+
+
+async def test_livekit_away_and_stopping(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as gateway:
+        gateway.app[STOPPING].set()
+        status, body = await ready(gateway)
+    assert (status, body["status"]) == (503, "not ready")
+    assert body["missing"] == [
+        "LiveKit does not answer (LIVEKIT_URL)",
+        "the gateway is stopping",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "told"),
+    [
+        (401, '{"code": "unauthenticated", "msg": "s3cret"}', "refuses us (unauthenticated)"),
+        (404, "<html>not LiveKit</html>", "refuses us (unknown)"),
+        (200, "<html>not LiveKit</html>", "does not answer"),
+        (500, "[1]", "does not answer"),
+    ],
+)
+async def test_something_else_answers_there(
+    tmp_path: Path, status: int, text: str, told: str
+) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(status=status, text=text, content_type="application/json")
+
+    other = web.Application()
+    other.router.add_route("*", "/{path:.*}", answer)
+    async with served(other) as edge:
+        settings = settings_in(tmp_path, livekit_url=f"http://127.0.0.1:{edge.port}")
+        async with running(settings) as gateway:
+            code, body = await ready(gateway)
+    assert code == 503
+    assert told in body["missing"][0]
+    assert "s3cret" not in str(body)
+
+
+async def test_the_database_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ping(_database: Database) -> None:
+        raise Unavailable("s3cret", code="STORE_UNAVAILABLE")
+
+    async with running(settings_in(tmp_path)) as gateway:
+        monkeypatch.setattr(Database, "ping", ping)
+        status, body = await ready(gateway)
+    assert status == 503
+    assert body["missing"][0] == "the database does not answer (DATABASE_URL)"
+    assert "s3cret" not in str(body)
+
+
+async def test_a_strangers_paths_make_no_labels(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as gateway:
+        for n in range(20):
+            async with gateway.http.get(f"/no/such/{n}"):
+                pass
+            async with gateway.http.request(f"ODD{n}", f"/v1/calls/{n}"):
+                pass
+            async with gateway.http.get(f"/v1/calls/call_{n}?limit={n}"):
+                pass
+        async with gateway.http.get("/metrics") as response:
+            assert response.status == 200
+            text = await response.text()
+    counted = [
+        line
+        for line in text.splitlines()
+        if line.startswith("switchroom_http_request_seconds_count")
+    ]
+    assert 0 < len(counted) <= 3
+    assert "\nswitchroom_asyncio_tasks " in text and "\nprocess_open_fds " in text
+    assert not any(f"/{n}" in line or f"_{n}" in line for n in range(20) for line in counted)
+
+
+async def test_metrics_can_move_away(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path, metrics_port=0)) as gateway:
+        async with gateway.http.get("/metrics") as response:
+            assert response.status == 404
+
+
+async def start(folder: Path, **variables: str) -> tuple[int, str]:
+    settings = settings_in(folder, gateway_port=0)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway",
+        env={**as_variables(settings), **variables},
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        _, printed = await process.communicate()
+    return process.returncode or 0, printed.decode()
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "told"),
+    [
+        ({"AUTH_REQUIRED": "yes"}, 2, "settings: AUTH_REQUIRED: "),
+        ({"DEFAULT_AGENT": "nobody"}, 2, "DEFAULT_AGENT"),
+        ({"DATABASE_URL": "mysql://u:s3cret@h/db"}, 2, "DATABASE_URL"),
+        ({"GATEWAY_HOST": "0.0.0.0", "AUTH_REQUIRED": "false"}, 2, "ALLOW_OPEN_GATEWAY=true"),
+    ],
+)
+async def test_a_gateway_that_does_not_start_says_why(
+    tmp_path: Path, variables: dict[str, str], code: int, told: str
+) -> None:
+    ended, printed = await start(tmp_path, **variables)
+    assert ended == code
+    assert told in printed
+    assert "s3cret" not in printed and "Traceback" not in printed

@@ -1,0 +1,118 @@
+"""Web calls with a real LiveKit and a real agent: what the token opens, and how calls end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from livekit import rtc
+from livekit.api import LiveKitAPI
+from livekit.protocol.models import TrackSource
+from livekit.protocol.room import ListRoomsRequest, RoomParticipantIdentity
+
+from tests.conftest import ACME, GREETING, Gateway
+from tests.support.calls import told
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def open_call(gateway: Gateway) -> dict[str, Any]:
+    answer = await gateway.post("/v1/calls/web", json={"agentId": "greeter"})
+    assert answer.status == 200, answer.body
+    return dict(answer.body)
+
+
+@asynccontextmanager
+async def visiting(call: dict[str, Any]) -> AsyncIterator[rtc.Room]:
+    room = rtc.Room()
+    await room.connect(call["livekitUrl"], call["accessToken"])
+    try:
+        yield room
+    finally:
+        await room.disconnect()
+
+
+def greeted(room: rtc.Room) -> asyncio.Future[str]:
+    """What the agent says first, as LiveKit's text streams bring it."""
+    said: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    reading: list[asyncio.Task[None]] = []
+
+    async def read(reader: rtc.TextStreamReader) -> None:
+        text = await reader.read_all()
+        if not said.done():
+            said.set_result(text)
+
+    def heard(reader: rtc.TextStreamReader, _identity: str) -> None:
+        reading.append(asyncio.create_task(read(reader)))
+
+    room.register_text_stream_handler("lk.transcription", heard)
+    return said
+
+
+async def outcome(gateway: Gateway, call: dict[str, Any]) -> tuple[str, str]:
+    path = f"/v1/calls/{call['callId']}?wait=true&timeout=20"
+    record = (await gateway.get(path)).body
+    assert (record["direction"], record["type"]) == ("web", "web")
+    return record["status"], record["disconnectionReason"]
+
+
+async def rooms(livekit: LiveKitAPI, call: dict[str, Any]) -> list[Any]:
+    listed = await livekit.room.list_rooms(ListRoomsRequest(names=[call["callId"]]))
+    return list(listed.rooms)
+
+
+async def test_the_agent_greets_and_a_visitor_who_leaves_hangs_up(
+    gateway: Gateway, livekit: LiveKitAPI
+) -> None:
+    call = await open_call(gateway)
+    (room,) = await rooms(livekit, call)
+    assert json.loads(room.metadata) == {"auth_id": "acme"}
+    visitor = rtc.Room()
+    said = greeted(visitor)
+    await visitor.connect(call["livekitUrl"], call["accessToken"])
+    assert (await asyncio.wait_for(said, 20)).strip() == GREETING
+    await visitor.disconnect()
+    assert await outcome(gateway, call) == ("completed", "user_hangup")
+
+
+async def test_a_visitor_may_speak_and_listen_alone(gateway: Gateway, livekit: LiveKitAPI) -> None:
+    call = await open_call(gateway)
+    async with visiting(call) as room:
+        whom = RoomParticipantIdentity(room=room.name, identity="visitor")
+        may = (await livekit.room.get_participant(whom)).permission
+    assert (may.can_publish, may.can_subscribe) == (True, True)
+    assert list(may.can_publish_sources) == [TrackSource.MICROPHONE]
+    assert (may.can_publish_data, may.can_update_metadata) == (False, False)
+    assert (may.hidden, may.recorder, may.agent) == (False, False, False)
+
+
+async def test_the_api_hangs_up_on_a_visitor(gateway: Gateway) -> None:
+    call = await open_call(gateway)
+    async with visiting(call) as room:
+        gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        room.on("disconnected", gone.set_result)
+        await told(gateway, call["callId"], "call.answered")
+        assert (await gateway.post(f"/v1/calls/{call['callId']}/end")).status == 200
+        await asyncio.wait_for(gone, 10)
+    assert await outcome(gateway, call) == ("completed", "agent_hangup")
+
+
+async def test_a_visitor_who_comes_too_late_makes_no_room_that_is_nobodys(
+    gateway: Gateway, livekit: LiveKitAPI
+) -> None:
+    call = await open_call(gateway)
+    assert (await gateway.post(f"/v1/calls/{call['callId']}/end", headers=ACME)).status == 200
+    assert await outcome(gateway, call) == ("canceled", "canceled")
+    async with asyncio.timeout(10):
+        while await rooms(livekit, call):  # noqa: ASYNC110 (no event tells of it)
+            await asyncio.sleep(0.05)
+    async with visiting(call):
+        (room,) = await rooms(livekit, call)
+        assert "acme" not in room.metadata or json.loads(room.metadata) == {"auth_id": "acme"}
+        assert (await gateway.get(f"/livekit/rooms/{room.name}")).status == 200
+        (room,) = await rooms(livekit, call)
+        assert json.loads(room.metadata) == {"auth_id": "acme"}

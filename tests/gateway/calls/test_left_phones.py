@@ -1,0 +1,268 @@
+"""Phones that could not be hung up on: whoever ends a call insists, and the gateway sweeps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from google.protobuf.message import Message
+from livekit.api import LiveKitAPI
+from livekit.protocol.models import ParticipantInfo
+from livekit.protocol.room import ListParticipantsRequest
+
+from core.events import ended
+from core.models import Call, CallEvent, now
+from core.transfers import LEG_ATTRIBUTE
+from tests.gateway.calls.test_reconciler import round_of
+from tests.support.edge import served
+from tests.support.inprocess import KEY, SECRET, Running
+from tests.support.livekit_stub import LiveKitStub, agent, phone, running_with
+from worker.link.backoff import Backoff
+from worker.room import leaving
+
+pytestmark = [pytest.mark.store, pytest.mark.attack]
+
+ROOM, IDENTITY = "room", "caller"
+HANG = "hang"
+
+
+class Failing(LiveKitStub):
+    """Refuses the first removals, each in its own way; ``hang`` answers none at all."""
+
+    def __init__(self, *ways: str) -> None:
+        super().__init__()
+        self.ways = list(ways)
+        self.asked = 0
+
+    def app(self) -> web.Application:
+        @web.middleware
+        async def fail(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if not request.path.endswith("/RemoveParticipant"):
+                return await handler(request)
+            self.asked += 1
+            match self.ways.pop(0) if self.ways else None:
+                case None:
+                    return await handler(request)
+                case "hang":
+                    await asyncio.Event().wait()
+                case "cut":
+                    assert request.transport is not None
+                    request.transport.abort()
+                case way:
+                    return web.json_response({"code": way, "msg": ""}, status=500)
+            raise AssertionError("not reached")
+
+        app = super().app()
+        app.middlewares.append(fail)
+        return app
+
+
+@asynccontextmanager
+async def serving(livekit: LiveKitStub) -> AsyncIterator[LiveKitAPI]:
+    async with served(livekit.app()) as edge:
+        api = LiveKitAPI(f"http://127.0.0.1:{edge.port}", KEY, SECRET, failover=False)
+        try:
+            yield api
+        finally:
+            await api.aclose()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(_backoff: Backoff) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(leaving, "_ATTEMPT_WITHIN_S", 0.2)
+    monkeypatch.setattr(Backoff, "wait", at_once)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "ways",
+    [
+        [],
+        ["unavailable"] * 2,
+        ["unavailable"] * 5,
+        ["internal", "deadline_exceeded", "unavailable", "resource_exhausted"],
+        [HANG] * 3,
+        ["cut"] * 3,
+        [HANG, "unavailable", "cut", "internal"],
+    ],
+)
+async def test_a_hang_up_is_tried_until_it_is_done(ways: list[str]) -> None:
+    livekit = Failing(*ways)
+    livekit.enter(ROOM, phone(IDENTITY))
+    async with serving(livekit) as api:
+        await leaving.hang_up(api, ROOM, IDENTITY)
+    assert livekit.removed == [(ROOM, IDENTITY)]
+    assert livekit.asked == len(ways) + 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_one_who_left_meanwhile_is_not_asked_for_again() -> None:
+    livekit = Failing("unavailable")
+    async with serving(livekit) as api:
+        await leaving.hang_up(api, ROOM, IDENTITY)
+    assert livekit.asked == 2
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_livekit_that_is_gone_holds_no_job_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leaving, "HANG_UP_WITHIN_S", 0.3)
+    livekit = Failing(*["unavailable"] * 100_000)
+    async with serving(livekit) as api:
+        await asyncio.wait_for(leaving.hang_up(api, ROOM, IDENTITY), 10)
+    assert livekit.asked > 2
+    assert livekit.removed == []
+
+
+def test_a_job_may_last_as_long_as_its_hang_up() -> None:
+    from worker import server
+
+    assert leaving.HANG_UP_WITHIN_S < server._SESSION_END_TIMEOUT_S
+
+
+# --- the gateway
+
+
+class Asked(LiveKitStub):
+    """Remembers into which rooms somebody looked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_into: list[str] = []
+
+    def _list_participants(self, asked: ListParticipantsRequest) -> Message:
+        self.looked_into.append(asked.room)
+        return super()._list_participants(asked)
+
+
+@pytest.fixture
+def rooms() -> Asked:
+    return Asked()
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, rooms: LiveKitStub) -> AsyncIterator[Running]:
+    async with running_with(rooms, tmp_path) as gateway:
+        yield gateway
+
+
+async def over(gateway: Running, since: timedelta = timedelta(minutes=1), **changes: Any) -> Call:
+    then = now() - since
+    call = await gateway.call(
+        queued=CallEvent(type="call.queued", at=then - timedelta(minutes=1)), **changes
+    )
+    end = CallEvent(type="call.ended", at=then, data=ended("completed", "agent_hangup"))
+    await gateway.store.append(call.id, [end], "worker")
+    return call
+
+
+def leg(call: Call, identity: str | None = None) -> ParticipantInfo:
+    return phone(identity or call.participant_identity, **{"switchroom.callId": call.id})
+
+
+class TestSwept:
+    async def test_a_phone_whose_call_is_over(self, gateway: Running, rooms: LiveKitStub) -> None:
+        call = await over(gateway)
+        rooms.enter(call.room_name, leg(call))
+        await round_of(gateway)
+        assert rooms.removed == [(call.room_name, call.participant_identity)]
+        assert (await gateway.store.events(call.id))[-1].type == "call.ended"
+
+    async def test_not_the_others_in_its_room(self, gateway: Running, rooms: LiveKitStub) -> None:
+        call = await over(gateway)
+        live = await gateway.call(room_name=call.room_name, participant_identity="second")
+        visitor = ParticipantInfo(identity="visitor", kind=ParticipantInfo.Kind.STANDARD)
+        rooms.enter(call.room_name, visitor, leg(live), leg(call))
+        await round_of(gateway)
+        assert rooms.removed == [(call.room_name, call.participant_identity)]
+
+    async def test_a_human_whose_caller_left(self, gateway: Running, rooms: LiveKitStub) -> None:
+        call = await over(gateway)
+        rooms.enter(call.room_name, phone("human", **{LEG_ATTRIBUTE: call.id}))
+        await round_of(gateway)
+        assert rooms.removed == [(call.room_name, "human")]
+
+    async def test_one_that_cannot_be_removed_does_not_hold_up_the_others(
+        self, gateway: Running, rooms: LiveKitStub
+    ) -> None:
+        odd, left = await over(gateway), await over(gateway)
+        rooms.enter(odd.room_name, leg(odd))
+        rooms.enter(left.room_name, leg(left))
+        rooms.failing[odd.room_name] = "invalid_argument"
+        await round_of(gateway)
+        assert rooms.removed == [(left.room_name, left.participant_identity)]
+
+
+class TestLeftAlone:
+    async def test_an_agent_talks_to_it(self, gateway: Running, rooms: LiveKitStub) -> None:
+        call = await over(gateway)
+        rooms.enter(call.room_name, leg(call), agent())
+        await round_of(gateway)
+        assert rooms.removed == []
+
+    async def test_its_call_ended_just_now(self, gateway: Running, rooms: LiveKitStub) -> None:
+        call = await over(gateway, timedelta(seconds=5))
+        rooms.enter(call.room_name, leg(call))
+        await round_of(gateway)
+        assert rooms.removed == []
+
+    @pytest.mark.parametrize("attributes", [{}, {"switchroom.callId": "call_of_nobody"}])
+    async def test_it_is_not_ours(
+        self, gateway: Running, rooms: LiveKitStub, attributes: dict[str, str]
+    ) -> None:
+        call = await over(gateway)
+        rooms.enter(call.room_name, phone(call.participant_identity, **attributes))
+        await round_of(gateway)
+        assert rooms.removed == []
+
+    async def test_its_call_goes_on(self, gateway: Running, rooms: LiveKitStub) -> None:
+        before = await over(gateway)
+        call = await gateway.call(
+            room_name=before.room_name, participant_identity=before.participant_identity
+        )
+        rooms.enter(call.room_name, leg(call))
+        await round_of(gateway)
+        assert rooms.removed == []
+
+    async def test_it_only_calls_itself_a_phone(self, gateway: Running, rooms: LiveKitStub) -> None:
+        call = await over(gateway)
+        visitor = ParticipantInfo(
+            identity="visitor",
+            kind=ParticipantInfo.Kind.STANDARD,
+            attributes={"switchroom.callId": call.id},
+        )
+        rooms.enter(call.room_name, visitor)
+        await round_of(gateway)
+        assert rooms.removed == []
+
+
+async def test_only_rooms_with_a_call_that_is_over_are_looked_into(
+    gateway: Running, rooms: Asked
+) -> None:
+    live, web = await gateway.call(), await gateway.call(direction="web")
+    just_now, long_ago = await over(gateway, timedelta(seconds=5)), await over(gateway, _AGO)
+    for call in (live, web, just_now, long_ago):
+        rooms.enter(call.room_name, leg(call))
+    for foreign in ("foreign", "b\0d", " ", "x" * 300, "'; DROP TABLE calls"):
+        rooms.enter(foreign, phone("somebody"))
+    await round_of(gateway)
+    assert rooms.looked_into == []
+    left = await over(gateway)
+    rooms.enter(left.room_name, leg(left))
+    await round_of(gateway)
+    assert rooms.looked_into == [left.room_name]
+    assert rooms.removed == [(left.room_name, left.participant_identity)]
+
+
+_AGO = timedelta(hours=26)

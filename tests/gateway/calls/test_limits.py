@@ -1,0 +1,213 @@
+"""How many calls a tenant may begin and have, per gateway and over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import TooManyRequests
+from core.events import ended
+from core.models import Call, CallEvent, new_id
+from gateway.calls.limits import CallLimits
+from gateway.calls.plan import CallPlan
+from gateway.store.calls import NewCall, Store
+from gateway.store.database import Database
+from tests.conftest import ACME, RIVAL
+from tests.gateway.api.test_call_create import TO, post
+from tests.support.databases import OnPostgres, OnSqlite
+from tests.support.inprocess import Running, running, settings_in
+from tests.support.numbers import dial_nothing, make_agent, make_number
+
+pytestmark = pytest.mark.store
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def opened(url: str) -> AsyncIterator[Store]:
+    database = await Database.open(url)
+    yield Store(database)
+    await database.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async for store in opened(f"sqlite:///{tmp_path / 'test.db'}"):
+        yield store
+
+
+def new_call(tenant: str | None = "acme") -> NewCall:
+    return NewCall(
+        id=new_id("call"),
+        auth_id=tenant,
+        direction="inbound",
+        room_name=new_id("room"),
+        participant_identity="caller",
+        from_number="+15105550123",
+        to_number="+15551234567",
+        max_duration_ms=60_000,
+        metadata={},
+    )
+
+
+async def insert(limits: CallLimits, tenant: str | None = "acme") -> Call:
+    return await limits.insert(new_call(tenant), CallEvent(type="call.queued"))
+
+
+def refused(limits: CallLimits, tenant: str | None = "acme") -> int | None:
+    """None: the call may begin; otherwise after how many seconds it may be tried again."""
+    try:
+        limits.take(tenant)
+    except TooManyRequests as error:
+        assert error.code == "RATE_LIMITED"
+        return int(error.headers["Retry-After"])
+    return None
+
+
+class TestRate:
+    async def test_a_second_s_worth_at_once_then_one_after_the_other(self, store: Store) -> None:
+        clock = Clock()
+        limits = CallLimits(store, calls_per_second=3, clock=clock)
+        assert [refused(limits) for _ in range(5)] == [None, None, None, 1, 1]
+        clock.now += 0.34
+        assert [refused(limits) for _ in range(2)] == [None, 1]
+        clock.now += 3600
+        assert [refused(limits) for _ in range(4)] == [None, None, None, 1]
+
+    async def test_less_than_one_a_second(self, store: Store) -> None:
+        clock = Clock()
+        limits = CallLimits(store, calls_per_second=0.1, clock=clock)
+        assert [refused(limits) for _ in range(2)] == [None, 10]
+        clock.now += 4
+        assert refused(limits) == 6
+        clock.now += 6.1
+        assert [refused(limits) for _ in range(2)] == [None, 10]
+
+    async def test_each_tenant_has_its_own(self, store: Store) -> None:
+        limits = CallLimits(store, calls_per_second=1, clock=Clock())
+        assert [refused(limits, tenant) for tenant in ("acme", "rival", None)] == [None] * 3
+        assert [refused(limits, tenant) for tenant in ("acme", "rival", None)] == [1] * 3
+
+    async def test_many_tenants_are_forgotten_but_not_those_at_their_limit(
+        self, store: Store
+    ) -> None:
+        clock = Clock()
+        limits = CallLimits(store, calls_per_second=1, clock=clock)
+        for number in range(5000):
+            assert refused(limits, f"t{number}") is None
+            clock.now += 0.01
+        assert len(limits._buckets) <= 1101
+        assert refused(limits, "t4999") == 1
+
+    async def test_no_limit_is_no_limit(self, store: Store) -> None:
+        limits = CallLimits(store)
+        assert {refused(limits) for _ in range(1000)} == {None}
+        assert len({(await insert(limits)).id for _ in range(5)}) == 5
+        await limits.check("acme", with_agent=False)
+
+
+class ConcurrencyContract:
+    @pytest.fixture
+    async def store(self, url: str) -> AsyncIterator[Store]:
+        async for store in opened(url):
+            yield store
+
+    async def test_so_many_and_no_more(self, store: Store) -> None:
+        limits = CallLimits(store, max_concurrent=2)
+        first = await insert(limits)
+        await limits.check("acme", with_agent=False)
+        await insert(limits)
+        for attempt in (insert(limits), limits.check("acme", with_agent=False)):
+            with pytest.raises(TooManyRequests) as caught:
+                await attempt
+            assert caught.value.code == "CONCURRENCY_LIMIT"
+            assert "Retry-After" in caught.value.headers
+        for tenant in ("rival", None):
+            await insert(limits, tenant)
+        over = CallEvent(type="call.ended", data=ended("completed", "user_hangup"))
+        await store.append(first.id, [over], "worker")
+        await insert(limits)
+        assert (await store.load("acme")).legs == 2
+
+    async def test_a_refused_call_leaves_no_trace(self, store: Store) -> None:
+        limits = CallLimits(store, max_concurrent=1)
+        await insert(limits)
+        with pytest.raises(TooManyRequests):
+            await insert(limits)
+        assert (await store.load("acme")).legs == 1
+
+    async def test_two_gateways_at_once(self, store: Store, url: str) -> None:
+        other = await Database.open(url)
+        gateways = [CallLimits(one, max_concurrent=7) for one in (store, Store(other))]
+        answers = await asyncio.gather(
+            *(insert(gateways[n % 2]) for n in range(40)), return_exceptions=True
+        )
+        await other.close()
+        taken = [answer for answer in answers if isinstance(answer, Call)]
+        full = [answer for answer in answers if isinstance(answer, TooManyRequests)]
+        assert (len(taken), len(full)) == (7, 33)
+
+
+class TestConcurrencySqlite(OnSqlite, ConcurrencyContract):
+    pass
+
+
+class TestConcurrencyPostgres(OnPostgres, ConcurrencyContract):
+    pass
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[CallPlan]:
+    return dial_nothing(monkeypatch)
+
+
+async def codes(gateway: Running, attempts: int, **options: Any) -> list[str | None]:
+    agent = await make_agent(gateway)
+    await make_number(gateway, agent=agent)
+    body = {"agentId": agent.id, "toNumber": TO}
+    answers = [await post(gateway, body, **options) for _ in range(attempts)]
+    return [answer["error"]["code"] if status != 200 else None for status, answer in answers]
+
+
+class TestOverHttp:
+    async def test_the_rate(self, tmp_path: Path, plans: list[CallPlan]) -> None:
+        async with running(
+            settings_in(tmp_path, sip_outbound_address="h", calls_per_second=0.01)
+        ) as gateway:
+            assert await codes(gateway, 2) == [None, "RATE_LIMITED"]
+            assert len(plans) == 1
+            agent = await make_agent(gateway, "rival")
+            await make_number(gateway, "rival", agent)
+            status, _ = await post(gateway, {"agentId": agent.id, "toNumber": TO}, RIVAL)
+            assert status == 200, "another tenant's rate is its own"
+
+    async def test_the_number_of_calls(self, tmp_path: Path, plans: list[CallPlan]) -> None:
+        async with running(
+            settings_in(tmp_path, sip_outbound_address="h", max_concurrent_calls=2)
+        ) as gateway:
+            assert await codes(gateway, 3) == [None, None, "CONCURRENCY_LIMIT"]
+            over = CallEvent(type="call.ended", data=ended("completed", "user_hangup"))
+            await gateway.store.append(plans[0].call_id, [over], "worker")
+            assert await codes(gateway, 1) == [None]
+
+    async def test_a_refusal_frees_its_key(self, tmp_path: Path, plans: list[CallPlan]) -> None:
+        async with running(
+            settings_in(tmp_path, sip_outbound_address="h", max_concurrent_calls=1)
+        ) as gateway:
+            agent = await make_agent(gateway)
+            await make_number(gateway, agent=agent)
+            body = {"agentId": agent.id, "toNumber": TO}
+            await post(gateway, body)
+            keyed = {**ACME, "Idempotency-Key": "again"}
+            assert (await post(gateway, body, keyed))[0] == 429
+            over = CallEvent(type="call.ended", data=ended("completed", "user_hangup"))
+            await gateway.store.append(plans[0].call_id, [over], "worker")
+            assert (await post(gateway, body, keyed))[0] == 200

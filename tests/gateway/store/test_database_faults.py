@@ -1,0 +1,513 @@
+"""A database that takes no writes: who notices, how long anybody waits, and what is logged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from livekit.protocol.sip import CreateSIPParticipantRequest
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from core.errors import Unavailable
+from core.models import Call
+from gateway.api import health
+from gateway.api.health import WriteProbe
+from gateway.calls import timeline
+from gateway.store.database import Database, Trouble
+from tests.conftest import ACME
+from tests.gateway.store.test_outbox_killed import killable
+from tests.support.calls import request
+from tests.support.databases import OnPostgres, OnSqlite
+from tests.support.edge import served
+from tests.support.inprocess import Running
+from tests.support.livekit_stub import LiveKitStub, phone, running_with
+
+pytestmark = [pytest.mark.store, pytest.mark.attack]
+
+LOCKER = """
+import sqlite3, sys
+other = sqlite3.connect(sys.argv[1], isolation_level=None)
+other.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+TAKES_NO_WRITES = "the database takes no writes"
+DIAL = request("127.0.0.1:9", agent=None)
+
+
+@asynccontextmanager
+async def locked(path: str) -> AsyncIterator[None]:
+    """Another process holds SQLite's write lock."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", LOCKER, path),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"locked\n"
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def on_postgres(url: str, *faults: str, undo: tuple[str, ...] = ()) -> AsyncIterator[None]:
+    """What somebody does to our database, from another one."""
+    address = make_url(url)
+    engine = create_async_engine(
+        address.set(drivername="postgresql+asyncpg", database="postgres"),
+        isolation_level="AUTOCOMMIT",
+        poolclass=NullPool,
+    )
+
+    async def run(statements: tuple[str, ...]) -> None:
+        async with engine.connect() as connection:
+            for statement in statements:
+                await connection.execute(text(statement.format(name=address.database)))
+
+    await run(faults)
+    try:
+        yield
+    finally:
+        await run(undo)
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def held_lock(url: str) -> AsyncIterator[None]:
+    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
+    async with engine.begin() as connection:
+        await connection.execute(text("LOCK TABLE probes IN ACCESS EXCLUSIVE MODE"))
+        yield
+    await engine.dispose()
+
+
+END_BACKENDS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+
+
+def causes(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.__dict__["cause"]
+        for record in caplog.records
+        if record.getMessage() == "the database is unavailable"
+    ]
+
+
+async def ready_again(database: Database) -> None:
+    """The same object, nothing restarted."""
+    await database.touch()
+    assert await WriteProbe(database).ok()
+
+
+class TestSqlite(OnSqlite):
+    @pytest.fixture
+    async def database(self, url: str) -> AsyncIterator[Database]:
+        database = await Database.open(url)
+        database.write_wait_s = 0.5
+        yield database
+        await database.close()
+
+    @pytest.fixture
+    def path(self, url: str) -> str:
+        return url.removeprefix("sqlite:///")
+
+    async def test_locked(
+        self, database: Database, path: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with locked(path):
+            await database.ping()
+            with pytest.raises(Unavailable) as refusal:
+                await database.touch()
+            assert (refusal.value.code, refusal.value.status) == ("STORE_UNAVAILABLE", 503)
+            assert not await WriteProbe(database).ok()
+            assert causes(caplog) == ["OperationalError: database is locked"]
+        await ready_again(database)
+
+    async def test_those_who_queue_give_up_together(
+        self, database: Database, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Only who stands first waits for the other process; nobody waits one after the other."""
+        told: list[str] = []
+        monkeypatch.setattr(Trouble, "_tell", lambda _, cause: told.append(cause))
+        async with locked(path):
+            results = await asyncio.gather(
+                *(database.touch() for _ in range(8)), return_exceptions=True
+            )
+        assert all(isinstance(result, Unavailable) for result in results)
+        assert len(told) == 8
+        # One may get the lock in the moment in which its time is up.
+        assert 1 <= told.count("OperationalError: database is locked") <= 2
+        assert set(told[2:]) <= {
+            "TimeoutError: other writes took too long",
+            "OperationalError: database is locked",
+        }
+        await ready_again(database)
+
+    async def test_who_waited_does_not_wait_as_long_again(
+        self, database: Database, path: str
+    ) -> None:
+        """What is left of its time is what SQLite is told, and the next one has all of it."""
+        database.write_wait_s = 5
+        async with database.write():
+            second = asyncio.create_task(self._busy_timeout(database))
+            await asyncio.sleep(0.6)
+        assert await second < 5000
+        assert await self._busy_timeout(database) == 5000
+
+    async def _busy_timeout(self, database: Database) -> int:
+        async with database.write() as connection:
+            return int(await connection.scalar(text("PRAGMA busy_timeout")) or 0)
+
+    async def test_a_write_that_gave_up_leaves_the_queue_in_order(self, database: Database) -> None:
+        async with database.write():
+            waiting = [asyncio.create_task(database.touch()) for _ in range(4)]
+            done, _ = await asyncio.wait(waiting, timeout=20)
+        assert len(done) == len(waiting)
+        assert all(isinstance(task.exception(), Unavailable) for task in done)
+        await ready_again(database)
+
+
+async def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if not await ran("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)):
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        database = await Database.open(f"sqlite:///{disk}/test.db")
+        await ready_again(database)
+        filler = disk / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        # What was written before may be overwritten for a while.
+        with pytest.raises(Unavailable):
+            for _ in range(2000):
+                await database.touch()
+        assert causes(caplog) == ["OperationalError: database or disk is full"]
+        assert not await WriteProbe(database).ok()
+        filler.unlink()
+        await ready_again(database)
+        await database.close()
+    finally:
+        assert await ran("umount", str(disk))
+
+
+async def ran(*command: str) -> bool:
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+    return await process.wait() == 0
+
+
+class TestPostgres(OnPostgres):
+    @pytest.fixture
+    async def database(self, url: str) -> AsyncIterator[Database]:
+        database = await Database.open(url)
+        database.write_wait_s = 0.5
+        yield database
+        await database.close()
+
+    async def test_a_lock_is_held(
+        self, database: Database, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with held_lock(url):
+            await database.ping()
+            touching = asyncio.gather(*(database.touch() for _ in range(8)), return_exceptions=True)
+            # Long before the driver would give up on a statement.
+            results = await asyncio.wait_for(touching, 8)
+            assert all(isinstance(result, Unavailable) for result in results)
+            assert not await WriteProbe(database).ok()
+            assert causes(caplog) == ["TimeoutError"]
+        await ready_again(database)
+
+    async def test_its_connections_are_ended(self, database: Database, url: str) -> None:
+        await asyncio.gather(*(database.touch() for _ in range(4)))
+        async with on_postgres(url, END_BACKENDS):
+            await ready_again(database)
+
+    async def test_ended_in_the_middle_of_a_write(
+        self, database: Database, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(Unavailable):
+            async with database.write() as connection:
+                await connection.execute(text("SELECT 1"))
+                async with on_postgres(url, END_BACKENDS):
+                    await connection.execute(text("SELECT 'a secret'"))
+        [cause] = causes(caplog)
+        assert "secret" not in cause
+        await ready_again(database)
+
+    async def test_stopped(
+        self, database: Database, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stop = ("ALTER DATABASE {name} ALLOW_CONNECTIONS false", END_BACKENDS)
+        start = ("ALTER DATABASE {name} ALLOW_CONNECTIONS true",)
+        async with on_postgres(url, *stop, undo=start):
+            for ask in (database.ping, database.touch):
+                with pytest.raises(Unavailable):
+                    await ask()
+            assert not await WriteProbe(database).ok()
+            assert causes(caplog)
+        await ready_again(database)
+
+    async def test_read_only(
+        self, database: Database, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As after a failover to the wrong side: all reads are served."""
+        fault = ("ALTER DATABASE {name} SET default_transaction_read_only = on", END_BACKENDS)
+        undo = ("ALTER DATABASE {name} RESET default_transaction_read_only", END_BACKENDS)
+        async with on_postgres(url, *fault, undo=undo):
+            await database.ping()
+            assert not await WriteProbe(database).ok()
+            assert causes(caplog) == ["ReadOnlySQLTransactionError"]
+        await ready_again(database)
+
+
+# --- what is logged
+
+
+class TestTrouble:
+    @pytest.fixture
+    def fail(self) -> Callable[[str], None]:
+        self.time = 100.0
+        self.trouble = trouble = Trouble(lambda: self.time)
+
+        def fail(cause: str) -> None:
+            with pytest.raises(Unavailable), trouble:
+                raise OSError(5, cause)
+
+        return fail
+
+    def told(self, caplog: pytest.LogCaptureFixture) -> list[tuple[str, int]]:
+        return [
+            (str(record.__dict__["cause"]), int(record.__dict__["times"]))
+            for record in caplog.records
+            if record.levelno == logging.ERROR
+        ]
+
+    def test_a_flood_is_told_once(
+        self, fail: Callable[[str], None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for _ in range(1000):
+            fail("disk")
+        fail("other")
+        self.time += 10
+        fail("disk")
+        assert self.told(caplog) == [("OSError: disk", 1), ("OSError: other", 1)] + [
+            ("OSError: disk", 1000)
+        ]
+
+    def test_an_end_is_told_once(
+        self, fail: Callable[[str], None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        fail("disk")
+        self.trouble.over()
+        fail("disk")
+        assert len(caplog.records) == 1, "a write in between is no end, and opens no flood"
+        self.time += 10
+        for _ in range(3):
+            self.trouble.over()
+        assert [record.getMessage() for record in caplog.records[1:]] == [
+            "the database takes writes again"
+        ]
+
+
+# --- readiness
+
+
+class Touched(Database):
+    """Counts, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.times, self.go_on, self.broken = 0, asyncio.Event(), False
+
+    async def touch(self) -> None:
+        self.times += 1
+        await self.go_on.wait()
+        if self.broken:
+            raise Unavailable("no", code="STORE_UNAVAILABLE")
+
+
+class TestProbe:
+    def rig(self) -> tuple[Touched, WriteProbe]:
+        self.time = 0.0
+        database = Touched()
+        return database, WriteProbe(database, lambda: self.time)
+
+    async def test_many_who_ask_write_once(self) -> None:
+        database, probe = self.rig()
+        asked = asyncio.gather(*(probe.ok() for _ in range(50)))
+        await asyncio.sleep(0)
+        database.go_on.set()
+        assert all(await asked)
+        assert await probe.ok()
+        assert database.times == 1
+
+    @pytest.mark.parametrize("broken", [True, False])
+    async def test_what_was_found_counts_for_two_seconds(self, broken: bool) -> None:
+        database, probe = self.rig()
+        database.broken = broken
+        database.go_on.set()
+        assert await probe.ok() is not broken
+        database.broken = not broken
+        self.time += health._PROBE_EVERY_S - 0.001
+        assert await probe.ok() is not broken
+        self.time += 0.001
+        assert await probe.ok() is broken
+        assert database.times == 2
+
+    async def test_one_that_hangs_is_a_no_and_is_not_repeated(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(health, "_CHECK_DEADLINE_S", 0.01)
+        database, probe = self.rig()
+        for _ in range(5):
+            assert not await probe.ok()
+            self.time += 60
+        assert database.times == 1
+        database.go_on.set()
+        await probe.aclose()
+        assert await probe.ok()
+
+
+# --- the gateway
+
+
+async def readiness(http: aiohttp.ClientSession) -> tuple[int, list[str]]:
+    async with http.get("/readyz") as response:
+        return response.status, (await response.json())["missing"]
+
+
+async def until(asked: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            if await asked():
+                return
+            await asyncio.sleep(0.1)
+
+
+class Ringing(LiveKitStub):
+    """A phone that rings in its room until ``go_on``, and then answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+
+    def app(self) -> web.Application:
+        @web.middleware
+        async def ring(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path.endswith("/CreateSIPParticipant"):
+                asked = CreateSIPParticipantRequest.FromString(await request.read())
+                self.enter(
+                    asked.room_name, phone(asked.participant_identity, **{"sip.callID": "SCL_1"})
+                )
+                await self.go_on.wait()
+            return await handler(request)
+
+        app = super().app()
+        app.middlewares.append(ring)
+        return app
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Database, "write_wait_s", 0.5)
+    monkeypatch.setattr(health, "_PROBE_EVERY_S", 0)
+    monkeypatch.setattr(timeline, "_PATIENCE_S", (0.1,) * 100)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_gateway_whose_database_is_locked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so, refuses calls, keeps the ones it has, and recovers by itself."""
+    livekit = Ringing()
+    async with running_with(livekit, tmp_path, sip_allow_private=True) as gateway:
+        assert await readiness(gateway.http) == (200, [])
+        answer = await post(gateway, DIAL)
+        call_id = answer[1]["call_id"]
+        async with locked(str(tmp_path / "test.db")):
+            status, missing = await readiness(gateway.http)
+            assert status == 503
+            assert missing[0].startswith(TAKES_NO_WRITES)
+            status, body = await post(gateway, {**DIAL, "room_name": "other"})
+            assert (status, body["code"]) == (503, "STORE_UNAVAILABLE")
+            livekit.go_on.set()  # answered, and nobody can write it down
+
+            async def not_written() -> bool:
+                return "verdict not written yet" in caplog.messages
+
+            await until(not_written)
+            assert (await show(gateway, call_id)).status == "queued"
+        assert "OperationalError: database is locked" in causes(caplog)
+
+        async def ready() -> bool:
+            return (await readiness(gateway.http))[0] == 200
+
+        async def answered() -> bool:
+            return (await show(gateway, call_id)).status == "in-progress"
+
+        await until(ready)
+        await until(answered)
+
+
+async def post(gateway: Running, body: dict[str, Any]) -> tuple[int, Any]:
+    async with gateway.http.post("/sip/call", json=body, headers=ACME) as response:
+        return response.status, await response.json()
+
+
+async def show(gateway: Running, call_id: str) -> Call:
+    async with gateway.http.get(f"/v1/calls/{call_id}", headers=ACME) as response:
+        return Call.model_validate(await response.json(), extra="ignore")
+
+
+async def test_a_gateway_whose_disk_is_full(tmp_path: Path) -> None:
+    """No file of its process may grow, which SQLite meets where it would meet a full disk."""
+    url = f"sqlite:///{tmp_path}/test.db"
+    async with served(LiveKitStub().app()) as edge:
+        livekit = f"http://127.0.0.1:{edge.port}"
+        async with killable(tmp_path, url, livekit_url=livekit) as (gateway, _):
+            # It makes its own, and so its journal has become longer than its log will.
+            (tmp_path / "test.db").unlink()
+            await gateway.start()
+            async with aiohttp.ClientSession(gateway.url) as http:
+                assert await readiness(http) == (200, [])
+                written = (tmp_path / "test.db-wal").stat().st_size
+                assert written > 2 * (tmp_path / "gateway.log").stat().st_size + 8192
+                pid = gateway.process.pid
+                assert pid is not None
+                usual = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, (written, usual[1]))
+
+                async def refused() -> bool:
+                    return (await readiness(http))[0] == 503
+
+                await until(refused)
+                [missing] = (await readiness(http))[1]
+                assert missing.startswith(TAKES_NO_WRITES)
+                async with http.post("/sip/call", json=DIAL, headers=ACME) as response:
+                    assert response.status == 503
+                    assert (await response.json())["code"] == "STORE_UNAVAILABLE"
+                    assert "Retry-After" in response.headers
+                assert "OperationalError: disk I/O error" in gateway.process.log_text()
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, usual)
+
+                async def ready() -> bool:
+                    return (await readiness(http))[0] == 200
+
+                await until(ready)
+                async with http.post("/sip/call", json=DIAL, headers=ACME) as response:
+                    assert response.status == 200

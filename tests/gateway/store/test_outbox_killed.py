@@ -1,0 +1,175 @@
+"""A gateway that is killed again and again while a thousand events are on their way."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from agentphone import WebhookVerificationError, verify_webhook  # type: ignore[import-untyped]
+from standardwebhooks import Webhook
+from standardwebhooks import WebhookVerificationError as StandardError
+
+from core.models import CallEvent
+from core.settings import Settings
+from core.tokens import TokenIssuer
+from dev.environment import as_variables
+from dev.options import HOST, ROOT
+from dev.ports import PORTS
+from dev.process import ManagedProcess
+from gateway.store.credentials import Vault
+from gateway.store.database import Database
+from gateway.store.webhooks import PROJECT, WebhookStore
+from tests.gateway.store.test_outbox import KINDS, Rig, by_call, rest_of_call
+from tests.support.databases import OnPostgres, OnSqlite
+from tests.support.inprocess import SECRET, settings_in
+from tests.support.receiver import Received, Receiver, receiving
+
+pytestmark = pytest.mark.store
+
+CALLS = 250
+EVENTS = CALLS * len(KINDS)
+KILLS = 3
+
+
+def killing_points() -> list[int]:
+    """Anywhere: so many different events have arrived by then."""
+    return sorted(random.sample(range(1, EVENTS - 100), KILLS))
+
+
+class Gateway:
+    """The process, and the address it has whenever it lives."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.url = settings.gateway_base_url
+        self.process = ManagedProcess(
+            "gateway",
+            [sys.executable, "-m", "gateway"],
+            env=as_variables(settings),
+            cwd=ROOT,
+            log_path=folder / "gateway.log",
+        )
+
+    async def start(self) -> None:
+        await self.process.start()
+        await self.process.wait_ready(self._answers, timeout_s=60)
+
+    async def _answers(self) -> bool:
+        try:
+            async with aiohttp.request("GET", f"{self.url}/healthz") as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+
+@asynccontextmanager
+async def killable(
+    folder: Path, url: str, **changes: Any
+) -> AsyncIterator[tuple[Gateway, Settings]]:
+    port = PORTS.take(HOST)
+    settings = settings_in(
+        folder,
+        database_url=url,
+        gateway_host=HOST,
+        gateway_port=port,
+        webhook_allow_private=True,
+        sip_allow_private=True,
+        **changes,
+    )
+    gateway = Gateway(settings, folder)
+    try:
+        yield gateway, settings
+    finally:
+        await gateway.process.kill()
+        PORTS.give_back(port)
+
+
+async def tell(
+    session: aiohttp.ClientSession, token: str, call_id: str, *posts: list[CallEvent]
+) -> None:
+    """As a worker does: one after the other, each again until the gateway says that it has it."""
+    for events in posts:
+        while True:
+            try:
+                async with session.post(
+                    f"/internal/calls/{call_id}/events",
+                    json={"events": [event.model_dump(mode="json") for event in events]},
+                    headers={"Authorization": f"Bearer {token}"},
+                ) as response:
+                    if response.status == 200:
+                        break
+                    assert response.status == 503, await response.text()
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+
+
+async def kill_again_and_again(gateway: Gateway, receiver: Receiver, points: list[int]) -> None:
+    for count in points:
+        await receiver.until(lambda n=count: len(ids(receiver)) >= n, timeout=120)  # type: ignore[misc]
+        await gateway.process.kill()
+        await gateway.start()
+
+
+def ids(receiver: Receiver) -> set[str]:
+    return {each.id for each in receiver.received}
+
+
+def verify(received: list[Received], secret: str) -> None:
+    """As receivers do, each in its own way; a byte more and it is refused."""
+    for each in received:
+        headers = each.headers
+        signed = (headers["X-Webhook-Signature"], secret, headers["X-Webhook-Timestamp"])
+        Webhook(secret).verify(each.raw, headers)
+        verify_webhook(each.raw, *signed)
+        with pytest.raises(StandardError):
+            Webhook(secret).verify(each.raw + b" ", headers)
+        with pytest.raises(WebhookVerificationError):
+            verify_webhook(each.raw + b" ", *signed)
+
+
+class Contract:
+    async def test_nothing_is_lost_and_order_holds(self, url: str, tmp_path: Path) -> None:
+        points = killing_points()
+        async with receiving() as receiver, killable(tmp_path, url) as (gateway, settings):
+            database = await Database.open(url)
+            try:
+                rig = Rig(database)
+                hooks = WebhookStore(database, Vault.from_settings(settings))
+                hook = await hooks.put(
+                    "acme", PROJECT, url=receiver.url, context_limit=0, timeout_s=30
+                )
+                calls = [await rig.call() for _ in range(CALLS)]
+            finally:
+                await database.close()
+            tokens = TokenIssuer(SECRET)
+            await gateway.start()
+            async with aiohttp.ClientSession(gateway.url) as session, asyncio.TaskGroup() as group:
+                group.create_task(kill_again_and_again(gateway, receiver, points))
+                for call_id in calls:
+                    token = tokens.for_call(call_id)
+                    ringing, *rest = rest_of_call()
+                    group.create_task(tell(session, token, call_id, [ringing], rest))
+            await receiver.until(lambda: len(ids(receiver)) >= EVENTS, timeout=120)
+            assert len(ids(receiver)) == EVENTS, points
+            order = by_call(receiver.received)
+            assert set(order) == set(calls), points
+            for told in order.values():
+                # One that was on its way when the gateway died comes twice, and in its place.
+                assert [kind for kind, _ in itertools.groupby(told)] == KINDS, points
+            verify(receiver.received[-50:], hook.secret)
+
+
+class TestSqlite(OnSqlite, Contract):
+    pass
+
+
+class TestPostgres(OnPostgres, Contract):
+    pass

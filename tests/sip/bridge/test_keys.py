@@ -1,0 +1,78 @@
+"""Whose keys the embedded SIP service hands on to its phone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from livekit import rtc
+
+from core.legs import TAKEN
+from core.transfers import LEG_ATTRIBUTE
+from sip.bridge.keys import reach
+from tests.sip.bridge.test_call import join
+
+pytestmark = [pytest.mark.unit, pytest.mark.attack]
+
+Kind = rtc.ParticipantKind
+SIP, AGENT = Kind.PARTICIPANT_KIND_SIP, Kind.PARTICIPANT_KIND_AGENT
+BROWSER = Kind.PARTICIPANT_KIND_STANDARD
+
+
+def sender(kind: Kind.ValueType, *tracks: str, **attributes: str) -> rtc.RemoteParticipant:
+    known: Any = SimpleNamespace(
+        kind=kind, track_publications=dict.fromkeys(tracks), attributes=attributes
+    )
+    return cast(rtc.RemoteParticipant, known)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tracks", "heard", "reaches"),
+    [
+        (SIP, ["TR_1"], ["TR_1"], True),
+        (SIP, ["TR_1"], [], False),
+        (SIP, ["TR_1"], ["TR_2"], False),
+        (SIP, ["TR_1", "TR_2"], ["TR_2"], True),
+        (SIP, [], [], False),
+        (SIP, [], ["TR_1"], False),
+        (BROWSER, ["TR_1"], ["TR_1"], True),
+        (BROWSER, ["TR_1"], [], False),
+        (BROWSER, ["TR_1"], ["TR_2"], False),
+        (BROWSER, [], [], True),  # a program that only sends keys
+        (AGENT, ["TR_1"], [], True),
+        (AGENT, [], [], True),
+    ],
+)
+def test_keys_go_where_the_voice_goes(
+    kind: Kind.ValueType, tracks: list[str], heard: list[str], reaches: bool
+) -> None:
+    assert reach(sender(kind, *tracks), heard, {}) is reaches
+
+
+def test_a_human_who_has_not_taken_the_call_is_apart() -> None:
+    """Whatever is subscribed: the end of a subscription is told to nobody."""
+    apart, joined = {LEG_ATTRIBUTE: "call_1"}, {LEG_ATTRIBUTE: "call_1", TAKEN: "true"}
+    heard = ["TR_1"]
+    for kind in (SIP, BROWSER):
+        assert not reach(sender(kind, "TR_1"), heard, apart), "theirs are not for the human"
+        assert not reach(sender(kind, "TR_1", **apart), heard, {}), "nor the human's for them"
+        assert reach(sender(kind, "TR_1"), heard, joined)
+        assert reach(sender(kind, "TR_1", **joined), heard, {})
+    assert reach(sender(AGENT), [], apart), "an agent says whom it means"
+
+
+def test_of_one_who_has_left_none() -> None:
+    assert not reach(None, ["TR_1"], {})
+
+
+async def test_nothing_is_saved_up_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was pressed in the room while the phone rang is not played when it is picked up."""
+    call, room = await join(monkeypatch)
+    told = room.handlers["sip_dtmf_received"]
+    told(rtc.SipDTMF(code=1, digit="1", participant=sender(AGENT)))
+    assert call._digits.empty()
+    call._leg = cast(Any, object())
+    told(rtc.SipDTMF(code=2, digit="2", participant=sender(SIP, "TR_1")))
+    told(rtc.SipDTMF(code=3, digit="3", participant=sender(AGENT)))
+    assert call._digits.get_nowait() == "3" and call._digits.empty()

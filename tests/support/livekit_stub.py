@@ -1,0 +1,25 @@
+"""A gateway whose LiveKit is dev.livekit_stub's."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from dev.livekit_stub import LiveKitStub, Refusal, agent, phone
+from tests.support.edge import served
+from tests.support.inprocess import Running, running, settings_in
+
+__all__ = ["LiveKitStub", "Refusal", "agent", "phone", "running_with"]
+
+
+@asynccontextmanager
+async def running_with(
+    livekit: LiveKitStub, folder: Path, **changes: Any
+) -> AsyncIterator[Running]:
+    """``livekit`` serves rooms and phones alike."""
+    async with served(livekit.app()) as edge:
+        url = f"http://127.0.0.1:{edge.port}"
+        async with running(settings_in(folder, livekit_url=url, **changes)) as gateway:
+            yield gateway

@@ -1,0 +1,60 @@
+"""Agents and numbers in the store of a gateway under test, and calls that dial nothing."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from core.models import Agent, AgentConfig, PhoneNumber, new_id, now
+from gateway.calls.outbound import Outbound, Placed
+from gateway.calls.plan import CallPlan
+from gateway.keys import AGENT_STORE, NUMBERS
+from gateway.store.database import Scope
+from sip.dial import Joined
+from tests.support.inprocess import Running
+
+_numbers = itertools.count(5105550100)
+
+
+async def make_agent(gateway: Running, tenant: str | None = "acme", **config: Any) -> Agent:
+    """An agent that can hold a call."""
+    values = {"name": "Greeter", "voice_mode": "hosted", "begin_message": "Hello.", **config}
+    record = await gateway.app[AGENT_STORE].create(Scope(tenant), AgentConfig(**values))
+    return record.agent
+
+
+async def make_number(
+    gateway: Running, tenant: str | None = "acme", agent: Agent | None = None, **changes: Any
+) -> PhoneNumber:
+    """A number that is ready, bound to ``agent``."""
+    values: dict[str, Any] = {
+        "id": new_id("num"),
+        "auth_id": tenant,
+        "phone_number": f"+1{next(_numbers)}",
+        "country": "US",
+        "provider": "sip",
+        "direction": "both",
+        "status": "active",
+        "created_at": now(),
+    }
+    number = PhoneNumber(**{**values, **changes})
+    numbers = gateway.app[NUMBERS]
+    await numbers.insert(number)
+    if agent is not None:
+        assert await numbers.bind(Scope(tenant), number.id, agent.id)
+    return number
+
+
+def dial_nothing(monkeypatch: pytest.MonkeyPatch) -> list[CallPlan]:
+    """From now on calls are recorded, and their plans listed here, but no phone rings."""
+    plans: list[CallPlan] = []
+
+    async def place(self: Outbound, plan: CallPlan) -> Placed:
+        await self._insert(plan, plan.agent)
+        plans.append(plan)
+        return Placed(plan.call_id, Joined("PA_1", "SCL_1"))
+
+    monkeypatch.setattr(Outbound, "_place", place)
+    return plans
