@@ -15,7 +15,6 @@ from core.process_metrics import watch_process
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
-from gateway.api.health import WRITE_PROBE, WriteProbe
 from gateway.auth.tokens import Authenticator, authentication
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.handover import Handover
@@ -67,6 +66,7 @@ from gateway.keys import (
     WEB_CALLS,
     WEBHOOK_SENDER,
     WEBHOOKS,
+    WRITE_PROBE,
 )
 from gateway.numbers.accounts import Accounts
 from gateway.numbers.provisioning import Provisioner
@@ -85,6 +85,7 @@ from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
 from gateway.store.room_names import RoomNames
 from gateway.store.webhooks import WebhookStore
+from gateway.store.write_probe import WriteProbe
 from gateway.webhooks.payload import render
 from gateway.webhooks.sender import DRAIN_S, SLOTS, Sender
 from sip.guard import Resolver, SipGuard

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.store.numbers import NumberStore
     from gateway.store.outbox import Outbox
     from gateway.store.webhooks import WebhookStore
+    from gateway.store.write_probe import WriteProbe
     from gateway.webhooks.sender import Sender
     from sip.guard import SipGuard
 
@@ -42,6 +43,7 @@ LIVEKIT: web.AppKey[LiveKitAPI | None] = web.AppKey("livekit")
 SIP: web.AppKey[LiveKitAPI | None] = web.AppKey("sip")
 """The client of LIVEKIT_SIP_URL (only its ``sip`` service is used); None without keys."""
 DATABASE: web.AppKey[Database] = web.AppKey("database")
+WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
 STORE: web.AppKey[Store] = web.AppKey("store")
 AGENT_STORE: web.AppKey[AgentStore] = web.AppKey("agent_store")
 """Agents made through the API, to be written; AGENTS to look one up for a call."""

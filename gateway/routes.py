@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from gateway import internal_transfers
 from gateway.api import (
     agents,
     call_create,
@@ -20,9 +19,9 @@ from gateway.api import (
     sip_transfer,
     try_page,
     web_calls,
+    webhooks,
     worker,
 )
-from gateway.api import webhooks as hooks
 from gateway.http.route import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -41,8 +40,7 @@ ROUTES: tuple[Route, ...] = (
     *numbers_v1.ROUTES,
     *try_page.ROUTES,
     *livekit_webhook.ROUTES,
-    *hooks.ROUTES,
+    *webhooks.ROUTES,
     *health.ROUTES,
     *worker.ROUTES,
-    *internal_transfers.ROUTES,
 )

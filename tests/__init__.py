@@ -1,4 +1,4 @@
-"""Tests: flat, one category marker per module; helpers without ``test_`` in their names."""
+"""Tests: folders as the product's, one category marker per module, helpers in tests.support."""
 
 import pytest
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import graphlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,11 +31,15 @@ MODULES = [
 def imported(tree: ast.AST) -> Iterator[str]:
     """Every imported module by its full name, ``from a import b`` as ``a`` and ``a.b``."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from of_node(node)
+
+
+def of_node(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def is_within(module: str, package: str) -> bool:
@@ -81,6 +88,112 @@ def test_imports_follow_the_direction(path: Path) -> None:
 )
 def test_an_import_against_the_direction_is_seen(source: str, package: str) -> None:
     assert against_the_direction(source, package)
+
+
+# From the top: a module imports its own folder, and what stands in a later line.
+GATEWAY_ORDER: tuple[frozenset[str], ...] = tuple(
+    map(
+        frozenset,
+        (
+            {"__main__"},
+            {"app"},
+            {"routes"},
+            {"api"},
+            {"keys"},
+            {"webhooks"},
+            {"calls", "numbers", "auth"},
+            {"http"},
+            {"store"},
+        ),
+    )
+)
+RANK = {name: rank for rank, names in enumerate(GATEWAY_ORDER) for name in names}
+GATEWAY = [path for path in sorted((ROOT / "gateway").rglob("*.py")) if path.parent != ROOT]
+
+
+def part(module: str) -> str | None:
+    """The folder or module of the gateway that ``module`` is, or is in."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "gateway" and len(parts) > 1 else None
+
+
+def against_the_order(source: str, own: str) -> set[str]:
+    return {
+        module
+        for module in imported(ast.parse(source))
+        if (other := part(module)) in RANK and other != own and RANK[other] <= RANK[own]
+    }
+
+
+def module_of(path: Path) -> str:
+    names = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+@pytest.mark.parametrize("path", GATEWAY, ids=module_of)
+def test_the_gateways_folders_import_downwards(path: Path) -> None:
+    own = part(module_of(path))
+    assert own is None or (own in RANK and not against_the_order(path.read_text(), own))
+
+
+@pytest.mark.parametrize(
+    ("source", "own"),
+    [
+        ("from gateway.api.calls import find", "calls"),
+        ("from gateway.numbers import repair", "calls"),
+        ("def f():\n    import gateway.app", "keys"),
+        ("from gateway.http.body import parse_body", "store"),
+    ],
+)
+def test_an_import_against_the_order_is_seen(source: str, own: str) -> None:
+    assert against_the_order(source, own)
+
+
+@pytest.mark.parametrize("path", GATEWAY, ids=module_of)
+def test_only_the_store_knows_sqlalchemy_and_only_routes_the_handlers(path: Path) -> None:
+    modules = set(imported(ast.parse(path.read_text())))
+    own = part(module_of(path))
+    if own != "store":
+        assert not any(is_within(module, "sqlalchemy") for module in modules)
+    if own not in ("api", "routes"):
+        assert not any(is_within(module, "gateway.api") for module in modules)
+
+
+def while_loading(tree: ast.Module) -> Iterator[ast.AST]:
+    """What runs when the module is imported."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("package", ["core", "sip", "gateway", "worker"])
+def test_there_is_no_circle(package: str) -> None:
+    """A module that another one needs, and that needs it, cannot be read without it."""
+    paths = {module_of(path): path for path in (ROOT / package).rglob("*.py")}
+    needs = {
+        module: {
+            other
+            for node in while_loading(ast.parse(path.read_text()))
+            for other in of_node(node)
+            if other in paths and other != module
+        }
+        for module, path in paths.items()
+    }
+    graphlib.TopologicalSorter(needs).prepare()
+
+
+def test_a_worker_loads_no_database() -> None:
+    code = "import sys, worker.call; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {"sqlalchemy", "gateway", "sip"}.isdisjoint(run.stdout.split())
 
 
 def test_names_that_only_begin_alike_are_allowed() -> None:

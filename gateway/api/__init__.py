@@ -1,0 +1,1 @@
+"""HTTP handlers and their models, by path; imported by gateway.routes alone."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -15,42 +13,11 @@ from livekit.protocol.room import ListRoomsRequest
 
 from core.errors import AppError
 from gateway.http.route import Route
-from gateway.keys import DATABASE, LIVEKIT, METRICS, SETTINGS, STOPPING, STORE
+from gateway.keys import DATABASE, LIVEKIT, METRICS, SETTINGS, STOPPING, STORE, WRITE_PROBE
 from gateway.store.database import Database
+from gateway.store.write_probe import WriteProbe
 
 _CHECK_DEADLINE_S = 2.0
-# Of all who ask within it, the first one's write counts: probes must not load the database.
-_PROBE_EVERY_S = 2.0
-
-
-class WriteProbe:
-    """Whether the database takes writes, found out by writing."""
-
-    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
-        self._database = database
-        self._clock = clock
-        self._trying: asyncio.Task[bool] | None = None
-        self._begun = 0.0
-
-    async def ok(self) -> bool:
-        """False, too, when a write is not done in time."""
-        trying, moment = self._trying, self._clock()
-        if trying is None or (trying.done() and moment - self._begun >= _PROBE_EVERY_S):
-            trying = self._trying = asyncio.create_task(self._try(), name="write probe")
-            self._begun = moment
-        await asyncio.wait({trying}, timeout=_CHECK_DEADLINE_S)
-        return trying.done() and trying.result()
-
-    async def aclose(self) -> None:
-        if self._trying is not None:
-            await asyncio.wait({self._trying})
-
-    async def _try(self) -> bool:
-        try:
-            await self._database.touch()
-        except AppError:
-            return False
-        return True
 
 
 async def root(_request: web.Request) -> web.StreamResponse:
@@ -116,8 +83,6 @@ async def _livekit(livekit: LiveKitAPI | None) -> str | None:
         return "LiveKit does not answer (LIVEKIT_URL)"
     return None
 
-
-WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
 
 ROUTES: tuple[Route, ...] = (
     Route(

@@ -15,10 +15,11 @@ from core.errors import AppError, Gone, NotFound, TooEarly, Unauthenticated
 from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
 from core.models import CallEvent, Turn, now
 from core.tokens import Audience, InvalidToken, TokenIssuer
+from core.transfers import TransferOrder, TransferResult
 from gateway.calls.inbound_record import answering_webhook, brief_of
 from gateway.http.body import parse_body
 from gateway.http.route import Route
-from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS, WEBHOOKS
+from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS, TRANSFERS, WEBHOOKS
 from gateway.store.database import Scope
 
 MAX_EVENTS = 100
@@ -136,6 +137,15 @@ def _token(request: web.Request) -> tuple[TokenIssuer, str]:
     return tokens, token.strip()
 
 
+async def transfer(request: web.Request) -> web.StreamResponse:
+    """Answers when the outcome is known; the same request again waits for the same transfer."""
+    call_id = call_of_token(request)
+    order = await parse_body(request, TransferOrder)
+    transfers = request.app[TRANSFERS]
+    assert transfers is not None  # nobody is a worker without LiveKit keys
+    return web.json_response((await transfers.carry_out(call_id, order)).wire())
+
+
 ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
@@ -175,6 +185,23 @@ ROUTES: tuple[Route, ...] = (
         tag="Internal",
         body=Events,
         errors=((404, "CALL_NOT_FOUND"), (425, "CALL_NOT_READY")),
+        internal=True,
+    ),
+    Route(
+        method="POST",
+        path="/internal/calls/{id}/transfer",
+        handler=transfer,
+        summary="Hand the caller over to the agent's transfer number",
+        tag="Internal",
+        body=TransferOrder,
+        answer=TransferResult,
+        errors=(
+            (404, "CALL_NOT_FOUND"),
+            (409, "CALL_NOT_ANSWERED"),
+            (409, "NO_TRANSFER_NUMBER"),
+            (410, "CALL_ENDED"),
+            (503, "LIVEKIT_UNAVAILABLE"),
+        ),
         internal=True,
     ),
 )

@@ -1,0 +1,1 @@
+"""Verifies tokens and API secrets: who is asking."""

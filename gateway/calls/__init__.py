@@ -1,0 +1,1 @@
+"""The life of a call, from the plan to the record; no HTTP request comes in here."""

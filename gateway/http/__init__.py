@@ -1,0 +1,1 @@
+"""HTTP for every endpoint: bodies, errors, idempotency, OpenAPI; knows nothing about calls."""

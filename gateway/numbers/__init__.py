@@ -1,0 +1,1 @@
+"""Phone numbers: attach, provision and repair them, at LiveKit's SIP service and at Twilio."""

@@ -1,0 +1,1 @@
+"""All persistence: calls, agents, numbers, credentials, webhooks, the outbox, and caches."""

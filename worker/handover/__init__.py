@@ -1,0 +1,1 @@
+"""Transfers the caller to a human, cold or warm."""

@@ -1,0 +1,1 @@
+"""Answering machines: recognise them, hear the beep, leave a message."""

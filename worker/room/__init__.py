@@ -1,0 +1,1 @@
+"""Who is in the room, how they leave it, and how a call ends."""

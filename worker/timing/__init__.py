@@ -1,0 +1,1 @@
+"""Measures a turn's latency from the audio."""

@@ -1,0 +1,1 @@
+"""What an agent can do besides talk: HTTP and MCP tools, keys, hang up, transfer."""

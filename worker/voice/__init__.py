@@ -1,0 +1,1 @@
+"""Talks: the voice pipeline, its providers and their fallbacks, the transcript."""

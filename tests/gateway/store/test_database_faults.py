@@ -23,10 +23,10 @@ from sqlalchemy.pool import NullPool
 
 from core.errors import Unavailable
 from core.models import Call
-from gateway.api import health
-from gateway.api.health import WriteProbe
 from gateway.calls import timeline
+from gateway.store import write_probe
 from gateway.store.database import Database, Trouble
+from gateway.store.write_probe import WriteProbe
 from tests.conftest import ACME
 from tests.gateway.store.test_outbox_killed import killable
 from tests.support.calls import request
@@ -363,7 +363,7 @@ class TestProbe:
         database.go_on.set()
         assert await probe.ok() is not broken
         database.broken = not broken
-        self.time += health._PROBE_EVERY_S - 0.001
+        self.time += write_probe._PROBE_EVERY_S - 0.001
         assert await probe.ok() is not broken
         self.time += 0.001
         assert await probe.ok() is broken
@@ -372,7 +372,7 @@ class TestProbe:
     async def test_one_that_hangs_is_a_no_and_is_not_repeated(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(health, "_CHECK_DEADLINE_S", 0.01)
+        monkeypatch.setattr(write_probe, "_CHECK_DEADLINE_S", 0.01)
         database, probe = self.rig()
         for _ in range(5):
             assert not await probe.ok()
@@ -425,7 +425,7 @@ class Ringing(LiveKitStub):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Database, "write_wait_s", 0.5)
-    monkeypatch.setattr(health, "_PROBE_EVERY_S", 0)
+    monkeypatch.setattr(write_probe, "_PROBE_EVERY_S", 0)
     monkeypatch.setattr(timeline, "_PATIENCE_S", (0.1,) * 100)
 
 

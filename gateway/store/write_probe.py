@@ -1,0 +1,44 @@
+"""Whether the database takes writes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from core.errors import AppError
+from gateway.store.database import Database
+
+_CHECK_DEADLINE_S = 2.0
+# Of all who ask within it, the first one's write counts: probes must not load the database.
+_PROBE_EVERY_S = 2.0
+
+
+class WriteProbe:
+    """Whether the database takes writes, found out by writing."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._trying: asyncio.Task[bool] | None = None
+        self._begun = 0.0
+
+    async def ok(self) -> bool:
+        """False, too, when a write is not done in time."""
+        trying, moment = self._trying, self._clock()
+        if trying is None or (trying.done() and moment - self._begun >= _PROBE_EVERY_S):
+            trying = self._trying = asyncio.create_task(self._try(), name="write probe")
+            self._begun = moment
+        await asyncio.wait({trying}, timeout=_CHECK_DEADLINE_S)
+        return trying.done() and trying.result()
+
+    async def aclose(self) -> None:
+        if self._trying is not None:
+            await asyncio.wait({self._trying})
+
+    async def _try(self) -> bool:
+        try:
+            await self._database.touch()
+        except AppError:
+            return False
+        return True
