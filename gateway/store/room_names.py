@@ -45,6 +45,20 @@ MAX_IDENTITIES = 1000
 _CLAIMS: Any = RoomClaimRow.__table__
 _TOKENS: Any = RoomTokenRow.__table__
 
+# Built once: every dial and every webhook of LiveKit's asks.
+_CLAIM = select(_CLAIMS.c.room_name, _CLAIMS.c.auth_id, _CLAIMS.c.label).where(
+    _CLAIMS.c.room_name == bindparam("room")
+)
+_HOLDER = _CLAIM.where(_CLAIMS.c.held_until >= bindparam("moment"))
+_LABELLED = _CLAIM.where(_CLAIMS.c.label == bindparam("label"))
+_KNOWN = select(_CLAIMS.c.room_name, _CLAIMS.c.auth_id, _CLAIMS.c.held_until).where(
+    _CLAIMS.c.room_name.in_(bindparam("rooms", expanding=True))
+)
+_ENDING = select(_TOKENS.c.room_name, _TOKENS.c.identity).where(
+    _TOKENS.c.room_name.in_(bindparam("rooms", expanding=True)),
+    _TOKENS.c.valid_until < bindparam("late"),
+)
+
 
 class HeldByCall(Exception):
     """An unfinished call has the identity in the room."""
@@ -102,18 +116,16 @@ class RoomNames:
     @whole
     async def holder(self, room_name: str) -> Claim | None:
         """Who holds the name now."""
-        held = _CLAIMS.c.held_until >= self._clock()
-        return await self._one(_CLAIMS.c.room_name == room_name, held)
+        return await self._one(_HOLDER, {"room": room_name, "moment": self._clock()})
 
     @whole
     async def labelled(self, room_name: str, label: str) -> Claim | None:
         """The claim that a token's label stands for."""
-        return await self._one(_CLAIMS.c.room_name == room_name, _CLAIMS.c.label == label)
+        return await self._one(_LABELLED, {"room": room_name, "label": label})
 
-    async def _one(self, *where: Any) -> Claim | None:
-        query = select(_CLAIMS.c.room_name, _CLAIMS.c.auth_id, _CLAIMS.c.label).where(*where)
+    async def _one(self, query: Any, values: dict[str, Any]) -> Claim | None:
         async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
+            row = (await connection.execute(query, values)).one_or_none()
         return None if row is None else Claim(*row)
 
     # --- rooms that LiveKit has, whose tokens it renews
@@ -133,9 +145,8 @@ class RoomNames:
 
     async def _prolong(self, rooms: Mapping[str, str | None]) -> None:
         late = self._late()
-        held = select(_CLAIMS.c.room_name, _CLAIMS.c.auth_id, _CLAIMS.c.held_until)
         async with self._database.read() as connection:
-            rows = await connection.execute(held.where(_CLAIMS.c.room_name.in_(rooms)))
+            rows = await connection.execute(_KNOWN, {"rooms": list(rooms)})
             known = {row.room_name: row for row in rows}
         wanted = dict(rooms)
         for name, row in known.items():
@@ -158,12 +169,9 @@ class RoomNames:
         names = list(filter(is_name, rooms))
         found: dict[str, set[str]] = {}
         for start in range(0, len(names), _BATCH):
-            query = select(_TOKENS.c.room_name, _TOKENS.c.identity).where(
-                _TOKENS.c.room_name.in_(names[start : start + _BATCH]),
-                _TOKENS.c.valid_until < self._late(),
-            )
+            values = {"rooms": names[start : start + _BATCH], "late": self._late()}
             async with self._database.read() as connection:
-                for room_name, identity in await connection.execute(query):
+                for room_name, identity in await connection.execute(_ENDING, values):
                     found.setdefault(room_name, set()).add(identity)
         return found
 
