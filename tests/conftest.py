@@ -191,6 +191,17 @@ async def livekit(stack: Stack) -> AsyncIterator[LiveKitAPI]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def phone() -> AsyncIterator[Phone]:
+async def phone(request: pytest.FixtureRequest) -> AsyncIterator[Phone]:
     async with Phone() as phone:
         yield phone
+    if "stack" in request.fixturenames:
+        await _replace_the_dead(request.getfixturevalue("stack"))
+
+
+async def _replace_the_dead(stack: Stack) -> None:
+    """A part that crashed fails the test in which it did, and none of those that follow."""
+    for part in stack.components.values():
+        if not part.running:
+            code, log = part.process.returncode, part.process.log_text(this_run=True)
+            await part.start()
+            pytest.fail(f"{part.name} ended with exit code {code}; its log ended:\n{log[-3000:]}")

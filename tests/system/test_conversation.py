@@ -28,7 +28,7 @@ from tests.support.calls import Placed, request
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-HELD_AT_ONCE = 5
+HELD_AT_ONCE = 3
 SENTENCES = (GREETING, OPENING_ANSWER, ENOUGH_ANSWER, GOODBYE_ANSWER)
 STEPS: tuple[Step, ...] = (
     Speak(OPENING, OPENING_ANSWER),
