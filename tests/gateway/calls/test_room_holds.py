@@ -23,7 +23,8 @@ from core.models import Call, CallEvent, new_id
 from gateway.api.livekit_rooms import TOKEN_TTL
 from gateway.calls.rooms import LABEL
 from gateway.calls.web import JOIN_WITHIN
-from gateway.keys import DATABASE, LIMITS, ROOMS
+from gateway.keys import DATABASE, LIMITS, ROOMS, SETTINGS
+from gateway.store.database import Database
 from gateway.store.room_names import LEEWAY, MARGIN, RENEWED
 from tests.conftest import ACME, RIVAL, operator
 from tests.gateway.api.test_livekit_webhook import deliver
@@ -90,8 +91,12 @@ async def show(gateway: Running, room: str, headers: Headers = ACME) -> tuple[in
 
 async def pass_time(gateway: Running, by: timedelta) -> None:
     """For all that is held: it is that much older."""
+    await age(gateway.app[DATABASE], by)
+
+
+async def age(database: Database, by: timedelta) -> None:
     millis = round(by.total_seconds() * 1000)
-    async with gateway.app[DATABASE].write() as connection:
+    async with database.write() as connection:
         for table, columns in (
             ("room_claims", ("claimed_at", "held_until")),
             ("room_tokens", ("valid_until",)),
@@ -352,7 +357,10 @@ class TestRenewals:
         async with started(livekit, tmp_path) as before:
             room = new_id("room")
             join(livekit, await claims_of(before, room))
-            await pass_time(before, timedelta(hours=5))
+        # While no gateway runs: one that looks at the rooms meanwhile would forget the name.
+        database = await Database.open(before.app[SETTINGS].database_url)
+        await age(database, timedelta(hours=5))
+        await database.close()
         close(livekit, room)  # just now
         async with started(livekit, tmp_path) as gateway:
             await shut_out(gateway, livekit, room)
