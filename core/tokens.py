@@ -6,6 +6,7 @@ a token for us is never one for LiveKit, and the other way round.
 
 from __future__ import annotations
 
+import codecs
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -18,6 +19,11 @@ Audience = Literal["switchroom:call", "switchroom:worker"]
 # LiveKit caps a call at 24 h; the last events may come a while after its end.
 CALL_TOKEN_TTL = timedelta(hours=48)
 WORKER_TOKEN_TTL = timedelta(minutes=10)
+
+# PyJWT (2.x) tries every HMAC key as JSON. A key is random bytes, which json takes for UTF-16 or
+# UTF-32 once in some fifty keys: the codec's file must not be read in the event loop then.
+for _codec in ("utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"):
+    codecs.lookup(_codec)
 
 
 class InvalidToken(Exception):
