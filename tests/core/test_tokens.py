@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +26,19 @@ def test_each_is_for_its_own_purpose() -> None:
         ISSUER.verify(ISSUER.for_call("w1"), "switchroom:worker")
     with pytest.raises(InvalidToken):
         ISSUER.verify(ISSUER.for_worker("call_1"), "switchroom:call")
+
+
+def test_no_key_has_a_codec_read_from_disk_while_a_token_is_verified() -> None:
+    """json takes the key of this secret for UTF-16."""
+    code = (
+        "import sys\n"
+        "from core.tokens import TokenIssuer\n"
+        "before, issuer = set(sys.modules), TokenIssuer('secret-50')\n"
+        "issuer.verify(issuer.for_call('call_1'), 'switchroom:call')\n"
+        "print(*(name for name in sys.modules.keys() - before if name.startswith('encodings.')))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
 
 
 def test_when_a_calls_was_made() -> None:
