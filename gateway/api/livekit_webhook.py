@@ -82,7 +82,7 @@ async def receive(request: web.Request) -> web.StreamResponse:
         raise BadRequest("The webhook has no usable id or name")
     if event.event in _OF_ROOMS:
         # Whatever the room and whoever is in it: its name is held, and it says whose it is.
-        await request.app[ROOMS].saw(event.room, event.participant.identity)
+        await request.app[ROOMS].saw(event.room, event.participant)
     await _keep(request, event)
     return web.json_response({"status": "ok"})
 

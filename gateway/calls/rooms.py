@@ -188,8 +188,8 @@ class LiveKitRooms:
 
     # --- holding their names while they live
 
-    async def saw(self, room: Room, identity: str) -> None:
-        """LiveKit has told of the room, and of whom of that identity ("": of nobody).
+    async def saw(self, room: Room, participant: ParticipantInfo) -> None:
+        """LiveKit has told of the room, and of the participant (without an identity: of nobody).
 
         Its failures are logged; raises Unavailable.
         """
@@ -200,10 +200,12 @@ class LiveKitRooms:
             except LIVEKIT_ERRORS as error:
                 log.warning("cannot look at a room", extra={"problem": type(error).__name__})
         await self._names.seen(_owners([room]))
+        if not participant.identity or participant.kind != ParticipantInfo.Kind.STANDARD:
+            return  # tokens are signed for persons
         # A token may have been renewed as soon as its holder joined. When a room is over, each
         # who was in it has been told of, or was there at the last look.
         ending = await self._names.ending([room.name])
-        connected = set(joining_as(identity))
+        connected = set(joining_as(participant.identity))
         await self._names.renew({name: ending[name] & connected for name in ending})
 
     async def resume(self) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
@@ -38,6 +38,7 @@ _SLACK = timedelta(minutes=1)
 # So long counts a claim of a gateway that is older than holds, and still runs beside this one.
 _CLAIM_STALE = timedelta(seconds=15)
 _BATCH = 500
+_REMEMBERED = 20_000
 
 MAX_IDENTITIES = 1000
 """For so many identities of a room may tokens be valid at a time."""
@@ -87,6 +88,9 @@ class RoomNames:
     def __init__(self, database: Database, clock: Callable[[], datetime] = now) -> None:
         self._database = database
         self._clock = clock
+        # Name → held at least until. A name that is held is never held for less, nor given to
+        # anybody else, whichever gateway writes: no database has to be asked.
+        self._held: dict[str, datetime] = {}
         self._keep = _holding(database)
         self._claim = _holding(database, only_own=True)
 
@@ -111,7 +115,15 @@ class RoomNames:
         values = self._values(room_name, auth_id, valid)
         async with self._database.write() as connection:
             row = (await connection.execute(statement, values)).one_or_none()
-        return None if row is None else Claim(*row)
+        if row is None:
+            return None
+        self._remember(room_name, values["held_until"])
+        return Claim(*row)
+
+    def _remember(self, room_name: str, held_until: datetime) -> None:
+        if len(self._held) >= _REMEMBERED:
+            self._held.clear()
+        self._held[room_name] = held_until
 
     @whole
     async def holder(self, room_name: str) -> Claim | None:
@@ -139,7 +151,9 @@ class RoomNames:
         A name of nobody's room for which no token was signed here is not held, and neither is
         what we would not take for a name: PostgreSQL could not keep all of that.
         """
-        names = list(filter(is_name, rooms))
+        late = self._late()
+        never = datetime.min.replace(tzinfo=UTC)
+        names = [name for name in filter(is_name, rooms) if self._held.get(name, never) < late]
         for start in range(0, len(names), _BATCH):
             await self._prolong({name: rooms[name] for name in names[start : start + _BATCH]})
 
@@ -151,6 +165,7 @@ class RoomNames:
         wanted = dict(rooms)
         for name, row in known.items():
             if row.held_until is not None and row.held_until >= late:
+                self._remember(name, row.held_until)
                 del wanted[name]
             elif wanted[name] is None:
                 wanted[name] = row.auth_id
@@ -161,6 +176,8 @@ class RoomNames:
         async with self._database.write() as connection:
             for name, whose in hold:
                 await connection.execute(self._keep, self._values(name, whose, RENEWED))
+        for name, _ in hold:
+            self._remember(name, late)
 
     @whole
     async def ending(self, rooms: Iterable[str]) -> dict[str, set[str]]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 
 from core.events import ended
 from core.models import CallEvent, new_id, now
@@ -161,6 +161,28 @@ class RoomNamesContract:
         assert await names.claim("room", "rival", HOUR) is None
         clock.forward(MARGIN)
         assert await names.claim("room", "rival", HOUR) is not None
+
+    async def test_what_is_held_for_long_is_not_looked_up_at_each_webhook(
+        self, database: Database, names: RoomNames, clock: Clock
+    ) -> None:
+        """A call has some six of them; another gateway must look once."""
+        await names.claim("room", "acme", HOUR)
+        other = RoomNames(database, clock)
+        await other.seen({"room": "acme"})
+        asked: list[str] = []
+
+        def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+            asked.append(statement)
+
+        event.listen(database._engine.sync_engine, "before_cursor_execute", note)
+        for gateway in (names, other):
+            await gateway.seen({"room": "acme"})
+            assert not asked
+        clock.forward(HOUR)
+        await names.seen({"room": "acme"})
+        assert asked, "LiveKit renews the tokens beyond the hour"
+        clock.forward(RENEWED)
+        assert await other.claim("room", "rival", HOUR) is None
 
     async def test_a_tenants_room_that_others_made_is_held(self, names: RoomNames) -> None:
         await names.seen({"room": "acme", "nobodys": None})
