@@ -4,6 +4,8 @@ PHONE ?=
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
+# Where it is set (in many images), each process would compile all of the tests again.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test attack check bench soak up clean lock
 
 help:

@@ -111,7 +111,7 @@ async def test_a_visitor_who_comes_too_late_makes_no_room_that_is_nobodys(
         while await rooms(livekit, call):  # noqa: ASYNC110 (no event tells of it)
             await asyncio.sleep(0.05)
     # The gateway closes the call's room when it learns of the end, the visitor's new one, too.
-    for _ in range(3):
+    for _ in range(5):
         async with visiting(call):
             if await claimed(gateway, livekit, call):
                 return
@@ -123,7 +123,8 @@ async def claimed(gateway: Gateway, livekit: LiveKitAPI, call: dict[str, Any]) -
     before = await rooms(livekit, call)
     answer = await gateway.get(f"/livekit/rooms/{call['callId']}")
     after = await rooms(livekit, call)
-    if not before or not after:
+    # A room that is closed is made again by a visitor's SDK that reconnects.
+    if not before or not after or before[0].sid != after[0].sid:
         return False
     owned = {"auth_id": "acme"}
     assert "acme" not in before[0].metadata or json.loads(before[0].metadata) == owned
