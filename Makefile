@@ -1,4 +1,4 @@
-# Python 3.11 or newer; another one than python3: make PYTHON=python3.13 …
+# Needs Python 3.11 or newer. To use another one than python3: make PYTHON=python3.13 …
 PYTHON ?= python3
 PHONE ?=
 MINUTES ?= 5
@@ -11,12 +11,12 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo 'make demo    a phone call with an agent, on this machine (PHONE=sip:you@host calls yours)'
 	@echo 'make test    all tests'
-	@echo 'make attack  those tests alone that attack it: forged, hostile, flooding input'
+	@echo 'make attack  the security tests alone: forged, hostile and flooding input'
 	@echo 'make check   linters and types'
 	@echo 'make bench   all benchmarks, and docs/benchmarks.md (a little over an hour)'
-	@echo 'make soak    calls for five minutes (MINUTES=60): fails if memory, files, tasks or rooms grow'
+	@echo 'make soak    calls for five minutes (MINUTES=60 for an hour): fails if memory, files, tasks or rooms grow'
 	@echo 'make up      the production set, with Docker Compose'
-	@echo 'make clean   remove everything that make made here'
+	@echo 'make clean   remove everything that make created here'
 
 demo: .venv/lock
 	@.venv/bin/python -m dev demo $(if $(PHONE),--phone '$(PHONE)')
@@ -44,7 +44,7 @@ bench: .venv/lock
 soak: .venv/lock
 	@.venv/bin/python -m dev.bench soak --minutes $(MINUTES) --no-report
 
-# The first time with a .env of its own: new keys and passwords, all else as in the example.
+# The first run creates .env from the example, with new keys and passwords.
 up:
 	@docker compose version >/dev/null 2>&1 || { echo 'make up needs Docker with the Compose plugin (docker compose); without: make demo' >&2; exit 1; }
 	@test -e .env || $(PYTHON) deploy/docker/new_env.py .env.example .env
@@ -54,22 +54,22 @@ clean:
 	rm -rf .venv node_modules tests/npm/node_modules .cache build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Made anew when the lock changes; the copy of the lock is written last, so that an interrupted
-# installation is not taken for a whole one.
+# Installed again when the lock changes. The copy of the lock is written last, so that an interrupted
+# installation does not count as complete.
 .venv/lock: requirements-dev.txt
 	@$(PYTHON) dev/bootstrap.py .venv $<
 	@cp $< $@
 
-# What the page /try/… loads into the browser; whoever has no npm can do without that page.
+# The page /try/… loads this into the browser. Without npm everything but that page works.
 node_modules/lock: package-lock.json
 	@if command -v npm >/dev/null; then npm ci --loglevel=error && cp $< $@; \
-	else echo 'without npm there is no page to talk from (/try/…), and its tests are skipped' >&2; fi
+	else echo 'without npm the browser page /try/… does not work, and its tests are skipped' >&2; fi
 
 tests/npm/node_modules/lock: tests/npm/package-lock.json
 	@if command -v npm >/dev/null; then npm ci --prefix tests/npm --loglevel=error && cp $< $@; \
 	else echo 'without npm the test with the library for Node is skipped' >&2; fi
 
-# After a change of the dependencies in pyproject.toml; needs uv.
+# Run after a change of the dependencies in pyproject.toml; needs uv.
 LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate pyproject.toml
 lock:
