@@ -1,4 +1,4 @@
-"""For container health checks: does this address answer with 200? (The images have no curl.)"""
+"""Container health check: fails unless the address answers with 200 (the images have no curl)."""
 
 import sys
 from urllib.error import URLError
@@ -8,7 +8,7 @@ TIMEOUT_S = 3
 
 
 def main(url: str) -> str | None:
-    """Return what is wrong, None when it is healthy."""
+    """Return the fault; None if the service is healthy."""
     try:
         with urlopen(url, timeout=TIMEOUT_S) as response:
             status = response.status

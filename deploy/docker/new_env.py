@@ -1,6 +1,6 @@
-"""Writes a first ``.env``: the example with keys and passwords of its own filled in.
+"""Write a first ``.env``: the example, filled in with new keys and passwords.
 
-``python3 deploy/docker/new_env.py .env.example .env``; never overwrites one.
+``python3 deploy/docker/new_env.py .env.example .env``; an existing file is never overwritten.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 
 def fill_in(example: str) -> str:
-    """The example's text with new secrets where the Compose file needs one."""
+    """Return the example's text with new values for the secrets that the Compose file needs."""
     values = {
         "LIVEKIT_API_KEY": f"API{secrets.token_hex(6)}",
         "LIVEKIT_API_SECRET": secrets.token_hex(32),
@@ -28,7 +28,7 @@ def fill_in(example: str) -> str:
 def main(source: str, target: str) -> None:
     with open(source, encoding="utf-8") as file:
         text = fill_in(file.read())
-    # Readable by its owner alone, from the start; O_EXCL: an existing one is kept.
+    # Created readable by its owner alone. O_EXCL: an existing file is kept.
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(fd, "w", encoding="utf-8") as file:
         file.write(text)

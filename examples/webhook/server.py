@@ -1,4 +1,4 @@
-"""The webhook of an agent in voiceMode webhook: it is asked what to say, turn by turn."""
+"""A webhook for an agent in voiceMode webhook: it receives each turn and streams the reply."""
 
 import asyncio
 import json
