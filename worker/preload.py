@@ -13,9 +13,10 @@ import importlib
 import livekit.local_inference
 
 import worker.call  # noqa: F401
+from worker._private import LOADED_WHEN_USED, make_tls_context
 
 _USED_LATER = (
-    "anyio._backends._asyncio",
+    *LOADED_WHEN_USED,
     "anyio.streams.memory",
     "anyio.streams.stapled",
     "livekit.agents.llm.async_toolset",
@@ -33,7 +34,6 @@ for name in _USED_LATER:
 # Names that are imported when they are asked for.
 from anyio import connect_tcp, create_memory_object_stream  # noqa: E402, F401
 from livekit.agents import llm, tokenize  # noqa: E402
-from livekit.agents.utils import http_context  # noqa: E402
 from openai.pagination import AsyncPage  # noqa: E402
 from openai.types import Model  # noqa: E402
 from openai.types.chat import ChatCompletionChunk  # noqa: E402
@@ -44,7 +44,7 @@ from worker.voice.providers import tls_context  # noqa: E402
 # before the greeting, and before a new process can take a call), the patterns that words are
 # hyphenated by (40 ms as the greeting begins to play) and what sentences end with (3 ms), the
 # types of OpenAI's answers (8 ms, most of them in the first turn) and of a chat's items.
-getattr(http_context, "_create_ssl_context", lambda: None)()
+make_tls_context()
 tls_context()
 tokenize.basic.hyphenate_word("greeting")
 tokenize.blingfire.SentenceTokenizer().tokenize("A greeting. A question?")

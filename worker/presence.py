@@ -11,6 +11,7 @@ from livekit.agents import AgentServer
 from core.jobs import Heartbeat
 from core.settings import Settings
 from core.tokens import TokenIssuer
+from worker._private import is_connecting
 from worker.link.client import Gateway, GatewayError
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,7 @@ class Presence:
         await self._registered.wait()
         while True:
             self._now.clear()
-            if not self._server._connecting:
-                # While LiveKit is away it can give us no call (there is no public way to ask).
+            if not is_connecting(self._server):
                 await self._beat()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_S):

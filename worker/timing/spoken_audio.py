@@ -17,7 +17,7 @@ from livekit.agents.types import USERDATA_TTS_STARTED_TIME
 from livekit.agents.voice import io
 
 from core.voice import FirstVoice
-from worker.timing.pause import drop_queued
+from worker._private import drop_queued
 
 _KEPT = 256  # segments; a webhook's phrases are one each, and asked for after the last
 

@@ -247,7 +247,7 @@ class _SttStream(stt.RecognizeStream):
         listener = chain.current.engine.stream(language=self._language, conn_options=_ONCE)
         # Its times count from where its audio begins.
         listener.start_time_offset = max(
-            0.0, self.start_time_offset + time.time() - self._start_time - self._kept_s
+            0.0, self.start_time_offset + time.time() - self.start_time - self._kept_s
         )
         for frame in self._kept:
             listener.push_frame(frame)
