@@ -17,7 +17,7 @@ from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.transfers import TransferOrder, TransferResult
 from core.url_guard import guarded_session
-from worker.brains.hosted import Brain, HostedBrain
+from worker.brains.hosted import HostedBrain
 from worker.brains.webhook import WebhookBrain
 from worker.handover.aside import Aside
 from worker.handover.transfer import Transfers
@@ -34,6 +34,7 @@ from worker.tools.actions import Actions, no_transfer
 from worker.tools.box import ToolBox
 from worker.tools.digits import Keypad
 from worker.voice.ambient import AmbientSound, ambient_sound
+from worker.voice.brain import Brain
 from worker.voice.conversation import Conversation
 from worker.voice.providers import build_llm_client
 

@@ -10,7 +10,7 @@ from livekit.agents.llm import ChatMessage
 from core.jobs import CallBrief
 from core.webhook_payload import envelope, last, said
 from worker.brains.webhook_client import EVENT
-from worker.tools.keys import DIGITS
+from worker.voice.keys import DIGITS
 from worker.voice.transcript import spoken_text
 
 

@@ -21,12 +21,12 @@ from livekit.agents.voice import SpeechHandle
 
 from core.models import AgentConfig
 from core.settings import Settings
-from worker.brains.hosted import Brain
 from worker.timing.media_delay import MediaDelay
 from worker.timing.turn_clock import TurnClock
-from worker.tools.keys import pressed
 from worker.voice import pipeline
+from worker.voice.brain import Brain
 from worker.voice.fallback import describe
+from worker.voice.keys import pressed
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.providers import base_language
 from worker.voice.transcript import Post, Transcript

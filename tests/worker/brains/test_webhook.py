@@ -19,7 +19,7 @@ from core.signing import new_secret
 from tests.support.receiver import Received, Receiver, receiving, served
 from worker.brains.webhook import MAX_TEXT, WebhookBrain
 from worker.tools.actions import Actions, no_transfer
-from worker.tools.keys import pressed
+from worker.voice.keys import pressed
 
 pytestmark = pytest.mark.unit
 

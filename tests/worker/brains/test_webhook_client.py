@@ -27,7 +27,7 @@ from tests.support.receiver import Received, Receiver, counted, receiving, serve
 from worker.brains.webhook_client import Exchange, WebhookClient, WebhookFailed
 from worker.brains.webhook_reply import MAX_BODY_BYTES
 from worker.brains.webhook_turn import voice_turn
-from worker.tools.keys import pressed
+from worker.voice.keys import pressed
 
 pytestmark = pytest.mark.unit
 
