@@ -8,10 +8,10 @@ from http import HTTPStatus
 
 from pydantic import TypeAdapter
 
-from core.jobs import CallBrief, InboundJob, JobMetadata
+from core.jobs import Assignment, InboundJob, JobMetadata
+from worker.endings import Cause
 from worker.link.backoff import Backoff
 from worker.link.client import Refused, Unavailable
-from worker.room.endings import Cause
 
 _BRIEF_WITHIN_S = 15.0  # so long a caller hears ringing
 _REFUSALS: dict[int, Cause] = {HTTPStatus.GONE: "over_already", HTTPStatus.NOT_FOUND: "no_call"}
@@ -39,8 +39,8 @@ def facts(job: CallJob) -> dict[str, str]:
     )
 
 
-async def patiently(ask: Callable[[], Awaitable[CallBrief]]) -> CallBrief | tuple[Cause, str]:
-    """What the call is about, from the gateway, or why it ends here.
+async def patiently(ask: Callable[[], Awaitable[Assignment]]) -> Assignment | tuple[Cause, str]:
+    """Which call this is, from the gateway, or why it ends here.
 
     ``ask`` raises Unavailable, and is asked again, or Refused.
     """

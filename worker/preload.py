@@ -12,7 +12,7 @@ import importlib
 
 import livekit.local_inference
 
-import worker.call  # noqa: F401
+import worker.entrypoint  # noqa: F401
 from worker._private import LOADED_WHEN_USED, make_tls_context
 
 _USED_LATER = (

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from core.process_metrics import TaskCollector
 from core.settings import Settings
 from core.tokens import TokenIssuer
-from worker.call import entrypoint, prewarm
+from worker.entrypoint import entrypoint, prewarm
 from worker.job import facts, identity, read_job
 from worker.link.client import Gateway
 from worker.link.reporter import sweep_forever

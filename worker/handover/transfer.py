@@ -1,10 +1,10 @@
 """Handing the caller over to a human.
 
-Cold: the gateway sends the caller's phone there. Warm: the gateway dials the human into this
-room; the caller hears music, the human a briefing, and neither the other
-(worker.handover.separation). The human takes the call with a key or a word: they hear each other,
-and the agent leaves. In every other case the human is sent away and the caller is back with the
-agent.
+Cold: the gateway sends the caller's phone there. Warm: the gateway dials the human onto the
+caller's line; the caller hears music, the human a briefing, and neither the other. The human takes
+the call with a key or a word: they hear each other, and the agent leaves. In every other case the
+human is sent away and the caller is back with the agent. How, or that it cannot, is the line's
+(worker.line: ``refer``, ``consult``).
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-
-from livekit import api, rtc
+from functools import partial
 
 from core.jobs import CallBrief
 from core.models import new_id
-from core.transfers import TransferOrder, TransferResult, failure, human_identity
-from worker.handover.aside import Aside
-from worker.handover.consultation import Consultation, TransferFailed
+from core.transfers import TransferOrder, TransferResult, failure
+from worker.endings import Cause
+from worker.line import Line, NotSupported, TransferFailed
 from worker.link.backoff import Backoff
 from worker.link.client import Refused, Unavailable
-from worker.room.endings import Cause
 from worker.tools.actions import ActionFailed
 
 log = logging.getLogger(__name__)
@@ -40,6 +38,7 @@ _WORDS = {
     "not_accepted": "the human did not take the call",
     "hung_up": "the human hung up",
     "call_over": "the call is over",
+    "not_supported": "a call of this kind cannot be transferred",
 }
 
 
@@ -50,9 +49,7 @@ class Transfers:
         self,
         brief: CallBrief,
         *,
-        room: rtc.Room,
-        livekit: api.LiveKitAPI,
-        aside: Callable[[], Aside],
+        line: Line,
         ask: Callable[[TransferOrder], Awaitable[TransferResult]],
         post: Callable[..., object],
         delivered: Callable[[], Awaitable[None]],
@@ -63,9 +60,7 @@ class Transfers:
         knows all that was posted. ``on_hold``: the caller is put on hold, or back."""
         self._brief = brief
         self._config = brief.agent.config
-        self._room = room
-        self._livekit = livekit
-        self._aside = aside
+        self._line = line
         self._ask = ask
         self._post = post
         self._delivered = delivered
@@ -125,8 +120,8 @@ class Transfers:
         except asyncio.CancelledError:
             reason = "call_over"
             raise
-        except TransferFailed as failed:
-            reason = failed.reason
+        except (TransferFailed, NotSupported) as failed:
+            reason = failed.reason if isinstance(failed, TransferFailed) else "not_supported"
             raise ActionFailed(_WORDS.get(reason, "it did not work")) from None
         finally:
             if reason and not self._connected:
@@ -154,7 +149,7 @@ class Transfers:
     async def _refer(self, order: TransferOrder) -> None:
         self._referring = True
         try:
-            result = await self._ordered(order)
+            result = await self._line.refer(partial(self._ordered, order))
         finally:
             self._referring = False
         if result.outcome == "transferred":
@@ -166,18 +161,14 @@ class Transfers:
     # --- warm
 
     async def _consult(self, order: TransferOrder) -> None:
-        aside = self._aside()
-        consultation = Consultation(
+        consultation = self._line.consult(
             self._brief,
-            human_identity(order.transfer_id),
-            room=self._room,
-            livekit=self._livekit,
-            aside=aside,
+            order.transfer_id,
             on_connected=self._together,
             on_left=self._human_left,
         )
         try:
-            await consultation.hold(lambda: self._ordered(order))
+            await consultation.hold(partial(self._ordered, order))
             # Leave when the gateway knows that it has to see to the end; until then we do.
             await self._delivered()
             stays = consultation.present
@@ -186,8 +177,7 @@ class Transfers:
             await consultation.hang_up()
             raise
         finally:
-            consultation.close()
-            await aside.aclose()
+            await consultation.aclose()
         self._on_over("handed_over" if stays else "transfer_ended", "")
 
     def _together(self) -> None:

@@ -12,9 +12,6 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Literal, Protocol
 
-import numpy as np
-from livekit import rtc
-
 from core.audio import Pcm
 from core.models import AgentConfig, OnVoicemail
 from worker.machines.answering_machine import FirstWords, Machine
@@ -43,7 +40,7 @@ _PLAYOUT_WITHIN_S = 300.0  # 2,000 characters take about 150 s
 Ends = Literal["voicemail_reached", "ivr_reached"]
 
 
-class Line(Protocol):
+class Speaker(Protocol):
     """What is done with the conversation (worker.voice.conversation)."""
 
     def fall_silent(self) -> None:
@@ -131,7 +128,7 @@ class MachinePolicy:
         self._on_voicemail = "leave_message"
         self._decide(Machine("voicemail", "leave_voicemail"))
 
-    async def run(self, line: Line, audio: Callable[[], AsyncGenerator[Pcm]]) -> None:
+    async def run(self, speaker: Speaker, audio: Callable[[], AsyncGenerator[Pcm]]) -> None:
         """From the answer on: wait for a machine, do what the policy says. May be cancelled.
 
         ``audio`` is what the far end sends, at 8 kHz.
@@ -147,7 +144,7 @@ class MachinePolicy:
             log.info("a machine answered", extra={"kind": machine.kind})
             if ear is None or ear.done():
                 ear = tasks.create_task(self._listen(audio))
-            await self._act(machine, line)
+            await self._act(machine, speaker)
             ear.cancel()
 
     def _decide(self, machine: Machine) -> None:
@@ -157,26 +154,26 @@ class MachinePolicy:
     def _policy(self, machine: Machine) -> OnVoicemail:
         return self._on_voicemail if machine.kind == "voicemail" else self._on_ivr
 
-    async def _act(self, machine: Machine, line: Line) -> None:
-        line.fall_silent()
+    async def _act(self, machine: Machine, speaker: Speaker) -> None:
+        speaker.fall_silent()
         if self._policy(machine) == "leave_message":
-            await self._leave_message(line)
+            await self._leave_message(speaker)
         self._end("voicemail_reached" if machine.kind == "voicemail" else "ivr_reached")
 
-    async def _leave_message(self, line: Line) -> None:
+    async def _leave_message(self, speaker: Speaker) -> None:
         assert self._message
         message = PreparedSpeech(self._message)
         async with asyncio.TaskGroup() as tasks:
             hushed = tasks.create_task(self._hush())
             # Not before: most calls reach people, and synthesis costs money.
-            made = tasks.create_task(line.synthesise(message))
+            made = tasks.create_task(speaker.synthesise(message))
             if not await self._records():
                 made.cancel()
                 return
             await hushed
             try:
                 async with asyncio.timeout(_PLAYOUT_WITHIN_S):
-                    left = await line.recite(message) and await made
+                    left = await speaker.recite(message) and await made
             except TimeoutError:
                 log.warning("the message did not come to its end")
                 made.cancel()
@@ -219,25 +216,6 @@ class MachinePolicy:
                 open_still = self._first is not None and self._first.open(_now())
                 if not open_still and not self._recognised.done():
                     return
-
-
-async def telephone_audio(room: rtc.Room, identity: str) -> AsyncGenerator[Pcm]:
-    """What a participant sends, 20 ms at a time, until it leaves."""
-    participant = room.remote_participants.get(identity)
-    if participant is None:
-        return
-    stream = rtc.AudioStream.from_participant(
-        participant=participant,
-        track_source=rtc.TrackSource.SOURCE_MICROPHONE,
-        sample_rate=SAMPLE_RATE,
-        num_channels=1,
-        frame_size_ms=20,
-    )
-    try:
-        async for event in stream:
-            yield np.frombuffer(event.frame.data, np.int16)
-    finally:
-        await stream.aclose()
 
 
 async def _event_within(event: asyncio.Event, seconds: float | None) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from livekit import rtc
 
 from core.legs import LEAVING, LOST
-from worker.room.endings import MAY_RETURN, Cause, far_end_left
+from worker.endings import Cause
+from worker.room.reasons import MAY_RETURN, far_end_left
 
 log = logging.getLogger(__name__)
 

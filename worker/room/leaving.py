@@ -1,4 +1,4 @@
-"""The last steps of a call: hang up the far end, leave the room. Both bounded; neither raises."""
+"""The last steps in a room: send somebody away, fall silent, leave. All bounded; none raises."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import aiohttp
 from livekit import api, rtc
 from livekit.rtc.participant import UnpublishTrackError
 
+from core.legs import BRIDGE, LEAVE_METHOD
 from worker.link.backoff import Backoff
+from worker.room.far_end import CALL_STATUS
 
 log = logging.getLogger(__name__)
 
@@ -18,51 +20,66 @@ HANG_UP_WITHIN_S = 12.0
 _ATTEMPT_WITHIN_S = 3.0
 _LEAVE_WITHIN_S = 5.0
 _END_CALL = "lk.sip.EndCall"  # livekit-sip's, and the bridge's
-_END_CALL_WITHIN_S = 2.0
+_LEG_LEAVES_WITHIN_S = 2.0
 _TRIP_WITHIN_S = 1.0
 _SILENT_WITHIN_S = 1.0
 
 
-async def end_call(room: rtc.Room, identity: str) -> bool:
-    """Let a phone's leg hang up and leave by itself; False when it does not say that it will.
+async def send_away(
+    room: rtc.Room,
+    livekit: api.LiveKitAPI,
+    identity: str,
+    *,
+    told: bool,
+    within_s: float = HANG_UP_WITHIN_S,
+) -> None:
+    """Send a participant out of the room: a phone's leg hangs up.
+
+    A leg is asked to leave by itself, as far as it can (``_leaves_by_itself``); others are removed.
+    That is tried until LiveKit says that they are gone, for as long as ``within_s``; what is left
+    after that is the gateway's reconciler's. ``told``: the call's record says why it ends.
+    """
+    target = api.RoomParticipantIdentity(room=room.name, identity=identity)
+    backoff = Backoff(longest=2.0)
+    if await _leaves_by_itself(room, identity, told=told):
+        return
+    try:
+        async with asyncio.timeout(within_s):
+            while (failure := await _remove(livekit, target)) is not None:
+                log.warning("could not hang up", extra={"error": failure})
+                await backoff.wait()
+    except TimeoutError:
+        log.error("a phone is left to the gateway", extra={"room": room.name})
+
+
+async def _leaves_by_itself(room: rtc.Room, identity: str, *, told: bool) -> bool:
+    """False when a phone's leg does not say that it will hang up and leave.
 
     One that is removed costs its SIP service more: LiveKit's SDK (1.1.21) never frees a room that
-    the server ended, half a megabyte and some threads a call.
+    the server ended, half a megabyte and some threads a call. A leg that ends the call looks as if
+    its phone had hung up, so the record must say otherwise before (``told``); the bridge's legs
+    can also leave as if they had been removed.
     """
     leg = room.remote_participants.get(identity)
     if leg is None or leg.kind != rtc.ParticipantKind.PARTICIPANT_KIND_SIP:
         return False
+    on_the_phone = leg.attributes.get(CALL_STATUS) == "active"
+    if not told and not (on_the_phone and leg.attributes.get(BRIDGE)):
+        return False
     try:
         # The SDK's own deadlines do not hold in a room that is being lost.
-        async with asyncio.timeout(_END_CALL_WITHIN_S + _TRIP_WITHIN_S):
+        async with asyncio.timeout(_LEG_LEAVES_WITHIN_S + _TRIP_WITHIN_S):
             await room.local_participant.perform_rpc(
                 destination_identity=identity,
-                method=_END_CALL,
+                method=_END_CALL if told else LEAVE_METHOD,
                 payload='{"headers":{}}',
-                response_timeout=_END_CALL_WITHIN_S,
+                response_timeout=_LEG_LEAVES_WITHIN_S,
                 max_round_trip_latency=_TRIP_WITHIN_S,
             )
     except (rtc.RpcError, TimeoutError) as error:
         log.info("the leg is removed instead", extra={"cause": str(error)})
         return False
     return True
-
-
-async def hang_up(livekit: api.LiveKitAPI, room_name: str, identity: str) -> None:
-    """Remove a participant: of a phone, its leg is hung up.
-
-    Tried until LiveKit says that it is gone, for as long as the job may take; what is left after
-    that is the gateway's reconciler's.
-    """
-    target = api.RoomParticipantIdentity(room=room_name, identity=identity)
-    backoff = Backoff(longest=2.0)
-    try:
-        async with asyncio.timeout(HANG_UP_WITHIN_S):
-            while (failure := await _remove(livekit, target)) is not None:
-                log.warning("could not hang up", extra={"error": failure})
-                await backoff.wait()
-    except TimeoutError:
-        log.error("a phone is left to the gateway", extra={"room": room_name})
 
 
 async def _remove(livekit: api.LiveKitAPI, target: api.RoomParticipantIdentity) -> str | None:
@@ -97,13 +114,3 @@ async def leave(room: rtc.Room) -> None:
             await room.disconnect()
     except TimeoutError:
         log.warning("could not leave the room in time")
-
-
-def only_phone(room: rtc.Room) -> str | None:
-    """The identity of the phone in the room, if there is exactly one."""
-    phones = [
-        participant.identity
-        for participant in room.remote_participants.values()
-        if participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_SIP
-    ]
-    return phones[0] if len(phones) == 1 else None

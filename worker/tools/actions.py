@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-# RFC 4733 §3.2: the events of a telephone keypad.
-_CODES = {digit: code for code, digit in enumerate("0123456789*#ABCD")}
+from worker.line import KEYS, LineError
+
 _TONE_GAP_S = 0.3
-
-
-class Tone(Protocol):
-    def __call__(self, *, code: int, digit: str) -> Awaitable[None]: ...
 
 
 class ActionFailed(Exception):
@@ -24,13 +20,13 @@ class ActionFailed(Exception):
 class Actions:
     """``post`` appends to the call's timeline; ``hang_up`` ends the call at once.
 
-    ``tone`` plays a key to the far end (its RFC 4733 code, and itself), and to nobody else.
+    ``tone`` plays a key to the far end (worker.line: ``press``).
 
     ``transfer`` hands the caller over to the agent's transfer number and returns when that is
     done, or raises ActionFailed.
     """
 
-    tone: Tone
+    tone: Callable[[str], Awaitable[None]]
     post: Callable[[str, dict[str, Any]], object]
     hang_up: Callable[[], None]
     transfer: Callable[[], Awaitable[None]]
@@ -38,15 +34,18 @@ class Actions:
     async def press(self, digits: str) -> str:
         """Play keypad tones to the far end, one after the other; the keys that were pressed.
 
-        Raises ActionFailed: not 0-9, *, #, A-D.
+        Raises ActionFailed: not 0-9, *, #, A-D, or the line does not play them.
         """
         keys = digits.upper().replace(" ", "")
-        if not keys or any(key not in _CODES for key in keys):
+        if not keys or any(key not in KEYS for key in keys):
             raise ActionFailed("only 0-9, *, #, A-D can be pressed")
         for position, key in enumerate(keys):
             if position:
                 await asyncio.sleep(_TONE_GAP_S)
-            await self.tone(code=_CODES[key], digit=key)
+            try:
+                await self.tone(key)
+            except (LineError, TimeoutError) as error:
+                raise ActionFailed(str(error) or "the keys were not played in time") from None
         self.post("dtmf.sent", {"digits": keys})
         return keys
 

@@ -1,6 +1,6 @@
-"""Sounds of a place behind the agent's voice, on a track of their own.
+"""Sounds of a place behind the agent's voice, played beside it by the line.
 
-The clips are livekit-agents' own. An agent without one has neither the track nor the cost.
+The clips are livekit-agents' own. An agent without one has no cost of it.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from livekit import rtc
 from livekit.agents import AudioConfig, BackgroundAudioPlayer, BuiltinAudioClip
 
 from core.models import AgentConfig
+from worker.line import Line, LineError
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ class AmbientSound:
         )
         self._stopped = False
 
-    async def start(self, room: rtc.Room) -> None:
+    async def start(self, line: Line) -> None:
         """Does nothing once it was stopped."""
         if self._stopped:
             return
         try:
-            await self._player.start(room=room)
-        except (rtc.participant.PublishTrackError, TimeoutError, RuntimeError) as error:
+            await line.accompany(self._player)
+        except (LineError, TimeoutError, RuntimeError) as error:
             log.warning("no ambient sound", extra={"error": str(error)})
 
     async def stop(self) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from livekit import rtc
 from livekit.agents import (
     AgentStateChangedEvent,
     APIConnectionError,
@@ -21,7 +20,7 @@ from livekit.agents.voice import SpeechHandle
 
 from core.models import AgentConfig
 from core.settings import Settings
-from worker.timing.media_delay import MediaDelay
+from worker.line import Line
 from worker.timing.turn_clock import TurnClock
 from worker.voice import pipeline
 from worker.voice.brain import Brain
@@ -64,6 +63,7 @@ class Conversation:
         config: AgentConfig,
         settings: Settings,
         brain: Brain,
+        line: Line,
         *,
         post: Post,
         on_failed: Callable[[str, str], None],
@@ -76,13 +76,13 @@ class Conversation:
         self._on_busy = on_busy
         self._on_heard = on_heard
         self._brain = brain
+        self._line = line
         brain.agent.takes_turn = self._takes_turn
         self._session = pipeline.build_session(
             config, settings, brain.llm, post, guesses=brain.guesses
         )
         brain.attach(self._session)
-        self._delay = MediaDelay()
-        self._clock = TurnClock(settings.endpointing_ms / 1000, lambda: self._delay.ms)
+        self._clock = TurnClock(settings.endpointing_ms / 1000, lambda: line.delay_ms)
         brain.agent.listens = self._clock.listen
         self._transcript = Transcript(post, self._clock)
         self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
@@ -106,22 +106,14 @@ class Conversation:
         self._on_hold = on
         self._session.input.set_audio_enabled(not on)
 
-    async def start(self, room: rtc.Room, participant_identity: str, *, inbound: bool) -> None:
-        """Publish the agent's track as soon as that participant is there."""
+    async def start(self, *, inbound: bool) -> None:
+        """Give the agent its voice on the line."""
         # Ringback and announcements before a far end's answer are nobody's turn; a caller
         # speaks when we have answered, and is heard from the first frame.
         self._session.input.set_audio_enabled(inbound)
-        await self._session.start(
-            self._brain.agent,
-            room=room,
-            room_options=pipeline.room_options(participant_identity),
-            # Nobody in the room may drive the agent, and nothing is sent to LiveKit's cloud.
-            session_host=False,
-            record=False,
-        )
+        await self._line.start(self._session, self._brain.agent)
         if (mouth := self._session.output.audio) is not None:
             self._session.output.audio = self._clock.speak(mouth)
-        self._delay.of(room, participant_identity)
         self._started.set()
 
     async def prepare(self) -> None:
@@ -145,7 +137,6 @@ class Conversation:
         """Begin to listen, and greet. ``at``: Unix seconds."""
         self._transcript.answered(at)
         self._session.input.set_audio_enabled(True)
-        self._delay.start()
         if self._greeting is not None:
             self._say(self._greeting)
 
@@ -244,7 +235,6 @@ class Conversation:
                 await self._session.aclose()
         except TimeoutError:
             log.error("the session did not close in time")
-        await self._delay.aclose()
         await self._brain.aclose()
 
     def _say(self, speech: PreparedSpeech) -> None:

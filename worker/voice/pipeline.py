@@ -11,13 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from livekit.agents import AgentSession, APIConnectOptions, TurnHandlingOptions, inference, llm, vad
-from livekit.agents.voice import room_io
 from livekit.agents.voice.agent_session import SessionConnectOptions
 
 from core.models import AgentConfig
 from core.settings import Settings
 from worker.voice.fallback import ATTEMPT_S, STT_OPTIONS, Post, watch
-from worker.voice.providers import VOICE_RATE, Providers
+from worker.voice.providers import Providers
 from worker.voice.stt_chain import UNDERSTOOD_WITHIN_S, SttChain
 
 # How long a caller is left in silence: one attempt, one quick retry, then an apology.
@@ -25,13 +24,13 @@ LLM_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=6.0)
 TTS_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=5.0)
 CHAIN_OPTIONS = APIConnectOptions(max_retry=0, timeout=ATTEMPT_S)  # the next provider is the retry
 
-_SPEECH_RATE = 16_000  # Hz, what STT and VAD take
+SPEECH_RATE = 16_000  # Hz, what STT and VAD take
 VAD_SPEECH_S = 0.05  # of voice, after which the VAD says speech (its default)
 # From the end of what stopped the agent, as the VAD hears it (0.25 s after the sound), until it
 # goes on. Words that come later stop it again.
 _FALSE_AFTER_S = 0.8
 
-ERRORS_ARE_OURS = 1_000_000  # the call ends by worker/room/endings.py, never by the session's count
+ERRORS_ARE_OURS = 1_000_000  # the call ends by worker/endings.py, never by the session's count
 
 
 def build_session(
@@ -80,22 +79,6 @@ def build_session(
     if len(tts_parts) > 1:
         watch("tts", tts, tts_parts, post)
     return session
-
-
-def room_options(participant_identity: str) -> room_io.RoomOptions:
-    """Audio with one participant of the room; leaving it open or closed is the call's business."""
-    return room_io.RoomOptions(
-        participant_identity=participant_identity,
-        audio_input=room_io.AudioInputOptions(
-            sample_rate=_SPEECH_RATE,
-            frame_size_ms=20,
-            auto_gain_control=False,
-            pre_connect_audio=False,
-        ),
-        audio_output=room_io.AudioOutputOptions(sample_rate=VOICE_RATE),
-        text_input=False,
-        close_on_disconnect=False,
-    )
 
 
 def build_vad(settings: Settings) -> vad.VAD:

@@ -1,19 +1,14 @@
-"""Phones that could not be hung up on: whoever ends a call insists, and the gateway sweeps."""
+"""Phones that could not be hung up on: the gateway sweeps."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.typedefs import Handler
 from google.protobuf.message import Message
-from livekit.api import LiveKitAPI
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import ListParticipantsRequest
 
@@ -21,117 +16,10 @@ from core.events import ended
 from core.models import Call, CallEvent, now
 from core.transfers import LEG_ATTRIBUTE
 from tests.gateway.calls.test_reconciler import round_of
-from tests.support.edge import served
-from tests.support.inprocess import KEY, SECRET, Running
+from tests.support.inprocess import Running
 from tests.support.livekit_stub import LiveKitStub, agent, phone, running_with
-from worker.link.backoff import Backoff
-from worker.room import leaving
 
 pytestmark = [pytest.mark.store, pytest.mark.attack]
-
-ROOM, IDENTITY = "room", "caller"
-HANG = "hang"
-
-
-class Failing(LiveKitStub):
-    """Refuses the first removals, each in its own way; ``hang`` answers none at all."""
-
-    def __init__(self, *ways: str) -> None:
-        super().__init__()
-        self.ways = list(ways)
-        self.asked = 0
-
-    def app(self) -> web.Application:
-        @web.middleware
-        async def fail(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if not request.path.endswith("/RemoveParticipant"):
-                return await handler(request)
-            self.asked += 1
-            match self.ways.pop(0) if self.ways else None:
-                case None:
-                    return await handler(request)
-                case "hang":
-                    await asyncio.Event().wait()
-                case "cut":
-                    assert request.transport is not None
-                    request.transport.abort()
-                case way:
-                    return web.json_response({"code": way, "msg": ""}, status=500)
-            raise AssertionError("not reached")
-
-        app = super().app()
-        app.middlewares.append(fail)
-        return app
-
-
-@asynccontextmanager
-async def serving(livekit: LiveKitStub) -> AsyncIterator[LiveKitAPI]:
-    async with served(livekit.app()) as edge:
-        api = LiveKitAPI(f"http://127.0.0.1:{edge.port}", KEY, SECRET, failover=False)
-        try:
-            yield api
-        finally:
-            await api.aclose()
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(_backoff: Backoff) -> None:
-        await asyncio.sleep(0)
-
-    monkeypatch.setattr(leaving, "_ATTEMPT_WITHIN_S", 0.2)
-    monkeypatch.setattr(Backoff, "wait", at_once)
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize(
-    "ways",
-    [
-        [],
-        ["unavailable"] * 2,
-        ["unavailable"] * 5,
-        ["internal", "deadline_exceeded", "unavailable", "resource_exhausted"],
-        [HANG] * 3,
-        ["cut"] * 3,
-        [HANG, "unavailable", "cut", "internal"],
-    ],
-)
-async def test_a_hang_up_is_tried_until_it_is_done(ways: list[str]) -> None:
-    livekit = Failing(*ways)
-    livekit.enter(ROOM, phone(IDENTITY))
-    async with serving(livekit) as api:
-        await leaving.hang_up(api, ROOM, IDENTITY)
-    assert livekit.removed == [(ROOM, IDENTITY)]
-    assert livekit.asked == len(ways) + 1
-
-
-@pytest.mark.usefixtures("quick")
-async def test_one_who_left_meanwhile_is_not_asked_for_again() -> None:
-    livekit = Failing("unavailable")
-    async with serving(livekit) as api:
-        await leaving.hang_up(api, ROOM, IDENTITY)
-    assert livekit.asked == 2
-
-
-@pytest.mark.usefixtures("quick")
-async def test_a_livekit_that_is_gone_holds_no_job_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(leaving, "HANG_UP_WITHIN_S", 0.3)
-    livekit = Failing(*["unavailable"] * 100_000)
-    async with serving(livekit) as api:
-        await asyncio.wait_for(leaving.hang_up(api, ROOM, IDENTITY), 10)
-    assert livekit.asked > 2
-    assert livekit.removed == []
-
-
-def test_a_job_may_last_as_long_as_its_hang_up() -> None:
-    from worker import server
-
-    assert leaving.HANG_UP_WITHIN_S < server._SESSION_END_TIMEOUT_S
-
-
-# --- the gateway
 
 
 class Asked(LiveKitStub):

@@ -91,8 +91,8 @@ async def talking(
     def post(event: str, data: dict[str, Any]) -> None:
         log.append((event, data))
 
-    async def tone(*, code: int, digit: str) -> None:
-        log.append(("key", digit))
+    async def tone(key: str) -> None:
+        log.append(("key", key))
 
     async with receiving() as receiver:
         actions = Actions(

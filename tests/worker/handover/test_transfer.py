@@ -22,7 +22,7 @@ Ask = Callable[[TransferOrder], Awaitable[TransferResult]]
 
 
 class Line:
-    """A call's transfers, and what came of them."""
+    """A line that sends its far end elsewhere; a call's transfers, and what came of them."""
 
     def __init__(self, ask: Ask) -> None:
         config = AgentConfig(name="Ann", transfer_number="+15551230077", transfer_ringing_ms=1000)
@@ -41,15 +41,16 @@ class Line:
         self.posted: list[tuple[str, Any, str | None]] = []
         self.transfers = Transfers(
             brief,
-            room=cast(Any, None),
-            livekit=cast(Any, None),
-            aside=cast(Any, None),
+            line=cast(Any, self),
             ask=ask,
             post=self._post,
             delivered=cast(Any, None),
             on_hold=self.held.append,
             on_over=lambda cause, _: self.over.append(cause),
         )
+
+    async def refer(self, ask: Callable[[], Awaitable[TransferResult]]) -> TransferResult:
+        return await ask()
 
     def _post(self, type: str, data: Any = None, *, id: str | None = None) -> None:
         self.posted.append((type, data, id))

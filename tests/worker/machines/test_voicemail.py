@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from livekit import rtc
 
 from core.audio import Pcm
 from core.models import AgentConfig
+from worker.line import Line as CallLine
 from worker.machines import answering_machine, voicemail
 from worker.machines.voicemail import MachinePolicy
 from worker.voice.ambient import AmbientSound
@@ -316,5 +316,5 @@ async def test_a_sound_that_was_stopped_does_not_begin() -> None:
     """A machine may be recognised while the sound's track is still being published."""
     sound = AmbientSound("office")
     await sound.stop()
-    await sound.start(cast(rtc.Room, None))  # which would ask the room for a track
+    await sound.start(cast(CallLine, None))  # which would be asked to play it
     await sound.stop()

@@ -18,6 +18,7 @@ from livekit.agents import StopResponse
 
 from core.models import CustomTool
 from core.url_guard import guarded_session
+from worker.line import LineError, NotSupported
 from worker.tools import actions
 from worker.tools import http as http_tools
 from worker.tools.actions import ActionFailed, Actions, no_transfer
@@ -172,10 +173,13 @@ class Tones:
     """The far end's ear for keys."""
 
     def __init__(self) -> None:
-        self.tones: list[tuple[int, str]] = []
+        self.tones: list[str] = []
+        self.fails: Exception | None = None
 
-    async def play(self, *, code: int, digit: str) -> None:
-        self.tones.append((code, digit))
+    async def play(self, key: str) -> None:
+        if self.fails is not None:
+            raise self.fails
+        self.tones.append(key)
 
 
 @pytest.fixture
@@ -183,9 +187,25 @@ def quick_tones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "_TONE_GAP_S", 0)
 
 
-async def test_digits_have_the_codes_of_rfc_4733(quick_tones: None, box: Box) -> None:
+async def test_keys_are_played_one_by_one(quick_tones: None, box: Box) -> None:
     assert await box.box.actions.press(" 09*#aD") == "09*#AD"
-    assert box.ear.tones == [(0, "0"), (9, "9"), (10, "*"), (11, "#"), (12, "A"), (15, "D")]
+    assert box.ear.tones == list("09*#AD")
+    assert box.events == [("dtmf.sent", {"digits": "09*#AD"})]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NotSupported("playing keys"), "playing keys is not supported on this kind of call"),
+        (LineError("the keys could not be played"), "the keys could not be played"),
+        (TimeoutError(), "the keys were not played in time"),
+    ],
+)
+async def test_a_line_that_plays_no_keys(error: Exception, words: str, box: Box) -> None:
+    box.ear.fails = error
+    with pytest.raises(ActionFailed, match=words):
+        await box.box.actions.press("1")
+    assert box.events == []
 
 
 class Box:
@@ -239,7 +259,7 @@ async def box() -> AsyncIterator[Box]:
 
 async def test_send_dtmf(box: Box, quick_tones: None) -> None:
     assert await box.run("send_dtmf", [], digits="1 #") == "Pressed 1#."
-    assert box.ear.tones == [(1, "1"), (11, "#")]
+    assert box.ear.tones == ["1", "#"]
     assert box.events[0] == ("dtmf.sent", {"digits": "1#"})
     assert box.events[-1][1]["ok"] is True
 

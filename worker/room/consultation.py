@@ -1,4 +1,4 @@
-"""The middle of a warm transfer: the caller on hold, the human called, briefed and asked."""
+"""The middle of a warm transfer in a room: caller on hold, human called, briefed and asked."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from core.transfers import TransferResult
 from worker.handover import hold_music
 from worker.handover.aside import Aside
 from worker.handover.briefing import briefing, by_key, by_words
-from worker.handover.separation import LIVEKIT_ERRORS, Separation
-from worker.handover.side_track import SideTrack
+from worker.line import TransferFailed
 from worker.room.far_end import FarEnd
+from worker.room.leaving import send_away
+from worker.room.separation import LIVEKIT_ERRORS, Separation
+from worker.room.side_track import SideTrack
 from worker.voice.prepared import PreparedSpeech
 
 log = logging.getLogger(__name__)
@@ -33,16 +35,8 @@ _SUBSCRIBED_S = 0.3
 _LISTEN_RATE = 16_000  # Hz
 
 
-class TransferFailed(Exception):
-    """``reason``: as on the timeline."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Consultation:
-    """One human asked to take one call. ``hold`` once, then ``close``."""
+class RoomConsultation:
+    """A worker.line.Consultation: one human asked to take one call."""
 
     def __init__(
         self,
@@ -55,8 +49,7 @@ class Consultation:
         on_connected: Callable[[], None],
         on_left: Callable[[str], None],
     ) -> None:
-        """``identity``: the human's. ``aside`` is its maker's to close. ``on_left``: with
-        LiveKit's reason, whenever that is."""
+        """``identity``: the human's. ``on_left``: with LiveKit's reason, whenever that is."""
         self._brief = brief
         self._config = brief.agent.config
         self._identity = identity
@@ -122,17 +115,14 @@ class Consultation:
 
     async def hang_up(self) -> None:
         """Send the human away, if there."""
-        whom = api.RoomParticipantIdentity(room=self._room.name, identity=self._identity)
-        try:
-            async with asyncio.timeout(_HANG_UP_WITHIN_S):
-                await self._livekit.room.remove_participant(whom)
-        except LIVEKIT_ERRORS as error:
-            if not _not_there(error):
-                log.warning("human not hung up", extra={"problem": type(error).__name__})
+        await send_away(
+            self._room, self._livekit, self._identity, told=False, within_s=_HANG_UP_WITHIN_S
+        )
 
-    def close(self) -> None:
-        """Stop watching the human."""
+    async def aclose(self) -> None:
+        """Stop watching the human, and close ``aside``."""
         self._human.close()
+        await self._aside.aclose()
 
     def _left(self, detail: str) -> None:
         self._decide("hung_up")

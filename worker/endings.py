@@ -1,4 +1,4 @@
-"""Every way a call ends, in one table, and how a leaving participant is read.
+"""Every way a call ends, in one table.
 
 The worker says how a call ended only when it knows: what a dial that was never
 answered means is the gateway's verdict, and another agent's call is not ours.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-
-from livekit import rtc
 
 from core.models import DisconnectionReason, Status
 
@@ -45,13 +43,13 @@ Cause = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What a cause means for the record, for the caller and for the room."""
+    """What a cause means for the record and for the caller."""
 
     status: Status | None = None
     """None: not ours to say, no ``call.ended`` is posted."""
     reason: DisconnectionReason | None = None
     hang_up: bool = False
-    """The far end is still there: it is removed from the room."""
+    """The far end is still there: it is sent away."""
     apologise: bool = False
 
 
@@ -97,74 +95,3 @@ ENDINGS: dict[Cause, Ending] = {
     "worker_stopped": Ending("failed", "agent_error", hang_up=True),
     "worker_failed": Ending("failed", "agent_error", hang_up=True, apologise=True),
 }
-
-_REASON = rtc.DisconnectReason
-
-# Reasons after which the same participant may be back at once (a resumed signal
-# connection, a restarted server): wait before believing them.
-MAY_RETURN = frozenset(
-    {
-        _REASON.UNKNOWN_REASON,
-        _REASON.SERVER_SHUTDOWN,
-        _REASON.STATE_MISMATCH,
-        _REASON.MIGRATION,
-        _REASON.SIGNAL_CLOSE,
-    }
-)
-
-_REMOVED = frozenset({_REASON.PARTICIPANT_REMOVED, _REASON.ROOM_DELETED, _REASON.ROOM_CLOSED})
-
-
-def far_end_left(
-    reason: rtc.DisconnectReason.ValueType | None,
-    *,
-    sip: bool,
-    status: str,
-    answered: bool,
-    inbound: bool = False,
-) -> Cause:
-    """Why the far end's participant left (measured with livekit-sip 1.10, cause by cause).
-
-    ``status`` is its last ``sip.callStatus``. CLIENT_INITIATED alone says little for SIP:
-    a trunk's 5xx looks the same, but only before the answer.
-    """
-    if not answered:
-        return _left_ringing(reason, status) if inbound else "not_answered"
-    if sip and status == "hangup":
-        return "caller_hung_up"
-    match reason:
-        case _REASON.CLIENT_INITIATED | _REASON.USER_REJECTED | _REASON.USER_UNAVAILABLE:
-            return "caller_hung_up"
-        case _ if reason in _REMOVED:
-            return "removed"
-        case _REASON.DUPLICATE_IDENTITY:
-            return "leg_replaced"
-    # A phone leg that times out has lost its SIP service; a browser that does was left.
-    return "leg_lost" if sip else "caller_hung_up"
-
-
-def _left_ringing(reason: rtc.DisconnectReason.ValueType | None, status: str) -> Cause:
-    """Why a caller left before the answer.
-
-    On a CANCEL the ``sip.callStatus`` becomes ``hangup``; when the ringing time is over it
-    stays ``ringing`` (livekit-sip, and the bridge).
-    """
-    if reason in _REMOVED:
-        return "ring_removed"
-    return "caller_gave_up" if status == "hangup" else "rang_out"
-
-
-def agent_disconnected(
-    reason: rtc.DisconnectReason.ValueType | None, *, answered: bool, inbound: bool = False
-) -> Cause:
-    """Why the agent itself is no longer in the room."""
-    match reason:
-        case _REASON.DUPLICATE_IDENTITY:
-            return "agent_replaced"
-        case _REASON.PARTICIPANT_REMOVED:
-            return "agent_removed"
-        case _REASON.ROOM_DELETED | _REASON.ROOM_CLOSED:
-            if answered:
-                return "removed"
-            return "ring_removed" if inbound else "not_answered"
-    return "media_lost"

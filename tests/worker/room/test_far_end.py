@@ -1,40 +1,21 @@
-"""Every ending: what it means for the record, and how a leaving participant is read."""
+"""The far end in a room: what it does, and how a leaving participant is read."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import pytest
 from livekit import rtc
 
-from core.events import CallState, ended, fold
 from core.legs import LEAVING
-from core.models import TERMINAL, CallEvent
-from worker.room.endings import ENDINGS, Cause, Ending, agent_disconnected, far_end_left
+from worker.endings import Cause
 from worker.room.far_end import FarEnd
-from worker.room.silence import SilenceClock
+from worker.room.reasons import agent_disconnected, far_end_left
 
 pytestmark = pytest.mark.unit
 
 R = rtc.DisconnectReason
-
-
-def test_the_table_is_complete() -> None:
-    assert set(ENDINGS) == set(get_args(Cause))
-
-
-@pytest.mark.parametrize("cause", get_args(Cause))
-def test_what_is_posted_ends_the_call(cause: Cause) -> None:
-    ending: Ending = ENDINGS[cause]
-    if ending.status is None or ending.reason is None:
-        assert ending == Ending(), "what is not ours to say is not ours to hang up either"
-        return
-    event = CallEvent(type="call.ended", data=ended(ending.status, ending.reason, cause=cause))
-    state = fold(CallState(), event, "worker")
-    assert state.status == ending.status
-    assert state.status in TERMINAL
-    assert state.reason == ending.reason
 
 
 @pytest.mark.parametrize(
@@ -272,27 +253,6 @@ async def test_nothing_is_told_after_close(room: Watched) -> None:
     room.far_end.close()
     room.leaves(phone, R.CLIENT_INITIATED)
     assert room.told == ["answered"]
-
-
-async def test_silence_runs_only_while_nobody_is_busy() -> None:
-    fired: list[str] = []
-    clock = SilenceClock(0, lambda: fired.append("silence"))
-    clock.touch()
-    await turns_of_the_loop()
-    assert fired == [], "not before the answer"
-    clock.busy("agent", True)
-    clock.start()
-    clock.busy("caller", True)
-    clock.busy("agent", False)
-    await turns_of_the_loop()
-    assert fired == []
-    clock.busy("caller", False)
-    await turns_of_the_loop()
-    assert fired == ["silence"]
-    clock.stop()
-    clock.touch()
-    await turns_of_the_loop()
-    assert fired == ["silence"]
 
 
 async def turns_of_the_loop() -> None:

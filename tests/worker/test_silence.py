@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from worker.room.silence import SilenceClock, warning_after_s
+from worker.silence import SilenceClock, warning_after_s
 from worker.voice.pipeline import VAD_SPEECH_S, interrupting_s
 
 pytestmark = pytest.mark.unit
@@ -87,3 +87,30 @@ async def test_the_end_comes_first_when_it_is_nearer() -> None:
     clock = Clock("still there?", limit_s=0.0005)
     clock.start()
     assert await clock.until(1) == ["silence"]
+
+
+async def turns_of_the_loop() -> None:
+    """Let timers of zero seconds run."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_silence_runs_only_while_nobody_is_busy() -> None:
+    fired: list[str] = []
+    clock = SilenceClock(0, lambda: fired.append("silence"))
+    clock.touch()
+    await turns_of_the_loop()
+    assert fired == [], "not before the answer"
+    clock.busy("agent", True)
+    clock.start()
+    clock.busy("caller", True)
+    clock.busy("agent", False)
+    await turns_of_the_loop()
+    assert fired == []
+    clock.busy("caller", False)
+    await turns_of_the_loop()
+    assert fired == ["silence"]
+    clock.stop()
+    clock.touch()
+    await turns_of_the_loop()
+    assert fired == ["silence"]

@@ -1,4 +1,4 @@
-"""What the way between the caller and the worker takes, as far as it can be measured."""
+"""The audio's delay between a participant and the worker, as far as it can be measured."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _ANSWER_WITHIN_S = 2.0
 class MediaDelay:
     """``start`` it when the call is answered; ``aclose`` is safe at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: rtc.Room, identity: str) -> None:
         self._delay = RoomDelay()
-        self._room: rtc.Room | None = None
-        self._identity = ""
+        self._room = room
+        self._identity = identity
         self._polling: asyncio.Task[None] | None = None
 
     @property
@@ -30,31 +30,27 @@ class MediaDelay:
         The worker's jitter buffer and its network to LiveKit, and what the embedded bridge tells
         of its own side. livekit-sip tells nothing.
         """
-        if self._room is None or self._delay.ms is None:
+        if self._delay.ms is None:
             return None
         leg = self._room.remote_participants.get(self._identity)
         told = "" if leg is None else leg.attributes.get(ATTRIBUTE, "")
         return self._delay.ms + (float(told) if told.isdecimal() else 0.0)
 
-    def of(self, room: rtc.Room, identity: str) -> None:
-        """Which call it is."""
-        self._room, self._identity = room, identity
-
     def start(self) -> None:
-        if self._room is not None and self._polling is None:
-            self._polling = asyncio.create_task(self._poll(self._room), name="media delay")
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll(), name="media delay")
 
     async def aclose(self) -> None:
         if self._polling is not None:
             self._polling.cancel()
             await asyncio.gather(self._polling, return_exceptions=True)
 
-    async def _poll(self, room: rtc.Room) -> None:
+    async def _poll(self) -> None:
         await asyncio.sleep(FIRST_POLL_S)
         while True:
             try:
                 async with asyncio.timeout(_ANSWER_WITHIN_S):
-                    stats = await room.get_rtc_stats()
+                    stats = await self._room.get_rtc_stats()
                 self._delay.update([*stats.publisher_stats, *stats.subscriber_stats])
             except (RuntimeError, TimeoutError) as error:
                 log.debug("no media statistics", extra={"error": str(error)})

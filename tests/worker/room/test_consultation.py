@@ -12,8 +12,9 @@ from livekit import api, rtc
 from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
 from core.transfers import Outcome, TransferResult
-from worker.handover.consultation import Consultation, TransferFailed
-from worker.room.endings import Cause
+from worker.endings import Cause
+from worker.line import TransferFailed
+from worker.room.consultation import RoomConsultation
 
 pytestmark = pytest.mark.unit
 
@@ -50,6 +51,12 @@ class Server:
         raise api.TwirpError(self.code, "no", status=404)
 
 
+class Aside:
+    """A voice and an ear that are not used."""
+
+    async def aclose(self) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("code", "outcome", "reason"),
     [
@@ -73,12 +80,12 @@ async def test_why_there_is_no_transfer(code: str, outcome: Outcome, reason: str
         agent=Agent(id="a", version=1, config=config),
     )
     left: list[Cause | str] = []
-    consultation = Consultation(
+    consultation = RoomConsultation(
         brief,
         HUMAN,
         room=cast(Any, Room()),
         livekit=cast(Any, server),
-        aside=cast(Any, None),
+        aside=cast(Any, Aside()),
         on_connected=lambda: left.append("connected"),
         on_left=left.append,
     )
@@ -92,6 +99,6 @@ async def test_why_there_is_no_transfer(code: str, outcome: Outcome, reason: str
         with pytest.raises(TransferFailed) as failed:
             await consultation._call(ring)
     finally:
-        consultation.close()
+        await consultation.aclose()
     assert failed.value.reason == reason
     assert left == []

@@ -1,0 +1,269 @@
+"""A call on a line that a test plays: what worker.call does needs no room and no LiveKit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from livekit.agents.utils import http_context
+
+from core.jobs import Assignment, CallBrief
+from core.models import Agent, AgentConfig, CallEvent
+from core.url_guard import guarded_session
+from dev.environment import GivenSettings
+from dev.providers import Control, Deepgram, OpenAI, Providers, Rule, Script, ToolCall
+from tests.support.scripted_line import ScriptedLine
+from tests.support.worker_rig import FakeCall
+from worker.call import Call
+from worker.line import Line
+from worker.link.client import Gateway, Refused
+from worker.link.reporter import Reporter
+from worker.link.spool import Owner
+from worker.voice.providers import build_llm_client
+
+pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
+
+GREETING = "Hello, this is the corner restaurant."
+HOURS = "We are open from five in the afternoon."
+SORRY = "I cannot put you through."
+CONTROL = Control(
+    deepgram=Deepgram(
+        phrases=["what are your opening hours", "please give me a human", "thank you and goodbye"]
+    ),
+    openai=OpenAI(
+        scripts={
+            "default": Script(
+                rules=[
+                    Rule(keywords=["opening", "hours"], reply=HOURS),
+                    Rule(
+                        keywords=["pressed"],
+                        call=ToolCall(name="send_dtmf", arguments={"digits": "1#"}),
+                    ),
+                    Rule(role="tool", tool_name="send_dtmf", reply="I pressed two keys."),
+                    Rule(keywords=["human"], call=ToolCall(name="transfer_call")),
+                    Rule(role="tool", tool_name="transfer_call", reply=SORRY),
+                    Rule(keywords=["goodbye"], reply="Goodbye.", call=ToolCall(name="end_call")),
+                ]
+            )
+        }
+    ),
+)
+
+
+class Keeping(Gateway):
+    """A gateway that keeps what it is told, and orders nothing."""
+
+    def __init__(self, http: aiohttp.ClientSession, call: FakeCall) -> None:
+        super().__init__(http, "http://127.0.0.1:9")
+        self._call = call
+
+    async def post_events(self, call_id: str, token: str, events: list[CallEvent]) -> bool:
+        async with self._call.changed:
+            self._call.events += events
+            self._call.changed.notify_all()
+        return False
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def providers() -> AsyncIterator[Providers]:
+    async with Providers(CONTROL) as running:
+        yield running
+
+
+def brief(**changes: Any) -> CallBrief:
+    values = {"voice_mode": "hosted", "begin_message": GREETING, "ambient_sound": "office"}
+    config = AgentConfig(name="Test", **(values | changes))
+    return CallBrief(
+        call_id="call_1",
+        direction="outbound",
+        participant_identity="somebody",
+        from_number=None,
+        to_number="+15550100",
+        metadata={},
+        max_duration_ms=60_000,
+        agent=Agent(id="test", version=1, config=config),
+    )
+
+
+class Served:
+    """A call while it is served."""
+
+    def __init__(self, line: ScriptedLine, call: FakeCall, running: asyncio.Task[None]) -> None:
+        self.line = line
+        self.call = call
+        self._running = running
+
+    async def greeted(self) -> None:
+        """The far end has picked up, and heard who calls."""
+        await self.call.event("agent.ready")
+        await self.line.answers()
+        assert await self.turn(0) == ("", GREETING)
+
+    async def turn(self, number: int) -> tuple[str, str]:
+        """What was said, once the agent has answered: the first turn is the greeting."""
+        await self.call.until(
+            lambda told: told.turns[number:] and told.turns[number].response, "answer"
+        )
+        turn = self.call.turns[number]
+        return turn.transcript.lower().rstrip("?.!"), turn.response
+
+    async def over(self) -> dict[str, Any]:
+        """The data of ``call.ended``, once the worker has left."""
+        async with asyncio.timeout(20):
+            await self._running
+        await self.call.event("agent.left")
+        (end,) = self.call.of("call.ended")
+        return end.data
+
+
+@asynccontextmanager
+async def serving(providers: Providers, folder: Path, **changes: Any) -> AsyncIterator[Served]:
+    settings = GivenSettings(
+        deepgram_base_url=providers.deepgram_base_url,
+        openai_base_url=providers.openai_base_url,
+        cartesia_base_url=providers.cartesia_base_url,
+        deepgram_api_key="deepgram-key",
+        openai_api_key="openai-key",
+        cartesia_api_key="cartesia-key",
+        endpointing_ms=300,
+    )
+    told = FakeCall(brief(**changes))
+    scripted = ScriptedLine()
+    line: Line = scripted
+    model = build_llm_client(settings)
+    async with (
+        http_context.open(),
+        aiohttp.ClientSession() as http,
+        guarded_session(allow_private=True) as tools_http,
+        model,
+    ):
+        gateway = Keeping(http, told)
+        reporter = Reporter(gateway, folder)
+        reporter.own(Owner(told.brief.call_id, "token"))
+
+        async def ask() -> Assignment:
+            return Assignment(brief=told.brief, token="token")
+
+        call = Call(
+            line,
+            ask,
+            settings,
+            llm_client=model,
+            tools_http=tools_http,
+            gateway=gateway,
+            reporter=reporter,
+        )
+        running = asyncio.create_task(call.run())
+        try:
+            yield Served(scripted, told, running)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await reporter.aclose(5.0)
+
+
+async def test_a_conversation(providers: Providers, tmp_path: Path) -> None:
+    async with serving(providers, tmp_path) as served:
+        line = served.line
+        await served.greeted()
+        assert line.heard_s > 1
+        line.says("What are your opening hours?")
+        assert await served.turn(1) == ("what are your opening hours", HOURS)
+        line.types("42")
+        assert await served.turn(2) == (
+            "[the caller pressed 42]",
+            "I pressed two keys.",
+        )
+        assert line.pressed == "1#"
+        line.says("Thank you, and goodbye!")
+        end = await served.over()
+    assert (end["status"], end["reason"]) == ("completed", "agent_hangup")
+    assert set(line.did[:2]) == {"connect", "meet somebody"}
+    assert line.did[2:] == [
+        "start",
+        "drain",
+        "hang up, told: True",
+        "fall silent",
+        "leave",
+    ]
+    told = [event.type for event in served.call.events if event.type != "turn"]
+    assert told == [
+        "agent.joined",
+        "agent.ready",
+        "call.ringing",
+        "call.answered",
+        "dtmf.received",
+        "dtmf.received",
+        "dtmf.sent",
+        "tool.called",
+        "tool.called",
+        "call.ended",
+        "agent.left",
+    ]
+    hours = served.call.turns[1]
+    assert hours.latency["transport"] == line.delay_ms
+
+
+@pytest.mark.parametrize("mode", ["cold", "warm"])
+async def test_a_transfer_that_the_line_cannot_do(
+    providers: Providers, tmp_path: Path, mode: str
+) -> None:
+    numbers = {"transfer_number": "+15551230077", "transfer_mode": mode}
+    async with serving(providers, tmp_path, **numbers) as served:
+        await served.greeted()
+        served.line.says("Please give me a human!")
+        assert await served.turn(1) == ("please give me a human", SORRY)
+        (failed,) = served.call.of("transfer.failed")
+        assert failed.data == {"reason": "not_supported"}
+        served.line.says("What are your opening hours?")
+        assert (await served.turn(2))[1] == HOURS, "the caller is heard again"
+
+
+async def test_the_far_end_hangs_up(providers: Providers, tmp_path: Path) -> None:
+    async with serving(providers, tmp_path) as served:
+        await served.greeted()
+        served.line.hangs_up()
+        end = await served.over()
+    assert (end["reason"], end["cause"]) == ("user_hangup", "caller_hung_up")
+    assert served.line.did[-2:] == ["fall silent", "leave"]
+    assert "hang up" not in " ".join(served.line.did), "there is nobody to hang up on"
+
+
+async def test_the_line_breaks(providers: Providers, tmp_path: Path) -> None:
+    async with serving(providers, tmp_path) as served:
+        await served.greeted()
+        served.line.breaks()
+        end = await served.over()
+    assert (end["status"], end["cause"]) == ("failed", "media_lost")
+
+
+async def test_a_call_that_is_refused_meets_nobody(tmp_path: Path) -> None:
+    line = ScriptedLine()
+
+    async def ask() -> Assignment:
+        raise Refused("gone", 410)
+
+    async with aiohttp.ClientSession() as http:
+        gateway = Keeping(http, FakeCall(brief()))
+        settings = GivenSettings(openai_api_key="openai-key")
+        reporter = Reporter(gateway, tmp_path)
+        async with build_llm_client(settings) as model:
+            call = Call(
+                line,
+                ask,
+                settings,
+                llm_client=model,
+                tools_http=http,
+                gateway=gateway,
+                reporter=reporter,
+            )
+            async with asyncio.timeout(20):
+                await call.run()
+        await reporter.aclose(1.0)
+    assert line.did == ["connect", "fall silent", "leave"]

@@ -1,0 +1,89 @@
+"""LiveKit's jobs: a process is made ready for one, and a call is served on its room's line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import aiohttp
+from livekit.agents import JobContext, JobProcess
+
+from core.jobs import Assignment, InboundJob, InboundRoom, JobMetadata
+from core.rtc_sdk import load
+from core.settings import Settings
+from core.tokens import TokenIssuer
+from core.url_guard import guarded_session
+from worker.call import Call
+from worker.job import CallJob, facts, read_job
+from worker.link.client import Gateway
+from worker.link.reporter import Reporter
+from worker.link.spool import Owner
+from worker.room.line import RoomLine
+from worker.voice.providers import build_llm_client
+
+_DELIVER_WITHIN_S = 5.0
+
+
+def prewarm(process: JobProcess, settings: Settings) -> None:
+    """Give a fresh job process what its call will need."""
+    assert settings.livekit_api_secret is not None
+    process.userdata["settings"] = settings
+    process.userdata["tokens"] = TokenIssuer(settings.livekit_api_secret.get_secret_value())
+    process.userdata["llm_client"] = build_llm_client(settings)
+    asyncio.run(load())
+
+
+async def entrypoint(ctx: JobContext) -> None:
+    """Serve one job; returns when the call is over and its events are safe."""
+    settings: Settings = ctx.proc.userdata["settings"]
+    job = read_job(ctx.job.metadata)
+    ctx.log_context_fields = facts(job)
+    async with (
+        aiohttp.ClientSession() as http,
+        guarded_session(allow_private=settings.webhook_allow_private) as tools_http,
+    ):
+        gateway = Gateway(http, settings.gateway_base_url)
+        reporter = Reporter(gateway, settings.data_dir / "spool" / "worker")
+        try:
+            call = Call(
+                RoomLine(ctx, settings, inbound=not isinstance(job, JobMetadata)),
+                _asking(ctx, job, gateway, reporter),
+                settings,
+                llm_client=ctx.proc.userdata["llm_client"],
+                tools_http=tools_http,
+                gateway=gateway,
+                reporter=reporter,
+            )
+            await call.run()
+        finally:
+            await reporter.aclose(_DELIVER_WITHIN_S)
+            ctx.shutdown("call over")
+
+
+def _asking(
+    ctx: JobContext, job: CallJob, gateway: Gateway, reporter: Reporter
+) -> Callable[[], Awaitable[Assignment]]:
+    """How the gateway is asked which call this is. Its events have their owner now, or then."""
+    if isinstance(job, JobMetadata):
+        reporter.own(Owner(job.call_id, job.token))
+        return partial(_placed, job, gateway)
+    return partial(_received, ctx, job, gateway, reporter)
+
+
+async def _placed(job: JobMetadata, gateway: Gateway) -> Assignment:
+    brief = await gateway.brief(job.call_id, job.token)
+    return Assignment(brief=brief, token=job.token)
+
+
+async def _received(
+    ctx: JobContext, job: InboundJob, gateway: Gateway, reporter: Reporter
+) -> Assignment:
+    tokens: TokenIssuer = ctx.proc.userdata["tokens"]
+    found = await gateway.inbound_call(
+        tokens.for_worker(ctx.worker_id),
+        InboundRoom(number_id=job.number_id, room_name=ctx.job.room.name),
+    )
+    ctx.log_context_fields = {"call_id": found.brief.call_id}
+    reporter.own(Owner(found.brief.call_id, found.token))
+    return found

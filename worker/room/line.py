@@ -1,0 +1,241 @@
+"""The room line: the far end is a participant of a LiveKit room, a phone's leg or a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+import numpy as np
+from livekit import rtc
+from livekit.agents import Agent, AgentSession, BackgroundAudioPlayer, JobContext
+from livekit.agents.voice import room_io
+
+from core.audio import Pcm
+from core.jobs import CallBrief
+from core.rtc_sdk import publish_dtmf
+from core.settings import Settings
+from core.transfers import TransferResult, human_identity
+from worker.handover.aside import Aside
+from worker.line import KEYS, LineError, Listener
+from worker.room import leaving
+from worker.room.consultation import RoomConsultation
+from worker.room.far_end import FarEnd
+from worker.room.media_delay import MediaDelay
+from worker.room.reasons import agent_disconnected
+from worker.voice.pipeline import SPEECH_RATE
+from worker.voice.providers import VOICE_RATE
+
+log = logging.getLogger(__name__)
+
+_RECONNECT_WITHIN_S = 20.0
+_LEG_DRAIN_S = 0.4  # the phone leg still has that much to play when the agent's last word is sent
+
+
+class RoomLine:
+    """A worker.line.Line. ``inbound``: the room was made for a caller."""
+
+    def __init__(self, ctx: JobContext, settings: Settings, *, inbound: bool) -> None:
+        self._ctx = ctx
+        self._room = ctx.room
+        self._settings = settings
+        self._inbound = inbound
+        self._identity: str | None = None
+        self._listener: Listener | None = None
+        self._far_end: FarEnd | None = None
+        self._delay: MediaDelay | None = None
+        self._giving_up: asyncio.TimerHandle | None = None
+
+    # Coming
+
+    async def connect(self, listener: Listener) -> None:
+        self._listener = listener
+        self._room.on("disconnected", self._disconnected)
+        self._room.on("reconnecting", self._reconnecting)
+        self._room.on("reconnected", self._reconnected)
+        # To all tracks: audio only, as LiveKit does it, is deaf after a restart of the server.
+        await self._ctx.connect()
+
+    def meet(self, brief: CallBrief) -> None:
+        self._identity = brief.participant_identity
+        self._inbound = brief.direction == "inbound"
+
+    async def start(self, session: AgentSession[None], agent: Agent) -> None:
+        """Publishes the agent's track: a SIP service answers a caller when it is there."""
+        identity, listener = self._identity, self._listener
+        assert identity is not None and listener is not None, "not met, or not connected"
+        self._delay = MediaDelay(self._room, identity)
+        far_end = self._far_end = FarEnd(
+            self._room,
+            identity,
+            inbound=self._inbound,
+            on_ringing=listener.ringing,
+            on_answered=self._answered,
+            on_digit=listener.key,
+            on_left=listener.left,
+        )
+        far_end.look()
+        await session.start(
+            agent,
+            room=self._room,
+            room_options=_options(identity),
+            # Nobody in the room may drive the agent, and nothing is sent to LiveKit's cloud.
+            session_host=False,
+            record=False,
+        )
+
+    async def joined(self) -> None:
+        assert self._far_end is not None, "not started"
+        await self._far_end.joined.wait()
+
+    async def answered(self) -> None:
+        assert self._far_end is not None, "not started"
+        await self._far_end.answered.wait()
+
+    # Being there
+
+    @property
+    def present(self) -> bool:
+        return self._whom() is not None
+
+    @property
+    def delay_ms(self) -> float | None:
+        return None if self._delay is None else self._delay.ms
+
+    async def hear(self, rate: int) -> AsyncGenerator[Pcm]:
+        participant = self._room.remote_participants.get(self._identity or "")
+        if participant is None:
+            return
+        stream = rtc.AudioStream.from_participant(
+            participant=participant,
+            track_source=rtc.TrackSource.SOURCE_MICROPHONE,
+            sample_rate=rate,
+            num_channels=1,
+            frame_size_ms=20,
+        )
+        try:
+            async for event in stream:
+                yield np.frombuffer(event.frame.data, np.int16)
+        finally:
+            await stream.aclose()
+
+    async def accompany(self, player: BackgroundAudioPlayer) -> None:
+        """On a track of its own."""
+        try:
+            await player.start(room=self._room)
+        except rtc.participant.PublishTrackError as error:
+            raise LineError(str(error)) from error
+
+    async def press(self, key: str) -> None:
+        assert self._identity is not None, "not met"
+        try:
+            await publish_dtmf(self._room, self._identity, code=KEYS.index(key), digit=key)
+        except rtc.participant.PublishDTMFError as error:
+            log.warning("a key was not played", extra={"error": str(error)})
+            raise LineError("the keys could not be played") from error
+
+    async def refer(self, ask: Callable[[], Awaitable[TransferResult]]) -> TransferResult:
+        return await ask()
+
+    def consult(
+        self,
+        brief: CallBrief,
+        transfer_id: str,
+        *,
+        on_connected: Callable[[], None],
+        on_left: Callable[[str], None],
+    ) -> RoomConsultation:
+        return RoomConsultation(
+            brief,
+            human_identity(transfer_id),
+            room=self._room,
+            livekit=self._ctx.api,
+            aside=Aside(brief.agent.config, self._settings),
+            on_connected=on_connected,
+            on_left=on_left,
+        )
+
+    # Going
+
+    async def drain(self) -> None:
+        await asyncio.sleep(_LEG_DRAIN_S)
+
+    async def hang_up(self, *, told: bool) -> None:
+        """The room may hold others, so it is left alone."""
+        if (identity := self._whom()) is not None:
+            await leaving.send_away(self._room, self._ctx.api, identity, told=told)
+
+    async def fall_silent(self) -> None:
+        if self._room.isconnected():
+            await leaving.fall_silent(self._room)
+
+    async def leave(self) -> None:
+        self._stop_giving_up()
+        if self._delay is not None:
+            await self._delay.aclose()
+        if self._far_end is not None:
+            self._far_end.close()
+        await leaving.leave(self._room)
+
+    def _whom(self) -> str | None:
+        if self._far_end is not None:
+            return self._far_end.identity if self._far_end.present else None
+        # Without a brief: the phone in the room. Without a look at the room: as the brief says.
+        return self._identity or _only_phone(self._room)
+
+    # The room's own events
+
+    def _answered(self) -> None:
+        assert self._listener is not None and self._delay is not None
+        self._delay.start()
+        self._listener.answered()
+
+    def _disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
+        answered = self._far_end is not None and self._far_end.answered.is_set()
+        cause = agent_disconnected(reason, answered=answered, inbound=self._inbound)
+        assert self._listener is not None
+        self._listener.lost(cause, rtc.DisconnectReason.Name(reason))
+
+    def _reconnecting(self) -> None:
+        log.warning("connection to LiveKit lost")
+        if self._giving_up is None and self._listener is not None:
+            self._giving_up = asyncio.get_running_loop().call_later(
+                _RECONNECT_WITHIN_S, self._listener.lost, "media_lost", ""
+            )
+
+    def _reconnected(self) -> None:
+        log.info("connection to LiveKit restored")
+        self._stop_giving_up()
+        if self._far_end is not None:
+            self._far_end.recheck()
+
+    def _stop_giving_up(self) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+
+
+def _options(identity: str) -> room_io.RoomOptions:
+    """Audio with one participant; leaving it open or closed is the call's business."""
+    return room_io.RoomOptions(
+        participant_identity=identity,
+        audio_input=room_io.AudioInputOptions(
+            sample_rate=SPEECH_RATE,
+            frame_size_ms=20,
+            auto_gain_control=False,
+            pre_connect_audio=False,
+        ),
+        audio_output=room_io.AudioOutputOptions(sample_rate=VOICE_RATE),
+        text_input=False,
+        close_on_disconnect=False,
+    )
+
+
+def _only_phone(room: rtc.Room) -> str | None:
+    """The identity of the phone in the room, if there is exactly one."""
+    phones = [
+        participant.identity
+        for participant in room.remote_participants.values()
+        if participant.kind == rtc.ParticipantKind.PARTICIPANT_KIND_SIP
+    ]
+    return phones[0] if len(phones) == 1 else None
