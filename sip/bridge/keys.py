@@ -2,7 +2,7 @@
 
 A key that is pressed is told to everybody in the room (``SipDTMF``), and LiveKit's server has
 no say in who gets it. Of the audio it has: subscriptions decide who may hear whom
-(worker.handover.separation). So a phone gets the keys of another participant only while it is
+(worker.room.separation). So a phone gets the keys of another participant only while it is
 subscribed to that participant's audio. The end of a subscription is told to nobody, so the one
 who is kept apart, a transfer's human, has none of the others' keys and gives none to them until
 its agent says that it has taken the call. livekit-sip plays whatever key it is told of.

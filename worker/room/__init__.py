@@ -1,1 +1,1 @@
-"""Who is in the room, how they leave it, and how a call ends."""
+"""The room line: the far end is a participant of a LiveKit room (worker.line)."""

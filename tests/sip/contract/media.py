@@ -55,7 +55,7 @@ class MediaContract:
         assert level_at(heard, 1500) > 0.2
 
     async def test_it_hears_what_livekit_lets_it_hear(self, rig: Rig) -> None:
-        """As a human who is told first, and then put through (worker.handover.separation)."""
+        """As a human who is told first, and then put through (worker.room.separation)."""
         rig.phone.behave(RingOut())
         async with rig.watch() as one, in_room(rig.backend, rig.room, "second") as two:
             voices = {600: Voice(one.room), 1500: Voice(two.room)}
