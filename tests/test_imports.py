@@ -159,6 +159,40 @@ def test_only_the_store_knows_sqlalchemy_and_only_routes_the_handlers(path: Path
         assert not any(is_within(module, "gateway.api") for module in modules)
 
 
+# From the top; the bridge's other modules are below them all, and the rest of sip is below those.
+BRIDGE_ORDER = ("__main__", "api", "calls", "stack")
+SIP = sorted((ROOT / "sip").rglob("*.py"))
+
+
+def above_in_sip(source: str, own: str) -> set[str]:
+    """What ``own``, a module of sip, imports and must not."""
+    within = [module for module in imported(ast.parse(source)) if is_within(module, "sip.bridge")]
+    if not is_within(own, "sip.bridge"):
+        return set(within)
+    names = [*own.split("."), ""]
+    lower = BRIDGE_ORDER.index(names[2]) if names[2] in BRIDGE_ORDER else len(BRIDGE_ORDER)
+    higher = [f"sip.bridge.{name}" for name in BRIDGE_ORDER[:lower]]
+    return {module for module in within if any(is_within(module, name) for name in higher)}
+
+
+@pytest.mark.parametrize("path", SIP, ids=module_of)
+def test_sips_folders_import_downwards(path: Path) -> None:
+    assert not above_in_sip(path.read_text(), module_of(path))
+
+
+@pytest.mark.parametrize(
+    ("source", "own"),
+    [
+        ("from sip.bridge.twirp import TwirpError", "sip.room_leg"),
+        ("from sip.bridge.calls.call import Call", "sip.bridge.stack.phone"),
+        ("from sip.bridge.calls import service", "sip.bridge.registry"),
+        ("import sip.bridge.__main__", "sip.bridge.api.server"),
+    ],
+)
+def test_an_import_upwards_in_sip_is_seen(source: str, own: str) -> None:
+    assert above_in_sip(source, own)
+
+
 def while_loading(tree: ast.Module) -> Iterator[ast.AST]:
     """What runs when the module is imported."""
     waiting: list[ast.AST] = list(tree.body)
@@ -188,12 +222,20 @@ def test_there_is_no_circle(package: str) -> None:
     graphlib.TopologicalSorter(needs).prepare()
 
 
-def test_a_worker_loads_no_database() -> None:
-    code = "import sys, worker.call; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("worker.call", {"sqlalchemy", "gateway", "sip"}),
+        ("sip.room_leg", {"baresip"}),
+    ],
+)
+def test_what_a_module_does_not_load(module: str, without: set[str]) -> None:
+    """Not even by what it imports."""
+    code = f"import sys, {module}; print(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert {"sqlalchemy", "gateway", "sip"}.isdisjoint(run.stdout.split())
+    assert without.isdisjoint(run.stdout.split())
 
 
 def test_names_that_only_begin_alike_are_allowed() -> None:

@@ -17,14 +17,14 @@ from aiohttp import web
 from core import logs, rtc_sdk, settings
 from core.private import keep_private
 from core.settings import Settings
-from sip.bridge import leftovers
-from sip.bridge.call import LiveKit
-from sip.bridge.endpoint import Endpoint
+from sip.bridge.api.server import create_app
+from sip.bridge.calls import leftovers
+from sip.bridge.calls.service import SipService
+from sip.bridge.calls.sweeper import settle
 from sip.bridge.registry import Registry
-from sip.bridge.server import create_app
-from sip.bridge.service import SipService
-from sip.bridge.sweeper import settle
+from sip.bridge.stack.endpoint import Endpoint
 from sip.guard import SipGuard, sip_listeners
+from sip.participant import LiveKit
 
 log = logging.getLogger("sip.bridge")
 

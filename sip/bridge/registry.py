@@ -26,7 +26,7 @@ from livekit.protocol.sip import (
 )
 
 from sip.bridge import matching, validation
-from sip.bridge.outbound import new_id
+from sip.bridge.ids import new_id
 from sip.bridge.twirp import TwirpError
 
 M = TypeVar("M", bound=Message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.far_end import LONGEST_NAME, told
-from sip.bridge.inbound import parse_address
+from sip.bridge.calls.inbound import parse_address
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]
 

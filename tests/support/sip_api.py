@@ -12,12 +12,12 @@ import aiohttp
 from aiohttp import web
 
 from dev.faults import Faults, Faulty
-from sip.bridge.call import LiveKit
-from sip.bridge.endpoint import Endpoint
+from sip.bridge.api.server import create_app
+from sip.bridge.calls.service import SipService
 from sip.bridge.registry import Registry
-from sip.bridge.server import create_app
-from sip.bridge.service import SipService
+from sip.bridge.stack.endpoint import Endpoint
 from sip.guard import SipGuard
+from sip.participant import LiveKit
 from tests.support.inprocess import KEY, NOWHERE, SECRET
 
 # The body that LiveKit's client makes an error of.

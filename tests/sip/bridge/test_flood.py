@@ -17,8 +17,8 @@ from core.models import new_id
 from dev.phone import Phone, RingOut
 from dev.sip_backends import WAIT
 from dev.stack import Stack, StackOptions
-from sip.bridge.admission import Limits
-from sip.bridge.service import JOINING
+from sip.bridge.calls.admission import Limits
+from sip.bridge.calls.service import JOINING
 from tests.sip.contract.rig import CALLER, IDENTITY, dial_request
 
 pytestmark = [pytest.mark.sip, pytest.mark.attack, pytest.mark.asyncio(loop_scope="session")]

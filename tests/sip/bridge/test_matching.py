@@ -10,13 +10,14 @@ import baresip
 import pytest
 from livekit.protocol import sip as pb
 
-from sip.bridge import endpoint as endpoint_module
-from sip.bridge import matching, outbound, validation
-from sip.bridge.endpoint import Endpoint
-from sip.bridge.inbound import parse_address
+from sip.bridge import matching, validation
+from sip.bridge.calls import outbound
+from sip.bridge.calls.inbound import parse_address
+from sip.bridge.calls.outbound import plan
+from sip.bridge.calls.transfer import transfer_target
 from sip.bridge.matching import Invite
-from sip.bridge.outbound import plan
-from sip.bridge.transfer import transfer_target
+from sip.bridge.stack import endpoint as endpoint_module
+from sip.bridge.stack.endpoint import Endpoint
 from sip.bridge.twirp import TwirpError
 from sip.guard import SipGuard
 

@@ -24,7 +24,7 @@ from dev.phone import Phone, PhoneCall, RingOut
 from dev.process import inherited_environment
 from dev.sip_backends import WAIT
 from dev.stack import Stack, StackOptions
-from sip.bridge.call import LiveKit, Participant
+from sip.participant import LiveKit, Participant
 from tests.sip.contract.rig import CALLED, IDENTITY, dial_request, new_room
 
 pytestmark = pytest.mark.sip

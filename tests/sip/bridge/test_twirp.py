@@ -9,7 +9,8 @@ import pytest
 from livekit.protocol import sip as pb
 from livekit.rtc import DisconnectReason
 
-from sip.bridge import twirp, verdict
+from sip.bridge import twirp
+from sip.bridge.calls import verdict
 from sip.bridge.twirp import TwirpError
 
 pytestmark = pytest.mark.unit

@@ -13,20 +13,23 @@ from livekit.api.access_token import Claims
 from livekit.protocol import sip as pb
 from livekit.rtc import DisconnectReason
 
-from sip.bridge import outbound
-from sip.bridge.admission import Admission, Ticket
-from sip.bridge.call import INTERNAL_ERROR, SHUTDOWN, Call, Ending, LiveKit
-from sip.bridge.endpoint import Endpoint
-from sip.bridge.inbound import Inbound, Refused
-from sip.bridge.outbound import Dial
-from sip.bridge.phone import PhoneCall
-from sip.bridge.refuser import Refuser
+from sip.bridge.calls import outbound
+from sip.bridge.calls.admission import Admission, Ticket
+from sip.bridge.calls.call import Call
+from sip.bridge.calls.inbound import Inbound, Refused
+from sip.bridge.calls.outbound import Dial
+from sip.bridge.calls.refuser import Refuser
+from sip.bridge.calls.sweeper import Sweeper
+from sip.bridge.calls.transfer import transfer_error, transfer_target
+from sip.bridge.calls.turns import Turns
+from sip.bridge.ids import new_id
 from sip.bridge.registry import Registry
-from sip.bridge.sweeper import Sweeper
-from sip.bridge.transfer import transfer_error, transfer_target
-from sip.bridge.turns import Turns
+from sip.bridge.stack.endpoint import Endpoint
+from sip.bridge.stack.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
+from sip.endings import INTERNAL_ERROR, SHUTDOWN, Ending
 from sip.guard import SipGuard
+from sip.participant import LiveKit
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +107,7 @@ class SipService:
         self._own(call, self._run_outbound(call, order, joined, answered))
         error = await asyncio.shield(joined)
         info = pb.SIPParticipantInfo(
-            participant_id="" if error else call.participant_sid,
+            participant_id="" if error else call.room_leg.sid,
             participant_identity=order.participant.identity,
             room_name=order.participant.room,
             sip_call_id=order.call_id,
@@ -151,7 +154,7 @@ class SipService:
         except (baresip.BaresipError, ValueError) as error:
             raise transfer_error(error) from error
         return pb.TransferSIPParticipantResponse(
-            transfer_id=outbound.new_id("STR"),
+            transfer_id=new_id("STR"),
             status=pb.SIPTransferStatus.STS_TRANSFER_SUCCESSFUL,
             reason=pb.SIPTransferReason.STR_COMPLETED,
         )
@@ -183,7 +186,7 @@ class SipService:
         started = time.monotonic()
         try:
             try:
-                await self._dials.join(call)
+                await self._dials.join(call.room_leg)
             except TwirpError as error:
                 joined.set_result(error)
                 return

@@ -14,13 +14,13 @@ from livekit import api
 from livekit.api import LiveKitAPI
 from livekit.protocol import sip as pb
 
-from sip.bridge import service
-from sip.bridge.call import LiveKit
-from sip.bridge.endpoint import Endpoint
+from sip.bridge.api.server import create_app
+from sip.bridge.calls import service
+from sip.bridge.calls.service import SipService
 from sip.bridge.registry import Registry
-from sip.bridge.server import create_app
-from sip.bridge.service import SipService
+from sip.bridge.stack.endpoint import Endpoint
 from sip.guard import SipGuard
+from sip.participant import LiveKit
 
 pytestmark = pytest.mark.sip
 

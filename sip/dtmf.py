@@ -11,11 +11,15 @@ its agent says that it has taken the call. livekit-sip plays whatever key it is 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from typing import Final
 
 from livekit import rtc
 
 from core.legs import TAKEN
 from core.transfers import LEG_ATTRIBUTE
+
+CODES: Final = {digit: code for code, digit in enumerate("0123456789*#ABCD")}
+"""The event code of each key (RFC 4733 §3.2)."""
 
 
 def reach(

@@ -10,8 +10,6 @@ from typing import Final
 from livekit import rtc
 
 from core.media_delay import ATTRIBUTE, FIRST_POLL_S, POLL_S, RoomDelay
-from sip.bridge.phone import PhoneCall
-from sip.leg import PhoneLeg
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +20,13 @@ STEP_MS: Final = 10
 
 async def tell_delay(
     room: rtc.Room,
-    phone: PhoneCall,
-    leg: PhoneLeg,
+    beyond_ms: Callable[[], float],
     set_attributes: Callable[[Mapping[str, str]], None],
 ) -> None:
     """Until cancelled: the participant's ``switchroom.mediaDelayMs``, both directions together.
 
-    It is the jitter buffer for the room's audio, the round trip to LiveKit, the standing backlog
-    towards the phone, and RTCP's round trip to it, when the far end sends reports.
+    It is the jitter buffer for the room's audio, the round trip to LiveKit, and ``beyond_ms``: the
+    standing backlog towards the phone, and the round trip to it, as far as that is known.
     """
     delay = RoomDelay()
     told: int | None = None
@@ -42,7 +39,7 @@ async def tell_delay(
         except (RuntimeError, TimeoutError) as error:
             log.debug("no media statistics", extra={"cause": str(error)})
         if delay.ms is not None:
-            now = round(delay.ms + leg.backlog_ms + phone.rtp_trip_ms)
+            now = round(delay.ms + beyond_ms())
             if told is None or abs(now - told) >= STEP_MS:
                 told = now
                 set_attributes({ATTRIBUTE: str(now)})

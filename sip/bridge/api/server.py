@@ -18,10 +18,10 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from core.process_metrics import watch_process
 from sip.bridge import twirp
-from sip.bridge.call import LiveKit
+from sip.bridge.calls.service import SipService
 from sip.bridge.registry import Registry
-from sip.bridge.service import SipService
 from sip.bridge.twirp import TwirpError
+from sip.participant import LiveKit
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 import baresip
 
-from sip.bridge import trace
-from sip.bridge.phone import PhoneCall
-from sip.bridge.trace import DialogTrace, TraceBook
+from sip.bridge.stack import trace
+from sip.bridge.stack.phone import PhoneCall
+from sip.bridge.stack.trace import DialogTrace, TraceBook
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import baresip
+
+from core.first_of import first_of
 
 log = logging.getLogger(__name__)
 
@@ -90,17 +92,9 @@ class PhoneCall:
         A CANCEL may follow a provisional response only (RFC 3261 §9.1). Asked for earlier, the
         stack forgets the call and sends none: the phone would ring on (measured, 30 of 160).
         """
-        waits = [asyncio.ensure_future(event.wait()) for event in (self.ringing, self.answered)]
-        outcomes: set[asyncio.Future[Any]] = {*waits, self.closed}
-        try:
-            await asyncio.wait(
-                outcomes,
-                timeout=PROVISIONAL_WAIT_S,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await first_of(
+            self.ringing.wait(), self.answered.wait(), self.closed, timeout=PROVISIONAL_WAIT_S
+        )
 
     async def send_digit(self, digit: str) -> None:
         """One DTMF digit as an RFC 4733 event of 100 ms."""

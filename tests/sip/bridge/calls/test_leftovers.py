@@ -9,8 +9,8 @@ import pytest
 from livekit import api
 
 from core.legs import BRIDGE, LOST
-from sip.bridge import leftovers
-from sip.bridge.call import LiveKit
+from sip.bridge.calls import leftovers
+from sip.participant import LiveKit
 
 pytestmark = pytest.mark.unit
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from livekit.protocol import sip as pb
 
-from sip.bridge import attributes, trace
-from sip.bridge.trace import DialogTrace, TraceBook
+from sip.bridge.calls import attributes
+from sip.bridge.stack import trace
+from sip.bridge.stack.trace import DialogTrace, TraceBook
 
 pytestmark = pytest.mark.unit
 

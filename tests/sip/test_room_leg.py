@@ -1,9 +1,8 @@
-"""A bridged call gives back what it took from the SDK."""
+"""A leg in a room gives back what it took from the SDK."""
 
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +10,16 @@ import pytest
 from livekit import rtc
 
 from core.legs import LEAVE_METHOD
-from sip.bridge import call as module
-from sip.bridge import sweeper
-from sip.bridge.call import PHONE_HUNG_UP, Call, LiveKit, Participant
+from sip import room_leg
+from sip.endings import PHONE_HUNG_UP
+from sip.participant import LiveKit, Participant
+from sip.room_leg import RoomLeg
 
 pytestmark = pytest.mark.unit
 
 
 class Local:
-    """The local participant, as far as a call uses it."""
+    """The local participant, as far as a leg uses it."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, str] = {}
@@ -69,70 +69,38 @@ class Room:
         self.connected = False
 
 
-async def join(monkeypatch: pytest.MonkeyPatch) -> tuple[Call, Room]:
+async def join(monkeypatch: pytest.MonkeyPatch) -> tuple[RoomLeg, Room]:
     room = Room()
 
     async def connect(*_: object, **__: object) -> None:
         return None
 
     monkeypatch.setattr(rtc, "Room", lambda: room)
-    monkeypatch.setattr(module, "connect", connect)
+    monkeypatch.setattr(room_leg, "connect", connect)
     livekit = LiveKit("ws://127.0.0.1:1", "key", "a-secret-of-more-than-32-bytes-for-tests")
-    call = Call("SCL_1", Participant("room", "phone", "Phone", "", {}), livekit)
-    await call.join(asyncio.get_running_loop().time() + 5)
-    return call, room
+    leg = RoomLeg("SCL_1", Participant("room", "phone", "Phone", "", {}), livekit)
+    await leg.join(asyncio.get_running_loop().time() + 5)
+    return leg, room
 
 
-@pytest.mark.parametrize("removed", [False, True], ids=["left by the call", "ended by the room"])
+@pytest.mark.parametrize("removed", [False, True], ids=["left by the leg", "ended by the room"])
 async def test_no_handler_is_left_in_the_room(
     removed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The SDK frees no room that has one, in any way of leaving."""
-    call, room = await join(monkeypatch)
+    leg, room = await join(monkeypatch)
     assert room.local_participant.methods == {"lk.sip.EndCall", LEAVE_METHOD}
     room.connected = not removed
-    await call.finish(PHONE_HUNG_UP)
+    await leg.leave(PHONE_HUNG_UP)
     assert not room.connected and room.local_participant.methods == set()
 
 
 async def test_a_track_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it rings and at the answer; asked again, the answer's status would be 40 ms late."""
-    call, room = await join(monkeypatch)
+    leg, room = await join(monkeypatch)
     voice, screen = Publication(rtc.TrackKind.KIND_AUDIO), Publication(rtc.TrackKind.KIND_VIDEO)
     room.remote_participants["agent"] = Remote(voice, screen)
-    call.subscribe()
-    call.subscribe()
-    await call.finish(PHONE_HUNG_UP)
+    leg.subscribe()
+    leg.subscribe()
+    await leg.leave(PHONE_HUNG_UP)
     assert (voice.asked, screen.asked) == ([True], [])
-
-
-class Circle:
-    """What refers to itself, as a room and its handlers do."""
-
-    def __init__(self) -> None:
-        self.itself = self
-
-
-async def test_ended_calls_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeper, "AFTER_S", 0)
-    circle = Circle()
-    gone = asyncio.Event()
-    weakref.finalize(circle, gone.set)
-    ended = sweeper.Sweeper()
-    ended.soon()
-    del circle
-    async with asyncio.timeout(5):
-        await gone.wait()
-    ended.close()
-
-
-async def test_a_service_that_has_closed_searches_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    searches: list[int] = []
-    monkeypatch.setattr(sweeper, "AFTER_S", 0)
-    monkeypatch.setattr("gc.collect", lambda: searches.append(1))
-    ended = sweeper.Sweeper()
-    ended.soon()
-    ended.close()
-    ended.soon()
-    await asyncio.sleep(0.01)
-    assert searches == []

@@ -7,7 +7,7 @@ from typing import Final
 
 from livekit.protocol.sip import SIPHeaderOptions
 
-from sip.bridge.trace import DialogTrace
+from sip.bridge.stack.trace import DialogTrace
 
 # Headers of well-known providers that livekit-sip always maps.
 PROVIDER_HEADERS: Final[Mapping[str, str]] = {

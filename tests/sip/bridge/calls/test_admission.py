@@ -7,15 +7,17 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from livekit import api
 
-from sip.bridge import call as call_module
-from sip.bridge import membership, refuser, turns
-from sip.bridge.admission import SOURCES_KEPT, Admission, Limits
-from sip.bridge.call import PHONE_HUNG_UP, SHUTDOWN, Call, Ending, LiveKit, Participant
-from sip.bridge.refuser import Refuser
-from sip.bridge.turns import Turns
+from sip import membership, room_leg
+from sip.bridge.calls import refuser, turns
+from sip.bridge.calls.admission import SOURCES_KEPT, Admission, Limits
+from sip.bridge.calls.call import Call
+from sip.bridge.calls.refuser import Refuser
+from sip.bridge.calls.turns import Turns
 from sip.bridge.twirp import TwirpError
+from sip.endings import PHONE_HUNG_UP, SHUTDOWN, Ending
+from sip.participant import LiveKit, Participant
+from sip.room_leg import RoomLeg
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]
 
@@ -83,7 +85,7 @@ class TestAdmission:
 
 
 class Joining:
-    """A call that joins when the test lets it."""
+    """A leg that joins when the test lets it."""
 
     def __init__(self) -> None:
         self.began = asyncio.Event()
@@ -95,15 +97,15 @@ class Joining:
         await self.let.wait()
 
 
-def as_call(joining: Joining) -> Call:
-    return cast(Call, joining)
+def as_leg(joining: Joining) -> RoomLeg:
+    return cast(RoomLeg, joining)
 
 
 class TestTurns:
     async def test_a_few_at_a_time(self) -> None:
         line = Turns(2, 10)
         calls = [Joining() for _ in range(3)]
-        tasks = [asyncio.create_task(line.join(as_call(call))) for call in calls]
+        tasks = [asyncio.create_task(line.join(as_leg(call))) for call in calls]
         await calls[1].began.wait()
         assert not calls[2].began.is_set()
         calls[0].let.set()
@@ -117,21 +119,21 @@ class TestTurns:
     ) -> None:
         monkeypatch.setattr(turns, "JOIN_WITHIN_S", 0.05)
         line, first, late = Turns(1, 10), Joining(), Joining()
-        holding = asyncio.create_task(line.join(as_call(first)))
+        holding = asyncio.create_task(line.join(as_leg(first)))
         await first.began.wait()
         with pytest.raises(TwirpError) as refused:
-            await line.join(as_call(late))
+            await line.join(as_leg(late))
         assert refused.value.code == "resource_exhausted"
         assert not late.began.is_set()
         first.let.set()
         await holding
         late.let.set()
-        await line.join(as_call(late))  # its turn was not lost
+        await line.join(as_leg(late))  # its turn was not lost
 
     async def test_more_than_may_wait_are_refused(self) -> None:
         line, first = Turns(1, 1), Joining()
         line.check()
-        holding = asyncio.create_task(line.join(as_call(first)))
+        holding = asyncio.create_task(line.join(as_leg(first)))
         await first.began.wait()
         with pytest.raises(TwirpError, match="too many calls") as refused:
             line.check()
@@ -143,9 +145,9 @@ class TestTurns:
     @pytest.mark.parametrize("ending", [PHONE_HUNG_UP, SHUTDOWN])
     async def test_a_call_that_is_over_leaves_the_line(self, ending: Ending) -> None:
         line, first, second = Turns(1, 2), Joining(), Joining()
-        holding = asyncio.create_task(line.join(as_call(first)))
+        holding = asyncio.create_task(line.join(as_leg(first)))
         await first.began.wait()
-        waiting = asyncio.create_task(line.join(as_call(second)))
+        waiting = asyncio.create_task(line.join(as_leg(second)))
         await asyncio.sleep(0)
         with pytest.raises(TwirpError, match="too many calls"):
             line.check()
@@ -162,9 +164,9 @@ class TestTurns:
     @pytest.mark.parametrize("moment", range(8))
     async def test_a_turn_that_comes_with_the_end_is_passed_on(self, moment: int, how: str) -> None:
         line, first, second, third = Turns(1, 10), Joining(), Joining(), Joining()
-        holding = asyncio.create_task(line.join(as_call(first)))
+        holding = asyncio.create_task(line.join(as_leg(first)))
         await first.began.wait()
-        waiting = asyncio.create_task(line.join(as_call(second)))
+        waiting = asyncio.create_task(line.join(as_leg(second)))
         await asyncio.sleep(0)
         for joining in (first, second, third):
             joining.let.set()
@@ -175,57 +177,8 @@ class TestTurns:
         else:
             second.over.set_result(PHONE_HUNG_UP)
         await asyncio.wait({holding, waiting}, timeout=1)
-        await asyncio.wait_for(line.join(as_call(third)), 1)
+        await asyncio.wait_for(line.join(as_leg(third)), 1)
         assert line._turns._value == 1, "as many turns as before"
-
-
-class Rooms:
-    """What LiveKit says when it is asked for a participant, look by look; then the same again."""
-
-    def __init__(self, *looks: str | None) -> None:
-        self._looks = list(looks)
-        self.room = self
-
-    async def get_participant(self, _whom: object) -> api.ParticipantInfo:
-        look = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
-        if look is None:
-            raise TimeoutError
-        if look == "":
-            raise api.ServerError("not_found", "no", status=404)
-        return api.ParticipantInfo(sid="PA_1", attributes={"sip.callID": look})
-
-
-class TestMembership:
-    @pytest.mark.parametrize(
-        ("looks", "came"),
-        [
-            (["SCL_1", ""], True),
-            (["", "", "SCL_1", "SCL_1", ""], True),
-            ([""], False),
-            (["SCL_of_another"], False),  # who holds the identity now
-            (["SCL_1", "SCL_of_another"], True),
-            ([None, None, ""], False),
-            (["SCL_1", None, None, ""], True),
-        ],
-    )
-    async def test_one_who_is_not_there(
-        self, looks: list[str | None], came: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(membership, "LOOK_S", 0.001)
-        monkeypatch.setattr(membership, "COMES_WITHIN_S", 0.005)
-        client: Any = Rooms(*looks)
-        async with asyncio.timeout(2):
-            assert await membership.absent(client, "room", "phone", "SCL_1") is came
-
-    @pytest.mark.parametrize("looks", [["SCL_1"], [None], ["", "SCL_1"]])
-    async def test_one_who_is_or_of_whom_nothing_is_known(
-        self, looks: list[str | None], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(membership, "LOOK_S", 0.001)
-        client: Any = Rooms(*looks)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await membership.absent(client, "room", "phone", "SCL_1")
 
 
 @pytest.mark.parametrize(("came", "code"), [(True, "canceled"), (False, "unavailable")])
@@ -240,7 +193,7 @@ async def test_a_join_that_cannot_succeed_gives_its_turn_back(
     async def absent(*_: object) -> bool:
         return came
 
-    monkeypatch.setattr(call_module, "connect", connect)
+    monkeypatch.setattr(room_leg, "connect", connect)
     monkeypatch.setattr(membership, "absent", absent)
     monkeypatch.setattr(membership, "LOOK_S", 0)
     livekit = LiveKit("ws://127.0.0.1:1", "key", "a-secret-of-more-than-32-bytes-for-tests")
@@ -249,7 +202,7 @@ async def test_a_join_that_cannot_succeed_gives_its_turn_back(
         call = Call(f"SCL_{number}", Participant("room", "phone", "Phone", "", {}), livekit)
         async with asyncio.timeout(2):
             with pytest.raises(TwirpError) as refused:
-                await line.join(call)
+                await line.join(call.room_leg)
             await call.finish(call.over.result())
         assert refused.value.code == code
 

@@ -10,8 +10,8 @@ from livekit import rtc
 
 from core.legs import TAKEN
 from core.transfers import LEG_ATTRIBUTE
-from sip.bridge.keys import reach
-from tests.sip.bridge.test_call import join
+from sip.dtmf import reach
+from tests.sip.test_room_leg import join
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]
 
@@ -68,11 +68,11 @@ def test_of_one_who_has_left_none() -> None:
 
 async def test_nothing_is_saved_up_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was pressed in the room while the phone rang is not played when it is picked up."""
-    call, room = await join(monkeypatch)
+    leg, room = await join(monkeypatch)
     told = room.handlers["sip_dtmf_received"]
     told(rtc.SipDTMF(code=1, digit="1", participant=sender(AGENT)))
-    assert call._digits.empty()
-    call._leg = cast(Any, object())
+    assert leg.digits.empty()
+    leg._audio = cast(Any, object())
     told(rtc.SipDTMF(code=2, digit="2", participant=sender(SIP, "TR_1")))
     told(rtc.SipDTMF(code=3, digit="3", participant=sender(AGENT)))
-    assert call._digits.get_nowait() == "3" and call._digits.empty()
+    assert leg.digits.get_nowait() == "3" and leg.digits.empty()

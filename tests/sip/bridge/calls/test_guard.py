@@ -13,11 +13,11 @@ import pytest
 from livekit.protocol import sip as pb
 
 from core.models import new_id
-from sip.bridge import outbound
-from sip.bridge.call import REMOVED
-from sip.bridge.endpoint import Endpoint
-from sip.bridge.outbound import checked_uri, plan
-from sip.bridge.trace import DialogTrace, SipMessage
+from sip.bridge.calls import outbound
+from sip.bridge.calls.outbound import checked_uri, plan
+from sip.bridge.stack.endpoint import Endpoint
+from sip.bridge.stack.trace import DialogTrace, SipMessage
+from sip.endings import REMOVED
 from sip.guard import (
     LOOKUPS_PER_TENANT,
     TENANT_DIAL,
@@ -142,8 +142,7 @@ def ringing_out() -> Any:
     return SimpleNamespace(
         participant=SimpleNamespace(attributes={}),
         adopt=lambda _phone: None,
-        subscribe=lambda: None,
-        set_attributes=lambda _attributes: None,
+        room_leg=SimpleNamespace(subscribe=lambda: None, set_attributes=lambda _attributes: None),
         over=asyncio.get_running_loop().create_future(),
     )
 

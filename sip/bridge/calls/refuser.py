@@ -7,7 +7,7 @@ import logging
 from collections import Counter, deque
 from typing import Final
 
-from sip.bridge.phone import PhoneCall
+from sip.bridge.stack.phone import PhoneCall
 
 log = logging.getLogger(__name__)
 

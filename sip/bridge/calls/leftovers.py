@@ -19,7 +19,7 @@ import aiohttp
 from livekit import api
 
 from core.legs import BRIDGE, LOST
-from sip.bridge.call import LiveKit
+from sip.participant import LiveKit
 
 log = logging.getLogger(__name__)
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
-import secrets
-import string
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal
 
 import baresip
 from livekit.protocol.sip import (
@@ -19,14 +17,19 @@ from livekit.protocol.sip import (
     SIPTransport,
 )
 
+from core.first_of import first_of
 from sip.addresses import parse_outbound_address
-from sip.bridge import attributes, validation, verdict
-from sip.bridge.call import Call, Ending, Participant
-from sip.bridge.endpoint import Endpoint, Identity, TooManyIdentities
-from sip.bridge.phone import PhoneCall
+from sip.bridge import validation
+from sip.bridge.calls import attributes, verdict
+from sip.bridge.calls.call import Call
+from sip.bridge.calls.verdict import Verdict
+from sip.bridge.ids import new_id
+from sip.bridge.stack.endpoint import Endpoint, Identity, TooManyIdentities
+from sip.bridge.stack.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
-from sip.bridge.verdict import Verdict
+from sip.endings import Ending
 from sip.guard import TENANT_DIAL, AddressRefused, SipGuard
+from sip.participant import Participant
 
 # livekit-sip's default, and livekit-server's cap on a request that waits for the answer.
 RINGING_TIMEOUT_S: Final = 180.0
@@ -34,8 +37,6 @@ WAIT_CAP_S: Final = 80.0
 # What the phone will hear is negotiated with LiveKit while it rings: nobody waits for it at the
 # answer. Not at once: whoever dialled may first want to say what this participant may hear.
 SUBSCRIBE_AFTER_S: Final = 0.5
-
-T = TypeVar("T")
 
 _TRANSPORTS: Final[Mapping[int, Literal["udp", "tcp", "tls"]]] = {
     SIPTransport.SIP_TRANSPORT_AUTO: "udp",
@@ -64,12 +65,6 @@ class Dial:
     ringing_timeout_s: float
     max_duration_s: float
     media_timeout_s: float
-
-
-def new_id(prefix: str) -> str:
-    """A random id in LiveKit's form: ``SCL_`` and twelve letters or digits."""
-    alphabet = string.ascii_letters + string.digits
-    return f"{prefix}_{''.join(secrets.choice(alphabet) for _ in range(12))}"
 
 
 def plan(
@@ -184,7 +179,7 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
         if attribute in call.participant.attributes:
             headers[header] = call.participant.attributes[attribute]
     try:
-        uri = await _unless(checked_uri(order, guard, endpoint.host), call.over)
+        uri, _ = await first_of(checked_uri(order, guard, endpoint.host), call.over)
         if uri is None or call.over.done():
             return _ended(call)
         phone = await endpoint.dial(order.identity, uri, validation.headers(headers))
@@ -197,18 +192,14 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
     except (ValueError, baresip.BaresipError) as error:
         return Verdict(validation.invalid(f"cannot dial: {error}"), verdict.canceled("").reason)
     call.adopt(phone)
-    answered = asyncio.ensure_future(phone.answered.wait())
-    loop = asyncio.get_running_loop()
-    negotiation = loop.call_later(SUBSCRIBE_AFTER_S, call.subscribe)
+    negotiation = asyncio.get_running_loop().call_later(SUBSCRIBE_AFTER_S, call.room_leg.subscribe)
     try:
-        outcomes: set[asyncio.Future[Any]] = {answered, phone.closed, call.over}
-        await asyncio.wait(
-            outcomes, timeout=order.ringing_timeout_s, return_when=asyncio.FIRST_COMPLETED
+        await first_of(
+            phone.answered.wait(), phone.closed, call.over, timeout=order.ringing_timeout_s
         )
     finally:
-        answered.cancel()
         negotiation.cancel()
-    call.set_attributes(attributes.of_dialog(phone.call_id, endpoint.seen(phone.call_id)))
+    call.room_leg.set_attributes(attributes.of_dialog(phone.call_id, endpoint.seen(phone.call_id)))
     if call.over.done():
         return _ended(call)
     if phone.closed.done():
@@ -221,8 +212,8 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
         return verdict.unanswered()
     if order.tenant is None:
         return None
-    stays = await _unless(
-        _stays_outside(phone, endpoint, guard, order.tenant), call.over, phone.closed
+    stays, _, _ = await first_of(
+        _stays_outside(phone, endpoint, guard, order.tenant), phone.closed, call.over
     )
     if call.over.done():
         return _ended(call)
@@ -246,16 +237,6 @@ async def _stays_outside(
     return dialog.opening is None or bool(dialog.next_hops)
 
 
-async def _unless(work: Coroutine[Any, Any, T], *ends: asyncio.Future[Any]) -> T | None:
-    """The result of ``work``; None: one of ``ends`` was first."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task, *ends}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        task.cancel()
-
-
 def _ended(call: Call) -> Verdict:
     return verdict.canceled(f"the call was ended: {call.over.result().cause}")
 
@@ -264,7 +245,7 @@ async def talk(call: Call, order: Dial, endpoint: Endpoint, *, dialled_for_s: fl
     """From the answer to the end; the longest duration counts from the request."""
     assert call.phone is not None
     dialog = await endpoint.dialog(call.phone.call_id)
-    call.set_attributes(
+    call.room_leg.set_attributes(
         attributes.of_dialog(call.phone.call_id, dialog)
         | attributes.of_headers(
             dialog.remote_headers, order.include_headers, order.headers_to_attributes

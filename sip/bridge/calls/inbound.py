@@ -6,29 +6,26 @@ import asyncio
 import logging
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote
 
 import baresip
 
 from core.far_end import LONGEST_ID, told
-from sip.bridge import attributes, matching
-from sip.bridge.admission import Admission, Ticket
-from sip.bridge.call import (
-    INTERNAL_ERROR,
-    NOBODY_IN_ROOM,
-    PHONE_HUNG_UP,
-    Call,
-    Ending,
-    LiveKit,
-    Participant,
-)
-from sip.bridge.endpoint import Endpoint
+from core.first_of import first_of
+from sip.bridge import matching
+from sip.bridge.calls import attributes
+from sip.bridge.calls.admission import Admission, Ticket
+from sip.bridge.calls.call import Call
+from sip.bridge.calls.outbound import RINGING_TIMEOUT_S
+from sip.bridge.calls.turns import Turns
+from sip.bridge.ids import new_id
 from sip.bridge.matching import Invite
-from sip.bridge.outbound import RINGING_TIMEOUT_S, new_id
-from sip.bridge.phone import PhoneCall
 from sip.bridge.registry import Registry
-from sip.bridge.turns import Turns
+from sip.bridge.stack.endpoint import Endpoint
+from sip.bridge.stack.phone import PhoneCall
+from sip.endings import INTERNAL_ERROR, NOBODY_IN_ROOM, PHONE_HUNG_UP, Ending
+from sip.participant import LiveKit, Participant
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +136,12 @@ class Inbound:
 
         phone.closed.add_done_callback(gave_up)
         try:
-            await self._turns.join(call)
-            call.subscribe()
-            audible = await self._until_heard(call, placed.ringing_s)
+            await self._turns.join(call.room_leg)
+            call.room_leg.subscribe()
+            # It rings until there is something to hear in the room.
+            audible, _ = await first_of(
+                call.room_leg.first_track(), call.over, timeout=placed.ringing_s
+            )
         finally:
             phone.closed.remove_done_callback(gave_up)
         if call.over.done():
@@ -155,14 +155,3 @@ class Inbound:
             return PHONE_HUNG_UP if phone.closed.done() else INTERNAL_ERROR
         ticket.give_back()
         return await call.talk("", placed.longest_s)
-
-    @staticmethod
-    async def _until_heard(call: Call, ringing_s: float) -> bool:
-        """Whether there is something to hear in the room, as soon as there is."""
-        heard = asyncio.ensure_future(call.first_track())
-        try:
-            outcomes: set[asyncio.Future[Any]] = {heard, call.over}
-            await asyncio.wait(outcomes, timeout=ringing_s, return_when=asyncio.FIRST_COMPLETED)
-            return heard.done()
-        finally:
-            heard.cancel()

@@ -1,0 +1,1 @@
+"""The bridge's face: LiveKit's SIP API over HTTP."""

@@ -1,0 +1,44 @@
+"""Ended calls are let go, their rooms' native halves with them."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+
+import pytest
+
+from sip.bridge.calls import sweeper
+
+pytestmark = pytest.mark.unit
+
+
+class Circle:
+    """What refers to itself, as a room and its handlers do."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_ended_calls_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "AFTER_S", 0)
+    circle = Circle()
+    gone = asyncio.Event()
+    weakref.finalize(circle, gone.set)
+    ended = sweeper.Sweeper()
+    ended.soon()
+    del circle
+    async with asyncio.timeout(5):
+        await gone.wait()
+    ended.close()
+
+
+async def test_a_service_that_has_closed_searches_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches: list[int] = []
+    monkeypatch.setattr(sweeper, "AFTER_S", 0)
+    monkeypatch.setattr("gc.collect", lambda: searches.append(1))
+    ended = sweeper.Sweeper()
+    ended.soon()
+    ended.close()
+    ended.soon()
+    await asyncio.sleep(0.01)
+    assert searches == []
