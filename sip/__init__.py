@@ -1,1 +1,1 @@
-"""Everything that speaks of SIP: dialling, trunks, dispatch, a phone's leg in a room, the embedded bridge."""
+"""Everything that speaks of SIP: dialling, trunks, dispatch, legs, the embedded bridge."""

@@ -11,9 +11,9 @@ from livekit import rtc
 
 from core.legs import LEAVE_METHOD
 from sip import room_leg
-from sip.endings import PHONE_HUNG_UP
+from sip.endings import PHONE_HUNG_UP, SHUTDOWN
 from sip.participant import LiveKit, Participant
-from sip.room_leg import RoomLeg
+from sip.room_leg import OverAlready, RoomLeg
 
 pytestmark = pytest.mark.unit
 
@@ -24,12 +24,14 @@ class Local:
     def __init__(self) -> None:
         self.attributes: dict[str, str] = {}
         self.methods: set[str] = set()
+        self.publishes = asyncio.Event()
+        self.publishes.set()
 
     async def publish_track(self, *_: object) -> None:
-        return None
+        await self.publishes.wait()
 
-    async def set_attributes(self, _: dict[str, str]) -> None:
-        return None
+    async def set_attributes(self, attributes: dict[str, str]) -> None:
+        self.attributes |= attributes
 
     def register_rpc_method(self, name: str, _: Callable[..., Any]) -> None:
         self.methods.add(name)
@@ -69,7 +71,7 @@ class Room:
         self.connected = False
 
 
-async def join(monkeypatch: pytest.MonkeyPatch) -> tuple[RoomLeg, Room]:
+def outside(monkeypatch: pytest.MonkeyPatch) -> tuple[RoomLeg, Room]:
     room = Room()
 
     async def connect(*_: object, **__: object) -> None:
@@ -78,7 +80,11 @@ async def join(monkeypatch: pytest.MonkeyPatch) -> tuple[RoomLeg, Room]:
     monkeypatch.setattr(rtc, "Room", lambda: room)
     monkeypatch.setattr(room_leg, "connect", connect)
     livekit = LiveKit("ws://127.0.0.1:1", "key", "a-secret-of-more-than-32-bytes-for-tests")
-    leg = RoomLeg("SCL_1", Participant("room", "phone", "Phone", "", {}), livekit)
+    return RoomLeg("SCL_1", Participant("room", "phone", "Phone", "", {}), livekit), room
+
+
+async def join(monkeypatch: pytest.MonkeyPatch) -> tuple[RoomLeg, Room]:
+    leg, room = outside(monkeypatch)
     await leg.join(asyncio.get_running_loop().time() + 5)
     return leg, room
 
@@ -104,3 +110,33 @@ async def test_a_track_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> Non
     leg.subscribe()
     await leg.leave(PHONE_HUNG_UP)
     assert (voice.asked, screen.asked) == ([True], [])
+
+
+async def test_a_last_word_waits_for_the_room_and_for_no_publication(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who gave up while the room was joined must not look like one whom nobody served."""
+    monkeypatch.setattr(room_leg, "TELLS_WITHIN_S", 0)
+    leg, room = outside(monkeypatch)
+    room.local_participant.publishes.clear()
+    joining = asyncio.create_task(leg.join(asyncio.get_running_loop().time() + 5))
+    await asyncio.sleep(0)
+    leg.end(PHONE_HUNG_UP)
+    with pytest.raises(OverAlready) as over:
+        await joining
+    assert over.value.ending is PHONE_HUNG_UP
+    await leg.leave(PHONE_HUNG_UP)
+    assert room.local_participant.attributes == {"sip.callStatus": "hangup"}
+
+
+async def test_an_ending_without_a_last_word_ends_the_join_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leg, room = outside(monkeypatch)
+    room.local_participant.publishes.clear()
+    joining = asyncio.create_task(leg.join(asyncio.get_running_loop().time() + 5))
+    await asyncio.sleep(0)
+    leg.end(SHUTDOWN)
+    with pytest.raises(OverAlready, match="shutdown"):
+        await asyncio.wait_for(joining, 1)
+    await leg.leave(SHUTDOWN)
