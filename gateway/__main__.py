@@ -15,7 +15,7 @@ from aiohttp import web
 
 from core import logs, settings
 from core.errors import AppError
-from core.private import keep_private
+from core.owner_only import keep_private
 from gateway.app import create_app, metrics_route
 from gateway.http.connection import Runner
 from gateway.http.errors import add_request_id, error_middleware

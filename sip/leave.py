@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
-from livekit.api import LiveKitAPI, ServerError, VideoGrants
-from livekit.protocol.room import PerformRpcRequest, PerformRpcResponse, RoomParticipantIdentity
+from livekit.api import LiveKitAPI, ServerError
+from livekit.protocol.room import PerformRpcRequest, RoomParticipantIdentity
 
 from core.legs import LEAVE_METHOD
+from sip._private import perform_rpc
 
 _WITHIN_MS: Final = 1000
 
@@ -27,14 +28,9 @@ async def leaves_by_itself(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -
         payload="{}",
         response_timeout_ms=_WITHIN_MS,
     )
-    # livekit-api (1.2) has no public method for this one of RoomService.
-    rooms: Any = livekit.room
-    token = rooms._auth_header(VideoGrants(room_admin=True, room=whom.room))
     try:
         async with asyncio.timeout(2 * _WITHIN_MS / 1000):
-            await rooms._client.request(
-                "RoomService", "PerformRpc", request, token, PerformRpcResponse
-            )
+            await perform_rpc(livekit, request)
     except (ServerError, aiohttp.ClientError, TimeoutError):
         return False
     return True

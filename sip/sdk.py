@@ -7,22 +7,19 @@ for the word that a frame was taken.
 The SDK (livekit 1.1.21) hands each native event to every subscriber of its kind: a frame of
 one audio stream to all audio streams, the confirmation of a captured frame to all rooms.
 With ten calls that is some 15,000 wake-ups a second, and all but a tenth are for nothing.
-It has no public way to ask for less, so the subscriptions are narrowed here; should an SDK
-be built otherwise, calls cost more and work all the same.
+It has no public way to ask for less, so the subscriptions are narrowed here (sip._private).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
 
 from livekit import rtc
 
-log = logging.getLogger(__name__)
+from sip import _private
 
-Filter = Callable[[Any], bool]
+log = logging.getLogger(__name__)
 
 _leaving: set[asyncio.Task[None]] = set()
 
@@ -63,10 +60,17 @@ def ignore_captured_frames(room: rtc.Room) -> bool:
 
 def only_own_frames(stream: rtc.AudioStream) -> bool:
     """Wake ``stream`` for its own frames only; False when that is not possible."""
-    own = getattr(getattr(stream, "_ffi_handle", None), "handle", None)
+    own = _private.stream_handle(stream)
     if own is None:
         return False
     return _narrow(stream, lambda event: event.audio_stream_event.stream_handle == own)
+
+
+def _narrow(subscriber: rtc.Room | rtc.AudioStream, also: _private.Filter) -> bool:
+    narrowed = _private.narrow(subscriber, also)
+    if not narrowed:
+        log.info("this LiveKit SDK does not let subscriptions be narrowed: calls cost more")
+    return narrowed
 
 
 async def capture(source: rtc.AudioSource, frame: rtc.AudioFrame) -> None:
@@ -75,40 +79,6 @@ async def capture(source: rtc.AudioSource, frame: rtc.AudioFrame) -> None:
     ``capture_frame`` waits for the SDK's confirmation, which tells nothing here: such a source
     hands the frame on at once. On a busy machine the wait was 20 to 40 ms for each frame
     (measured with ten calls on two cores), so that a call fell behind its own phone.
-    The SDK copies the samples while it takes the request.
     """
-    try:
-        from livekit.rtc._ffi_client import FfiClient
-        from livekit.rtc._proto.ffi_pb2 import FfiRequest
-
-        handle: Any = source._ffi_handle
-        if handle.disposed:
-            return
-        request = FfiRequest()
-        request.capture_audio_frame.source_handle = handle.handle
-        request.capture_audio_frame.buffer.CopyFrom(frame._proto_info())
-        send: Callable[[Any], Any] = FfiClient.instance.request
-    except (ImportError, AttributeError, TypeError, ValueError):
+    if not _private.capture(source, frame):
         await source.capture_frame(frame)
-        return
-    send(request)
-
-
-def _narrow(subscriber: rtc.Room | rtc.AudioStream, also: Filter) -> bool:
-    try:
-        from livekit.rtc._ffi_client import FfiClient
-
-        events: Any = FfiClient.instance.queue
-        own: Any = subscriber._ffi_queue
-        with events._lock:
-            for index, (queue, loop, wanted) in enumerate(events._subscribers):
-                if queue is own:
-                    events._subscribers[index] = (queue, loop, _both(wanted, also))
-                    return True
-    except (ImportError, AttributeError, TypeError, ValueError):
-        log.info("this LiveKit SDK does not let subscriptions be narrowed: calls cost more")
-    return False
-
-
-def _both(wanted: Filter | None, also: Filter) -> Filter:
-    return also if wanted is None else lambda event: wanted(event) and also(event)

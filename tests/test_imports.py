@@ -104,6 +104,7 @@ GATEWAY_ORDER: tuple[frozenset[str], ...] = tuple(
             {"calls", "numbers", "auth"},
             {"http"},
             {"store"},
+            {"_private"},
         ),
     )
 )

@@ -8,7 +8,7 @@ import os
 import sys
 
 from core import logs, settings
-from core.private import keep_private
+from core.owner_only import keep_private
 from core.settings import Settings
 from worker.server import serve
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from core.errors import AppError, BadRequest, HeadersTooLarge, ServerFault
+from gateway import _private
 from gateway.http.errors import REQUEST_ID_HEADER, render, request_id
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,10 @@ class Connection(web.RequestHandler):
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        before = self._request_count
+        before, _ = _private.requests_of(self)
         super().data_received(data)
-        if self._request_count != before or self._request_in_progress:
+        begun, in_progress = _private.requests_of(self)
+        if begun != before or in_progress:
             self._disarm()
         elif self._deadline is None:
             self._arm()
@@ -94,25 +96,10 @@ class Connection(web.RequestHandler):
             self._deadline = None
 
 
-class _Server(web.Server):
-    def __call__(self) -> web.RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
-
-
-class Runner(web.AppRunner):
-    """web.AppRunner, with Connection for connections."""
+class Runner(_private.Runner):
+    """An AppRunner with Connection for connections."""
 
     def __init__(self, app: web.Application, **options: Any) -> None:
         # Bodies are unpacked by gateway.http.body, which knows how much of them is wanted.
         defaults = {"keepalive_timeout": KEEP_ALIVE_S, "auto_decompress": False}
-        super().__init__(app, **{**defaults, **options})
-
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Server(
-            made.request_handler,
-            request_factory=made.request_factory,
-            handler_cancellation=made.handler_cancellation,
-            loop=made._loop,
-            **made._kwargs,
-        )
+        super().__init__(app, Connection, **{**defaults, **options})

@@ -16,11 +16,13 @@ from typing import Any, Self
 
 import aiosqlite
 
+from gateway._private import dies_with_the_process, in_thread, opened
+
 
 async def connect(path: str, *, timeout_s: float) -> Connection:
     """Open a database; ``timeout_s`` is how long to wait for another's lock."""
     connection = Connection(partial(sqlite3.connect, path, timeout=timeout_s), iter_chunk_size=64)
-    connection._thread.daemon = True  # as SQLAlchemy does with those it opens
+    dies_with_the_process(connection)  # as SQLAlchemy has it with those it opens
     await connection
     return connection
 
@@ -42,12 +44,12 @@ class Connection(aiosqlite.Connection):
 
         def step() -> Any:
             try:
-                return work(self._conn)
+                return work(opened(self))
             finally:
                 self._done += 1
 
         self._asked += 1
-        return await self._execute(step)  # type: ignore[no-untyped-call]
+        return await in_thread(self, step)
 
 
 class Cursor:

@@ -15,7 +15,7 @@ import uvloop
 from aiohttp import web
 
 from core import logs, rtc_sdk, settings
-from core.private import keep_private
+from core.owner_only import keep_private
 from core.settings import Settings
 from sip.bridge.api.server import create_app
 from sip.bridge.calls import leftovers

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import baresip
 
+from sip._private import hear
 from sip.bridge.stack import trace
 from sip.bridge.stack.phone import PhoneCall
 from sip.bridge.stack.trace import DialogTrace, TraceBook
@@ -139,7 +140,7 @@ class Endpoint:
             # A near phone answers before the library's call listens to events (it does so when
             # dial() returns, a turn of the loop after the INVITE left): what it missed, again.
             for event in self._early.pop(call.handle, ()):
-                call._on_stack_event(event)
+                hear(call, event)
             self._dialled[phone.call_id or ""] = phone
             return phone
         finally:

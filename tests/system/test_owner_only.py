@@ -7,7 +7,7 @@ import pytest
 from dev.phone import Phone
 from dev.stack import Stack
 from tests.conftest import Gateway
-from tests.core.test_private import open_to_others
+from tests.core.test_owner_only import open_to_others
 from tests.support.calls import Placed, request
 
 pytestmark = [pytest.mark.stack, pytest.mark.attack, pytest.mark.asyncio(loop_scope="session")]

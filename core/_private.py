@@ -1,0 +1,34 @@
+"""The private parts of LiveKit's SDK that core uses.
+
+Each has a test in tests/core/test_private.py.
+"""
+
+from __future__ import annotations
+
+from livekit import rtc
+from livekit.rtc import _ffi_client
+from livekit.rtc._proto import ffi_pb2
+
+
+def leave_logs_behind() -> None:
+    """Initialize the native library, which is loaded, anew: without its log handed to Python."""
+    library = _ffi_client.FfiClient.instance._ffi_lib
+    name, version = b"python", rtc.__version__.encode("ascii")  # what LiveKit is told
+    library.livekit_ffi_initialize(_ffi_client.ffi_event_callback, False, name, version)
+
+
+async def send_dtmf(room: rtc.Room, identity: str, *, code: int, digit: str) -> str:
+    """Send a key to one participant; the SDK's error, empty when there was none."""
+    request = ffi_pb2.FfiRequest()
+    wanted = request.publish_sip_dtmf
+    wanted.local_participant_handle = room.local_participant._ffi_handle.handle
+    wanted.code, wanted.digit = code, digit
+    wanted.destination_identities.append(identity)
+    client = _ffi_client.FfiClient.instance
+    answers = client.queue.subscribe()
+    try:
+        asked = client.request(request).publish_sip_dtmf.async_id
+        answer = await answers.wait_for(lambda told: told.publish_sip_dtmf.async_id == asked)
+    finally:
+        client.queue.unsubscribe(answers)
+    return answer.publish_sip_dtmf.error
