@@ -25,6 +25,7 @@ from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig,
 
 from core.models import DisconnectionReason, Status
 from sip.guard import TENANT_DIAL, tenant_mark, with_port
+from sip.leave import remove_leg
 
 Transport = Literal["auto", "udp", "tcp", "tls"]
 
@@ -186,7 +187,7 @@ class Dial:
     async def cancel(self) -> None:
         """Stop ringing, or hang up. Dropping the HTTP request alone would not."""
         with contextlib.suppress(ServerError, aiohttp.ClientError, TimeoutError):
-            await self._rooms.room.remove_participant(self._whom)
+            await remove_leg(self._rooms, self._whom)
 
     async def abandon(self) -> None:
         """Hang up and wait no longer."""

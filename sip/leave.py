@@ -1,4 +1,4 @@
-"""Asking a phone's leg to leave its room by itself."""
+"""Sending a phone's leg out of its room: by asking it, or by removing it."""
 
 from __future__ import annotations
 
@@ -34,3 +34,15 @@ async def leaves_by_itself(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -
     except (ServerError, aiohttp.ClientError, TimeoutError):
         return False
     return True
+
+
+async def remove_leg(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -> None:
+    """One that has left already is fine.
+
+    Raises ServerError, aiohttp.ClientError, TimeoutError.
+    """
+    try:
+        await livekit.room.remove_participant(whom)
+    except ServerError as error:
+        if error.code != "not_found":
+            raise

@@ -19,6 +19,7 @@ import aiohttp
 from livekit import api
 
 from core.legs import BRIDGE, LOST
+from sip.leave import remove_leg
 from sip.participant import LiveKit
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ async def _clear(client: api.LiveKitAPI, room: str, mark: str) -> int:
         with _gone_is_fine():
             # First: a leg that is just removed was hung up on, by our side.
             await client.room.update_participant(lost)
-            await client.room.remove_participant(whom)
+            await remove_leg(client, whom)
         removed += 1
     return removed
 
