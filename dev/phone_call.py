@@ -13,6 +13,7 @@ from baresip import BaresipError, Call, Event, StackEvent, StaleHandleError
 from baresip.call import DigitEvent, TransferRequest
 from baresip.errors import split_status
 
+from core.first_of import first_of
 from dev.phone_audio import SpokenCall
 from dev.phone_endings import CallEnded, CallRefused, Ended
 from dev.phone_media import CallMedia
@@ -113,16 +114,8 @@ class PhoneCall(SpokenCall):
 
     async def _first_of(self, event: asyncio.Event, timeout: float) -> None:
         if not event.is_set() and not self._over.is_set():
-            waits = [asyncio.create_task(e.wait()) for e in (event, self._over)]
-            try:
-                done, _ = await asyncio.wait(
-                    waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-                )
-            finally:
-                for wait in waits:
-                    wait.cancel()
-                await asyncio.gather(*waits, return_exceptions=True)
-            if not done:
+            up, over = await first_of(event.wait(), self._over.wait(), timeout=timeout)
+            if not up and not over:
                 raise TimeoutError("the call is neither up nor over")
         if event.is_set():
             return

@@ -19,6 +19,7 @@ from typing import Self
 import aiohttp
 from livekit.api import LiveKitAPI
 
+from core.first_of import first_of
 from core.settings import Settings
 from dev import livekit_server
 from dev.component import Component, Progress, State
@@ -106,17 +107,13 @@ class Stack:
 
     async def wait_unexpected_end(self) -> Component:
         """Wait until a component ends by itself; return it."""
-        tasks = {
-            asyncio.create_task(component.wait_unexpected_end()): component
-            for component in self.components.values()
-        }
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return tasks[done.pop()]
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+
+        async def ended(component: Component) -> Component:
+            await component.wait_unexpected_end()
+            return component
+
+        found = await first_of(*map(ended, self.components.values()))
+        return next(component for component in found if component is not None)
 
     # --- Start and stop
 
