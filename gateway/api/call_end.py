@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 
 from aiohttp import web
-from livekit.api import LiveKitAPI, ServerError
-from livekit.protocol.room import RoomParticipantIdentity
 from pydantic import BaseModel
 
 from core.errors import Conflict
@@ -14,13 +12,13 @@ from core.events import ended
 from core.models import Call, CallEvent
 from gateway.api.calls import detail, find
 from gateway.api.livekit_rooms import livekit_of
+from gateway.calls.livekit import send_away
 from gateway.calls.views import CallDetail
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import HANDOVER, STORE, TIMELINE
 from gateway.store.database import Scope
-from sip.leave import leaves_by_itself
 from sip.twirp import livekit_errors
 
 log = logging.getLogger(__name__)
@@ -52,49 +50,19 @@ async def hang_up(request: web.Request, call: Call) -> Call:
     livekit, store = livekit_of(request), request.app[STORE]
     # Our own hang-up is the agent's side; a call nobody answered yet is called off.
     answered = call.status == "in-progress"
-    on_the_phone = answered and call.direction != "web"
-    gone = (on_the_phone and await leaves_by_itself(livekit, _far_end(call))) or await _remove(
-        livekit, call
-    )
+    with livekit_errors():
+        gone = await send_away(livekit, call.room_name, call.participant_identity)
     data = ended("completed", "agent_hangup") if answered else ended("canceled", "canceled")
     over = CallEvent(type="call.ended", data={**data, "by": "api"})
     await request.app[TIMELINE].append(call.id, [over], "gateway")
     if not gone:
         # It may have come just now; whoever dials for it learns from the event.
-        await _remove(livekit, call)
+        with livekit_errors():
+            await send_away(livekit, call.room_name, call.participant_identity)
     handover = request.app[HANDOVER]
     if handover is not None:
         await handover.caller_left(call)
     return await store.call(Scope(None), call.id) or call
-
-
-async def _remove(livekit: LiveKitAPI, call: Call) -> bool:
-    """False: it is not in the room, or not yet."""
-    whom = _far_end(call)
-    with livekit_errors():
-        try:
-            await livekit.room.remove_participant(whom)
-        except ServerError as error:
-            if error.code == "not_found":
-                return False
-            # One that is leaving already cannot be removed, and LiveKit says "unavailable".
-            if await _present(livekit, whom):
-                raise
-    return True
-
-
-def _far_end(call: Call) -> RoomParticipantIdentity:
-    return RoomParticipantIdentity(room=call.room_name, identity=call.participant_identity)
-
-
-async def _present(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -> bool:
-    try:
-        await livekit.room.get_participant(whom)
-    except ServerError as error:
-        if error.code == "not_found":
-            return False
-        raise
-    return True
 
 
 ROUTES: tuple[Route, ...] = (

@@ -8,17 +8,14 @@ from typing import Literal
 from aiohttp import web
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo, Room, TrackInfo, TrackSource, TrackType
-from livekit.protocol.room import (
-    ListParticipantsRequest,
-    MuteRoomTrackRequest,
-    RoomParticipantIdentity,
-)
+from livekit.protocol.room import MuteRoomTrackRequest
 from pydantic import BaseModel, Field, StrictBool
 
 from core.errors import Conflict, NotFound, ServerFault
 from core.events import ended
 from core.models import CallEvent, Timestamp
 from core.names import Name
+from gateway.calls.livekit import participant, participants, send_away
 from gateway.calls.room_tokens import PersonsIdentity, join_token
 from gateway.calls.rooms import may_use, not_accessible
 from gateway.http.body import parse_body
@@ -145,9 +142,9 @@ async def show(request: web.Request) -> web.StreamResponse:
     name = request.match_info["name"]
     with livekit_errors(not_accessible()):
         room = await request.app[ROOMS].check(request[PRINCIPAL], name)
-        listed = await livekit.room.list_participants(ListParticipantsRequest(room=name))
-    participants = [_participant(participant) for participant in listed.participants]
-    return json_answer(RoomDetailAnswer(**_room(room).model_dump(), participants=participants))
+        listed = await participants(livekit, name)
+    shown = [_participant(info) for info in listed]
+    return json_answer(RoomDetailAnswer(**_room(room).model_dump(), participants=shown))
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
@@ -156,14 +153,11 @@ async def remove(request: web.Request) -> web.StreamResponse:
     livekit = livekit_of(request)
     await find_participant(request, livekit, body)
     noted = await _note_hang_up(request, body)
-    whom = RoomParticipantIdentity(room=body.room_name, identity=body.participant_identity)
-    with livekit_errors(no_participant()):
-        try:
-            await livekit.room.remove_participant(whom)
-        except ServerError as error:
-            # Who follows the call hangs up as soon as it is over, and may have been first.
-            if not (noted and error.code == "not_found"):
-                raise
+    with livekit_errors():
+        gone = await send_away(livekit, body.room_name, body.participant_identity)
+    # Whoever follows the call hangs up as soon as it is over, and may have been first.
+    if not gone and not noted:
+        raise no_participant()
     return json_answer(RemovedAnswer(**body.model_dump()))
 
 
@@ -171,9 +165,9 @@ async def mute(request: web.Request) -> web.StreamResponse:
     """Mute or unmute a participant's track."""
     body = await parse_body(request, MuteRequest)
     livekit = livekit_of(request)
-    participant = await find_participant(request, livekit, body)
+    found = await find_participant(request, livekit, body)
     missing = NotFound("Track not found", code="TRACK_NOT_FOUND")
-    if body.track_sid not in {track.sid for track in participant.tracks}:
+    if body.track_sid not in {track.sid for track in found.tracks}:
         raise missing
     wanted = MuteRoomTrackRequest(
         room=body.room_name,
@@ -217,10 +211,12 @@ async def find_participant(
     request: web.Request, livekit: LiveKitAPI, body: ParticipantRequest
 ) -> ParticipantInfo:
     """Raises NotFound ``ROOM_NOT_FOUND``, then ``PARTICIPANT_NOT_FOUND``."""
-    whom = RoomParticipantIdentity(room=body.room_name, identity=body.participant_identity)
-    with livekit_errors(no_participant()):
+    with livekit_errors():
         await request.app[ROOMS].check(request[PRINCIPAL], body.room_name)
-        return await livekit.room.get_participant(whom)
+        found = await participant(livekit, body.room_name, body.participant_identity)
+    if found is None:
+        raise no_participant()
+    return found
 
 
 def not_configured() -> ServerFault:

@@ -160,17 +160,16 @@ async def _ending(
         # A phone that was answered hangs up just as one that was not: its agent knows.
         if call.ended or await store.events(call_id, types=["agent.dispatched"]):
             return None
-        status, reason = left_unanswered(last, _reason_name(event))
-        return ended(status, reason, disconnectReason=_reason_name(event))
+        name = _reason_name(event.participant)
+        status, reason = left_unanswered(last, name)
+        return ended(status, reason, disconnectReason=name)
     if answered_at is None and last not in {"active", "hangup"}:
         return None
     if await is_referring(store, call_id):
         return None  # sent elsewhere, or hung up meanwhile: who referred the phone is told which
     # A phone leg that times out has lost its SIP service; a browser that does was left.
     lost = _LEFT if _is_visitor(event.participant) else _OTHERWISE
-    why = event.participant.disconnect_reason
-    if event.participant.attributes.get(LEAVING):
-        why = DisconnectReason.PARTICIPANT_REMOVED
+    why = _reason(event.participant)
     if event.participant.attributes.get(LOST):
         why = DisconnectReason.CONNECTION_TIMEOUT  # found by LiveKit itself, but later
     status, reason = _ENDINGS.get(why, lost)
@@ -180,7 +179,7 @@ async def _ending(
         status, reason = "completed", "max_duration_reached"
     if reason == "user_hangup" and await is_transferred(store, call_id):
         reason = "call_transfer"
-    return ended(status, reason, disconnectReason=_reason_name(event))
+    return ended(status, reason, disconnectReason=_reason_name(event.participant))
 
 
 def _facts(event: WebhookEvent) -> dict[str, Any]:
@@ -192,12 +191,19 @@ def _facts(event: WebhookEvent) -> dict[str, Any]:
         "sipCallIdFull": told(participant.attributes.get("sip.callIDFull"), LONGEST_ID),
     }
     if event.event == "participant_left":
-        facts["disconnectReason"] = _reason_name(event)
+        facts["disconnectReason"] = _reason_name(participant)
     return {name: value for name, value in facts.items() if value}
 
 
-def _reason_name(event: WebhookEvent) -> str:
-    number = event.participant.disconnect_reason
+def _reason(participant: ParticipantInfo) -> DisconnectReason:
+    """Why it left. A leg that was asked to leave was removed, though LiveKit saw it leave."""
+    if participant.attributes.get(LEAVING):
+        return DisconnectReason.PARTICIPANT_REMOVED
+    return participant.disconnect_reason
+
+
+def _reason_name(participant: ParticipantInfo) -> str:
+    number = _reason(participant)
     # A newer LiveKit may know reasons that we do not.
     return DisconnectReason.Name(number) if number in DisconnectReason.values() else str(number)
 

@@ -12,19 +12,16 @@ from datetime import datetime, timedelta
 
 from livekit.api import LiveKitAPI
 from livekit.protocol.models import ParticipantInfo
-from livekit.protocol.room import RoomParticipantIdentity
 
 from core.events import ended
 from core.models import Call, CallEvent
 from core.transfers import LEG_ATTRIBUTE
-from gateway.calls.livekit import LIVEKIT_ERRORS, participants
+from gateway.calls.livekit import LIVEKIT_ERRORS, present, send_away_or_log
 from gateway.calls.timeline import Timeline
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 
 log = logging.getLogger(__name__)
-
-_TRIES = 2
 
 
 def call_of_human(participant: ParticipantInfo) -> str | None:
@@ -72,27 +69,16 @@ class Handover:
         # Before the hang-up, so that LiveKit's webhook finds the reason already there.
         over = CallEvent(type="call.ended", at=at, data=data)
         await self._timeline.append(call_id, [over], "livekit")
-        await self._remove(room_name, call.participant_identity)
+        await send_away_or_log(self._livekit, room_name, call.participant_identity)
 
     async def caller_left(self, call: Call) -> None:
         """Send away whoever was to take the call, or has taken it."""
         if not await self._store.events(call.id, types=["transfer.started"]):
             return
         try:
-            present = await participants(self._livekit, call.room_name)
+            others = await present(self._livekit, call.room_name)
         except LIVEKIT_ERRORS as error:
             log.warning("cannot look for a human", extra={"problem": type(error).__name__})
             return
-        for human in humans_of(call, present):
-            await self._remove(call.room_name, human.identity)
-
-    async def _remove(self, room_name: str, identity: str) -> None:
-        whom = RoomParticipantIdentity(room=room_name, identity=identity)
-        for _ in range(_TRIES):
-            try:
-                await self._livekit.room.remove_participant(whom)
-                return
-            except LIVEKIT_ERRORS as error:
-                if getattr(error, "code", "") == "not_found":
-                    return
-                log.warning("could not hang up", extra={"problem": type(error).__name__})
+        for human in humans_of(call, others):
+            await send_away_or_log(self._livekit, call.room_name, human.identity)

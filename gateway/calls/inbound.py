@@ -13,10 +13,9 @@ from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from typing import Any
 
-from livekit.api import LiveKitAPI, ServerError
+from livekit.api import LiveKitAPI
 from livekit.protocol.agent_dispatch import RoomAgentDispatch
 from livekit.protocol.models import ParticipantInfo
-from livekit.protocol.room import RoomParticipantIdentity
 
 from core.errors import Conflict, Gone, ServerFault, TooManyRequests, Unavailable
 from core.events import ended
@@ -36,7 +35,7 @@ from gateway.calls.inbound_record import (
     owner,
 )
 from gateway.calls.limits import CallLimits
-from gateway.calls.livekit import LIVEKIT_ERRORS, participants
+from gateway.calls.livekit import LIVEKIT_ERRORS, present, send_away_or_log
 from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.store.calls import LiveIdentity, NewCall, Store
 from gateway.store.database import Scope
@@ -51,7 +50,6 @@ log = logging.getLogger(__name__)
 _CALLER_WITHIN_S = 2.0
 _LOOK_EVERY_S = 0.05
 _CONNECTED = ParticipantInfo.State.ACTIVE
-_REMOVE_AGAIN_S = (0.2, 1.0, 3.0)
 
 
 class Inbound:
@@ -131,7 +129,7 @@ class Inbound:
         call_id = call_id_of(room_name)
         if not can_be_named(room_name, caller):
             log.warning("turned away a caller whose name is no text", extra={"call_id": call_id})
-            self._spawn(call_id, self._send_away(room_name, caller.identity))
+            self._spawn(call_id, send_away_or_log(self._livekit, room_name, caller.identity))
             raise Gone("The caller cannot be named")
         if call := await self._store.call(Scope(None), call_id):
             return call
@@ -149,7 +147,7 @@ class Inbound:
             raise
         if refusal:
             log.info("call refused", extra={"call_id": call_id, "why": refusal})
-            self._spawn(call_id, self._send_away(room_name, caller.identity))
+            self._spawn(call_id, send_away_or_log(self._livekit, room_name, caller.identity))
         else:
             self._spawn(call_id, self._see_agent_in(room_name, caller, call_id))
         return call
@@ -197,14 +195,10 @@ class Inbound:
         deadline = asyncio.get_running_loop().time() + _CALLER_WITHIN_S
         while True:
             try:
-                present = await participants(self._livekit, room.room_name)
-            except LIVEKIT_ERRORS as error:
-                if not (isinstance(error, ServerError) and error.code == "not_found"):
-                    raise Unavailable(
-                        "LiveKit is unavailable", code="LIVEKIT_UNAVAILABLE"
-                    ) from None
-                present = []
-            for participant in filter(is_caller, present):
+                others = await present(self._livekit, room.room_name)
+            except LIVEKIT_ERRORS:
+                raise Unavailable("LiveKit is unavailable", code="LIVEKIT_UNAVAILABLE") from None
+            for participant in filter(is_caller, others):
                 called = participant.attributes[NUMBER_ATTRIBUTE]
                 if called == room.number_id and participant.state == _CONNECTED:
                     return participant
@@ -224,20 +218,7 @@ class Inbound:
             sign="agent.dispatched",
         )
         if not await arrival.seen():
-            await self._send_away(room_name, caller.identity)
-
-    async def _send_away(self, room_name: str, identity: str) -> None:
-        """While it rings the SIP service then answers with a refusal (486)."""
-        whom = RoomParticipantIdentity(room=room_name, identity=identity)
-        for patience_s in _REMOVE_AGAIN_S:
-            try:
-                await self._livekit.room.remove_participant(whom)
-                return
-            except LIVEKIT_ERRORS as error:
-                if isinstance(error, ServerError) and error.code == "not_found":
-                    return
-            await asyncio.sleep(patience_s)
-        log.error("could not send a caller away", extra={"room": room_name})
+            await send_away_or_log(self._livekit, room_name, caller.identity)
 
     def _spawn(self, call_id: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=f"inbound {call_id}")

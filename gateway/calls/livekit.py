@@ -1,30 +1,134 @@
-"""Requests about LiveKit's rooms."""
+"""Requests about LiveKit's rooms: who is in one, sending somebody away, closing it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from typing import Final
 
 import aiohttp
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo
-from livekit.protocol.room import DeleteRoomRequest, ListParticipantsRequest
+from livekit.protocol.room import (
+    DeleteRoomRequest,
+    ListParticipantsRequest,
+    RoomParticipantIdentity,
+)
+
+from core.legs import BRIDGE
+from sip.leave import leaves_by_itself
 
 log = logging.getLogger(__name__)
 
 LIVEKIT_ERRORS = (ServerError, aiohttp.ClientError, TimeoutError)
 
+# A leg hangs up, and waits up to a second for an agent's tracks to go; one whose phone has not
+# answered the INVITE at all takes two seconds more.
+_LEAVES_WITHIN_S: Final = 4.0
+_LOOK_EVERY_S: Final = 0.1
+_TRY_AGAIN_S: Final = (0.2, 1.0)
+
 
 async def participants(livekit: LiveKitAPI, room_name: str) -> list[ParticipantInfo]:
-    """Who is in the room. Raises LIVEKIT_ERRORS."""
+    """Everybody in the room. Raises LIVEKIT_ERRORS, ``not_found`` when there is no such room."""
     listed = await livekit.room.list_participants(ListParticipantsRequest(room=room_name))
     return list(listed.participants)
 
 
-async def tidy(livekit: LiveKitAPI, room_name: str) -> None:
-    """Delete a room that has nobody but agents in it; otherwise its own time-out will."""
+async def present(livekit: LiveKitAPI, room_name: str) -> list[ParticipantInfo]:
+    """As ``participants``, but nobody is in a room that does not exist."""
     try:
-        present = await participants(livekit, room_name)
-        if all(other.kind == ParticipantInfo.Kind.AGENT for other in present):
-            await livekit.room.delete_room(DeleteRoomRequest(room=room_name))
+        return await participants(livekit, room_name)
+    except ServerError as error:
+        if error.code == "not_found":
+            return []
+        raise
+
+
+async def participant(livekit: LiveKitAPI, room_name: str, identity: str) -> ParticipantInfo | None:
+    """None: nobody of that identity is in the room, or there is no such room.
+
+    Raises LIVEKIT_ERRORS.
+    """
+    try:
+        return await livekit.room.get_participant(_whom(room_name, identity))
+    except ServerError as error:
+        if error.code == "not_found":
+            return None
+        raise
+
+
+async def send_away(livekit: LiveKitAPI, room_name: str, identity: str) -> bool:
+    """Put somebody out of the room, and wait until they are gone; a phone is hung up on.
+
+    False: nobody of that identity is there. While a phone rings, its SIP service cancels or
+    refuses the call. A leg of the embedded bridge is asked to leave first (sip.leave), since one
+    that is removed leaks memory. Raises LIVEKIT_ERRORS.
+    """
+    found = await participant(livekit, room_name, identity)
+    if found is None:
+        return False
+    whom = _whom(room_name, identity)
+    # A leg that still connects hears nobody.
+    asked = BRIDGE in found.attributes and found.state == ParticipantInfo.State.ACTIVE
+    if asked and await leaves_by_itself(livekit, whom) and await _left(livekit, room_name, found):
+        return True
+    try:
+        await livekit.room.remove_participant(whom)
+    except ServerError as error:
+        # LiveKit cannot remove somebody who is leaving already, and answers "unavailable".
+        if error.code != "not_found" and await participant(livekit, room_name, identity):
+            raise
+    return True
+
+
+async def send_away_or_log(livekit: LiveKitAPI, room_name: str, identity: str) -> None:
+    """``send_away`` for those with nobody to answer: tried three times, a failure is logged.
+
+    The reconciler hangs up on phones that are left behind.
+    """
+    for pause_s in (*_TRY_AGAIN_S, None):
+        try:
+            await send_away(livekit, room_name, identity)
+            return
+        except LIVEKIT_ERRORS as error:
+            problem = getattr(error, "code", type(error).__name__)
+            if pause_s is None:
+                log.error("could not hang up", extra={"room": room_name, "problem": problem})
+            else:
+                await asyncio.sleep(pause_s)
+
+
+async def close_room(livekit: LiveKitAPI, room_name: str) -> None:
+    """A failure is logged: the room has time-outs of its own, and mostly it is gone already."""
+    try:
+        await livekit.room.delete_room(DeleteRoomRequest(room=room_name))
     except LIVEKIT_ERRORS:
         log.info("room left to its own time-out", extra={"room": room_name})
+
+
+async def tidy(livekit: LiveKitAPI, room_name: str) -> None:
+    """Close a room that has nobody but agents in it; otherwise its own time-out will."""
+    try:
+        others = await participants(livekit, room_name)
+    except LIVEKIT_ERRORS:
+        return log.info("room left to its own time-out", extra={"room": room_name})
+    if all(other.kind == ParticipantInfo.Kind.AGENT for other in others):
+        await close_room(livekit, room_name)
+
+
+async def _left(livekit: LiveKitAPI, room_name: str, leg: ParticipantInfo) -> bool:
+    """Wait for a leg that said that it leaves; False: it is still there when the time is up."""
+    clock = asyncio.get_running_loop()
+    deadline = clock.time() + _LEAVES_WITHIN_S
+    while True:
+        found = await participant(livekit, room_name, leg.identity)
+        if found is None or found.sid != leg.sid:
+            return True
+        if clock.time() > deadline:
+            return False
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _whom(room_name: str, identity: str) -> RoomParticipantIdentity:
+    return RoomParticipantIdentity(room=room_name, identity=identity)

@@ -24,7 +24,6 @@ from typing import Any, Literal
 import aiohttp
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo, Room
-from livekit.protocol.room import RoomParticipantIdentity
 
 from core.errors import AppError, Gone
 from core.events import ended
@@ -33,7 +32,7 @@ from core.names import is_name
 from gateway.calls.handover import Handover, call_of_human, humans_of, is_referring, is_transferred
 from gateway.calls.inbound import Inbound
 from gateway.calls.inbound_record import call_id_of, is_caller, left_unanswered
-from gateway.calls.livekit import participants
+from gateway.calls.livekit import present, send_away_or_log
 from gateway.calls.outbound import Outbound
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline
@@ -130,7 +129,7 @@ class Reconciler:
                 await self._clear_of_ended(room_name)
 
     async def _take_up(self, room: Room) -> None:
-        for caller in filter(is_caller, await self._present(room.name)):
+        for caller in filter(is_caller, await present(self._livekit, room.name)):
             at = datetime.fromtimestamp(caller.joined_at, UTC) if caller.joined_at else None
             with contextlib.suppress(Gone):
                 call = await self._inbound.admit(room.name, caller, at)
@@ -138,28 +137,27 @@ class Reconciler:
 
     async def _clear(self, room: Room, call: Call) -> None:
         """The call is over, but its caller still hears ringing or silence."""
-        present = await self._present(room.name)
-        if _alone(present, call):
+        if _alone(await present(self._livekit, room.name), call):
             log.warning("hung up on a caller left behind", extra={"call_id": call.id})
-            await self._hang_up(call.room_name, call.participant_identity)
+            await send_away_or_log(self._livekit, call.room_name, call.participant_identity)
 
     async def _clear_of_ended(self, room_name: str) -> None:
         """Phones that we dialled and whose call is over: nobody could hang up on them then."""
         try:
-            present = await self._present(room_name)
+            others = await present(self._livekit, room_name)
         except ServerError as error:
             facts = {"room": room_name, "problem": error.code}
             return log.warning("LiveKit does not tell of a room", extra=facts)
-        if any(other.kind == ParticipantInfo.Kind.AGENT for other in present):
+        if any(other.kind == ParticipantInfo.Kind.AGENT for other in others):
             return  # somebody talks to them, whatever the record says
-        for phone in present:
+        for phone in others:
             if phone.kind != ParticipantInfo.Kind.SIP:
                 continue
             call_id = phone.attributes.get("switchroom.callId") or call_of_human(phone)
             call = await self._store.call(Scope(None), call_id) if call_id else None
             if call is not None and call.ended_at and call.ended_at < now() - _SETTLED:
                 log.warning("hung up on a phone left behind", extra={"call_id": call.id})
-                await self._hang_up(room_name, phone.identity)
+                await send_away_or_log(self._livekit, room_name, phone.identity)
 
     # --- unfinished calls
 
@@ -167,11 +165,11 @@ class Reconciler:
         """Calls that nobody follows, and what is the matter with them."""
         found: dict[str, tuple[Call, Finding]] = {}
         alone: dict[str, float] = {}
-        async for call, present in self._unfollowed():
+        async for call, others in self._unfollowed():
             with _one_of_many(call.id):
-                if not any(other.identity == call.participant_identity for other in present):
+                if not any(other.identity == call.participant_identity for other in others):
                     found[call.id] = call, "gone"
-                elif call.agent_id is not None and await self._left_alone(call, present):
+                elif call.agent_id is not None and await self._left_alone(call, others):
                     since = alone[call.id] = self._alone_since.get(call.id, time.monotonic())
                     if time.monotonic() - since >= self._alone_s:
                         found[call.id] = call, "alone"
@@ -185,17 +183,17 @@ class Reconciler:
             if _awaits_visitor(call):
                 continue
             try:
-                yield call, await self._present(call.room_name)
+                yield call, await present(self._livekit, call.room_name)
             except ServerError as error:
                 # One call that LiveKit will not talk about must not keep the others open.
                 facts = {"call_id": call.id, "problem": error.code}
                 log.warning("LiveKit does not tell of a call", extra=facts)
 
-    async def _left_alone(self, call: Call, present: list[ParticipantInfo]) -> bool:
-        humans = humans_of(call, present)
+    async def _left_alone(self, call: Call, others: list[ParticipantInfo]) -> bool:
+        humans = humans_of(call, others)
         if humans and not await is_transferred(self._store, call.id):
-            present = [other for other in present if other not in humans]
-        return _alone(present, call)
+            others = [other for other in others if other not in humans]
+        return _alone(others, call)
 
     async def _finish(self, call: Call, finding: Finding) -> None:
         transferred = await is_transferred(self._store, call.id)
@@ -211,7 +209,7 @@ class Reconciler:
             call.id, [CallEvent(type="call.ended", data=data)], "reconciler"
         )
         if finding == "alone":
-            await self._hang_up(call.room_name, call.participant_identity)
+            await send_away_or_log(self._livekit, call.room_name, call.participant_identity)
         await self._handover.caller_left(call)
 
     async def _gone(self, call: Call) -> dict[str, Any]:
@@ -229,24 +227,6 @@ class Reconciler:
         if call.participant_id is None:
             return ended("failed", "dial_failed", note="never dialled")
         return ended("failed", "dial_failed", note="found gone before an answer was seen")
-
-    # --- LiveKit
-
-    async def _present(self, room_name: str) -> list[ParticipantInfo]:
-        try:
-            return await participants(self._livekit, room_name)
-        except ServerError as error:
-            if error.code == "not_found":
-                return []
-            raise
-
-    async def _hang_up(self, room_name: str, identity: str) -> None:
-        whom = RoomParticipantIdentity(room=room_name, identity=identity)
-        try:
-            await self._livekit.room.remove_participant(whom)
-        except ServerError as error:
-            if error.code != "not_found":
-                log.warning("could not hang up", extra={"room": room_name, "problem": error.code})
 
 
 @contextlib.contextmanager
@@ -278,9 +258,9 @@ def _awaits_visitor(call: Call) -> bool:
     return waiting and call.created_at > now() - JOIN_WITHIN - _SETTLED
 
 
-def _alone(present: list[ParticipantInfo], call: Call) -> bool:
+def _alone(others: list[ParticipantInfo], call: Call) -> bool:
     """Whether the call's phone is there, and neither an agent nor anybody else to talk to."""
-    return [other.identity for other in present] == [call.participant_identity]
+    return [other.identity for other in others] == [call.participant_identity]
 
 
 def _left_alone(call: Call) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import aiohttp
 from google.protobuf.duration_pb2 import Duration
 from livekit.api import LiveKitAPI, ServerError, SipCallError
 from livekit.protocol.models import ParticipantInfo
-from livekit.protocol.room import RoomParticipantIdentity
 from livekit.protocol.sip import TransferSIPParticipantRequest
 
 from core.alongside import alongside
@@ -32,7 +31,7 @@ from core.transfers import (
     TransferResult,
 )
 from gateway.calls.limits import CallLimits
-from gateway.calls.livekit import LIVEKIT_ERRORS
+from gateway.calls.livekit import LIVEKIT_ERRORS, participant
 from gateway.calls.policy import DialPolicy
 from gateway.calls.timeline import Timeline, Watch
 from gateway.calls.transfer_timeline import Order, Steps
@@ -312,12 +311,8 @@ class Transfers:
     async def _look(self, room_name: str, identity: str) -> ParticipantInfo | None:
         """Raises Unavailable."""
         try:
-            return await self._livekit.room.get_participant(
-                RoomParticipantIdentity(room=room_name, identity=identity)
-            )
-        except LIVEKIT_ERRORS as error:
-            if isinstance(error, ServerError) and error.code == "not_found":
-                return None
+            return await participant(self._livekit, room_name, identity)
+        except LIVEKIT_ERRORS:
             raise Unavailable("LiveKit cannot be reached", code="LIVEKIT_UNAVAILABLE") from None
 
 

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 from livekit.api import LiveKitAPI
-from livekit.protocol.room import DeleteRoomRequest
 
 from core.errors import AppError
 from core.events import ended
@@ -18,7 +17,7 @@ from core.settings import Settings
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.following import Arrival
 from gateway.calls.limits import CallLimits
-from gateway.calls.livekit import LIVEKIT_ERRORS
+from gateway.calls.livekit import close_room
 from gateway.calls.outbound import no_worker, worker_free
 from gateway.calls.room_tokens import join_token
 from gateway.calls.rooms import LiveKitRooms
@@ -126,7 +125,7 @@ class WebCalls:
             group.create_task(arrival.seen())
             group.create_task(self._await_visitor(call_id, watch))
         if not await watch.seen("call.answered"):
-            await self._close(call_id)
+            await close_room(self._livekit, call_id)
 
     async def _await_visitor(self, call_id: str, watch: Watch) -> None:
         met = ("call.answered", "call.ended")
@@ -138,13 +137,6 @@ class WebCalls:
 
     async def _write_off(self, call_id: str, data: dict[str, Any]) -> None:
         await self._journal.write(call_id, "call.ended", data)
-
-    async def _close(self, call_id: str) -> None:
-        try:
-            await self._livekit.room.delete_room(DeleteRoomRequest(room=call_id))
-        except LIVEKIT_ERRORS:
-            # Mostly it is gone already; if not, it has time-outs of its own.
-            log.info("room left to its own time-out", extra={"call_id": call_id})
 
     def _spawn(self, call_id: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=f"web {call_id}")

@@ -129,6 +129,8 @@ class TestNeverAnswered:
             json={"room_name": call.room, "participant_identity": "caller"},
         )
         assert removed.status == 200, removed.body
+        shown = await gateway.get(f"/livekit/rooms/{call.room}")
+        assert "caller" not in str(shown.body.get("participants"))
         assert (await rang.ended(5)).how == "cancel"
         assert await call.outcome() == ("canceled", "canceled", None)
         await left_nothing(stack, call.room)

@@ -108,12 +108,15 @@ class FarEnd:
         if (status == "active" or not _is_sip(participant)) and not self.answered.is_set():
             self.answered.set()
             self._on_answered()
+        if not _is_sip(participant):
+            return
         # It is over, and the leg about to leave: the bridge's waits a moment for us to go first.
-        if self.answered.is_set() and _is_sip(participant):
+        if participant.attributes.get(LEAVING):
+            cause = self._why(rtc.DisconnectReason.PARTICIPANT_REMOVED, participant)
+            self._left(cause, "asked to leave")
+        elif self.answered.is_set():
             if status == "hangup":
                 self._left("caller_hung_up", status)
-            elif participant.attributes.get(LEAVING):
-                self._left("removed", "asked to leave")
             elif participant.attributes.get(LOST):
                 self._left("leg_lost", "its SIP service died")
 
@@ -134,17 +137,22 @@ class FarEnd:
             self.answered.set()
             self._on_answered()
         name = rtc.DisconnectReason.Name(reason or rtc.DisconnectReason.UNKNOWN_REASON)
-        cause = far_end_left(
-            reason,
-            sip=_is_sip(participant),
-            status=status,
-            answered=self.answered.is_set(),
-            inbound=self._inbound,
-        )
+        cause = self._why(reason, participant)
         if cause == "leg_lost" and (reason is None or reason in MAY_RETURN):
             self._wait_for_return(cause, name)
         else:
             self._left(cause, name)
+
+    def _why(
+        self, reason: rtc.DisconnectReason.ValueType | None, participant: rtc.Participant
+    ) -> Cause:
+        return far_end_left(
+            reason,
+            sip=_is_sip(participant),
+            status=participant.attributes.get(CALL_STATUS, ""),
+            answered=self.answered.is_set(),
+            inbound=self._inbound,
+        )
 
     def _left(self, cause: Cause, detail: str) -> None:
         if not self._over:

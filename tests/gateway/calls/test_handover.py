@@ -101,8 +101,9 @@ class TestWebhook:
         assert rooms.removed == []
 
     async def test_livekit_being_away_loses_no_record(
-        self, gateway: Running, rooms: LiveKitStub
+        self, gateway: Running, rooms: LiveKitStub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("gateway.calls.livekit._TRY_AGAIN_S", (0, 0))
         call = await together(gateway, rooms, "call.transferred")
         rooms.failing[call.room_name] = "unavailable"
         assert await deliver(gateway, human_left(call)) == 200

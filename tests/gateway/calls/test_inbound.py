@@ -13,6 +13,7 @@ from cryptography.fernet import Fernet
 from livekit.protocol.models import ParticipantInfo
 from sqlalchemy import update
 
+from core.legs import LEAVING
 from core.models import AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
 from gateway.calls.inbound_record import call_id_of
@@ -357,6 +358,20 @@ class TestTheEnd:
         await deliver(gateway, caller.webhook("participant_joined"))
         await deliver(gateway, caller.left(status, reason))
         assert await caller.outcome(gateway) == wanted
+
+    async def test_a_leg_that_was_asked_to_leave_was_removed(self, gateway: Running) -> None:
+        """It leaves by itself, as one that rang for too long does."""
+        caller = Caller((await number(gateway)).id)
+        await deliver(gateway, caller.webhook("participant_joined"))
+        asked = {"sip.callStatus": "ringing", LEAVING: "true"}
+        left = caller.webhook(
+            "participant_left", attributes=asked, disconnectReason="CLIENT_INITIATED"
+        )
+        await deliver(gateway, left)
+        assert await caller.outcome(gateway) == ("canceled", "canceled")
+        # The reconciler reads it there, of a call that an agent had and did not finish.
+        (told,) = await gateway.store.events(caller.call_id, types=["livekit.participant_left"])
+        assert told.data["disconnectReason"] == "PARTICIPANT_REMOVED"
 
     async def test_late_lost_doubled_and_backwards_it_is_the_same(self, gateway: Running) -> None:
         attached = await number(gateway)

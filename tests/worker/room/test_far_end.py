@@ -162,6 +162,16 @@ async def test_a_phone_that_was_asked_to_leave(room: Watched) -> None:
     assert room.told == ["answered", "removed asked to leave"]
 
 
+@pytest.mark.parametrize(("inbound", "cause"), [(True, "ring_removed"), (False, "not_answered")])
+async def test_a_phone_that_was_asked_to_leave_while_it_rang(inbound: bool, cause: Cause) -> None:
+    room = Watched(inbound=inbound)
+    phone = room.joins(Party(status="ringing"))
+    phone.attributes[LEAVING] = "true"
+    room.emit("participant_attributes_changed", {LEAVING: "true"}, phone)
+    room.leaves(phone, R.CLIENT_INITIATED)
+    assert room.told == ["ringing", f"{cause} asked to leave"]
+
+
 async def test_a_caller_who_hangs_up_at_once_was_answered() -> None:
     """LiveKit tells of attributes together that change together."""
     room = Watched(inbound=True)
