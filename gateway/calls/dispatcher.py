@@ -1,17 +1,27 @@
-"""Sends agents into rooms."""
+"""Sends an agent into a call's room, and sees that it comes: is a worker free, has one joined."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from livekit.api import LiveKitAPI
 from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgentDispatch
 
+from core.errors import Unavailable
+from core.events import ended
 from core.jobs import JobMetadata
 from core.tokens import TokenIssuer
 from gateway.calls.livekit import LIVEKIT_ERRORS
+from gateway.calls.timeline import Journal, Watch
+from gateway.store.calls import Store
 
 log = logging.getLogger(__name__)
+
+# So often a call without an agent is looked at. LiveKit gives a worker 3 s to take a dispatch
+# (psrpc's DefaultClientTimeout); with twelve calls at once on two cores some took over 1.5 s, and
+# a dispatch repeated earlier sends a second agent, who throws the first one out.
+_LOOK_EVERY_S = 3.5
 
 
 class Dispatcher:
@@ -52,3 +62,69 @@ class Dispatcher:
             return True
         ours = (one for one in listed if one.agent_name == self.agent_name)
         return any(one.state.jobs for one in ours)
+
+
+class Arrival:
+    """Sees an agent into a call: LiveKit neither queues nor retries a dispatch."""
+
+    def __init__(
+        self,
+        call_id: str,
+        room_name: str,
+        *,
+        watch: Watch,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        timeout_s: float,
+        sign: str = "agent.joined",
+    ) -> None:
+        """``sign``: the event that tells of the agent."""
+        self._sign = sign
+        self._call_id = call_id
+        self._room_name = room_name
+        self._watch = watch
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._timeout_s = timeout_s
+
+    async def seen(self) -> bool:
+        """True when the agent has joined, or the call is over and none is needed.
+
+        The dispatch is repeated as long as no worker takes it, and once, at half time, if the
+        one that did has not come. When the time is up the call is written off as
+        ``agent_unavailable``, and the far end is the caller's to send away.
+        """
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + self._timeout_s
+        half_time = deadline - self._timeout_s / 2
+        pause_s = min(_LOOK_EVERY_S, self._timeout_s / 2)
+        hurried = False
+        while not await self._joined(min(pause_s, deadline - clock.time())):
+            if clock.time() >= deadline:
+                return await self._write_off()
+            late = not hurried and clock.time() >= half_time
+            hurried |= late
+            if late or not await self._dispatcher.taken(self._room_name):
+                log.warning("agent dispatched again", extra={"call_id": self._call_id})
+                await self._dispatcher.send(self._call_id, self._room_name)
+        return True
+
+    async def _joined(self, within_s: float) -> bool:
+        return await self._watch.until(self._sign, "call.ended", timeout_s=within_s)
+
+    async def _write_off(self) -> bool:
+        log.error("no agent joined the call", extra={"call_id": self._call_id})
+        await self._journal.write(self._call_id, "call.ended", ended("failed", "agent_unavailable"))
+        return False
+
+
+async def worker_free(store: Store, agent_name: str) -> bool:
+    """Whether some worker could take a call now. Raises Unavailable (the database)."""
+    return any(
+        worker.agent_name == agent_name and not worker.draining and worker.active < worker.capacity
+        for worker in await store.workers()
+    )
+
+
+def no_worker() -> Unavailable:
+    return Unavailable("No agent worker is free", code="AGENT_UNAVAILABLE", retry_after_s=5)

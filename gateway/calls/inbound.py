@@ -22,8 +22,7 @@ from core.events import ended
 from core.jobs import Assignment, InboundJob, InboundRoom
 from core.models import Agent, Call, CallEvent, PhoneNumber, now
 from core.tokens import TokenIssuer
-from gateway.calls.dispatcher import Dispatcher
-from gateway.calls.following import Arrival
+from gateway.calls.dispatcher import Arrival, Dispatcher
 from gateway.calls.inbound_record import (
     answering_webhook,
     brief_of,

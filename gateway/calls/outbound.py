@@ -21,25 +21,23 @@ from livekit.protocol.models import ParticipantInfo
 from core.errors import AppError, Conflict, ServerFault, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent
-from gateway.calls.dispatcher import Dispatcher
-from gateway.calls.following import Following
+from gateway.calls.dispatcher import Arrival, Dispatcher, no_worker, worker_free
+from gateway.calls.following import NEVER_DIALLED, Following
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, participants, tidy
 from gateway.calls.plan import CallPlan
 from gateway.calls.policy import DialPolicy
 from gateway.calls.rooms import Claimed, LiveKitRooms
-from gateway.calls.timeline import Journal, Timeline
+from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.calls.trunks import check_trunk
 from gateway.store.calls import LiveIdentity, Store
 from gateway.store.room_names import HeldByToken
-from sip.dial import Dial, DialFailed, DialOutcome, Joined
+from sip.dial import Dial, DialFailed, Joined
 from sip.guard import SipGuard
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-_NEVER_DIALLED = DialOutcome(status="failed", reason="dial_failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +157,7 @@ class Outbound:
             )
             # What _start raises it has written down, unless the database was away.
             if not entered or error.code == "STORE_UNAVAILABLE":
-                await self._journal.verdict(plan.call_id, _NEVER_DIALLED)
+                await self._journal.verdict(plan.call_id, NEVER_DIALLED)
         finally:
             if not started:
                 self._followed.discard(plan.call_id)
@@ -212,7 +210,7 @@ class Outbound:
             raise ServerFault("The call could not be placed", code="CALL_FAILED") from None
         except TimeoutError:
             await dial.abandon()
-            await self._journal.verdict(call_id, _NEVER_DIALLED)
+            await self._journal.verdict(call_id, NEVER_DIALLED)
             raise ServerFault("The call could not be placed", code="CALL_FAILED") from None
         except BaseException:
             # What cannot be written down must not ring.
@@ -223,21 +221,28 @@ class Outbound:
     async def _follow(
         self, plan: CallPlan, dial: Dial, agent: Agent | None, *, created: bool
     ) -> None:
-        following = Following(
-            plan.call_id,
+        call_id, journal = plan.call_id, self._journal
+        watch = Watch(call_id, self._store, self._timeline)
+        arrival = Arrival(
+            call_id,
             plan.room_name,
+            watch=watch,
+            journal=journal,
+            dispatcher=self._dispatcher,
+            timeout_s=self._agent_join_timeout_s,
+        )
+        following = Following(
             dial,
-            store=self._store,
-            timeline=self._timeline,
-            journal=self._journal,
-            dispatcher=self._dispatcher if agent else None,
-            agent_join_timeout_s=self._agent_join_timeout_s,
+            watch,
+            ringing=lambda: journal.write(call_id, "call.ringing"),
+            verdict=lambda outcome: journal.verdict(call_id, outcome),
+            arrival=None if agent is None else arrival,
         )
         try:
             outcome = await following.run()
         finally:
-            self._followed.discard(plan.call_id)
-        if created and not outcome.answered:
+            self._followed.discard(call_id)
+        if created and outcome is not None and not outcome.answered:
             await tidy(self._livekit, plan.room_name)
 
     async def _insert(self, plan: CallPlan, agent: Agent | None) -> None:
@@ -278,18 +283,6 @@ class Outbound:
         # A failing "place" is the request's to answer.
         if task.get_name() == "follow" and not task.cancelled() and task.exception():
             log.error("following a call failed", exc_info=task.exception())
-
-
-async def worker_free(store: Store, agent_name: str) -> bool:
-    """Whether some worker could take a call now. Raises Unavailable (the database)."""
-    return any(
-        worker.agent_name == agent_name and not worker.draining and worker.active < worker.capacity
-        for worker in await store.workers()
-    )
-
-
-def no_worker() -> Unavailable:
-    return Unavailable("No agent worker is free", code="AGENT_UNAVAILABLE", retry_after_s=5)
 
 
 def _joining_agent(plan: CallPlan, present: list[ParticipantInfo]) -> Agent | None:

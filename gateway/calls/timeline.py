@@ -213,6 +213,11 @@ class Watch:
         self._store = store
         self._timeline = timeline
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """For the log."""
+        return {"call_id": self._call_id}
+
     async def seen(self, *types: str) -> bool:
         """Whether one of these is on the timeline. Raises Unavailable (the database)."""
         return bool(await self._store.events(self._call_id, types=types))
@@ -231,7 +236,7 @@ class Watch:
                         return True
                 except Unavailable:
                     # Whoever waits here waits beside a dial, whose verdict must not be lost.
-                    log.warning("cannot look for events", extra={"call_id": self._call_id})
+                    log.warning("cannot look for events", extra=self.facts)
                     left = min(left, POLL_S)
                 await news.wait(left)
         return await self.seen(*types)

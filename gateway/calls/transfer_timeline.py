@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from core.events import ended
-from core.models import Agent, Call, CallEvent
+from core.models import Agent, Call, CallEvent, DisconnectionReason
 from core.transfers import Outcome, TransferResult, failure, human_identity
 from gateway.calls.timeline import Timeline
 from gateway.store.calls import Store
 
 _TOLD = ("transfer.started", "transfer.answered", "transfer.failed", "call.transferred")
-_OUTCOMES: dict[str | None, Outcome] = {
-    "busy": "busy",
-    "no_answer": "no_answer",
-    "rejected": "rejected",
+# By the reason that the refused dial of a call would have.
+_OUTCOMES: Mapping[str | None, Outcome] = {
+    "dial_busy": "busy",
+    "dial_no_answer": "no_answer",
+    "dial_rejected": "rejected",
     "invalid_destination": "invalid_destination",
-    "not_allowed": "not_allowed",
+}
+_TOLD_OUTCOMES: Mapping[object, Outcome] = {
+    outcome: outcome for outcome in (*_OUTCOMES.values(), "not_allowed")
 }
 
 
@@ -94,9 +98,20 @@ class Steps:
         return bool(await self._timeline.append(order.call.id, events, "gateway"))
 
 
+def refused(
+    reason: DisconnectionReason | None, sip_status_code: int | None, sip_reason: str | None
+) -> TransferResult:
+    """The human's phone was not answered, or the caller's would not go there."""
+    return TransferResult(
+        outcome=_OUTCOMES.get(reason, "failed"),
+        sip_status_code=sip_status_code,
+        sip_reason=sip_reason,
+    )
+
+
 def _known(order: Order, told: dict[str, Any]) -> TransferResult | None:
     if (failed := told.get("transfer.failed")) is not None:
-        return TransferResult(outcome=_OUTCOMES.get(failed.data.get("reason"), "failed"))
+        return TransferResult(outcome=_TOLD_OUTCOMES.get(failed.data.get("reason"), "failed"))
     if "call.transferred" in told and order.cold:
         return TransferResult(outcome="transferred")
     if "transfer.answered" in told:

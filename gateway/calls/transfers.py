@@ -20,21 +20,16 @@ from livekit.api import LiveKitAPI, ServerError, SipCallError
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.sip import TransferSIPParticipantRequest
 
-from core.alongside import alongside
 from core.errors import AppError, Conflict, Forbidden, Gone, NotFound, TooManyRequests, Unavailable
 from core.models import now
 from core.settings import Settings
-from core.transfers import (
-    LEG_ATTRIBUTE,
-    Outcome,
-    TransferOrder,
-    TransferResult,
-)
+from core.transfers import LEG_ATTRIBUTE, TransferOrder, TransferResult
+from gateway.calls.following import NEVER_DIALLED, Following
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, participant
 from gateway.calls.policy import DialPolicy
 from gateway.calls.timeline import Timeline, Watch
-from gateway.calls.transfer_timeline import Order, Steps
+from gateway.calls.transfer_timeline import Order, Steps, refused
 from gateway.calls.trunks import check_trunk, make_trunk, may_call_out, opened, outbound_trunk
 from gateway.store.calls import Store
 from gateway.store.credentials import CredentialStore
@@ -53,13 +48,6 @@ _LOOK_S = 0.25
 _REFERRED_WITHIN_S = 3.0
 # Younger, a transfer may be between its first event and its participant, at another gateway.
 _BEGUN_S = 5.0
-
-_OUTCOMES: dict[str | None, Outcome] = {
-    "dial_busy": "busy",
-    "dial_no_answer": "no_answer",
-    "dial_rejected": "rejected",
-    "invalid_destination": "invalid_destination",
-}
 
 
 class Transfers:
@@ -165,7 +153,11 @@ class Transfers:
         try:
             known = await refer(self._sip, request) == "completed"
         except SipCallError as error:
-            return _refused(error.sip_status_code, error.sip_status)
+            status = error.sip_status_code
+            if status is None:
+                return TransferResult(outcome="failed")
+            _, reason = by_sip_status(status)
+            return refused(reason, status, error.sip_status)
         except ServerError as error:
             log.warning("not referred", extra={"call_id": call.id, "problem": error.code})
             return TransferResult(outcome="failed")
@@ -211,43 +203,26 @@ class Transfers:
         )
         dial = Dial(self._sip, self._livekit, request)
         try:
-            outcome = await self._verdict(order, dial)
-        except BaseException:
+            outcome = await self._outcome(order, dial)
+        finally:
             await dial.aclose()
-            raise
-        await dial.aclose()
+        if outcome is None:
+            return TransferResult(outcome="failed")
         if not outcome.answered:
-            return _result(outcome)
+            return refused(outcome.reason, outcome.sip_status_code, outcome.sip_reason)
         return TransferResult(outcome="answered", identity=order.human)
 
-    async def _verdict(self, order: Order, dial: Dial) -> DialOutcome:
+    async def _outcome(self, order: Order, dial: Dial) -> DialOutcome | None:
+        """None: the call was over when the human answered."""
         try:
             await dial.joined()
         except DialFailed as error:
             return error.outcome
         except TimeoutError:
             await dial.cancel()
-            return DialOutcome(status="failed", reason="dial_failed")
+            return NEVER_DIALLED
         watch = Watch(order.call.id, self._store, self._timeline)
-        async with (
-            alongside(self._see_ringing(order, dial), "see ringing"),
-            alongside(self._hang_up_when_over(watch, dial), "hang up when over"),
-        ):
-            outcome = await dial.verdict()
-        if outcome.answered and await watch.seen("call.ended"):
-            await dial.cancel()
-            return DialOutcome(status="canceled", reason="canceled")
-        return outcome
-
-    async def _see_ringing(self, order: Order, dial: Dial) -> None:
-        while (status := await dial.call_status()) == "dialing":  # noqa: ASYNC110 (told by nobody)
-            await asyncio.sleep(_LOOK_S)
-        if status == "ringing":
-            await self._steps.ringing(order)
-
-    async def _hang_up_when_over(self, watch: Watch, dial: Dial) -> None:
-        await watch.until("call.ended")
-        await dial.cancel()
+        return await Following(dial, watch, ringing=lambda: self._steps.ringing(order)).run()
 
     async def _way_out(self, order: Order) -> tuple[Trunk, str]:
         """The trunk, and the caller ID. Raises Forbidden, ServerFault, Unavailable.
@@ -314,20 +289,3 @@ class Transfers:
             return await participant(self._livekit, room_name, identity)
         except LIVEKIT_ERRORS:
             raise Unavailable("LiveKit cannot be reached", code="LIVEKIT_UNAVAILABLE") from None
-
-
-def _refused(sip_status: int | None, phrase: str | None) -> TransferResult:
-    if sip_status is None:
-        return TransferResult(outcome="failed")
-    _, reason = by_sip_status(sip_status)
-    return TransferResult(
-        outcome=_OUTCOMES.get(reason, "failed"), sip_status_code=sip_status, sip_reason=phrase
-    )
-
-
-def _result(outcome: DialOutcome) -> TransferResult:
-    return TransferResult(
-        outcome=_OUTCOMES.get(outcome.reason, "failed"),
-        sip_status_code=outcome.sip_status_code,
-        sip_reason=outcome.sip_reason,
-    )

@@ -14,11 +14,9 @@ from core.errors import AppError
 from core.events import ended
 from core.models import Agent, Call, CallEvent, new_id
 from core.settings import Settings
-from gateway.calls.dispatcher import Dispatcher
-from gateway.calls.following import Arrival
+from gateway.calls.dispatcher import Arrival, Dispatcher, no_worker, worker_free
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import close_room
-from gateway.calls.outbound import no_worker, worker_free
 from gateway.calls.room_tokens import join_token
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Journal, Timeline, Watch
