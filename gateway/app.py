@@ -20,7 +20,6 @@ from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.handover import Handover
 from gateway.calls.inbound import Inbound
 from gateway.calls.limits import CallLimits
-from gateway.calls.numbering import load_tables
 from gateway.calls.outbound import Outbound
 from gateway.calls.policy import DialPolicy
 from gateway.calls.reconciler import Reconciler
@@ -89,6 +88,7 @@ from gateway.store.write_probe import WriteProbe
 from gateway.webhooks.payload import render
 from gateway.webhooks.sender import DRAIN_S, SLOTS, Sender
 from sip.guard import Resolver, SipGuard
+from sip.numbering import load_tables
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from core.far_end import LONGEST_ID, told
 from core.legs import LEAVING, LOST
 from core.models import CallEvent, DisconnectionReason, Status, now
 from gateway.calls.handover import call_of_human, is_referring, is_transferred
-from gateway.calls.inbound_record import can_be_named, is_caller, left_unanswered
+from gateway.calls.inbound import can_be_named, is_caller, left_unanswered
 from gateway.calls.web import VISITOR
 from gateway.http.body import read_text
 from gateway.http.route import Route

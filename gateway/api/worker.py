@@ -16,7 +16,7 @@ from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
 from core.models import CallEvent, Turn, now
 from core.tokens import Audience, InvalidToken, TokenIssuer
 from core.transfers import TransferOrder, TransferResult
-from gateway.calls.inbound_record import answering_webhook, brief_of
+from gateway.calls.dispatcher import answering_webhook, brief_of
 from gateway.http.body import parse_body
 from gateway.http.route import Route
 from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS, TRANSFERS, WEBHOOKS

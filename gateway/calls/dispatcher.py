@@ -1,4 +1,5 @@
-"""Sends an agent into a call's room, and sees that it comes: is a worker free, has one joined."""
+"""The agent of a call: whether a worker is free, sent into the room, seen to come, and told about
+the call."""
 
 from __future__ import annotations
 
@@ -10,11 +11,14 @@ from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgen
 
 from core.errors import Unavailable
 from core.events import ended
-from core.jobs import JobMetadata
+from core.jobs import CallBrief, JobMetadata, VoiceWebhook
+from core.models import Agent, Call
 from core.tokens import TokenIssuer
 from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.timeline import Journal, Watch
 from gateway.store.calls import Store
+from gateway.store.credentials import Unreadable
+from gateway.store.webhooks import WebhookEndpoint, WebhookStore
 
 log = logging.getLogger(__name__)
 
@@ -128,3 +132,34 @@ async def worker_free(store: Store, agent_name: str) -> bool:
 
 def no_worker() -> Unavailable:
     return Unavailable("No agent worker is free", code="AGENT_UNAVAILABLE", retry_after_s=5)
+
+
+def brief_of(call: Call, agent: Agent, webhook: WebhookEndpoint | None) -> CallBrief:
+    """What the call's worker is told. ``webhook``: what answers the caller, if that is one."""
+    return CallBrief(
+        call_id=call.id,
+        phone_number_id=call.phone_number_id,
+        direction=call.direction,
+        participant_identity=call.participant_identity,
+        from_number=call.from_number,
+        to_number=call.to_number,
+        metadata=call.metadata,
+        max_duration_ms=call.max_duration_ms,
+        agent=agent,
+        webhook=VoiceWebhook.model_validate(webhook.model_dump(), extra="ignore")
+        if webhook is not None
+        else None,
+    )
+
+
+async def answering_webhook(
+    call: Call, agent: Agent, webhooks: WebhookStore
+) -> WebhookEndpoint | None:
+    """The webhook that answers the caller's turns; None when a model of ours does, or nobody."""
+    if agent.config.voice_mode != "webhook":
+        return None
+    try:
+        return await webhooks.of_call(call.id)
+    except Unreadable:
+        log.error("the webhook's secret cannot be read", extra={"call_id": call.id})
+        return None

@@ -8,6 +8,7 @@ so that two who tell at the same time, or much later, cannot make two of it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Coroutine, Sequence
 from datetime import datetime
@@ -19,20 +20,11 @@ from livekit.protocol.models import ParticipantInfo
 
 from core.errors import Conflict, Gone, ServerFault, TooManyRequests, Unavailable
 from core.events import ended
+from core.far_end import LONGEST_KEY, is_text, told
 from core.jobs import Assignment, InboundJob, InboundRoom
-from core.models import Agent, Call, CallEvent, PhoneNumber, now
+from core.models import Agent, Call, CallEvent, DisconnectionReason, PhoneNumber, Status, now
 from core.tokens import TokenIssuer
-from gateway.calls.dispatcher import Arrival, Dispatcher
-from gateway.calls.inbound_record import (
-    answering_webhook,
-    brief_of,
-    call_id_of,
-    can_be_named,
-    first_events,
-    is_caller,
-    new_call,
-    owner,
-)
+from gateway.calls.dispatcher import Arrival, Dispatcher, answering_webhook, brief_of
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, present, send_away_or_log
 from gateway.calls.timeline import Journal, Timeline, Watch
@@ -41,6 +33,7 @@ from gateway.store.database import Scope
 from gateway.store.lookup import Agents, Numbers, check_takes_calls
 from gateway.store.webhooks import WebhookStore
 from sip.dispatch import NUMBER_ATTRIBUTE
+from sip.trunks import read_label
 
 log = logging.getLogger(__name__)
 
@@ -244,3 +237,76 @@ class _Redispatcher(Dispatcher):
     def dispatch(self, call_id: str) -> RoomAgentDispatch:
         metadata = self._job.model_dump_json(by_alias=True, exclude_none=True)
         return RoomAgentDispatch(agent_name=self.agent_name, metadata=metadata)
+
+
+def call_id_of(room_name: str) -> str:
+    """The id of the inbound call that this room was made for."""
+    return f"call_{hashlib.sha256(room_name.encode()).hexdigest()[:24]}"
+
+
+def is_caller(participant: ParticipantInfo) -> bool:
+    """Whether it is the phone of somebody who called a number of ours."""
+    return (
+        participant.kind == ParticipantInfo.Kind.SIP and NUMBER_ATTRIBUTE in participant.attributes
+    )
+
+
+def can_be_named(room_name: str, participant: ParticipantInfo) -> bool:
+    """Whether a record can name the participant, which a SIP service calls as its caller does."""
+    return all(
+        is_text(key, LONGEST_KEY) for key in (room_name, participant.identity, participant.sid)
+    )
+
+
+def left_unanswered(
+    call_status: str | None, reason: str | None
+) -> tuple[Status, DisconnectionReason]:
+    """How a call ended whose caller left before the answer.
+
+    ``call_status`` is the last ``sip.callStatus``: ``hangup`` after a CANCEL, still ``ringing``
+    when the SIP service gave up; ``reason`` the name of LiveKit's DisconnectReason.
+    """
+    if reason in {"PARTICIPANT_REMOVED", "ROOM_DELETED"}:
+        return "canceled", "canceled"
+    if call_status == "hangup":
+        return "canceled", "user_hangup"
+    return "failed", "agent_unavailable"
+
+
+def new_call(
+    call_id: str,
+    room_name: str,
+    caller: ParticipantInfo,
+    number: PhoneNumber | None,
+    agent: Agent | None,
+) -> NewCall:
+    """The record of the call as it comes in."""
+    attributes = caller.attributes
+    return NewCall(
+        id=call_id,
+        auth_id=number.auth_id if number else owner(caller),
+        direction="inbound",
+        room_name=room_name,
+        participant_identity=caller.identity,
+        from_number=told(attributes.get("sip.phoneNumber")),
+        to_number=number.phone_number if number else told(attributes.get("sip.trunkPhoneNumber")),
+        max_duration_ms=agent.config.max_duration_ms if agent else 0,
+        agent=agent,
+        phone_number_id=attributes[NUMBER_ATTRIBUTE],
+        metadata={},
+    )
+
+
+def owner(caller: ParticipantInfo) -> str | None:
+    """Whose the number was when its rule was made: the rule's metadata is the caller's."""
+    auth_id = read_label(caller.metadata).get("auth_id")
+    return auth_id if isinstance(auth_id, str) else None
+
+
+def first_events(call_id: str, caller: ParticipantInfo, at: datetime) -> list[CallEvent]:
+    """What is known of it by then, whoever tells."""
+    ids = {"participantId": caller.sid, "sipCallId": told(caller.attributes.get("sip.callID"))}
+    return [
+        CallEvent(id=f"{call_id}_queued", type="call.queued", at=at),
+        CallEvent(id=f"{call_id}_ringing", type="call.ringing", at=at, data=ids),
+    ]

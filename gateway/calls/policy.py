@@ -3,7 +3,7 @@
 Every way out asks here: calls, transfers, dry runs. A destination is a number, or the URI that a
 phone is referred to. A bare number of up to six digits is an extension of whatever stands behind
 the trunk; any other is taken for every public number that a switch could make of it
-(gateway.calls.numbering). Refused, unless DIAL_ALLOW_SPECIAL says otherwise:
+(sip.numbering). Refused, unless DIAL_ALLOW_SPECIAL says otherwise:
 
     emergency   of any country, bare or behind a country code (911, 00112, +49112); of extensions,
                 when the trunk's country is known, those of that country, 112, 911 and 999
@@ -28,7 +28,8 @@ import phonenumbers
 
 from core.errors import Forbidden
 from core.settings import Settings
-from gateway.calls.numbering import (
+from sip.addresses import called_number
+from sip.numbering import (
     Number,
     Readings,
     begins_emergency_at,
@@ -37,7 +38,6 @@ from gateway.calls.numbering import (
     reaches_emergency,
     read,
 )
-from sip.addresses import called_number
 
 MAX_EXTENSION = 6
 

@@ -30,8 +30,7 @@ from core.events import ended
 from core.models import Call, CallEvent, DisconnectionReason, now
 from core.names import is_name
 from gateway.calls.handover import Handover, call_of_human, humans_of, is_referring, is_transferred
-from gateway.calls.inbound import Inbound
-from gateway.calls.inbound_record import call_id_of, is_caller, left_unanswered
+from gateway.calls.inbound import Inbound, call_id_of, is_caller, left_unanswered
 from gateway.calls.livekit import present, send_away_or_log
 from gateway.calls.outbound import Outbound
 from gateway.calls.rooms import LiveKitRooms

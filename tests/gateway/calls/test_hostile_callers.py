@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.models import new_id
-from gateway.calls.inbound_record import call_id_of
+from gateway.calls.inbound import call_id_of
 from gateway.keys import TIMELINE
 from gateway.store.database import Scope
 from tests.core.test_far_end import NO_TEXT

@@ -16,7 +16,7 @@ from sqlalchemy import update
 from core.legs import LEAVING
 from core.models import AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
-from gateway.calls.inbound_record import call_id_of
+from gateway.calls.inbound import call_id_of
 from gateway.keys import AGENT_STORE, DATABASE, INBOUND, NUMBERS
 from gateway.store.database import Scope
 from gateway.store.tables import PhoneNumberRow

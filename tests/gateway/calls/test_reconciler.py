@@ -14,7 +14,7 @@ import pytest
 
 from core.events import ended
 from core.models import Call, CallEvent, new_id, now
-from gateway.calls.inbound_record import call_id_of
+from gateway.calls.inbound import call_id_of
 from gateway.calls.reconciler import Reconciler
 from gateway.keys import INBOUND, LIVEKIT, OUTBOUND, ROOMS, TIMELINE
 from gateway.store.database import Scope

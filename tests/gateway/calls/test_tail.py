@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from core.models import CallEvent, new_id, now
-from gateway.calls import tail
-from gateway.calls.tail import Tail
+from gateway.calls import timeline
+from gateway.calls.timeline import Tail
 from gateway.store.call_rows import EVENTS_TABLE
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Database
@@ -43,7 +43,7 @@ async def test_what_becomes_visible_late_is_told_and_nothing_twice() -> None:
     table.visible |= {9: "a"}
     assert await end.read() == {"a"}
     assert await end.read() == set()
-    time = tail._MISSING_S + 1
+    time = timeline._MISSING_S + 1
     await end.read()
     await end.read()
     assert table.asked[-1] == (12, ())  # nobody commits 8 and 11 any more
@@ -67,7 +67,7 @@ async def test_a_jump_in_the_numbers_is_not_looked_through() -> None:
     table.visible |= {10**12: "b"}
     assert await end.read() == {"b"}
     await end.read()
-    assert len(table.asked[-1][1]) < tail._BACK
+    assert len(table.asked[-1][1]) < timeline._BACK
 
 
 class Contract:
