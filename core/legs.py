@@ -1,8 +1,22 @@
-"""What a phone's leg in a room and its room's others tell each other. Only the bridge's legs do."""
+"""What a participant's attributes say: whose leg it is, and what the bridge's legs alone tell."""
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+LEG: Final = "switchroom.leg"
+"""Attribute: whose leg a participant is (``Leg``), as ``role:id``. Nobody changes their own."""
+
+Role = Literal[
+    "callee",  # the phone that a call was placed to
+    "caller",  # the phone that called a number
+    "human",  # the phone of a warm transfer's human
+    "visitor",  # the browser of a web call
+]
+_LEG: Final = re.compile(r"(callee|caller|human|visitor):([A-Za-z0-9_-]{1,64})")
 
 LEAVE_METHOD: Final = "switchroom.Leave"
 """RPC method of a leg: hang up, and leave: the end that a removal is, for all others."""
@@ -14,3 +28,23 @@ BRIDGE: Final = "switchroom.bridge"
 """Attribute of a leg: which bridge it belongs to."""
 LOST: Final = "switchroom.lost"
 """Attribute of a leg, not empty: its bridge died, and the phone is out of reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """Whose leg a participant is."""
+
+    role: Role
+    id: str
+    """The call's. A caller's: the number's, as its leg is made before its call has a record."""
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """For the participant."""
+        return {LEG: f"{self.role}:{self.id}"}
+
+    @classmethod
+    def read(cls, attributes: Mapping[str, str]) -> Leg | None:
+        """None: no leg of a call."""
+        found = _LEG.fullmatch(attributes.get(LEG, ""))
+        return found and cls(cast(Role, found[1]), found[2])

@@ -8,9 +8,6 @@ from pydantic import Field
 
 from core.models import Model
 
-LEG_ATTRIBUTE = "switchroom.transferOf"
-"""On the participant of a human who was dialled for a warm transfer: the caller's call."""
-
 Outcome = Literal[
     "transferred",  # cold: the caller is with the human
     "answered",  # warm: the human has picked up, and is in the caller's room

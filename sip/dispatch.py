@@ -17,12 +17,11 @@ from livekit.protocol.sip import (
 )
 
 from core.jobs import InboundJob
+from core.legs import Leg
 from core.models import PhoneNumber
 from sip.trunks import label, read_label
 
 ROOM_PREFIX = "in"
-NUMBER_ATTRIBUTE = "switchroom.numberId"
-"""Of the caller's participant: the id of the number that was called."""
 
 # A room nobody entered, and one that everybody left, in seconds: long enough for a
 # slow dial or a reload, short enough that a dead call leaves nothing behind.
@@ -50,7 +49,7 @@ def dispatch_rule(
             trunk_ids=[trunk_id],
             name=number.id,
             metadata=metadata,  # the participant's
-            attributes={NUMBER_ATTRIBUTE: number.id},
+            attributes=Leg("caller", number.id).attributes,
             room_config=RoomConfiguration(
                 metadata=metadata,
                 empty_timeout=EMPTY_TIMEOUT_S,

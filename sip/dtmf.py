@@ -15,8 +15,7 @@ from typing import Final
 
 from livekit import rtc
 
-from core.legs import TAKEN
-from core.transfers import LEG_ATTRIBUTE
+from core.legs import TAKEN, Leg
 
 CODES: Final = {digit: code for code, digit in enumerate("0123456789*#ABCD")}
 """The event code of each key (RFC 4733 §3.2)."""
@@ -46,4 +45,5 @@ def reach(
 
 def _apart(attributes: Mapping[str, str]) -> bool:
     """Whether it is a transfer's human that has not taken the call."""
-    return bool(attributes.get(LEG_ATTRIBUTE)) and not attributes.get(TAKEN)
+    leg = Leg.read(attributes)
+    return leg is not None and leg.role == "human" and not attributes.get(TAKEN)

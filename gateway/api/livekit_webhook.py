@@ -24,9 +24,9 @@ from core.events import ended
 from core.far_end import LONGEST_ID, told
 from core.legs import LEAVING, LOST
 from core.models import CallEvent, DisconnectionReason, Status, now
-from gateway.calls.handover import call_of_human, is_referring, is_transferred
-from gateway.calls.inbound import can_be_named, is_caller, left_unanswered
-from gateway.calls.web import VISITOR
+from gateway.calls.handover import is_referring, is_transferred
+from gateway.calls.inbound import left_unanswered
+from gateway.calls.livekit import leg_of
 from gateway.http.body import read_text
 from gateway.http.route import Route
 from gateway.keys import HANDOVER, INBOUND, ROOMS, SETTINGS, STORE, TIMELINE
@@ -89,22 +89,24 @@ async def receive(request: web.Request) -> web.StreamResponse:
 
 async def _keep(request: web.Request, event: WebhookEvent) -> None:
     participant = event.participant
-    if participant.kind != ParticipantInfo.Kind.SIP and not _is_visitor(participant):
+    leg = leg_of(participant)
+    if leg is None:
         return
     store, inbound = request.app[STORE], request.app[INBOUND]
     handover = request.app[HANDOVER]
     at = _when(event)
     left = event.event == "participant_left"
-    if (handed_over := call_of_human(participant)) is not None:
-        if left and handover is not None:
-            await handover.human_left(handed_over, event.room.name, at)
-        return
     call_id: str | None = None
-    if is_caller(participant) and inbound is not None:
-        with contextlib.suppress(Gone):
-            call_id = (await inbound.admit(event.room.name, participant, at)).id
-    elif can_be_named(event.room.name, participant):
-        call_id = await _call_of(store, event)
+    match leg.role:
+        case "human":
+            if left and handover is not None:
+                await handover.human_left(leg.id, event.room.name, at)
+            return
+        case "caller" if inbound is not None:
+            with contextlib.suppress(Gone):
+                call_id = (await inbound.admit(event.room.name, participant, at)).id
+        case _:
+            call_id = await _call_of(store, leg.id, event)
     if call_id is None:
         return
     events = [
@@ -117,25 +119,13 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
         await handover.caller_left(call)
 
 
-async def _call_of(store: Store, event: WebhookEvent) -> str | None:
-    participant = event.participant
-    if call_id := await store.find_call_of_participant(participant.sid):
-        return call_id
-    call_id = await store.find_live_call(event.room.name, participant.identity)
-    call = await store.call(Scope(None), call_id) if call_id else None
-    if call is None:
+async def _call_of(store: Store, call_id: str, event: WebhookEvent) -> str | None:
+    """``call_id``, if it is the call of this participant in this room."""
+    call, participant = await store.call(Scope(None), call_id), event.participant
+    if call is None or call.participant_id not in (None, participant.sid):
         return None
-    # The same identity may be in the room for the second time: late news of the first
-    # must not end the second call.
-    named = participant.attributes.get("switchroom.callId", call.id)
-    if named != call.id or call.participant_id not in (None, participant.sid):
-        return None
-    return call.id
-
-
-def _is_visitor(participant: ParticipantInfo) -> bool:
-    """Whether it may be the browser of a web call."""
-    return participant.kind == ParticipantInfo.Kind.STANDARD and participant.identity == VISITOR
+    here = (event.room.name, participant.identity) == (call.room_name, call.participant_identity)
+    return call.id if here else None
 
 
 def _when(event: WebhookEvent) -> datetime:
@@ -168,7 +158,7 @@ async def _ending(
     if await is_referring(store, call_id):
         return None  # sent elsewhere, or hung up meanwhile: who referred the phone is told which
     # A phone leg that times out has lost its SIP service; a browser that does was left.
-    lost = _LEFT if _is_visitor(event.participant) else _OTHERWISE
+    lost = _LEFT if call.direction == "web" else _OTHERWISE
     why = _reason(event.participant)
     if event.participant.attributes.get(LOST):
         why = DisconnectReason.CONNECTION_TIMEOUT  # found by LiveKit itself, but later

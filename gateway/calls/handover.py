@@ -14,9 +14,9 @@ from livekit.api import LiveKitAPI
 from livekit.protocol.models import ParticipantInfo
 
 from core.events import ended
+from core.legs import Leg
 from core.models import Call, CallEvent
-from core.transfers import LEG_ATTRIBUTE
-from gateway.calls.livekit import LIVEKIT_ERRORS, present, send_away_or_log
+from gateway.calls.livekit import LIVEKIT_ERRORS, leg_of, present, send_away_or_log
 from gateway.calls.timeline import Timeline
 from gateway.store.calls import Store
 from gateway.store.database import Scope
@@ -24,16 +24,10 @@ from gateway.store.database import Scope
 log = logging.getLogger(__name__)
 
 
-def call_of_human(participant: ParticipantInfo) -> str | None:
-    """The call that this phone was dialled for, to take it over; None: it was not."""
-    if participant.kind != ParticipantInfo.Kind.SIP:
-        return None
-    return participant.attributes.get(LEG_ATTRIBUTE) or None
-
-
 def humans_of(call: Call, present: Iterable[ParticipantInfo]) -> list[ParticipantInfo]:
     """Those who were dialled to take the call over, and are still in its room."""
-    return [other for other in present if call_of_human(other) == call.id]
+    human = Leg("human", call.id)
+    return [other for other in present if leg_of(other) == human]
 
 
 async def is_transferred(store: Store, call_id: str) -> bool:

@@ -26,13 +26,12 @@ from core.models import Agent, Call, CallEvent, DisconnectionReason, PhoneNumber
 from core.tokens import TokenIssuer
 from gateway.calls.dispatcher import Arrival, Dispatcher, answering_webhook, brief_of
 from gateway.calls.limits import CallLimits
-from gateway.calls.livekit import LIVEKIT_ERRORS, present, send_away_or_log
+from gateway.calls.livekit import LIVEKIT_ERRORS, leg_of, present, send_away_or_log
 from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.store.calls import LiveIdentity, NewCall, Store
 from gateway.store.database import Scope
 from gateway.store.lookup import Agents, Numbers, check_takes_calls
 from gateway.store.webhooks import WebhookStore
-from sip.dispatch import NUMBER_ATTRIBUTE
 from sip.trunks import read_label
 
 log = logging.getLogger(__name__)
@@ -125,7 +124,7 @@ class Inbound:
             raise Gone("The caller cannot be named")
         if call := await self._store.call(Scope(None), call_id):
             return call
-        number = await self._numbers.get(Scope(None), caller.attributes[NUMBER_ATTRIBUTE])
+        number = await self._numbers.get(Scope(None), number_id_of(caller))
         agent, refusal = await self._agent_of(number)
         new = new_call(call_id, room_name, caller, number, agent)
         try:
@@ -191,8 +190,9 @@ class Inbound:
             except LIVEKIT_ERRORS:
                 raise Unavailable("LiveKit is unavailable", code="LIVEKIT_UNAVAILABLE") from None
             for participant in filter(is_caller, others):
-                called = participant.attributes[NUMBER_ATTRIBUTE]
-                if called == room.number_id and participant.state == _CONNECTED:
+                if number_id_of(participant) != room.number_id:
+                    continue
+                if participant.state == _CONNECTED:
                     return participant
             if asyncio.get_running_loop().time() > deadline:
                 return None
@@ -232,7 +232,7 @@ class _Redispatcher(Dispatcher):
         self, livekit: LiveKitAPI, tokens: TokenIssuer, agent_name: str, caller: ParticipantInfo
     ) -> None:
         super().__init__(livekit, tokens, agent_name)
-        self._job = InboundJob(number_id=caller.attributes[NUMBER_ATTRIBUTE], auth_id=owner(caller))
+        self._job = InboundJob(number_id=number_id_of(caller), auth_id=owner(caller))
 
     def dispatch(self, call_id: str) -> RoomAgentDispatch:
         metadata = self._job.model_dump_json(by_alias=True, exclude_none=True)
@@ -246,9 +246,15 @@ def call_id_of(room_name: str) -> str:
 
 def is_caller(participant: ParticipantInfo) -> bool:
     """Whether it is the phone of somebody who called a number of ours."""
-    return (
-        participant.kind == ParticipantInfo.Kind.SIP and NUMBER_ATTRIBUTE in participant.attributes
-    )
+    leg = leg_of(participant)
+    return leg is not None and leg.role == "caller"
+
+
+def number_id_of(caller: ParticipantInfo) -> str:
+    """The id of the number that was called (see is_caller)."""
+    leg = leg_of(caller)
+    assert leg is not None
+    return leg.id
 
 
 def can_be_named(room_name: str, participant: ParticipantInfo) -> bool:
@@ -292,7 +298,7 @@ def new_call(
         to_number=number.phone_number if number else told(attributes.get("sip.trunkPhoneNumber")),
         max_duration_ms=agent.config.max_duration_ms if agent else 0,
         agent=agent,
-        phone_number_id=attributes[NUMBER_ATTRIBUTE],
+        phone_number_id=number_id_of(caller),
         metadata={},
     )
 

@@ -1,4 +1,4 @@
-"""Requests about LiveKit's rooms: who is in one, sending somebody away, closing it."""
+"""Requests about LiveKit's rooms: who is there and whose leg, sending somebody away, closing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from livekit.protocol.room import (
     RoomParticipantIdentity,
 )
 
-from core.legs import BRIDGE
+from core.legs import BRIDGE, Leg
 from sip.leave import leaves_by_itself
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,14 @@ async def participant(livekit: LiveKitAPI, room_name: str, identity: str) -> Par
         if error.code == "not_found":
             return None
         raise
+
+
+def leg_of(participant: ParticipantInfo) -> Leg | None:
+    """Whose leg it is; None: no leg of a call, whatever it says of itself."""
+    leg = Leg.read(participant.attributes)
+    kinds = ParticipantInfo.Kind
+    kind = kinds.STANDARD if leg is not None and leg.role == "visitor" else kinds.SIP
+    return leg if participant.kind == kind else None
 
 
 async def send_away(livekit: LiveKitAPI, room_name: str, identity: str) -> bool:

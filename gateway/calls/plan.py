@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.legs import Leg
 from core.models import Agent, new_id
 from gateway.calls.trunks import sealable
 from gateway.store.calls import NewCall
@@ -64,7 +65,7 @@ class CallPlan:
             room_name=self.room_name,
             participant_identity=self.participant_identity,
             participant_name=self.participant_name,
-            attributes={"switchroom.callId": self.call_id},
+            attributes=Leg("callee", self.call_id).attributes,
             headers=self.headers,
             dtmf=self.dtmf,
             ringing_timeout_s=self.ringing_timeout_s,

@@ -29,9 +29,9 @@ from core.errors import AppError, Gone
 from core.events import ended
 from core.models import Call, CallEvent, DisconnectionReason, now
 from core.names import is_name
-from gateway.calls.handover import Handover, call_of_human, humans_of, is_referring, is_transferred
+from gateway.calls.handover import Handover, humans_of, is_referring, is_transferred
 from gateway.calls.inbound import Inbound, call_id_of, is_caller, left_unanswered
-from gateway.calls.livekit import present, send_away_or_log
+from gateway.calls.livekit import leg_of, present, send_away_or_log
 from gateway.calls.outbound import Outbound
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline
@@ -150,10 +150,10 @@ class Reconciler:
         if any(other.kind == ParticipantInfo.Kind.AGENT for other in others):
             return  # somebody talks to them, whatever the record says
         for phone in others:
-            if phone.kind != ParticipantInfo.Kind.SIP:
+            leg = leg_of(phone)
+            if leg is None or leg.role == "visitor":
                 continue
-            call_id = phone.attributes.get("switchroom.callId") or call_of_human(phone)
-            call = await self._store.call(Scope(None), call_id) if call_id else None
+            call = await self._store.call(Scope(None), leg.id)
             if call is not None and call.ended_at and call.ended_at < now() - _SETTLED:
                 log.warning("hung up on a phone left behind", extra={"call_id": call.id})
                 await send_away_or_log(self._livekit, room_name, phone.identity)

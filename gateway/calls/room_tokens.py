@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated
 
@@ -46,6 +46,7 @@ def join_token(
     sources: Sequence[str],
     data: bool,
     valid: timedelta,
+    attributes: Mapping[str, str] | None = None,
 ) -> str:
     """To join the claim's room, hear everybody, and publish ``sources`` (LiveKit's track sources).
 
@@ -65,6 +66,7 @@ def join_token(
         AccessToken(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
         .with_identity(identity)
         .with_name(name)
+        .with_attributes(dict(attributes or {}))
         .with_grants(grants)
         .with_room_config(configuration(claim))
         .with_ttl(valid)

@@ -21,9 +21,10 @@ from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.sip import TransferSIPParticipantRequest
 
 from core.errors import AppError, Conflict, Forbidden, Gone, NotFound, TooManyRequests, Unavailable
+from core.legs import Leg
 from core.models import now
 from core.settings import Settings
-from core.transfers import LEG_ATTRIBUTE, TransferOrder, TransferResult
+from core.transfers import TransferOrder, TransferResult
 from gateway.calls.following import NEVER_DIALLED, Following
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, participant
@@ -197,7 +198,7 @@ class Transfers:
             room_name=order.call.room_name,
             participant_identity=order.human,
             participant_name=_HUMAN,
-            attributes={LEG_ATTRIBUTE: order.call.id},
+            attributes=Leg("human", order.call.id).attributes,
             ringing_timeout_s=order.ringing_s,
             max_call_duration_s=order.left_s,
         )

@@ -12,6 +12,7 @@ from livekit.api import LiveKitAPI
 
 from core.errors import AppError
 from core.events import ended
+from core.legs import Leg
 from core.models import Agent, Call, CallEvent, new_id
 from core.settings import Settings
 from gateway.calls.dispatcher import Arrival, Dispatcher, no_worker, worker_free
@@ -29,7 +30,7 @@ from sip.twirp import livekit_errors
 log = logging.getLogger(__name__)
 
 VISITOR = "visitor"
-"""The visitor's identity, in a room of the call's own."""
+"""The visitor's identity, in a room of the call's own, which is named after it."""
 
 # LiveKit keeps the room so long for somebody to come.
 JOIN_WITHIN = timedelta(seconds=EMPTY_TIMEOUT_S)
@@ -161,4 +162,5 @@ def visitor_token(settings: Settings, claim: Claim) -> str:
         sources=["microphone"],
         data=False,
         valid=JOIN_WITHIN,
+        attributes=Leg("visitor", claim.room_name).attributes,
     )

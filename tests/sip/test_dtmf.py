@@ -8,8 +8,7 @@ from typing import Any, cast
 import pytest
 from livekit import rtc
 
-from core.legs import TAKEN
-from core.transfers import LEG_ATTRIBUTE
+from core.legs import TAKEN, Leg
 from sip.dtmf import reach
 from tests.sip.test_room_leg import join
 
@@ -52,7 +51,8 @@ def test_keys_go_where_the_voice_goes(
 
 def test_a_human_who_has_not_taken_the_call_is_apart() -> None:
     """Whatever is subscribed: the end of a subscription is told to nobody."""
-    apart, joined = {LEG_ATTRIBUTE: "call_1"}, {LEG_ATTRIBUTE: "call_1", TAKEN: "true"}
+    apart = Leg("human", "call_1").attributes
+    joined = {**apart, TAKEN: "true"}
     heard = ["TR_1"]
     for kind in (SIP, BROWSER):
         assert not reach(sender(kind, "TR_1"), heard, apart), "theirs are not for the human"

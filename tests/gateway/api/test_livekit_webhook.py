@@ -16,7 +16,7 @@ import pytest
 from cryptography.fernet import Fernet
 from livekit.protocol.models import DisconnectReason
 
-from core.legs import LEAVING, LOST
+from core.legs import LEAVING, LEG, LOST, Leg
 from core.models import Agent, AgentConfig, Call, CallEvent, new_id, now
 from gateway.api.livekit_webhook import _ENDINGS
 from gateway.keys import TIMELINE
@@ -43,6 +43,7 @@ def left(call: Call, **changes: Any) -> dict[str, Any]:
         "disconnectReason": "CLIENT_INITIATED",
         **changes.pop("participant", {}),
     }
+    participant["attributes"] = Leg("callee", call.id).attributes | participant["attributes"]
     return {
         "event": "participant_left",
         "id": new_id("EV"),
@@ -230,6 +231,8 @@ class TestConclusions:
             left(call, room={"name": "elsewhere"}, participant={"sid": "PA_9"}),
             left(call, participant={"kind": "STANDARD"}),
             left(call, participant={"kind": "AGENT"}),
+            left(call, participant={"attributes": {LEG: ""}}),
+            left(call, participant={"identity": "another"}),
             {"event": "room_started", "id": "EV_2", "room": {"name": call.room_name}},
         ):
             assert await deliver(gateway, document) == 200
@@ -245,7 +248,7 @@ class TestConclusions:
         fresh = await gateway.call(room_name="second")
         old = {
             "sid": "PA_old",
-            "attributes": {"sip.callStatus": "hangup", "switchroom.callId": "call_old"},
+            "attributes": {"sip.callStatus": "hangup", **Leg("callee", "call_old").attributes},
         }
         await deliver(gateway, left(fresh, participant=old))
         assert (await record(gateway, call)).status == "in-progress"

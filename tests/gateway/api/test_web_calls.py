@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from core.jobs import Heartbeat
+from core.legs import Leg
 from core.models import Agent, AgentConfig, Call, CallEvent, new_id, now
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.rooms import LABEL
@@ -92,6 +93,7 @@ class TestAnswer:
         _, answer = await post(gateway, {"agentId": agent.id})
         claims = jwt.decode(answer["accessToken"], SECRET, algorithms=["HS256"])
         assert claims["sub"] == VISITOR
+        assert claims["attributes"] == Leg("visitor", answer["callId"]).attributes
         assert claims["video"] == {
             "roomJoin": True,
             "room": answer["callId"],
@@ -315,7 +317,8 @@ class TestNobodyComes:
 
 
 async def leave(gateway: Running, call: Call, reason: str = "CLIENT_INITIATED") -> None:
-    participant = {"kind": "STANDARD", "attributes": {}, "disconnectReason": reason}
+    attributes = Leg("visitor", call.id).attributes
+    participant = {"kind": "STANDARD", "attributes": attributes, "disconnectReason": reason}
     await deliver(gateway, left(call, participant=participant))
 
 

@@ -14,9 +14,10 @@ from livekit.protocol.sip import SIPTransport
 from pydantic import SecretStr
 
 from core.events import ended
+from core.legs import Leg
 from core.models import Agent, AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
-from core.transfers import LEG_ATTRIBUTE, human_identity
+from core.transfers import human_identity
 from gateway.keys import CREDENTIALS, NUMBERS, STORE
 from gateway.store.call_trunks import CallTrunks, OwnTrunk
 from gateway.store.credentials import Vault
@@ -125,7 +126,7 @@ class TestWarm:
         assert (dialled.sip_number, dialled.sip_call_to) == (FROM, TO)
         assert (dialled.trunk.hostname, dialled.trunk.auth_username) == ("trunk.example.com", "us")
         assert (dialled.room_name, dialled.participant_identity) == (call.room_name, human)
-        assert dict(dialled.participant_attributes) == {LEG_ATTRIBUTE: call.id}
+        assert dict(dialled.participant_attributes) == Leg("human", call.id).attributes
         assert dialled.ringing_timeout.seconds == 8
         assert 45 <= dialled.max_call_duration.seconds <= 50, "what is left of the call's minute"
         assert await told(gateway, call) == [

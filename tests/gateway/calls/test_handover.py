@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from core.legs import Leg
 from core.models import Call, CallEvent, now
-from core.transfers import LEG_ATTRIBUTE
 from tests.gateway.api.test_livekit_webhook import answered, deliver, left
 from tests.gateway.calls.test_reconciler import old_call, outcome, round_of
 from tests.support.inprocess import Running
@@ -33,7 +33,7 @@ async def gateway(tmp_path: Path, rooms: LiveKitStub) -> AsyncIterator[Running]:
 
 
 def human(call: Call) -> Any:
-    return phone(HUMAN, "PA_h", **{LEG_ATTRIBUTE: call.id, "sip.callStatus": "active"})
+    return phone(HUMAN, "PA_h", **Leg("human", call.id).attributes, **{"sip.callStatus": "active"})
 
 
 async def note(gateway: Running, call: Call, type: str, mode: str = "warm") -> None:
@@ -53,7 +53,7 @@ async def together(
 
 
 def human_left(call: Call, **changes: Any) -> dict[str, Any]:
-    attributes = {"sip.callStatus": "hangup", LEG_ATTRIBUTE: call.id}
+    attributes = {"sip.callStatus": "hangup"} | Leg("human", call.id).attributes
     gone = {"sid": "PA_h", "identity": HUMAN, "attributes": attributes}
     return left(call, participant=gone, **changes)
 
@@ -95,7 +95,7 @@ class TestWebhook:
         elsewhere = human_left(call, room={"sid": "RM_2", "name": "another"})
         assert await deliver(gateway, elsewhere) == 200
         stranger = human_left(call)
-        stranger["participant"]["attributes"][LEG_ATTRIBUTE] = "call_nope"
+        stranger["participant"]["attributes"] |= Leg("human", "call_nope").attributes
         assert await deliver(gateway, stranger) == 200
         assert await outcome(gateway, call) == ("in-progress", None)
         assert rooms.removed == []

@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from livekit.protocol.models import ParticipantInfo
 from sqlalchemy import update
 
-from core.legs import LEAVING
+from core.legs import LEAVING, Leg
 from core.models import AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
 from gateway.calls.inbound import call_id_of
@@ -84,7 +84,7 @@ class Caller:
             f"sip_{CALLER}",
             sid=new_id("PA"),
             **{
-                "switchroom.numberId": number_id,
+                **Leg("caller", number_id).attributes,
                 "sip.phoneNumber": CALLER,
                 "sip.trunkPhoneNumber": "15105550188",
                 "sip.callID": "SCL_1",
@@ -300,7 +300,7 @@ class TestRefused:
         livekit.enter(
             caller.room,
             phone("dialled"),
-            phone("other", **{"switchroom.numberId": "num_other"}),
+            phone("other", **Leg("caller", "num_other").attributes),
             ParticipantInfo(identity="browser", attributes=caller.participant.attributes),
         )
         assert (await caller.asked_by_worker(gateway))[0] == 410

@@ -13,8 +13,8 @@ from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import ListParticipantsRequest
 
 from core.events import ended
+from core.legs import Leg
 from core.models import Call, CallEvent, now
-from core.transfers import LEG_ATTRIBUTE
 from tests.gateway.calls.test_reconciler import round_of
 from tests.support.inprocess import Running
 from tests.support.livekit_stub import LiveKitStub, agent, phone, running_with
@@ -56,7 +56,7 @@ async def over(gateway: Running, since: timedelta = timedelta(minutes=1), **chan
 
 
 def leg(call: Call, identity: str | None = None) -> ParticipantInfo:
-    return phone(identity or call.participant_identity, **{"switchroom.callId": call.id})
+    return phone(identity or call.participant_identity, **Leg("callee", call.id).attributes)
 
 
 class TestSwept:
@@ -77,7 +77,7 @@ class TestSwept:
 
     async def test_a_human_whose_caller_left(self, gateway: Running, rooms: LiveKitStub) -> None:
         call = await over(gateway)
-        rooms.enter(call.room_name, phone("human", **{LEG_ATTRIBUTE: call.id}))
+        rooms.enter(call.room_name, phone("human", **Leg("human", call.id).attributes))
         await round_of(gateway)
         assert rooms.removed == [(call.room_name, "human")]
 
@@ -105,7 +105,7 @@ class TestLeftAlone:
         await round_of(gateway)
         assert rooms.removed == []
 
-    @pytest.mark.parametrize("attributes", [{}, {"switchroom.callId": "call_of_nobody"}])
+    @pytest.mark.parametrize("attributes", [{}, Leg("callee", "call_of_nobody").attributes])
     async def test_it_is_not_ours(
         self, gateway: Running, rooms: LiveKitStub, attributes: dict[str, str]
     ) -> None:
@@ -128,7 +128,7 @@ class TestLeftAlone:
         visitor = ParticipantInfo(
             identity="visitor",
             kind=ParticipantInfo.Kind.STANDARD,
-            attributes={"switchroom.callId": call.id},
+            attributes=Leg("callee", call.id).attributes,
         )
         rooms.enter(call.room_name, visitor)
         await round_of(gateway)

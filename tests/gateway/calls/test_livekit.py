@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 from aiohttp import web
@@ -11,9 +12,9 @@ from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import PerformRpcRequest, PerformRpcResponse, RoomParticipantIdentity
 
-from core.legs import BRIDGE, LEAVE_METHOD
+from core.legs import BRIDGE, LEAVE_METHOD, Leg, Role
 from gateway.calls import livekit as rooms
-from gateway.calls.livekit import close_room, present, send_away, send_away_or_log, tidy
+from gateway.calls.livekit import close_room, leg_of, present, send_away, send_away_or_log, tidy
 from tests.support.edge import served
 from tests.support.inprocess import KEY, SECRET
 from tests.support.livekit_stub import LiveKitStub, Refusal, agent, phone
@@ -172,6 +173,21 @@ class TestUntilItIsDone:
     ) -> None:
         await send_away_or_log(livekit, ROOM, IDENTITY)
         assert caplog.messages == []
+
+
+def test_nobody_is_what_they_only_say() -> None:
+    """A phone's attributes are of whoever dialled it, a browser's of whoever signed its token."""
+    phones, browsers = ParticipantInfo.Kind.SIP, ParticipantInfo.Kind.STANDARD
+    for role, kind, other in (
+        ("callee", phones, browsers),
+        ("caller", phones, browsers),
+        ("human", phones, browsers),
+        ("visitor", browsers, phones),
+    ):
+        leg = Leg(cast(Role, role), "call_1")
+        assert leg_of(ParticipantInfo(kind=kind, attributes=leg.attributes)) == leg
+        assert leg_of(ParticipantInfo(kind=other, attributes=leg.attributes)) is None
+    assert leg_of(phone("anybody")) is None
 
 
 class TestRooms:

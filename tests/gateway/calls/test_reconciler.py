@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from core.events import ended
+from core.legs import Leg
 from core.models import Call, CallEvent, new_id, now
 from gateway.calls.inbound import call_id_of
 from gateway.calls.reconciler import Reconciler
@@ -224,7 +225,7 @@ class TestInbound:
     ) -> None:
         room = f"in_+15105550123_{new_id('x')}"
         rooms.metadata[room] = '{"number_id": "num_1", "auth_id": "acme"}'
-        caller = phone("sip_+15105550123", **{"switchroom.numberId": "num_1"})
+        caller = phone("sip_+15105550123", **Leg("caller", "num_1").attributes)
         caller.metadata = rooms.metadata[room]
         caller.joined_at = int(now().timestamp()) - 3
         rooms.enter(room, caller, agent())

@@ -66,7 +66,7 @@ def test_the_dispatch_rule() -> None:
     callee = rule.rule.dispatch_rule_callee  # the caller's number is in no room's name
     assert (callee.room_prefix, callee.pin, callee.randomize) == ("in", "", True)
     assert list(rule.trunk_ids) == ["ST_1"]
-    assert (rule.name, dict(rule.attributes)) == ("num_1", {"switchroom.numberId": "num_1"})
+    assert (rule.name, dict(rule.attributes)) == ("num_1", {"switchroom.leg": "caller:num_1"})
     label = {"auth_id": "acme", "number_id": "num_1"}
     assert json.loads(rule.metadata) == json.loads(rule.room_config.metadata) == label
     assert (rule.room_config.empty_timeout, rule.room_config.departure_timeout) == (30, 3)
