@@ -60,6 +60,8 @@ def test_a_human_who_has_not_taken_the_call_is_apart() -> None:
         assert reach(sender(kind, "TR_1"), heard, joined)
         assert reach(sender(kind, "TR_1", **joined), heard, {})
     assert reach(sender(AGENT), [], apart), "an agent says whom it means"
+    caller = Leg("caller", "num_1").attributes
+    assert reach(sender(SIP, "TR_1", **caller), heard, caller), "the call's own phone is not"
 
 
 def test_of_one_who_has_left_none() -> None:

@@ -114,6 +114,17 @@ class TestLeftAlone:
         await round_of(gateway)
         assert rooms.removed == []
 
+    async def test_it_is_a_browser(self, gateway: Running, rooms: LiveKitStub) -> None:
+        call = await over(gateway)
+        visitor = ParticipantInfo(
+            identity="visitor",
+            kind=ParticipantInfo.Kind.STANDARD,
+            attributes=Leg("visitor", call.id).attributes,
+        )
+        rooms.enter(call.room_name, visitor)
+        await round_of(gateway)
+        assert rooms.removed == []
+
     async def test_its_call_goes_on(self, gateway: Running, rooms: LiveKitStub) -> None:
         before = await over(gateway)
         call = await gateway.call(
