@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.repo
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("core", "sip", "gateway")
+PACKAGES = ("core", "sip", "gateway", "worker")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 # Documented, and underscored only so that they collide with nothing.
 PUBLIC = {"_replace", "_asdict", "_fields", "_exit"}
