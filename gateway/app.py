@@ -162,10 +162,9 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
 
 def metrics_route(metrics: Metrics) -> Route:
     return Route(
-        method="GET",
-        path="/metrics",
-        handler=metrics.handler(),
-        summary="Prometheus metrics",
+        "GET /metrics",
+        metrics.handler(),
+        "Prometheus metrics",
         tag="Health",
         content="text/plain",
         public=True,

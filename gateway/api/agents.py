@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from core.errors import NotFound
 from core.models import AgentConfig, AgentRecord
+from gateway.api import faults
 from gateway.api.agent_models import (
     DEFAULT_VOICE,
     UNSERVED,
@@ -166,84 +167,58 @@ async def _view(request: web.Request, record: AgentRecord | None) -> dict[str, A
     return AgentView.of(record, numbers).wire()
 
 
-_STORE = (503, "STORE_UNAVAILABLE")
-_UNREADABLE = (500, "CREDENTIAL_UNREADABLE")
-_KNOWN = ((404, "AGENT_NOT_FOUND"), _UNREADABLE, _STORE)
+_STORED = (faults.CREDENTIAL_UNREADABLE, faults.STORE)
+_KNOWN = (faults.NO_AGENT, *_STORED)
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/v1/agents",
-        handler=create,
-        summary="Make an agent",
-        tag="Agents",
+        "POST /v1/agents",
+        create,
+        "Make an agent",
         body=AgentCreate,
         answer=AgentView,
-        errors=(_UNREADABLE, _STORE),
+        errors=_STORED,
         idempotent=True,
     ),
     Route(
-        method="GET",
-        path="/v1/agents",
-        handler=index,
-        summary="List agents, newest first",
-        tag="Agents",
+        "GET /v1/agents",
+        index,
+        "List agents, newest first",
         query=Page,
         answer=AgentList,
-        errors=(_UNREADABLE, _STORE),
+        errors=_STORED,
+    ),
+    Route("GET /v1/agents/voices", voices, "Voices an agent can have", answer=VoiceList),
+    Route(
+        "GET /v1/agents/{id}", show, "One agent, with its numbers", answer=AgentView, errors=_KNOWN
     ),
     Route(
-        method="GET",
-        path="/v1/agents/voices",
-        handler=voices,
-        summary="Voices an agent can have",
-        tag="Agents",
-        answer=VoiceList,
-    ),
-    Route(
-        method="GET",
-        path="/v1/agents/{id}",
-        handler=show,
-        summary="One agent, with its numbers",
-        tag="Agents",
-        answer=AgentView,
-        errors=_KNOWN,
-    ),
-    Route(
-        method="PATCH",
-        path="/v1/agents/{id}",
-        handler=change,
-        summary="Change an agent",
-        tag="Agents",
+        "PATCH /v1/agents/{id}",
+        change,
+        "Change an agent",
         body=AgentPatch,
         answer=AgentView,
         errors=_KNOWN,
     ),
     Route(
-        method="DELETE",
-        path="/v1/agents/{id}",
-        handler=delete,
-        summary="Delete an agent and its versions",
-        tag="Agents",
+        "DELETE /v1/agents/{id}",
+        delete,
+        "Delete an agent and its versions",
         answer=AgentDeleted,
         errors=_KNOWN,
     ),
     Route(
-        method="GET",
-        path="/v1/agents/{id}/versions",
-        handler=versions,
-        summary="An agent's versions, newest first",
-        tag="Agents",
+        "GET /v1/agents/{id}/versions",
+        versions,
+        "An agent's versions, newest first",
         query=Page,
         answer=VersionList,
         errors=_KNOWN,
     ),
     Route(
-        method="POST",
-        path="/v1/agents/{id}/rollback",
-        handler=rollback,
-        summary="Make an old version the newest again",
-        tag="Agents",
+        "POST /v1/agents/{id}/rollback",
+        rollback,
+        "Make an old version the newest again",
         body=Rollback,
         answer=AgentView,
         errors=(*_KNOWN, (404, "VERSION_NOT_FOUND")),

@@ -10,10 +10,10 @@ from pydantic.alias_generators import to_camel
 
 from core.errors import BadRequest, Conflict, Detail, Unprocessable
 from core.models import Agent, PhoneNumber
+from gateway.api import faults
 from gateway.api.calls import MAX_WAIT_S, detail
 from gateway.api.from_number import (
     E164,
-    OUTBOUND_ERRORS,
     Metadata,
     not_a_caller_id,
     outbound_of,
@@ -150,20 +150,12 @@ async def _caller_id(request: web.Request, scope: Scope, body: CreateCall) -> Ph
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/v1/calls",
-        handler=create,
-        summary="Call a number from one of the agent's",
-        tag="Calls",
+        "POST /v1/calls",
+        create,
+        "Call a number from one of the agent's",
         body=CreateCall,
         answer=CallDetail,
-        errors=(
-            *OUTBOUND_ERRORS,
-            (409, "NO_NUMBER"),
-            (500, "CALL_FAILED"),
-            (503, "AGENT_UNAVAILABLE"),
-            (503, "SIP_OVERLOADED"),
-        ),
+        errors=(*faults.CALL_FROM_NUMBER, (409, "NO_NUMBER"), *faults.DIAL),
         idempotent=True,
     ),
 )

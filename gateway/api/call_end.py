@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from core.errors import Conflict
 from core.events import ended
 from core.models import Call, CallEvent
+from gateway.api import faults
 from gateway.api.calls import detail, find
 from gateway.api.livekit_rooms import livekit_of
 from gateway.calls.livekit import send_away
@@ -67,20 +68,11 @@ async def hang_up(request: web.Request, call: Call) -> Call:
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/v1/calls/{id}/end",
-        handler=end,
-        summary="Hang up",
-        tag="Calls",
+        "POST /v1/calls/{id}/end",
+        end,
+        "Hang up",
         answer=CallDetail,
-        errors=(
-            (404, "CALL_NOT_FOUND"),
-            (409, "CALL_ENDED"),
-            (500, "LIVEKIT_NOT_CONFIGURED"),
-            (500, "LIVEKIT_ERROR"),
-            (503, "LIVEKIT_UNAVAILABLE"),
-            (503, "STORE_UNAVAILABLE"),
-        ),
+        errors=(faults.NO_CALL, (409, "CALL_ENDED"), *faults.LIVEKIT, faults.STORE),
         idempotent=True,
     ),
 )

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 
 from core.models import Call, StoredEvent, Turn
+from gateway.api import faults
 from gateway.api.calls import find
 from gateway.api.waiting import Last, attentive, over, valid_for_s
 from gateway.calls.views import EventView
@@ -137,25 +138,19 @@ def _last_event_id(request: web.Request) -> int:
     return int(given) if given.isascii() and given.isdecimal() and len(given) < 19 else 0
 
 
-_ERRORS = ((404, "CALL_NOT_FOUND"), (429, "STREAM_LIMIT"))
-
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="GET",
-        path="/v1/calls/{id}/events",
-        handler=events,
-        summary="A call's timeline as server-sent events: replay, then live",
-        tag="Calls",
+        "GET /v1/calls/{id}/events",
+        events,
+        "A call's timeline as server-sent events: replay, then live",
         content="text/event-stream",
-        errors=_ERRORS,
+        errors=(faults.NO_CALL, faults.STREAM_LIMIT),
     ),
     Route(
-        method="GET",
-        path="/v1/calls/{id}/transcript/stream",
-        handler=transcript,
-        summary="A call's conversation as server-sent events: replay, then live",
-        tag="Calls",
+        "GET /v1/calls/{id}/transcript/stream",
+        transcript,
+        "A call's conversation as server-sent events: replay, then live",
         content="text/event-stream",
-        errors=_ERRORS,
+        errors=(faults.NO_CALL, faults.STREAM_LIMIT),
     ),
 )

@@ -17,6 +17,7 @@ from pydantic import (
 
 from core.errors import NotFound
 from core.models import Call, CallType, Direction, Status
+from gateway.api import faults
 from gateway.api.waiting import until_over
 from gateway.calls.views import CallDetail, CallList, CallView, Transcript
 from gateway.http.body import parse_query
@@ -154,64 +155,44 @@ async def _listed(request: web.Request, query: Page, where: CallFilter) -> web.R
     return web.json_response(CallList.of(views, total, query).wire())
 
 
-_NO_CALL = (404, "CALL_NOT_FOUND")
-
 ROUTES: tuple[Route, ...] = (
+    Route("GET /v1/calls", index, "List calls, newest first", query=CallQuery, answer=CallList),
     Route(
-        method="GET",
-        path="/v1/calls",
-        handler=index,
-        summary="List calls, newest first",
-        tag="Calls",
-        query=CallQuery,
-        answer=CallList,
-    ),
-    Route(
-        method="GET",
-        path="/v1/calls/{id}",
-        handler=show,
-        summary="One call, with its transcript",
-        tag="Calls",
+        "GET /v1/calls/{id}",
+        show,
+        "One call, with its transcript",
         query=CallWait,
         answer=CallDetail,
-        errors=(_NO_CALL, (429, "STREAM_LIMIT")),
+        errors=(faults.NO_CALL, faults.STREAM_LIMIT),
     ),
     Route(
-        method="GET",
-        path="/v1/calls/{id}/transcript",
-        handler=transcript,
-        summary="What was said in a call, in order",
-        tag="Calls",
+        "GET /v1/calls/{id}/transcript",
+        transcript,
+        "What was said in a call, in order",
         answer=Transcript,
-        errors=(_NO_CALL,),
+        errors=(faults.NO_CALL,),
     ),
     Route(
-        method="GET",
-        path="/v1/calls/{id}/recording",
-        handler=recording,
-        summary="A call's recording; there are none yet",
-        tag="Calls",
+        "GET /v1/calls/{id}/recording",
+        recording,
+        "A call's recording; there are none yet",
         content="audio/wav",
-        errors=(_NO_CALL, (404, "RECORDING_NOT_FOUND")),
+        errors=(faults.NO_CALL, (404, "RECORDING_NOT_FOUND")),
     ),
     Route(
-        method="GET",
-        path="/v1/agents/{id}/calls",
-        handler=of_agent,
-        summary="An agent's calls, newest first",
-        tag="Calls",
+        "GET /v1/agents/{id}/calls",
+        of_agent,
+        "An agent's calls, newest first",
         query=Page,
         answer=CallList,
-        errors=((404, "AGENT_NOT_FOUND"),),
+        errors=(faults.NO_AGENT,),
     ),
     Route(
-        method="GET",
-        path="/v1/numbers/{id}/calls",
-        handler=of_number,
-        summary="A number's calls, newest first",
-        tag="Calls",
+        "GET /v1/numbers/{id}/calls",
+        of_number,
+        "A number's calls, newest first",
         query=Page,
         answer=CallList,
-        errors=((404, "NUMBER_NOT_FOUND"),),
+        errors=(faults.NO_NUMBER,),
     ),
 )

@@ -21,6 +21,7 @@ from pydantic.alias_generators import to_camel
 
 from core.errors import AppError, Conflict, Detail
 from core.models import Credential, CredentialProvider, Model, Timestamp
+from gateway.api import faults
 from gateway.http.body import invalid, parse_json, parse_query, read_body, validate
 from gateway.http.envelope import Envelope, envelope, page
 from gateway.http.idempotency import once
@@ -227,48 +228,37 @@ def _check_login(username: str | None, password: SecretStr | None) -> None:
         raise ValueError("username and password belong together")
 
 
-_TAG = "Credentials"
-_STORE_ERRORS = ((503, "STORE_UNAVAILABLE"),)
-
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/api/v1/credentials",
-        handler=create,
-        summary="Keep a provider's secret under a name",
-        tag=_TAG,
+        "POST /api/v1/credentials",
+        create,
+        "Keep a provider's secret under a name",
         body=CredentialRequest,
         answer=Envelope[CredentialView],
         status=201,
-        errors=((409, "CREDENTIAL_EXISTS"), *_STORE_ERRORS),
+        errors=((409, "CREDENTIAL_EXISTS"), faults.STORE),
         idempotent=True,
     ),
     Route(
-        method="GET",
-        path="/api/v1/credentials",
-        handler=index,
-        summary="List credentials, newest first, without their secrets",
-        tag=_TAG,
+        "GET /api/v1/credentials",
+        index,
+        "List credentials, newest first, without their secrets",
         query=Page,
         answer=Envelope[list[CredentialView]],
-        errors=_STORE_ERRORS,
+        errors=(faults.STORE,),
     ),
     Route(
-        method="GET",
-        path="/api/v1/credentials/{ref}",
-        handler=show,
-        summary="One credential, without its secret",
-        tag=_TAG,
+        "GET /api/v1/credentials/{ref}",
+        show,
+        "One credential, without its secret",
         answer=Envelope[CredentialView],
-        errors=((404, "CREDENTIAL_NOT_FOUND"), *_STORE_ERRORS),
+        errors=(faults.NO_CREDENTIAL, faults.STORE),
     ),
     Route(
-        method="DELETE",
-        path="/api/v1/credentials/{ref}",
-        handler=remove,
-        summary="Delete a credential that no number is attached with",
-        tag=_TAG,
+        "DELETE /api/v1/credentials/{ref}",
+        remove,
+        "Delete a credential that no number is attached with",
         answer=Envelope[CredentialView],
-        errors=((404, "CREDENTIAL_NOT_FOUND"), (409, "CREDENTIAL_IN_USE"), *_STORE_ERRORS),
+        errors=(faults.NO_CREDENTIAL, (409, "CREDENTIAL_IN_USE"), faults.STORE),
     ),
 )

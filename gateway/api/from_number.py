@@ -92,19 +92,3 @@ async def plan_from(
         max_duration_s=math.ceil(agent.config.max_duration_ms / 1000),
         metadata=metadata,
     )
-
-
-# What placing such a call may answer, besides the caller's own faults.
-OUTBOUND_ERRORS: tuple[tuple[int, str], ...] = (
-    (403, "FROM_NUMBER_NOT_ALLOWED"),
-    (403, "DESTINATION_NOT_ALLOWED"),
-    (404, "AGENT_NOT_FOUND"),
-    (409, "AGENT_DISABLED"),
-    (409, "WEBHOOK_NOT_CONFIGURED"),
-    (429, "RATE_LIMITED"),
-    (429, "CONCURRENCY_LIMIT"),
-    (500, "OUTBOUND_ADDRESS_NOT_CONFIGURED"),
-    (500, "CREDENTIAL_UNREADABLE"),
-    (500, "LIVEKIT_NOT_CONFIGURED"),
-    (503, "STORE_UNAVAILABLE"),
-)

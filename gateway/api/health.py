@@ -12,6 +12,7 @@ from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.room import ListRoomsRequest
 
 from core.errors import AppError
+from gateway.api import faults
 from gateway.http.route import Route
 from gateway.keys import DATABASE, LIVEKIT, METRICS, SETTINGS, STOPPING, STORE, WRITE_PROBE
 from gateway.store.database import Database
@@ -85,29 +86,13 @@ async def _livekit(livekit: LiveKitAPI | None) -> str | None:
 
 
 ROUTES: tuple[Route, ...] = (
+    Route("GET /", root, "The service answers", public=True),
+    Route("GET /healthz", healthz, "Liveness", public=True),
     Route(
-        method="GET",
-        path="/",
-        handler=root,
-        summary="The service answers",
-        tag="Health",
+        "GET /readyz",
+        readyz,
+        "Readiness, and what is missing",
         public=True,
-    ),
-    Route(
-        method="GET",
-        path="/healthz",
-        handler=healthz,
-        summary="Liveness",
-        tag="Health",
-        public=True,
-    ),
-    Route(
-        method="GET",
-        path="/readyz",
-        handler=readyz,
-        summary="Readiness, and what is missing",
-        tag="Health",
-        public=True,
-        errors=((503, "UNAVAILABLE"),),
+        errors=(faults.UNAVAILABLE,),
     ),
 )

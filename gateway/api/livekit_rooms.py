@@ -15,6 +15,7 @@ from core.errors import Conflict, NotFound, ServerFault
 from core.events import ended
 from core.models import CallEvent, Timestamp
 from core.names import Name
+from gateway.api import faults
 from gateway.calls.livekit import participant, participants, send_away
 from gateway.calls.room_tokens import PersonsIdentity, join_token
 from gateway.calls.rooms import may_use, not_accessible
@@ -273,70 +274,48 @@ def _moment(milliseconds: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
 
 
-_LIVEKIT_FAULTS = ((500, "LIVEKIT_NOT_CONFIGURED"), (500, "LIVEKIT_ERROR"))
-
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/livekit/token",
-        handler=token,
-        summary="A token to join one room with",
-        tag="LiveKit",
+        "POST /livekit/token",
+        token,
+        "A token to join one room with",
         body=TokenRequest,
         answer=TokenAnswer,
-        errors=(
-            (404, "ROOM_NOT_FOUND"),
-            (409, "PARTICIPANT_EXISTS"),
-            (429, "RATE_LIMITED"),
-            *_LIVEKIT_FAULTS,
-        ),
+        errors=(faults.NO_ROOM, faults.PARTICIPANT_EXISTS, faults.RATE, *faults.LIVEKIT),
     ),
     Route(
-        method="GET",
-        path="/livekit/rooms",
-        handler=index,
-        summary="The caller's rooms",
-        tag="LiveKit",
+        "GET /livekit/rooms",
+        index,
+        "The caller's rooms",
         answer=RoomsAnswer,
-        errors=_LIVEKIT_FAULTS,
+        errors=faults.LIVEKIT,
     ),
     Route(
-        method="GET",
-        path="/livekit/rooms/{name}",
-        handler=show,
-        summary="One room, with its participants",
-        tag="LiveKit",
+        "GET /livekit/rooms/{name}",
+        show,
+        "One room, with its participants",
         answer=RoomDetailAnswer,
-        errors=((404, "ROOM_NOT_FOUND"), *_LIVEKIT_FAULTS),
+        errors=(faults.NO_ROOM, *faults.LIVEKIT),
     ),
     Route(
-        method="DELETE",
-        path="/livekit/participant",
-        handler=remove,
-        summary="Remove a participant; a phone is hung up",
-        tag="LiveKit",
+        "DELETE /livekit/participant",
+        remove,
+        "Remove a participant; a phone is hung up",
         body=ParticipantRequest,
         answer=RemovedAnswer,
-        errors=(
-            (404, "ROOM_NOT_FOUND"),
-            (404, "PARTICIPANT_NOT_FOUND"),
-            *_LIVEKIT_FAULTS,
-        ),
+        errors=(*faults.NO_PARTICIPANT, *faults.LIVEKIT),
     ),
     Route(
-        method="POST",
-        path="/livekit/participant/mute",
-        handler=mute,
-        summary="Mute or unmute a participant's track",
-        tag="LiveKit",
+        "POST /livekit/participant/mute",
+        mute,
+        "Mute or unmute a participant's track",
         body=MuteRequest,
         answer=MutedAnswer,
         errors=(
-            (404, "ROOM_NOT_FOUND"),
-            (404, "PARTICIPANT_NOT_FOUND"),
+            *faults.NO_PARTICIPANT,
             (404, "TRACK_NOT_FOUND"),
             (409, "REMOTE_UNMUTE_DISABLED"),
-            *_LIVEKIT_FAULTS,
+            *faults.LIVEKIT,
         ),
     ),
 )

@@ -24,6 +24,7 @@ from core.events import ended
 from core.far_end import LONGEST_ID, told
 from core.legs import LEAVING, LOST
 from core.models import CallEvent, DisconnectionReason, Status, now
+from gateway.api import faults
 from gateway.calls.handover import is_referring, is_transferred
 from gateway.calls.inbound import left_unanswered
 from gateway.calls.livekit import leg_of
@@ -200,12 +201,10 @@ def _reason_name(participant: ParticipantInfo) -> str:
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/livekit/webhook",
-        handler=receive,
-        summary="LiveKit's webhooks, signed by LiveKit",
-        tag="LiveKit",
+        "POST /livekit/webhook",
+        receive,
+        "LiveKit's webhooks, signed by LiveKit",
         public=True,
-        errors=((401, "UNAUTHORIZED"), (500, "LIVEKIT_NOT_CONFIGURED")),
+        errors=((401, "UNAUTHORIZED"), faults.NOT_CONFIGURED),
     ),
 )

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from core.errors import Forbidden
 from core.models import PhoneNumber
+from gateway.api import faults
 from gateway.api.number_models import (
     AttachRequest,
     AvailableQuery,
@@ -127,132 +128,83 @@ async def _shown(request: web.Request, number: PhoneNumber, message: str = "OK")
     return envelope(NumberView.of(number, names), message).wire()
 
 
-_TAG = "Phone numbers"
 ID = "{id:(?!(?:attach|available|buy)$)[^/]+}"
 """Paths of their own are not ids, for methods that they do not serve."""
-_STORE = (503, "STORE_UNAVAILABLE")
-NOT_FOUND = (404, "NUMBER_NOT_FOUND")
-NO_AGENT = (404, "AGENT_NOT_FOUND")
-BUSY = (409, "NUMBER_BUSY")
-READING = (NOT_FOUND, _STORE)
-LIVEKIT_FAULTS = (
-    (500, "LIVEKIT_NOT_CONFIGURED"),
-    (500, "LIVEKIT_ERROR"),
-    (503, "LIVEKIT_UNAVAILABLE"),
-    (503, "UNAVAILABLE"),
-    _STORE,
-)
-PROVIDER_FAULTS = (
-    (404, "CREDENTIAL_NOT_FOUND"),
-    (422, "CREDENTIAL_REFUSED"),
-    (422, "PROVIDER_REFUSED"),
-    (500, "CREDENTIAL_UNREADABLE"),
-    (503, "PROVIDER_UNAVAILABLE"),
-)
-SEARCHING = ((409, "CREDENTIAL_REQUIRED"), *PROVIDER_FAULTS, _STORE)
-ATTACHING = (
-    NO_AGENT,
-    (409, "NUMBER_ATTACHED"),
-    BUSY,
-    (409, "NUMBER_UNAVAILABLE"),
-    (409, "TRUNK_CONFLICT"),
-    (409, "SIP_ADDRESS_NOT_CONFIGURED"),
-    *PROVIDER_FAULTS,
-    *LIVEKIT_FAULTS,
-)
-BUYING = ((409, "CREDENTIAL_REQUIRED"), *ATTACHING)
-DETACHING = (NOT_FOUND, BUSY, (503, "PROVIDER_UNAVAILABLE"), *LIVEKIT_FAULTS)
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/api/v1/phone-numbers/attach",
-        handler=attach,
-        summary="Attach a number",
-        tag=_TAG,
+        "POST /api/v1/phone-numbers/attach",
+        attach,
+        "Attach a number",
         body=AttachRequest,
         answer=Envelope[NumberView],
         status=201,
-        errors=((422, "NUMBER_NOT_IN_ACCOUNT"), (429, "PENDING_LIMIT"), *ATTACHING),
+        errors=((422, "NUMBER_NOT_IN_ACCOUNT"), (429, "PENDING_LIMIT"), *faults.NUMBER_ATTACH),
         idempotent=True,
     ),
     Route(
-        method="GET",
-        path="/api/v1/phone-numbers",
-        handler=index,
-        summary="List numbers, newest first",
-        tag=_TAG,
+        "GET /api/v1/phone-numbers",
+        index,
+        "List numbers, newest first",
         query=NumberPage,
         answer=Envelope[list[NumberView]],
-        errors=(_STORE,),
+        errors=(faults.STORE,),
     ),
     Route(
-        method="GET",
-        path="/api/v1/phone-numbers/available",
-        handler=available,
-        summary="Numbers that can be bought",
-        tag=_TAG,
+        "GET /api/v1/phone-numbers/available",
+        available,
+        "Numbers that can be bought",
         query=AvailableQuery,
         answer=Envelope[list[AvailableNumber]],
-        errors=SEARCHING,
+        errors=faults.NUMBER_SEARCH,
     ),
     Route(
-        method="POST",
-        path="/api/v1/phone-numbers/buy",
-        handler=buy,
-        summary="Buy a number and attach it",
-        tag=_TAG,
+        "POST /api/v1/phone-numbers/buy",
+        buy,
+        "Buy a number and attach it",
         body=BuyRequest,
         answer=Envelope[NumberView],
         status=201,
-        errors=BUYING,
+        errors=faults.NUMBER_BUY,
         idempotent=True,
     ),
     Route(
-        method="GET",
-        path=f"/api/v1/phone-numbers/{ID}",
-        handler=show,
-        summary="One number",
-        tag=_TAG,
+        f"GET /api/v1/phone-numbers/{ID}",
+        show,
+        "One number",
         answer=Envelope[NumberView],
-        errors=READING,
+        errors=(faults.NO_NUMBER, faults.STORE),
     ),
     Route(
-        method="POST",
-        path=f"/api/v1/phone-numbers/{ID}/approve",
-        handler=approve,
-        summary="Approve a tenant's number (operators)",
-        tag=_TAG,
+        f"POST /api/v1/phone-numbers/{ID}/approve",
+        approve,
+        "Approve a tenant's number (operators)",
         answer=Envelope[NumberView],
         errors=(
             (403, "OPERATOR_REQUIRED"),
-            NO_AGENT,
-            (409, "NUMBER_ATTACHED"),
-            BUSY,
-            (409, "TRUNK_CONFLICT"),
-            (500, "CREDENTIAL_UNREADABLE"),
-            (503, "PROVIDER_UNAVAILABLE"),
-            NOT_FOUND,
-            *LIVEKIT_FAULTS,
+            faults.NO_AGENT,
+            faults.NUMBER_ATTACHED,
+            faults.NUMBER_BUSY,
+            faults.TRUNK_CONFLICT,
+            faults.CREDENTIAL_UNREADABLE,
+            faults.PROVIDER_UNAVAILABLE,
+            faults.NO_NUMBER,
+            *faults.SIP_OBJECTS,
         ),
     ),
     Route(
-        method="PATCH",
-        path=f"/api/v1/phone-numbers/{ID}",
-        handler=change,
-        summary="Give a number to another agent; change its direction",
-        tag=_TAG,
+        f"PATCH /api/v1/phone-numbers/{ID}",
+        change,
+        "Give a number to another agent; change its direction",
         body=ChangeRequest,
         answer=Envelope[NumberView],
-        errors=(NO_AGENT, BUSY, *READING),
+        errors=faults.NUMBER_BIND,
     ),
     Route(
-        method="DELETE",
-        path=f"/api/v1/phone-numbers/{ID}",
-        handler=remove,
-        summary="Detach a number",
-        tag=_TAG,
+        f"DELETE /api/v1/phone-numbers/{ID}",
+        remove,
+        "Detach a number",
         answer=Envelope[NumberGone],
-        errors=DETACHING,
+        errors=faults.NUMBER_DETACH,
     ),
 )

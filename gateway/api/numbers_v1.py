@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gateway.api import faults
 from gateway.api.number_models import (
     UNSERVED,
     AvailableList,
@@ -17,7 +18,7 @@ from gateway.api.number_models import (
     NumberList,
     NumberView,
 )
-from gateway.api.numbers import BUSY, BUYING, DETACHING, ID, NO_AGENT, READING, SEARCHING
+from gateway.api.numbers import ID
 from gateway.http.body import parse_body, parse_query
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
@@ -101,78 +102,60 @@ async def unbind(request: web.Request) -> web.StreamResponse:
     return web.json_response(Binding.of(agent_id, number).wire())
 
 
-_TAG = "Phone numbers"
-_STORE = (503, "STORE_UNAVAILABLE")
-_BINDING = (NO_AGENT, BUSY, *READING)
-
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="GET",
-        path="/v1/numbers",
-        handler=index,
-        summary="List numbers, newest first",
-        tag=_TAG,
+        "GET /v1/numbers",
+        index,
+        "List numbers, newest first",
         query=Page,
         answer=NumberList,
-        errors=(_STORE,),
+        errors=(faults.STORE,),
     ),
     Route(
-        method="POST",
-        path="/v1/numbers",
-        handler=create,
-        summary="Buy a number and attach it",
-        tag=_TAG,
+        "POST /v1/numbers",
+        create,
+        "Buy a number and attach it",
         body=NumberCreate,
         answer=NumberView,
-        errors=BUYING,
+        errors=faults.NUMBER_BUY,
         idempotent=True,
     ),
     Route(
-        method="GET",
-        path="/v1/numbers/available",
-        handler=available,
-        summary="Numbers that can be bought",
-        tag=_TAG,
+        "GET /v1/numbers/available",
+        available,
+        "Numbers that can be bought",
         query=AvailableQuery,
         answer=AvailableList,
-        errors=SEARCHING,
+        errors=faults.NUMBER_SEARCH,
     ),
     Route(
-        method="GET",
-        path=f"/v1/numbers/{ID}",
-        handler=show,
-        summary="One number",
-        tag=_TAG,
+        f"GET /v1/numbers/{ID}",
+        show,
+        "One number",
         answer=NumberView,
-        errors=READING,
+        errors=(faults.NO_NUMBER, faults.STORE),
     ),
     Route(
-        method="DELETE",
-        path=f"/v1/numbers/{ID}",
-        handler=remove,
-        summary="Release or detach a number",
-        tag=_TAG,
+        f"DELETE /v1/numbers/{ID}",
+        remove,
+        "Release or detach a number",
         answer=NumberGone,
-        errors=DETACHING,
+        errors=faults.NUMBER_DETACH,
     ),
     Route(
-        method="POST",
-        path="/v1/agents/{id}/numbers",
-        handler=bind,
-        summary="Give a number to an agent",
-        tag=_TAG,
+        "POST /v1/agents/{id}/numbers",
+        bind,
+        "Give a number to an agent",
         body=BindRequest,
         answer=Binding,
-        errors=_BINDING,
+        errors=faults.NUMBER_BIND,
         idempotent=True,
     ),
     Route(
-        method="DELETE",
-        path="/v1/agents/{id}/numbers/{number_id}",
-        handler=unbind,
-        summary="Take a number from an agent",
-        tag=_TAG,
+        "DELETE /v1/agents/{id}/numbers/{number_id}",
+        unbind,
+        "Take a number from an agent",
         answer=Binding,
-        errors=_BINDING,
+        errors=faults.NUMBER_BIND,
     ),
 )

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from pydantic.alias_generators import to_camel
 
 from core.models import Model
+from gateway.api import faults
 from gateway.api.calls import conversation, detail, find
 from gateway.api.from_number import (
     E164,
-    OUTBOUND_ERRORS,
     Metadata,
     not_a_caller_id,
     outbound_of,
@@ -89,15 +89,13 @@ async def _plan(request: web.Request, body: Dispatch) -> CallPlan:
 
 def _dispatching(path: str, summary: str) -> Route:
     return Route(
-        method="POST",
-        path=path,
-        handler=dispatch,
-        summary=summary,
-        tag="Sessions",
+        f"POST {path}",
+        dispatch,
+        summary,
         body=Dispatch,
         answer=Envelope[Dispatched],
         status=202,
-        errors=OUTBOUND_ERRORS,
+        errors=faults.CALL_FROM_NUMBER,
         idempotent=True,
     )
 
@@ -106,22 +104,18 @@ ROUTES: tuple[Route, ...] = (
     _dispatching("/api/v1/sessions/dispatch", "Send an agent to a phone"),
     _dispatching("/api/v1/sessions", "Send an agent to a phone (the same)"),
     Route(
-        method="GET",
         # "dispatch" is no id, and has no GET.
-        path="/api/v1/sessions/{id:(?!dispatch$)[^/]+}",
-        handler=show,
-        summary="One session: the call's record, with its transcript",
-        tag="Sessions",
+        "GET /api/v1/sessions/{id:(?!dispatch$)[^/]+}",
+        show,
+        "One session: the call's record, with its transcript",
         answer=Envelope[CallDetail],
-        errors=((404, "CALL_NOT_FOUND"),),
+        errors=(faults.NO_CALL,),
     ),
     Route(
-        method="GET",
-        path="/api/v1/sessions/{id}/transcript",
-        handler=transcript,
-        summary="What was said in a session, in order",
-        tag="Sessions",
+        "GET /api/v1/sessions/{id}/transcript",
+        transcript,
+        "What was said in a session, in order",
         answer=Envelope[Transcript],
-        errors=((404, "CALL_NOT_FOUND"),),
+        errors=(faults.NO_CALL,),
     ),
 )

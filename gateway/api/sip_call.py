@@ -13,6 +13,7 @@ from core.errors import BadRequest, ServerFault
 from core.models import Agent
 from core.names import GivenName
 from core.settings import Settings
+from gateway.api import faults
 from gateway.api.dry_run import DryRun, explain
 from gateway.calls.plan import CallPlan
 from gateway.calls.trunks import (
@@ -191,30 +192,23 @@ def _check_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/sip/call",
-        handler=create,
-        summary="Dial a phone number into a room, with an agent",
-        tag="SIP",
+        "POST /sip/call",
+        create,
+        "Dial a phone number into a room, with an agent",
         body=SipCallRequest,
         answer=SipCallAnswer,
         errors=(
-            (400, "INVALID_PHONE_NUMBER"),
+            faults.INVALID_PHONE_NUMBER,
             (400, "INVALID_OUTBOUND_ADDRESS"),
-            (403, "DESTINATION_NOT_ALLOWED"),
-            (404, "ROOM_NOT_FOUND"),
-            (404, "AGENT_NOT_FOUND"),
-            (409, "PARTICIPANT_EXISTS"),
-            (409, "AGENT_DISABLED"),
-            (409, "WEBHOOK_NOT_CONFIGURED"),
-            (429, "RATE_LIMITED"),
-            (429, "CONCURRENCY_LIMIT"),
-            (500, "OUTBOUND_ADDRESS_NOT_CONFIGURED"),
-            (500, "LIVEKIT_NOT_CONFIGURED"),
-            (500, "CALL_FAILED"),
-            (503, "AGENT_UNAVAILABLE"),
-            (503, "SIP_OVERLOADED"),
-            (503, "STORE_UNAVAILABLE"),
+            faults.DESTINATION,
+            faults.NO_ROOM,
+            faults.PARTICIPANT_EXISTS,
+            *faults.CALLED_AGENT,
+            *faults.LIMITS,
+            faults.NO_TRUNK,
+            faults.NOT_CONFIGURED,
+            *faults.DIAL,
+            faults.STORE,
         ),
         idempotent=True,
     ),

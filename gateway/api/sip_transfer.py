@@ -9,6 +9,7 @@ from livekit.protocol.sip import TransferSIPParticipantRequest
 from pydantic import BaseModel, Field, StrictInt, StrictStr
 
 from core.errors import Conflict
+from gateway.api import faults
 from gateway.api.livekit_rooms import (
     ParticipantRequest,
     find_participant,
@@ -81,22 +82,19 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/sip/transfer",
-        handler=create,
-        summary="Transfer a phone to another number (cold: REFER)",
-        tag="SIP",
+        "POST /sip/transfer",
+        create,
+        "Transfer a phone to another number (cold: REFER)",
         body=TransferRequest,
         answer=TransferAnswer,
         errors=(
-            (400, "INVALID_PHONE_NUMBER"),
+            faults.INVALID_PHONE_NUMBER,
             (400, "INVALID_TRANSFER_TARGET"),
-            (403, "DESTINATION_NOT_ALLOWED"),
-            (404, "ROOM_NOT_FOUND"),
-            (404, "PARTICIPANT_NOT_FOUND"),
+            faults.DESTINATION,
+            *faults.NO_PARTICIPANT,
             (409, "NOT_A_SIP_PARTICIPANT"),
-            (500, "CALL_FAILED"),
-            (500, "LIVEKIT_NOT_CONFIGURED"),
+            faults.CALL_FAILED,
+            faults.NOT_CONFIGURED,
         ),
     ),
 )

@@ -123,21 +123,12 @@ def _read(path: Path, _changed: int) -> _File:
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="GET",
-        path="/try/{agentId:[A-Za-z0-9_-]+}",
-        handler=page,
-        summary="A page to talk to an agent from a browser",
-        tag="Calls",
+        "GET /try/{agentId:[A-Za-z0-9_-]+}",
+        page,
+        "A page to talk to an agent from a browser",
         content="text/html",
         errors=((404, "NOT_FOUND"),),
         public=True,
     ),
-    Route(
-        method="GET",
-        path="/static/{name}",
-        handler=static,
-        summary="What the page is made of",
-        tag="Calls",
-        internal=True,
-    ),
+    Route("GET /static/{name}", static, "What the page is made of", internal=True),
 )

@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from core.errors import ServerFault
 from core.models import Model, Timestamp, now
+from gateway.api import faults
 from gateway.api.from_number import Metadata
 from gateway.calls.variables import Variables, fill
 from gateway.calls.web import JOIN_WITHIN, visitor_token
@@ -77,25 +78,20 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/v1/calls/web",
-        handler=create,
-        summary="Call an agent from a browser",
-        tag="Calls",
+        "POST /v1/calls/web",
+        create,
+        "Call an agent from a browser",
         body=CreateWebCall,
         answer=WebCall,
         errors=(
-            (404, "AGENT_NOT_FOUND"),
-            (409, "AGENT_DISABLED"),
-            (409, "WEBHOOK_NOT_CONFIGURED"),
-            (409, "PARTICIPANT_EXISTS"),
-            (429, "RATE_LIMITED"),
-            (429, "CONCURRENCY_LIMIT"),
-            (500, "LIVEKIT_NOT_CONFIGURED"),
-            (500, "CALL_FAILED"),
-            (503, "LIVEKIT_UNAVAILABLE"),
-            (503, "AGENT_UNAVAILABLE"),
-            (503, "STORE_UNAVAILABLE"),
+            *faults.CALLED_AGENT,
+            faults.PARTICIPANT_EXISTS,
+            *faults.LIMITS,
+            faults.NOT_CONFIGURED,
+            faults.CALL_FAILED,
+            faults.LIVEKIT_UNAVAILABLE,
+            faults.AGENT_UNAVAILABLE,
+            faults.STORE,
         ),
         idempotent=True,
     ),

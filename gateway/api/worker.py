@@ -16,6 +16,7 @@ from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
 from core.models import CallEvent, Turn, now
 from core.tokens import Audience, InvalidToken, TokenIssuer
 from core.transfers import TransferOrder, TransferResult
+from gateway.api import faults
 from gateway.calls.dispatcher import answering_webhook, brief_of
 from gateway.http.body import parse_body
 from gateway.http.route import Route
@@ -148,59 +149,49 @@ async def transfer(request: web.Request) -> web.StreamResponse:
 
 ROUTES: tuple[Route, ...] = (
     Route(
-        method="POST",
-        path="/internal/workers/heartbeat",
-        handler=heartbeat,
-        summary="A worker lives",
-        tag="Internal",
+        "POST /internal/workers/heartbeat",
+        heartbeat,
+        "A worker lives",
         body=Heartbeat,
         internal=True,
     ),
     Route(
-        method="GET",
-        path="/internal/calls/{id}",
-        handler=brief,
-        summary="What a worker needs to know of its call",
-        tag="Internal",
+        "GET /internal/calls/{id}",
+        brief,
+        "What a worker needs to know of its call",
         answer=CallBrief,
-        errors=((404, "CALL_NOT_FOUND"), (410, "CALL_ENDED"), (425, "CALL_NOT_READY")),
+        errors=(faults.NO_CALL, faults.CALL_ENDED, faults.CALL_NOT_READY),
         internal=True,
     ),
     Route(
-        method="POST",
-        path="/internal/calls/inbound",
-        handler=inbound,
-        summary="Which call the worker is in the room of",
-        tag="Internal",
+        "POST /internal/calls/inbound",
+        inbound,
+        "Which call the worker is in the room of",
         body=InboundRoom,
         answer=Assignment,
-        errors=((410, "CALL_ENDED"), (503, "LIVEKIT_UNAVAILABLE")),
+        errors=(faults.CALL_ENDED, faults.LIVEKIT_UNAVAILABLE),
         internal=True,
     ),
     Route(
-        method="POST",
-        path="/internal/calls/{id}/events",
-        handler=events,
-        summary="What a worker saw",
-        tag="Internal",
+        "POST /internal/calls/{id}/events",
+        events,
+        "What a worker saw",
         body=Events,
-        errors=((404, "CALL_NOT_FOUND"), (425, "CALL_NOT_READY")),
+        errors=(faults.NO_CALL, faults.CALL_NOT_READY),
         internal=True,
     ),
     Route(
-        method="POST",
-        path="/internal/calls/{id}/transfer",
-        handler=transfer,
-        summary="Hand the caller over to the agent's transfer number",
-        tag="Internal",
+        "POST /internal/calls/{id}/transfer",
+        transfer,
+        "Hand the caller over to the agent's transfer number",
         body=TransferOrder,
         answer=TransferResult,
         errors=(
-            (404, "CALL_NOT_FOUND"),
+            faults.NO_CALL,
             (409, "CALL_NOT_ANSWERED"),
             (409, "NO_TRANSFER_NUMBER"),
-            (410, "CALL_ENDED"),
-            (503, "LIVEKIT_UNAVAILABLE"),
+            faults.CALL_ENDED,
+            faults.LIVEKIT_UNAVAILABLE,
         ),
         internal=True,
     ),

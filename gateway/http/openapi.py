@@ -156,18 +156,16 @@ def documents(routes: Sequence[Route], *, auth_required: bool = True) -> tuple[R
 
     own = (
         Route(
-            method="GET",
-            path="/openapi.json",
-            handler=openapi,
-            summary="This document",
+            "GET /openapi.json",
+            openapi,
+            "This document",
             tag="Documentation",
             public=True,
         ),
         Route(
-            method="GET",
-            path="/docs",
-            handler=docs,
-            summary="This document, to read",
+            "GET /docs",
+            docs,
+            "This document, to read",
             tag="Documentation",
             content="text/html",
             public=True,

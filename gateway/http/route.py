@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 from aiohttp import web
 from pydantic import BaseModel
 
+Fault = tuple[int, str]
+"""Status and code of an error that a route may answer with."""
+Faults = tuple[Fault, ...]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One line of the API's table of contents.
 
-    ``errors`` are (status, code) pairs beyond those every route may answer.
+    ``errors`` are those beyond what every route may answer.
     ``public`` routes need no Authorization; ``internal`` ones check a token of
     their own and are left out of the OpenAPI document.
     """
 
-    method: str
-    path: str
-    """aiohttp syntax: ``/v1/calls/{id}``."""
+    endpoint: str
+    """Method and path, in aiohttp's syntax: ``GET /v1/calls/{id}``."""
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     summary: str
-    tag: str
+    _: KW_ONLY
+    tag: str = ""
+    """The chapter of the OpenAPI document."""
     body: type[BaseModel] | None = None
     body_required: bool = True
     query: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     status: int = 200
     content: str = "application/json"
-    errors: tuple[tuple[int, str], ...] = ()
+    errors: Faults = ()
     public: bool = False
     internal: bool = False
     idempotent: bool = False
     """Honours ``Idempotency-Key``."""
+
+    @property
+    def method(self) -> str:
+        return self.endpoint.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        return self.endpoint.partition(" ")[2]
+
+
+def chapter(tag: str, *modules: Iterable[Route]) -> tuple[Route, ...]:
+    """The routes of ``modules``, all with this tag."""
+    return tuple(replace(route, tag=tag) for routes in modules for route in routes)
 
 
 _ROUTES: web.AppKey[dict[web.AbstractRoute, Route]] = web.AppKey("routes")

@@ -95,7 +95,7 @@ async def gates(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[
         return web.json_response({"auth_id": request[PRINCIPAL].auth_id})
 
     async with AsyncExitStack() as stack:
-        provider = Route(method="GET", path="/jwks", handler=jwks, summary="", tag="")
+        provider = Route("GET /jwks", jwks, "")
         keys = await stack.enter_async_context(served(make_app([provider])))
         key_file = tmp_path_factory.mktemp("keys") / "key.pem"
         key_file.write_bytes(pem(RSA_KEY))
@@ -112,7 +112,7 @@ async def gates(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[
             settings = Settings(_env_file=None, auth_required=True, **values)
             authenticator = Authenticator.from_settings(settings)
             stack.push_async_callback(authenticator.aclose)
-            route = Route(method="GET", path="/v1/me", handler=whoami, summary="", tag="")
+            route = Route("GET /v1/me", whoami, "")
             app = make_app([route], authentication(authenticator, Names(settings)))
             maker = Maker("HS256", by_secret) if kind == "secret" else Maker("RS256", by_rsa)
             found.append(Gate(kind, await stack.enter_async_context(served(app)), maker))

@@ -62,7 +62,7 @@ class Clock:
 @pytest.fixture
 async def provider() -> AsyncIterator[Provider]:
     made = Provider()
-    route = Route(method="GET", path="/jwks", handler=made.serve, summary="", tag="", public=True)
+    route = Route("GET /jwks", made.serve, "", public=True)
     async with served(make_app([route])) as at:
         made.url = f"http://127.0.0.1:{at.port}/jwks"
         yield made
@@ -194,7 +194,7 @@ async def test_redirects_of_the_provider_are_not_followed(authenticator: Authent
     async def away(_request: web.Request) -> web.Response:
         raise web.HTTPFound("/jwks")
 
-    route = Route(method="GET", path="/away", handler=away, summary="", tag="", public=True)
+    route = Route("GET /away", away, "", public=True)
     async with served(make_app([route])) as at:
         async with at.http.get("/away", allow_redirects=False) as response:
             assert response.status == 302

@@ -60,10 +60,10 @@ async def gateway(**values: Any) -> AsyncIterator[Served]:
     chosen = settings(**values)
     authenticator = Authenticator.from_settings(chosen)
     routes = [
-        Route(method="GET", path="/sip/me", handler=whoami, summary="", tag=""),
-        Route(method="POST", path="/sip/echo", handler=echo, summary="", tag=""),
-        Route(method="GET", path="/", handler=open_, summary="", tag="", public=True),
-        Route(method="GET", path="/internal/x", handler=open_, summary="", tag="", internal=True),
+        Route("GET /sip/me", whoami, ""),
+        Route("POST /sip/echo", echo, ""),
+        Route("GET /", open_, "", public=True),
+        Route("GET /internal/x", open_, "", internal=True),
     ]
     async with served(make_app(routes, authentication(authenticator, Names(chosen)))) as http:
         yield http

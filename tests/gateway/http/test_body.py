@@ -77,11 +77,11 @@ async def index(request: web.Request) -> web.Response:
 @pytest.fixture
 async def at() -> AsyncIterator[Served]:
     routes = [
-        Route(method=method, path=f"{root}/orders", handler=handler, summary="", tag="")
+        Route(f"{method} {root}/orders", handler, "")
         for root in ("/sip", "/livekit", "/v1", "/api/v1")
         for method, handler in (("POST", create), ("GET", index))
     ]
-    routes += [Route(method="POST", path="/v1/strict", handler=strict, summary="", tag="")]
+    routes += [Route("POST /v1/strict", strict, "")]
     async with served(make_app(routes)) as made:
         yield made
 

@@ -51,9 +51,8 @@ async def raising(request: web.Request) -> web.StreamResponse:
 
 
 ROUTES = [
-    Route(method="GET", path=f"{root}/raise/{{what}}", handler=raising, summary="", tag="")
-    for root in ("/sip", "/v1", "/api/v1", "")
-] + [Route(method="POST", path="/sip/raise/{what}", handler=raising, summary="", tag="")]
+    Route(f"GET {root}/raise/{{what}}", raising, "") for root in ("/sip", "/v1", "/api/v1", "")
+] + [Route("POST /sip/raise/{what}", raising, "")]
 
 
 @pytest.fixture

@@ -28,13 +28,13 @@ async def ok(_request: web.Request) -> web.Response:
 
 ROUTES = [
     *(
-        Route(method=method, path=path, handler=ok, summary="", tag="")
+        Route(f"{method} {path}", ok, "")
         for method in ("GET", "POST")
         for path in ("/v1/x", "/sip/x", "/api/v1/x")
     ),
-    Route(method="GET", path="/healthz", handler=ok, summary="", tag="", public=True),
-    Route(method="POST", path="/livekit/webhook", handler=ok, summary="", tag="", public=True),
-    Route(method="POST", path="/internal/x", handler=ok, summary="", tag="", internal=True),
+    Route("GET /healthz", ok, "", public=True),
+    Route("POST /livekit/webhook", ok, "", public=True),
+    Route("POST /internal/x", ok, "", internal=True),
 ]
 
 

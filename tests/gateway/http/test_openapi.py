@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from aiohttp import web
 from openapi_spec_validator import validate
 from pydantic import BaseModel, Field
 
+import gateway.api
 from core.models import Call
 from gateway.http.openapi import build, documents
 from gateway.http.route import Route
@@ -36,27 +39,24 @@ async def handler(_request: web.Request) -> web.Response:
     return web.Response()
 
 
-def route(method: str, path: str, **more: Any) -> Route:
-    return Route(
-        method=method, path=path, **{"handler": handler, "summary": "s", "tag": "t", **more}
-    )
+def route(endpoint: str, **more: Any) -> Route:
+    return Route(endpoint, handler, "s", tag="t", **more)
 
 
 EXAMPLES = (
     route(
-        "POST",
-        "/sip/orders",
+        "POST /sip/orders",
         body=Order,
         answer=Order,
         idempotent=True,
         errors=((404, "ROOM_NOT_FOUND"), (404, "AGENT_NOT_FOUND")),
     ),
-    route("GET", r"/v1/calls/{id:[a-z_]+}", answer=Call, errors=((404, "CALL_NOT_FOUND"),)),
-    route("GET", "/v1/calls", query=Filter),
-    route("POST", "/api/v1/sessions", body=Order, status=202, public=True),
-    route("DELETE", "/api/v1/sessions/{id}", status=204),
-    route("GET", "/v1/calls/{id}/events", content="text/event-stream"),
-    route("GET", "/internal/x", internal=True),
+    route(r"GET /v1/calls/{id:[a-z_]+}", answer=Call, errors=((404, "CALL_NOT_FOUND"),)),
+    route("GET /v1/calls", query=Filter),
+    route("POST /api/v1/sessions", body=Order, status=202, public=True),
+    route("DELETE /api/v1/sessions/{id}", status=204),
+    route("GET /v1/calls/{id}/events", content="text/event-stream"),
+    route("GET /internal/x", internal=True),
 )
 
 
@@ -65,6 +65,21 @@ def test_the_gateways_own_document_is_valid() -> None:
     validate(document)
     served_paths = {re.sub(r":[^}]*", "", r.path) for r in ROUTES if not r.internal}
     assert set(document["paths"]) == served_paths
+
+
+def test_every_route_is_in_a_chapter_and_names_each_error_once() -> None:
+    for each in ROUTES:
+        assert each.tag, each.endpoint
+        assert len(set(each.errors)) == len(each.errors), each.endpoint
+
+
+def test_an_error_of_several_routes_is_named_in_one_place() -> None:
+    """What more than one route answers with stands in ``gateway.api.faults``."""
+    api = Path(gateway.api.__file__).parent
+    text = "\n".join(path.read_text() for path in api.glob("*.py"))
+    named = Counter(re.findall(r'\([1-5][0-9]{2}, "[A-Z_]+"\)', text))
+    assert named
+    assert [fault for fault, times in named.items() if times > 1] == []
 
 
 def test_operation_ids_are_unique() -> None:

@@ -50,8 +50,8 @@ async def refuse(_request: web.Request) -> web.Response:
 @pytest.fixture(scope="module")
 async def at() -> AsyncIterator[Served]:
     routes = [
-        Route(method="POST", path="/v1/orders", handler=create, summary="", tag=""),
-        Route(method="POST", path="/v1/refused", handler=refuse, summary="", tag=""),
+        Route("POST /v1/orders", create, ""),
+        Route("POST /v1/refused", refuse, ""),
     ]
     async with served(make_app(routes)) as made:
         yield made
