@@ -1,16 +1,19 @@
-"""What the application holds, by typed key."""
+"""What the application holds, by typed key; the services that need LiveKit are under one."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from livekit.api import LiveKitAPI
 
+from core.errors import ServerFault
 from core.settings import Settings
 
 if TYPE_CHECKING:
+    from livekit.api import LiveKitAPI, WebhookReceiver
+
     from core.tokens import TokenIssuer
     from gateway.calls.handover import Handover
     from gateway.calls.inbound import Inbound
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.calls.web import WebCalls
     from gateway.http.metrics import Metrics
     from gateway.http.streams import StreamLimit
+    from gateway.numbers.provisioning import Provisioner
     from gateway.numbers.service import NumberService
     from gateway.store.agents import AgentStore
     from gateway.store.calls import Store
@@ -37,11 +41,37 @@ if TYPE_CHECKING:
     from sip.guard import SipGuard
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallServices:
+    """The services that need LiveKit."""
+
+    livekit: LiveKitAPI
+    """The client of LIVEKIT_URL."""
+    sip: LiveKitAPI
+    """The client of LIVEKIT_SIP_URL (only its ``sip`` service is used)."""
+    webhook_receiver: WebhookReceiver
+    """Checks the signatures of LiveKit's webhooks."""
+    tokens: TokenIssuer
+    """Signs for workers."""
+    rooms: LiveKitRooms
+    """Decides who may use which room."""
+    outbound: Outbound
+    """Places calls."""
+    inbound: Inbound
+    """Lets callers in."""
+    web_calls: WebCalls
+    """Opens calls for browsers."""
+    transfers: Transfers
+    """Hands callers over."""
+    handover: Handover
+    """Ends calls that were handed over."""
+    provisioner: Provisioner
+    """Attaches numbers to LiveKit's SIP service, and detaches them."""
+
+
+CALL_SERVICES: web.AppKey[CallServices | None] = web.AppKey("call_services")
+"""None without LiveKit keys; ``call_services`` for those who cannot do without."""
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
-LIVEKIT: web.AppKey[LiveKitAPI | None] = web.AppKey("livekit")
-"""The client of LIVEKIT_URL; None without keys."""
-SIP: web.AppKey[LiveKitAPI | None] = web.AppKey("sip")
-"""The client of LIVEKIT_SIP_URL (only its ``sip`` service is used); None without keys."""
 DATABASE: web.AppKey[Database] = web.AppKey("database")
 WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
 STORE: web.AppKey[Store] = web.AppKey("store")
@@ -59,24 +89,10 @@ OUTBOX: web.AppKey[Outbox] = web.AppKey("outbox")
 """The events that are owed to webhooks."""
 WEBHOOK_SENDER: web.AppKey[Sender] = web.AppKey("webhook_sender")
 """Sends them."""
-ROOMS: web.AppKey[LiveKitRooms] = web.AppKey("rooms")
-"""Who may use which room; absent without LiveKit keys."""
 TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")
 AGENTS: web.AppKey[Agents] = web.AppKey("agents")
 NUMBER_LOOKUP: web.AppKey[Numbers] = web.AppKey("number_lookup")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
-TOKENS: web.AppKey[TokenIssuer | None] = web.AppKey("tokens")
-"""Signs for workers; None without LiveKit keys."""
-OUTBOUND: web.AppKey[Outbound | None] = web.AppKey("outbound")
-"""Places calls; None without LiveKit keys."""
-INBOUND: web.AppKey[Inbound | None] = web.AppKey("inbound")
-"""Lets callers in; None without LiveKit keys."""
-WEB_CALLS: web.AppKey[WebCalls | None] = web.AppKey("web_calls")
-"""Opens calls for browsers; None without LiveKit keys."""
-TRANSFERS: web.AppKey[Transfers | None] = web.AppKey("transfers")
-"""Hands callers over; None without LiveKit keys."""
-HANDOVER: web.AppKey[Handover | None] = web.AppKey("handover")
-"""Ends calls that were handed over; None without LiveKit keys."""
 POLICY: web.AppKey[DialPolicy] = web.AppKey("policy")
 """Which numbers may be called."""
 SIP_GUARD: web.AppKey[SipGuard] = web.AppKey("sip_guard")
@@ -87,3 +103,11 @@ STREAMS: web.AppKey[StreamLimit] = web.AppKey("streams")
 """How many event streams and long polls a tenant may hold open."""
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 """Set when the gateway begins to stop: streams end, dials get their grace."""
+
+
+def call_services(app: web.Application) -> CallServices:
+    """Raises ServerFault ``LIVEKIT_NOT_CONFIGURED``."""
+    services = app[CALL_SERVICES]
+    if services is None:
+        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+    return services

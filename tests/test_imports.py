@@ -97,7 +97,7 @@ GATEWAY_ORDER: tuple[frozenset[str], ...] = tuple(
         (
             {"__main__"},
             {"app"},
-            {"routes"},
+            {"routes", "services"},
             {"api"},
             {"keys"},
             {"webhooks"},

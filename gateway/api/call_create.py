@@ -16,7 +16,6 @@ from gateway.api.from_number import (
     E164,
     Metadata,
     not_a_caller_id,
-    outbound_of,
     plan_from,
 )
 from gateway.api.waiting import until_over
@@ -28,7 +27,7 @@ from gateway.http.body import documented, parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
-from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS
+from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS, call_services
 from gateway.store.database import Scope
 from gateway.store.lookup import check_takes_calls
 
@@ -89,7 +88,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
     async def effect() -> dict[str, Any]:
         plan = await _plan(request, body)
-        placed = await outbound_of(request).place(plan)
+        placed = await call_services(request.app).outbound.place(plan)
         call = await request.app[STORE].call(Scope(None), placed.call_id)
         assert call is not None, "it was kept a moment ago, and calls are not removed"
         if body.wait_for_completion:

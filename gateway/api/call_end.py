@@ -12,13 +12,12 @@ from core.events import ended
 from core.models import Call, CallEvent
 from gateway.api import faults
 from gateway.api.calls import detail, find
-from gateway.api.livekit_rooms import livekit_of
 from gateway.calls.livekit import send_away
 from gateway.calls.views import CallDetail
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
-from gateway.keys import HANDOVER, STORE, TIMELINE
+from gateway.keys import STORE, TIMELINE, call_services
 from gateway.store.database import Scope
 from sip.twirp import livekit_errors
 
@@ -48,7 +47,8 @@ async def hang_up(request: web.Request, call: Call) -> Call:
     Raises ServerFault, Unavailable (LiveKit, the database): then the record does not say that
     it is over, and the request may be repeated.
     """
-    livekit, store = livekit_of(request), request.app[STORE]
+    services, store = call_services(request.app), request.app[STORE]
+    livekit = services.livekit
     # Our own hang-up is the agent's side; a call nobody answered yet is called off.
     answered = call.status == "in-progress"
     with livekit_errors():
@@ -60,9 +60,7 @@ async def hang_up(request: web.Request, call: Call) -> Call:
         # It may have come just now; whoever dials for it learns from the event.
         with livekit_errors():
             await send_away(livekit, call.room_name, call.participant_identity)
-    handover = request.app[HANDOVER]
-    if handover is not None:
-        await handover.caller_left(call)
+    await services.handover.caller_left(call)
     return await store.call(Scope(None), call.id) or call
 
 

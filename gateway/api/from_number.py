@@ -10,9 +10,8 @@ from aiohttp import web
 from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from core.errors import Forbidden, ServerFault
+from core.errors import Forbidden
 from core.models import Agent, PhoneNumber, new_id
-from gateway.calls.outbound import Outbound
 from gateway.calls.plan import CallPlan
 from gateway.calls.trunks import (
     SipOverrides,
@@ -22,7 +21,7 @@ from gateway.calls.trunks import (
     with_credentials,
 )
 from gateway.http.principal import PRINCIPAL
-from gateway.keys import CREDENTIALS, OUTBOUND, SETTINGS
+from gateway.keys import CREDENTIALS, SETTINGS
 from gateway.store.principal import Principal
 
 MAX_METADATA_BYTES = 16 * 1024
@@ -41,14 +40,6 @@ def _small(metadata: dict[str, Any]) -> dict[str, Any]:
 
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 """Kept on the record as it is."""
-
-
-def outbound_of(request: web.Request) -> Outbound:
-    """Raises ServerFault ``LIVEKIT_NOT_CONFIGURED``."""
-    outbound = request.app[OUTBOUND]
-    if outbound is None:
-        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
-    return outbound
 
 
 def not_a_caller_id() -> Forbidden:

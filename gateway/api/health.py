@@ -8,13 +8,22 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 from google.protobuf.message import DecodeError
-from livekit.api import LiveKitAPI, ServerError
+from livekit.api import ServerError
 from livekit.protocol.room import ListRoomsRequest
 
 from core.errors import AppError
 from gateway.api import faults
 from gateway.http.route import Route
-from gateway.keys import DATABASE, LIVEKIT, METRICS, SETTINGS, STOPPING, STORE, WRITE_PROBE
+from gateway.keys import (
+    CALL_SERVICES,
+    DATABASE,
+    METRICS,
+    SETTINGS,
+    STOPPING,
+    STORE,
+    WRITE_PROBE,
+    CallServices,
+)
 from gateway.store.database import Database
 from gateway.store.write_probe import WriteProbe
 
@@ -38,7 +47,7 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     """
     app = request.app
     database, livekit = await asyncio.gather(
-        _database(app[DATABASE], app[WRITE_PROBE]), _livekit(app[LIVEKIT])
+        _database(app[DATABASE], app[WRITE_PROBE]), _livekit(app[CALL_SERVICES])
     )
     workers: dict[str, int] = {"live": 0, "free": 0}
     if database is None:
@@ -71,12 +80,12 @@ async def _database(database: Database, writes: WriteProbe) -> str | None:
     return None
 
 
-async def _livekit(livekit: LiveKitAPI | None) -> str | None:
-    if livekit is None:
+async def _livekit(services: CallServices | None) -> str | None:
+    if services is None:
         return "LiveKit is not configured (LIVEKIT_API_KEY, LIVEKIT_API_SECRET)"
     try:
         async with asyncio.timeout(_CHECK_DEADLINE_S):
-            await livekit.room.list_rooms(ListRoomsRequest(names=["-"]))
+            await services.livekit.room.list_rooms(ListRoomsRequest(names=["-"]))
     except ServerError as error:
         return f"LiveKit refuses us ({error.code}): check LIVEKIT_API_KEY and LIVEKIT_API_SECRET"
     except (aiohttp.ClientError, TimeoutError, DecodeError, AttributeError):

@@ -6,12 +6,12 @@ import datetime
 from typing import Literal
 
 from aiohttp import web
-from livekit.api import LiveKitAPI, ServerError
+from livekit.api import ServerError
 from livekit.protocol.models import ParticipantInfo, Room, TrackInfo, TrackSource, TrackType
 from livekit.protocol.room import MuteRoomTrackRequest
 from pydantic import BaseModel, Field, StrictBool
 
-from core.errors import Conflict, NotFound, ServerFault
+from core.errors import Conflict, NotFound
 from core.events import ended
 from core.models import CallEvent, Timestamp
 from core.names import Name
@@ -22,7 +22,7 @@ from gateway.calls.rooms import may_use, not_accessible
 from gateway.http.body import parse_body
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
-from gateway.keys import LIVEKIT, ROOMS, SETTINGS, STORE, TIMELINE
+from gateway.keys import SETTINGS, STORE, TIMELINE, call_services
 from gateway.store.database import Scope
 from sip.twirp import livekit_errors
 
@@ -103,10 +103,9 @@ async def token(request: web.Request) -> web.StreamResponse:
     """A token to join one room with. A tenant's new room is created as its own first."""
     body = await parse_body(request, TokenRequest)
     settings = request.app[SETTINGS]
-    if settings.livekit_api_key is None or settings.livekit_api_secret is None:
-        raise not_configured()
+    rooms = call_services(request.app).rooms
     with livekit_errors():
-        claim = await request.app[ROOMS].admit(
+        claim = await rooms.admit(
             request[PRINCIPAL], body.room_name, body.participant_identity, TOKEN_TTL
         )
     signed = join_token(
@@ -130,20 +129,20 @@ async def token(request: web.Request) -> web.StreamResponse:
 
 async def index(request: web.Request) -> web.StreamResponse:
     """The rooms that are open now: a tenant's own, or all of them for an operator."""
-    livekit_of(request)
+    services = call_services(request.app)
     with livekit_errors():
-        rooms = await request.app[ROOMS].all()
+        rooms = await services.rooms.all()
     principal = request[PRINCIPAL]
     return json_answer(RoomsAnswer(rooms=[_room(r) for r in rooms if may_use(principal, r)]))
 
 
 async def show(request: web.Request) -> web.StreamResponse:
     """One room and who is in it."""
-    livekit = livekit_of(request)
+    services = call_services(request.app)
     name = request.match_info["name"]
     with livekit_errors(not_accessible()):
-        room = await request.app[ROOMS].check(request[PRINCIPAL], name)
-        listed = await participants(livekit, name)
+        room = await services.rooms.check(request[PRINCIPAL], name)
+        listed = await participants(services.livekit, name)
     shown = [_participant(info) for info in listed]
     return json_answer(RoomDetailAnswer(**_room(room).model_dump(), participants=shown))
 
@@ -151,8 +150,8 @@ async def show(request: web.Request) -> web.StreamResponse:
 async def remove(request: web.Request) -> web.StreamResponse:
     """Put a participant out of a room; a SIP participant's call is hung up."""
     body = await parse_body(request, ParticipantRequest)
-    livekit = livekit_of(request)
-    await find_participant(request, livekit, body)
+    livekit = call_services(request.app).livekit
+    await find_participant(request, body)
     noted = await _note_hang_up(request, body)
     with livekit_errors():
         gone = await send_away(livekit, body.room_name, body.participant_identity)
@@ -165,8 +164,8 @@ async def remove(request: web.Request) -> web.StreamResponse:
 async def mute(request: web.Request) -> web.StreamResponse:
     """Mute or unmute a participant's track."""
     body = await parse_body(request, MuteRequest)
-    livekit = livekit_of(request)
-    found = await find_participant(request, livekit, body)
+    livekit = call_services(request.app).livekit
+    found = await find_participant(request, body)
     missing = NotFound("Track not found", code="TRACK_NOT_FOUND")
     if body.track_sid not in {track.sid for track in found.tracks}:
         raise missing
@@ -201,27 +200,15 @@ async def _note_hang_up(request: web.Request, body: ParticipantRequest) -> bool:
     return True
 
 
-def livekit_of(request: web.Request) -> LiveKitAPI:
-    livekit = request.app[LIVEKIT]
-    if livekit is None:
-        raise not_configured()
-    return livekit
-
-
-async def find_participant(
-    request: web.Request, livekit: LiveKitAPI, body: ParticipantRequest
-) -> ParticipantInfo:
-    """Raises NotFound ``ROOM_NOT_FOUND``, then ``PARTICIPANT_NOT_FOUND``."""
+async def find_participant(request: web.Request, body: ParticipantRequest) -> ParticipantInfo:
+    """Raises NotFound ``ROOM_NOT_FOUND``, then ``PARTICIPANT_NOT_FOUND``; ServerFault."""
+    services = call_services(request.app)
     with livekit_errors():
-        await request.app[ROOMS].check(request[PRINCIPAL], body.room_name)
-        found = await participant(livekit, body.room_name, body.participant_identity)
+        await services.rooms.check(request[PRINCIPAL], body.room_name)
+        found = await participant(services.livekit, body.room_name, body.participant_identity)
     if found is None:
         raise no_participant()
     return found
-
-
-def not_configured() -> ServerFault:
-    return ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
 
 
 def no_participant() -> NotFound:

@@ -15,11 +15,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
-from livekit.api import TokenVerifier, WebhookReceiver
 from livekit.protocol.models import DisconnectReason, ParticipantInfo
 from livekit.protocol.webhook import WebhookEvent
 
-from core.errors import BadRequest, Gone, ServerFault, Unauthenticated
+from core.errors import BadRequest, Gone, Unauthenticated
 from core.events import ended
 from core.far_end import LONGEST_ID, told
 from core.legs import LEAVING, LOST
@@ -30,7 +29,7 @@ from gateway.calls.inbound import left_unanswered
 from gateway.calls.livekit import leg_of
 from gateway.http.body import read_text
 from gateway.http.route import Route
-from gateway.keys import HANDOVER, INBOUND, ROOMS, SETTINGS, STORE, TIMELINE
+from gateway.keys import STORE, TIMELINE, call_services
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 
@@ -64,18 +63,13 @@ _OTHERWISE: tuple[Status, DisconnectionReason] = ("failed", "agent_error")
 
 
 async def receive(request: web.Request) -> web.StreamResponse:
-    settings = request.app[SETTINGS]
-    if settings.livekit_api_key is None or settings.livekit_api_secret is None:
-        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+    services = call_services(request.app)
     token = request.headers.get("Authorization", "")
     if not token:
         raise Unauthenticated("The webhook is not signed", code="MISSING_AUTH_HEADER")
-    receiver = WebhookReceiver(
-        TokenVerifier(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
-    )
     body = await read_text(request)
     try:
-        event = receiver.receive(body, token.removeprefix("Bearer "))
+        event = services.webhook_receiver.receive(body, token.removeprefix("Bearer "))
     except Exception as error:  # the SDK raises bare Exceptions, jwt's and protobuf's alike
         log.warning("webhook refused", extra={"problem": type(error).__name__})
         raise Unauthenticated("The webhook's signature does not match") from None
@@ -83,7 +77,7 @@ async def receive(request: web.Request) -> web.StreamResponse:
         raise BadRequest("The webhook has no usable id or name")
     if event.event in _OF_ROOMS:
         # Whatever the room and whoever is in it: its name is held, and it says whose it is.
-        await request.app[ROOMS].saw(event.room, event.participant)
+        await services.rooms.saw(event.room, event.participant)
     await _keep(request, event)
     return web.json_response({"status": "ok"})
 
@@ -93,19 +87,18 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     leg = leg_of(participant)
     if leg is None:
         return
-    store, inbound = request.app[STORE], request.app[INBOUND]
-    handover = request.app[HANDOVER]
+    services, store = call_services(request.app), request.app[STORE]
     at = _when(event)
     left = event.event == "participant_left"
     call_id: str | None = None
     match leg.role:
         case "human":
-            if left and handover is not None:
-                await handover.human_left(leg.id, event.room.name, at)
+            if left:
+                await services.handover.human_left(leg.id, event.room.name, at)
             return
-        case "caller" if inbound is not None:
+        case "caller":
             with contextlib.suppress(Gone):
-                call_id = (await inbound.admit(event.room.name, participant, at)).id
+                call_id = (await services.inbound.admit(event.room.name, participant, at)).id
         case _:
             call_id = await _call_of(store, leg.id, event)
     if call_id is None:
@@ -116,8 +109,8 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
     if left and (data := await _ending(store, call_id, event, at)):
         events.append(CallEvent(id=f"lk_{event.id}_end", type="call.ended", at=at, data=data))
     await request.app[TIMELINE].append(call_id, events, "livekit")
-    if left and handover is not None and (call := await store.call(Scope(None), call_id)):
-        await handover.caller_left(call)
+    if left and (call := await store.call(Scope(None), call_id)):
+        await services.handover.caller_left(call)
 
 
 async def _call_of(store: Store, call_id: str, event: WebhookEvent) -> str | None:

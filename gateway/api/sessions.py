@@ -18,7 +18,6 @@ from gateway.api.from_number import (
     E164,
     Metadata,
     not_a_caller_id,
-    outbound_of,
     plan_from,
 )
 from gateway.calls.plan import CallPlan
@@ -29,7 +28,7 @@ from gateway.http.envelope import Envelope, envelope
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
-from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS
+from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS, call_services
 from gateway.store.database import Scope
 from gateway.store.lookup import check_takes_calls
 
@@ -61,7 +60,7 @@ async def dispatch(request: web.Request) -> web.StreamResponse:
 
     async def effect() -> dict[str, Any]:
         plan = await _plan(request, body)
-        await outbound_of(request).accept(plan)
+        await call_services(request.app).outbound.accept(plan)
         return envelope(Dispatched(id=plan.call_id, status="queued"), "Accepted").wire()
 
     return await once(request, request.app[STORE], principal, body, effect, status=202)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
 
-from core.errors import BadRequest, ServerFault
+from core.errors import BadRequest
 from core.models import Agent
 from core.names import GivenName
 from core.settings import Settings
@@ -26,7 +26,7 @@ from gateway.http.body import parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
-from gateway.keys import AGENTS, OUTBOUND, POLICY, SETTINGS, SIP_GUARD, STORE, WEBHOOKS
+from gateway.keys import AGENTS, POLICY, SETTINGS, SIP_GUARD, STORE, WEBHOOKS, call_services
 from gateway.store.database import Scope
 from gateway.store.lookup import Agents, check_takes_calls
 from gateway.store.principal import Principal
@@ -94,9 +94,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, SipCallRequest)
     app = request.app
     plan = await make_plan(body, principal, app[SETTINGS], app[AGENTS], app[WEBHOOKS])
-    outbound = request.app[OUTBOUND]
-    if outbound is None:
-        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+    outbound = call_services(app).outbound
     if body.dry_run:
         room_exists = await outbound.room_exists(plan)
         objection = request.app[POLICY].objection(

@@ -14,14 +14,12 @@ from gateway.api.livekit_rooms import (
     ParticipantRequest,
     find_participant,
     json_answer,
-    livekit_of,
     no_participant,
-    not_configured,
 )
 from gateway.http.body import parse_body
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
-from gateway.keys import POLICY, SIP, SIP_GUARD
+from gateway.keys import POLICY, SIP_GUARD, call_services
 from sip.addresses import called_host, parse_transfer_target
 from sip.refer import Referred, refer
 from sip.twirp import livekit_errors
@@ -54,10 +52,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     if tenant is not None and host is not None:
         tls = target.startswith("sips:")
         await request.app[SIP_GUARD].check(host, tls=tls, tenant=tenant)
-    livekit, sip = livekit_of(request), request.app[SIP]
-    if sip is None:
-        raise not_configured()
-    participant = await find_participant(request, livekit, body)
+    sip = call_services(request.app).sip
+    participant = await find_participant(request, body)
     if participant.kind != ParticipantInfo.Kind.SIP:
         raise Conflict("The participant is not a phone", code="NOT_A_SIP_PARTICIPANT")
     with livekit_errors(no_participant(), failed="CALL_FAILED"):

@@ -13,7 +13,6 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from pydantic.alias_generators import to_camel
 
-from core.errors import ServerFault
 from core.models import Model, Timestamp, now
 from gateway.api import faults
 from gateway.api.from_number import Metadata
@@ -23,7 +22,7 @@ from gateway.http.body import parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
-from gateway.keys import AGENTS, SETTINGS, STORE, WEB_CALLS, WEBHOOKS
+from gateway.keys import AGENTS, SETTINGS, STORE, WEBHOOKS, call_services
 from gateway.store.database import Scope
 from gateway.store.lookup import check_takes_calls
 
@@ -56,9 +55,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     """A room with the agent, and a token to join it from a browser, within 30 seconds."""
     principal = request[PRINCIPAL]
     body = await parse_body(request, CreateWebCall)
-    settings, web_calls = request.app[SETTINGS], request.app[WEB_CALLS]
-    if web_calls is None:
-        raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
+    settings, web_calls = request.app[SETTINGS], call_services(request.app).web_calls
 
     async def effect() -> dict[str, Any]:
         agent = await request.app[AGENTS].require(Scope(principal.auth_id), body.agent_id)

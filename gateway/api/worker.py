@@ -20,7 +20,7 @@ from gateway.api import faults
 from gateway.calls.dispatcher import answering_webhook, brief_of
 from gateway.http.body import parse_body
 from gateway.http.route import Route
-from gateway.keys import INBOUND, METRICS, STORE, TIMELINE, TOKENS, TRANSFERS, WEBHOOKS
+from gateway.keys import CALL_SERVICES, METRICS, STORE, TIMELINE, WEBHOOKS, call_services
 from gateway.store.database import Scope
 
 MAX_EVENTS = 100
@@ -85,8 +85,7 @@ async def brief(request: web.Request) -> web.StreamResponse:
 async def inbound(request: web.Request) -> web.StreamResponse:
     _bearer(request, "switchroom:worker")
     room = await parse_body(request, InboundRoom)
-    calls = request.app[INBOUND]
-    assert calls is not None  # nobody is a worker without LiveKit keys
+    calls = call_services(request.app).inbound
     return web.json_response((await calls.assign(room)).revealed())
 
 
@@ -132,18 +131,17 @@ def _bearer(request: web.Request, audience: Audience) -> str:
 def _token(request: web.Request) -> tuple[TokenIssuer, str]:
     """What the request brings, not verified, and who can."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    tokens = request.app[TOKENS]
-    if scheme.lower() != "bearer" or tokens is None:
+    services = request.app[CALL_SERVICES]
+    if scheme.lower() != "bearer" or services is None:  # nobody is a worker without LiveKit keys
         raise Unauthenticated("A worker's token is needed", code="MISSING_AUTH_HEADER")
-    return tokens, token.strip()
+    return services.tokens, token.strip()
 
 
 async def transfer(request: web.Request) -> web.StreamResponse:
     """Answers when the outcome is known; the same request again waits for the same transfer."""
     call_id = call_of_token(request)
     order = await parse_body(request, TransferOrder)
-    transfers = request.app[TRANSFERS]
-    assert transfers is not None  # nobody is a worker without LiveKit keys
+    transfers = call_services(request.app).transfers
     return web.json_response((await transfers.carry_out(call_id, order)).wire())
 
 

@@ -6,13 +6,14 @@ differ in the shape of their answers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import phonenumbers
 from phonenumbers import PhoneNumberFormat
 
-from core.errors import AppError, Conflict, Detail, NotFound, ServerFault, Unprocessable
+from core.errors import AppError, Conflict, Detail, NotFound, Unprocessable
 from core.models import CredentialProvider, NumberDirection, NumberStatus, PhoneNumber, new_id, now
 from core.settings import Settings
 from gateway.numbers.accounts import Accounts
@@ -53,16 +54,16 @@ class NumberService:
         agents: Agents,
         credentials: CredentialStore,
         accounts: Accounts,
-        provisioner: Provisioner | None,
+        provisioner: Callable[[], Provisioner],
     ) -> None:
-        """``provisioner``: None without LiveKit."""
+        """``provisioner`` raises ServerFault ``LIVEKIT_NOT_CONFIGURED`` without LiveKit."""
         self._settings = settings
         self._numbers = numbers
         self._lookup = lookup
         self._agents = agents
         self._credentials = credentials
         self._accounts = accounts
-        self.provisioner = provisioner
+        self._provisioner = provisioner
 
     # --- reading
 
@@ -114,7 +115,7 @@ class NumberService:
         ``AGENT_NOT_FOUND``, Conflict ``NUMBER_ATTACHED``, ``SIP_ADDRESS_NOT_CONFIGURED``,
         Unprocessable ``NUMBER_NOT_IN_ACCOUNT``; what Provisioner.claim or .attach raises.
         """
-        provisioner = self._ready()
+        provisioner = self._provisioner()
         number = _new(scope, phone_number, provider, direction)
         if credentials_ref is not None:
             credential = await self._accounts.credential(scope, credentials_ref)
@@ -148,7 +149,7 @@ class NumberService:
         One that is attached already is left as it is. Raises NotFound ``NUMBER_NOT_FOUND``,
         Conflict ``NUMBER_ATTACHED`` (another tenant has it), and as Provisioner.attach does.
         """
-        provisioner = self._ready()
+        provisioner = self._provisioner()
         number = await self.get(Scope(None), number_id)
         if number.status == "active":
             return number
@@ -167,7 +168,7 @@ class NumberService:
 
         Raises as ``attach`` does, and Conflict ``CREDENTIAL_REQUIRED``, ``NUMBER_UNAVAILABLE``.
         """
-        provisioner = self._ready()
+        provisioner = self._provisioner()
         wanted = _new(scope, phone_number, "twilio", "both") if phone_number is not None else None
         credential, account = await self._accounts.twilio(scope, credentials_ref)
         await self._check_agent(scope, agent_id)
@@ -236,18 +237,13 @@ class NumberService:
 
         Raises NotFound ``NUMBER_NOT_FOUND``; what Provisioner.detach raises.
         """
-        provisioner = self._ready()
+        provisioner = self._provisioner()
         number = await self.get(scope, number_id)
         bought = ProviderRef.model_validate(number.provider_ref).bought
         await provisioner.detach(number, release=release)
         return number, release and bought
 
     # --- checks
-
-    def _ready(self) -> Provisioner:
-        if self.provisioner is None:
-            raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")
-        return self.provisioner
 
     def _needs_approval(self, scope: Scope) -> bool:
         return scope.auth_id is not None and self._settings.sip_numbers_need_approval

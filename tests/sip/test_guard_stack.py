@@ -25,7 +25,7 @@ from dev.ports import PORTS, listening
 from dev.process import ManagedProcess, inherited_environment
 from dev.sip_backends import WAIT
 from dev.stack import Stack
-from gateway.keys import OUTBOUND, SIP_GUARD
+from gateway.keys import SIP_GUARD, call_services
 from sip.guard import TENANT_DIAL, SipGuard
 from tests.conftest import ACME, Gateway
 from tests.sip.contract.rig import dial_request
@@ -249,8 +249,7 @@ class TestBridge:
         """The name leads elsewhere after the gateway has asked it."""
         app = guarded.gateway.app
         fooled = SipGuard(allow_private=True)
-        real, outbound = app[SIP_GUARD], app[OUTBOUND]
-        assert outbound is not None
+        real, outbound = app[SIP_GUARD], call_services(app).outbound
         outbound._guard = fooled
         try:
             status, told = await guarded.call(f"localhost:{ear.port}")

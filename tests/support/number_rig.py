@@ -10,7 +10,7 @@ from typing import Any
 
 from core.models import PhoneNumber
 from dev.twilio import TwilioServer
-from gateway.keys import NUMBER_SERVICE, NUMBERS
+from gateway.keys import NUMBERS, call_services
 from gateway.numbers.provisioning import Provisioner
 from gateway.numbers.repair import NumberRepair
 from tests.conftest import Answered, Gateway
@@ -40,9 +40,7 @@ class Rig:
 
     @property
     def provisioner(self) -> Provisioner:
-        provisioner = self.own.app[NUMBER_SERVICE].provisioner
-        assert provisioner is not None
-        return provisioner
+        return call_services(self.own.app).provisioner
 
     @property
     def repair(self) -> NumberRepair:

@@ -16,10 +16,10 @@ import jwt
 import pytest
 from aiohttp import web
 
+from core.alongside import alongside
 from core.errors import TooManyRequests
 from core.models import CallEvent
 from gateway.api import call_streams
-from gateway.app import _cancelled
 from gateway.calls import timeline as live
 from gateway.http.streams import StreamLimit
 from gateway.keys import DATABASE, STREAMS, TIMELINE
@@ -257,25 +257,10 @@ async def test_an_odd_error_does_not_end_the_news(
         return await read()
 
     monkeypatch.setattr(timeline._tail, "read", read_at_last)
-    running = asyncio.create_task(timeline.run(stopping))
-    async with timeline.listen(call.id) as news:
+    async with alongside(timeline.run(stopping), "news"), timeline.listen(call.id) as news:
         assert await news.wait(5), "of the call's first event"
         await other.append(call.id, [CallEvent(type="call.ringing")], "gateway")
         assert await news.wait(5)
         stopping.set()
         assert await news.wait(5)
-    await _cancelled(running)
     assert len([record for record in caplog.records if record.exc_info]) == 3
-
-
-async def test_a_task_that_had_failed_is_told_at_the_stop(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def fail() -> None:
-        raise RuntimeError("odd")
-
-    task = asyncio.create_task(fail(), name="news")
-    await asyncio.wait({task})
-    await _cancelled(task)
-    (record,) = caplog.records
-    assert record.exc_info is not None and record.__dict__["task"] == "news"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from gateway.auth.tokens import Authenticator, authentication
 from gateway.calls.policy import DialPolicy
 from gateway.calls.rooms import LiveKitRooms
 from gateway.http.host_names import Names
-from gateway.keys import LIVEKIT, POLICY, ROOMS, SETTINGS, SIP
+from gateway.keys import CALL_SERVICES, POLICY, SETTINGS, CallServices
 from gateway.routes import ROUTES
 from gateway.store.database import Database
 from gateway.store.room_names import RoomNames
@@ -49,7 +50,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
 ]
 
 
-def app_of(livekit: LiveKitAPI | None) -> web.Application:
+def app_of(services: CallServices | None) -> web.Application:
     settings = Settings(_env_file=None)
     routes = [
         r
@@ -59,7 +60,7 @@ def app_of(livekit: LiveKitAPI | None) -> web.Application:
     ]
     app = make_app(routes, authentication(Authenticator.from_settings(settings), Names(settings)))
     app[SETTINGS] = settings
-    app[LIVEKIT] = app[SIP] = livekit
+    app[CALL_SERVICES] = services
     app[POLICY] = DialPolicy()
     return app
 
@@ -84,8 +85,9 @@ async def test_livekit_is_not_there(unused_tcp_port: int, tmp_path: Path) -> Non
     database = await Database.open(f"sqlite:///{tmp_path}/test.db")
     async with aiohttp.ClientSession() as session:
         livekit = LiveKitAPI(url, "key", "secret" * 8, session=session)
-        app = app_of(livekit)
-        app[ROOMS] = LiveKitRooms(livekit, RoomNames(database))
+        others: dict[str, Any] = dict.fromkeys(field.name for field in fields(CallServices))
+        others |= {"livekit": livekit, "rooms": LiveKitRooms(livekit, RoomNames(database))}
+        app = app_of(CallServices(**others))
         async with served(app) as at, at.http.get("/livekit/rooms") as response:
             assert response.status == 503
             assert response.headers["Retry-After"]

@@ -19,7 +19,7 @@ from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.rooms import LABEL
 from gateway.calls.timeline import Journal
 from gateway.calls.web import JOIN_WITHIN, VISITOR, WebCalls
-from gateway.keys import LIMITS, LIVEKIT, METRICS, ROOMS, SETTINGS, TIMELINE, TOKENS
+from gateway.keys import LIMITS, METRICS, SETTINGS, TIMELINE, call_services
 from gateway.store.database import Scope
 from gateway.store.principal import Principal
 from tests.conftest import ACME, RIVAL, operator
@@ -235,15 +235,14 @@ class TestNobodyComes:
     @staticmethod
     def web_calls(gateway: Running, **patience: Any) -> WebCalls:
         app = gateway.app
-        livekit, tokens, rooms = app[LIVEKIT], app[TOKENS], app[ROOMS]
-        assert livekit is not None and tokens is not None
+        services = call_services(app)
         return WebCalls(
-            livekit=livekit,
+            livekit=services.livekit,
             store=gateway.store,
             timeline=app[TIMELINE],
-            rooms=rooms,
+            rooms=services.rooms,
             journal=Journal(app[TIMELINE], app[METRICS]),
-            dispatcher=Dispatcher(livekit, tokens, app[SETTINGS].agent_name),
+            dispatcher=Dispatcher(services.livekit, services.tokens, app[SETTINGS].agent_name),
             limits=app[LIMITS],
             **{"agent_join_timeout_s": 60, "news_within_s": 0.05, **patience},
         )

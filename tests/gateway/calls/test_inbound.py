@@ -17,7 +17,7 @@ from core.legs import LEAVING, Leg
 from core.models import AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
 from gateway.calls.inbound import call_id_of
-from gateway.keys import AGENT_STORE, DATABASE, INBOUND, NUMBERS
+from gateway.keys import AGENT_STORE, DATABASE, NUMBERS, call_services
 from gateway.store.database import Scope
 from gateway.store.tables import PhoneNumberRow
 from tests.conftest import bearer
@@ -171,8 +171,7 @@ class TestWhoeverIsFirst:
         caller = Caller((await number(gateway)).id)
         livekit.enter(caller.room, caller.participant)
         joined = caller.webhook("participant_joined")
-        inbound = gateway.app[INBOUND]
-        assert inbound is not None
+        inbound = call_services(gateway.app).inbound
         async with asyncio.TaskGroup() as group:
             for _ in range(5):
                 group.create_task(deliver(gateway, joined))
@@ -418,8 +417,7 @@ class TestTheEnd:
             caller = Caller((await number(gateway)).id)
             livekit.enter(caller.room, caller.participant)
             await caller.asked_by_worker(gateway)
-            inbound = gateway.app[INBOUND]
-            assert inbound is not None
+            inbound = call_services(gateway.app).inbound
             async with asyncio.timeout(10):
                 while inbound.follows(caller.call_id):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)

@@ -17,7 +17,7 @@ from core.legs import Leg
 from core.models import Call, CallEvent, new_id, now
 from gateway.calls.inbound import call_id_of
 from gateway.calls.reconciler import Reconciler
-from gateway.keys import INBOUND, LIVEKIT, OUTBOUND, ROOMS, TIMELINE
+from gateway.keys import TIMELINE, call_services
 from gateway.store.database import Scope
 from tests.support.inprocess import Running, running, settings_in
 from tests.support.livekit_stub import LiveKitStub, agent, phone, running_with
@@ -37,16 +37,14 @@ async def gateway(tmp_path: Path, rooms: LiveKitStub) -> AsyncIterator[Running]:
 
 
 async def round_of(gateway: Running, second_look_s: float = 0, alone_s: float = 60) -> int:
-    livekit, outbound = gateway.app[LIVEKIT], gateway.app[OUTBOUND]
-    inbound = gateway.app[INBOUND]
-    assert livekit is not None and outbound is not None and inbound is not None
+    services = call_services(gateway.app)
     return await Reconciler(
-        livekit=livekit,
+        livekit=services.livekit,
         store=gateway.store,
         timeline=gateway.app[TIMELINE],
-        rooms=gateway.app[ROOMS],
-        outbound=outbound,
-        inbound=inbound,
+        rooms=services.rooms,
+        outbound=services.outbound,
+        inbound=services.inbound,
         second_look_s=second_look_s,
         alone_s=alone_s,
     ).round()
@@ -66,16 +64,14 @@ class Rooms:
 
 @asynccontextmanager
 async def reconciling(gateway: Running, rooms: Rooms) -> AsyncIterator[None]:
-    livekit, outbound = gateway.app[LIVEKIT], gateway.app[OUTBOUND]
-    inbound = gateway.app[INBOUND]
-    assert livekit is not None and outbound is not None and inbound is not None
+    services = call_services(gateway.app)
     parts: Any = {"rooms": rooms}
     reconciler = Reconciler(
-        livekit=livekit,
+        livekit=services.livekit,
         store=gateway.store,
         timeline=gateway.app[TIMELINE],
-        outbound=outbound,
-        inbound=inbound,
+        outbound=services.outbound,
+        inbound=services.inbound,
         **parts,
     )
     running = asyncio.create_task(reconciler.run(period_s=0))

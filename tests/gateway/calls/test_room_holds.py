@@ -23,7 +23,7 @@ from core.models import Call, CallEvent, new_id
 from gateway.api.livekit_rooms import TOKEN_TTL
 from gateway.calls.rooms import LABEL
 from gateway.calls.web import JOIN_WITHIN
-from gateway.keys import DATABASE, LIMITS, ROOMS, SETTINGS
+from gateway.keys import DATABASE, LIMITS, SETTINGS, call_services
 from gateway.store.database import Database
 from gateway.store.room_names import LEEWAY, MARGIN, RENEWED
 from tests.conftest import ACME, RIVAL, operator
@@ -373,7 +373,7 @@ class TestRenewals:
     ) -> None:
         room = await self.lives_on(gateway, livekit)
         close(livekit, room)
-        rooms = gateway.app[ROOMS]
+        rooms = call_services(gateway.app).rooms
         monkeypatch.setattr(rooms, "_looked_at", rooms._looked_at - 10 * 60)
         await rooms.look()
         await shut_out(gateway, livekit, room)
@@ -388,7 +388,7 @@ class TestRenewals:
     ) -> None:
         room = await self.lives_on(gateway, livekit)
         close(livekit, room)
-        rooms = gateway.app[ROOMS]
+        rooms = call_services(gateway.app).rooms
         monkeypatch.setattr(rooms, "_looked_at", rooms._looked_at - 20 * 60)
 
         async def ask() -> tuple[int, Any]:

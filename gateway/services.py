@@ -1,0 +1,160 @@
+"""Opens the services that need LiveKit, and the tasks that look after its rooms and numbers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+from aiohttp import web
+from livekit.api import LiveKitAPI, TokenVerifier, WebhookReceiver
+
+from core.alongside import alongside
+from core.tokens import TokenIssuer
+from gateway.calls.dispatcher import Dispatcher
+from gateway.calls.handover import Handover
+from gateway.calls.inbound import Inbound
+from gateway.calls.outbound import Outbound
+from gateway.calls.reconciler import Reconciler
+from gateway.calls.rooms import LiveKitRooms
+from gateway.calls.timeline import Journal
+from gateway.calls.transfers import Transfers
+from gateway.calls.web import WebCalls
+from gateway.keys import (
+    AGENTS,
+    CREDENTIALS,
+    DATABASE,
+    LIMITS,
+    METRICS,
+    NUMBER_LOOKUP,
+    NUMBERS,
+    POLICY,
+    SETTINGS,
+    SIP_GUARD,
+    STORE,
+    TIMELINE,
+    WEBHOOKS,
+    CallServices,
+)
+from gateway.numbers.accounts import Accounts
+from gateway.numbers.provisioning import Provisioner
+from gateway.numbers.repair import NumberRepair
+from gateway.numbers.sip_objects import SipObjects
+from gateway.store.room_names import RoomNames
+
+# LiveKit's own requests answer in ms; one that does not is broken, not slow. A
+# dial that waits for its answer sets its own time-out (livekit-api).
+_LIVEKIT_TIMEOUT = aiohttp.ClientTimeout(total=8, connect=3)
+# Enough for every concurrent dial to wait for its answer on a connection of its own.
+_LIVEKIT_CONNECTIONS = 1000
+
+
+@contextlib.asynccontextmanager
+async def open_call_services(
+    app: web.Application, accounts: Accounts
+) -> AsyncIterator[CallServices | None]:
+    """None without LiveKit keys. Closed in the reverse order, the tasks first."""
+    settings = app[SETTINGS]
+    if settings.livekit_api_key is None or settings.livekit_api_secret is None:
+        yield None
+        return
+    key, secret = settings.livekit_api_key, settings.livekit_api_secret.get_secret_value()
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                timeout=_LIVEKIT_TIMEOUT,
+                connector=aiohttp.TCPConnector(limit=_LIVEKIT_CONNECTIONS),
+            )
+        )
+        livekit, sip = (
+            LiveKitAPI(url, key, secret, session=session, failover=False)
+            for url in (settings.livekit_http_url, settings.sip_http_url)
+        )
+        tokens = TokenIssuer(secret)
+        dispatcher = Dispatcher(livekit, tokens, settings.agent_name)
+        journal = Journal(app[TIMELINE], app[METRICS])
+        rooms = LiveKitRooms(livekit, RoomNames(app[DATABASE]))
+        await rooms.resume()
+        outbound = Outbound(
+            livekit=livekit,
+            sip=sip,
+            store=app[STORE],
+            timeline=app[TIMELINE],
+            rooms=rooms,
+            journal=journal,
+            dispatcher=dispatcher,
+            policy=app[POLICY],
+            limits=app[LIMITS],
+            guard=app[SIP_GUARD],
+            agent_join_timeout_s=settings.agent_join_timeout_s,
+        )
+        stack.push_async_callback(outbound.drain, settings.shutdown_grace_s)
+        inbound = Inbound(
+            livekit=livekit,
+            store=app[STORE],
+            numbers=app[NUMBER_LOOKUP],
+            agents=app[AGENTS],
+            webhooks=app[WEBHOOKS],
+            limits=app[LIMITS],
+            timeline=app[TIMELINE],
+            journal=journal,
+            tokens=tokens,
+            agent_name=settings.agent_name,
+            agent_join_timeout_s=settings.agent_join_timeout_s,
+        )
+        stack.push_async_callback(inbound.aclose)
+        web_calls = WebCalls(
+            livekit=livekit,
+            store=app[STORE],
+            timeline=app[TIMELINE],
+            rooms=rooms,
+            journal=journal,
+            dispatcher=dispatcher,
+            limits=app[LIMITS],
+            agent_join_timeout_s=settings.agent_join_timeout_s,
+        )
+        stack.push_async_callback(web_calls.aclose)
+        transfers = Transfers(
+            livekit=livekit,
+            sip=sip,
+            store=app[STORE],
+            timeline=app[TIMELINE],
+            numbers=app[NUMBERS],
+            credentials=app[CREDENTIALS],
+            policy=app[POLICY],
+            limits=app[LIMITS],
+            guard=app[SIP_GUARD],
+            settings=settings,
+        )
+        stack.push_async_callback(transfers.aclose)
+        provisioner = Provisioner(
+            objects=SipObjects(sip, settings.agent_name),
+            numbers=app[NUMBERS],
+            accounts=accounts,
+            settings=settings,
+        )
+        stack.push_async_callback(provisioner.drain, settings.shutdown_grace_s)
+        reconciler = Reconciler(
+            livekit=livekit,
+            store=app[STORE],
+            timeline=app[TIMELINE],
+            rooms=rooms,
+            outbound=outbound,
+            inbound=inbound,
+        )
+        repair = NumberRepair(provisioner)
+        await stack.enter_async_context(alongside(reconciler.run(), "reconciler"))
+        await stack.enter_async_context(alongside(repair.run(), "number repair"))
+        yield CallServices(
+            livekit=livekit,
+            sip=sip,
+            webhook_receiver=WebhookReceiver(TokenVerifier(key, secret)),
+            tokens=tokens,
+            rooms=rooms,
+            outbound=outbound,
+            inbound=inbound,
+            web_calls=web_calls,
+            transfers=transfers,
+            handover=Handover(livekit, app[STORE], app[TIMELINE]),
+            provisioner=provisioner,
+        )
