@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core import voice
 from core.audio import Pcm
+from worker.timing import voiced as voice
 
 FRAME_MS = voice.FRAME_MS
 VOICE_DBFS = voice.VOICE_DBFS  # a frame at least this loud is voice

@@ -22,7 +22,7 @@ from gateway.http.errors import add_request_id, error_middleware
 from gateway.http.host_names import check_listen_address
 from gateway.http.route import register
 from gateway.keys import METRICS, STOPPING
-from gateway.store.lookup import BadAgentFile
+from gateway.lookup.agent_files import BadAgentFile
 from gateway.store.reseal import reseal
 
 log = logging.getLogger("gateway")

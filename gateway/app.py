@@ -14,6 +14,7 @@ from core.process_metrics import watch_process
 from core.settings import Settings
 from core.url_guard import guarded_session
 from gateway.auth.tokens import Authenticator, authentication
+from gateway.cache.open_cache import open_cache
 from gateway.calls.limits import CallLimits
 from gateway.calls.policy import DialPolicy
 from gateway.calls.timeline import Timeline
@@ -50,17 +51,18 @@ from gateway.keys import (
     WRITE_PROBE,
     call_services,
 )
+from gateway.lookup.agent_files import AgentFiles
+from gateway.lookup.agents import Agents
+from gateway.lookup.numbers import Numbers
 from gateway.numbers.accounts import Accounts
 from gateway.numbers.service import NumberService
 from gateway.numbers.twilio import TwilioHttp
 from gateway.routes import ROUTES
 from gateway.services import open_call_services
 from gateway.store.agents import AgentStore
-from gateway.store.cache import open_cache
 from gateway.store.calls import Store
 from gateway.store.credentials import CredentialStore, Vault
 from gateway.store.database import Database
-from gateway.store.lookup import AgentFiles, Agents, Numbers
 from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
 from gateway.store.webhooks import WebhookStore

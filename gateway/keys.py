@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from gateway.calls.web import WebCalls
     from gateway.http.metrics import Metrics
     from gateway.http.streams import StreamLimit
+    from gateway.lookup.agents import Agents
+    from gateway.lookup.numbers import Numbers
     from gateway.numbers.provisioning import Provisioner
     from gateway.numbers.service import NumberService
     from gateway.store.agents import AgentStore
     from gateway.store.calls import Store
     from gateway.store.credentials import CredentialStore, Vault
     from gateway.store.database import Database
-    from gateway.store.lookup import Agents, Numbers
     from gateway.store.numbers import NumberStore
     from gateway.store.outbox import Outbox
     from gateway.store.webhooks import WebhookStore

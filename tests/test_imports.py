@@ -102,9 +102,9 @@ GATEWAY_ORDER: tuple[frozenset[str], ...] = tuple(
             {"keys"},
             {"webhooks"},
             {"calls", "numbers", "auth"},
-            {"http"},
+            {"http", "lookup"},
             {"store"},
-            {"_private"},
+            {"cache", "fields", "_private"},
         ),
     )
 )

@@ -25,7 +25,7 @@ from core.models import (
 )
 from core.url_guard import UrlRefused, check_url
 from gateway.http.body import documented, invalid, validate
-from gateway.store.paging import Listing
+from gateway.http.paging import Listing
 
 UNSERVED = frozenset(
     {
@@ -41,7 +41,7 @@ UNSERVED = frozenset(
     }
 )
 """What the agents of such products have, and these do not have yet; the last three are refused if
-they ask for something (core.compliance)."""
+they ask for something (gateway.fields.compliance)."""
 
 DEFAULT_VOICE = "default"
 """Clients want ``voice`` to be a string: this is the TTS's own choice, null in AgentConfig."""

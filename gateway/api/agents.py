@@ -31,13 +31,13 @@ from gateway.api.agent_models import (
 )
 from gateway.http.body import parse_body, parse_query
 from gateway.http.idempotency import once, replayed
+from gateway.http.paging import Page
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENT_STORE, AGENTS, NUMBERS, SETTINGS, STORE, VAULT
 from gateway.store.agent_secrets import AgentSecrets, unreadable
 from gateway.store.agents import agent_not_found
 from gateway.store.credentials import Unreadable
-from gateway.store.paging import Page
 
 
 async def create(request: web.Request) -> web.StreamResponse:

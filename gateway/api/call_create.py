@@ -28,11 +28,11 @@ from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS, call_services
+from gateway.lookup.agents import check_takes_calls
 from gateway.store.database import Scope
-from gateway.store.lookup import check_takes_calls
 
 # Callers of the API send these; nothing here talks to a call screener, nor records: what asks for a
-# recording is refused (core.compliance).
+# recording is refused (gateway.fields.compliance).
 IGNORED = frozenset({"record", "disableRecording", "callScreeningIdentity", "callScreeningPurpose"})
 
 

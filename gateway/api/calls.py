@@ -21,11 +21,11 @@ from gateway.api import faults
 from gateway.api.waiting import until_over
 from gateway.calls.views import CallDetail, CallList, CallView, Transcript
 from gateway.http.body import parse_query
+from gateway.http.paging import Page
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS
 from gateway.store.calls import CallFilter
-from gateway.store.paging import Page
 
 MAX_WAIT_S = 600
 

@@ -25,13 +25,13 @@ from gateway.api import faults
 from gateway.http.body import invalid, parse_json, parse_query, read_body, validate
 from gateway.http.envelope import Envelope, envelope, page
 from gateway.http.idempotency import once
+from gateway.http.paging import Page
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import CREDENTIALS, SIP_GUARD, STORE
 from gateway.numbers.accounts import not_found
 from gateway.store.credentials import InUse, NameTaken, Secret, SipSecret, TwilioSecret
 from gateway.store.database import Scope
-from gateway.store.paging import Page
 from sip.addresses import parse_outbound_address
 from sip.guard import AddressRefused
 

@@ -14,11 +14,11 @@ from pydantic import BaseModel, Field, StrictBool
 from core.errors import Conflict, NotFound
 from core.events import ended
 from core.models import CallEvent, Timestamp
-from core.names import Name
 from gateway.api import faults
 from gateway.calls.livekit import participant, participants, send_away
 from gateway.calls.room_tokens import PersonsIdentity, join_token
 from gateway.calls.rooms import may_use, not_accessible
+from gateway.fields.names import Name
 from gateway.http.body import parse_body
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route

@@ -20,7 +20,6 @@ from livekit.protocol.webhook import WebhookEvent
 
 from core.errors import BadRequest, Gone, Unauthenticated
 from core.events import ended
-from core.far_end import LONGEST_ID, told
 from core.legs import LEAVING, LOST
 from core.models import CallEvent, DisconnectionReason, Status, now
 from gateway.api import faults
@@ -32,6 +31,7 @@ from gateway.http.route import Route
 from gateway.keys import STORE, TIMELINE, call_services
 from gateway.store.calls import Store
 from gateway.store.database import Scope
+from sip.far_end import LONGEST_ID, told
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from core.models import (
     Timestamp,
 )
 from gateway.http.body import documented
+from gateway.http.paging import Listing, Page
 from gateway.numbers.service import Search
 from gateway.numbers.twilio import AvailableNumber
-from gateway.store.paging import Listing, Page
 
 UNSERVED = frozenset({"type", "imessageType", "externalId", "expiresAt"})
 """Of ``POST /v1/numbers``: what the product's clients send and this system does not do."""

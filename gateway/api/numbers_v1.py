@@ -21,10 +21,10 @@ from gateway.api.number_models import (
 from gateway.api.numbers import ID
 from gateway.http.body import parse_body, parse_query
 from gateway.http.idempotency import once
+from gateway.http.paging import Page
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import NUMBER_SERVICE, STORE
-from gateway.store.paging import Page
 
 
 async def create(request: web.Request) -> web.StreamResponse:

@@ -29,8 +29,8 @@ from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS, call_services
+from gateway.lookup.agents import check_takes_calls
 from gateway.store.database import Scope
-from gateway.store.lookup import check_takes_calls
 
 # Sent by callers of the API, and taken if it asks for none; there is no recording yet.
 IGNORED = frozenset({"recording"})

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, Strict
 
 from core.errors import BadRequest
 from core.models import Agent
-from core.names import GivenName
 from core.settings import Settings
 from gateway.api import faults
 from gateway.api.dry_run import DryRun, explain
@@ -22,13 +21,14 @@ from gateway.calls.trunks import (
     make_trunk,
     sip_objection,
 )
+from gateway.fields.names import GivenName
 from gateway.http.body import parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import AGENTS, POLICY, SETTINGS, SIP_GUARD, STORE, WEBHOOKS, call_services
+from gateway.lookup.agents import Agents, check_takes_calls
 from gateway.store.database import Scope
-from gateway.store.lookup import Agents, check_takes_calls
 from gateway.store.principal import Principal
 from gateway.store.webhooks import WebhookStore
 from sip.addresses import check_dtmf, check_headers, normalize_phone

@@ -23,8 +23,8 @@ from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import AGENTS, SETTINGS, STORE, WEBHOOKS, call_services
+from gateway.lookup.agents import check_takes_calls
 from gateway.store.database import Scope
-from gateway.store.lookup import check_takes_calls
 
 log = logging.getLogger(__name__)
 

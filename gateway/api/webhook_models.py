@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 
 from core.models import Model, Timestamp, http_url, rfc3339
-from core.url_login import split_login
+from gateway.fields.url_login import split_login
+from gateway.http.paging import Page
 from gateway.store.outbox import Delivery, DeliveryStatus
-from gateway.store.paging import Page
 from gateway.store.webhooks import WebhookEndpoint
 
 DEFAULT_CONTEXT_LIMIT, DEFAULT_TIMEOUT_S = 10, 30

@@ -20,7 +20,6 @@ from livekit.protocol.models import ParticipantInfo
 
 from core.errors import Conflict, Gone, ServerFault, TooManyRequests, Unavailable
 from core.events import ended
-from core.far_end import LONGEST_KEY, is_text, told
 from core.jobs import Assignment, InboundJob, InboundRoom
 from core.models import Agent, Call, CallEvent, DisconnectionReason, PhoneNumber, Status, now
 from core.tokens import TokenIssuer
@@ -28,10 +27,12 @@ from gateway.calls.dispatcher import Arrival, Dispatcher, answering_webhook, bri
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, leg_of, present, send_away_or_log
 from gateway.calls.timeline import Journal, Timeline, Watch
+from gateway.lookup.agents import Agents, check_takes_calls
+from gateway.lookup.numbers import Numbers
 from gateway.store.calls import LiveIdentity, NewCall, Store
 from gateway.store.database import Scope
-from gateway.store.lookup import Agents, Numbers, check_takes_calls
 from gateway.store.webhooks import WebhookStore
+from sip.far_end import LONGEST_KEY, is_text, told
 from sip.trunks import read_label
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from typing import Annotated
 from livekit.api import AccessToken, VideoGrants
 from pydantic import AfterValidator
 
-from core.names import Name
 from core.settings import Settings
 from core.transfers import HUMAN_PREFIX
 from gateway.calls.rooms import configuration
+from gateway.fields.names import Name
 from gateway.store.room_names import Claim
 
 _RESERVED = (

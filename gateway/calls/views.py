@@ -20,7 +20,7 @@ from core.models import (
     Timestamp,
     Turn,
 )
-from gateway.store.paging import Listing
+from gateway.http.paging import Listing
 
 _SNIPPET = 140
 

@@ -14,7 +14,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from core import compliance
 from core.errors import (
     AppError,
     BadRequest,
@@ -24,6 +23,7 @@ from core.errors import (
     Unprocessable,
     UnsupportedMediaType,
 )
+from gateway.fields import compliance
 from gateway.http.errors import is_seed_path
 
 MAX_BYTES = 1024 * 1024
@@ -48,8 +48,8 @@ async def parse_body(
     An empty body counts as malformed JSON. ``ignored`` are fields that callers of the API know
     and this system does not serve: whatever they hold, they are taken out, and the response
     names them in ``X-Ignored-Fields``. A model that forbids extra fields refuses all others.
-    Fields about recording and consent (core.compliance) are the exception: asked for something,
-    they are refused, wherever they are sent; else they hold as they are.
+    Fields about recording and consent (gateway.fields.compliance) are the exception: asked for
+    something, they are refused, wherever they are sent; else they hold as they are.
     ``customTools.headers`` is a field of an object, or of each object of a list. With
     ``json_schema_extra=documented(ignored)`` in a model's config they are in the OpenAPI document.
     """

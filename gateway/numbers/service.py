@@ -16,13 +16,14 @@ from phonenumbers import PhoneNumberFormat
 from core.errors import AppError, Conflict, Detail, NotFound, Unprocessable
 from core.models import CredentialProvider, NumberDirection, NumberStatus, PhoneNumber, new_id, now
 from core.settings import Settings
+from gateway.lookup.agents import Agents
+from gateway.lookup.numbers import Numbers
 from gateway.numbers.accounts import Accounts
 from gateway.numbers.provisioning import ProviderRef, Provisioner, busy, taken
 from gateway.numbers.twilio import AvailableNumber, NotThere, OwnedNumber, TwilioAccount
 from gateway.store.agents import agent_not_found
 from gateway.store.credentials import CredentialStore
 from gateway.store.database import Scope
-from gateway.store.lookup import Agents, Numbers
 from gateway.store.numbers import NumberStore
 
 # Somebody else may buy the number that we were shown.

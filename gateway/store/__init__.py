@@ -1,1 +1,1 @@
-"""All persistence: calls, agents, numbers, credentials, webhooks, the outbox, and caches."""
+"""All persistence: calls, agents, numbers, credentials, webhooks, and the outbox."""

@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import NotFound
 from core.models import Agent, AgentConfig, AgentRecord, AgentVersion, new_id, now
+from gateway.cache.base import Cache, NoCache, agent_key, number_key
 from gateway.store.agent_secrets import MARK, AgentSecrets, unreadable, without_secrets
-from gateway.store.cache import Cache, NoCache, agent_key, number_key
 from gateway.store.credentials import Unreadable, Vault
 from gateway.store.database import Database, Scope, whole
 from gateway.store.tables import AgentRow, AgentVersionRow, PhoneNumberRow

@@ -399,7 +399,7 @@ class Store:
     async def rooms_of_ended(
         self, rooms: Sequence[str], *, created_after: datetime, ended_before: datetime
     ) -> list[str]:
-        """Those of the rooms (names as core.names has them) that such a call was in."""
+        """Those of the rooms (names as gateway.fields.names has them) that such a call was in."""
         found: set[str] = set()
         async with self._database.read() as connection:
             for start in range(0, len(rooms), _NAMES_AT_ONCE):

@@ -12,8 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.models import NumberStatus, PhoneNumber, now
+from gateway.cache.base import Cache, NoCache, number_key
 from gateway.store.agents import ID_PREFIX as AGENT_PREFIX
-from gateway.store.cache import Cache, NoCache, number_key
 from gateway.store.database import Database, Scope, one_at_a_time, whole
 from gateway.store.tables import AgentRow, CredentialRow, PhoneNumberRow
 

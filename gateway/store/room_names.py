@@ -22,7 +22,7 @@ from sqlalchemy import and_, bindparam, case, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.models import new_id, now
-from core.names import is_name
+from gateway.fields.names import is_name
 from gateway.store.database import Database, one_at_a_time, whole
 from gateway.store.tables import CallRow, RoomClaimRow, RoomTokenRow
 

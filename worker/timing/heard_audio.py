@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from core.audio import Pcm
-from core.voice import is_voiced
+from worker.timing.voiced import is_voiced
 
 _KEPT = 500  # frames: 10 s of 20 ms, more than the longest wait for a turn's end
 # How far the detector's end of speech and the last voiced frame are apart at most (s).

@@ -16,8 +16,8 @@ from livekit import rtc
 from livekit.agents.types import USERDATA_TTS_STARTED_TIME
 from livekit.agents.voice import io
 
-from core.voice import FirstVoice
 from worker._private import drop_queued
+from worker.timing.voiced import FirstVoice
 
 _KEPT = 256  # segments; a webhook's phrases are one each, and asked for after the last
 

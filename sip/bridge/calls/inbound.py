@@ -11,7 +11,6 @@ from urllib.parse import unquote
 
 import baresip
 
-from core.far_end import LONGEST_ID, told
 from core.first_of import first_of
 from sip.bridge import matching
 from sip.bridge.calls import attributes
@@ -25,6 +24,7 @@ from sip.bridge.registry import Registry
 from sip.bridge.stack.endpoint import Endpoint
 from sip.bridge.stack.phone import PhoneCall
 from sip.endings import INTERNAL_ERROR, NOBODY_IN_ROOM, PHONE_HUNG_UP, Ending
+from sip.far_end import LONGEST_ID, told
 from sip.participant import LiveKit, Participant
 
 log = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from core.models import new_id
 from gateway.calls.inbound import call_id_of
 from gateway.keys import TIMELINE
 from gateway.store.database import Scope
-from tests.core.test_far_end import NO_TEXT
 from tests.gateway.api.test_livekit_webhook import deliver
 from tests.gateway.calls.test_inbound import CALLER, Caller, number, sent_away
 from tests.gateway.calls.test_reconciler import old_call, outcome, round_of
+from tests.sip.test_far_end import NO_TEXT
 from tests.support.databases import OnPostgres, OnSqlite
 from tests.support.inprocess import Running
 from tests.support.livekit_stub import LiveKitStub, running_with

@@ -648,7 +648,7 @@ class TestIdentities:
 
 
 class TestNames:
-    """The types' rule is tests/core/test_names.py's; this is what the paths answer."""
+    """The types' rule is tests/gateway/fields/test_names.py's; this is what the paths answer."""
 
     @pytest.mark.parametrize("bad", ["a\nb", "\x1b[31m", "a\x7f", "a\u202eb", "\u200bx", "é" * 129])
     @pytest.mark.parametrize(

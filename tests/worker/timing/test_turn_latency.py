@@ -16,11 +16,11 @@ from livekit.rtc._proto import stats_pb2 as stats
 
 from core.audio import Pcm
 from core.media_delay import RoomDelay
-from core.voice import FirstVoice, is_voiced
 from worker.timing.heard_audio import HeardAudio
 from worker.timing.spoken_audio import SpokenAudio
 from worker.timing.turn_clock import TurnClock
 from worker.timing.turn_parts import TurnEnd, whole
+from worker.timing.voiced import FirstVoice, is_voiced
 
 pytestmark = pytest.mark.unit
 

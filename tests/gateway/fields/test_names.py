@@ -10,7 +10,6 @@ import jwt
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from core.names import GivenName, Name, fault, is_name
 from core.settings import Settings
 from core.transfers import human_identity
 from gateway.api.livekit_rooms import MuteRequest, ParticipantRequest, TokenRequest
@@ -18,6 +17,7 @@ from gateway.api.sip_call import SipCallRequest
 from gateway.api.sip_transfer import TransferRequest
 from gateway.calls.room_tokens import PersonsIdentity, join_token
 from gateway.calls.rooms import LABEL
+from gateway.fields.names import GivenName, Name, fault, is_name
 from gateway.store.room_names import Claim
 from tests.support.inprocess import KEY, SECRET
 

@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from core import compliance
-from gateway.store.lookup import AgentFiles, BadAgentFile
+from gateway.fields import compliance
+from gateway.lookup.agent_files import AgentFiles, BadAgentFile
 from tests.conftest import ACME
 from tests.support.inprocess import Running, running, settings_in
 from tests.support.numbers import dial_nothing, make_agent, make_number

@@ -1,4 +1,4 @@
-"""The cache that several gateways share: ``CACHE_URL=redis://…`` (see gateway.store.cache)."""
+"""The cache that several gateways share: ``CACHE_URL=redis://…`` (see gateway.cache.base)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from gateway.store.cache import TTL_S, Cache, Load
+from gateway.cache.base import TTL_S, Cache, Load
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ import yaml
 from sqlalchemy import update
 
 from core.models import http_url
-from core.url_login import split_login
+from gateway.fields.url_login import split_login
 from gateway.keys import AGENT_STORE, DATABASE, WEBHOOKS
+from gateway.lookup.agent_files import AgentFiles, BadAgentFile
 from gateway.store.agent_secrets import AgentSecrets
 from gateway.store.credentials import Vault
 from gateway.store.database import Scope
-from gateway.store.lookup import AgentFiles, BadAgentFile
 from gateway.store.tables import AgentRow, AgentVersionRow, WebhookRow
 from tests.conftest import ACME
 from tests.support.inprocess import Running, running, settings_in

@@ -11,8 +11,10 @@ import pytest
 from redis.asyncio import Redis
 
 from core.errors import Unavailable
-from gateway.store.cache import TTL_S, Cache, MemoryCache, NoCache, open_cache
-from gateway.store.redis_cache import RedisCache
+from gateway.cache.base import TTL_S, Cache, NoCache
+from gateway.cache.memory import MemoryCache
+from gateway.cache.open_cache import open_cache
+from gateway.cache.redis import RedisCache
 from tests.support.redis_server import HOST, Line, redis_server
 
 pytestmark = pytest.mark.store
@@ -267,7 +269,7 @@ class TestRedis(CacheContract):
     ) -> None:
         line.silence()
         cache = RedisCache(f"redis://{HOST}:{line.port}", deadline_s=0.5, retry_s=60)
-        with caplog.at_level(logging.INFO, "gateway.store.redis_cache"):
+        with caplog.at_level(logging.INFO, "gateway.cache.redis"):
             for _ in range(5):
                 assert await cache.read("k", source.load) == "first"
             await cache.forget("k", "l")
@@ -283,7 +285,7 @@ class TestRedis(CacheContract):
     ) -> None:
         # Nothing listens on the discard port.
         cache = RedisCache(f"redis://user:s3cret@{HOST}:9", retry_s=60)
-        with caplog.at_level(logging.INFO, "gateway.store.redis_cache"):
+        with caplog.at_level(logging.INFO, "gateway.cache.redis"):
             assert await cache.read("k", source.load) == "first"
             await cache.forget("k")
             await cache.aclose()

@@ -12,10 +12,13 @@ import pytest
 
 from core.errors import Unavailable
 from core.models import AgentConfig, PhoneNumber, new_id, now
+from gateway.cache.base import Cache, agent_key
+from gateway.cache.memory import MemoryCache
+from gateway.lookup.agent_files import AgentFiles
+from gateway.lookup.agents import Agents
+from gateway.lookup.numbers import Numbers
 from gateway.store.agents import AgentStore
-from gateway.store.cache import Cache, MemoryCache, agent_key
 from gateway.store.database import Database, Scope
-from gateway.store.lookup import AgentFiles, Agents, Numbers
 from gateway.store.numbers import NumberStore
 
 pytestmark = pytest.mark.store

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store.lookup import AgentFiles, BadAgentFile
+from gateway.lookup.agent_files import AgentFiles, BadAgentFile
 
 pytestmark = pytest.mark.unit
 

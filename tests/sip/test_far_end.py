@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.far_end import LONGEST_NAME, told
 from sip.bridge.calls.inbound import parse_address
+from sip.far_end import LONGEST_NAME, told
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]
 

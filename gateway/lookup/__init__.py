@@ -1,0 +1,1 @@
+"""Looks up what a call needs: its agent, made through the API or a file, and its number."""

@@ -1,0 +1,105 @@
+"""Agents that are files: ``AGENTS_DIR/<id>.yaml``, checked as the API checks its agents."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from core import tool_schema
+from core.models import Agent, AgentConfig
+from gateway.fields import compliance
+from gateway.lookup.kept import ID
+
+log = logging.getLogger(__name__)
+
+
+class BadAgentFile(ValueError):
+    """Names the file and what is wrong in it, never what it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    stamp: tuple[int, int, int]
+    agent: Agent
+
+
+class AgentFiles:
+    """The agents of one directory (``*.yaml``), read again when a file changes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._loaded: dict[str, _Loaded] = {}
+
+    def check(self) -> list[str]:
+        """Read every file; the ids found. Raises BadAgentFile."""
+        # Hidden files are the droppings of editors and of mounted volumes.
+        names = (path.stem for path in self._directory.glob("*.yaml"))
+        ids = sorted(name for name in names if not name.startswith("."))
+        for agent_id in ids:
+            if not ID.fullmatch(agent_id):
+                raise BadAgentFile(
+                    f"{agent_id}.yaml: an agent's id is 1 to 64 letters, digits, - and _"
+                )
+            self._load(agent_id)
+        return ids
+
+    def get(self, agent_id: str) -> Agent | None:
+        """The agent as its file says now. A file broken since keeps its last good content."""
+        try:
+            return self._load(agent_id)
+        except BadAgentFile as error:
+            kept = self._loaded.get(agent_id)
+            log.error("agent file is broken", extra={"agent_id": agent_id, "problem": str(error)})
+            return kept.agent if kept else None
+
+    def _load(self, agent_id: str) -> Agent | None:
+        # An id comes from a caller: it must name a file here, not a path elsewhere.
+        if not ID.fullmatch(agent_id):
+            return None
+        path = self._directory / f"{agent_id}.yaml"
+        try:
+            stat = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            self._loaded.pop(agent_id, None)
+            return None
+        except OSError as error:
+            raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
+        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        kept = self._loaded.get(agent_id)
+        if kept is None or kept.stamp != stamp:
+            kept = _Loaded(stamp, _read(path, agent_id))
+            self._loaded[agent_id] = kept
+        return kept.agent
+
+
+def _read(path: Path, agent_id: str) -> Agent:
+    try:
+        raw = path.read_bytes()
+        given = yaml.safe_load(raw)
+        asked = compliance.faults(given)
+        config = AgentConfig.model_validate(compliance.served(given))
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
+            for fault in error.errors(include_input=False)
+        )
+        raise BadAgentFile(f"{path.name}: {faults}") from None
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        # PyYAML makes dates of what looks like one, and fails on the 30th of February.
+        raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
+    if asked:
+        faults = "; ".join(f"{fault.field}: {fault.message}" for fault in asked)
+        raise BadAgentFile(f"{path.name}: {faults}")
+    for index, tool in enumerate(config.custom_tools):
+        try:
+            tool_schema.check_parameters(tool.parameters)
+        except ValueError as error:
+            place = f"customTools.{index}.parameters"
+            raise BadAgentFile(f"{path.name}: {place}: {error}") from None
+    # A file has no version number of its own; its content's checksum pins it.
+    return Agent(id=agent_id, version=zlib.crc32(raw) & 0x7FFFFFFF, config=config)

@@ -1,0 +1,61 @@
+"""Which agent a call gets, at which version.
+
+An agent is made through the API, or is a YAML file. A file's name is its agent's id; file agents
+are everybody's. A change counts for the next call; calls under way keep what they began with,
+because the gateway pins the configuration into the call's record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from core.errors import Conflict
+from core.models import Agent
+from gateway.cache.base import Cache, agent_key
+from gateway.lookup.agent_files import AgentFiles
+from gateway.lookup.kept import Kept
+from gateway.store.agents import ID_PREFIX, AgentStore, agent_not_found
+from gateway.store.database import Scope
+from gateway.store.webhooks import WebhookStore
+
+
+class Agents:
+    """Looks agents up for calls."""
+
+    def __init__(self, files: AgentFiles, store: AgentStore, cache: Cache) -> None:
+        self._files = files
+        self._records = Kept(cache, agent_key, store.dump, store.parse, store.get)
+
+    async def get(self, scope: Scope, agent_id: str) -> Agent | None:
+        """The agent as it is now, if the scope may use it.
+
+        Raises Unavailable (no database), ServerFault ``CREDENTIAL_UNREADABLE``.
+        """
+        # What a file is called, the database never made.
+        if agent_id.startswith(ID_PREFIX):
+            record = await self._records.get(scope, agent_id)
+            if record is not None:
+                return record.agent
+        return await asyncio.to_thread(self._files.get, agent_id)
+
+    async def require(self, scope: Scope, agent_id: str) -> Agent:
+        """As ``get``; raises NotFound ``AGENT_NOT_FOUND`` as well."""
+        agent = await self.get(scope, agent_id)
+        if agent is None:
+            raise agent_not_found()
+        return agent
+
+    async def warm(self, agent_id: str) -> None:
+        """Keep the agent ready for its next call; after it was made, changed or rolled back."""
+        await self._records.warm(agent_id)
+
+
+async def check_takes_calls(agent: Agent, auth_id: str | None, webhooks: WebhookStore) -> None:
+    """Raises Conflict for an agent that cannot hold a call of ``auth_id``'s, saying why."""
+    if not agent.config.enabled:
+        raise Conflict("The agent is disabled", code="AGENT_DISABLED")
+    if agent.config.voice_mode == "webhook" and not await webhooks.has(auth_id or "", agent.id):
+        raise Conflict(
+            "No webhook is set for the agent or its project; set one, or voiceMode to hosted",
+            code="WEBHOOK_NOT_CONFIGURED",
+        )

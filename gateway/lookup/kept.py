@@ -1,0 +1,70 @@
+"""Records that are looked up through the cache (gateway.cache).
+
+Who changes an agent or a number does it by its store, which makes the cache forget; ``warm``
+afterwards spares the next call the way to the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from core.errors import ServerFault, Unavailable
+from core.models import AgentRecord, PhoneNumber
+from gateway.cache.base import Cache
+from gateway.store.database import Scope
+
+log = logging.getLogger(__name__)
+
+# What fits the record's column and is a file name everywhere.
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_Record = TypeVar("_Record", bound=AgentRecord | PhoneNumber)
+
+
+class Kept(Generic[_Record]):
+    """Records of one kind by id, through the cache; the scope is checked on what came out."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        key: Callable[[str], str],
+        dump: Callable[[_Record], str],
+        parse: Callable[[str], _Record],
+        load: Callable[[Scope, str], Awaitable[_Record | None]],
+    ) -> None:
+        self._cache = cache
+        self._key = key
+        self._dump = dump
+        self._parse = parse
+        self._load = load
+
+    async def get(self, scope: Scope, record_id: str) -> _Record | None:
+        # An id comes from a caller: what cannot be one must not become a key.
+        if not ID.fullmatch(record_id):
+            return None
+
+        async def load() -> str | None:
+            loaded = await self._load(Scope(None), record_id)
+            return None if loaded is None else self._dump(loaded)
+
+        key = self._key(record_id)
+        text = await self._cache.read(key, load)
+        if text is None:
+            return None
+        try:
+            record = self._parse(text)
+        except ValueError:
+            # Kept by another release of this software, or with a key that is no more.
+            await self._cache.forget(key)
+            return await self._load(scope, record_id)
+        return record if scope.auth_id in (None, record.auth_id) else None
+
+    async def warm(self, record_id: str) -> None:
+        try:
+            await self.get(Scope(None), record_id)
+        except (Unavailable, ServerFault):
+            # The next call asks again.
+            log.warning("could not warm the cache", extra={"record_id": record_id})
