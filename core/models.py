@@ -51,7 +51,6 @@ DisconnectionReason = Literal[
     "canceled",
 ]
 Direction = Literal["inbound", "outbound", "web"]
-CallType = Literal["pstn", "web"]
 
 
 def now() -> datetime:
@@ -322,40 +321,7 @@ class Agent(Model):
     config: AgentConfig
 
 
-class AgentVersion(Model):
-    """One immutable version of an agent made through the API."""
-
-    version: int
-    config: AgentConfig
-    created_at: Timestamp
-
-
-class AgentRecord(Model):
-    """An agent made through the API, as it is now."""
-
-    id: str
-    auth_id: str | None
-    version: int
-    config: AgentConfig
-    created_at: Timestamp
-    updated_at: Timestamp
-
-    @property
-    def agent(self) -> Agent:
-        """What a call pins."""
-        return Agent(id=self.id, version=self.version, config=self.config)
-
-
 CredentialProvider = Literal["twilio", "sip"]
-
-
-class Credential(Model):
-    """A named secret, without the secret."""
-
-    id: str
-    name: str
-    provider: CredentialProvider
-    created_at: Timestamp
 
 
 NumberDirection = Literal["inbound", "outbound", "both"]
@@ -417,55 +383,3 @@ class CallEvent(Model):
     type: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=64)
     at: Timestamp = Field(default_factory=now)
     data: dict[str, Any] = Field(default_factory=dict)
-
-
-class StoredEvent(CallEvent):
-    """An event as kept: ``seq`` orders all events of the system by arrival."""
-
-    call_id: str
-    seq: int
-    source: Literal["gateway", "worker", "livekit", "reconciler"]
-
-
-class Call(Model):
-    """The record of a call, whatever brought it in."""
-
-    id: str
-    auth_id: str | None = Field(default=None, exclude=True)
-    """The tenant; None: the operator's. Never shown."""
-    agent_id: str | None = None
-    agent_version: int | None = None
-    agent_name: str | None = None
-    phone_number_id: str | None = None
-    from_number: str | None = None
-    to_number: str | None = None
-    direction: Direction
-    type: CallType = "pstn"
-    max_duration_ms: int = Field(default=86_400_000, exclude=True)
-    """From the answer on."""
-    status: Status = "queued"
-    disconnection_reason: DisconnectionReason | None = None
-    sip_status_code: int | None = None
-    sip_reason: str | None = None
-    room_name: str
-    participant_identity: str
-    participant_id: str | None = None
-    sip_call_id: str | None = None
-    created_at: Timestamp
-    ringing_at: Timestamp | None = None
-    answered_at: Timestamp | None = None
-    ended_at: Timestamp | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
-
-    @property
-    def ended(self) -> bool:
-        return self.status in TERMINAL
-
-    @property
-    def duration_seconds(self) -> float | None:
-        """Answer to end, in seconds; null while the call goes on, 0 when never answered."""
-        if self.ended_at is None:
-            return None
-        if self.answered_at is None:
-            return 0.0
-        return max(0.0, round((self.ended_at - self.answered_at).total_seconds(), 3))

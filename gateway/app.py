@@ -32,6 +32,7 @@ from gateway.keys import (
     CALL_SERVICES,
     CREDENTIALS,
     DATABASE,
+    DELIVERIES,
     LIMITS,
     METRICS,
     NUMBER_LOOKUP,
@@ -63,6 +64,7 @@ from gateway.store.agents import AgentStore
 from gateway.store.calls import Store
 from gateway.store.credentials import CredentialStore, Vault
 from gateway.store.database import Database
+from gateway.store.deliveries import Deliveries
 from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
 from gateway.store.webhooks import WebhookStore
@@ -111,6 +113,7 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
     database = app[DATABASE] = await Database.open(settings.database_url)
     app[WRITE_PROBE] = WriteProbe(database)
     outbox = app[OUTBOX] = Outbox(database, render)
+    app[DELIVERIES] = Deliveries(database)
     app[STORE] = Store(database, outbox, vault, metrics.counted)
     app[WEBHOOKS] = WebhookStore(database, vault)
     app[LIMITS] = CallLimits(

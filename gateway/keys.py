@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gateway.store.calls import Store
     from gateway.store.credentials import CredentialStore, Vault
     from gateway.store.database import Database
+    from gateway.store.deliveries import Deliveries
     from gateway.store.numbers import NumberStore
     from gateway.store.outbox import Outbox
     from gateway.store.webhooks import WebhookStore
@@ -88,8 +89,10 @@ WEBHOOKS: web.AppKey[WebhookStore] = web.AppKey("webhooks")
 """Where events are sent to."""
 OUTBOX: web.AppKey[Outbox] = web.AppKey("outbox")
 """The events that are owed to webhooks."""
+DELIVERIES: web.AppKey[Deliveries] = web.AppKey("deliveries")
+"""Those events, to be looked at."""
 WEBHOOK_SENDER: web.AppKey[Sender] = web.AppKey("webhook_sender")
-"""Sends them."""
+"""Sends those events."""
 TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")
 AGENTS: web.AppKey[Agents] = web.AppKey("agents")
 NUMBER_LOOKUP: web.AppKey[Numbers] = web.AppKey("number_lookup")

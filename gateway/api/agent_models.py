@@ -14,8 +14,6 @@ from core import tool_schema
 from core.errors import Detail
 from core.models import (
     AgentConfig,
-    AgentRecord,
-    AgentVersion,
     CustomTool,
     McpServer,
     Model,
@@ -26,6 +24,7 @@ from core.models import (
 from core.url_guard import UrlRefused, check_url
 from gateway.http.body import documented, invalid, validate
 from gateway.http.paging import Listing
+from gateway.store.agents import AgentRecord, AgentVersion
 
 UNSERVED = frozenset(
     {

@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from core.errors import NotFound
-from core.models import AgentConfig, AgentRecord
+from core.models import AgentConfig
 from gateway.api import faults
 from gateway.api.agent_models import (
     DEFAULT_VOICE,
@@ -36,7 +36,7 @@ from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENT_STORE, AGENTS, NUMBERS, SETTINGS, STORE, VAULT
 from gateway.store.agent_secrets import AgentSecrets, unreadable
-from gateway.store.agents import agent_not_found
+from gateway.store.agents import AgentRecord, agent_not_found
 from gateway.store.credentials import Unreadable
 
 

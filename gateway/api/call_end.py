@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from core.errors import Conflict
 from core.events import ended
-from core.models import Call, CallEvent
+from core.models import CallEvent
 from gateway.api import faults
 from gateway.api.calls import detail, find
 from gateway.calls.livekit import send_away
@@ -18,6 +18,7 @@ from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import STORE, TIMELINE, call_services
+from gateway.store.call_record import Call
 from gateway.store.database import Scope
 from sip.twirp import livekit_errors
 

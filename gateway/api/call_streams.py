@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 
-from core.models import Call, StoredEvent, Turn
+from core.models import Turn
 from gateway.api import faults
 from gateway.api.calls import find
 from gateway.api.waiting import Last, attentive, over, valid_for_s
@@ -20,6 +20,7 @@ from gateway.calls.views import EventView
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import STREAMS
+from gateway.store.call_record import Call, StoredEvent
 
 HEARTBEAT_S = 15.0
 

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from core.errors import NotFound
-from core.models import Call, CallType, Direction, Status
+from core.models import Direction, Status
 from gateway.api import faults
 from gateway.api.waiting import until_over
 from gateway.calls.views import CallDetail, CallList, CallView, Transcript
@@ -25,6 +25,7 @@ from gateway.http.paging import Page
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS
+from gateway.store.call_record import Call, CallType
 from gateway.store.calls import CallFilter
 
 MAX_WAIT_S = 600

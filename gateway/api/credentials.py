@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from core.errors import AppError, Conflict, Detail
-from core.models import Credential, CredentialProvider, Model, Timestamp
+from core.models import CredentialProvider, Model, Timestamp
 from gateway.api import faults
 from gateway.http.body import invalid, parse_json, parse_query, read_body, validate
 from gateway.http.envelope import Envelope, envelope, page
@@ -30,7 +30,7 @@ from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import CREDENTIALS, SIP_GUARD, STORE
 from gateway.numbers.accounts import not_found
-from gateway.store.credentials import InUse, NameTaken, Secret, SipSecret, TwilioSecret
+from gateway.store.credentials import Credential, InUse, NameTaken, Secret, SipSecret, TwilioSecret
 from gateway.store.database import Scope
 from sip.addresses import parse_outbound_address
 from sip.guard import AddressRefused

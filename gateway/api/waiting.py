@@ -11,11 +11,12 @@ from datetime import timedelta
 
 from aiohttp import web
 
-from core.models import Call, now
+from core.models import now
 from gateway.calls.timeline import Listener, Look
 from gateway.http.connection import Connection
 from gateway.http.principal import PRINCIPAL
 from gateway.keys import STOPPING, STORE, TIMELINE
+from gateway.store.call_record import Call
 from gateway.store.database import Scope
 
 # The agent tells of the last words after the end; one that was killed never does.

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel
 from core.models import Model, Timestamp, http_url, rfc3339
 from gateway.fields.url_login import split_login
 from gateway.http.paging import Page
-from gateway.store.outbox import Delivery, DeliveryStatus
+from gateway.store.deliveries import Delivery, DeliveryStatus
 from gateway.store.webhooks import WebhookEndpoint
 
 DEFAULT_CONTEXT_LIMIT, DEFAULT_TIMEOUT_S = 10, 30

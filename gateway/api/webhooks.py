@@ -44,6 +44,7 @@ from gateway.http.route import Route
 from gateway.keys import (
     AGENT_STORE,
     AGENTS,
+    DELIVERIES,
     OUTBOX,
     SETTINGS,
     STORE,
@@ -52,7 +53,8 @@ from gateway.keys import (
     WEBHOOKS,
 )
 from gateway.store.credentials import Unreadable
-from gateway.store.outbox import DeliveryStatus, NoEndpoint, Pending
+from gateway.store.deliveries import DeliveryStatus
+from gateway.store.outbox import NoEndpoint, Pending
 from gateway.store.webhooks import PROJECT, WebhookEndpoint
 from gateway.webhooks.payload import render_test
 
@@ -105,7 +107,7 @@ async def deliveries(request: web.Request) -> web.StreamResponse:
     """Of all the tenant's webhooks."""
     query = parse_query(request, DeliveryQuery)
     since = None if query.hours is None else now() - timedelta(hours=query.hours)
-    found, total = await request.app[OUTBOX].page(
+    found, total = await request.app[DELIVERIES].page(
         _visible(request), limit=query.limit, offset=query.offset, since=since
     )
     page = DeliveryPage(
@@ -125,7 +127,7 @@ async def deliveries_of_agent(request: web.Request) -> web.StreamResponse:
     endpoint = await _endpoint(request, owner, agent_id)
     if endpoint is None:
         return web.json_response([])
-    found, _ = await request.app[OUTBOX].page(
+    found, _ = await request.app[DELIVERIES].page(
         owner, limit=query.limit, offset=0, endpoint_id=endpoint.id
     )
     return web.json_response([DeliveryView.of(delivery).wire() for delivery in found])
@@ -133,14 +135,14 @@ async def deliveries_of_agent(request: web.Request) -> web.StreamResponse:
 
 async def stats(request: web.Request) -> web.StreamResponse:
     since = now() - timedelta(hours=parse_query(request, StatsQuery).hours)
-    counted = await request.app[OUTBOX].counts(_visible(request), since)
+    counted = await request.app[DELIVERIES].counts(_visible(request), since)
     return web.json_response(Stats.made_of(counted).wire())
 
 
 async def all_time(request: web.Request) -> web.StreamResponse:
     """Deliveries that are over are kept for 30 days."""
     counted: Counter[DeliveryStatus] = Counter()
-    for _, _, status, number in await request.app[OUTBOX].counts(_visible(request)):
+    for _, _, status, number in await request.app[DELIVERIES].counts(_visible(request)):
         counted[status] += number
     return web.json_response(AllTime.of(counted).wire())
 

@@ -12,10 +12,11 @@ from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgen
 from core.errors import Unavailable
 from core.events import ended
 from core.jobs import CallBrief, JobMetadata, VoiceWebhook
-from core.models import Agent, Call
+from core.models import Agent
 from core.tokens import TokenIssuer
 from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.timeline import Journal, Watch
+from gateway.store.call_record import Call
 from gateway.store.calls import Store
 from gateway.store.credentials import Unreadable
 from gateway.store.webhooks import WebhookEndpoint, WebhookStore

@@ -21,7 +21,7 @@ from livekit.protocol.models import ParticipantInfo
 from core.errors import Conflict, Gone, ServerFault, TooManyRequests, Unavailable
 from core.events import ended
 from core.jobs import Assignment, InboundJob, InboundRoom
-from core.models import Agent, Call, CallEvent, DisconnectionReason, PhoneNumber, Status, now
+from core.models import Agent, CallEvent, DisconnectionReason, PhoneNumber, Status, now
 from core.tokens import TokenIssuer
 from gateway.calls.dispatcher import Arrival, Dispatcher, answering_webhook, brief_of
 from gateway.calls.limits import CallLimits
@@ -29,6 +29,7 @@ from gateway.calls.livekit import LIVEKIT_ERRORS, leg_of, present, send_away_or_
 from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.lookup.agents import Agents, check_takes_calls
 from gateway.lookup.numbers import Numbers
+from gateway.store.call_record import Call
 from gateway.store.calls import LiveIdentity, NewCall, Store
 from gateway.store.database import Scope
 from gateway.store.webhooks import WebhookStore

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.errors import TooManyRequests
-from core.models import Call, CallEvent
+from core.models import CallEvent
+from gateway.store.call_record import Call
 from gateway.store.calls import Judge, Load, NewCall, Store
 
 # Above so many tenants, those whose bucket is full again are forgotten.

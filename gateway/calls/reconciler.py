@@ -27,7 +27,7 @@ from livekit.protocol.models import ParticipantInfo, Room
 
 from core.errors import AppError, Gone
 from core.events import ended
-from core.models import Call, CallEvent, DisconnectionReason, now
+from core.models import CallEvent, DisconnectionReason, now
 from gateway.calls.handover import Handover, humans_of, is_referring, is_transferred
 from gateway.calls.inbound import Inbound, call_id_of, is_caller, left_unanswered
 from gateway.calls.livekit import leg_of, present, send_away_or_log
@@ -36,6 +36,7 @@ from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline
 from gateway.calls.web import JOIN_WITHIN
 from gateway.fields.names import is_name
+from gateway.store.call_record import Call
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 from sip.trunks import read_label

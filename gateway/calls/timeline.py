@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 from core.errors import Unavailable
 from core.events import Source, ended
-from core.models import Call, CallEvent, StoredEvent
+from core.models import CallEvent
 from gateway.http.metrics import Metrics
+from gateway.store.call_record import Call, StoredEvent
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 from sip.dial import DialOutcome

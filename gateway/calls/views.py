@@ -9,18 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from core.models import (
-    Call,
-    CallType,
-    Direction,
-    DisconnectionReason,
-    Model,
-    Status,
-    StoredEvent,
-    Timestamp,
-    Turn,
-)
+from core.models import Direction, DisconnectionReason, Model, Status, Timestamp, Turn
 from gateway.http.paging import Listing
+from gateway.store.call_record import Call, CallType, StoredEvent
 
 _SNIPPET = 140
 

@@ -13,7 +13,7 @@ from livekit.api import LiveKitAPI
 from core.errors import AppError
 from core.events import ended
 from core.legs import Leg
-from core.models import Agent, Call, CallEvent, new_id
+from core.models import Agent, CallEvent, new_id
 from core.settings import Settings
 from gateway.calls.dispatcher import Arrival, Dispatcher, no_worker, worker_free
 from gateway.calls.limits import CallLimits
@@ -21,6 +21,7 @@ from gateway.calls.livekit import close_room
 from gateway.calls.room_tokens import join_token
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Journal, Timeline, Watch
+from gateway.store.call_record import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.principal import Principal
 from gateway.store.room_names import Claim

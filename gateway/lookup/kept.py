@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from core.errors import ServerFault, Unavailable
-from core.models import AgentRecord, PhoneNumber
+from core.models import PhoneNumber
 from gateway.cache.base import Cache
+from gateway.store.agents import AgentRecord
 from gateway.store.database import Scope
 
 log = logging.getLogger(__name__)

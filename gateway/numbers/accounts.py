@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from core.errors import Conflict, NotFound
-from core.models import Credential, PhoneNumber
+from core.models import PhoneNumber
 from gateway.numbers.twilio import TwilioAccount, TwilioHttp
 from gateway.store.credentials import (
+    Credential,
     CredentialStore,
     SipSecret,
     TwilioSecret,

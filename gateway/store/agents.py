@@ -16,7 +16,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import NotFound
-from core.models import Agent, AgentConfig, AgentRecord, AgentVersion, new_id, now
+from core.models import Agent, AgentConfig, Model, Timestamp, new_id, now
 from gateway.cache.base import Cache, NoCache, agent_key, number_key
 from gateway.store.agent_secrets import MARK, AgentSecrets, unreadable, without_secrets
 from gateway.store.credentials import Unreadable, Vault
@@ -24,6 +24,30 @@ from gateway.store.database import Database, Scope, whole
 from gateway.store.tables import AgentRow, AgentVersionRow, PhoneNumberRow
 
 ID_PREFIX = "agt"
+
+
+class AgentVersion(Model):
+    """One immutable version of an agent made through the API."""
+
+    version: int
+    config: AgentConfig
+    created_at: Timestamp
+
+
+class AgentRecord(Model):
+    """An agent made through the API, as it is now."""
+
+    id: str
+    auth_id: str | None
+    version: int
+    config: AgentConfig
+    created_at: Timestamp
+    updated_at: Timestamp
+
+    @property
+    def agent(self) -> Agent:
+        """What a call pins."""
+        return Agent(id=self.id, version=self.version, config=self.config)
 
 
 class AgentStore:

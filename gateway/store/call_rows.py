@@ -12,8 +12,9 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, update
 
-from core.events import CallState, Source
-from core.models import Call, CallEvent, Turn
+from core.events import Source
+from core.models import CallEvent, Turn
+from gateway.store.call_record import Call, CallState
 from gateway.store.database import Database
 from gateway.store.tables import CallRow, EventRow
 

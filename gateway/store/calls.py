@@ -15,10 +15,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import ServerFault
-from core.events import CallState, Source, fold
+from core.events import Source
 from core.jobs import Heartbeat
-from core.models import Agent, Call, CallEvent, CallType, Direction, Status, StoredEvent, Turn, now
+from core.models import Agent, CallEvent, Direction, Status, Turn, now
 from gateway.store.agent_secrets import AgentSecrets
+from gateway.store.call_record import Call, CallState, CallType, StoredEvent, fold
 from gateway.store.call_rows import (
     ADVANCE,
     CALL,

@@ -20,10 +20,19 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from core.errors import ServerFault
-from core.models import Credential, CredentialProvider, Model, new_id, now
+from core.models import CredentialProvider, Model, Timestamp, new_id, now
 from core.settings import Settings
 from gateway.store.database import Database, Scope, whole
 from gateway.store.tables import CredentialRow, PhoneNumberRow
+
+
+class Credential(Model):
+    """A named secret, without the secret."""
+
+    id: str
+    name: str
+    provider: CredentialProvider
+    created_at: Timestamp
 
 
 class NameTaken(Exception):

@@ -14,28 +14,18 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    delete,
-    exists,
-    func,
-    insert,
-    literal_column,
-    or_,
-    select,
-    type_coerce,
-    update,
-)
+from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
-from core.models import Call, Model, Timestamp, Turn, new_id, now
+from core.models import Turn, new_id, now
+from gateway.store.call_record import Call
 from gateway.store.call_rows import in_spoken_order
 from gateway.store.calls import Step
 from gateway.store.database import Database, whole
+from gateway.store.deliveries import Delivery, DeliveryStatus, delivery_of, owned
 from gateway.store.tables import DeliveryRow, EventRow
 from gateway.store.webhooks import effective_row
 
@@ -58,29 +48,6 @@ EVENTS = {
 """What a call's new status is told as."""
 PASSED_ON = frozenset({"call.transferred"})
 """Events of the timeline that are told under their own name."""
-
-DeliveryStatus = Literal["pending", "success", "failed"]
-
-
-class Delivery(Model):
-    """``id`` is the webhook's message id, the same on each attempt."""
-
-    seq: int
-    id: str
-    owner: str
-    endpoint_id: str
-    agent_id: str
-    event: str
-    body: str
-    status: DeliveryStatus
-    attempts: int
-    max_attempts: int
-    created_at: Timestamp
-    next_attempt_at: Timestamp | None
-    last_attempt_at: Timestamp | None
-    http_status: int | None
-    error: str | None
-    response_body: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +117,7 @@ class Outbox:
         row |= {"lease": lease, "leased_until": now() + LEASE}
         statement = insert(DeliveryRow).values(**row).returning(DeliveryRow.__table__)
         async with self._database.write() as connection:
-            return _delivery((await connection.execute(statement)).mappings().one())
+            return delivery_of((await connection.execute(statement)).mappings().one())
 
     @whole
     async def replay(self, owner: str | None, delivery_id: str) -> Delivery | None:
@@ -160,7 +127,7 @@ class Outbox:
         """
         async with self._database.write() as connection:
             query = select(DeliveryRow.__table__).where(
-                DeliveryRow.id == delivery_id, *_owned(owner)
+                DeliveryRow.id == delivery_id, *owned(owner)
             )
             row = (await connection.execute(query.with_for_update())).mappings().one_or_none()
             if row is None:
@@ -183,7 +150,7 @@ class Outbox:
                 )
                 .returning(DeliveryRow.__table__)
             )
-            replayed = _delivery((await connection.execute(statement)).mappings().one())
+            replayed = delivery_of((await connection.execute(statement)).mappings().one())
         self.wake()
         return replayed
 
@@ -243,7 +210,7 @@ class Outbox:
                 .returning(DeliveryRow.__table__)
             )
             rows = (await connection.execute(statement)).mappings().all()
-        return sorted((_delivery(row) for row in rows), key=lambda delivery: delivery.seq)
+        return sorted((delivery_of(row) for row in rows), key=lambda delivery: delivery.seq)
 
     @whole
     async def renew(self, lease: str, seqs: Collection[int]) -> None:
@@ -299,7 +266,7 @@ class Outbox:
         )
         async with self._database.write() as connection:
             row = (await connection.execute(statement)).mappings().one_or_none()
-        return None if row is None else _delivery(row)
+        return None if row is None else delivery_of(row)
 
     @whole
     async def sweep(self) -> None:
@@ -310,48 +277,6 @@ class Outbox:
                     DeliveryRow.created_at < now() - KEPT, DeliveryRow.status != "pending"
                 )
             )
-
-    # --- looking
-
-    @whole
-    async def page(
-        self,
-        owner: str | None,
-        *,
-        limit: int,
-        offset: int,
-        since: datetime | None = None,
-        endpoint_id: str | None = None,
-    ) -> tuple[list[Delivery], int]:
-        """Newest first, and how many there are in all. ``owner`` None: everybody's."""
-        query = select(DeliveryRow.__table__).where(*_owned(owner))
-        if since is not None:
-            query = query.where(DeliveryRow.created_at >= since)
-        if endpoint_id is not None:
-            query = query.where(DeliveryRow.endpoint_id == endpoint_id)
-        rows, total = await self._database.page(
-            query, newest=(DeliveryRow.seq,), limit=limit, offset=offset
-        )
-        return [_delivery(row) for row in rows], total
-
-    @whole
-    async def counts(
-        self, owner: str | None, since: datetime | None = None
-    ) -> list[tuple[int, str, DeliveryStatus, int]]:
-        """How many, by hour (since the epoch), event and status."""
-        # Written out: as a parameter it would make two expressions of one for PostgreSQL.
-        hour = (type_coerce(DeliveryRow.created_at, BigInteger) // literal_column("3600000")).label(
-            "hour"
-        )
-        query = select(hour, DeliveryRow.event, DeliveryRow.status, func.count()).where(
-            *_owned(owner)
-        )
-        if since is not None:
-            query = query.where(DeliveryRow.created_at >= since)
-        query = query.group_by(hour, DeliveryRow.event, DeliveryRow.status).order_by(hour)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-        return [(int(row[0]), row[1], cast(DeliveryStatus, row[2]), row[3]) for row in rows]
 
 
 class Pending(Exception):
@@ -402,14 +327,6 @@ def _free(moment: datetime) -> tuple[ColumnElement[bool], ...]:
         DeliveryRow.next_attempt_at <= moment,
         or_(DeliveryRow.leased_until.is_(None), DeliveryRow.leased_until < moment),
     )
-
-
-def _owned(owner: str | None) -> Collection[ColumnElement[bool]]:
-    return () if owner is None else (DeliveryRow.owner == owner,)
-
-
-def _delivery(row: Any) -> Delivery:
-    return Delivery.model_validate(dict(row), extra="ignore")
 
 
 async def _turns(connection: AsyncConnection, call_id: str) -> list[Turn]:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from core.models import Call, Turn
+from core.models import Turn
 from core.webhook_payload import envelope, history
 from gateway.calls.views import CallView
+from gateway.store.call_record import Call
 
 
 def render(event: str, at: datetime, call: Call, turns: Sequence[Turn], context_limit: int) -> str:

@@ -21,7 +21,8 @@ from core.models import new_id, now
 from core.signing import signed_headers
 from core.url_guard import read_bounded
 from core.webhook_faults import problem, refusal
-from gateway.store.outbox import LEASE, Delivery, Outbox, Outcome
+from gateway.store.deliveries import Delivery
+from gateway.store.outbox import LEASE, Outbox, Outcome
 from gateway.store.webhooks import WebhookEndpoint, WebhookStore
 
 log = logging.getLogger(__name__)

@@ -14,12 +14,13 @@ import aiohttp
 from aiohttp import web
 from sqlalchemy import create_engine
 
-from core.models import Agent, AgentConfig, Call, CallEvent, new_id
+from core.models import Agent, AgentConfig, CallEvent, new_id
 from core.settings import Settings
 from dev.environment import GivenSettings
 from gateway.app import create_app
 from gateway.keys import STORE
 from gateway.store import migrations
+from gateway.store.call_record import Call
 from gateway.store.calls import NewCall, Store
 from sip.guard import Resolver
 from tests.conftest import AUTH, write_agents

@@ -6,8 +6,9 @@ from typing import get_args
 
 import pytest
 
-from core.events import CallState, ended, fold
+from core.events import ended
 from core.models import TERMINAL, CallEvent
+from gateway.store.call_record import CallState, fold
 from worker.endings import ENDINGS, Cause, Ending
 
 pytestmark = pytest.mark.unit

@@ -23,8 +23,9 @@ from livekit.agents import (
 )
 from livekit.plugins import cartesia
 
-from core.audio import Pcm, ulaw_decode
+from core.audio import Pcm
 from dev.providers import Cartesia, Fault, Providers
+from dev.providers.g711 import ulaw_decode
 from dev.speech import AGENT_VOICE, Recognizer, normalize, synthesize
 from tests.support import provider_rig as rig
 from tests.support.provider_rig import (

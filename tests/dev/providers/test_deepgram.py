@@ -18,8 +18,9 @@ from livekit.agents import (
 )
 from livekit.plugins import deepgram
 
-from core.audio import Pcm, ulaw_encode
+from core.audio import Pcm
 from dev.providers import Fault, Providers
+from dev.providers.g711 import ulaw_encode
 from dev.speech import CALLER_VOICE, normalize, synthesize
 from tests.support import provider_rig as rig
 from tests.support.provider_rig import (

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from core.events import ended
-from core.models import Call, CallEvent, Turn
+from core.models import CallEvent, Turn
 from gateway.api import call_streams
 from gateway.api import waiting as waiting_module
 from gateway.keys import STOPPING, TIMELINE
+from gateway.store.call_record import Call
 from tests.conftest import ACME, RIVAL
 from tests.gateway.api.test_calls import fetch, listening, over, types
 from tests.support.inprocess import Running, running, settings_in

@@ -14,12 +14,13 @@ import pytest
 
 from core.jobs import Heartbeat
 from core.legs import Leg
-from core.models import Agent, AgentConfig, Call, CallEvent, new_id, now
+from core.models import Agent, AgentConfig, CallEvent, new_id, now
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.rooms import LABEL
 from gateway.calls.timeline import Journal
 from gateway.calls.web import JOIN_WITHIN, VISITOR, WebCalls
 from gateway.keys import LIMITS, METRICS, SETTINGS, TIMELINE, call_services
+from gateway.store.call_record import Call
 from gateway.store.database import Scope
 from gateway.store.principal import Principal
 from tests.conftest import ACME, RIVAL, operator

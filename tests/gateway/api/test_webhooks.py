@@ -19,7 +19,7 @@ from cryptography.fernet import Fernet
 
 from core.events import ended
 from core.models import Agent, AgentConfig, CallEvent, Turn
-from gateway.keys import OUTBOX
+from gateway.keys import DELIVERIES
 from gateway.store.reseal import reseal
 from tests.conftest import ACME, RIVAL, SECRETS, Gateway, operator
 from tests.support.inprocess import Running, running, settings_in
@@ -360,7 +360,7 @@ class TestEvents:
         assert [each["eventType"] for each in listed.body] == ["call.started"]
         found = await gateway.get(f"{URL}/deliveries")
         assert (found.body["total"], found.body["hasMore"]) == (3, False)
-        assert (await own.app[OUTBOX].page("rival", limit=9, offset=0)) == ([], 0)
+        assert (await own.app[DELIVERIES].page("rival", limit=9, offset=0)) == ([], 0)
         assert rivals.id
 
     async def test_no_history_where_none_is_wanted(

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from core.errors import TooManyRequests
-from core.events import CallState, ended, fold
+from core.events import ended
 from core.jobs import Heartbeat
-from core.models import Agent, AgentConfig, Call, CallEvent
+from core.models import Agent, AgentConfig, CallEvent
 from dev.environment import GivenSettings
 from gateway.calls.limits import CallLimits, fair
 from gateway.calls.plan import CallPlan
+from gateway.store.call_record import Call, CallState, fold
 from gateway.store.calls import Load, Store
 from gateway.store.database import Database
 from tests.conftest import ACME, RIVAL

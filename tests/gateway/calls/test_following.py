@@ -11,11 +11,12 @@ import pytest
 
 from core.errors import Unavailable
 from core.events import ended
-from core.models import Call, CallEvent
+from core.models import CallEvent
 from gateway.calls.dispatcher import Arrival
 from gateway.calls.following import Following
 from gateway.calls.timeline import Timeline, Watch
 from gateway.keys import TIMELINE
+from gateway.store.call_record import Call
 from sip.dial import ANSWERED, Dial, DialOutcome
 from tests.support.inprocess import Running, running, settings_in
 

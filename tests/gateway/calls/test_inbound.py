@@ -14,10 +14,11 @@ from livekit.protocol.models import ParticipantInfo
 from sqlalchemy import update
 
 from core.legs import LEAVING, Leg
-from core.models import AgentConfig, Call, CallEvent, PhoneNumber, new_id, now
+from core.models import AgentConfig, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
 from gateway.calls.inbound import call_id_of
 from gateway.keys import AGENT_STORE, DATABASE, NUMBERS, call_services
+from gateway.store.call_record import Call
 from gateway.store.database import Scope
 from gateway.store.tables import PhoneNumberRow
 from tests.conftest import bearer

@@ -11,10 +11,10 @@ from openapi_spec_validator import validate
 from pydantic import BaseModel, Field
 
 import gateway.api
-from core.models import Call
 from gateway.http.openapi import build, documents
 from gateway.http.route import Route
 from gateway.routes import ROUTES
+from gateway.store.call_record import Call
 from tests.support.edge import make_app, served
 
 pytestmark = pytest.mark.unit

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import func, select
 
-from core.models import AgentConfig, AgentRecord, CallEvent, CustomTool, PhoneNumber, new_id, now
-from gateway.store.agents import AgentStore
+from core.models import AgentConfig, CallEvent, CustomTool, PhoneNumber, new_id, now
+from gateway.store.agents import AgentRecord, AgentStore
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Database, Scope
 from gateway.store.numbers import NumberStore

@@ -22,9 +22,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from core.errors import Unavailable
-from core.models import Call
 from gateway.calls import timeline
 from gateway.store import write_probe
+from gateway.store.call_record import Call
 from gateway.store.database import Database, Trouble
 from gateway.store.write_probe import WriteProbe
 from tests.conftest import ACME

@@ -14,13 +14,15 @@ from aiohttp import web
 from cryptography.fernet import Fernet
 
 from core.events import ended
-from core.models import Agent, AgentConfig, Call, CallEvent, Turn, new_id, now
+from core.models import Agent, AgentConfig, CallEvent, Turn, new_id, now
 from core.url_guard import guarded_session
 from gateway.store import outbox as outbox_module
+from gateway.store.call_record import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.credentials import Vault
 from gateway.store.database import Database
-from gateway.store.outbox import KEPT, LEASE, MAX_ATTEMPTS, Delivery, Outbox, Outcome
+from gateway.store.deliveries import Deliveries, Delivery
+from gateway.store.outbox import KEPT, LEASE, MAX_ATTEMPTS, Outbox, Outcome
 from gateway.store.webhooks import PROJECT, WebhookStore
 from gateway.webhooks.payload import render
 from gateway.webhooks.sender import SLOTS_PER_ENDPOINT, Sender, backoff
@@ -37,6 +39,7 @@ class Rig:
     """A gateway's outbox, without the gateway."""
 
     def __init__(self, database: Database) -> None:
+        self.database = database
         self.outbox = Outbox(database, render)
         self.store = Store(database, self.outbox)
         self.webhooks = WebhookStore(database, VAULT)
@@ -71,7 +74,7 @@ class Rig:
 
     async def deliveries(self, owner: str = "acme") -> list[Delivery]:
         """Oldest first."""
-        found, _ = await self.outbox.page(owner, limit=100_000, offset=0)
+        found, _ = await Deliveries(self.database).page(owner, limit=100_000, offset=0)
         return found[::-1]
 
     async def over(self, owner: str = "acme", timeout: float = 30) -> list[Delivery]:

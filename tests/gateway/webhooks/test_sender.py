@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.store.database import Database
-from gateway.store.outbox import Delivery
+from gateway.store.deliveries import Delivery
 from gateway.store.webhooks import PROJECT
 from tests.gateway.store.test_outbox import Rig
 

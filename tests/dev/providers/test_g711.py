@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.audio import alaw_decode, alaw_encode, ulaw_decode, ulaw_encode
+from dev.providers.g711 import alaw_decode, alaw_encode, ulaw_decode, ulaw_encode
 
 pytestmark = pytest.mark.unit
 

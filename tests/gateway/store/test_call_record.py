@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from core.events import CallState, Source, ended, fold
+from core.events import Source, ended
 from core.models import TERMINAL, CallEvent
+from gateway.store.call_record import CallState, fold
 
 pytestmark = pytest.mark.unit
 

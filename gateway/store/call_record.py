@@ -1,0 +1,169 @@
+"""A call's record, and the fold that makes its status of the events of its timeline.
+
+Events come late, twice and in any order; the fold is monotonic: a status only moves forward and
+a terminal one never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal, cast, get_args
+
+from pydantic import Field
+
+from core.events import Source
+from core.models import (
+    TERMINAL,
+    CallEvent,
+    Direction,
+    DisconnectionReason,
+    Model,
+    Status,
+    Timestamp,
+)
+
+CallType = Literal["pstn", "web"]
+
+
+class Call(Model):
+    """The record of a call, whatever brought it in."""
+
+    id: str
+    auth_id: str | None = Field(default=None, exclude=True)
+    """The tenant; None: the operator's. Never shown."""
+    agent_id: str | None = None
+    agent_version: int | None = None
+    agent_name: str | None = None
+    phone_number_id: str | None = None
+    from_number: str | None = None
+    to_number: str | None = None
+    direction: Direction
+    type: CallType = "pstn"
+    max_duration_ms: int = Field(default=86_400_000, exclude=True)
+    """From the answer on."""
+    status: Status = "queued"
+    disconnection_reason: DisconnectionReason | None = None
+    sip_status_code: int | None = None
+    sip_reason: str | None = None
+    room_name: str
+    participant_identity: str
+    participant_id: str | None = None
+    sip_call_id: str | None = None
+    created_at: Timestamp
+    ringing_at: Timestamp | None = None
+    answered_at: Timestamp | None = None
+    ended_at: Timestamp | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """Answer to end, in seconds; null while the call goes on, 0 when never answered."""
+        if self.ended_at is None:
+            return None
+        if self.answered_at is None:
+            return 0.0
+        return max(0.0, round((self.ended_at - self.answered_at).total_seconds(), 3))
+
+
+class StoredEvent(CallEvent):
+    """An event as kept: ``seq`` orders all events of the system by arrival."""
+
+    call_id: str
+    seq: int
+    source: Source
+
+
+# Who knows best why a call ended. The dial's verdict carries the SIP answer; the
+# worker knows who hung up; LiveKit's webhook only that somebody left; the
+# reconciler only that nothing is there any more.
+_RANK: dict[Source, int] = {"gateway": 4, "worker": 3, "livekit": 2, "reconciler": 1}
+
+_REASONS = frozenset(get_args(DisconnectionReason))
+
+
+@dataclass(frozen=True, slots=True)
+class CallState:
+    """The part of a call's record that events move."""
+
+    status: Status = "queued"
+    reason: DisconnectionReason | None = None
+    sip_status_code: int | None = None
+    sip_reason: str | None = None
+    participant_id: str | None = None
+    sip_call_id: str | None = None
+    ringing_at: datetime | None = None
+    answered_at: datetime | None = None
+    ended_at: datetime | None = None
+    ended_rank: int = 0
+    human_legs: int = 0
+    """Phones of warm transfers' humans that ring or talk, beside the call's own."""
+
+
+def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
+    """The state after ``event``; unknown types and malformed data change nothing."""
+    match event.type:
+        case "call.dialing":
+            return _named(state, event)
+        case "call.ringing":
+            state = _named(state, event)
+            return _advance(replace(state, ringing_at=_earlier(state.ringing_at, event.at)))
+        case "call.answered":
+            return _advance(replace(state, answered_at=_earlier(state.answered_at, event.at)))
+        case "call.ended":
+            return _end(state, event, _RANK[source])
+        case "transfer.started" if event.data.get("mode") == "warm":
+            return replace(state, human_legs=state.human_legs + 1)
+        case "transfer.failed":
+            # Also of one that never began, or was cold.
+            return replace(state, human_legs=max(0, state.human_legs - 1))
+    return state
+
+
+def _named(state: CallState, event: CallEvent) -> CallState:
+    return replace(
+        state,
+        participant_id=state.participant_id or _text(event.data.get("participantId")),
+        sip_call_id=state.sip_call_id or _text(event.data.get("sipCallId")),
+    )
+
+
+def _advance(state: CallState) -> CallState:
+    if state.status in TERMINAL:
+        return state
+    if state.answered_at is not None:
+        return replace(state, status="in-progress")
+    if state.ringing_at is not None:
+        return replace(state, status="ringing")
+    return state
+
+
+def _end(state: CallState, event: CallEvent, rank: int) -> CallState:
+    status, reason = _text(event.data.get("status")), _text(event.data.get("reason"))
+    if status not in TERMINAL or reason not in _REASONS:
+        return state
+    if state.status in TERMINAL and (status != state.status or rank <= state.ended_rank):
+        # A better source may still say why, but never turn one ending into another.
+        return state
+    code = event.data.get("sipStatusCode")
+    return replace(
+        state,
+        status=status,
+        reason=cast(DisconnectionReason, reason),
+        sip_status_code=code if isinstance(code, int) else state.sip_status_code,
+        sip_reason=_text(event.data.get("sipReason")) or state.sip_reason,
+        ended_at=_earlier(state.ended_at, event.at),
+        ended_rank=rank,
+    )
+
+
+def _earlier(known: datetime | None, told: datetime) -> datetime:
+    return told if known is None else min(known, told)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
