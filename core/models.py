@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from core.chains import Llm, Stt, Tts
-from core.tool_headers import ToolHeaders
+from core.tools.headers import ToolHeaders
 
 Status = Literal[
     "queued", "ringing", "in-progress", "completed", "busy", "no-answer", "failed", "canceled"

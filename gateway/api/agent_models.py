@@ -10,7 +10,6 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, create_model
 from pydantic.alias_generators import to_camel
 
-from core import tool_schema
 from core.errors import Detail
 from core.models import (
     AgentConfig,
@@ -21,6 +20,7 @@ from core.models import (
     PhoneNumber,
     Timestamp,
 )
+from core.tools import schema as tool_schema
 from core.url_guard import UrlRefused, check_url
 from gateway.http.body import documented, invalid, validate
 from gateway.http.paging import Listing

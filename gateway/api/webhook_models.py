@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -94,6 +94,17 @@ class DeliveryPage(Model):
     limit: int
     offset: int
     has_more: bool
+
+    @classmethod
+    def of(cls, found: Sequence[Delivery], total: int, query: Page) -> DeliveryPage:
+        """``found`` is what is on the page that ``query`` asked for."""
+        return cls(
+            items=[DeliveryView.of(delivery) for delivery in found],
+            total=total,
+            limit=query.limit,
+            offset=query.offset,
+            has_more=query.offset + len(found) < total,
+        )
 
 
 class DeliveryList(RootModel[list[DeliveryView]]):

@@ -110,14 +110,7 @@ async def deliveries(request: web.Request) -> web.StreamResponse:
     found, total = await request.app[DELIVERIES].page(
         _visible(request), limit=query.limit, offset=query.offset, since=since
     )
-    page = DeliveryPage(
-        items=[DeliveryView.of(delivery) for delivery in found],
-        total=total,
-        limit=query.limit,
-        offset=query.offset,
-        has_more=query.offset + len(found) < total,
-    )
-    return web.json_response(page.wire())
+    return web.json_response(DeliveryPage.of(found, total, query).wire())
 
 
 async def deliveries_of_agent(request: web.Request) -> web.StreamResponse:

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from core import tool_schema
 from core.models import Agent, AgentConfig
+from core.tools import schema as tool_schema
 from gateway.fields import compliance
 from gateway.lookup.kept import ID
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from core.errors import ServerFault
 from core.models import Agent
-from core.tool_headers import MAX_HEADERS
+from core.tools.headers import MAX_HEADERS
 from gateway.fields.url_login import split_login
 from gateway.store.credentials import Unreadable, Vault
 

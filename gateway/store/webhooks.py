@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.models import Model, Timestamp, new_id, now
-from core.signing import new_secret
+from core.webhooks.signing import new_secret
 from gateway.store.credentials import Unreadable, Vault
 from gateway.store.database import Database, whole
 from gateway.store.tables import CallRow, WebhookRow

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from core.models import Turn
-from core.webhook_payload import envelope, history
+from core.webhooks.payload import envelope, history
 from gateway.calls.views import CallView
 from gateway.store.call_record import Call
 

@@ -18,9 +18,9 @@ import aiohttp
 
 from core.errors import AppError, Unavailable
 from core.models import new_id, now
-from core.signing import signed_headers
 from core.url_guard import read_bounded
-from core.webhook_faults import problem, refusal
+from core.webhooks.faults import problem, refusal
+from core.webhooks.signing import signed_headers
 from gateway.store.deliveries import Delivery
 from gateway.store.outbox import LEASE, Outbox, Outcome
 from gateway.store.webhooks import WebhookEndpoint, WebhookStore

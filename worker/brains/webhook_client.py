@@ -21,9 +21,9 @@ from yarl import URL
 
 from core.jobs import VoiceWebhook
 from core.models import new_id, now
-from core.signing import signed_headers
 from core.url_guard import guarded_session
-from core.webhook_faults import problem, refusal
+from core.webhooks.faults import problem, refusal
+from core.webhooks.signing import signed_headers
 from worker.brains.webhook_reply import MAX_BODY_BYTES, Reply, ReplyDecoder
 
 log = logging.getLogger(__name__)

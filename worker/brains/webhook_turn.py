@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from livekit.agents.llm import ChatMessage
 
 from core.jobs import CallBrief
-from core.webhook_payload import envelope, last, said
+from core.webhooks.payload import envelope, last, said
 from worker.brains.webhook_client import EVENT
 from worker.voice.keys import DIGITS
 from worker.voice.transcript import spoken_text

@@ -13,7 +13,7 @@ from livekit.agents import RunContext, StopResponse, llm
 from livekit.agents.llm import RawFunctionTool, function_tool
 
 from core.models import CustomTool
-from core.tool_schema import Arguments, for_models
+from core.tools.schema import Arguments, for_models
 from worker.machines.voicemail import LEAVE_VOICEMAIL
 from worker.tools import digits
 from worker.tools import http as http_tools

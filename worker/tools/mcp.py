@@ -25,8 +25,8 @@ from mcp import ClientSession, MCPError, types
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
-from core import tool_schema
 from core.models import McpServer
+from core.tools import schema as tool_schema
 from core.url_guard import guarded_session
 from worker.tools.box import ToolBox
 from worker.tools.http import MAX_RESPONSE_BYTES, ToolAnswer

@@ -15,7 +15,7 @@ from livekit.agents import AgentSession, llm
 
 from core.jobs import CallBrief, VoiceWebhook
 from core.models import Agent, AgentConfig
-from core.signing import new_secret
+from core.webhooks.signing import new_secret
 from tests.support.receiver import Received, Receiver, receiving, served
 from worker.brains.webhook import MAX_TEXT, WebhookBrain
 from worker.tools.actions import Actions, no_transfer

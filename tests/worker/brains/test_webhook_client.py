@@ -22,7 +22,7 @@ from standardwebhooks.webhooks import WebhookVerificationError as StandardError
 
 from core.jobs import CallBrief, VoiceWebhook
 from core.models import Agent, AgentConfig, now
-from core.signing import new_secret
+from core.webhooks.signing import new_secret
 from tests.support.receiver import Received, Receiver, counted, receiving, served
 from worker.brains.webhook_client import Exchange, WebhookClient, WebhookFailed
 from worker.brains.webhook_reply import MAX_BODY_BYTES

@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 from standardwebhooks import WebhookVerificationError as StandardError
 
 from core.models import now
-from core.signing import new_secret, signed_headers
+from core.webhooks.signing import new_secret, signed_headers
 from gateway.webhooks.payload import render_test
 
 pytestmark = pytest.mark.unit

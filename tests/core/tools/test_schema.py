@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.tool_schema import NOT_AT_ROOT, Arguments, check, check_parameters, for_models
+from core.tools.schema import NOT_AT_ROOT, Arguments, check, check_parameters, for_models
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,1 @@
+"""Webhooks of tenants: the payload, its signature, and what is wrong with an answer."""
