@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Coroutine
 
 from core import settings
-from dev import livekit_server, serve
-from dev.checklist import Checklist
-from dev.component import Progress, State
-from dev.livekit_server import LiveKitServerMissing
 from dev.process import ProcessFailed
+from dev.setup import livekit_server
+from dev.setup.livekit_server import LiveKitServerMissing
+from dev.stack import serve
+from dev.stack.checklist import Checklist
+from dev.stack.component import Progress, State
 
 Command = Callable[[argparse.Namespace], Coroutine[None, None, int]]
 

@@ -43,8 +43,8 @@ def no_livekit_server() -> str | None:
     """Why there can be none on this machine, unless a setting names one."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path.insert(0, root)
-    from dev import livekit_server
     from dev.process import inherited_environment
+    from dev.setup import livekit_server
 
     name = "LIVEKIT_SERVER_BIN"
     if inherited_environment().get(name):

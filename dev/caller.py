@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
-from dev.phone_audio import Heard
-from dev.phone_call import PhoneCall
+from dev.phone.audio import Heard
+from dev.phone.call import PhoneCall
 from dev.scenario import Interrupt, Press, Speak, Step
 
 _ANSWER_WITHIN_S = 20.0

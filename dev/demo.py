@@ -27,12 +27,12 @@ from rich.table import Table
 from core.settings import Settings
 from dev import scenario
 from dev.caller import Exchange, converse
-from dev.checklist import Checklist
 from dev.follow import Follower
-from dev.listen import level_dbfs
-from dev.options import HOST, ROOT
 from dev.phone import Phone, PhoneCall
+from dev.speech.listen import level_dbfs
 from dev.stack import Stack, StackOptions
+from dev.stack.checklist import Checklist
+from dev.stack.options import HOST, ROOT
 
 FROM, TO = "+15105550100", "+15105550123"
 _ANSWER_WITHIN_S = 20.0

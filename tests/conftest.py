@@ -18,11 +18,11 @@ from livekit.api import LiveKitAPI
 
 from dev import scenario
 from dev.demo import reservations_server
-from dev.options import HOST
 from dev.phone import Phone
-from dev.ports import PORTS
 from dev.providers import Control
 from dev.stack import Stack, StackOptions
+from dev.stack.options import HOST
+from dev.stack.ports import PORTS
 from tests.support.databases import postgres as postgres
 
 JWT_SECRET = "a-test-secret-of-more-than-32-bytes!"

@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 
 from core import __version__
 from core.settings import Settings
-from dev import livekit_server
-from dev.environment import GivenSettings, as_variables
+from dev.setup import livekit_server
+from dev.stack.environment import GivenSettings, as_variables
 
 pytestmark = pytest.mark.repo
 

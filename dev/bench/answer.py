@@ -18,7 +18,7 @@ from dev.bench.answer_report import Results, section
 from dev.bench.answer_rig import RINGING_S, SIDES, CallLost, Heard, Rig, Side
 from dev.bench.report import Section
 from dev.bench.rig import IDLE_PROCESSES, TTS_FIRST_BYTE_MS
-from dev.sip_backends import livekit_sip_binary
+from dev.stack.sip_backends import livekit_sip_binary
 
 ROUNDS, PER_ROUND = 5, 5
 LIVEKIT_SIP_ROUNDS = 2

@@ -41,8 +41,8 @@ from dev.peers.bare_worker import AGENT_NAME, GREETING, INSTRUCTIONS
 from dev.phone import Answer, CallEnded, CallRefused, Phone, PhoneCall
 from dev.process import ManagedProcess
 from dev.providers import Cartesia, Control, OpenAI
-from dev.sip_backends import sip_stack
 from dev.stack import Stack, StackOptions
+from dev.stack.sip_backends import sip_stack
 
 Side = Literal["ours", "bare"]
 SIDES: Final[tuple[Side, Side]] = ("ours", "bare")

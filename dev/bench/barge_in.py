@@ -17,12 +17,12 @@ import aiohttp
 from core.settings import Settings
 from dev.bench.report import Section
 from dev.bench.stats import SUMMARY, summary
-from dev.listen import time_to_silence_ms
 from dev.phone import Phone, PhoneCall
-from dev.phone_tracks import SAMPLE_RATE
+from dev.phone.tracks import SAMPLE_RATE
 from dev.providers import Control, Deepgram, OpenAI, Rule, Script
-from dev.sip_backends import livekit_sip_binary, sip_stack
+from dev.speech.listen import time_to_silence_ms
 from dev.stack import StackOptions
+from dev.stack.sip_backends import livekit_sip_binary, sip_stack
 
 CALLS, LIVEKIT_SIP_CALLS = 6, 2
 PER_CALL = 10

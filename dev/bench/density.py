@@ -25,7 +25,7 @@ from dev.bench.rig import FLOOR_MS, IDLE_PROCESSES, both_workers, running
 from dev.bench.sides import Side
 from dev.bench.stats import paired, percentile
 from dev.bench.usage import MACHINE
-from dev.phone_tracks import SAMPLE_RATE
+from dev.phone.tracks import SAMPLE_RATE
 
 # Close together where two cores come to their end; a side goes no further than that.
 LEVELS = (2, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32)

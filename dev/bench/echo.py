@@ -21,9 +21,9 @@ from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 from core.settings import Settings
 from dev.bench.report import Section
 from dev.bench.stats import SUMMARY, summary
-from dev.echo import Echo, measure_rtt, noise
 from dev.phone import Phone, PhoneCall
-from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend, livekit_sip_binary
+from dev.stack.sip_backends import Backend, bridge_backend, livekit_sip_backend, livekit_sip_binary
+from dev.standins.echo import Echo, measure_rtt, noise
 
 CALLS = (1, 10)
 BURSTS = 10

@@ -13,9 +13,8 @@ from statistics import median
 import numpy as np
 
 from core.audio import Pcm
-from dev import listen
-from dev.phone_tracks import SAMPLE_RATE
-from dev.speech import AGENT_VOICE, Voice, synthesize
+from dev.phone.tracks import SAMPLE_RATE
+from dev.speech import AGENT_VOICE, Voice, listen, synthesize
 
 _PIECE_MS, _HOP_MS = 60, 20
 # Quieter pieces (breath, the closure of a stop) have no shape that survives a codec.

@@ -26,7 +26,7 @@ from core.settings import Settings
 from dev.bench.report import Section
 from dev.bench.stats import paired, percentile
 from dev.stack import Stack, StackOptions
-from dev.trunk import FixedReply, Trunk
+from dev.standins.trunk import FixedReply, Trunk
 
 ROUNDS, PER_ROUND = 8, 20
 SIDES = ("POST /sip/call", "create_room + create_sip_participant")

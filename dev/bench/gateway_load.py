@@ -27,9 +27,9 @@ from core.settings import Settings
 from dev.bench import lone_gateway
 from dev.bench.report import Section
 from dev.bench.stats import percentile
-from dev.sip_backends import Backend, bridge_backend, livekit_sip_backend, livekit_sip_binary
 from dev.stack import Stack, StackOptions
-from dev.trunk import FixedReply, Trunk
+from dev.stack.sip_backends import Backend, bridge_backend, livekit_sip_backend, livekit_sip_binary
+from dev.standins.trunk import FixedReply, Trunk
 
 ROUNDS, CALLS, CONCURRENCY = 3, 200, 40
 _SIDES = ("POST /sip/call", "create_room + create_sip_participant")

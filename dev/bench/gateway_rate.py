@@ -1,4 +1,4 @@
-"""How many POST /sip/call a second, when LiveKit answers at once (dev.livekit_stub).
+"""How many POST /sip/call a second, when LiveKit answers at once (dev.standins.livekit).
 
 Ours is the gateway as it runs, with authentication, tenancy, the record and its timeline in
 SQLite. Beside it dev.peers.bare_gateway, once calling nobody and once making the two LiveKit
@@ -29,11 +29,11 @@ from dev.bench.http_load import drive, post
 from dev.bench.report import Section
 from dev.bench.stats import paired
 from dev.bench.usage import cpu_s
-from dev.environment import as_variables
-from dev.options import HOST, ROOT
-from dev.ports import PORTS, listening
 from dev.process import ManagedProcess, inherited_environment
 from dev.stack import Stack
+from dev.stack.environment import as_variables
+from dev.stack.options import HOST, ROOT
+from dev.stack.ports import PORTS, listening
 
 ROUNDS, SECONDS, CONNECTIONS = 5, 3.0, 16
 # Nobody dials it: the stub takes every call.
@@ -68,7 +68,7 @@ async def measure(settings: Settings, step: Step) -> Section:
         stack = Stack(
             lone_gateway.options(settings, secret, _TRUNK, livekit_url=f"ws://{HOST}:{ports[0]}")
         )
-        stub = ["dev.livekit_stub", "--port", str(ports[0])]
+        stub = ["dev.standins.livekit", "--port", str(ports[0])]
         await cleanup.enter_async_context(_running(stub, ports[0], {}))
         await cleanup.enter_async_context(stack)
         ours = _port(stack.gateway_url), stack.gateway.pid or 0

@@ -19,10 +19,10 @@ import aiohttp
 from core.audio import Pcm
 from dev.bench.sides import Side
 from dev.bench.usage import Snapshot, processes, pss_mib
-from dev.holes import longest_hole_ms
-from dev.listen import speech_bounds, voiced_segments
 from dev.phone import Phone, PhoneCall, Span
-from dev.phone_tracks import SAMPLE_RATE
+from dev.phone.tracks import SAMPLE_RATE
+from dev.speech.holes import longest_hole_ms
+from dev.speech.listen import speech_bounds, voiced_segments
 
 QUESTION = "What time do you open on Sunday?"
 ANSWER = "On Sunday we open from nine in the morning until late at night."

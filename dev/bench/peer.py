@@ -7,10 +7,10 @@ import sys
 from collections.abc import AsyncIterator
 
 from core.settings import Settings
-from dev.environment import as_variables
-from dev.options import ROOT
 from dev.process import ManagedProcess, inherited_environment
 from dev.stack import Stack
+from dev.stack.environment import as_variables
+from dev.stack.options import ROOT
 
 _READY_WITHIN_S = 60.0
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dev.bench.plot import Plot, shares
-from dev.livekit_server import VERSION
+from dev.setup.livekit_server import VERSION
 
 PACKAGES = ("aiohttp", "livekit", "livekit-api", "livekit-agents", "sqlalchemy", "baresip-python")
 

@@ -16,12 +16,12 @@ from core.settings import Settings
 from dev.bench import sides
 from dev.bench.peer import bare_worker
 from dev.bench.sides import Side
-from dev.echo import Echo, measure_rtt
 from dev.peers.bare_worker import GREETING, INSTRUCTIONS
 from dev.phone import Phone
 from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script
-from dev.sip_backends import Backend, sip_stack
 from dev.stack import Stack, StackOptions
+from dev.stack.sip_backends import Backend, sip_stack
+from dev.standins.echo import Echo, measure_rtt
 
 ENDPOINTING_MS: Final = 200
 STT_FINAL_MS, LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 0.0, 250.0, 90.0

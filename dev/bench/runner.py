@@ -27,7 +27,7 @@ from dev.bench import (
     turn,
 )
 from dev.bench.report import Section
-from dev.options import ROOT
+from dev.stack.options import ROOT
 
 REPORT = ROOT / "docs" / "benchmarks.md"
 FILES = ROOT / "docs" / "benchmarks"

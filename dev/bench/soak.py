@@ -29,9 +29,9 @@ from dev.bench.soak_verdict import (
     judge_latency,
     judge_number,
 )
-from dev.options import HOST
-from dev.ports import PORTS
 from dev.stack import Stack, StackOptions
+from dev.stack.options import HOST
+from dev.stack.ports import PORTS
 
 # Half of what this program holds at once on two cores (the density benchmark).
 CALLS_AT_ONCE = 2

@@ -34,7 +34,7 @@ from dev.bench.rig import (
 from dev.bench.sides import Side
 from dev.bench.stats import SUMMARY, paired, summary
 from dev.phone import Answer, PhoneCall
-from dev.sip_backends import livekit_sip_binary
+from dev.stack.sip_backends import livekit_sip_binary
 
 ROUNDS, LIVEKIT_SIP_ROUNDS, TURNS = 10, 4, 12
 QUESTION, ANSWER = "When do you open?", "We open at five."

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from core import logs
-from dev.environment import GivenSettings
+from dev.stack.environment import GivenSettings
 
 pytestmark = pytest.mark.unit
 

@@ -14,10 +14,10 @@ import pytest
 
 from core.owner_only import keep_private
 from core.settings import Settings
-from dev.environment import GivenSettings, as_variables
-from dev.options import HOST, ROOT
-from dev.ports import PORTS
 from dev.process import ManagedProcess
+from dev.stack.environment import GivenSettings, as_variables
+from dev.stack.options import HOST, ROOT
+from dev.stack.ports import PORTS
 from tests.gateway.store.test_outbox_killed import Gateway
 from tests.support.inprocess import KEY, SECRET, settings_in
 

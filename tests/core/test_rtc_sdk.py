@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from dev.options import HOST
-from dev.ports import PORTS
+from dev.stack.options import HOST
+from dev.stack.ports import PORTS
 
 pytestmark = pytest.mark.unit
 

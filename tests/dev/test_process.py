@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dev.options import ROOT
 from dev.process import ManagedProcess, ProcessFailed
+from dev.stack.options import ROOT
 
 pytestmark = pytest.mark.stack
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from livekit.protocol.room import RoomParticipantIdentity
 
-from dev.sip_backends import WAIT, Backend, bridge_backend, livekit_sip_backend
+from dev.stack.sip_backends import WAIT, Backend, bridge_backend, livekit_sip_backend
 from sip.leave import leaves_by_itself
 from tests.sip.contract import SipContract
 from tests.sip.contract.rig import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dev.environment import GivenSettings
+from dev.stack.environment import GivenSettings
 from sip import guard
 from sip.dial import DialRequest, Trunk
 from sip.guard import (

@@ -18,13 +18,13 @@ from livekit.api import LiveKitAPI
 from livekit.protocol import sip as pb
 
 from core.models import new_id
-from dev.environment import GivenSettings, as_variables
-from dev.options import ROOT
 from dev.phone import Phone
-from dev.ports import PORTS, listening
 from dev.process import ManagedProcess, inherited_environment
-from dev.sip_backends import WAIT
 from dev.stack import Stack
+from dev.stack.environment import GivenSettings, as_variables
+from dev.stack.options import ROOT
+from dev.stack.ports import PORTS, listening
+from dev.stack.sip_backends import WAIT
 from gateway.keys import SIP_GUARD, call_services
 from sip.guard import TENANT_DIAL, SipGuard
 from tests.conftest import ACME, Gateway

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine
 
 from core.models import Agent, AgentConfig, CallEvent, new_id
 from core.settings import Settings
-from dev.environment import GivenSettings
+from dev.stack.environment import GivenSettings
 from gateway.app import create_app
 from gateway.keys import STORE
 from gateway.store import migrations

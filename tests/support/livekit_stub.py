@@ -1,4 +1,4 @@
-"""A gateway whose LiveKit is dev.livekit_stub's."""
+"""A gateway whose LiveKit is dev.standins.livekit's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from dev.livekit_stub import LiveKitStub, Refusal, agent, phone
+from dev.standins.livekit import LiveKitStub, Refusal, agent, phone
 from tests.support.edge import served
 from tests.support.inprocess import Running, running, settings_in
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.models import PhoneNumber
-from dev.twilio import TwilioServer
+from dev.standins.twilio import TwilioServer
 from gateway.keys import NUMBERS, call_services
 from gateway.numbers.provisioning import Provisioner
 from gateway.numbers.repair import NumberRepair

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from core.audio import Pcm
-from dev import listen
 from dev.phone import Phone, PhoneCall
-from dev.phone_tracks import FRAME, SAMPLE_RATE
+from dev.phone.tracks import FRAME, SAMPLE_RATE
+from dev.speech import listen
 
 WAIT = 10.0  # a deadline, not an expectation
 CALLER = "+15105550123"
@@ -45,7 +45,7 @@ async def connect(alice: Phone, bob: Phone) -> tuple[PhoneCall, PhoneCall]:
 
 async def settled(*calls: PhoneCall) -> None:
     """Wait 0.4 s into the calls: around its own needless re-INVITE baresip drops packets
-    that a busy machine has left waiting (see dev/phone.py)."""
+    that a busy machine has left waiting (see dev/phone/phone.py)."""
     for media in (call.media for call in calls):
         while len(media.received) < 20 * FRAME:
             await asyncio.wait_for(media.moved(), WAIT)

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from dev.ports import PORTS
+from dev.stack.ports import PORTS
 
 HOST = "127.0.0.1"
 

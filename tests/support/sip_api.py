@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from dev.faults import Faults, Faulty
+from dev.standins.faults import Faults, Faulty
 from sip.bridge.api.server import create_app
 from sip.bridge.calls.service import SipService
 from sip.bridge.registry import Registry

@@ -7,9 +7,9 @@ import asyncio
 import numpy as np
 import pytest
 
-from dev.listen import frame_levels
 from dev.phone import Phone
 from dev.speech import AGENT_VOICE, synthesize
+from dev.speech.listen import frame_levels
 from tests.conftest import Gateway
 from tests.support.calls import Placed, request
 

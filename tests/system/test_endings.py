@@ -15,9 +15,9 @@ from livekit.protocol.room import ListRoomsRequest
 from dev.caller import converse
 from dev.phone import Answer, Phone, Reject, RingOut
 from dev.scenario import GOODBYE, GOODBYE_ANSWER, Speak
-from dev.sipdigest import Credentials
+from dev.sip.digest import Credentials
 from dev.stack import Stack, StackOptions
-from dev.trunk import Blackhole, Trunk
+from dev.standins.trunk import Blackhole, Trunk
 from tests.conftest import AUTH, Gateway, operator, write_agents
 from tests.support.calls import Placed, request, told
 

@@ -15,11 +15,11 @@ from dev import loop_watch, scenario
 from dev.caller import converse
 from dev.demo import reservations_server
 from dev.loop_watch import Allowed
-from dev.options import ROOT
 from dev.phone import Phone
 from dev.scenario import GOODBYE, GOODBYE_ANSWER, OPENING, OPENING_ANSWER, TABLE, TABLE_ANSWER
 from dev.scenario import Speak as Says
 from dev.stack import Stack, StackOptions
+from dev.stack.options import ROOT
 from tests.conftest import ACME, AUTH, Gateway, set_providers, write_agents
 from tests.support.calls import Placed, request
 

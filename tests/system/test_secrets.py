@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dev.phone import Phone
-from dev.sipdigest import Credentials
+from dev.sip.digest import Credentials
 from dev.stack import Stack
-from dev.trunk import Trunk
+from dev.standins.trunk import Trunk
 from tests.conftest import (
     ACME,
     GLOBAL_PASSWORD,

@@ -15,13 +15,13 @@ from livekit.protocol.room import ListParticipantsRequest, ListRoomsRequest
 
 from core.audio import Pcm
 from dev import scenario
-from dev.listen import level_dbfs
 from dev.phone import Answer, CallEnded, Phone, PhoneCall, Reject, RingOut
-from dev.phone_tracks import SAMPLE_RATE
+from dev.phone.tracks import SAMPLE_RATE
 from dev.providers import Control, Rule, ToolCall
-from dev.sipdigest import Credentials
+from dev.sip.digest import Credentials
+from dev.speech.listen import level_dbfs
 from dev.stack import Stack
-from dev.trunk import Trunk
+from dev.standins.trunk import Trunk
 from tests.conftest import ACME, Gateway, set_providers
 from tests.support.calls import Placed, request, told
 

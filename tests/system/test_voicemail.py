@@ -12,10 +12,10 @@ import pytest_asyncio
 
 from core.audio import Pcm
 from dev import scenario
-from dev.listen import frame_levels, level_dbfs
 from dev.phone import Phone, PhoneCall
 from dev.providers import Control, Deepgram, OpenAI, Rule, Script, ToolCall
 from dev.speech import CALLER_VOICE, Recognizer, normalize, synthesize
+from dev.speech.listen import frame_levels, level_dbfs
 from dev.stack import Stack
 from tests.conftest import ACME, GREETING, Gateway, set_providers
 from tests.support.calls import Placed, request

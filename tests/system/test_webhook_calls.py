@@ -13,9 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from dev.options import HOST, ROOT
 from dev.phone import Phone
-from dev.ports import PORTS
 from dev.scenario import (
     ENOUGH,
     ENOUGH_ANSWER,
@@ -28,6 +26,8 @@ from dev.scenario import (
 )
 from dev.speech import Recognizer, normalize
 from dev.stack import Stack
+from dev.stack.options import HOST, ROOT
+from dev.stack.ports import PORTS
 from tests.conftest import Gateway
 from tests.support.calls import Placed, request, told
 from tests.support.inbound_rig import Line, make_agent, outcome

@@ -16,8 +16,8 @@ from livekit.agents.utils import http_context
 from core.jobs import Assignment, CallBrief
 from core.models import Agent, AgentConfig, CallEvent
 from core.url_guard import guarded_session
-from dev.environment import GivenSettings
 from dev.providers import Control, Deepgram, OpenAI, Providers, Rule, Script, ToolCall
+from dev.stack.environment import GivenSettings
 from tests.support.scripted_line import ScriptedLine
 from tests.support.worker_rig import FakeCall
 from worker.call import Call

@@ -12,7 +12,7 @@ from core.settings import Settings
 from dev.bench import runner
 from dev.bench.report import Section
 from dev.bench.runner import Step
-from dev.environment import GivenSettings
+from dev.stack.environment import GivenSettings
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from dev.options import ROOT
 from dev.phone import Phone
 from dev.stack import Stack
+from dev.stack.options import ROOT
 from tests.conftest import SECRETS, Gateway
 
 FOLDER = ROOT / "tests/npm"

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from core.errors import Unavailable
-from dev.environment import as_variables
-from dev.options import ROOT
+from dev.stack.environment import as_variables
+from dev.stack.options import ROOT
 from gateway.keys import STOPPING
 from gateway.store.database import Database
 from tests.support.edge import served

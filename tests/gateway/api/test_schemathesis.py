@@ -27,7 +27,7 @@ from livekit.protocol.room import CreateRoomRequest
 from core.settings import Settings
 from dev.process import inherited_environment
 from dev.stack import Stack, StackOptions
-from dev.twilio import TwilioServer
+from dev.standins.twilio import TwilioServer
 from tests.conftest import AUTH, SECRETS, Gateway, write_agents
 from tests.support.edge import served
 

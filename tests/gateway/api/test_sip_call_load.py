@@ -17,7 +17,7 @@ from livekit.protocol.room import ListRoomsRequest
 from livekit.protocol.sip import CreateSIPParticipantRequest
 
 from core.models import new_id, now, rfc3339
-from dev.trunk import FixedReply, Trunk
+from dev.standins.trunk import FixedReply, Trunk
 from tests.conftest import ACME, Gateway
 from tests.support.inprocess import Running
 from tests.support.livekit_stub import LiveKitStub, Refusal, running_with

@@ -10,9 +10,9 @@ from livekit.protocol.sip import ListSIPOutboundTrunkRequest
 
 from core.models import new_id
 from dev.phone import Phone, Reject, RingOut
-from dev.sipdigest import Credentials
+from dev.sip.digest import Credentials
 from dev.stack import Stack
-from dev.trunk import Trunk
+from dev.standins.trunk import Trunk
 from sip.dial import Dial, DialRequest
 from sip.dial import Trunk as CallTrunk
 from tests.conftest import GLOBAL_USER, Gateway

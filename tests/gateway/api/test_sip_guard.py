@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from core.models import Agent, PhoneNumber, new_id
-from dev.livekit_stub import LiveKitStub, phone
+from dev.standins.livekit import LiveKitStub, phone
 from gateway.keys import CREDENTIALS
 from gateway.store.database import Scope
 from sip.guard import TENANT_DIAL, AddressRefused

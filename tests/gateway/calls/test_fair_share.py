@@ -13,7 +13,7 @@ from core.errors import TooManyRequests
 from core.events import ended
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, CallEvent
-from dev.environment import GivenSettings
+from dev.stack.environment import GivenSettings
 from gateway.calls.limits import CallLimits, fair
 from gateway.calls.plan import CallPlan
 from gateway.store.call_record import Call, CallState, fold

@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from dev.options import HOST
 from dev.phone import Answer, Phone
-from dev.ports import PORTS
 from dev.stack import Stack, StackOptions
+from dev.stack.options import HOST
+from dev.stack.ports import PORTS
 from tests.conftest import AUTH, Gateway, write_agents
 from tests.support.calls import Placed, request, told
 from tests.system.test_endings import left_nothing

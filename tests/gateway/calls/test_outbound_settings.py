@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dev.environment import GivenSettings, as_variables
-from dev.options import ROOT
 from dev.process import ManagedProcess, inherited_environment
+from dev.stack.environment import GivenSettings, as_variables
+from dev.stack.options import ROOT
 from gateway.calls.trunks import check_settings
 from tests.support.inprocess import running, settings_in
 

@@ -11,7 +11,7 @@ import pytest
 
 from core.models import Agent, AgentConfig, CallEvent, new_id
 from core.tokens import TokenIssuer
-from dev.options import ROOT
+from dev.stack.options import ROOT
 from gateway.calls.policy import DialPolicy
 from tests.conftest import ACME, bearer
 from tests.support.inprocess import SECRET, Running

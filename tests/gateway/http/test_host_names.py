@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from dev.environment import GivenSettings
+from dev.stack.environment import GivenSettings
 from gateway.auth.tokens import Authenticator, authentication
 from gateway.http.host_names import Names, check_listen_address, is_loopback
 from gateway.http.route import Route

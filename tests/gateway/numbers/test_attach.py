@@ -22,9 +22,9 @@ from livekit.protocol.sip import (
 )
 
 from core.models import PhoneNumber
-from dev.faults import Faults
 from dev.stack import Stack, StackOptions
-from dev.twilio import TwilioServer
+from dev.standins.faults import Faults
+from dev.standins.twilio import TwilioServer
 from gateway.numbers.sip_objects import SipObjects
 from gateway.store.database import Database
 from gateway.store.numbers import NumberStore

@@ -12,7 +12,7 @@ import pytest
 from livekit.protocol.sip import SIPInboundTrunkInfo
 
 from core.models import PhoneNumber, new_id, now
-from dev.environment import GivenSettings
+from dev.stack.environment import GivenSettings
 from gateway.keys import NUMBERS
 from gateway.numbers.provisioning import ProviderRef
 from gateway.numbers.repair import Repairs

@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from core.errors import AppError
-from dev.twilio import TwilioServer
+from dev.standins.twilio import TwilioServer
 from gateway.numbers import twilio as twilio_numbers
 from gateway.numbers.twilio import NotThere, Routing, TwilioAccount, TwilioHttp
 from gateway.store.credentials import TwilioSecret

@@ -20,10 +20,10 @@ from standardwebhooks import WebhookVerificationError as StandardError
 from core.models import CallEvent
 from core.settings import Settings
 from core.tokens import TokenIssuer
-from dev.environment import as_variables
-from dev.options import HOST, ROOT
-from dev.ports import PORTS
 from dev.process import ManagedProcess
+from dev.stack.environment import as_variables
+from dev.stack.options import HOST, ROOT
+from dev.stack.ports import PORTS
 from gateway.store.credentials import Vault
 from gateway.store.database import Database
 from gateway.store.webhooks import PROJECT, WebhookStore

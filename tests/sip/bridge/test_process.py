@@ -18,12 +18,12 @@ from livekit.api import ListParticipantsRequest, LiveKitAPI, RoomParticipantIden
 from livekit.protocol import sip as pb
 
 from core.legs import LOST
-from dev.component import Component
-from dev.options import ROOT
 from dev.phone import Phone, PhoneCall, RingOut
 from dev.process import inherited_environment
-from dev.sip_backends import WAIT
 from dev.stack import Stack, StackOptions
+from dev.stack.component import Component
+from dev.stack.options import ROOT
+from dev.stack.sip_backends import WAIT
 from sip.participant import LiveKit, Participant
 from tests.sip.contract.rig import CALLED, IDENTITY, dial_request, new_room
 

@@ -1,7 +1,7 @@
 """What a SIP service for LiveKit must do, as one suite: run on the bridge and on livekit-sip.
 
-Phones and trunks are real SIP on loopback (:mod:`dev.phone`, :mod:`dev.trunk`), rooms are a
-real livekit-server's."""
+Phones and trunks are real SIP on loopback (:mod:`dev.phone`, :mod:`dev.standins.trunk`), rooms are
+a real livekit-server's."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from livekit import api
 from livekit.protocol import sip as pb
 
 from dev.phone import PhoneCall
-from dev.sip_backends import WAIT
+from dev.stack.sip_backends import WAIT
 from tests.sip.contract.rig import (
     CALLED,
     CALLER,

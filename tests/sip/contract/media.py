@@ -8,9 +8,9 @@ import pytest
 from livekit import api
 from livekit.protocol import sip as pb
 
-from dev.echo import Echo, measure_rtt
 from dev.phone import Phone, Reject, RingOut
-from dev.sip_backends import WAIT
+from dev.stack.sip_backends import WAIT
+from dev.standins.echo import Echo, measure_rtt
 from tests.sip.contract.rig import (
     IDENTITY,
     Rig,

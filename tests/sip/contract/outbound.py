@@ -11,9 +11,9 @@ from livekit import api, rtc
 from livekit.protocol import sip as pb
 
 from dev.phone import Phone, Reject, RingOut
-from dev.sip_backends import WAIT
-from dev.sipdigest import Credentials
-from dev.trunk import Trunk
+from dev.sip.digest import Credentials
+from dev.stack.sip_backends import WAIT
+from dev.standins.trunk import Trunk
 from tests.sip.contract.rig import (
     CALLED,
     CALLER,

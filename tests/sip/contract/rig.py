@@ -19,7 +19,7 @@ from livekit.protocol import sip as pb
 
 from core.audio import Pcm
 from dev.phone import Ended, Phone, PhoneCall
-from dev.sip_backends import WAIT, Backend
+from dev.stack.sip_backends import WAIT, Backend
 
 CALLER: Final = "+15105550100"
 CALLED: Final = "+15105550199"

@@ -7,7 +7,7 @@ import pytest
 
 from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
-from dev.listen import level_dbfs
+from dev.speech.listen import level_dbfs
 from worker.handover import hold_music
 from worker.handover.briefing import briefing, by_key, by_words
 

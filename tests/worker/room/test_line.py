@@ -12,7 +12,7 @@ from livekit import rtc
 from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
 from core.transfers import TransferResult
-from dev.environment import GivenSettings
+from dev.stack.environment import GivenSettings
 from worker.endings import Cause
 from worker.line import KEYS, Line, LineError
 from worker.room import line as room_line

@@ -24,8 +24,8 @@ from pydantic import ValidationError
 
 from core.models import AgentConfig
 from core.settings import Settings
-from dev.environment import GivenSettings
 from dev.providers import Control, Deepgram, Fault, OpenAI, Providers, Script
+from dev.stack.environment import GivenSettings
 from tests.support.provider_rig import utterances
 from worker.voice.fallback import STT_OPTIONS, watch
 from worker.voice.prepared import PreparedSpeech

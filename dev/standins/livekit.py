@@ -1,0 +1,206 @@
+"""What the gateway asks of LiveKit about rooms and phones, answered from a dictionary, over HTTP.
+
+For tests of what LiveKit cannot be made to do, and for benchmarks of the gateway alone:
+
+    python -m dev.standins.livekit --port 7880
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvloop
+from aiohttp import web
+from google.protobuf.message import Message
+from livekit.protocol.agent import Job
+from livekit.protocol.agent_dispatch import (
+    AgentDispatch,
+    AgentDispatchState,
+    CreateAgentDispatchRequest,
+    ListAgentDispatchRequest,
+    ListAgentDispatchResponse,
+)
+from livekit.protocol.models import ParticipantInfo, Room
+from livekit.protocol.room import (
+    CreateRoomRequest,
+    DeleteRoomRequest,
+    DeleteRoomResponse,
+    ListParticipantsRequest,
+    ListParticipantsResponse,
+    ListRoomsRequest,
+    ListRoomsResponse,
+    RemoveParticipantResponse,
+    RoomParticipantIdentity,
+    UpdateRoomMetadataRequest,
+)
+from livekit.protocol.sip import (
+    CreateSIPParticipantRequest,
+    SIPParticipantInfo,
+    TransferSIPParticipantRequest,
+    TransferSIPParticipantResponse,
+)
+
+
+class Refusal(Exception):
+    """A Twirp error's code, and its metadata."""
+
+    def __init__(self, code: str, **meta: str) -> None:
+        super().__init__(code)
+        self.meta = meta
+
+
+@dataclass
+class LiveKitStub:
+    """Rooms by name, with who is in them."""
+
+    rooms: dict[str, list[ParticipantInfo]] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    failing: dict[str, str] = field(default_factory=dict)
+    """Rooms that LiveKit will not talk about: the Twirp code it answers with."""
+    removed: list[tuple[str, str]] = field(default_factory=list)
+    dispatched: list[CreateAgentDispatchRequest] = field(default_factory=list)
+    workers_full: bool = False
+    """Whether no worker takes what is dispatched."""
+    created: list[CreateRoomRequest] = field(default_factory=list)
+    dialled: list[CreateSIPParticipantRequest] = field(default_factory=list)
+    referred: list[TransferSIPParticipantRequest] = field(default_factory=list)
+    answer: Refusal | None = None
+    """What the phone says that is dialled, or referred to; None: it picks up."""
+
+    def enter(self, room: str, *participants: ParticipantInfo) -> None:
+        self.rooms.setdefault(room, []).extend(participants)
+
+    def _list_rooms(self, asked: ListRoomsRequest) -> Message:
+        names = [name for name in asked.names or self.rooms if name in self.rooms]
+        found = [Room(name=name, metadata=self.metadata.get(name, "")) for name in names]
+        return ListRoomsResponse(rooms=found)
+
+    def _create_room(self, asked: CreateRoomRequest) -> Message:
+        if asked.name in self.failing:
+            raise Refusal(self.failing[asked.name])
+        self.created.append(asked)
+        self.rooms.setdefault(asked.name, [])
+        self.metadata[asked.name] = asked.metadata
+        return Room(name=asked.name, metadata=asked.metadata)
+
+    def _update_metadata(self, asked: UpdateRoomMetadataRequest) -> Message:
+        if asked.room not in self.rooms:
+            raise Refusal("not_found")
+        self.metadata[asked.room] = asked.metadata
+        return Room(name=asked.room, metadata=asked.metadata)
+
+    def _delete_room(self, asked: DeleteRoomRequest) -> Message:
+        if self.rooms.pop(asked.room, None) is None:
+            raise Refusal("not_found")
+        return DeleteRoomResponse()
+
+    def _list_participants(self, asked: ListParticipantsRequest) -> Message:
+        return ListParticipantsResponse(participants=self._of(asked.room))
+
+    def _remove(self, asked: RoomParticipantIdentity) -> Message:
+        present = self._of(asked.room)
+        gone = [other for other in present if other.identity == asked.identity]
+        if not gone:
+            raise Refusal("not_found")
+        present.remove(gone[0])
+        self.removed.append((asked.room, asked.identity))
+        return RemoveParticipantResponse()
+
+    def _get(self, asked: RoomParticipantIdentity) -> Message:
+        for other in self._of(asked.room):
+            if other.identity == asked.identity:
+                return other
+        raise Refusal("not_found")
+
+    def dial(self, asked: CreateSIPParticipantRequest) -> Message:
+        """Raises Refusal."""
+        self.dialled.append(asked)
+        if self.answer is not None:
+            raise self.answer
+        attributes = {**asked.participant_attributes, "sip.callID": "SCL_h"}
+        human = phone(asked.participant_identity, "PA_h", **attributes)
+        human.attributes["sip.callStatus"] = "active"
+        self.enter(asked.room_name, human)
+        return SIPParticipantInfo(
+            participant_id="PA_h",
+            participant_identity=asked.participant_identity,
+            room_name=asked.room_name,
+            sip_call_id="SCL_h",
+        )
+
+    def _refer(self, asked: TransferSIPParticipantRequest) -> Message:
+        self.referred.append(asked)
+        if self.answer is not None:
+            raise self.answer
+        return TransferSIPParticipantResponse()
+
+    def _dispatch(self, asked: CreateAgentDispatchRequest) -> Message:
+        self.dispatched.append(asked)
+        return AgentDispatch(id="AD_1", agent_name=asked.agent_name, room=asked.room)
+
+    def _list_dispatches(self, asked: ListAgentDispatchRequest) -> Message:
+        """Those made with the room and those made later are alike."""
+        state = AgentDispatchState(jobs=[] if self.workers_full else [Job(id="AJ_1")])
+        one = AgentDispatch(id="AD_0", agent_name="switchroom", room=asked.room, state=state)
+        return ListAgentDispatchResponse(agent_dispatches=[one])
+
+    def _of(self, room: str) -> list[ParticipantInfo]:
+        if room in self.failing:
+            raise Refusal(self.failing[room])
+        return self.rooms.get(room, [])
+
+    def app(self) -> web.Application:
+        app = web.Application()
+
+        def serve(path: str, kind: type[Any], answer: Callable[[Any], Message]) -> None:
+            async def handler(request: web.Request) -> web.Response:
+                try:
+                    body = answer(kind.FromString(await request.read())).SerializeToString()
+                except Refusal as error:
+                    told = {"code": str(error), "msg": "", "meta": error.meta}
+                    return web.json_response(told, status=400)
+                return web.Response(body=body, content_type="application/protobuf")
+
+            app.router.add_post(f"/twirp/livekit.{path}", handler)
+
+        serve("RoomService/ListRooms", ListRoomsRequest, self._list_rooms)
+        serve("RoomService/CreateRoom", CreateRoomRequest, self._create_room)
+        serve("RoomService/DeleteRoom", DeleteRoomRequest, self._delete_room)
+        serve("RoomService/UpdateRoomMetadata", UpdateRoomMetadataRequest, self._update_metadata)
+        serve("RoomService/ListParticipants", ListParticipantsRequest, self._list_participants)
+        serve("RoomService/RemoveParticipant", RoomParticipantIdentity, self._remove)
+        serve("RoomService/GetParticipant", RoomParticipantIdentity, self._get)
+        serve("SIP/CreateSIPParticipant", CreateSIPParticipantRequest, self.dial)
+        serve("SIP/TransferSIPParticipant", TransferSIPParticipantRequest, self._refer)
+        serve("AgentDispatchService/CreateDispatch", CreateAgentDispatchRequest, self._dispatch)
+        serve("AgentDispatchService/ListDispatch", ListAgentDispatchRequest, self._list_dispatches)
+        return app
+
+
+def phone(identity: str, sid: str = "PA_1", **attributes: str) -> ParticipantInfo:
+    return ParticipantInfo(
+        sid=sid,
+        identity=identity,
+        kind=ParticipantInfo.Kind.SIP,
+        state=ParticipantInfo.State.ACTIVE,
+        attributes=attributes,
+    )
+
+
+def agent(identity: str = "agent-x") -> ParticipantInfo:
+    return ParticipantInfo(sid="PA_a", identity=identity, kind=ParticipantInfo.Kind.AGENT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dev.standins.livekit")
+    parser.add_argument("--port", type=int, required=True)
+    port = parser.parse_args().port
+    uvloop.install()
+    web.run_app(LiveKitStub().app(), host="127.0.0.1", port=port, access_log=None, print=None)
+
+
+if __name__ == "__main__":
+    main()
