@@ -67,7 +67,7 @@ class ManagedProcess:
             with theirs, self.log_path.open("ab") as log:
                 self._log_start = log.tell()
                 guard = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-S", str(GUARD), str(theirs.fileno())),
+                    *(sys.executable, "-I", str(GUARD), str(theirs.fileno())),
                     *self.command,
                     env=self.env,
                     cwd=self.cwd,
