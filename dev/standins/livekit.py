@@ -8,7 +8,8 @@ For tests of what LiveKit cannot be made to do, and for benchmarks of the gatewa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,12 +44,28 @@ from livekit.protocol.sip import (
     TransferSIPParticipantResponse,
 )
 
+_AGENT_NAME = "switchroom"  # the default of AGENT_NAME
+# Twirp's HTTP statuses; 400 for all others that are used.
+_STATUSES = {
+    "canceled": 408,
+    "deadline_exceeded": 408,
+    "failed_precondition": 412,
+    "internal": 500,
+    "not_found": 404,
+    "permission_denied": 403,
+    "resource_exhausted": 429,
+    "unavailable": 503,
+    "unimplemented": 501,
+    "unknown": 500,
+}
+
 
 class Refusal(Exception):
     """A Twirp error's code, and its metadata."""
 
     def __init__(self, code: str, **meta: str) -> None:
         super().__init__(code)
+        self.status = _STATUSES.get(code, 400)
         self.meta = meta
 
 
@@ -69,6 +86,8 @@ class LiveKitStub:
     referred: list[TransferSIPParticipantRequest] = field(default_factory=list)
     answer: Refusal | None = None
     """What the phone says that is dialled, or referred to; None: it picks up."""
+    _dispatches: dict[str, list[AgentDispatch]] = field(default_factory=dict)
+    _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def enter(self, room: str, *participants: ParticipantInfo) -> None:
         self.rooms.setdefault(room, []).extend(participants)
@@ -82,9 +101,14 @@ class LiveKitStub:
         if asked.name in self.failing:
             raise Refusal(self.failing[asked.name])
         self.created.append(asked)
-        self.rooms.setdefault(asked.name, [])
-        self.metadata[asked.name] = asked.metadata
-        return Room(name=asked.name, metadata=asked.metadata)
+        if asked.name not in self.rooms:
+            self.rooms[asked.name] = []
+            self.metadata[asked.name] = asked.metadata
+            self._dispatches[asked.name] = [
+                AgentDispatch(id=f"AD_{next(self._ids)}", agent_name=agent.agent_name)
+                for agent in asked.agents
+            ]
+        return Room(name=asked.name, metadata=self.metadata.get(asked.name, ""))
 
     def _update_metadata(self, asked: UpdateRoomMetadataRequest) -> Message:
         if asked.room not in self.rooms:
@@ -95,6 +119,7 @@ class LiveKitStub:
     def _delete_room(self, asked: DeleteRoomRequest) -> Message:
         if self.rooms.pop(asked.room, None) is None:
             raise Refusal("not_found")
+        self._dispatches.pop(asked.room, None)
         return DeleteRoomResponse()
 
     def _list_participants(self, asked: ListParticipantsRequest) -> Message:
@@ -139,13 +164,26 @@ class LiveKitStub:
 
     def _dispatch(self, asked: CreateAgentDispatchRequest) -> Message:
         self.dispatched.append(asked)
-        return AgentDispatch(id="AD_1", agent_name=asked.agent_name, room=asked.room)
+        if asked.room not in self.rooms:
+            self.rooms[asked.room], self._dispatches[asked.room] = [], []
+        made = AgentDispatch(id=f"AD_{next(self._ids)}", agent_name=asked.agent_name)
+        self._dispatches_of(asked.room).append(made)
+        return AgentDispatch(id=made.id, agent_name=asked.agent_name, room=asked.room)
 
     def _list_dispatches(self, asked: ListAgentDispatchRequest) -> Message:
-        """Those made with the room and those made later are alike."""
+        if asked.room not in self.rooms:
+            raise Refusal("unavailable")
         state = AgentDispatchState(jobs=[] if self.workers_full else [Job(id="AJ_1")])
-        one = AgentDispatch(id="AD_0", agent_name="switchroom", room=asked.room, state=state)
-        return ListAgentDispatchResponse(agent_dispatches=[one])
+        listed = [
+            AgentDispatch(id=one.id, agent_name=one.agent_name, room=asked.room, state=state)
+            for one in self._dispatches_of(asked.room)
+        ]
+        return ListAgentDispatchResponse(agent_dispatches=listed)
+
+    def _dispatches_of(self, room: str) -> list[AgentDispatch]:
+        """A room that nobody asked for was made by a caller, whose dispatch rule sends an agent."""
+        by_rule = AgentDispatch(id="AD_0", agent_name=_AGENT_NAME)
+        return self._dispatches.setdefault(room, [by_rule])
 
     def _of(self, room: str) -> list[ParticipantInfo]:
         if room in self.failing:
@@ -161,7 +199,7 @@ class LiveKitStub:
                     body = answer(kind.FromString(await request.read())).SerializeToString()
                 except Refusal as error:
                     told = {"code": str(error), "msg": "", "meta": error.meta}
-                    return web.json_response(told, status=400)
+                    return web.json_response(told, status=error.status)
                 return web.Response(body=body, content_type="application/protobuf")
 
             app.router.add_post(f"/twirp/livekit.{path}", handler)

@@ -1,0 +1,231 @@
+"""The stand-in for LiveKit answers as a livekit-server does: one suite, on both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from livekit import rtc
+from livekit.api import AccessToken, LiveKitAPI, ServerError, VideoGrants
+from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgentDispatch
+from livekit.protocol.models import ParticipantInfo
+from livekit.protocol.room import (
+    CreateRoomRequest,
+    DeleteRoomRequest,
+    ListParticipantsRequest,
+    ListRoomsRequest,
+    RoomParticipantIdentity,
+    UpdateRoomMetadataRequest,
+)
+
+from core.models import new_id
+from dev.stack import Stack, StackOptions
+from dev.standins import livekit
+from dev.standins.livekit import LiveKitStub
+from tests.support.edge import served
+from tests.support.inprocess import KEY, SECRET
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+
+AGENT = "switchroom"
+ACTIVE = ParticipantInfo.State.ACTIVE
+
+
+class Rig(ABC):
+    """A LiveKit without a worker, and how a phone comes into a room of it."""
+
+    def __init__(self, api: LiveKitAPI) -> None:
+        self.api = api
+
+    @abstractmethod
+    async def enter(self, room: str, identity: str, **attributes: str) -> None: ...
+
+    async def create(self, name: str, metadata: str = "", agent: str = "") -> None:
+        agents = [RoomAgentDispatch(agent_name=agent)] if agent else []
+        asked = CreateRoomRequest(name=name, metadata=metadata, agents=agents)
+        made = await self.api.room.create_room(asked)
+        assert made.name == name
+
+    async def rooms(self, *names: str) -> dict[str, str]:
+        """Metadata by name."""
+        listed = await self.api.room.list_rooms(ListRoomsRequest(names=names))
+        return {room.name: room.metadata for room in listed.rooms}
+
+    async def present(self, room: str) -> list[ParticipantInfo]:
+        listed = await self.api.room.list_participants(ListParticipantsRequest(room=room))
+        return list(listed.participants)
+
+    async def dispatches(self, room: str) -> list[tuple[str, int]]:
+        """The agent's name and how many workers have taken it, of each.
+
+        Without the one without a name that LiveKit adds to a room made without agents.
+        """
+        listed = await self.api.agent_dispatch.list_dispatch(room)
+        return [(one.agent_name, len(one.state.jobs)) for one in listed if one.agent_name]
+
+
+class StubRig(Rig):
+    def __init__(self, api: LiveKitAPI, stub: LiveKitStub) -> None:
+        super().__init__(api)
+        self._stub = stub
+
+    async def enter(self, room: str, identity: str, **attributes: str) -> None:
+        self._stub.enter(room, livekit.phone(identity, **attributes))
+
+
+class ServerRig(Rig):
+    def __init__(self, api: LiveKitAPI, stack: Stack, cleanup: contextlib.AsyncExitStack) -> None:
+        super().__init__(api)
+        self._settings = stack.settings
+        self._cleanup = cleanup
+
+    async def enter(self, room: str, identity: str, **attributes: str) -> None:
+        key, secret = self._settings.livekit_api_key, self._settings.livekit_api_secret
+        assert key is not None and secret is not None
+        token = AccessToken(key, secret.get_secret_value()).with_identity(identity)
+        token = token.with_kind("sip").with_attributes(attributes)
+        token = token.with_grants(VideoGrants(room_join=True, room=room))
+        joined = rtc.Room()
+        await joined.connect(self._settings.livekit_url, token.to_jwt())
+        self._cleanup.push_async_callback(joined.disconnect)
+        asked = RoomParticipantIdentity(room=room, identity=identity)
+        async with asyncio.timeout(10):
+            while (await self.api.room.get_participant(asked)).state != ACTIVE:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+@contextlib.contextmanager
+def refused(code: str, status: int) -> Iterator[None]:
+    with pytest.raises(ServerError) as caught:
+        yield
+    assert (caught.value.code, caught.value.status) == (code, status)
+
+
+class LiveKitContract:
+    """Subclasses give the fixture ``rig``."""
+
+    async def test_a_room_is_listed_with_its_metadata(self, rig: Rig) -> None:
+        room, other = new_id("room"), new_id("room")
+        assert await rig.rooms(room) == {}
+        await rig.create(room, "of acme")
+        assert await rig.rooms(room, other) == {room: "of acme"}
+        assert room in await rig.rooms()
+
+    async def test_a_room_that_is_made_again_stays_as_it_is(self, rig: Rig) -> None:
+        room = new_id("room")
+        await rig.create(room, "first", agent=AGENT)
+        await rig.create(room, "second", agent=AGENT)
+        assert await rig.rooms(room) == {room: "first"}
+        assert await rig.dispatches(room) == [(AGENT, 0)]
+
+    async def test_a_room_that_was_deleted_is_made_anew(self, rig: Rig) -> None:
+        room = new_id("room")
+        await rig.create(room, "first", agent=AGENT)
+        await rig.api.room.delete_room(DeleteRoomRequest(room=room))
+        await rig.create(room, "second")
+        assert await rig.rooms(room) == {room: "second"}
+        assert await rig.dispatches(room) == []
+
+    async def test_a_rooms_metadata_changes(self, rig: Rig) -> None:
+        room = new_id("room")
+        await rig.create(room, "old")
+        await rig.api.room.update_room_metadata(
+            UpdateRoomMetadataRequest(room=room, metadata="new")
+        )
+        assert await rig.rooms(room) == {room: "new"}
+        with refused("not_found", 404):
+            await rig.api.room.update_room_metadata(
+                UpdateRoomMetadataRequest(room=new_id("room"), metadata="new")
+            )
+
+    async def test_a_room_is_deleted_once(self, rig: Rig) -> None:
+        room = new_id("room")
+        await rig.create(room)
+        await rig.api.room.delete_room(DeleteRoomRequest(room=room))
+        assert await rig.rooms(room) == {}
+        with refused("not_found", 404):
+            await rig.api.room.delete_room(DeleteRoomRequest(room=room))
+
+    async def test_who_is_in_a_room(self, rig: Rig) -> None:
+        room = new_id("room")
+        await rig.create(room)
+        assert await rig.present(room) == []
+        await rig.enter(room, "phone", **{"sip.callStatus": "active"})
+        (found,) = await rig.present(room)
+        asked = RoomParticipantIdentity(room=room, identity="phone")
+        for told in (found, await rig.api.room.get_participant(asked)):
+            assert told.identity == "phone" and told.sid.startswith("PA_")
+            assert told.kind == ParticipantInfo.Kind.SIP
+            assert told.state == ACTIVE
+            assert told.attributes["sip.callStatus"] == "active"
+
+    async def test_somebody_who_is_not_there(self, rig: Rig) -> None:
+        room = new_id("room")
+        assert await rig.present(room) == []
+        for _ in range(2):
+            nobody = RoomParticipantIdentity(room=room, identity="phone")
+            with refused("not_found", 404):
+                await rig.api.room.get_participant(nobody)
+            with refused("not_found", 404):
+                await rig.api.room.remove_participant(nobody)
+            await rig.create(room)
+
+    async def test_somebody_is_removed(self, rig: Rig) -> None:
+        room = new_id("room")
+        await rig.create(room)
+        await rig.enter(room, "phone")
+        phone = RoomParticipantIdentity(room=room, identity="phone")
+        await rig.api.room.remove_participant(phone)
+        async with asyncio.timeout(10):
+            while await rig.present(room):  # noqa: ASYNC110 (nothing to await)
+                await asyncio.sleep(0.05)
+        assert room in await rig.rooms(room)
+
+    async def test_an_agent_is_sent_with_the_room(self, rig: Rig) -> None:
+        room = new_id("room")
+        await rig.create(room, agent=AGENT)
+        assert await rig.dispatches(room) == [(AGENT, 0)]
+
+    async def test_an_agent_is_sent_later(self, rig: Rig) -> None:
+        """Into a room that is made if need be."""
+        room = new_id("room")
+        asked = CreateAgentDispatchRequest(room=room, agent_name=AGENT)
+        first, second = [await rig.api.agent_dispatch.create_dispatch(asked) for _ in range(2)]
+        assert (first.room, first.agent_name) == (room, AGENT)
+        assert first.id != second.id
+        assert await rig.dispatches(room) == [(AGENT, 0), (AGENT, 0)]
+        assert room in await rig.rooms(room)
+
+    async def test_the_agents_of_a_room_that_is_not_there(self, rig: Rig) -> None:
+        with refused("unavailable", 503):
+            await rig.dispatches(new_id("room"))
+
+
+class TestStub(LiveKitContract):
+    @pytest_asyncio.fixture(loop_scope="session")
+    async def rig(self) -> AsyncIterator[Rig]:
+        stub = LiveKitStub(workers_full=True)
+        async with (
+            served(stub.app()) as edge,
+            LiveKitAPI(f"http://127.0.0.1:{edge.port}", KEY, SECRET) as api,
+        ):
+            yield StubRig(api, stub)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def server() -> AsyncIterator[Stack]:
+    options = StackOptions(bridge=False, providers=False, gateway=False, worker=0)
+    async with Stack(options) as stack:
+        yield stack
+
+
+class TestServer(LiveKitContract):
+    @pytest_asyncio.fixture(loop_scope="session")
+    async def rig(self, server: Stack) -> AsyncIterator[Rig]:
+        async with contextlib.AsyncExitStack() as cleanup:
+            api = await cleanup.enter_async_context(server.api())
+            yield ServerRig(api, server, cleanup)
