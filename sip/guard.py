@@ -94,13 +94,14 @@ class SipGuard:
         allow_private: bool = False,
         allowed_networks: Iterable[str] = (),
         resolve: Resolver | None = None,
+        own_kept_s: float = OWN_KEPT_S,
     ) -> None:
         """``own``: refused whatever is allowed. ``allowed_networks``: CIDR. Raises ValueError."""
         self._own = frozenset(own)
         self._allow_private = allow_private
         self._networks = tuple(ipaddress.ip_network(each) for each in allowed_networks)
         self._resolve = Lookups().resolve if resolve is None else resolve
-        self._own_names = OwnNames(self._resolve)
+        self._own_names = OwnNames(self._resolve, own_kept_s)
 
     @classmethod
     def from_settings(
@@ -250,8 +251,14 @@ class Lookups:
     names are few and no tenant's, and have no limit that somebody could fill.
     """
 
-    def __init__(self, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> None:
+    def __init__(
+        self,
+        getaddrinfo: GetAddrInfo = socket.getaddrinfo,
+        *,
+        deadline_s: float = LOOKUP_DEADLINE_S,
+    ) -> None:
         self._getaddrinfo = getaddrinfo
+        self._deadline_s = deadline_s
         self._under_way: dict[tuple[str, str | None], asyncio.Future[list[str] | None]] = {}
         self._waiting: Counter[str | None] = Counter()
 
@@ -264,7 +271,7 @@ class Lookups:
                 raise NoAnswer
             asked = self._ask(key)
         try:
-            async with asyncio.timeout(LOOKUP_DEADLINE_S):
+            async with asyncio.timeout(self._deadline_s):
                 found = await asyncio.shield(asked)
         except TimeoutError:
             raise NoAnswer from None
@@ -315,8 +322,9 @@ def _ask_system(getaddrinfo: GetAddrInfo, name: str) -> list[str] | None:
 class OwnNames:
     """Where our own listeners are. The last answer counts until there is another."""
 
-    def __init__(self, resolve: Resolver) -> None:
+    def __init__(self, resolve: Resolver, kept_s: float) -> None:
         self._resolve = resolve
+        self._kept_s = kept_s
         self._known: dict[str, tuple[float, Sequence[str]]] = {}
 
     async def addresses(self, host: str) -> Sequence[str] | None:
@@ -324,7 +332,7 @@ class OwnNames:
         if numeric := _numeric(host):
             return numeric
         asked_at, found = self._known.get(host, (0.0, None))
-        if found is None or time.monotonic() - asked_at >= OWN_KEPT_S:
+        if found is None or time.monotonic() - asked_at >= self._kept_s:
             with contextlib.suppress(NoAnswer):
                 found = await self._resolve(host, None)
             if found is not None:

@@ -25,10 +25,17 @@ KEEP_ALIVE_S = 75.0
 class Connection(web.RequestHandler):
     """Answers bad HTTP in JSON, and drops clients that do not get to the end of their headers."""
 
-    __slots__ = ("_deadline", "_when_lost")
+    __slots__ = ("_deadline", "_headers_deadline_s", "_when_lost")
 
-    def __init__(self, manager: web.Server, **options: Any) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        headers_deadline_s: float = HEADERS_DEADLINE_S,
+        **options: Any,
+    ) -> None:
         super().__init__(manager, **options)
+        self._headers_deadline_s = headers_deadline_s
         self._deadline: asyncio.TimerHandle | None = None
         self._when_lost: set[Callable[[], None]] = set()
 
@@ -88,7 +95,8 @@ class Connection(web.RequestHandler):
         return response
 
     def _arm(self) -> None:
-        self._deadline = asyncio.get_running_loop().call_later(HEADERS_DEADLINE_S, self.force_close)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._headers_deadline_s, self.force_close)
 
     def _disarm(self) -> None:
         if self._deadline is not None:

@@ -84,8 +84,9 @@ class TwilioHttp(AsyncHttpClient):  # type: ignore[misc]
     The library's own client has no deadline and uses what aiohttp gives up. Close it.
     """
 
-    def __init__(self, base_url: str | None = None) -> None:
+    def __init__(self, base_url: str | None = None, *, deadline_s: float = DEADLINE_S) -> None:
         super().__init__(_QUIET, is_async=True)
+        self._deadline_s = deadline_s
         self._base = urlsplit(base_url) if base_url else None
         self._session = aiohttp.ClientSession()
 
@@ -110,7 +111,7 @@ class TwilioHttp(AsyncHttpClient):  # type: ignore[misc]
             url,
             data=urlencode(data, doseq=True) if data else None,
             headers={**(headers or {}), **login},
-            timeout=aiohttp.ClientTimeout(total=timeout or DEADLINE_S),
+            timeout=aiohttp.ClientTimeout(total=timeout or self._deadline_s),
             allow_redirects=allow_redirects,
         ) as response:
             return Response(response.status, await response.text(), response.headers)

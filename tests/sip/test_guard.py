@@ -539,10 +539,7 @@ class TestLookups:
                 assert await asked(lookups, f"{n}.example", "acme") is None
         assert await lookups.resolve("0.example", "acme") == [PUBLIC]
 
-    async def test_a_slow_name_server_holds_up_its_tenant_only(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(guard, "LOOKUP_DEADLINE_S", 0.05)
+    async def test_a_slow_name_server_holds_up_its_tenant_only(self) -> None:
         answered = threading.Event()
         heard: list[str] = []
 
@@ -552,14 +549,13 @@ class TestLookups:
                 answered.wait(10)
             return answer(PUBLIC)
 
-        lookups = Lookups(slow)
+        lookups = Lookups(slow, deadline_s=0.5)
         try:
             slow_names = [f"slow{n}.example" for n in range(LOOKUPS_PER_TENANT + 5)]
             found = await asyncio.gather(*(asked(lookups, name, "acme") for name in slow_names))
             assert found == [None] * len(slow_names)
             assert len(heard) == LOOKUPS_PER_TENANT
             assert await asked(lookups, "trunk.example", "acme") is None
-            monkeypatch.undo()
             assert await lookups.resolve("trunk.example", "rival") == [PUBLIC]
         finally:
             answered.set()
@@ -615,14 +611,15 @@ class Moody(Names):
 class TestOwnNames:
     """Where a listener of ours is that the settings give by name."""
 
+    OWN = (Listener("sip.ours.example", 5060), Listener("rtc.ours.example", 5060))
+
     @pytest.fixture
     def names(self) -> Moody:
         return Moody(sip_ours_example=[[PUBLIC]], rtc_ours_example=[[PUBLIC6]])
 
     @pytest.fixture
     def checked(self, names: Moody) -> SipGuard:
-        own = [Listener("sip.ours.example", 5060), Listener("rtc.ours.example", 5060)]
-        return SipGuard(own=own, resolve=names)
+        return SipGuard(own=self.OWN, resolve=names)
 
     @pytest.mark.parametrize("address", [PUBLIC, f"[{PUBLIC6}]", "8.8.8.8"])
     async def test_nothing_passes_while_nobody_knows(
@@ -648,17 +645,17 @@ class TestOwnNames:
 
     @pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8"])
     async def test_the_last_answer_counts_while_there_is_no_other(
-        self, names: Moody, checked: SipGuard, monkeypatch: pytest.MonkeyPatch, address: str
+        self, names: Moody, address: str
     ) -> None:
-        monkeypatch.setattr(guard, "OWN_KEPT_S", 0)
+        checked = SipGuard(own=self.OWN, resolve=names, own_kept_s=0)
         assert await passes(checked, "8.8.8.8")
         names.silent = True
         assert await passes(checked, address) is (address == "8.8.8.8")
 
-    async def test_asked_again_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(guard, "OWN_KEPT_S", 0)
+    async def test_asked_again_after_a_while(self) -> None:
         names = Names(sip_ours_example=[[PUBLIC6], [PUBLIC]])
-        checked = SipGuard(own=[Listener("sip.ours.example", 5060)], resolve=names)
+        own = [Listener("sip.ours.example", 5060)]
+        checked = SipGuard(own=own, resolve=names, own_kept_s=0)
         assert await passes(checked, PUBLIC)
         assert not await passes(checked, PUBLIC)
 

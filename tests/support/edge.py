@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -32,8 +33,9 @@ def make_app(routes: Iterable[Route], *inner: Middleware) -> web.Application:
 
 
 @asynccontextmanager
-async def served(app: web.Application) -> AsyncIterator[Served]:
-    runner = Runner(app, shutdown_timeout=2)
+async def served(app: web.Application, **options: Any) -> AsyncIterator[Served]:
+    """``options``: of the runner and its connections."""
+    runner = Runner(app, **{"shutdown_timeout": 2, **options})
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

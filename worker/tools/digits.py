@@ -149,17 +149,21 @@ COLLECT_DIGITS = {
         "required": ["digits"],
     },
 }
-_FIRST_S, _NEXT_S = 10, 5.0
+_FIRST_S, NEXT_S = 10, 5.0
 
 
 async def collect(
-    keypad: Keypad, arguments: dict[str, Any], *, asked: Callable[[], Awaitable[None]]
+    keypad: Keypad,
+    arguments: dict[str, Any],
+    *,
+    asked: Callable[[], Awaitable[None]],
+    next_s: float = NEXT_S,
 ) -> str:
     """The tool: what the caller typed, in words for an LLM.
 
     ``asked`` returns when the question has been spoken; time-outs count from then, keys from
-    now. Cancelling it is safe: keys are a turn again. Raises ActionFailed: wrong arguments, or
-    it runs already.
+    now. ``next_s``: how long each key but the first is waited for. Cancelling it is safe: keys
+    are a turn again. Raises ActionFailed: wrong arguments, or it runs already.
     """
     count = _number(arguments, "digits", None, MAX_KEYS)
     first_s = _number(arguments, "timeoutSeconds", _FIRST_S, 30)
@@ -168,11 +172,11 @@ async def collect(
         raise ActionFailed("terminator is #, * or empty")
     with keypad.asking(count, terminator) as entry:
         await _first_of(asked(), entry.completed())
-        outcome = await entry.finish(first_s=first_s, next_s=_NEXT_S)
+        outcome = await entry.finish(first_s=first_s, next_s=next_s)
     if not entry.digits:
         return "The caller pressed no digits."
     return f"The caller pressed {entry.digits}" + (
-        "." if outcome == "complete" else f", then nothing for {_NEXT_S:g} seconds."
+        "." if outcome == "complete" else f", then nothing for {next_s:g} seconds."
     )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -21,7 +22,6 @@ from core.errors import (
     Unauthenticated,
     Unavailable,
 )
-from gateway.http import connection
 from gateway.http.errors import body
 from gateway.http.route import Route
 from tests.support.edge import Served, make_app, served
@@ -58,6 +58,12 @@ ROUTES = [
 @pytest.fixture
 async def at() -> Any:
     async with served(make_app(ROUTES)) as made:
+        yield made
+
+
+@pytest.fixture
+async def in_a_hurry() -> AsyncIterator[Served]:
+    async with served(make_app(ROUTES), headers_deadline_s=0.05) as made:
         yield made
 
 
@@ -245,19 +251,13 @@ async def test_bad_http_is_answered_in_json(
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\nX-Half: "])
-async def test_half_sent_headers_are_not_waited_for(
-    at: Served, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    monkeypatch.setattr(connection, "HEADERS_DEADLINE_S", 0.05)
-    assert await raw(at.port, sent) == b""
+async def test_half_sent_headers_are_not_waited_for(in_a_hurry: Served, sent: bytes) -> None:
+    assert await raw(in_a_hurry.port, sent) == b""
 
 
-async def test_the_deadline_ends_with_the_headers(
-    at: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "HEADERS_DEADLINE_S", 0.05)
+async def test_the_deadline_ends_with_the_headers(in_a_hurry: Served) -> None:
     request = b"GET /sip/raise/x HTTP/1.1\r\nHost: a\r\n\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", in_a_hurry.port)
     writer.write(request)
     assert (await reader.readuntil(b"}]}")).startswith(b"HTTP/1.1 404")
     # Idle between requests is not the same as stuck within one.

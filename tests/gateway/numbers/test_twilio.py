@@ -12,7 +12,6 @@ from pydantic import SecretStr
 
 from core.errors import AppError
 from dev.standins.twilio import TwilioServer
-from gateway.numbers import twilio as twilio_numbers
 from gateway.numbers.twilio import NotThere, Routing, TwilioAccount, TwilioHttp
 from gateway.store.credentials import TwilioSecret
 from tests.support.edge import served
@@ -173,12 +172,13 @@ async def test_a_wrong_token(http: TwilioHttp) -> None:
     assert await code(login(http, "wrong").owned(NUMBER)) == "CREDENTIAL_REFUSED"
 
 
-async def test_no_answer_in_time(
-    twilio: TwilioServer, account: TwilioAccount, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(twilio_numbers, "DEADLINE_S", 0.05)
+async def test_no_answer_in_time(twilio: TwilioServer) -> None:
     fault = twilio.fail(".", hang=True)
-    assert await code(account.owned(NUMBER)) == "PROVIDER_UNAVAILABLE"
+    http = TwilioHttp(twilio.url, deadline_s=0.05)
+    try:
+        assert await code(login(http).owned(NUMBER)) == "PROVIDER_UNAVAILABLE"
+    finally:
+        await http.close()
     assert fault.hit.is_set()
 
 

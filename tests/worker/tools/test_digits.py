@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from worker.tools import digits
 from worker.tools.actions import ActionFailed
-from worker.tools.digits import Entry, Keypad, collect
+from worker.tools.digits import NEXT_S, Entry, Keypad, collect
 
 pytestmark = pytest.mark.unit
 
@@ -45,19 +44,16 @@ async def collecting(
     turns: Turns,
     keys: str = "",
     asked: Callable[[], Awaitable[None]] = asked,
+    next_s: float = NEXT_S,
     **arguments: Any,
 ) -> str:
     """The tool's answer when these keys are pressed once it waits for them."""
-    running = asyncio.create_task(collect(turns.keypad, {"digits": 4, **arguments}, asked=asked))
+    running = asyncio.create_task(
+        collect(turns.keypad, {"digits": 4, **arguments}, asked=asked, next_s=next_s)
+    )
     await asyncio.sleep(0)
     turns.press(keys)
     return await running
-
-
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "_FIRST_S", 1)
-    monkeypatch.setattr(digits, "_NEXT_S", 0.01)
 
 
 class TestTurns:
@@ -91,10 +87,9 @@ class TestCollect:
     async def test_what_comes_after_the_last_key_is_dropped(self, turns: Turns) -> None:
         assert await collecting(turns, "12345678#") == "The caller pressed 1234."
 
-    async def test_a_caller_who_stops(self, turns: Turns, hurried: None) -> None:
-        assert (
-            await collecting(turns, "12") == "The caller pressed 12, then nothing for 0.01 seconds."
-        )
+    async def test_a_caller_who_stops(self, turns: Turns) -> None:
+        said = await collecting(turns, "12", next_s=0.01)
+        assert said == "The caller pressed 12, then nothing for 0.01 seconds."
 
     async def test_nothing(self, turns: Turns) -> None:
         assert await Entry(4, "#").finish(first_s=0.01, next_s=1) == "nothing"
@@ -113,15 +108,13 @@ class TestCollect:
 
         assert await collecting(turns, "99#", speaking) == "The caller pressed 99."
 
-    async def test_time_runs_from_the_end_of_the_question(
-        self, turns: Turns, hurried: None
-    ) -> None:
+    async def test_time_runs_from_the_end_of_the_question(self, turns: Turns) -> None:
         spoken = asyncio.Event()
 
         async def speaking() -> None:
             await spoken.wait()
 
-        running = asyncio.create_task(collecting(turns, "5", speaking))
+        running = asyncio.create_task(collecting(turns, "5", speaking, next_s=0.01))
         await asyncio.sleep(0.05)
         assert not running.done()
         spoken.set()
