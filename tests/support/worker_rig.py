@@ -6,203 +6,23 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import numpy as np
 import numpy.typing as npt
-from aiohttp import web
 from livekit import api, rtc
 from livekit.api import LiveKitAPI
 
-from core.jobs import Assignment, CallBrief, Heartbeat, InboundJob, InboundRoom, JobMetadata
-from core.models import Agent, AgentConfig, CallEvent, Turn, new_id
+from core.models import AgentConfig
 from core.settings import Settings
-from core.tokens import InvalidToken, TokenIssuer
 from dev.providers import Control, Providers
 from dev.speech import CALLER_VOICE, synthesize
 from dev.stack import Stack, StackOptions
+from tests.support.worker_gateway import KeptCall, WorkerGateway
 
-NUMBER_ID = "num_1"
 LISTEN_RATE = 16_000
 _LOUD = 300  # mean absolute sample above which somebody is speaking
-
-
-@dataclass
-class FakeCall:
-    """What the gateway knows of one call, and what it was told."""
-
-    brief: CallBrief
-    events: list[CallEvent] = field(default_factory=list)
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    def of(self, type: str) -> list[CallEvent]:
-        return [event for event in self.events if event.type == type]
-
-    @property
-    def turns(self) -> list[Turn]:
-        """The turns as last told, in order of appearance."""
-        turns = {event.data["id"]: event.data for event in self.of("turn")}
-        return [Turn.model_validate(turn) for turn in turns.values()]
-
-    async def until(
-        self, condition: Callable[[FakeCall], Any], what: str, within_s: float = 30.0
-    ) -> None:
-        """Wait until the condition holds. Raises AssertionError naming the events so far."""
-        try:
-            async with asyncio.timeout(within_s), self.changed:
-                await self.changed.wait_for(lambda: condition(self))
-        except TimeoutError:
-            seen = [(event.type, event.data) for event in self.events]
-            raise AssertionError(f"no {what} within {within_s:g} s; got {seen}") from None
-
-    async def event(self, type: str, within_s: float = 30.0) -> CallEvent:
-        """The first event of that type, waited for."""
-        await self.until(lambda call: call.of(type), type, within_s)
-        return self.of(type)[0]
-
-
-class GatewayStandIn:
-    """The internal API on a free port, over real HTTP, with the real tokens."""
-
-    def __init__(self, livekit_api_secret: str) -> None:
-        self.tokens = TokenIssuer(livekit_api_secret)
-        self.calls: dict[str, FakeCall] = {}
-        self.heartbeats: list[Heartbeat] = []
-        self.failing_with: int | None = None
-        """Answer every request with this status instead."""
-        self.over: set[str] = set()
-        """Calls that are over: their brief is gone."""
-        self.early: set[str] = set()
-        """Calls that are not on record yet."""
-        self.asked_early = 0
-        """How often a worker asked for one of those."""
-        self.refused = asyncio.Event()
-        """A worker was told that its caller's call is none for it."""
-        self.url = ""
-        self._heartbeat = asyncio.Condition()
-
-    @contextlib.asynccontextmanager
-    async def serve(self, port: int = 0) -> AsyncIterator[GatewayStandIn]:
-        app = web.Application()
-        app.add_routes(
-            [
-                web.post("/internal/workers/heartbeat", self._take_heartbeat),
-                web.post("/internal/calls/inbound", self._assign),
-                web.get("/internal/calls/{id}", self._tell_brief),
-                web.post("/internal/calls/{id}/events", self._take_events),
-            ]
-        )
-        runner = web.AppRunner(app, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", port).start()
-            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            yield self
-        finally:
-            await runner.cleanup()
-
-    def new_call(self, config: AgentConfig, **changes: Any) -> FakeCall:
-        call_id = new_id("call")
-        values: dict[str, Any] = {
-            "call_id": call_id,
-            "direction": "outbound",
-            "participant_identity": "sip_+15550100",
-            "from_number": "+15550199",
-            "to_number": "+15550100",
-            "metadata": {},
-            "max_duration_ms": config.max_duration_ms,
-            "agent": Agent(id="test", version=1, config=config),
-        }
-        call = self.calls[call_id] = FakeCall(CallBrief(**(values | changes)))
-        return call
-
-    def job(self, call: FakeCall) -> str:
-        """The metadata to dispatch the call's agent with."""
-        if call.brief.direction == "inbound":
-            return InboundJob(number_id=NUMBER_ID).model_dump_json(by_alias=True)
-        token = self.tokens.for_call(call.brief.call_id)
-        return JobMetadata(call_id=call.brief.call_id, token=token).model_dump_json(by_alias=True)
-
-    async def heartbeat(
-        self, condition: Callable[[Heartbeat], bool], within_s: float = 15.0
-    ) -> Heartbeat:
-        """The first heartbeat from now on that fulfils the condition.
-
-        What came before tells of the past: a call of under two seconds may lie between two.
-        """
-        async with asyncio.timeout(within_s), self._heartbeat:
-            known = len(self.heartbeats)
-            await self._heartbeat.wait_for(
-                lambda: len(self.heartbeats) > known and condition(self.heartbeats[-1])
-            )
-            return self.heartbeats[-1]
-
-    async def _take_heartbeat(self, request: web.Request) -> web.Response:
-        heartbeat = Heartbeat.model_validate_json(await request.read())
-        if self._refusal(request, "switchroom:worker", heartbeat.worker_id):
-            return web.json_response({}, status=401)
-        async with self._heartbeat:
-            self.heartbeats.append(heartbeat)
-            self._heartbeat.notify_all()
-        return web.json_response({})
-
-    async def _tell_brief(self, request: web.Request) -> web.Response:
-        call_id = request.match_info["id"]
-        status = self._refusal(request, "switchroom:call", call_id)
-        if status:
-            return web.json_response({}, status=status)
-        return web.json_response(self.calls[call_id].brief.revealed())
-
-    async def _assign(self, request: web.Request) -> web.Response:
-        room = InboundRoom.model_validate_json(await request.read())
-        assert room.number_id == NUMBER_ID
-        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.failing_with is not None:
-            return web.json_response({}, status=self.failing_with)
-        try:
-            self.tokens.verify(token, "switchroom:worker")
-        except InvalidToken:
-            return web.json_response({}, status=401)
-        call = self.calls.get(room.room_name)  # its room is called as the call
-        if call is None or room.room_name in self.over:
-            self.refused.set()
-            return web.json_response({}, status=410)
-        answer = Assignment(brief=call.brief, token=self.tokens.for_call(call.brief.call_id))
-        return web.json_response(answer.revealed())
-
-    async def _take_events(self, request: web.Request) -> web.Response:
-        call_id = request.match_info["id"]
-        status = self._refusal(request, "switchroom:call", call_id)
-        if status:
-            return web.json_response({}, status=status)
-        call = self.calls[call_id]
-        events = [CallEvent.model_validate(event) for event in (await request.json())["events"]]
-        assert len(events) <= 100
-        async with call.changed:
-            known = {event.id for event in call.events}
-            call.events += [event for event in events if event.id not in known]
-            call.changed.notify_all()
-        return web.json_response({"accepted": len(events)})
-
-    def _refusal(self, request: web.Request, audience: Any, subject: str) -> int | None:
-        if self.failing_with is not None:
-            return self.failing_with
-        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        try:
-            if self.tokens.verify(token, audience) != subject:
-                return 401
-        except InvalidToken:
-            return 401
-        if audience == "switchroom:call" and subject not in self.calls:
-            return 404
-        if audience == "switchroom:call" and request.method == "GET" and subject in self.over:
-            return 410
-        if subject in self.early:
-            self.asked_early += request.method == "GET"
-            return 425
-        return None
 
 
 class Phone:
@@ -314,7 +134,7 @@ class Phone:
 class WorkerStack:
     """livekit-server and worker as processes, the rest in this one."""
 
-    def __init__(self, stack: Stack, gateway: GatewayStandIn, providers: Providers) -> None:
+    def __init__(self, stack: Stack, gateway: WorkerGateway, providers: Providers) -> None:
         self.stack = stack
         self.gateway = gateway
         self.providers = providers
@@ -325,8 +145,10 @@ class WorkerStack:
     async def run(cls, control: Control | None = None, **values: Any) -> AsyncIterator[WorkerStack]:
         """``values`` are settings of the worker, by field name."""
         key, secret = "APIworkertests", secrets.token_hex(32)
-        gateway = GatewayStandIn(secret)
-        async with gateway.serve(), Providers(control) as providers:
+        async with (
+            WorkerGateway.run(key, secret) as gateway,
+            Providers(control) as providers,
+        ):
             settings = {
                 "gateway_url": gateway.url,
                 "livekit_api_key": key,
@@ -357,44 +179,45 @@ class WorkerStack:
     def log(self) -> str:
         return self.stack.log_text("worker")
 
-    async def dispatch(self, config: AgentConfig, **changes: Any) -> FakeCall:
+    async def dispatch(self, config: AgentConfig, **changes: Any) -> KeptCall:
         """A call with its room and its agent on the way, and nobody else in it."""
         call = self.gateway.new_call(config, **changes)
+        await self.gateway.record(call)
         await self.dispatch_again(call)
         return call
 
-    async def dispatch_again(self, call: FakeCall) -> None:
-        """An agent for the call, in a room that is made if need be."""
+    async def dispatch_again(self, call: KeptCall, job: str | None = None) -> None:
+        """An agent for the call (or for another job), in a room that is made if need be."""
         await self.livekit.room.create_room(
-            api.CreateRoomRequest(name=call.brief.call_id, empty_timeout=10, departure_timeout=1)
+            api.CreateRoomRequest(name=call.room, empty_timeout=10, departure_timeout=1)
         )
         await self.livekit.agent_dispatch.create_dispatch(
             api.CreateAgentDispatchRequest(
                 agent_name=self.stack.settings.agent_name,
-                room=call.brief.call_id,
-                metadata=self.gateway.job(call),
+                room=call.room,
+                metadata=job or self.gateway.job(call),
             )
         )
 
     def phone(
-        self, call: FakeCall, **options: Any
+        self, call: KeptCall, **options: Any
     ) -> contextlib.AbstractAsyncContextManager[Phone]:
         """Its far end, joining."""
         settings = self.stack.settings
         assert settings.livekit_api_key and settings.livekit_api_secret
-        options = {"identity": call.brief.participant_identity} | options
+        options = {"identity": call.identity} | options
         return Phone.join(
             settings.livekit_url,
             settings.livekit_api_key,
             settings.livekit_api_secret.get_secret_value(),
-            room=call.brief.call_id,
+            room=call.room,
             **options,
         )
 
     @contextlib.asynccontextmanager
     async def talk(
         self, config: AgentConfig, **changes: Any
-    ) -> AsyncIterator[tuple[FakeCall, Phone]]:
+    ) -> AsyncIterator[tuple[KeptCall, Phone]]:
         """An answered call, its greeting (if any) spoken to the end."""
         call = await self.dispatch(config, **changes)
         async with self.phone(call) as phone:
@@ -407,19 +230,19 @@ class WorkerStack:
 
     async def end_calls(self) -> None:
         """What is left of the calls so far: their rooms."""
-        for call_id in self.gateway.calls:
+        for call in self.gateway.calls.values():
             with contextlib.suppress(api.ServerError, aiohttp.ClientError):
-                await self.livekit.room.delete_room(api.DeleteRoomRequest(room=call_id))
+                await self.livekit.room.delete_room(api.DeleteRoomRequest(room=call.room))
 
-    async def identities(self, call: FakeCall) -> set[str]:
+    async def identities(self, call: KeptCall) -> set[str]:
         """Who is in the call's room now."""
-        request = api.ListParticipantsRequest(room=call.brief.call_id)
+        request = api.ListParticipantsRequest(room=call.room)
         found = await self.livekit.room.list_participants(request)
         return {participant.identity for participant in found.participants}
 
-    async def until_both_are_back(self, call: FakeCall, within_s: float = 30.0) -> None:
+    async def until_both_are_back(self, call: KeptCall, within_s: float = 30.0) -> None:
         """Caller and agent are in the room, each with a track that others can subscribe to."""
-        request = api.ListParticipantsRequest(room=call.brief.call_id)
+        request = api.ListParticipantsRequest(room=call.room)
         async with asyncio.timeout(within_s):
             while True:
                 found = await self.livekit.room.list_participants(request)

@@ -180,7 +180,7 @@ async def test_a_tool_of_the_agents_owner(worker: WorkerStack) -> None:
             )
     finally:
         await runner.cleanup()
-    assert asked == [(call.brief.call_id, {"day": "tonight"})]
+    assert asked == [(call.id, {"day": "tonight"})]
     (called,) = call.of("tool.called")
     assert (called.data["name"], called.data["ok"]) == ("find_table", True)
     (turn,) = call.turns
@@ -237,7 +237,7 @@ async def test_what_is_heard_before_the_answer_is_no_turn(worker: WorkerStack) -
 async def test_max_duration(worker: WorkerStack) -> None:
     async with worker.talk(config(begin_message=None), max_duration_ms=1_000) as (call, _):
         await call.event("agent.left")
-        assert await worker.identities(call) <= {f"agent-{call.brief.call_id}"}
+        assert await worker.identities(call) <= {f"agent-{call.room}"}
     (end,) = call.of("call.ended")
     assert (end.data["status"], end.data["reason"]) == ("completed", "max_duration_reached")
 
@@ -252,9 +252,7 @@ async def test_silence(worker: WorkerStack) -> None:
 async def test_hung_up_through_the_api(worker: WorkerStack) -> None:
     async with worker.talk(config(begin_message=None)) as (call, _):
         await worker.livekit.room.remove_participant(
-            api.RoomParticipantIdentity(
-                room=call.brief.call_id, identity=call.brief.participant_identity
-            )
+            api.RoomParticipantIdentity(room=call.room, identity=call.identity)
         )
         await call.event("agent.left")
     (end,) = call.of("call.ended")
@@ -264,7 +262,7 @@ async def test_hung_up_through_the_api(worker: WorkerStack) -> None:
 
 async def test_the_room_is_deleted(worker: WorkerStack) -> None:
     async with worker.talk(config(begin_message=None)) as (call, _):
-        await worker.livekit.room.delete_room(api.DeleteRoomRequest(room=call.brief.call_id))
+        await worker.livekit.room.delete_room(api.DeleteRoomRequest(room=call.room))
         await call.event("agent.left")
     (end,) = call.of("call.ended")
     assert (end.data["status"], end.data["cause"]) == ("completed", "removed")
@@ -273,13 +271,11 @@ async def test_the_room_is_deleted(worker: WorkerStack) -> None:
 async def test_an_agent_that_is_taken_out_leaves_the_call_alone(worker: WorkerStack) -> None:
     async with worker.talk(config(begin_message=None)) as (call, phone):
         await worker.livekit.room.remove_participant(
-            api.RoomParticipantIdentity(
-                room=call.brief.call_id, identity=f"agent-{call.brief.call_id}"
-            )
+            api.RoomParticipantIdentity(room=call.room, identity=f"agent-{call.room}")
         )
         left = await call.event("agent.left")
         assert left.data == {"cause": "agent_removed"}
-        assert await worker.identities(call) == {call.brief.participant_identity}
+        assert await worker.identities(call) == {call.identity}
         assert phone.room.isconnected()
     assert call.of("call.ended") == []
 
@@ -317,7 +313,7 @@ async def test_inbound_rings_until_the_agent_can_speak(worker: WorkerStack) -> N
         assert call.of("call.answered") == []
         answered_at = await phone.answer()
         await phone.hears(after=answered_at)
-        assert f"agent-{call.brief.call_id}" in await worker.identities(call)
+        assert f"agent-{call.room}" in await worker.identities(call)
         await phone.hang_up()
         await call.event("agent.left")
     (end,) = call.of("call.ended")
@@ -352,11 +348,11 @@ async def test_a_caller_who_gives_up(worker: WorkerStack) -> None:
 
 async def test_a_call_that_is_refused_is_never_answered(worker: WorkerStack) -> None:
     call = worker.gateway.new_call(config(), direction="inbound")
-    worker.gateway.over.add(call.brief.call_id)
+    await worker.gateway.record(call)
+    await worker.gateway.end(call)
     async with worker.phone(call, status="ringing") as phone:
         await worker.dispatch_again(call)
-        async with asyncio.timeout(20):
-            await worker.gateway.refused.wait()
+        await worker.gateway.answered("POST", "/internal/calls/inbound", 410)
         await worker.gateway.heartbeat(lambda beat: beat.active == 0)
         assert not phone.agent_published.is_set()
         assert phone.room.isconnected(), "the gateway sends the caller away"
@@ -411,28 +407,21 @@ async def test_an_ear_that_fails_ends_the_call(worker: WorkerStack) -> None:
 async def test_without_a_brief_the_phone_is_not_left_alone(worker: WorkerStack) -> None:
     """A worker that the gateway does not know for one of its own; not a call that is not there."""
     call, other = (worker.gateway.new_call(config()) for _ in range(2))
-    token = worker.gateway.tokens.for_call(other.brief.call_id)
-    metadata = JobMetadata(call_id=call.brief.call_id, token=token).model_dump_json(by_alias=True)
+    token = worker.gateway.tokens.for_call(other.id)
+    job = JobMetadata(call_id=call.id, token=token).model_dump_json(by_alias=True)
     async with worker.phone(call) as phone:
         gone = asyncio.Event()
         phone.room.on("disconnected", lambda _: gone.set())
-        await worker.livekit.agent_dispatch.create_dispatch(
-            api.CreateAgentDispatchRequest(
-                agent_name=worker.stack.settings.agent_name,
-                room=call.brief.call_id,
-                metadata=metadata,
-            )
-        )
+        await worker.dispatch_again(call, job)
         async with asyncio.timeout(15):
             await gone.wait()
 
 
 async def test_an_agent_that_is_there_before_its_calls_record(worker: WorkerStack) -> None:
     call = worker.gateway.new_call(config())
-    worker.gateway.early.add(call.brief.call_id)
     await worker.dispatch_again(call)
-    await worker.until(lambda: worker.gateway.asked_early, "request")
-    worker.gateway.early.clear()
+    await worker.gateway.answered("GET", f"/internal/calls/{call.id}", 425)
+    await worker.gateway.record(call)
     async with worker.phone(call) as phone:
         await call.event("agent.ready")
         await phone.answer()
@@ -443,17 +432,17 @@ async def test_an_agent_that_is_there_before_its_calls_record(worker: WorkerStac
 async def test_the_agent_of_no_call_leaves_the_phone_of_another_alone(worker: WorkerStack) -> None:
     """Two requests for one room: the refused one's agent finds the other's phone."""
     call = worker.gateway.new_call(config())
-    del worker.gateway.calls[call.brief.call_id]
+    job = worker.gateway.job(call, made_earlier=True)
 
     def said() -> str:
-        return "\n".join(line for line in worker.log.splitlines() if call.brief.call_id in line)
+        return "\n".join(line for line in worker.log.splitlines() if call.room in line)
 
     async with worker.phone(call) as phone:
-        await worker.dispatch_again(call)
+        await worker.dispatch_again(call, job)
         await worker.until(lambda: "process exiting" in said(), "end of the job")
         assert '"cause": "no_call"' in said()
         assert phone.room.isconnected()
-        assert await worker.identities(call) == {call.brief.participant_identity}
+        assert await worker.identities(call) == {call.identity}
 
 
 async def test_nothing_of_a_call_is_left(worker: WorkerStack) -> None:
@@ -467,7 +456,7 @@ async def test_nothing_of_a_call_is_left(worker: WorkerStack) -> None:
     for hidden in (secret.get_secret_value(), "deepgram-key", "openai-key", "cartesia-key"):
         assert hidden not in log
     for call in worker.gateway.calls.values():
-        token = worker.gateway.tokens.for_call(call.brief.call_id)
+        token = worker.gateway.tokens.for_call(call.id)
         assert token.rpartition(".")[0] not in log
     assert "livekit.cloud" not in log
     assert PHRASES[0] not in log, "speech is redacted"

@@ -15,7 +15,8 @@ import pytest_asyncio
 from core.models import AgentConfig
 from dev.process import inherited_environment
 from dev.providers import Control, Deepgram, OpenAI, Rule, Script, ToolCall
-from tests.support.worker_rig import FakeCall, WorkerStack
+from tests.support.worker_gateway import KeptCall
+from tests.support.worker_rig import WorkerStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
@@ -108,7 +109,7 @@ async def test_takes_as_many_calls_as_it_may_all_at_once(worker: WorkerStack) ->
     )
     await worker.gateway.heartbeat(lambda beat: beat.active == beat.capacity == 2)
 
-    def joined() -> list[FakeCall]:
+    def joined() -> list[KeptCall]:
         return [call for call in calls if call.of("agent.joined")]
 
     await worker.until(lambda: len(joined()) == 2, "second call")
@@ -149,7 +150,7 @@ async def test_a_call_that_outlasts_the_drain_is_ended_and_told(worker: WorkerSt
         assert (end.data["status"], end.data["cause"]) == ("failed", "worker_stopped")
         async with asyncio.timeout(30):
             assert await worker.stack.worker.process.wait() == 0
-        assert call.brief.participant_identity not in await worker.identities(call)
+        assert call.identity not in await worker.identities(call)
 
 
 async def test_a_second_signal_ends_it_and_its_processes(worker: WorkerStack) -> None:
@@ -202,7 +203,8 @@ async def test_a_second_agent_takes_over(worker: WorkerStack) -> None:
 
 async def test_a_call_that_is_over_is_left_in_peace(worker: WorkerStack) -> None:
     call = worker.gateway.new_call(QUIET)
-    worker.gateway.over.add(call.brief.call_id)
+    await worker.gateway.record(call)
+    await worker.gateway.end(call)
     await worker.dispatch_again(call)
     left = await call.event("agent.left")
     assert left.data == {"cause": "over_already"}

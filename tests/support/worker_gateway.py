@@ -1,0 +1,202 @@
+"""A worker's gateway for its tests: the real handlers over SQLite, and an ear at their door."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from core.events import ended
+from core.jobs import Heartbeat, InboundJob, JobMetadata
+from core.models import Agent, AgentConfig, CallEvent, StoredEvent, Turn, new_id
+from core.tokens import Audience, TokenIssuer
+from gateway.app import create_app
+from gateway.calls.inbound_record import call_id_of
+from gateway.keys import STORE, TIMELINE
+from gateway.store.calls import NewCall
+from tests.support.edge import served
+from tests.support.inprocess import settings_in
+
+NUMBER_ID = "num_1"
+
+
+@dataclass
+class KeptCall:
+    """One call of the gateway's, and what its worker has told of it."""
+
+    new: NewCall
+    events: list[StoredEvent] = field(default_factory=list)
+    """From the database: those that a worker told."""
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @property
+    def id(self) -> str:
+        return self.new.id
+
+    @property
+    def room(self) -> str:
+        return self.new.room_name
+
+    @property
+    def identity(self) -> str:
+        """Of the far end's participant."""
+        return self.new.participant_identity
+
+    def of(self, type: str) -> list[StoredEvent]:
+        return [event for event in self.events if event.type == type]
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns as last told, in order of appearance."""
+        turns = {event.data["id"]: event.data for event in self.of("turn")}
+        return [Turn.model_validate(turn) for turn in turns.values()]
+
+    async def until(
+        self, condition: Callable[[KeptCall], Any], what: str, within_s: float = 30.0
+    ) -> None:
+        """Wait until the condition holds. Raises AssertionError naming the events so far."""
+        try:
+            async with asyncio.timeout(within_s), self.changed:
+                await self.changed.wait_for(lambda: condition(self))
+        except TimeoutError:
+            seen = [(event.type, event.data) for event in self.events]
+            raise AssertionError(f"no {what} within {within_s:g} s; got {seen}") from None
+
+    async def event(self, type: str, within_s: float = 30.0) -> StoredEvent:
+        """The first event of that type, waited for."""
+        await self.until(lambda call: call.of(type), type, within_s)
+        return self.of(type)[0]
+
+
+class _EarlierTokens(TokenIssuer):
+    """Makes tokens as if a minute ago."""
+
+    def _sign(self, audience: Audience, subject: str, ttl: timedelta) -> str:
+        return super()._sign(audience, subject, ttl - timedelta(minutes=1))
+
+
+class WorkerGateway:
+    """The gateway in this process. It has no LiveKit: its calls are put on record by the test."""
+
+    def __init__(self, app: web.Application, livekit_api_secret: str) -> None:
+        self.tokens = TokenIssuer(livekit_api_secret)
+        self.calls: dict[str, KeptCall] = {}
+        self.failing_with: int | None = None
+        """Answer every request with this status instead."""
+        self.url = ""
+        self._app = app
+        self._earlier_tokens = _EarlierTokens(livekit_api_secret)
+        self._answers: list[tuple[str, str, int]] = []
+        self._beats: list[Heartbeat] = []
+        self._news = asyncio.Condition()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def run(
+        cls, livekit_api_key: str, livekit_api_secret: str
+    ) -> AsyncIterator[WorkerGateway]:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = settings_in(
+                Path(folder),
+                livekit_api_key=livekit_api_key,
+                livekit_api_secret=livekit_api_secret,
+            )
+            app = await create_app(settings)
+            gateway = cls(app, livekit_api_secret)
+            app.middlewares.insert(0, gateway._listen)
+            async with served(app) as edge:
+                gateway.url = f"http://127.0.0.1:{edge.port}"
+                yield gateway
+
+    # --- What a test sets up
+
+    def new_call(self, config: AgentConfig, **changes: Any) -> KeptCall:
+        """A call that is not on record yet."""
+        room = new_id("call")
+        inbound = changes.get("direction") == "inbound"
+        values: dict[str, Any] = {
+            "id": call_id_of(room) if inbound else room,
+            "auth_id": "acme",
+            "direction": "outbound",
+            "room_name": room,
+            "participant_identity": "sip_+15550100",
+            "from_number": "+15550199",
+            "to_number": "+15550100",
+            "max_duration_ms": config.max_duration_ms,
+            "agent": Agent(id="test", version=1, config=config),
+            "metadata": {},
+        }
+        call = KeptCall(NewCall(**(values | changes)))
+        self.calls[call.id] = call
+        return call
+
+    async def record(self, call: KeptCall) -> None:
+        await self._app[STORE].insert_call(call.new, CallEvent(type="call.queued"))
+
+    async def end(self, call: KeptCall) -> None:
+        """Have the call be over without its worker."""
+        over = CallEvent(type="call.ended", data=ended("canceled", "canceled"))
+        await self._app[TIMELINE].append(call.id, [over], "gateway")
+
+    def job(self, call: KeptCall, *, made_earlier: bool = False) -> str:
+        """The metadata to dispatch the call's agent with.
+
+        ``made_earlier``: so long ago that the call would be on record, if it ever were.
+        """
+        if call.new.direction == "inbound":
+            return InboundJob(number_id=NUMBER_ID).model_dump_json(by_alias=True)
+        tokens = self._earlier_tokens if made_earlier else self.tokens
+        token = tokens.for_call(call.id)
+        return JobMetadata(call_id=call.id, token=token).model_dump_json(by_alias=True)
+
+    # --- What workers asked and told
+
+    async def heartbeat(
+        self, condition: Callable[[Heartbeat], bool], within_s: float = 15.0
+    ) -> Heartbeat:
+        """The first heartbeat from now on that fulfils the condition.
+
+        What came before tells of the past: a call of under two seconds may lie between two.
+        """
+        async with asyncio.timeout(within_s), self._news:
+            known = len(self._beats)
+            await self._news.wait_for(
+                lambda: len(self._beats) > known and condition(self._beats[-1])
+            )
+            return self._beats[-1]
+
+    async def answered(self, method: str, path: str, status: int, within_s: float = 20.0) -> None:
+        """Wait until such a request has been answered so."""
+        async with asyncio.timeout(within_s), self._news:
+            await self._news.wait_for(lambda: (method, path, status) in self._answers)
+
+    @web.middleware
+    async def _listen(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self.failing_with is not None:
+            return web.json_response({}, status=self.failing_with)
+        response = await handler(request)
+        if response.status == 200 and request.path == "/internal/workers/heartbeat":
+            token = request.headers["Authorization"].removeprefix("Bearer ")
+            worker_id = self.tokens.verify(token, "switchroom:worker")
+            beats = await self._app[STORE].workers()
+            self._beats += [beat for beat in beats if beat.worker_id == worker_id]
+        if response.status == 200 and request.path.endswith("/events"):
+            await self._read(self.calls[request.match_info["id"]])
+        async with self._news:
+            self._answers.append((request.method, request.path, response.status))
+            self._news.notify_all()
+        return response
+
+    async def _read(self, call: KeptCall) -> None:
+        stored = await self._app[STORE].events(call.id)
+        async with call.changed:
+            call.events = [event for event in stored if event.source == "worker"]
+            call.changed.notify_all()
