@@ -72,7 +72,7 @@ async def run(settings: Settings, phone: str | None = None) -> int:
         http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
         checklist.pause()
         if "providers" in stack.components:
-            await _set_providers(stack)
+            await stack.set_providers(scenario.control())
         try:
             if target is not None:
                 return await _call_a_person(console, http, target)
@@ -159,15 +159,6 @@ async def _dial(console: Console, http: aiohttp.ClientSession, number: str, addr
 async def _record(http: aiohttp.ClientSession, call_id: str) -> dict[str, Any]:
     async with http.get(f"/v1/calls/{call_id}") as response:
         return dict(await response.json())
-
-
-async def _set_providers(stack: Stack) -> None:
-    document = scenario.control().model_dump(mode="json")
-    async with (
-        aiohttp.ClientSession() as session,
-        session.put(f"{stack.providers.address}/control", json=document) as response,
-    ):
-        response.raise_for_status()
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,6 @@ from livekit.api import LiveKitAPI
 from dev import scenario
 from dev.demo import reservations_server
 from dev.phone import Phone
-from dev.providers import Control
 from dev.stack import Stack, StackOptions
 from dev.stack.options import HOST
 from dev.stack.ports import PORTS
@@ -130,18 +129,8 @@ async def stack(
         },
     )
     async with Stack(options) as running:
-        await set_providers(running, scenario.control())
+        await running.set_providers(scenario.control())
         yield running
-
-
-async def set_providers(stack: Stack, control: Control) -> None:
-    """What the local providers hear, answer and how late, from now on."""
-    document = control.model_dump(mode="json")
-    async with (
-        aiohttp.ClientSession() as session,
-        session.put(f"{stack.providers.address}/control", json=document) as response,
-    ):
-        response.raise_for_status()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,13 +17,11 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import aiohttp
 from baresip import BaresipError
-from livekit.api import LiveKitAPI
 from livekit.protocol.agent_dispatch import RoomAgentDispatch
-from livekit.protocol.room import CreateRoomRequest, RoomConfiguration
+from livekit.protocol.room import RoomConfiguration
 from livekit.protocol.sip import (
     CreateSIPDispatchRuleRequest,
     CreateSIPInboundTrunkRequest,
@@ -34,15 +32,22 @@ from livekit.protocol.sip import (
 )
 
 from core.settings import Settings
+from dev.bench import sides
+from dev.bench.api import answering
 from dev.bench.first_word import FirstWord, Found
-from dev.bench.peer import bare_worker
-from dev.bench.rig import IDLE_PROCESSES, LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS
-from dev.peers.bare_worker import AGENT_NAME, GREETING, INSTRUCTIONS
-from dev.phone import Answer, CallEnded, CallRefused, Phone, PhoneCall
-from dev.process import ManagedProcess
+from dev.bench.rig import (
+    AGENT,
+    IDLE_PROCESSES,
+    LLM_FIRST_TOKEN_MS,
+    TTS_FIRST_BYTE_MS,
+    Pair,
+    pair,
+    running,
+)
+from dev.peers.bare_worker import AGENT_NAME, GREETING
+from dev.phone import Answer, CallEnded, CallRefused, PhoneCall
 from dev.providers import Cartesia, Control, OpenAI
-from dev.stack import Stack, StackOptions
-from dev.stack.sip_backends import sip_stack
+from dev.stack import Stack
 
 Side = Literal["ours", "bare"]
 SIDES: Final[tuple[Side, Side]] = ("ours", "bare")
@@ -79,24 +84,24 @@ class CallLost(Exception):
 class Rig:
     """A stack and a bare worker with one agent each, and one phone. Made by ``run``."""
 
-    def __init__(
-        self,
-        stack: Stack,
-        sip_address: str,
-        bare: ManagedProcess,
-        http: aiohttp.ClientSession,
-        livekit: LiveKitAPI,
-        phone: Phone,
-    ) -> None:
-        self._stack = stack
-        self._sip_address = sip_address
-        self._workers = {"ours": stack.worker.process, "bare": bare}
-        self._http = http
-        self._livekit = livekit
-        self._phone = phone
-        self._agent_id = ""
+    def __init__(self, pair: Pair, agent_id: str) -> None:
+        self._sip_address = pair.sip_address
+        self._workers = {"ours": pair.stack.worker.process, "bare": pair.bare}
+        self._http = pair.http
+        self._phone = pair.phone
+        self._agent_id = agent_id
         self._greetings = dict.fromkeys(SIDES, FirstWord(GREETING))
         self._rooms = 0
+        changes = {
+            "from_phone_number": _NUMBERS["ours"],
+            "to_phone_number": _CALLER,
+            "agent": agent_id,
+        }
+        pids = {side: running(process.pid) for side, process in self._workers.items()}
+        address = pair.phone.address
+        ours = sides.ours(pair.http, pids["ours"], address, **changes)
+        bare = sides.bare(pair.livekit, pids["bare"], address, _NUMBERS["bare"])
+        self._place = {"ours": ours.place, "bare": bare.place}
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -104,28 +109,19 @@ class Rig:
         """With the bridge, or the livekit-sip at that path."""
         secret = secrets.token_hex(16)
         values = {
-            "worker_idle_processes": IDLE_PROCESSES,
             "worker_max_calls": 100,  # the bare worker has no limit
             "auth_required": True,
             "auth_api_secrets_json": json.dumps([{"id": "bench", "secret": secret}]),
         }
-        options = StackOptions(settings=settings, values=values)
-        async with contextlib.AsyncExitStack() as cleanup:
-            stack, sip_address = await cleanup.enter_async_context(sip_stack(options, livekit_sip))
-            bare = await cleanup.enter_async_context(bare_worker(stack))
-            headers = {"Authorization": f"Bearer {secret}"}
-            http = await cleanup.enter_async_context(
-                aiohttp.ClientSession(stack.gateway_url, headers=headers)
+        async with pair(settings, values, token=secret, livekit_sip=livekit_sip) as both:
+            both.phone.behave(Answer(after_s=RINGING_S))
+            control = Control(
+                openai=OpenAI(first_token_ms=LLM_FIRST_TOKEN_MS),
+                cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
             )
-            livekit = stack.api()
-            cleanup.push_async_callback(livekit.aclose)
-            phone = await cleanup.enter_async_context(Phone())
-            phone.behave(Answer(after_s=RINGING_S))
-            rig = cls(stack, sip_address, bare, http, livekit, phone)
-            await rig._set_providers()
-            await rig._set_ours()
-            await rig._set_bare()
-            yield rig
+            await both.stack.set_providers(control)
+            await _answer_bare(both.stack)
+            yield cls(both, await answering(both.http, _NUMBERS["ours"], AGENT))
 
     async def publish(self, greeting: str) -> None:
         """A new version of our agent."""
@@ -156,7 +152,7 @@ class Rig:
     async def outbound(self, side: Side) -> Heard:
         """Be called by the side, answer, hear the first word, hang up. Raises CallLost."""
         self._rooms += 1
-        await (self._place_ours if side == "ours" else self._place_bare)(f"bench-{self._rooms}")
+        await self._place[side](f"bench-{self._rooms}")
         async with _unless_lost():
             call = await self._phone.next_call(_WAIT_S)
         async with _unless_lost(call):
@@ -178,75 +174,27 @@ class Rig:
         taken = log.count("received job request") - len(_NOT_ASSIGNED.findall(log))
         return log.count("process initialized") >= taken + IDLE_PROCESSES
 
-    async def _place_ours(self, room: str) -> None:
-        body = {
-            "room_name": room,
-            "participant_name": "Bench",
-            "participant_identity": "phone",
-            "from_phone_number": _NUMBERS["ours"],
-            "to_phone_number": _CALLER,
-            "agent": self._agent_id,
-            "sip": {"outbound_address": self._phone.address},
-        }
-        await self._post("/sip/call", body)
 
-    async def _place_bare(self, room: str) -> None:
-        phone = {"address": self._phone.address, "to": _CALLER, "from": _NUMBERS["bare"]}
-        agent = RoomAgentDispatch(agent_name=AGENT_NAME, metadata=json.dumps(phone))
-        await self._livekit.room.create_room(CreateRoomRequest(name=room, agents=[agent]))
-
-    async def _set_providers(self) -> None:
-        control = Control(
-            openai=OpenAI(first_token_ms=LLM_FIRST_TOKEN_MS),
-            cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
+async def _answer_bare(stack: Stack) -> None:
+    """The trunk and the rule of the bare worker's number."""
+    async with stack.sip_api() as sip:
+        trunk = await sip.sip.create_inbound_trunk(
+            CreateSIPInboundTrunkRequest(
+                trunk=SIPInboundTrunkInfo(name="bare", numbers=[_NUMBERS["bare"]])
+            )
         )
-        address = f"{self._stack.providers.address}/control"
-        async with self._http.put(address, json=control.model_dump(mode="json")) as response:
-            response.raise_for_status()
-
-    async def _set_ours(self) -> None:
-        agent = {
-            "name": "Bench",
-            "voiceMode": "hosted",
-            "beginMessage": GREETING,
-            "systemPrompt": INSTRUCTIONS,
-        }
-        self._agent_id = (await self._post("/v1/agents", agent))["id"]
-        number = {
-            "provider": "sip",
-            "phoneNumber": _NUMBERS["ours"],
-            "agentId": self._agent_id,
-            "direction": "both",
-        }
-        await self._post("/api/v1/phone-numbers/attach", number)
-
-    async def _set_bare(self) -> None:
-        sip = self._stack.sip_api()
-        try:
-            trunk = await sip.sip.create_inbound_trunk(
-                CreateSIPInboundTrunkRequest(
-                    trunk=SIPInboundTrunkInfo(name="bare", numbers=[_NUMBERS["bare"]])
+        agent = RoomAgentDispatch(agent_name=AGENT_NAME)
+        await sip.sip.create_dispatch_rule(
+            CreateSIPDispatchRuleRequest(
+                dispatch_rule=SIPDispatchRuleInfo(
+                    trunk_ids=[trunk.sip_trunk_id],
+                    rule=SIPDispatchRule(
+                        dispatch_rule_individual=SIPDispatchRuleIndividual(room_prefix="call-")
+                    ),
+                    room_config=RoomConfiguration(agents=[agent]),
                 )
             )
-            agent = RoomAgentDispatch(agent_name=AGENT_NAME)
-            await sip.sip.create_dispatch_rule(
-                CreateSIPDispatchRuleRequest(
-                    dispatch_rule=SIPDispatchRuleInfo(
-                        trunk_ids=[trunk.sip_trunk_id],
-                        rule=SIPDispatchRule(
-                            dispatch_rule_individual=SIPDispatchRuleIndividual(room_prefix="call-")
-                        ),
-                        room_config=RoomConfiguration(agents=[agent]),
-                    )
-                )
-            )
-        finally:
-            await sip.aclose()
-
-    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        async with self._http.post(path, json=body) as response:
-            response.raise_for_status()
-            return dict(await response.json())
+        )
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 
 from core.settings import Settings
+from dev.bench.api import answering, hosted
 from dev.bench.report import Section
 from dev.bench.stats import SUMMARY, summary
 from dev.phone import Phone, PhoneCall
@@ -77,22 +78,8 @@ async def _line(settings: Settings, livekit_sip: str) -> AsyncIterator[tuple[str
             deepgram=Deepgram(phrases=[QUESTION, INTERRUPTION]),
             openai=OpenAI(scripts={"default": Script(rules=rules)}),
         )
-        agent = {"name": "Bench", "voiceMode": "hosted", "beginMessage": "Hello."}
-        async with http.put(
-            f"{stack.providers.address}/control", json=control.model_dump(mode="json")
-        ) as response:
-            response.raise_for_status()
-        async with http.post("/v1/agents", json=agent) as response:
-            response.raise_for_status()
-            agent_id = (await response.json())["id"]
-        number = {
-            "provider": "sip",
-            "phoneNumber": NUMBER,
-            "agentId": agent_id,
-            "direction": "both",
-        }
-        async with http.post("/api/v1/phone-numbers/attach", json=number) as response:
-            response.raise_for_status()
+        await stack.set_providers(control)
+        await answering(http, NUMBER, hosted("Hello."))
         yield host, phone
 
 

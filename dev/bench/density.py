@@ -21,7 +21,7 @@ from core.settings import Settings
 from dev.bench.held import ANSWER, QUESTION, SLOT_S, TURNS, WORKER, Held, Line
 from dev.bench.plot import Plot
 from dev.bench.report import Section
-from dev.bench.rig import FLOOR_MS, IDLE_PROCESSES, both_workers, running
+from dev.bench.rig import FLOOR_MS, IDLE_PROCESSES, both_workers
 from dev.bench.sides import Side
 from dev.bench.stats import paired, percentile
 from dev.bench.usage import MACHINE
@@ -83,12 +83,8 @@ async def _line(settings: Settings) -> AsyncIterator[tuple[Line, list[Side], flo
     """A line to hold calls on, both sides, and the path, ms (echo, no call up)."""
     values = {"worker_max_calls": 2 * LEVELS[-1]}
     async with both_workers(settings, {QUESTION: ANSWER}, values) as rig:
-        stack, providers = rig.stack, rig.stack.providers.address
-        parts = ("livekit-server", "bridge", "gateway", "providers")
-        components = {name: running(stack.components[name].pid) for name in parts}
-        answer = await _synthesised(rig.http, providers, ANSWER)
-        line = Line(rig.phone, rig.http, providers, components, answer)
-        yield line, [rig.ours, rig.bare], median(await rig.echo("echo"))
+        answer = await _synthesised(rig.http, rig.stack.providers.address, ANSWER)
+        yield Line(rig, answer), [rig.ours, rig.bare], median(await rig.echo("echo"))
 
 
 async def _synthesised(http: aiohttp.ClientSession, providers: str, text: str) -> Pcm:

@@ -16,10 +16,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from livekit.api import LiveKitAPI
-from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
 from dev.bench.report import Section
+from dev.bench.sides import dial
 from dev.bench.stats import SUMMARY, summary
 from dev.phone import Phone, PhoneCall
 from dev.stack.sip_backends import Backend, bridge_backend, livekit_sip_backend, livekit_sip_binary
@@ -99,14 +99,9 @@ async def _talk(call: PhoneCall) -> None:
 
 
 async def _dial(sip: LiveKitAPI, phone: Phone, room: str, number: int) -> PhoneCall:
+    called, identity = f"+1555000{number:04d}", f"phone-{number}"
     await sip.sip.create_sip_participant(
-        CreateSIPParticipantRequest(
-            trunk=SIPOutboundConfig(hostname=phone.address),
-            sip_call_to=f"+1555000{number:04d}",
-            sip_number="+15105550100",
-            room_name=room,
-            participant_identity=f"phone-{number}",
-        )
+        dial(phone.address, room, called=called, identity=identity)
     )
     call = await phone.next_call(_WAIT_S)
     await call.answered(_WAIT_S)

@@ -20,10 +20,11 @@ from statistics import median
 import aiohttp
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.room import CreateRoomRequest, DeleteRoomRequest
-from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
+from dev.bench.api import sip_call
 from dev.bench.report import Section
+from dev.bench.sides import dial
 from dev.bench.stats import paired, percentile
 from dev.stack import Stack, StackOptions
 from dev.standins.trunk import FixedReply, Trunk
@@ -154,15 +155,7 @@ async def _drain(call: Call, rooms: Iterator[str]) -> None:
 
 def _ours(http: aiohttp.ClientSession) -> Call:
     async def call(room: str) -> None:
-        body = {
-            "room_name": room,
-            "participant_name": "Bench",
-            "participant_identity": "phone",
-            "from_phone_number": "+15105550100",
-            "to_phone_number": "+15105550123",
-            "agent": None,
-        }
-        async with http.post("/sip/call", json=body) as response:
+        async with http.post("/sip/call", json=sip_call(room, agent=None)) as response:
             answer = await response.json()
             if response.status != 200:
                 raise RuntimeError(f"{response.status}: {answer}")
@@ -173,16 +166,7 @@ def _ours(http: aiohttp.ClientSession) -> Call:
 def _bare(livekit: LiveKitAPI, sip: LiveKitAPI, address: str) -> Call:
     async def call(room: str) -> None:
         await livekit.room.create_room(CreateRoomRequest(name=room))
-        await sip.sip.create_sip_participant(
-            CreateSIPParticipantRequest(
-                trunk=SIPOutboundConfig(hostname=address),
-                sip_call_to="+15105550123",
-                sip_number="+15105550100",
-                room_name=room,
-                participant_identity="phone",
-                participant_name="Bench",
-            )
-        )
+        await sip.sip.create_sip_participant(dial(address, room))
 
     return call
 

@@ -21,11 +21,12 @@ from statistics import median
 import aiohttp
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.room import CreateRoomRequest, DeleteRoomRequest, ListRoomsRequest
-from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
 from core.settings import Settings
 from dev.bench import lone_gateway
+from dev.bench.api import sip_call
 from dev.bench.report import Section
+from dev.bench.sides import dial
 from dev.bench.stats import percentile
 from dev.stack import Stack, StackOptions
 from dev.stack.sip_backends import Backend, bridge_backend, livekit_sip_backend, livekit_sip_binary
@@ -33,7 +34,6 @@ from dev.standins.trunk import FixedReply, Trunk
 
 ROUNDS, CALLS, CONCURRENCY = 3, 200, 40
 _SIDES = ("POST /sip/call", "create_room + create_sip_participant")
-_FROM = "+15105550100"
 _OVER_WITHIN_S = 60.0  # deadlines, not expectations
 _GONE_WITHIN_S = 60.0
 
@@ -163,14 +163,7 @@ def _judge(side: _Side, answers: dict[str, str], called: list[str]) -> None:
 
 def _ours(http: aiohttp.ClientSession) -> Place:
     async def place(room: str, number: str) -> str:
-        body = {
-            "room_name": room,
-            "participant_name": "Bench",
-            "participant_identity": "phone",
-            "from_phone_number": _FROM,
-            "to_phone_number": number,
-            "agent": None,
-        }
+        body = sip_call(room, to_phone_number=number, agent=None)
         async with http.post("/sip/call", json=body) as response:
             answer = await response.json()
             if response.status == 200:
@@ -186,16 +179,7 @@ def _bare(livekit: LiveKitAPI, sip: LiveKitAPI, address: str) -> Place:
     async def place(room: str, number: str) -> str:
         try:
             await livekit.room.create_room(CreateRoomRequest(name=room))
-            await sip.sip.create_sip_participant(
-                CreateSIPParticipantRequest(
-                    trunk=SIPOutboundConfig(hostname=address),
-                    sip_call_to=number,
-                    sip_number=_FROM,
-                    room_name=room,
-                    participant_identity="phone",
-                    participant_name="Bench",
-                )
-            )
+            await sip.sip.create_sip_participant(dial(address, room, called=number))
         except ServerError as error:
             return f"{error.status} {error.code}"
         except TimeoutError:

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from core.settings import Settings
 from dev.bench import lone_gateway
+from dev.bench.api import sip_call
 from dev.bench.http_load import drive, post
 from dev.bench.report import Section
 from dev.bench.stats import paired
@@ -140,16 +141,9 @@ async def _drive(side: _Side, secret: str, numbers: Iterator[int], *, keep: bool
 
 
 def _body(number: int, change: Mapping[str, object]) -> bytes:
-    body = {
-        "room_name": f"rate-{number}",
-        "participant_name": "Bench",
-        "participant_identity": "phone",
-        "from_phone_number": "+15105550100",
-        "to_phone_number": f"+1510{2_000_000 + number}",
-        "agent": None,
-        **change,
-    }
-    return json.dumps(body).encode()
+    to = f"+1510{2_000_000 + number}"
+    body = sip_call(f"rate-{number}", to_phone_number=to, agent=None)
+    return json.dumps({**body, **change}).encode()
 
 
 @contextlib.asynccontextmanager

@@ -14,12 +14,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import aiohttp
-
 from core.audio import Pcm
+from dev.bench.rig import Rig, running
 from dev.bench.sides import Side
 from dev.bench.usage import Snapshot, processes, pss_mib
-from dev.phone import Phone, PhoneCall, Span
+from dev.phone import PhoneCall, Span
 from dev.phone.tracks import SAMPLE_RATE
 from dev.speech.holes import longest_hole_ms
 from dev.speech.listen import speech_bounds, voiced_segments
@@ -31,6 +30,7 @@ TURNS = 3
 # synthesised in one piece.
 SLOT_S = 8.5
 WORKER = "worker"
+_BESIDE = ("livekit-server", "bridge", "gateway", "providers")
 _AT_ONCE = 3  # calls being set up: as many as there are idle processes
 # After the last call is up: the jitter buffers, which grew meanwhile, shrink again.
 _SETTLE_S = 5.0
@@ -87,20 +87,11 @@ class Held:
 class Line:
     """The one phone that all calls go to, with what else is counted beside a side's worker."""
 
-    def __init__(
-        self,
-        phone: Phone,
-        http: aiohttp.ClientSession,
-        providers: str,
-        components: Mapping[str, int],
-        answer: Pcm,
-    ) -> None:
-        """``providers``: the address of their control; ``components``: process ids by name;
-        ``answer``: what is synthesised for the agents to say, 8 kHz."""
-        self._phone = phone
-        self._http = http
-        self._providers = providers
-        self._components = components
+    def __init__(self, rig: Rig, answer: Pcm) -> None:
+        """``answer``: what is synthesised for the agents to say, 8 kHz."""
+        self._stack = rig.stack
+        self._phone = rig.phone
+        self._components = {name: running(rig.stack.components[name].pid) for name in _BESIDE}
         self._answer = answer
         self._logged = 0
 
@@ -169,9 +160,7 @@ class Line:
 
     async def _late(self) -> list[float]:
         """How late the simulated providers were since this was asked last, ms each."""
-        address = f"{self._providers}/control/log"
-        async with self._http.get(address, params={"since": self._logged}) as response:
-            entries = (await response.json())["entries"]
+        entries = await self._stack.provider_log(self._logged)
         self._logged = max((entry["seq"] for entry in entries), default=self._logged)
         return [entry["late_ms"] for entry in entries if "late_ms" in entry]
 

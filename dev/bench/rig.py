@@ -11,13 +11,16 @@ from typing import Any, Final
 
 import aiohttp
 import yaml
+from livekit.api import LiveKitAPI
 
 from core.settings import Settings
 from dev.bench import sides
+from dev.bench.api import hosted
 from dev.bench.peer import bare_worker
 from dev.bench.sides import Side
 from dev.peers.bare_worker import GREETING, INSTRUCTIONS
 from dev.phone import Phone
+from dev.process import ManagedProcess
 from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script
 from dev.stack import Stack, StackOptions
 from dev.stack.sip_backends import Backend, sip_stack
@@ -28,6 +31,8 @@ STT_FINAL_MS, LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 0.0, 250.0, 90.0
 FLOOR_MS: Final = ENDPOINTING_MS + STT_FINAL_MS + LLM_FIRST_TOKEN_MS + TTS_FIRST_BYTE_MS
 """What a turn takes in any case."""
 IDLE_PROCESSES: Final = 3
+AGENT: Final = hosted(GREETING, systemPrompt=INSTRUCTIONS)
+"""Ours, as the bare worker's."""
 _ECHOES = 5
 _WAIT_S = 20.0
 
@@ -65,6 +70,38 @@ class Rig:
         return trips
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Our stack and a bare worker at its LiveKit, and a phone. ``http`` is of our gateway;
+    phones call ``sip_address``."""
+
+    stack: Stack
+    sip_address: str
+    bare: ManagedProcess
+    http: aiohttp.ClientSession
+    livekit: LiveKitAPI
+    phone: Phone
+
+
+@contextlib.asynccontextmanager
+async def pair(
+    settings: Settings, values: Mapping[str, Any], *, token: str = "", livekit_sip: str = ""
+) -> AsyncIterator[Pair]:
+    """``values``: further settings; ``token``: for our gateway; ``livekit_sip``: its path, in
+    place of the bridge."""
+    values = {"worker_idle_processes": IDLE_PROCESSES, **values}
+    options = StackOptions(settings=settings, values=values)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with (
+        sip_stack(options, livekit_sip) as (stack, sip_address),
+        bare_worker(stack) as bare,
+        aiohttp.ClientSession(stack.gateway_url, headers=headers) as http,
+        stack.api() as livekit,
+        Phone() as phone,
+    ):
+        yield Pair(stack, sip_address, bare, http, livekit, phone)
+
+
 @contextlib.asynccontextmanager
 async def both_workers(
     settings: Settings,
@@ -74,41 +111,25 @@ async def both_workers(
     livekit_sip: str = "",
 ) -> AsyncIterator[Rig]:
     """A stack with both workers and a phone that both call. ``replies``: what callers say, and
-    what the LLM answers; ``values``: further settings; ``livekit_sip``: its path, in place of
-    the bridge."""
-    async with contextlib.AsyncExitStack() as cleanup:
-        agents = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        agent = {
-            "name": "Bench",
-            "voiceMode": "hosted",
-            "beginMessage": GREETING,
-            "systemPrompt": INSTRUCTIONS,
-        }
-        (agents / "bench.yaml").write_text(yaml.safe_dump(agent))
+    what the LLM answers; ``values`` and ``livekit_sip`` as in ``pair``."""
+    with tempfile.TemporaryDirectory() as agents:
+        (Path(agents) / "bench.yaml").write_text(yaml.safe_dump(AGENT))
         all_values = {
-            "agents_dir": agents,
+            "agents_dir": Path(agents),
             "default_agent": "bench",
             "endpointing_ms": ENDPOINTING_MS,
-            "worker_idle_processes": IDLE_PROCESSES,
             **(values or {}),
         }
-        options = StackOptions(settings=settings, values=all_values)
-        stack, _ = await cleanup.enter_async_context(sip_stack(options, livekit_sip))
-        peer = await cleanup.enter_async_context(bare_worker(stack))
-        http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
-        phone = await cleanup.enter_async_context(Phone())
-        livekit = stack.api()
-        cleanup.push_async_callback(livekit.aclose)
-        control = _control(replies).model_dump(mode="json")
-        async with http.put(f"{stack.providers.address}/control", json=control) as response:
-            response.raise_for_status()
-        yield Rig(
-            stack,
-            http,
-            phone,
-            sides.ours(http, running(stack.worker.pid), phone.address),
-            sides.bare(livekit, running(peer.pid), phone.address),
-        )
+        async with pair(settings, all_values, livekit_sip=livekit_sip) as both:
+            stack, http, phone = both.stack, both.http, both.phone
+            await stack.set_providers(_control(replies))
+            yield Rig(
+                stack,
+                http,
+                phone,
+                sides.ours(http, running(stack.worker.pid), phone.address),
+                sides.bare(both.livekit, running(both.bare.pid), phone.address),
+            )
 
 
 def running(pid: int | None) -> int:

@@ -12,9 +12,8 @@ from livekit.protocol.agent_dispatch import RoomAgentDispatch
 from livekit.protocol.room import CreateRoomRequest
 from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig
 
+from dev.bench.api import FROM, TO, post, sip_call
 from dev.peers.bare_worker import AGENT_NAME
-
-FROM, TO = "+15105550100", "+15105550123"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +26,20 @@ class Side:
     place: Callable[[str], Awaitable[str]]
 
 
-def ours(http: aiohttp.ClientSession, pid: int, phone: str) -> Side:
-    """``http``: of the gateway; ``phone``: ``host:port``. Needs a default agent."""
+def ours(http: aiohttp.ClientSession, pid: int, phone: str, **changes: str) -> Side:
+    """``http``: of the gateway; ``phone``: ``host:port``; ``changes``: of the request, which
+    without an agent needs a default one."""
 
     async def place(room: str) -> str:
-        body = {
-            "room_name": room,
-            "participant_name": "Bench",
-            "participant_identity": "phone",
-            "from_phone_number": FROM,
-            "to_phone_number": TO,
-            "sip": {"outbound_address": phone},
-        }
-        async with http.post("/sip/call", json=body) as response:
-            response.raise_for_status()
-            return str((await response.json())["call_id"])
+        body = sip_call(room, sip={"outbound_address": phone}, **changes)
+        return str((await post(http, "/sip/call", body))["call_id"])
 
     return Side("Switchroom", pid, place)
 
 
-def bare(livekit: LiveKitAPI, pid: int, phone: str) -> Side:
+def bare(livekit: LiveKitAPI, pid: int, phone: str, caller: str = FROM) -> Side:
     """As LiveKit's example does: the dispatched agent dials the phone itself."""
-    metadata = json.dumps({"address": phone, "to": TO, "from": FROM})
+    metadata = json.dumps({"address": phone, "to": TO, "from": caller})
 
     async def place(room: str) -> str:
         agent = RoomAgentDispatch(agent_name=AGENT_NAME, metadata=metadata)
@@ -58,12 +49,15 @@ def bare(livekit: LiveKitAPI, pid: int, phone: str) -> Side:
     return Side("bare livekit-agents worker", pid, place)
 
 
-def dial(phone: str, room: str) -> CreateSIPParticipantRequest:
-    """The phone, into a room, with no agent: for an echo over the same legs."""
+def dial(
+    phone: str, room: str, *, called: str = TO, identity: str = "phone"
+) -> CreateSIPParticipantRequest:
+    """The phone, into a room, with no agent."""
     return CreateSIPParticipantRequest(
         trunk=SIPOutboundConfig(hostname=phone),
-        sip_call_to=TO,
+        sip_call_to=called,
         sip_number=FROM,
         room_name=room,
-        participant_identity="phone",
+        participant_identity=identity,
+        participant_name="Bench",
     )

@@ -8,11 +8,12 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 from baresip import BaresipError
 
+from dev.bench.api import answering, hosted, post, sip_call
+from dev.bench.rig import LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS
 from dev.phone import Answer, CallEnded, CallRefused, Phone, PhoneCall
 from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script, ToolCall
 from dev.stack import Stack
@@ -22,7 +23,6 @@ NUMBER, CALLER = "+15105550199", "+15105550123"
 GREETING = "Hello."
 QUESTION, ANSWER = "What time do you open?", "We open at five."
 GOODBYE, FAREWELL = "Thank you, goodbye.", "Goodbye."
-LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 250.0, 90.0
 RINGING_S = 0.5
 _WAIT_S = 20.0
 _REQUESTS_AT_ONCE = 40
@@ -68,14 +68,8 @@ class Load:
             ),
             cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
         )
-        address = f"{stack.providers.address}/control"
-        async with http.put(address, json=control.model_dump(mode="json")) as response:
-            response.raise_for_status()
-        agent = {"name": "Soak", "voiceMode": "hosted", "beginMessage": GREETING}
-        load = cls(stack, http, "")
-        load.agent_id = (await load._post("/v1/agents", agent))["id"]
-        number = {"provider": "sip", "phoneNumber": NUMBER, "direction": "both"}
-        await load._post("/api/v1/phone-numbers/attach", number | {"agentId": load.agent_id})
+        await stack.set_providers(control)
+        load = cls(stack, http, await answering(http, NUMBER, hosted(GREETING)))
         await load._fill_pools()
         return load
 
@@ -151,7 +145,7 @@ class Load:
     async def _outbound_api_ends(self, phone: Phone) -> Held:
         call, first_word_ms, begun, call_id = await self._outbound(phone)
         turn_ms = await _turn(call)
-        await self._post(f"/v1/calls/{call_id}/end", {})
+        await post(self.http, f"/v1/calls/{call_id}/end", {})
         await call.ended(_WAIT_S)
         return Held(begun, "outbound", first_word_ms, (turn_ms,))
 
@@ -167,25 +161,18 @@ class Load:
     async def _outbound(self, phone: Phone) -> tuple[PhoneCall, float, int, str]:
         """A call whose greeting is over; from the phone's 200 to its first word, ms; its id."""
         begun = self.begun
-        body = {
-            "room_name": f"soak-{begun}",
-            "participant_name": "Soak",
-            "participant_identity": "phone",
-            "from_phone_number": NUMBER,
-            "to_phone_number": CALLER,
-            "agent": self.agent_id,
-            "sip": {"outbound_address": phone.address},
-        }
-        placed = await self._post("/sip/call", body)
+        body = sip_call(
+            f"soak-{begun}",
+            from_phone_number=NUMBER,
+            to_phone_number=CALLER,
+            agent=self.agent_id,
+            sip={"outbound_address": phone.address},
+        )
+        placed = await post(self.http, "/sip/call", body)
         call = await phone.next_call(_WAIT_S)
         await call.answered(_WAIT_S)
         greeting = await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
         return call, greeting.start_ms, begun, str(placed["call_id"])
-
-    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        async with self.http.post(path, json=body) as response:
-            response.raise_for_status()
-            return dict(await response.json())
 
 
 async def _turn(call: PhoneCall) -> float:

@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 from core.models import new_id
 from core.settings import Settings
@@ -149,22 +148,17 @@ class _Bench:
         return found
 
     async def _newest(self) -> int:
-        return max((entry["seq"] for entry in await self._log(0)), default=0)
+        return max((entry["seq"] for entry in await self._rig.stack.provider_log()), default=0)
 
     async def _latest_delay(self, since: int) -> float:
         """How late a simulated provider was at most since then, ms; of a voice, its first byte."""
         return max(
             (
                 entry.get("first_byte_late_ms", entry.get("late_ms", 0.0))
-                for entry in await self._log(since)
+                for entry in await self._rig.stack.provider_log(since)
             ),
             default=0.0,
         )
-
-    async def _log(self, since: int) -> list[dict[str, Any]]:
-        address = f"{self._rig.stack.providers.address}/control/log"
-        async with self._rig.http.get(address, params={"since": since}) as response:
-            return list((await response.json())["entries"])
 
 
 async def _interrupt(call: PhoneCall) -> float:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 from livekit.api import LiveKitAPI
@@ -28,6 +28,9 @@ from dev.stack.environment import as_variables
 from dev.stack.options import HOST, ROOT, StackOptions, choose_settings, livekit_config
 from dev.stack.ports import PORTS
 from dev.stack.rundir import run_dir
+
+if TYPE_CHECKING:
+    from dev.providers import Control
 
 PYTHON = (sys.executable, "-m")
 PROBE_TIMEOUT_S = 2.0
@@ -102,6 +105,19 @@ class Stack:
     def log_text(self, name: str) -> str:
         """Everything the component has printed."""
         return self.components[name].process.log_text()
+
+    async def set_providers(self, control: Control) -> None:
+        """What the local providers hear, answer and how late, from now on."""
+        document = control.model_dump(mode="json")
+        async with self._session.put(f"{self.providers.address}/control", json=document) as answer:
+            answer.raise_for_status()
+
+    async def provider_log(self, since: int = 0) -> list[dict[str, Any]]:
+        """What the local providers did after the entry with that ``seq``."""
+        address = f"{self.providers.address}/control/log"
+        async with self._session.get(address, params={"since": since}) as answer:
+            answer.raise_for_status()
+            return list((await answer.json())["entries"])
 
     async def wait_unexpected_end(self) -> Component:
         """Wait until a component ends by itself; return it."""

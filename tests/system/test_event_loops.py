@@ -20,7 +20,7 @@ from dev.scenario import GOODBYE, GOODBYE_ANSWER, OPENING, OPENING_ANSWER, TABLE
 from dev.scenario import Speak as Says
 from dev.stack import Stack, StackOptions
 from dev.stack.options import ROOT
-from tests.conftest import ACME, AUTH, Gateway, set_providers, write_agents
+from tests.conftest import ACME, AUTH, Gateway, write_agents
 from tests.support.calls import Placed, request
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -101,7 +101,7 @@ async def test_nothing_blocks_while_a_call_is_held(tmp_path: Path) -> None:
             values={**AUTH, "agents_dir": tmp_path, "default_agent": "greeter"},
         )
         async with Stack(options) as stack, aiohttp.ClientSession(stack.gateway_url) as http:
-            await set_providers(stack, scenario.control())
+            await stack.set_providers(scenario.control())
             gateway = Gateway(http)
             placed = await Placed.place(gateway, request(phone.address, agent="restaurant"))
             call = await phone.next_call(20)

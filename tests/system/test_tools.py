@@ -16,7 +16,7 @@ from dev.providers import Control, Deepgram, OpenAI, Rule, Script, ToolCall
 from dev.scenario import OPENING, TABLE
 from dev.speech import Recognizer, normalize
 from dev.stack import Stack
-from tests.conftest import ACME, GREETING, Gateway, set_providers
+from tests.conftest import ACME, GREETING, Gateway
 from tests.support.calls import Placed, request, told
 from tests.support.edge import served
 from tests.support.mcp_server import mcp_server
@@ -61,9 +61,9 @@ async def script(stack: Stack) -> AsyncIterator[None]:
         deepgram=Deepgram(phrases=[TABLE, OPENING]),
         openai=OpenAI(scripts={"default": Script(rules=rules)}),
     )
-    await set_providers(stack, control)
+    await stack.set_providers(control)
     yield
-    await set_providers(stack, scenario.control())
+    await stack.set_providers(scenario.control())
 
 
 async def test_words_meanwhile_an_mcp_tool_and_no_secret_told(

@@ -22,7 +22,7 @@ from dev.sip.digest import Credentials
 from dev.speech.listen import level_dbfs
 from dev.stack import Stack
 from dev.standins.trunk import Trunk
-from tests.conftest import ACME, Gateway, set_providers
+from tests.conftest import ACME, Gateway
 from tests.support.calls import Placed, request, told
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -51,9 +51,9 @@ def control() -> Control:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
 async def script(stack: Stack) -> AsyncIterator[None]:
-    await set_providers(stack, control())
+    await stack.set_providers(control())
     yield
-    await set_providers(stack, scenario.control())
+    await stack.set_providers(scenario.control())
 
 
 async def agent(gateway: Gateway, **changes: Any) -> str:

@@ -17,7 +17,7 @@ from dev.providers import Control, Deepgram, OpenAI, Rule, Script, ToolCall
 from dev.speech import CALLER_VOICE, Recognizer, normalize, synthesize
 from dev.speech.listen import frame_levels, level_dbfs
 from dev.stack import Stack
-from tests.conftest import ACME, GREETING, Gateway, set_providers
+from tests.conftest import ACME, GREETING, Gateway
 from tests.support.calls import Placed, request
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -47,9 +47,9 @@ async def script(stack: Stack) -> AsyncIterator[None]:
         deepgram=Deepgram(phrases=PHRASES),
         openai=OpenAI(scripts={"default": Script(rules=RULES, default="Sorry?")}),
     )
-    await set_providers(stack, control)
+    await stack.set_providers(control)
     yield
-    await set_providers(stack, scenario.control())
+    await stack.set_providers(scenario.control())
 
 
 class Dialled:
