@@ -22,7 +22,6 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 from aiosipua.headers import parse_uri
@@ -30,39 +29,15 @@ from aiosipua.message import SipRequest, SipResponse
 from baresip import BaresipError, Call, StaleHandleError
 
 from dev.phone import runtime
+from dev.phone.behaviour import AT_ONCE, Answer, Behaviour, Reject
 from dev.phone.call import PhoneCall, Transfer
 from dev.phone.endings import CallEnded, Ended
+from dev.phone.front import Front
 from dev.phone.runtime import Identity, Stack
 from dev.sip import messages
-from dev.sip.messages import Address
 from dev.sip.relay import SipRelay
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Ring, then answer."""
-
-    after_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Reject:
-    """Refuse with a SIP status, after ringing for a while if ``after_s`` is above zero."""
-
-    status: int = 486
-    reason: str | None = None
-    after_s: float = 0.0
-    headers: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class RingOut:
-    """Ring until the caller gives up, or until the test calls ``answer`` or ``hangup``."""
-
-
-Behaviour = Answer | Reject | RingOut
 
 
 class Phone:
@@ -72,7 +47,7 @@ class Phone:
         self,
         port: int = 0,
         *,
-        behaviour: Behaviour | Callable[[PhoneCall], Behaviour] = Answer(),
+        behaviour: Behaviour | Callable[[PhoneCall], Behaviour] = AT_ONCE,
         follow_transfers: bool = True,
         transfer_route: str | None = None,
     ) -> None:
@@ -93,20 +68,18 @@ class Phone:
         self._by_id: dict[str, PhoneCall] = {}
         self._arrivals: asyncio.Queue[PhoneCall] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._goodbyes: set[str] = set()  # Call-IDs of our BYEs that wait for their answer
-        self._goodbyes_heard = asyncio.Event()
-        self._goodbyes_heard.set()
         self._relay: SipRelay | None = None
+        self._front: Front | None = None
         self._stack: Stack | None = None
         self._user = ""
 
     async def __aenter__(self) -> Self:
         self._stack = await runtime.acquire()
         try:
-            self._relay = await SipRelay.open(lambda relay: _Front(self, relay), port=self._port)
+            self._user = f"phone{self._stack.next_number()}"
+            self._relay = await SipRelay.open(self._make_front, port=self._port)
             host, port = self._relay.address
             self.address = f"{host}:{port}"
-            self._user = f"phone{self._stack.next_number()}"
             await self._stack.agent(self._identity(self._user), self._on_incoming)
         except BaseException:
             await self._shut()
@@ -127,11 +100,21 @@ class Phone:
                 await call.ended(timeout=2)
             except TimeoutError:
                 logger.warning("a call did not end in time", extra={"sip_call_id": call.call_id})
-        try:
-            await asyncio.wait_for(self._goodbyes_heard.wait(), timeout=1)
-        except TimeoutError:
-            logger.warning("a BYE got no answer", extra={"calls": len(self._goodbyes)})
+        if self._front is not None:
+            await self._front.goodbyes_heard(timeout=1)
         await self._shut()
+
+    def _make_front(self, relay: SipRelay) -> Front:
+        assert self._stack is not None
+        self._front = Front(
+            relay,
+            stack=self._stack.address,
+            user=self._user,
+            calls=self._by_id,
+            invited=self._on_invite,
+            transfer_route=self._transfer_route,
+        )
+        return self._front
 
     async def _shut(self) -> None:
         for task in self._tasks:
@@ -235,34 +218,7 @@ class Phone:
         elif call.refusal is not None:
             relay.answer(call.refusal)  # a retransmission
             return False
-        self._to_own_stack(request)
         return True
-
-    def _to_own_stack(self, request: SipRequest) -> None:
-        """Any number dialled here is this phone's, whatever baresip calls it."""
-        assert self._stack is not None
-        host, port = self._stack.address
-        request.uri = f"sip:{self._user}@{host}:{port}"
-
-    def _is_own_stack(self, source: Address) -> bool:
-        return self._stack is not None and source == self._stack.address
-
-    def _said_goodbye(self, call_id: str) -> None:
-        self._goodbyes.add(call_id)
-        self._goodbyes_heard.clear()
-
-    def _goodbye_heard(self, call_id: str) -> None:
-        self._goodbyes.discard(call_id)
-        if not self._goodbyes:
-            self._goodbyes_heard.set()
-
-    def _route_telephone_number(self, request: SipRequest) -> None:
-        """Give a REFER's tel: target (RFC 3966) a host, as an operator's switch would."""
-        target = request.headers.get_first("refer-to") or ""
-        scheme, _, number = target.strip("<> ").partition(":")
-        if scheme.lower() == "tel" and self._transfer_route is not None:
-            number = number.partition(";")[0]
-            request.set_header("Refer-To", f"<sip:{number}@{self._transfer_route}>")
 
     def _refuse(self, call: PhoneCall, how: Reject, request: SipRequest, relay: SipRelay) -> None:
         """Answer for baresip, which knows only 486."""
@@ -332,63 +288,3 @@ class Phone:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("phone task failed", exc_info=task.exception())
-
-
-class _Front:
-    """The policy of a phone's relay: what comes from outside, and what baresip sends."""
-
-    def __init__(self, phone: Phone, relay: SipRelay) -> None:
-        self._phone = phone
-        self._relay = relay
-
-    def request(self, request: SipRequest, source: Address, for_us: bool) -> bool:
-        call = self._phone._by_id.get(request.call_id or "")
-        outside = not self._phone._is_own_stack(source)
-        if for_us and messages.to_tag(request) is None:
-            if request.method == "INVITE":
-                return self._phone._on_invite(request, self._relay)
-            if request.method == "OPTIONS":
-                self._relay.answer(messages.reply(request, 200))
-                return False
-        if not outside and request.method == "BYE":
-            self._phone._said_goodbye(request.call_id or "")
-        if call is not None and not outside and self._is_needless_offer(call, request):
-            if request.method == "INVITE":
-                self._relay.answer(messages.reply(request, 488))
-            return False
-        if call is not None and outside:
-            if request.method in {"BYE", "CANCEL"}:
-                call.farewell = request.headers.get_first("reason") or ""
-            elif request.method == "REFER":
-                self._phone._route_telephone_number(request)
-            if call.refusal is not None:
-                return self._after_refusal(call, request)
-        if for_us:
-            self._phone._to_own_stack(request)
-        return True
-
-    def _is_needless_offer(self, call: PhoneCall, request: SipRequest) -> bool:
-        """Within 0.2 s of every answer baresip sends a re-INVITE that changes nothing (it
-        means to say that there is no video, which was never offered). Each end restarts
-        its stream for it and drops what lies in its socket, so the far end is spared it."""
-        return (
-            call.inbound
-            and not call.renegotiates
-            and request.method in {"INVITE", "ACK"}
-            and messages.to_tag(request) is not None
-        )
-
-    def _after_refusal(self, call: PhoneCall, request: SipRequest) -> bool:
-        """The rest of a transaction that never reached baresip."""
-        if request.method == "CANCEL":
-            self._relay.answer(messages.reply(request, 200))
-            call.canceled_while_refusing.set()
-        elif request.method != "ACK":
-            self._relay.answer(messages.reply(request, 481))
-        return False
-
-    def response(self, response: SipResponse, source: Address) -> bool:
-        cseq = response.cseq
-        if cseq is not None and cseq.method == "BYE" and response.status_code >= 200:
-            self._phone._goodbye_heard(response.call_id or "")
-        return True
