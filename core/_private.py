@@ -31,4 +31,5 @@ async def send_dtmf(room: rtc.Room, identity: str, *, code: int, digit: str) -> 
         answer = await answers.wait_for(lambda told: told.publish_sip_dtmf.async_id == asked)
     finally:
         client.queue.unsubscribe(answers)
-    return answer.publish_sip_dtmf.error
+    error: str = answer.publish_sip_dtmf.error
+    return error

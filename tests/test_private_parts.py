@@ -15,6 +15,8 @@ PACKAGES = ("core", "sip", "gateway", "worker")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 # Documented, and underscored only so that they collide with nothing.
 PUBLIC = {"_replace", "_asdict", "_fields", "_exit"}
+# How livekit-agents has plugins take their input and give their events.
+PUBLIC |= {"_input_ch", "_event_ch"}
 
 
 def is_private(name: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,24 @@ from aiohttp.typedefs import Handler
 
 from core.events import ended
 from core.jobs import Heartbeat, InboundJob, JobMetadata
-from core.models import Agent, AgentConfig, CallEvent, StoredEvent, Turn, new_id
+from core.models import Agent, AgentConfig, CallEvent, new_id
 from core.tokens import Audience, TokenIssuer
 from gateway.app import create_app
-from gateway.calls.inbound_record import call_id_of
+from gateway.calls.inbound import call_id_of
 from gateway.keys import STORE, TIMELINE
 from gateway.store.calls import NewCall
 from tests.support.edge import served
 from tests.support.inprocess import settings_in
+from tests.support.reported_call import ReportedCall
 
 NUMBER_ID = "num_1"
 
 
-@dataclass
-class KeptCall:
-    """One call of the gateway's, and what its worker has told of it."""
+@dataclass(kw_only=True)
+class KeptCall(ReportedCall):
+    """One call of the gateway's. ``events`` are from the database: those that a worker reported."""
 
     new: NewCall
-    events: list[StoredEvent] = field(default_factory=list)
-    """From the database: those that a worker told."""
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
     def id(self) -> str:
@@ -49,31 +47,6 @@ class KeptCall:
     def identity(self) -> str:
         """Of the far end's participant."""
         return self.new.participant_identity
-
-    def of(self, type: str) -> list[StoredEvent]:
-        return [event for event in self.events if event.type == type]
-
-    @property
-    def turns(self) -> list[Turn]:
-        """The turns as last told, in order of appearance."""
-        turns = {event.data["id"]: event.data for event in self.of("turn")}
-        return [Turn.model_validate(turn) for turn in turns.values()]
-
-    async def until(
-        self, condition: Callable[[KeptCall], Any], what: str, within_s: float = 30.0
-    ) -> None:
-        """Wait until the condition holds. Raises AssertionError naming the events so far."""
-        try:
-            async with asyncio.timeout(within_s), self.changed:
-                await self.changed.wait_for(lambda: condition(self))
-        except TimeoutError:
-            seen = [(event.type, event.data) for event in self.events]
-            raise AssertionError(f"no {what} within {within_s:g} s; got {seen}") from None
-
-    async def event(self, type: str, within_s: float = 30.0) -> StoredEvent:
-        """The first event of that type, waited for."""
-        await self.until(lambda call: call.of(type), type, within_s)
-        return self.of(type)[0]
 
 
 class _EarlierTokens(TokenIssuer):
@@ -134,7 +107,7 @@ class WorkerGateway:
             "agent": Agent(id="test", version=1, config=config),
             "metadata": {},
         }
-        call = KeptCall(NewCall(**(values | changes)))
+        call = KeptCall(new=NewCall(**(values | changes)))
         self.calls[call.id] = call
         return call
 

@@ -18,8 +18,8 @@ from core.models import Agent, AgentConfig, CallEvent
 from core.url_guard import guarded_session
 from dev.providers import Control, Deepgram, OpenAI, Providers, Rule, Script, ToolCall
 from dev.stack.environment import GivenSettings
+from tests.support.reported_call import ReportedCall
 from tests.support.scripted_line import ScriptedLine
-from tests.support.worker_rig import FakeCall
 from worker.call import Call
 from worker.line import Line
 from worker.link.client import Gateway, Refused
@@ -59,7 +59,7 @@ CONTROL = Control(
 class Keeping(Gateway):
     """A gateway that keeps what it is told, and orders nothing."""
 
-    def __init__(self, http: aiohttp.ClientSession, call: FakeCall) -> None:
+    def __init__(self, http: aiohttp.ClientSession, call: ReportedCall) -> None:
         super().__init__(http, "http://127.0.0.1:9")
         self._call = call
 
@@ -94,7 +94,7 @@ def brief(**changes: Any) -> CallBrief:
 class Served:
     """A call while it is served."""
 
-    def __init__(self, line: ScriptedLine, call: FakeCall, running: asyncio.Task[None]) -> None:
+    def __init__(self, line: ScriptedLine, call: ReportedCall, running: asyncio.Task[None]) -> None:
         self.line = line
         self.call = call
         self._running = running
@@ -133,7 +133,7 @@ async def serving(providers: Providers, folder: Path, **changes: Any) -> AsyncIt
         cartesia_api_key="cartesia-key",
         endpointing_ms=300,
     )
-    told = FakeCall(brief(**changes))
+    known, told = brief(**changes), ReportedCall()
     scripted = ScriptedLine()
     line: Line = scripted
     model = build_llm_client(settings)
@@ -145,10 +145,10 @@ async def serving(providers: Providers, folder: Path, **changes: Any) -> AsyncIt
     ):
         gateway = Keeping(http, told)
         reporter = Reporter(gateway, folder)
-        reporter.own(Owner(told.brief.call_id, "token"))
+        reporter.own(Owner(known.call_id, "token"))
 
         async def ask() -> Assignment:
-            return Assignment(brief=told.brief, token="token")
+            return Assignment(brief=known, token="token")
 
         call = Call(
             line,
@@ -250,7 +250,7 @@ async def test_a_call_that_is_refused_meets_nobody(tmp_path: Path) -> None:
         raise Refused("gone", 410)
 
     async with aiohttp.ClientSession() as http:
-        gateway = Keeping(http, FakeCall(brief()))
+        gateway = Keeping(http, ReportedCall())
         settings = GivenSettings(openai_api_key="openai-key")
         reporter = Reporter(gateway, tmp_path)
         async with build_llm_client(settings) as model:

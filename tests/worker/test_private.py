@@ -21,7 +21,7 @@ from livekit.agents.utils import http_context
 from livekit.agents.voice import io
 from livekit.agents.voice.room_io._output import _ParticipantAudioOutput
 
-from worker._private import LOADED_WHEN_USED, drop_queued, is_connecting, make_tls_context
+from worker import _private
 from worker.timing.spoken_audio import SpokenAudio
 
 pytestmark = pytest.mark.unit
@@ -142,23 +142,23 @@ async def test_the_end_of_a_segment_is_played(
 
 def test_whether_livekit_is_away_is_known() -> None:
     server = AgentServer(ws_url="ws://127.0.0.1:9", api_key="key", api_secret="secret")
-    assert is_connecting(server) is False
+    assert _private.is_connecting(server) is False
     server._connecting = True
-    assert is_connecting(server) is True
+    assert _private.is_connecting(server) is True
     source = inspect.getsource(AgentServer)
     for value in (True, False):
         assert source.count(f"self._connecting = {value}") == 1
 
 
 def test_the_tls_context_is_made_once_for_all_jobs() -> None:
-    make_tls_context()
+    _private.make_tls_context()
     kept = http_context._create_ssl_context()
-    make_tls_context()
+    _private.make_tls_context()
     assert http_context._create_ssl_context() is kept
     assert "ssl=_create_ssl_context()" in inspect.getsource(http_context)
 
 
-@pytest.mark.parametrize("name", LOADED_WHEN_USED)
+@pytest.mark.parametrize("name", _private.LOADED_WHEN_USED)
 def test_what_is_loaded_by_name_is_there(name: str) -> None:
     assert importlib.util.find_spec(name) is not None
 
@@ -173,5 +173,5 @@ def test_another_output_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
 
     other = Other(label="other", capabilities=io.AudioOutputCapabilities(pause=True))
     with caplog.at_level("INFO", "worker._private"):
-        drop_queued(other)
+        _private.drop_queued(other)
     assert caplog.messages == ["the agent's voice cannot be stopped early: other"]
