@@ -25,7 +25,7 @@ FOLDER_FILES = 20
 API_FILES = 26
 
 # Not parted yet, with what they have now; taken out when they are, and nothing new comes in.
-LONG_FILES = {"gateway/store/calls.py": 479}
+LONG_FILES: dict[str, int] = {}
 FULL_FOLDERS = {"dev/bench": 31}
 
 

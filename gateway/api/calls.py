@@ -26,7 +26,7 @@ from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS
 from gateway.store.call_record import Call, CallType
-from gateway.store.calls import CallFilter
+from gateway.store.call_rows import CallFilter
 
 MAX_WAIT_S = 600
 

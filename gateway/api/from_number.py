@@ -22,7 +22,7 @@ from gateway.calls.trunks import (
 )
 from gateway.http.principal import PRINCIPAL
 from gateway.keys import CREDENTIALS, SETTINGS
-from gateway.store.principal import Principal
+from gateway.store.database import Principal
 
 MAX_METADATA_BYTES = 16 * 1024
 # In a room of the call's own, so that it needs to be nobody's in particular.

@@ -28,8 +28,7 @@ from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import AGENTS, POLICY, SETTINGS, SIP_GUARD, STORE, WEBHOOKS, call_services
 from gateway.lookup.agents import Agents, check_takes_calls
-from gateway.store.database import Scope
-from gateway.store.principal import Principal
+from gateway.store.database import Principal, Scope
 from gateway.store.webhooks import WebhookStore
 from sip.addresses import check_dtmf, check_headers, normalize_phone
 from sip.dial import MAX_RINGING_S

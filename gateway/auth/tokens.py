@@ -34,7 +34,7 @@ from gateway.auth.keys import (
 from gateway.http.host_names import Names
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import route_of
-from gateway.store.principal import Principal
+from gateway.store.database import Principal
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from core.errors import TooManyRequests
 from core.models import CallEvent
 from gateway.store.call_record import Call
-from gateway.store.calls import Judge, Load, NewCall, Store
+from gateway.store.calls import NewCall, Store
+from gateway.store.capacity import Judge, Load
 
 # Above so many tenants, those whose bucket is full again are forgotten.
 _MANY = 1000

@@ -10,7 +10,7 @@ from core.legs import Leg
 from core.models import Agent, new_id
 from gateway.calls.trunks import sealable
 from gateway.store.calls import NewCall
-from gateway.store.principal import Principal
+from gateway.store.database import Principal
 from sip.dial import DialRequest, Trunk
 
 # The worker ends a call that is too long, with a word; the SIP service only if that failed.

@@ -29,7 +29,7 @@ from livekit.protocol.room import (
 
 from core.errors import Conflict, NotFound, TooManyRequests
 from gateway.calls.livekit import LIVEKIT_ERRORS, participants
-from gateway.store.principal import Principal
+from gateway.store.database import Principal
 from gateway.store.room_names import (
     MARGIN,
     MAX_IDENTITIES,

@@ -23,7 +23,7 @@ from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.store.call_record import Call
 from gateway.store.calls import NewCall, Store
-from gateway.store.principal import Principal
+from gateway.store.database import Principal
 from gateway.store.room_names import Claim
 from sip.dispatch import EMPTY_TIMEOUT_S
 from sip.twirp import livekit_errors

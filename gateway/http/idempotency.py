@@ -14,9 +14,8 @@ from pydantic import BaseModel, SecretStr
 
 from core.errors import AppError, BadRequest, Conflict, ServerFault, Unavailable
 from gateway.store.calls import Store
-from gateway.store.database import Scope
+from gateway.store.database import Principal, Scope
 from gateway.store.once import HELD, LEASE, HeldKey, IdempotencyKeys, KeptAnswer
-from gateway.store.principal import Principal
 
 log = logging.getLogger(__name__)
 

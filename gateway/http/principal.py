@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gateway.store.database import Scope
-from gateway.store.principal import Principal
+from gateway.store.database import Principal, Scope
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 

@@ -5,16 +5,16 @@ Those are built once: building takes longer than executing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Select, bindparam, select, update
 
 from core.events import Source
-from core.models import CallEvent, Turn
-from gateway.store.call_record import Call, CallState
+from core.models import CallEvent, Direction, Status, Turn
+from gateway.store.call_record import Call, CallState, CallType
 from gateway.store.database import Database
 from gateway.store.tables import CallRow, EventRow
 
@@ -39,6 +39,43 @@ NEWER_OR_AMONG = NEWER.union_all(
         EVENTS_TABLE.c.seq.in_(bindparam("among", expanding=True))
     )
 )
+
+
+@dataclass(frozen=True, slots=True)
+class CallFilter:
+    statuses: Sequence[Status] = ()
+    direction: Direction | None = None
+    type: CallType | None = None
+    agent_id: str | None = None
+    phone_number_id: str | None = None
+    search: str | None = None
+    """A part of the caller's or the called number, or the whole id."""
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def among(self, query: Select[Any]) -> Select[Any]:
+        """``query``, narrowed to these calls."""
+        if self.statuses:
+            query = query.where(CallRow.status.in_(self.statuses))
+        if self.direction:
+            query = query.where(CallRow.direction == self.direction)
+        if self.type:
+            query = query.where(CallRow.type == self.type)
+        if self.agent_id:
+            query = query.where(CallRow.agent_id == self.agent_id)
+        if self.phone_number_id:
+            query = query.where(CallRow.phone_number_id == self.phone_number_id)
+        if self.search:
+            query = query.where(
+                CallRow.from_number.contains(self.search, autoescape=True)
+                | CallRow.to_number.contains(self.search, autoescape=True)
+                | (CallRow.id == self.search)
+            )
+        if self.since:
+            query = query.where(CallRow.created_at >= self.since)
+        if self.until:
+            query = query.where(CallRow.created_at < self.until)
+        return query
 
 
 def adding_events(database: Database) -> Any:

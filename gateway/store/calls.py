@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from sqlalchemy import bindparam, case, delete, func, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import ServerFault
 from core.events import Source
 from core.jobs import Heartbeat
-from core.models import Agent, CallEvent, Direction, Status, Turn, now
+from core.models import Agent, CallEvent, Direction, Turn, now
 from gateway.store.agent_secrets import AgentSecrets
-from gateway.store.call_record import Call, CallState, CallType, StoredEvent, fold
+from gateway.store.call_record import Call, CallState, StoredEvent, fold
 from gateway.store.call_rows import (
     ADVANCE,
     CALL,
@@ -30,6 +30,7 @@ from gateway.store.call_rows import (
     NEWER,
     NEWER_OR_AMONG,
     STATE_FIELDS,
+    CallFilter,
     adding_events,
     call_of,
     columns,
@@ -37,14 +38,13 @@ from gateway.store.call_rows import (
     in_spoken_order,
 )
 from gateway.store.call_trunks import CallTrunks, OwnTrunk
+from gateway.store.capacity import WORKER_STALE, Judge, Load, load_of
 from gateway.store.credentials import Unreadable, Vault
 from gateway.store.database import Database, Scope, one_at_a_time, whole
 from gateway.store.once import IdempotencyKeys, tie
 from gateway.store.room_names import refuse_held
 from gateway.store.tables import CallRow, EventRow, IdempotencyRow, WorkerRow
 
-# A worker beats every 2 s; one that missed three is not offered calls.
-WORKER_STALE = timedelta(seconds=7)
 IDEMPOTENCY_TTL = timedelta(hours=24)
 # Both databases take some 32 000 values in a statement.
 _NAMES_AT_ONCE = 10_000
@@ -67,44 +67,12 @@ class NewCall:
     metadata: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class CallFilter:
-    statuses: Sequence[Status] = ()
-    direction: Direction | None = None
-    type: CallType | None = None
-    agent_id: str | None = None
-    phone_number_id: str | None = None
-    search: str | None = None
-    """A part of the caller's or the called number, or the whole id."""
-    since: datetime | None = None
-    until: datetime | None = None
-
-
 class LiveIdentity(Exception):
     """An unfinished call holds this identity in this room."""
 
     def __init__(self, call_id: str) -> None:
         super().__init__(call_id)
         self.call_id = call_id
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What is under way, before one more call of a tenant."""
-
-    legs: int
-    """Of the tenant's unfinished calls, with the phones of transfers' humans."""
-    agents: int
-    """The tenant's unfinished calls that have an agent."""
-    all_agents: int
-    tenants: int
-    """How many have an unfinished call with an agent, or are the one that asks."""
-    places: int
-    """Calls that the live workers can hold at a time; a draining one, those it has."""
-
-
-Judge = Callable[[Load], None]
-"""Raises what the call is refused with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +95,6 @@ class Announcer(Protocol):
 
     async def announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
         """In the transaction that keeps the events; was there something to tell?"""
-        ...
 
     def wake(self) -> None:
         """After that transaction."""
@@ -196,7 +163,7 @@ class Store:
             async with self._database.write() as connection:
                 if judge is not None:
                     await one_at_a_time(connection, f"calls of {new.auth_id}")
-                    judge(await _load(connection, new.auth_id))
+                    judge(await load_of(connection, new.auth_id))
                 await tie(connection, new.id)
                 if new.direction == "outbound":
                     await refuse_held(connection, new.room_name, new.participant_identity)
@@ -269,27 +236,7 @@ class Store:
         self, scope: Scope, where: CallFilter, *, limit: int, offset: int
     ) -> tuple[list[Call], int]:
         """A page, newest first, and how many there are in all."""
-        query = select(CallRow.__table__).where(scope.owns(CallRow.auth_id))
-        if where.statuses:
-            query = query.where(CallRow.status.in_(where.statuses))
-        if where.direction:
-            query = query.where(CallRow.direction == where.direction)
-        if where.type:
-            query = query.where(CallRow.type == where.type)
-        if where.agent_id:
-            query = query.where(CallRow.agent_id == where.agent_id)
-        if where.phone_number_id:
-            query = query.where(CallRow.phone_number_id == where.phone_number_id)
-        if where.search:
-            query = query.where(
-                CallRow.from_number.contains(where.search, autoescape=True)
-                | CallRow.to_number.contains(where.search, autoescape=True)
-                | (CallRow.id == where.search)
-            )
-        if where.since:
-            query = query.where(CallRow.created_at >= where.since)
-        if where.until:
-            query = query.where(CallRow.created_at < where.until)
+        query = where.among(select(CallRow.__table__).where(scope.owns(CallRow.auth_id)))
         newest = (CallRow.created_at, CallRow.id)
         rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
         return [call_of(row) for row in rows], total
@@ -343,7 +290,7 @@ class Store:
     async def load(self, auth_id: str | None) -> Load:
         """What is under way, for this tenant (None: nobody's in particular) and in all."""
         async with self._database.read() as connection:
-            return await _load(connection, auth_id)
+            return await load_of(connection, auth_id)
 
     @whole
     async def call_and_agent(self, call_id: str) -> tuple[Call, Agent | None] | None:
@@ -451,29 +398,3 @@ class Store:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [Heartbeat.model_validate(dict(row), extra="ignore") for row in rows]
-
-
-_LEGS = func.count() + func.sum(CallRow.human_legs)
-_LIVE = (
-    select(CallRow.auth_id, _LEGS, func.count(CallRow.agent_id))
-    .where(CallRow.ended_at.is_(None))
-    .group_by(CallRow.auth_id)
-)
-_PLACES = select(
-    func.sum(case((WorkerRow.draining, WorkerRow.active), else_=WorkerRow.capacity))
-).where(WorkerRow.seen_at >= bindparam("fresh", type_=WorkerRow.seen_at.type))
-
-
-async def _load(connection: AsyncConnection, auth_id: str | None) -> Load:
-    # Few rows, in an index of their own: the calls that are under way.
-    live = {row[0]: (int(row[1]), int(row[2])) for row in await connection.execute(_LIVE)}
-    places = await connection.scalar(_PLACES, {"fresh": now() - WORKER_STALE})
-    legs, agents = live.get(auth_id, (0, 0))
-    busy = {tenant for tenant, (_, theirs) in live.items() if theirs}
-    return Load(
-        legs=legs,
-        agents=agents,
-        all_agents=sum(theirs for _, theirs in live.values()),
-        tenants=len(busy | {auth_id}),
-        places=int(places or 0),
-    )

@@ -47,6 +47,16 @@ _Self = TypeVar("_Self")
 
 
 @dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking."""
+
+    auth_id: str | None
+    """The tenant; None: an unscoped operator, or anybody where authentication is off."""
+    expires_at: int | None = None
+    """When its token does, in seconds since 1970; None: never, as API secrets."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """Whose rows a query may see; ``None`` is the unscoped operator, who sees all."""
 

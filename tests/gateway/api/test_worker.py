@@ -18,6 +18,7 @@ from core.events import ended
 from core.models import CallEvent, Turn, new_id, now
 from core.tokens import CALL_TOKEN_TTL, TokenIssuer
 from gateway.store import calls as store_module
+from gateway.store.capacity import WORKER_STALE
 from gateway.store.database import Scope
 from tests.conftest import bearer
 from tests.support.inprocess import KEY, SECRET, Running, running, settings_in
@@ -267,7 +268,7 @@ class TestHeartbeat:
     ) -> None:
         assert await self.beat(gateway, ISSUER.for_worker("w1")) == (200, {"ok": True})
         assert [worker.worker_id for worker in await gateway.store.workers()] == ["w1"]
-        later = now() + store_module.WORKER_STALE + timedelta(milliseconds=1)
+        later = now() + WORKER_STALE + timedelta(milliseconds=1)
         monkeypatch.setattr(store_module, "now", lambda: later)
         assert await gateway.store.workers() == []
 

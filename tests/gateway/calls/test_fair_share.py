@@ -17,7 +17,8 @@ from dev.stack.environment import GivenSettings
 from gateway.calls.limits import CallLimits, fair
 from gateway.calls.plan import CallPlan
 from gateway.store.call_record import Call, CallState, fold
-from gateway.store.calls import Load, Store
+from gateway.store.calls import Store
+from gateway.store.capacity import Load
 from gateway.store.database import Database
 from tests.conftest import ACME, RIVAL
 from tests.gateway.api.test_call_create import TO, post

@@ -7,7 +7,7 @@ import pytest
 from core.legs import Leg
 from core.models import Agent, AgentConfig
 from gateway.calls.plan import CallPlan
-from gateway.store.principal import Principal
+from gateway.store.database import Principal
 from sip.dial import Trunk
 
 pytestmark = pytest.mark.unit

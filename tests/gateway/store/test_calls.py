@@ -18,7 +18,9 @@ from core.events import ended
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, CallEvent, Turn, new_id, now
 from gateway.store import calls as store_module
-from gateway.store.calls import CallFilter, LiveIdentity, NewCall, Store
+from gateway.store.call_rows import CallFilter
+from gateway.store.calls import LiveIdentity, NewCall, Store
+from gateway.store.capacity import WORKER_STALE
 from gateway.store.database import Database, Scope
 from gateway.store.once import HeldKey, KeptAnswer
 from tests.support.databases import OnPostgres, OnSqlite
@@ -220,7 +222,7 @@ class StoreContract:
         await store.heartbeat(beat.model_copy(update={"active": 2}))
         mine = [worker for worker in await store.workers() if worker.worker_id == worker_id]
         assert [worker.active for worker in mine] == [2]
-        later = now() + store_module.WORKER_STALE + timedelta(milliseconds=1)
+        later = now() + WORKER_STALE + timedelta(milliseconds=1)
         monkeypatch.setattr(store_module, "now", lambda: later)
         assert all(worker.worker_id != worker_id for worker in await store.workers())
 
