@@ -93,6 +93,8 @@ async def show(gateway: Running, room: str, headers: Headers = ACME) -> tuple[in
 async def pass_time(gateway: Running, by: timedelta) -> None:
     """For all that is held: it is that much older."""
     await age(gateway.app[DATABASE], by)
+    # What the gateway remembers of the names would be older, too.
+    call_services(gateway.app).rooms._names._held.clear()
 
 
 async def age(database: Database, by: timedelta) -> None:
