@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from core import settings
-from dev.bench import soak
+from dev.bench.endurance import soak
 from dev.bench.runner import BENCHMARKS, run
 
 

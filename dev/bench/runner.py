@@ -14,19 +14,11 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from core.settings import Settings
-from dev.bench import (
-    answer,
-    barge_in,
-    density,
-    echo,
-    gateway,
-    gateway_load,
-    gateway_rate,
-    report,
-    soak,
-    turn,
-)
+from dev.bench import barge_in, density, echo, report, turn
+from dev.bench.answering import answer
+from dev.bench.endurance import soak
 from dev.bench.report import Section
+from dev.bench.requests import gateway, gateway_load, gateway_rate
 from dev.stack.options import ROOT
 
 REPORT = ROOT / "docs" / "benchmarks.md"

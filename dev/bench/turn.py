@@ -17,7 +17,7 @@ from statistics import median
 
 from core.models import new_id
 from core.settings import Settings
-from dev.bench.answer_rig import RINGING_S
+from dev.bench.answering.rig import RINGING_S
 from dev.bench.breakdown import Checked, check, notes
 from dev.bench.plot import shares
 from dev.bench.report import Section

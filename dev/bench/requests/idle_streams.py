@@ -1,4 +1,4 @@
-"""``python -m dev.bench.idle_streams``: what event streams cost a gateway while nothing happens.
+"""``python -m dev.bench.requests.idle_streams``: the cost of idle event streams for a gateway.
 
 A gateway of its own, with as many unfinished calls; of each one the events are followed. Once all
 have been shown what happened so far, the gateway's CPU time is counted.
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from core import settings
 from core.models import CallEvent, new_id
 from core.settings import Settings
-from dev.bench import lone_gateway
+from dev.bench.requests import lone_gateway
 from dev.bench.usage import cpu_s, pss_mib
 from dev.stack import Stack
 from gateway.store.calls import NewCall, Store
@@ -74,7 +74,7 @@ async def _call(store: Store) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m dev.bench.idle_streams")
+    parser = argparse.ArgumentParser(prog="python -m dev.bench.requests.idle_streams")
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--calls", type=int, default=1000, help="the streams are spread over them")
     parser.add_argument("--seconds", type=float, default=20)

@@ -3,8 +3,8 @@
 Inbound: from our INVITE to the 200, and to the first voiced frame of the greeting. Outbound:
 from the phone's own 200 to the first voiced frame. A burst of calls at once, and its slowest. And
 inbound again right after a publish: the first call with a new version beside the tenth. Of every
-call: whether its greeting was heard from the beginning of its first word. See dev.bench.answer_rig
-for what the sides are made of.
+call: whether its greeting was heard from the beginning of its first word. What the sides are
+made of is in dev.bench.answering.rig.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from core.settings import Settings
-from dev.bench.answer_report import Results, section
-from dev.bench.answer_rig import RINGING_S, SIDES, CallLost, Heard, Rig, Side
+from dev.bench.answering.report import Results, section
+from dev.bench.answering.rig import RINGING_S, SIDES, CallLost, Heard, Rig, Side
 from dev.bench.report import Section
 from dev.bench.rig import IDLE_PROCESSES, TTS_FIRST_BYTE_MS
 from dev.stack.sip_backends import livekit_sip_binary

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dev.bench.soak_samples import Sample
-from dev.bench.trend import Trend, ends, theil_sen
+from dev.bench.endurance.samples import Sample
+from dev.bench.endurance.trend import Trend, ends, theil_sen
 
 PER_CALLS = 500
 RSS_MIB, RSS_SHARE = 10.0, 0.05

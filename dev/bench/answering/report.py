@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from dev.bench.answer_rig import SIDES, Heard, Side
+from dev.bench.answering.rig import SIDES, Heard, Side
 from dev.bench.report import Section
 from dev.bench.stats import SUMMARY, paired, summary
 

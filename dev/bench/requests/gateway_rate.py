@@ -24,10 +24,10 @@ from statistics import median
 from urllib.parse import urlsplit
 
 from core.settings import Settings
-from dev.bench import lone_gateway
 from dev.bench.api import sip_call
-from dev.bench.http_load import drive, post
 from dev.bench.report import Section
+from dev.bench.requests import lone_gateway
+from dev.bench.requests.http_load import drive, post
 from dev.bench.stats import paired
 from dev.bench.usage import cpu_s
 from dev.process import ManagedProcess, inherited_environment

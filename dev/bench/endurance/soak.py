@@ -16,11 +16,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import aiohttp
 
 from core.settings import Settings
-from dev.bench.plot import Plot
-from dev.bench.report import Section
-from dev.bench.soak_calls import Load
-from dev.bench.soak_samples import FORK_SERVER, Sample, Watch
-from dev.bench.soak_verdict import (
+from dev.bench.endurance.calls import Load
+from dev.bench.endurance.samples import FORK_SERVER, Sample, Watch
+from dev.bench.endurance.verdict import (
     COLUMNS,
     PER_CALLS,
     SETTLED,
@@ -29,6 +27,8 @@ from dev.bench.soak_verdict import (
     judge_latency,
     judge_number,
 )
+from dev.bench.plot import Plot
+from dev.bench.report import Section
 from dev.stack import Stack, StackOptions
 from dev.stack.options import HOST
 from dev.stack.ports import PORTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dev.bench.trend import Trend, ends, theil_sen
+from dev.bench.endurance.trend import Trend, ends, theil_sen
 
 pytestmark = pytest.mark.unit
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from dev.bench.soak_samples import Sample, held_by
-from dev.bench.soak_verdict import SETTLED, Judged, judge, judge_latency, judge_number
+from dev.bench.endurance.samples import Sample, held_by
+from dev.bench.endurance.verdict import SETTLED, Judged, judge, judge_latency, judge_number
 
 pytestmark = pytest.mark.unit
 

@@ -23,9 +23,9 @@ from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.room import CreateRoomRequest, DeleteRoomRequest, ListRoomsRequest
 
 from core.settings import Settings
-from dev.bench import lone_gateway
 from dev.bench.api import sip_call
 from dev.bench.report import Section
+from dev.bench.requests import lone_gateway
 from dev.bench.sides import dial
 from dev.bench.stats import percentile
 from dev.stack import Stack, StackOptions

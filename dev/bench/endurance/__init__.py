@@ -1,0 +1,1 @@
+"""The soak: calls for minutes or hours, and what grew meanwhile."""

@@ -1,0 +1,1 @@
+"""Benchmarks of the gateway's HTTP requests, without a conversation."""
