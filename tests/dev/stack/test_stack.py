@@ -18,6 +18,7 @@ from livekit.api import CreateRoomRequest, ListRoomsRequest
 
 from core import settings
 from dev.process import ManagedProcess, ProcessFailed
+from dev.providers import Control, OpenAI, Rule, Script
 from dev.stack import Stack
 from dev.stack.component import Component, Progress, State
 from dev.stack.environment import GivenSettings, as_variables
@@ -149,6 +150,25 @@ class TestLiveKit:
         await assert_ends(int(line[0]))
         for guard in processes_in(Path(line[1])):
             await assert_ends(guard)
+
+
+class TestProviders:
+    async def test_they_are_set_and_say_what_they_did(self) -> None:
+        options = StackOptions(livekit=False, bridge=False, gateway=False, worker=0)
+        rules = [Rule(equals=said, reply="Hello.") for said in ("one", "two")]
+        control = Control(openai=OpenAI(scripts={"default": Script(rules=rules)}))
+        async with Stack(options) as stack, aiohttp.ClientSession() as http:
+            await stack.set_providers(control)
+            for said in ("one", "two"):
+                body = {"model": "gpt", "messages": [{"role": "user", "content": said}]}
+                url = f"{stack.settings.openai_base_url}/chat/completions"
+                headers = {"Authorization": "Bearer local"}
+                async with http.post(url, json=body | {"stream": True}, headers=headers) as answer:
+                    assert "Hello." in await answer.text()
+            everything = await stack.provider_log()
+            first, *later = everything
+            assert first["heard"] == "one" and later
+            assert await stack.provider_log(first["seq"]) == later
 
 
 class TestFailures:
