@@ -1,3 +1,3 @@
-"""What two or more of the packages share; imports none of them."""
+"""Code that two or more of the packages share; imports none of them."""
 
 __version__ = "0.1.0"

@@ -13,7 +13,7 @@ from livekit.rtc._proto import ffi_pb2
 def leave_logs_behind() -> None:
     """Initialize the native library, which is loaded, anew: without its log handed to Python."""
     library = _ffi_client.FfiClient.instance._ffi_lib
-    name, version = b"python", rtc.__version__.encode("ascii")  # what LiveKit is told
+    name, version = b"python", rtc.__version__.encode("ascii")  # as reported to LiveKit
     library.livekit_ffi_initialize(_ffi_client.ffi_event_callback, False, name, version)
 
 

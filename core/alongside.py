@@ -1,4 +1,4 @@
-"""Work that runs beside a block of code, and no longer than it."""
+"""A task that runs beside a block of code and is cancelled when the block ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.asynccontextmanager
 async def alongside(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
-    """Until the block is left; what the work fails of is logged, and the block goes on."""
+    """Run ``work`` until the block is left; log its failure, which does not stop the block."""
     task = asyncio.create_task(work, name=name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Chains of providers as an agent names them: one ``provider/model``, or up to three."""
+"""Provider chains of an agent: one ``provider/model``, or a list of up to three."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MAX_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class _Chain:
-    """One ``provider/model``, or a list of them: the preferred one and what to fall back on.
+    """Validator for one ``provider/model``, or a list: the preferred one, then its fallbacks.
 
-    Not a union of types: what is wrong is told of the field, not of its alternatives.
+    It is not a union of types, because errors must name the field rather than its alternatives.
     """
 
     pattern: str
@@ -55,5 +55,5 @@ Tts = Annotated[str | list[str], PlainValidator(_TTS), WithJsonSchema(_TTS.schem
 
 
 def chain(names: str | list[str]) -> list[str]:
-    """One ``provider/model`` as a list of one."""
+    """Return ``names`` as a list; a single ``provider/model`` becomes a list of one."""
     return [names] if isinstance(names, str) else names

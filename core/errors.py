@@ -1,14 +1,14 @@
-"""Every error this system answers with, as one tree.
+"""Every error response of the system, as one class tree.
 
     AppError
     ├── BadRequest 400          malformed: INVALID_JSON, INVALID_REQUEST, INVALID_PHONE_NUMBER, …
     ├── Unauthenticated 401     MISSING_AUTH_HEADER, INVALID_AUTH_HEADER, UNAUTHORIZED
     ├── Forbidden 403           DESTINATION_NOT_ALLOWED, …
-    ├── NotFound 404            also for what belongs to another tenant
+    ├── NotFound 404            also for another tenant's resources
     ├── MethodNotAllowed 405
     ├── RequestTimeout 408
     ├── Conflict 409            PARTICIPANT_EXISTS, IDEMPOTENCY_KEY_REUSED, …
-    ├── Gone 410                CALL_ENDED, to workers
+    ├── Gone 410                CALL_ENDED, for workers
     ├── PayloadTooLarge 413
     ├── UnsupportedMediaType 415
     ├── Unprocessable 422       VALIDATION_ERROR (the /v1 and /api/v1 form of INVALID_REQUEST)
@@ -18,9 +18,9 @@
     ├── ServerFault 500         LIVEKIT_NOT_CONFIGURED, CALL_FAILED, OUTCOME_UNKNOWN, …
     └── Unavailable 503         always with Retry-After
 
-The messages are ours and shown to callers: never an upstream's text, a secret,
-or the name of another tenant's thing. The gateway renders them in one place,
-the shape depending on the path only.
+Messages are written here and shown to clients. They never contain an upstream's text,
+a secret, or the name of another tenant's resource. The gateway renders them in one
+place; their shape depends on the path only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One field's fault: ``field`` is a dotted path into the body, query or path."""
+    """One invalid field: ``field`` is a dotted path into the body, query or path."""
 
     field: str
     message: str
@@ -40,7 +40,7 @@ class Detail:
 
 
 class AppError(Exception):
-    """An answer other than the one asked for. ``code`` is stable, ``message`` is for people."""
+    """An error response. ``code`` is stable; ``message`` is for people."""
 
     status: ClassVar[int] = 500
     default_code: ClassVar[str] = "INTERNAL_ERROR"
@@ -54,7 +54,7 @@ class AppError(Exception):
         headers: dict[str, str] | None = None,
         call_id: str | None = None,
     ) -> None:
-        """``call_id``: the call to look at, of an error that leaves one behind."""
+        """``call_id`` names the call that the failed request left behind, if there is one."""
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
@@ -104,7 +104,7 @@ class Conflict(AppError):
 
 
 class Gone(AppError):
-    """The call is over, or was refused; nothing is left to do for it."""
+    """The call has ended or was refused; nothing is left to do for it."""
 
     status = 410
     default_code = "CALL_ENDED"

@@ -6,23 +6,23 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_reco
 
     call.queued                                          accepted, nothing dialled yet
     call.dialing     {participantId, sipCallId}          the SIP participant is in the room
-    call.ringing     {participantId?, sipCallId?}        the far end alerts (180 or 183); or a
+    call.ringing     {participantId?, sipCallId?}        the callee is ringing (180 or 183); or a
                                                          caller is in the room and hears ringing
-    call.answered                                        the far end picked up (200)
+    call.answered                                        the call was answered (200)
     call.ended       {status, reason, sipStatusCode?, sipReason?, …}
     agent.dispatched, agent.joined, agent.ready, agent.left
-    turn             {a core.models.Turn}                the same id again: the newer wins
+    turn             {a core.models.Turn}                for the same id, the newer wins
     barge_in         {atMs, heard}
     tool.called      {name, ok, durationMs}
     mcp.ready        {server, tools}      mcp.failed {server, message}
-    machine.detected {kind, afterMs, evidence}           no person answered: voicemail or ivr
-    voicemail.left   {durationMs}                        the message was spoken to its end
+    machine.detected {kind, afterMs, evidence}           a machine answered: voicemail or ivr
+    voicemail.left   {durationMs}                        the message was played to its end
     dtmf.received    {digit}      dtmf.sent {digits}
     provider.error   {stage, message, recoverable}
     transfer.started {to, mode}   transfer.ringing   transfer.answered   transfer.accepted
-    transfer.failed  {reason, sipStatusCode?, sipReason?}                the agent goes on
+    transfer.failed  {reason, sipStatusCode?, sipReason?}                the agent continues
     call.transferred {to, mode}                          the caller is with a human
-    livekit.<webhook>{…}                                 as LiveKit told it, reduced to facts
+    livekit.<webhook>{…}                                 LiveKit's webhook, reduced to facts
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def ended(
     sip_reason: str | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """The data of a ``call.ended`` event."""
+    """Build the data of a ``call.ended`` event."""
     data: dict[str, Any] = {"status": status, "reason": reason, **facts}
     if sip_status_code is not None:
         data["sipStatusCode"] = sip_status_code

@@ -1,4 +1,4 @@
-"""What gateway and workers tell each other about the calls that workers serve."""
+"""Messages between gateway and workers about the calls that workers serve."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ _REVEAL = "reveal_secrets"
 
 
 class VoiceWebhook(Model):
-    """The endpoint that answers a call's turns; the secret shows in no representation of it,
-    and on the wire only in ``CallBrief.revealed``."""
+    """The endpoint that answers a call's turns; ``CallBrief.revealed`` alone shows its secret."""
 
     url: str
     secret: SecretStr
@@ -26,7 +25,7 @@ class VoiceWebhook(Model):
 
 
 class CallBrief(Model):
-    """What a worker is told about its call (``/internal/calls``)."""
+    """The facts of a call that its worker gets (``/internal/calls``)."""
 
     call_id: str
     phone_number_id: str | None = None
@@ -38,22 +37,22 @@ class CallBrief(Model):
     max_duration_ms: int
     agent: Agent
     webhook: VoiceWebhook | None = None
-    """Of an agent in voiceMode webhook; None: there is none any more."""
+    """For an agent in voiceMode webhook; None: the webhook has been deleted."""
 
     def revealed(self) -> dict[str, Any]:
-        """``wire`` with the webhook's secret, for the call's worker and nobody else."""
+        """Return ``wire`` with the webhook's secret, for the call's worker only."""
         return self.model_dump(mode="json", by_alias=True, context=_REVEAL)
 
 
 class JobMetadata(Model):
-    """What a dispatched job carries: ids and a call-scoped token, never a secret of a provider."""
+    """Metadata of a dispatched job: ids and a call-scoped token, never a provider's secret."""
 
     call_id: str
     token: str
 
 
 class InboundJob(Model):
-    """What a job carries whose room a SIP service made for a caller: the number that was called.
+    """Metadata of a job whose room a SIP service created for a caller: the called number.
 
     Its worker asks the gateway which call that is (``POST /internal/calls/inbound``).
     """
@@ -63,25 +62,25 @@ class InboundJob(Model):
 
 
 class InboundRoom(Model):
-    """Where a worker finds itself: what it asks ``POST /internal/calls/inbound`` with."""
+    """The body of a worker's ``POST /internal/calls/inbound``: its called number and its room."""
 
     number_id: str = Field(min_length=1, max_length=64)
     room_name: str = Field(min_length=1, max_length=1024)
 
 
 class Assignment(Model):
-    """A call, and the token that lets its worker post events to it."""
+    """A call and the token with which its worker posts events to it."""
 
     brief: CallBrief
     token: str
 
     def revealed(self) -> dict[str, Any]:
-        """``wire`` with the brief's secrets."""
+        """Return ``wire`` with the brief's secrets."""
         return self.wire() | {"brief": self.brief.revealed()}
 
 
 class Heartbeat(Model):
-    """A worker telling the gateway that it lives and what it could take."""
+    """A worker's heartbeat to the gateway, with its capacity and load."""
 
     worker_id: str = Field(min_length=1, max_length=128)
     agent_name: str = Field(min_length=1, max_length=128)

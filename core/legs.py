@@ -19,15 +19,15 @@ Role = Literal[
 _LEG: Final = re.compile(r"(callee|caller|human|visitor):([A-Za-z0-9_-]{1,64})")
 
 LEAVE_METHOD: Final = "switchroom.Leave"
-"""RPC method of a leg: hang up, and leave: the end that a removal is, for all others."""
+"""RPC method of a leg: hang up and leave the room. Legs without it are removed instead."""
 LEAVING: Final = "switchroom.leaving"
-"""Attribute of a leg, not empty: it was asked to leave, and does so when nobody speaks any more."""
+"""Attribute of a leg; if not empty, it was asked to leave and does so when speech has ended."""
 TAKEN: Final = "switchroom.taken"
-"""Attribute of a transfer's human, not empty: it has taken the call, and is kept apart no more."""
+"""Attribute of a transfer's human; if not empty, they have accepted the call and hear the room."""
 BRIDGE: Final = "switchroom.bridge"
-"""Attribute of a leg: which bridge it belongs to."""
+"""Attribute of a leg: the bridge that it belongs to."""
 LOST: Final = "switchroom.lost"
-"""Attribute of a leg, not empty: its bridge died, and the phone is out of reach."""
+"""Attribute of a leg; if not empty, its bridge died and the phone cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
     log.info("call answered", extra={"call_id": call.id, "to": call.to_number})
 
-Fields in ``PHONE_FIELDS`` and ``SPEECH_FIELDS`` are redacted (LOG_REDACT), and so are the numbers
-within those in ``NAME_FIELDS``; those in ``SECRET_FIELDS`` always, however deep they are; nothing
-secret is ever put into a message.
+With LOG_REDACT, fields in ``PHONE_FIELDS`` and ``SPEECH_FIELDS`` are redacted, and so are numbers
+within fields in ``NAME_FIELDS``. Fields in ``SECRET_FIELDS`` are always redacted, at any depth.
+Never put a secret into a message.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from core.settings import Settings
 
 PHONE_FIELDS = frozenset({"to", "from", "from_number", "to_number", "caller", "called"})
-# What LiveKit names after phones: `in_<called>_…`, `sip_<caller>`. Ours and livekit-agents' own.
+# Fields (livekit-agents' too) whose values hold phone numbers: `in_<called>_…`, `sip_<caller>`.
 NAME_FIELDS = frozenset(
     {"room", "room_name", "identity", "participant", "participant_identity", "participant_name"}
 )
@@ -38,9 +38,9 @@ SECRET_FIELDS = frozenset(
         "job",  # livekit-agents logs whole jobs; their metadata carries the call's token
     }
 )
-# A number in a name: as a rule between the others of its parts, which tell two of them apart.
+# A phone number within a name. The parts around it stay, so that names remain distinguishable.
 _NUMBER = re.compile(r"(?<![0-9A-Za-z])\+?[0-9]{4,20}(?![0-9A-Za-z])")
-# livekit-agents marks what people said, and what tools were told, with this prefix.
+# livekit-agents prefixes fields with speech and tool arguments with this.
 _SPEECH_PREFIX = "lk.pii."
 
 
@@ -50,7 +50,7 @@ def configure(settings: Settings, service: Literal["gateway", "worker", "bridge"
         settings.log_format == "auto" and sys.stderr.isatty()
     )
     renderer: Processor = (
-        # Its own choice of traceback would print every local variable, passwords included.
+        # The default traceback formatter would print every local variable, passwords included.
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if console
         else structlog.processors.JSONRenderer()
@@ -76,7 +76,7 @@ def configure(settings: Settings, service: Literal["gateway", "worker", "bridge"
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
-    # These print headers, bodies, addresses or SQL parameters when asked to be chatty.
+    # Below WARNING these log headers, bodies, addresses or SQL parameters.
     for name in ("aiohttp.access", "sqlalchemy.engine", "aiosqlite", "asyncio", "mcp", "httpx2"):
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
 
@@ -90,13 +90,13 @@ def _service(name: str) -> Processor:
 
 
 class _Redactor:
-    """Masks what must not be read in a log; a phone number keeps its last three digits."""
+    """Redacts private fields; a phone number keeps its last three digits."""
 
     def __init__(self, *, phone_and_speech: bool) -> None:
         self._phone_and_speech = phone_and_speech
 
     def __call__(self, _logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
-        fields.pop("message", None)  # a job process's record, formatted once already
+        fields.pop("message", None)  # records of job processes come with their formatted text
         for name, value in fields.items():
             fields[name] = self._field(name, value)
         return fields

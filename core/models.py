@@ -54,18 +54,18 @@ Direction = Literal["inbound", "outbound", "web"]
 
 
 def now() -> datetime:
-    """The current time, UTC, cut to whole milliseconds (what is stored and shown)."""
+    """Return the current UTC time, cut to whole milliseconds as it is stored and shown."""
     moment = datetime.now(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def rfc3339(moment: datetime) -> str:
-    """2026-01-31T12:00:00.000Z"""
+    """Format as 2026-01-31T12:00:00.000Z."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def new_id(prefix: str) -> str:
-    """``call_…``: the prefix and 96 random bits, URL-safe and without look-alike meaning."""
+    """Return ``call_…``: the prefix and 96 random bits in hexadecimal."""
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
@@ -78,11 +78,11 @@ class Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
 
     def wire(self) -> dict[str, Any]:
-        """JSON-ready, by alias."""
+        """Return JSON-ready values, by alias."""
         return self.model_dump(mode="json", by_alias=True)
 
 
-# RFC 3986; urlsplit is content with much more, even with line ends.
+# RFC 3986. urlsplit accepts much more, even line breaks.
 _PATH = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*"
 _URL = re.compile(
     rf"https?://[A-Za-z0-9._~!$&'()*+,;=:@%\[\]-]+(?:[/?]{_PATH}(?:#{_PATH})?)?", re.I
@@ -90,10 +90,10 @@ _URL = re.compile(
 
 
 def http_url(value: str) -> str:
-    """An http:// or https:// address as RFC 3986 writes it. Raises ValueError.
+    """Return ``value`` if it is an http:// or https:// URL by RFC 3986. Raises ValueError.
 
-    Without user name and password (RFC 3986 §3.2.1): addresses are kept, shown and logged as no
-    secret should be.
+    User name and password (RFC 3986 §3.2.1) are refused, because URLs are stored, shown and
+    logged in plain text.
     """
     try:
         parts = urlsplit(value)
@@ -116,13 +116,13 @@ def _object_schema(value: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Marks text that an agent says or is told: a call's variables fill ``{{name}}`` in it.
+    """Marks text for the agent or its model in which a call's variables replace ``{{name}}``.
 
-    That is all gateway.calls.variables goes by. Texts without the mark stay as they are.
+    gateway.calls.variables fills marked fields only.
     """
 
     blank: bool = True
-    """False: the field takes no blank text; filled with nothing it is left out."""
+    """False: the field takes no blank text, and is left out if the variables make it blank."""
 
 
 Text = Annotated[str, Words()]
@@ -175,11 +175,11 @@ class McpServer(Model):
     )
     headers: ToolHeaders = Field(default_factory=dict, repr=False)
     timeout_ms: int = Field(
-        10_000, ge=100, le=120_000, description="For its list of tools, and for each of its tools."
+        10_000, ge=100, le=120_000, description="For listing its tools, and for each tool call."
     )
     allowed_tools: (
         list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]{1,128}$")]] | None
-    ) = Field(None, max_length=100, description="By name; null: all that the server has.")
+    ) = Field(None, max_length=100, description="Names of the tools to offer; null: all.")
 
 
 MODELS = {
@@ -187,18 +187,18 @@ MODELS = {
     "balanced": "openai/gpt-4.1-mini",
     "max": "openai/gpt-4.1",
 }
-"""What ``modelTier`` stands for, unless ``model`` names one."""
+"""The model for each ``modelTier``, unless ``model`` names one."""
 
 
 OnVoicemail = Literal["continue", "hang_up", "leave_message"]
 Prompt = Annotated[
     str, StringConstraints(min_length=1, max_length=300, pattern=r"\S"), Words(blank=False)
 ]
-"""Something short that the agent says unasked."""
+"""A short text that the agent says unprompted."""
 
 
 class AgentConfig(Model):
-    """What an agent is: the immutable content of one version."""
+    """The configuration of an agent: the immutable content of one version."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -236,10 +236,10 @@ class AgentConfig(Model):
     )
     model_tier: Literal["turbo", "balanced", "max"] = "balanced"
     model: Llm | None = Field(None, description="As stt; null: the model of modelTier.")
-    tts: Tts = Field("cartesia/sonic-3", description="As stt; voice is the first one's.")
+    tts: Tts = Field("cartesia/sonic-3", description="As stt; voice applies to the first only.")
     max_duration_ms: int = Field(3_600_000, ge=1_000, le=86_400_000)
     max_duration_warning: Prompt | None = Field(
-        None, description="Said 30 s before maxDurationMs is over, or half way if that is less."
+        None, description="Said 30 s before maxDurationMs ends; halfway if that is under 60 s."
     )
     max_silence_ms: int = Field(600_000, ge=10_000, le=3_600_000)
     silence_prompts: list[Prompt] = Field(
@@ -249,7 +249,7 @@ class AgentConfig(Model):
         10_000, ge=3_000, le=3_600_000, description="The silence before each of them."
     )
     voice_speed: float = Field(
-        1.0, ge=0.5, le=2, description="Of the TTS; beyond its own limits (Cartesia 0.6-1.5) those."
+        1.0, ge=0.5, le=2, description="TTS speed, cut to the provider's range (Cartesia 0.6-1.5)."
     )
     interruption_sensitivity: float = Field(
         0.8, ge=0, le=1, description="0: never interrupted; 1: by the first sound of speech."
@@ -272,18 +272,18 @@ class AgentConfig(Model):
     transfer_number: str | None = Field(
         None,
         pattern=r"^\+[1-9][0-9]{1,14}$",
-        description="E.164: the human a caller is handed over to; null: nobody.",
+        description="E.164 number of the human that callers are transferred to; null: nobody.",
     )
     transfer_mode: Literal["cold", "warm"] = Field(
         "cold",
-        description="cold: the caller's phone is sent there (REFER). warm: the human is called, "
-        "told who waits, and takes the call or not.",
+        description="cold: the caller's phone is referred there (REFER). warm: the human is "
+        "called, briefed, and accepts or declines the call.",
     )
     transfer_briefing: Annotated[str, Words(blank=False)] | None = Field(
         None,
         min_length=1,
         max_length=1000,
-        description="What the human is told first (warm); null: who is calling.",
+        description="The briefing for the human (warm); null: who is calling.",
     )
     transfer_ringing_ms: int = Field(
         30_000, ge=1_000, le=75_000, description="How long the human's phone may ring."
@@ -305,10 +305,10 @@ class AgentConfig(Model):
 
     @property
     def voicemail_policy(self) -> OnVoicemail:
-        """What happens at a voicemail box; ``leave_message`` only with words to leave."""
+        """The effective ``on_voicemail``; ``leave_message`` only if there is a message."""
         policy = self.on_voicemail or "leave_message"
         if policy == "leave_message" and not self.voicemail_message:
-            # The words may have been filled with nothing.
+            # Variables may have made the message empty.
             return "continue" if self.on_voicemail is None else "hang_up"
         return policy
 
@@ -326,18 +326,18 @@ CredentialProvider = Literal["twilio", "sip"]
 
 NumberDirection = Literal["inbound", "outbound", "both"]
 NumberStatus = Literal["pending", "attaching", "active", "detaching"]
-"""``pending``: a claim that an operator has not approved; nothing in LiveKit knows of it."""
+"""``pending``: a claim that no operator has approved yet; LiveKit has no objects for it."""
 
 
 class PhoneNumber(Model):
-    """A number that calls come in and go out by."""
+    """A number for inbound and outbound calls."""
 
     id: str
     auth_id: str | None
     phone_number: str
     """E.164."""
     country: str
-    """ISO 3166-1 alpha-2; ``ZZ``: none (a non-geographic number)."""
+    """ISO 3166-1 alpha-2; ``ZZ`` for a non-geographic number."""
     provider: CredentialProvider
     direction: NumberDirection
     status: NumberStatus
@@ -351,11 +351,11 @@ class PhoneNumber(Model):
 
 
 class Turn(Model):
-    """What the caller said and what the agent answered.
+    """One exchange: the caller's words and the agent's answer.
 
-    Milliseconds count from the moment the call was answered. ``transcript`` is
-    empty for what the agent says unasked (the greeting); ``response`` holds only
-    what the caller can have heard, cut at a barge-in (``interrupted``).
+    Milliseconds count from the answer. ``transcript`` is empty when the agent
+    speaks unprompted (the greeting). ``response`` holds only what the caller
+    can have heard; a barge-in cuts it (``interrupted``).
     """
 
     id: str
@@ -369,15 +369,15 @@ class Turn(Model):
     interrupted: bool = False
     latency: dict[str, float] = Field(
         default_factory=dict,
-        description="What the caller's wait for the answer was made of, in ms: endpointing, stt, "
-        "llm, tools (if any ran), tts, transport (if known), and total, their sum. Empty where "
-        "nobody spoke before, or nobody heard the answer.",
+        description="Parts of the caller's wait for the answer, in ms: endpointing, stt, llm, "
+        "tools (if any ran), tts, transport (if known), and total, their sum. Empty if no speech "
+        "preceded the answer, or nobody heard it.",
     )
     created_at: Timestamp = Field(default_factory=now)
 
 
 class CallEvent(Model):
-    """One fact on a call's timeline. ``id`` is unique; a second arrival is a no-op."""
+    """One fact on a call's timeline. ``id`` is unique; a duplicate is ignored."""
 
     id: str = Field(default_factory=lambda: new_id("evt"), min_length=1, max_length=200)
     type: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$", max_length=64)

@@ -1,7 +1,7 @@
-"""What is kept on disk is for its owner alone: numbers, transcripts, answers with tokens, keys.
+"""Files readable by their owner only: numbers, transcripts, stored responses with tokens, keys.
 
-Each process of ours calls ``keep_private`` before it writes anything. Its children inherit the
-umask, and SQLite gives its ``-wal`` and ``-shm`` the database's own mode.
+Each process calls ``keep_private`` before it writes anything. Its children inherit the umask, and
+SQLite gives its ``-wal`` and ``-shm`` files the mode of the database.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from core.settings import Settings
 log = logging.getLogger(__name__)
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-# In DATA_DIR, which may have been pointed at a folder with more in it than ours.
+# Paths within DATA_DIR, which may be a folder that holds files of others too.
 _OURS = ("spool", "secrets.key*", "bridge.json*")
 
 
 def keep_private(settings: Settings) -> None:
-    """From now on nothing is made that others may read; what was made before is mended.
+    """Set the umask, and remove the rights of others from files that already exist.
 
-    What cannot be is logged: a folder of another owner is the operator's to decide on.
+    A path whose mode cannot be changed is logged: another owner's folder is left to the operator.
     """
     os.umask(_OTHERS)
     for path in _kept(settings):
         try:
             _close(path)
         except FileNotFoundError:
-            pass  # another process of ours has just removed it
+            pass  # another process has just removed it
         except OSError as error:
             log.warning(
                 "others may read it", extra={"path": str(path), "reason": error.strerror or ""}
@@ -53,7 +53,7 @@ def _kept(settings: Settings) -> Iterator[Path]:
 def _close(path: Path) -> None:
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
-        return  # what it leads to is somebody else's folder, or is named here itself
+        return  # its target is foreign, or is listed here itself
     if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
         return  # shared by design, as /tmp is
     if found.st_mode & _OTHERS:

@@ -1,4 +1,4 @@
-"""What each of our processes tells Prometheus of itself, so that a leak shows while it is small."""
+"""Prometheus metrics about each process itself, so that a leak shows while it is small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 
 class TaskCollector(Collector):
-    """``switchroom_asyncio_tasks``, counted when asked for, from any thread."""
+    """Collector of ``switchroom_asyncio_tasks``; counts when scraped, from any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -25,6 +25,6 @@ class TaskCollector(Collector):
 
 
 def watch_process(registry: CollectorRegistry) -> None:
-    """Add this process's memory, CPU time, file descriptors and tasks of the running loop."""
+    """Register this process's memory, CPU time, file descriptors, and the running loop's tasks."""
     ProcessCollector(registry=registry)
     registry.register(TaskCollector(asyncio.get_running_loop()))

@@ -1,4 +1,4 @@
-"""What LiveKit's SDK (1.1.21) has no public call for: being loaded early, keys for one only."""
+"""Functions for which LiveKit's SDK (1.1.21) has no public call: preloading, DTMF to one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def load() -> None:
 
 
 async def publish_dtmf(room: rtc.Room, identity: str, *, code: int, digit: str) -> None:
-    """A key for this participant and nobody else; the SDK's own call tells the whole room.
+    """Send a DTMF digit to this participant only; the SDK's own call sends it to the whole room.
 
     Raises rtc.participant.PublishDTMFError, TimeoutError.
     """

@@ -29,7 +29,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 def _strict_bool(value: Any) -> Any:
-    """true/false/1/0 in any case, and nothing else: a typo must not open the door."""
+    """Accept only true, false, 1 and 0, in any case: a typo must not disable a protection."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().lower() in {"true", "1"}:
@@ -52,7 +52,7 @@ def _network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
     except ValueError:
-        raise ValueError("must be networks like 10.20.0.0/16, without bits of a host") from None
+        raise ValueError("must be networks like 10.20.0.0/16, without host bits") from None
 
 
 Network = Annotated[str, AfterValidator(_network)]
@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     # --- LiveKit
     livekit_url: str = "ws://127.0.0.1:7880"
     livekit_public_url: str | None = Field(
-        None, description="What browsers are told instead of LIVEKIT_URL, which is the default."
+        None, description="LiveKit's address for browsers; default: LIVEKIT_URL."
     )
     livekit_api_key: str | None = None
     livekit_api_secret: SecretStr | None = None
@@ -91,24 +91,24 @@ class Settings(BaseSettings):
     )
     allow_open_gateway: StrictBool = Field(
         False,
-        description="Let GATEWAY_HOST be open to others without AUTH_REQUIRED: whoever reaches the "
-        "gateway places calls.",
+        description="Allow a public GATEWAY_HOST without AUTH_REQUIRED: anybody who reaches the "
+        "gateway can place calls.",
     )
     gateway_port: int = Field(8080, ge=0, le=65535)
     gateway_url: str | None = Field(
         None, description="Where workers reach the gateway; default http://127.0.0.1:GATEWAY_PORT."
     )
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="Serve /metrics on a port of its own instead."
+        None, ge=0, le=65535, description="Serve /metrics on this port instead of GATEWAY_PORT."
     )
     database_url: str = "sqlite:///data/switchroom.db"
     cache_url: str = Field(
         "memory://",
-        description="memory:// or redis://…: where agents and numbers are kept for calls.",
+        description="memory:// or redis://…: the cache of agents and numbers for calls.",
     )
     data_dir: Path = Field(Path("data"), description="Spools and state files of this machine.")
     shutdown_grace_s: float = Field(
-        20.0, ge=0, allow_inf_nan=False, description="How long a stop waits for dials."
+        20.0, ge=0, allow_inf_nan=False, description="How long shutdown waits for dials."
     )
 
     # --- Authentication
@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     secrets_key: SecretStr | None = Field(
         None,
         description="Fernet keys, comma-separated, that encrypt credentials; the first encrypts. "
-        "Default: one made once and kept in DATA_DIR.",
+        "Default: a key generated once and stored in DATA_DIR.",
     )
 
     # --- Webhooks of tenants
@@ -164,24 +164,24 @@ class Settings(BaseSettings):
         False, description="Let emergency, short and premium-rate numbers be called."
     )
     calls_per_second: float | None = Field(
-        None, gt=0, le=10_000, description="Outbound calls a tenant may begin, per gateway."
+        None, gt=0, le=10_000, description="Outbound calls per second of a tenant, per gateway."
     )
     max_concurrent_calls: int | None = Field(
         None,
         ge=1,
-        description="Unfinished calls a tenant may have, over all gateways; a transfer's human "
-        "counts as one more.",
+        description="Unfinished calls of a tenant on all gateways; a transfer's human counts as "
+        "one more.",
     )
     fair_share_reserve: float = Field(
         0.1,
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="The part of the workers' places that tenants beyond their share leave free.",
+        description="Part of the workers' places that tenants above their fair share leave free.",
     )
 
     max_streams: int = Field(
-        1000, ge=1, description="Event streams and long polls a tenant may hold, per gateway."
+        1000, ge=1, description="Open event streams and long polls of a tenant, per gateway."
     )
 
     # --- Numbers
@@ -191,10 +191,10 @@ class Settings(BaseSettings):
         description="Where carriers reach the SIP service: host, host:port, with ;transport=tcp.",
     )
     sip_numbers_need_approval: StrictBool = Field(
-        True, description="A tenant's number of provider sip waits until an operator approves it."
+        True, description="Tenants' numbers of provider sip await an operator's approval."
     )
     twilio_base_url: str | None = Field(
-        None, description="Stands for all of Twilio's API hosts; default: Twilio's own."
+        None, description="Replaces all of Twilio's API hosts; default: Twilio's own."
     )
 
     # --- The embedded SIP service
@@ -220,7 +220,7 @@ class Settings(BaseSettings):
     )
     turn_detection: Literal["vad", "model"] = Field(
         "vad",
-        description="What ends a caller's turn: silence alone, or silence judged by a local model "
+        description="How a caller's turn ends: by silence, or by silence judged by a local model "
         "(kinder to people who pause, about 250 MB more per worker).",
     )
     endpointing_ms: int = Field(
@@ -248,7 +248,7 @@ class Settings(BaseSettings):
         "auto", description="auto: console on a terminal, JSON lines elsewhere."
     )
     log_redact: StrictBool = Field(
-        True, description="Phone numbers lose all but their last digits, speech is left out."
+        True, description="Mask all but the last digits of phone numbers, and omit speech."
     )
 
     @field_validator("log_level", mode="before")
@@ -265,7 +265,7 @@ class Settings(BaseSettings):
             parts = urlsplit(value)
             known = parts.scheme in {"ws", "wss", "http", "https"} and parts.hostname
             usable = bool(known) and parts.port != 0
-        except ValueError:  # its text quotes the address, which may hold a password
+        except ValueError:  # the error's text quotes the address, which may hold a password
             usable = False
         if not usable:
             raise ValueError("must be a ws://, wss://, http:// or https:// address")
@@ -324,10 +324,10 @@ def _http(url: str) -> str:
 
 
 def load() -> Settings:
-    """Read the environment, or end the process naming what is wrong (never its value)."""
+    """Read the environment. On an error, print the setting's name (never its value) and exit."""
     file = os.environ.get("ENV_FILE", ".env")
     if file and "ENV_FILE" in os.environ and (not Path(file).exists() or Path(file).is_dir()):
-        # Left out silently, it would take AUTH_REQUIRED with it.
+        # A missing file must not be ignored: AUTH_REQUIRED may be set in it.
         print("settings: ENV_FILE: names no file", file=sys.stderr)
         raise SystemExit(2)
     try:
@@ -337,7 +337,7 @@ def load() -> Settings:
         raise SystemExit(2) from None
     except ValidationError as error:
         for problem in error.errors():
-            # What follows is the place in a list, which is one variable.
+            # The rest of loc is a position in a list, which is one variable.
             name = "".join(str(part) for part in problem["loc"][:1]).upper()
             print(f"settings: {name or 'environment'}: {problem['msg']}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,7 +1,7 @@
 """Tokens between gateway and workers.
 
-Both know LIVEKIT_API_SECRET; the signing key is derived from it (RFC 5869), so
-a token for us is never one for LiveKit, and the other way round.
+Both know LIVEKIT_API_SECRET. The signing key is derived from it (RFC 5869), so
+LiveKit does not accept these tokens, and the gateway accepts none of LiveKit's.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 Audience = Literal["switchroom:call", "switchroom:worker"]
 
-# LiveKit caps a call at 24 h; the last events may come a while after its end.
+# A call lasts at most 24 h; its last events may come a while after its end.
 CALL_TOKEN_TTL = timedelta(hours=48)
 WORKER_TOKEN_TTL = timedelta(minutes=10)
 
-# PyJWT (2.x) tries every HMAC key as JSON. A key is random bytes, which json takes for UTF-16 or
-# UTF-32 once in 127 keys (measured): the codec's file must not be read in the event loop then.
+# PyJWT (2.x) parses every HMAC key as JSON, and json takes one of 127 random keys (measured) for
+# UTF-16 or UTF-32. Loading the codecs now keeps the event loop from reading their files then.
 for _codec in ("utf-8-sig", "utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le"):
     codecs.lookup(_codec)
 
 
 class InvalidToken(Exception):
-    """Not ours, expired, or for something else."""
+    """The token has a bad signature, has expired, or is for another audience."""
 
 
 class TokenIssuer:
@@ -44,7 +44,7 @@ class TokenIssuer:
         return self._sign("switchroom:worker", worker_id, WORKER_TOKEN_TTL)
 
     def verify(self, token: str, audience: Audience) -> str:
-        """The call's or worker's id. Raises InvalidToken."""
+        """Return the call's or worker's id. Raises InvalidToken."""
         try:
             claims = jwt.decode(
                 token,
@@ -54,12 +54,12 @@ class TokenIssuer:
                 options={"require": ["exp", "sub", "aud"]},
             )
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
-            # Not all of what a made-up token does to the decoder is its own kind of error.
+            # The decoder raises more than its own exceptions for a forged token.
             raise InvalidToken(type(error).__name__) from None
         return str(claims["sub"])
 
     def call_token_made(self, token: str) -> datetime:
-        """When ``for_call`` made it. Of a verified token only."""
+        """Return the time when ``for_call`` issued the token, which must be verified already."""
         claims = jwt.decode(token, options={"verify_signature": False})
         return datetime.fromtimestamp(claims["exp"], UTC) - CALL_TOKEN_TTL
 

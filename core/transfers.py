@@ -1,4 +1,4 @@
-"""Handing a caller over to a human: what worker and gateway say to each other about it."""
+"""Messages between worker and gateway about transferring a caller to a human."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Outcome = Literal[
 
 
 class TransferOrder(Model):
-    """``POST /internal/calls/{id}/transfer``; the same id again asks after the same transfer."""
+    """The body of ``POST /internal/calls/{id}/transfer``; idempotent by ``transfer_id``."""
 
     transfer_id: str = Field(pattern=r"^trf_[0-9a-f]{24}$")
 
 
 class TransferResult(Model):
-    """What became of it; ``identity`` is the human's in the room, when there is one."""
+    """The outcome of a transfer; ``identity`` is that of the human in the room, if there is one."""
 
     outcome: Outcome
     identity: str | None = None
@@ -39,14 +39,14 @@ HUMAN_PREFIX = "transfer-"
 
 
 def human_identity(transfer_id: str) -> str:
-    """Who the human is in the caller's room."""
+    """Return the human's participant identity in the caller's room."""
     return f"{HUMAN_PREFIX}{transfer_id.removeprefix('trf_')}"
 
 
 def failure(
     reason: str, *, sip_status_code: int | None = None, sip_reason: str | None = None
 ) -> dict[str, Any]:
-    """The data of a ``transfer.failed`` event."""
+    """Build the data of a ``transfer.failed`` event."""
     data: dict[str, Any] = {"reason": reason}
     if sip_status_code is not None:
         data["sipStatusCode"] = sip_status_code

@@ -1,9 +1,9 @@
-"""Requests to addresses that a tenant chose: they reach the internet, never our own network.
+"""Requests to URLs that a tenant chose: they reach public addresses, never the private network.
 
-A name says nothing about where it leads, and may lead elsewhere the second time it is asked. So
-the address is checked where the socket is made, which is then connected to that very address;
-literal addresses, in every spelling, come by there too. Of a server's answer no more is read
-than asked for, nothing is decompressed, and redirects are the caller's to refuse:
+A host name says nothing about its address, and may resolve differently the second time. So the
+address is checked where the socket is created, which is then connected to that very address.
+Literal addresses, in every spelling, pass through there too. No more of a response is read than
+asked for, and nothing is decompressed. The caller must refuse redirects:
 
     async with guarded_session(allow_private=False) as session:
         async with session.post(url, allow_redirects=False, …) as response:
@@ -33,23 +33,23 @@ _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 _UNIQUE_LOCAL = ipaddress.IPv6Network("fc00::/7")
 
 
-# inet_aton(3) reads no further than a blank.
+# inet_aton(3) ignores the text after a blank, so only these characters are accepted.
 _SPELLED = re.compile(r"[0-9A-Fa-fXx.]+")
 
 
 class UrlRefused(ValueError):
-    """The address leads where no webhook may; the text may be shown."""
+    """The URL leads where no webhook may; the text may be shown to the tenant."""
 
 
 class AddressRefused(OSError):
-    """What a connection fails with whose every address is refused."""
+    """A connection was refused because none of the host's addresses is public."""
 
     def __init__(self) -> None:
         super().__init__(errno.EACCES, "the address is not public")
 
 
 def is_public(address: str) -> bool:
-    """Whether a numeric IP address is on the internet, whatever it is wrapped in."""
+    """Return True if a numeric IP address, or the IPv4 address it embeds, is public."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -64,11 +64,11 @@ def is_public(address: str) -> bool:
 
 
 def unwrapped(ip: IPAddress) -> IPAddress:
-    """The IPv4 address that packets to ``ip`` end up at, if it carries one; else ``ip``."""
+    """Return the IPv4 address that ``ip`` embeds and routes to, if any; else ``ip``."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
     if any(ip in prefix for prefix in _V6_PREFIXES_WITH_V4):
-        # :: and ::1 are addresses of their own.
+        # :: and ::1 embed no IPv4 address.
         return ip if int(ip) <= 1 else ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     if ip.sixtofour is not None:
         return ip.sixtofour
@@ -76,10 +76,10 @@ def unwrapped(ip: IPAddress) -> IPAddress:
 
 
 def check_url(url: str) -> None:
-    """Refuse at once what needs no DNS to be refused. Raises UrlRefused.
+    """Refuse a URL that can be refused without DNS. Raises UrlRefused.
 
-    The guard proper is the connection's; this tells somebody who registers
-    ``http://127.1/`` what is wrong while they can still see it.
+    The connection has the real guard. This check gives a tenant who registers
+    ``http://127.1/`` the error at once.
     """
     try:
         parts = urlsplit(url)
@@ -97,19 +97,19 @@ def check_url(url: str) -> None:
 
 
 def is_localhost(name: str) -> bool:
-    """Whether the name means this machine wherever it is asked (RFC 6761 §6.3)."""
+    """Return True if the name always means the local machine (RFC 6761 §6.3)."""
     name = name.rstrip(".").lower()
     return name == "localhost" or name.endswith(".localhost")
 
 
 def literal(host: str) -> list[str]:
-    """The addresses that ``host`` spells without DNS: 127.0.0.1, 127.1, 2130706433, [::1]."""
+    """Return the address that ``host`` spells without DNS: 127.0.0.1, 127.1, 2130706433, [::1]."""
     try:
         return [str(ipaddress.ip_address(host.partition("%")[0]))]
     except ValueError:
         pass
     try:
-        # Every spelling that the resolver takes for an IPv4 address without asking anybody.
+        # Every spelling that the resolver takes for an IPv4 address without a DNS query.
         return [socket.inet_ntoa(socket.inet_aton(host))] if _SPELLED.fullmatch(host) else []
     except OSError:
         return []
@@ -118,11 +118,11 @@ def literal(host: str) -> list[str]:
 def guarded_session(
     *, allow_private: bool, limit: int = 100, keepalive_s: float = 15.0, **options: Any
 ) -> aiohttp.ClientSession:
-    """An ``aiohttp.ClientSession`` whose connections lead to public addresses only.
+    """Return an ``aiohttp.ClientSession`` that connects to public addresses only.
 
-    A connection that may not be made fails with ``aiohttp.ClientConnectorError``, its
-    ``os_error`` an AddressRefused. Idle connections are kept for ``keepalive_s``. Proxies of
-    the environment are not used: behind one, nothing here could check an address.
+    A refused connection fails with ``aiohttp.ClientConnectorError``, whose ``os_error`` is an
+    AddressRefused. Idle connections are kept for ``keepalive_s``. Proxies from the environment are
+    not used: behind a proxy the address could not be checked here.
     """
     connector = aiohttp.TCPConnector(
         limit=limit,
@@ -146,9 +146,9 @@ def _public_socket(address: Any) -> socket.socket:
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """At most ``limit`` bytes of the body, as they came over the wire.
+    """Return at most ``limit`` bytes of the body, as received (not decompressed).
 
-    A longer body is left unread, and its connection is closed.
+    The rest of a longer body is not read, and its connection is closed.
     """
     received = bytearray()
     async for chunk in response.content.iter_any():

@@ -1,1 +1,1 @@
-"""The HTTP front door: one small aiohttp service, the only writer of the database."""
+"""The HTTP API: one small aiohttp service, the only writer of the database."""

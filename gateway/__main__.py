@@ -1,6 +1,6 @@
 """``python -m gateway``: serve until SIGTERM or SIGINT, then drain.
 
-``python -m gateway reseal`` encrypts all secrets with the first key of SECRETS_KEY.
+``python -m gateway reseal`` re-encrypts all secrets with the first key of SECRETS_KEY.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The application: its resources and its middleware. Its routes are in gateway.routes."""
+"""The application, with its resources and middleware. Its routes are in gateway.routes."""
 
 from __future__ import annotations
 
@@ -78,9 +78,10 @@ log = logging.getLogger(__name__)
 
 
 async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> web.Application:
-    """Ready to be served. Raises ValueError (a wrong setting), Unavailable (no database).
+    """Return the application, ready to serve.
 
-    ``resolve``: how names in tenants' SIP addresses are resolved; default: as the system does.
+    ``resolve`` resolves the names in tenants' SIP addresses; the default is the system's resolver.
+    Raises ValueError (an invalid setting), Unavailable (no database).
     """
     check_settings(settings)
     authenticator = Authenticator.from_settings(settings)
@@ -149,7 +150,7 @@ def metrics_route(metrics: Metrics) -> Route:
 
 
 async def _resources(app: web.Application) -> AsyncIterator[None]:
-    """What lives as long as the application, closed in the reverse order."""
+    """Open the resources that live as long as the application, and close them in reverse order."""
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(app[DATABASE].close)
         stack.push_async_callback(app[WRITE_PROBE].aclose)

@@ -78,17 +78,17 @@ DATABASE: web.AppKey[Database] = web.AppKey("database")
 WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
 STORE: web.AppKey[Store] = web.AppKey("store")
 AGENT_STORE: web.AppKey[AgentStore] = web.AppKey("agent_store")
-"""Agents made through the API, to be written; AGENTS to look one up for a call."""
+"""Agents made through the API, for changes; use AGENTS to look one up for a call."""
 NUMBERS: web.AppKey[NumberStore] = web.AppKey("numbers")
-"""Numbers, to be written, listed and found by number; NUMBER_LOOKUP to look one up for a call."""
+"""Numbers, for changes, lists and search by number; use NUMBER_LOOKUP to look one up for a call."""
 NUMBER_SERVICE: web.AppKey[NumberService] = web.AppKey("number_service")
-"""What the API does with numbers."""
+"""The API's operations on numbers."""
 CREDENTIALS: web.AppKey[CredentialStore] = web.AppKey("credentials")
 VAULT: web.AppKey[Vault] = web.AppKey("vault")
 WEBHOOKS: web.AppKey[WebhookStore] = web.AppKey("webhooks")
-"""Where events are sent to."""
+"""The endpoints of webhooks."""
 OUTBOX: web.AppKey[Outbox] = web.AppKey("outbox")
-"""The events that are owed to webhooks."""
+"""The events to be delivered to webhooks."""
 DELIVERIES: web.AppKey[Deliveries] = web.AppKey("deliveries")
 """Those events, to be looked at."""
 WEBHOOK_SENDER: web.AppKey[Sender] = web.AppKey("webhook_sender")
@@ -98,15 +98,15 @@ AGENTS: web.AppKey[Agents] = web.AppKey("agents")
 NUMBER_LOOKUP: web.AppKey[Numbers] = web.AppKey("number_lookup")
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics")
 POLICY: web.AppKey[DialPolicy] = web.AppKey("policy")
-"""Which numbers may be called."""
+"""Decides which numbers may be called."""
 SIP_GUARD: web.AppKey[SipGuard] = web.AppKey("sip_guard")
-"""Which SIP addresses tenants may use."""
+"""Decides which SIP addresses tenants may use."""
 LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")
-"""How many calls a tenant may have; ``LIMITS.insert`` keeps the record of a new one."""
+"""Limits a tenant's calls; ``LIMITS.insert`` stores the record of a new call."""
 STREAMS: web.AppKey[StreamLimit] = web.AppKey("streams")
-"""How many event streams and long polls a tenant may hold open."""
+"""Limits a tenant's event streams and long polls."""
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
-"""Set when the gateway begins to stop: streams end, dials get their grace."""
+"""Set when the gateway begins to stop: streams end, and dials get their grace period."""
 
 
 def call_services(app: web.Application) -> CallServices:

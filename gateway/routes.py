@@ -1,4 +1,4 @@
-"""The table of contents of the API: each module says what it serves and may answer."""
+"""The list of all routes; each module of gateway.api defines its own."""
 
 from __future__ import annotations
 

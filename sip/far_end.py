@@ -1,7 +1,7 @@
-"""What a far end says of itself: kept where it is text, else unknown.
+"""Names, numbers and ids that a call's far end states: kept if printable, else unknown.
 
-Names, numbers and ids of a call's other side come from the network, percent-encoded or not.
-A NUL is no text for PostgreSQL, a line break is another line in a log or a header.
+They come from the network, percent-encoded or not. PostgreSQL stores no NUL in text, and a
+line break would start another line in a log or a header.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ from typing import Final
 
 LONGEST_NAME: Final = 64
 LONGEST_ID: Final = 256
-# Of rooms and participants, which LiveKit is asked for by them.
+# Names of rooms and participants, which are keys in requests to LiveKit.
 LONGEST_KEY: Final = 1024
 
 _NOT_UTF8: Final = "\ufffd"
 
 
 def is_text(value: str, longest: int) -> bool:
-    """Plain text, as ``str.isprintable`` has it: no control or formatting characters, no line
-    breaks, no halves of characters; and nothing that stands for bytes that were no UTF-8."""
+    """Return True for 1 to ``longest`` printable characters that were valid UTF-8.
+
+    ``str.isprintable`` excludes control and formatting characters, line breaks and surrogates;
+    U+FFFD stands for bytes that were not UTF-8.
+    """
     return 0 < len(value) <= longest and value.isprintable() and _NOT_UTF8 not in value
 
 
 def told(value: str | None, longest: int = LONGEST_NAME) -> str | None:
-    """``value`` without spaces around it; None when that is no text of at most ``longest``."""
+    """Return ``value`` stripped of spaces, or None unless ``is_text`` accepts the result."""
     text = (value or "").strip(" ")
     return text if is_text(text, longest) else None

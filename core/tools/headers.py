@@ -1,4 +1,4 @@
-"""HTTP headers that an agent's owner wants on the requests of a tool; their values are secrets."""
+"""HTTP headers that an agent's owner sets for a tool's requests; their values are secrets."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MAX_HEADERS = 20
 
 # RFC 9110 §5.1: a token.
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"
-# RFC 9110 §5.5, without obs-text; a space at either end would be taken off on the way.
+# RFC 9110 §5.5, without obs-text. A space at either end would be stripped in transit.
 _VALUE = r"([!-~]([ \t!-~]{0,4094}[!-~])?)?"
 _RESERVED = frozenset(
     {
-        # Of the connection, not of the request (RFC 9110 §7.6.1), or the client's own business.
+        # Headers of the connection, not the request (RFC 9110 §7.6.1), or set by the HTTP client.
         "connection",
         "content-length",
         "expect",
@@ -29,7 +29,7 @@ _RESERVED = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
-        # Ours: they say who asks, and how an answer must come.
+        # Set by the worker: the call, the tool, and the encoding of the response.
         "accept-encoding",
         "x-call-id",
         "x-tool-name",
@@ -38,7 +38,7 @@ _RESERVED = frozenset(
 
 
 def _without_nulls(given: Any) -> Any:
-    """Clients may write null for a header that is not wanted."""
+    """Drop headers that are null, which clients may send for a header they do not want."""
     if not isinstance(given, Mapping):
         return given
     return {name: value for name, value in given.items() if value is not None}
@@ -46,14 +46,14 @@ def _without_nulls(given: Any) -> Any:
 
 def _checked(headers: dict[str, str]) -> dict[str, str]:
     if len({name.lower() for name in headers}) < len(headers):
-        raise ValueError("a header is there twice")
+        raise ValueError("a header occurs twice")
     for name, value in headers.items():
         if not re.fullmatch(_NAME, name):
             raise ValueError("a name is not that of an HTTP header")
         if name.lower() in _RESERVED:
             raise ValueError(f"{name} cannot be set")
         if not re.fullmatch(_VALUE, value):
-            # Never with the value.
+            # The value is a secret: never quote it.
             raise ValueError(f"the value of {name} cannot be sent, or has more than 4096 bytes")
     return headers
 
@@ -75,4 +75,4 @@ ToolHeaders = Annotated[
         }
     ),
 ]
-"""By name; empty: none."""
+"""Headers by name."""

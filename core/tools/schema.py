@@ -1,6 +1,6 @@
-"""The JSON Schema of a tool's arguments: whether it is one, and whether arguments fit it.
+"""Validation of JSON Schemas for tool arguments, and of arguments against them.
 
-Nothing is ever fetched: a ``$ref`` leads to a place in the same schema.
+Nothing is ever fetched: a ``$ref`` must lead to a place in the same schema.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 MAX_CHARACTERS = 16 * 1024
-"""Of a schema, as JSON."""
+"""The most characters of a schema as JSON."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 NOT_AT_ROOT = frozenset({"oneOf", "anyOf", "allOf", "enum", "not", *_REFERENCES})
-"""What OpenAI refuses at the root of a function's parameters, with the whole request; or, of a
-reference, does not follow."""
+"""Keywords at the root of a function's parameters for which OpenAI refuses the whole request, or,
+in the case of references, that it does not follow."""
 _SHOWN_FAULTS = 3
 _SHOWN_CHARACTERS = 200
 
 _MOST_STEPS = 20_000
-"""Keywords looked at in one go, about 0.2 s of them: a schema of 1 KB can ask for years."""
+"""The most keywords evaluated in one validation, about 0.2 s: a schema of 1 KB can take years."""
 
 _DEEPEST = 64
-"""Keywords within each other. Python's own limit is not waited for: where it strikes within the
-native library of ``referencing``, that panics."""
+"""The deepest nesting of keywords. It lies below Python's recursion limit, because the native
+library of ``referencing`` panics if that limit is hit within it."""
 
 _steps: ContextVar[int] = ContextVar("steps")
 _depth: ContextVar[int] = ContextVar("depth")
 
-# What the library and its regular expressions raise for schemas of that sort.
+# Exceptions that the library and its regular expressions raise for unusable schemas.
 _UNUSABLE = (RecursionError, ArithmeticError, AttributeError, TypeError, re.error)
 
 
 def check(schema: dict[str, Any]) -> None:
-    """Raises ValueError, saying what is wrong."""
+    """Check that ``schema`` is a usable JSON Schema. Raises ValueError with the reason."""
     if len(json.dumps(schema)) > MAX_CHARACTERS:
         raise ValueError(f"has more than {MAX_CHARACTERS} characters")
     if not isinstance(schema.get("$schema", ""), str):
@@ -56,7 +56,7 @@ def check(schema: dict[str, Any]) -> None:
             if not ref.startswith("#"):
                 raise ValueError("a $ref may only lead to a place in the same schema")
         _resolve(schema)
-        # One that leads to itself is only seen when it is followed.
+        # A $ref that leads to itself shows only when it is followed.
         _start_counting()
         next(_validator(schema).iter_errors({}), None)
     except SchemaError as error:
@@ -71,17 +71,18 @@ def check(schema: dict[str, Any]) -> None:
 
 
 def check_parameters(schema: dict[str, Any]) -> None:
-    """Of a tool that a model is to be told of. Raises ValueError, saying what is wrong."""
+    """Check a schema for a tool that models may call. Raises ValueError with the reason."""
     if refused := sorted(NOT_AT_ROOT & schema.keys()):
         raise ValueError(f"has {', '.join(refused)} at its root, which models do not take")
     check(schema)
 
 
 def for_models(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema that others made, as models take it. Raises ValueError: its ``$ref`` leads nowhere.
+    """Adapt a third party's schema to what models accept.
 
-    A root that refers to a place in the schema becomes that place. What else models refuse there
-    is not told to them, so they may make up more than fits: whoever has the tool checks that.
+    A root that is a reference is replaced by the place it refers to. Other keywords that models
+    refuse at the root are removed, so a model may send arguments that do not fit; the tool's
+    server checks them. Raises ValueError for a ``$ref`` that leads nowhere.
     """
     root = schema
     for _ in range(_DEEPEST):
@@ -104,7 +105,7 @@ def _place(schema: dict[str, Any], ref: str) -> dict[str, Any]:
 
 
 def _merged(place: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
-    """What a ``$ref`` leads to, and what stands beside the ``$ref``: both count."""
+    """Merge the target of a ``$ref`` with the keywords beside the ``$ref``, since both apply."""
     both = {**place, **beside}
     if isinstance(place.get("properties"), dict) and isinstance(beside.get("properties"), dict):
         both["properties"] = {**place["properties"], **beside["properties"]}
@@ -114,15 +115,15 @@ def _merged(place: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
 
 
 class Arguments:
-    """Checks what a model made up for a tool. Compiles the schema when it is first needed."""
+    """Checks a model's arguments for a tool. Compiles the schema on first use."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._schema = schema
         self._validator: Validator | None = None
 
     def faults(self, arguments: dict[str, Any]) -> str | None:
-        """What does not fit, for the model to do better; None: all fits. Raises ValueError: the
-        schema is none (it was kept before schemas were checked)."""
+        """Return the errors, worded for the model to correct them, or None. Raises ValueError for
+        an unusable schema, stored before schemas were checked."""
         if self._validator is None:
             check(self._schema)
             self._validator = _validator(self._schema)
@@ -135,7 +136,7 @@ class Arguments:
 
 
 def _kind(schema: dict[str, Any]) -> type[Validator]:
-    """The draft that ``$schema`` names, else the newest."""
+    """Return the validator of the draft that ``$schema`` names, else of the newest."""
     found: type[Validator] = validator_for(schema, default=Draft202012Validator)
     return found
 
@@ -147,7 +148,7 @@ def _start_counting() -> None:
 
 @cache
 def _counting(kind: type[Validator]) -> type[Validator]:
-    """``kind``, giving up after so many steps. Raises ValueError then."""
+    """Return ``kind`` with limits on steps and depth; beyond them it raises ValueError."""
 
     def counted(keyword: Callable[..., Any]) -> Callable[..., Iterator[ValidationError]]:
         def run(*given: Any) -> Iterator[ValidationError]:
@@ -169,12 +170,12 @@ def _counting(kind: type[Validator]) -> type[Validator]:
 
 
 def _validator(schema: dict[str, Any]) -> Validator:
-    # A registry of our own, empty: the default one would ask the network for what it does not know.
+    # The registry is empty on purpose: the default one would fetch unknown references.
     return _counting(_kind(schema))(schema, registry=Registry())
 
 
 def _resolve(schema: dict[str, Any]) -> None:
-    """Raises Unresolvable."""
+    """Check that every reference resolves. Raises Unresolvable."""
     if any(isinstance(each.get("$id"), str) for each in _objects(schema)):
         return  # it changes what a $ref is relative to
     root = Resource.from_contents(schema, default_specification=DRAFT202012)

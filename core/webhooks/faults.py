@@ -1,7 +1,7 @@
-"""What went wrong with a request to a webhook, in our own words.
+"""Messages for failed webhook requests that may be shown to tenants.
 
-An exception's own may name what is in our network, and a server's what is none of the tenant's
-business; these may be shown.
+The text of an exception may name hosts of the private network, and a server's text may contain
+what is not meant for the tenant, so neither is passed on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REFUSALS = {
 
 
 def problem(error: Exception, timeout_s: int) -> str:
-    """Why there was no answer. ``error``: of aiohttp, an OSError or a ValueError."""
+    """Return why there was no response. ``error`` is aiohttp's, an OSError or a ValueError."""
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
         error.os_error, AddressRefused
     ):
@@ -40,7 +40,7 @@ def problem(error: Exception, timeout_s: int) -> str:
 
 
 def refusal(status: int) -> str | None:
-    """What an HTTP status says against the answer; None: it is a success."""
+    """Return why an HTTP status is no success, or None for a success."""
     if 200 <= status < 300:
         return None
     return _REFUSALS.get(status // 100, "Not an HTTP status")

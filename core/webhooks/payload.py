@@ -1,4 +1,4 @@
-"""The envelope of everything that is told to a webhook, and the history that comes with it."""
+"""The envelope of every webhook request, and the history that it contains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def envelope(
     recent: list[dict[str, Any]],
     **more: Any,
 ) -> str:
-    """The body, as it is signed and sent."""
+    """Return the body, exactly as it is signed and sent."""
     return json.dumps(
         {
             "event": event,
@@ -35,12 +35,12 @@ def envelope(
 
 
 def said(content: str, direction: Literal["inbound", "outbound"], at: datetime) -> dict[str, Any]:
-    """One entry of ``recentHistory``; inbound is the caller's, outbound the agent's."""
+    """Return one entry of ``recentHistory``: inbound from the caller, outbound from the agent."""
     return {"content": content, "direction": direction, "channel": "voice", "at": rfc3339(at)}
 
 
 def history(turns: Sequence[Turn], limit: int) -> list[dict[str, Any]]:
-    """The last ``limit`` things said."""
+    """Return the last ``limit`` utterances of caller and agent."""
     entries = [
         entry
         for turn in turns
@@ -54,5 +54,5 @@ def history(turns: Sequence[Turn], limit: int) -> list[dict[str, Any]]:
 
 
 def last(entries: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """The newest ``limit`` of them, which may be 0."""
+    """Return the newest ``limit`` entries; ``limit`` may be 0."""
     return entries[-limit:] if limit else []

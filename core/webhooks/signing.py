@@ -1,13 +1,13 @@
-"""The signatures of a webhook, both that its receivers may know how to check.
+"""Signatures of webhooks, in both schemes that receivers may know how to verify.
 
 - Standard Webhooks (standardwebhooks.com): ``webhook-id``, ``webhook-timestamp`` and
-  ``webhook-signature: v1,<base64 HMAC-SHA256>`` over ``{id}.{timestamp}.{body}``, keyed with the
-  bytes that the secret spells in base64.
+  ``webhook-signature: v1,<base64 HMAC-SHA256>`` over ``{id}.{timestamp}.{body}``. The key is the
+  base64-decoded part of the secret.
 - The product's (``agentphone.verify_webhook``): ``X-Webhook-Signature: sha256=<hex HMAC-SHA256>``
-  over ``{timestamp}.{body}``, keyed with the secret as it is written, ``whsec_`` and all;
-  ``X-Webhook-Timestamp``, ``X-Webhook-ID`` and ``X-Webhook-Event`` with it.
+  over ``{timestamp}.{body}``, with ``X-Webhook-Timestamp``, ``X-Webhook-ID`` and
+  ``X-Webhook-Event``. The key is the secret as written, including ``whsec_``.
 
-Both carry the moment of the attempt in whole seconds since the epoch: a receiver refuses what is
+Both carry the time of the attempt in whole seconds since the epoch. Receivers refuse a timestamp
 older than five minutes, so each attempt is signed anew, with the same id.
 """
 
@@ -25,14 +25,14 @@ _SECRET_BYTES = 32
 
 
 def new_secret() -> str:
-    """``whsec_`` and 256 random bits in base64."""
+    """Return ``whsec_`` and 256 random bits in base64."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
 
 
 def signed_headers(
     secret: str, *, message_id: str, event: str, body: str, at: datetime
 ) -> dict[str, str]:
-    """The headers to send with ``body``, whose UTF-8 bytes must go out exactly as given."""
+    """Return the headers to send with ``body``, whose UTF-8 bytes must be sent exactly as given."""
     timestamp = str(int(at.timestamp()))
     signed = f"{timestamp}.{body}".encode()
     digest = hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()

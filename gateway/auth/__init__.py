@@ -1,1 +1,1 @@
-"""Verifies tokens and API secrets: who is asking."""
+"""Authentication: verifies tokens and API secrets."""

@@ -1,4 +1,4 @@
-"""The signing keys of an identity provider, by URL (RFC 7517)."""
+"""The signing keys of an identity provider, fetched by URL (RFC 7517)."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from gateway.auth.keys import TokenHeader
 log = logging.getLogger(__name__)
 
 FRESH_S = 300.0
-"""Older keys are refreshed in the background …"""
+"""Older keys are refreshed in the background."""
 STALE_S = 3600.0
-"""… and no longer used when that has failed for so long: a withdrawn key must go."""
+"""Keys older than this are no longer used, since a withdrawn key must stop working."""
 COOLDOWN_S = 30.0
-"""An unknown ``kid`` asks again at most this often; anybody can make one up."""
+"""An unknown ``kid``, which anybody can make up, causes a fetch at most this often."""
 RETRY_S = 2.0
-"""After a failed fetch nobody waits for another one before that."""
+"""Within this time after a failed fetch, no request starts or awaits another one."""
 FETCH_DEADLINE_S = 5.0
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 64
 
-# The key decides, never the token; and a symmetric key in a public document is no key at all.
+# The key decides on the algorithm, never the token. A public document holds no symmetric keys.
 _ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 
 
 class Jwks:
-    """Looks keys up by ``kid``; owns at most one fetch at a time, ended by ``aclose``."""
+    """Looks keys up by ``kid``; runs at most one fetch at a time, which ``aclose`` cancels."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         parts = urlsplit(url)
@@ -48,9 +48,9 @@ class Jwks:
         self._fetch: asyncio.Task[None] | None = None
 
     async def key_for(self, header: TokenHeader) -> tuple[Any, str] | None:
-        """The key that the token's ``kid`` names, or the only one for a token without.
+        """Return the key that the token's ``kid`` names, or the only key if the token has none.
 
-        None when there is no such key. Raises Unavailable while no keys could be had.
+        None: no such key. Raises Unavailable while no keys could be fetched.
         """
         if header.alg not in _ALGORITHMS:
             return None
@@ -88,7 +88,7 @@ class Jwks:
         return self._fetch
 
     async def _refresh(self) -> None:
-        """One fetch for all who wait. Raises Unavailable when there are no usable keys after it."""
+        """Await one fetch, shared by all requests. Raises Unavailable if no usable keys result."""
         under_way = self._fetch is not None and not self._fetch.done()
         if under_way or self._may_try(RETRY_S):
             await asyncio.wait({self._start()})
@@ -123,7 +123,7 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
 
 
 def _usable(body: bytes) -> dict[str | None, jwt.PyJWK]:
-    """The signing keys of our algorithms by ``kid``. Raises ValueError when there are none."""
+    """Return the signing keys of supported algorithms by ``kid``. Raises ValueError for none."""
     try:
         keys = jwt.PyJWKSet.from_json(body.decode()).keys[:MAX_KEYS]
     except (jwt.PyJWTError, AttributeError, TypeError) as error:

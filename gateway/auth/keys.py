@@ -1,6 +1,6 @@
-"""What tokens are verified with: keys and API secrets, read from the settings' values.
+"""The keys and API secrets that verify tokens, parsed from the settings' values.
 
-Each function raises ValueError naming the variable that is wrong, never its value.
+Each function raises ValueError naming the invalid variable, never its value.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ UNUSABLE_ID = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class TokenHeader:
-    """What a JWT says of itself before anything of it is verified, in the types it must have."""
+    """The unverified header of a JWT, with fields of the required types."""
 
     alg: str
     kid: str | None
 
     @classmethod
     def of(cls, token: str) -> Self | None:
-        """None for what is no JWT, and for one whose header is not as RFC 7515 §4.1 wants it.
+        """Parse a token's header; None if it is not a JWT or violates RFC 7515 §4.1.
 
-        Whoever looks keys up is given this and never the header itself, which is anybody's to
-        make up: a list is as good JSON as a string, and no key of a dict.
+        Key lookups get this instead of the raw header, which anybody can forge: a ``kid`` could be
+        a list, for example, which cannot be a dict's key.
         """
         try:
             header = jwt.get_unverified_header(token)
         except Exception as error:
-            # Not all of what made-up bytes do to the decoder is its own kind of error.
+            # The decoder raises more than its own exceptions for forged bytes.
             if not isinstance(error, jwt.PyJWTError):
                 log.info("undecodable token", extra={"problem": type(error).__name__})
             return None
         texts = [header.get(name) for name in ("alg", "kid", "typ", "cty")]
         if not all(isinstance(text, str | None) for text in texts) or not header.get("alg"):
             return None
-        # No extension is understood here: what lists some as critical is not for us (§4.1.11),
-        # nor is one that changes what is signed (RFC 7797).
+        # No extension is supported. A token that lists critical ones must be refused (§4.1.11), and
+        # so is one that changes the signed content (RFC 7797).
         if "crit" in header or "b64" in header:
             return None
         return cls(header["alg"], header.get("kid"))
@@ -60,7 +60,7 @@ class TokenHeader:
 
 class Verifier(Protocol):
     async def key_for(self, header: TokenHeader) -> tuple[Any, str] | None:
-        """The key to verify such a token with and that key's algorithm; None: not ours."""
+        """Return the key for such a token, with the key's algorithm; None: no such key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def hmac_key(secret: str) -> FixedKey:
 
 
 def public_key(path: Path) -> FixedKey:
-    """The algorithm comes from the key's type: RS256, ES256 or EdDSA."""
+    """Read a PEM file. The key's type sets the algorithm: RS256, ES256 or EdDSA."""
     try:
         key = load_pem_public_key(path.read_bytes())
     except OSError as error:
@@ -120,13 +120,13 @@ _API_SECRETS = TypeAdapter(list[_ApiSecret])
 
 
 def api_secrets(text: str) -> dict[bytes, str]:
-    """SHA-256 of each secret → its auth_id."""
+    """Return a mapping from the SHA-256 of each secret to its auth_id."""
     try:
         entries = _API_SECRETS.validate_json(text)
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
-        # A JSON syntax error quotes nothing of the text, only its position.
+        # A JSON syntax error names only the position, and quotes nothing of the text.
         message = f"AUTH_API_SECRETS_JSON: {where + ': ' if where else ''}{problem['msg']}"
         raise ValueError(message) from None
     if not entries:

@@ -1,9 +1,9 @@
-"""Who is asking: ``Authorization: Bearer <JWT or API secret>`` to a principal.
+"""Authentication: from ``Authorization: Bearer <JWT or API secret>`` to a principal.
 
-Checked before the body is read. Paths and methods that do not exist answer 404 and
-405 without a token: the list of routes is public (``/openapi.json``) anyway. With
-AUTH_REQUIRED=false a request without a token is nobody's in particular, and one with
-a token must still have a valid one.
+It is checked before the body is read. Unknown paths and methods get 404 and 405 without
+a token, since the list of routes is public anyway (``/openapi.json``). With
+AUTH_REQUIRED=false a request without a token is accepted and has no tenant, but a token
+must be valid if there is one.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ log = logging.getLogger(__name__)
 
 MAX_TOKEN_BYTES = 8192
 
-# Nine million years on, which every clock and float can hold.
+# Nine million years from now, which every clock and float can represent.
 _FAR_AWAY = 2**48
 
-# RFC 6750 §2.1, and what people put into hand-made secrets.
+# RFC 6750 §2.1, extended to all visible ASCII characters for hand-made secrets.
 _BEARER = re.compile(r"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
 
 class Authenticator:
-    """Verifies tokens. ``aclose`` it: a JWKS refresh may be under way."""
+    """Verifies tokens. Call ``aclose``: a JWKS fetch may be in progress."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Authenticator:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Authenticator:
-        """Raises ValueError naming the variable that is wrong, never its value."""
+        """Create it from the settings. Raises ValueError naming a variable, never its value."""
         verifiers: list[Verifier] = []
         if settings.auth_jwt_secret is not None:
             verifiers.append(hmac_key(settings.auth_jwt_secret.get_secret_value()))
@@ -95,9 +95,9 @@ class Authenticator:
             await self._jwks.aclose()
 
     async def authenticate(self, headers: Sequence[str]) -> Principal:
-        """The principal of a request with these ``Authorization`` headers.
+        """Return the principal of a request with these ``Authorization`` headers.
 
-        Raises Unauthenticated, or Unavailable while the JWKS cannot be had.
+        Raises Unauthenticated, or Unavailable while the JWKS cannot be fetched.
         """
         if not headers:
             if self._required:
@@ -110,7 +110,7 @@ class Authenticator:
         return await self.verify(match[1])
 
     async def verify(self, token: str) -> Principal:
-        """The principal of a bare token. Raises as ``authenticate`` does."""
+        """Return the principal of a bare token. Raises as ``authenticate`` does."""
         if (auth_id := self._by_secret(token)) is not None:
             return Principal(auth_id)
         claims = await self._claims(token)
@@ -122,7 +122,7 @@ class Authenticator:
     def _by_secret(self, token: str) -> str | None:
         wanted = digest(token)
         found = None
-        # All of them, always: the time taken says nothing about which came close.
+        # Compare with all secrets in constant time, so that timing reveals nothing about them.
         for known, auth_id in self._secrets.items():
             if hmac.compare_digest(known, wanted):
                 found = auth_id
@@ -145,12 +145,12 @@ class Authenticator:
                     options={
                         "require": self._required_claims(),
                         "verify_aud": self._audience is not None,
-                        "verify_iat": False,  # clocks differ; exp and nbf decide
+                        "verify_iat": False,  # clocks may differ; exp and nbf decide
                     },
                 )
             except Exception as error:
-                # Whatever it is that a token does to the decoder, it is not one of this key's;
-                # the next key may be the one it was signed with.
+                # Whatever the decoder raised, this key did not sign the token; the next key may
+                # have.
                 if not isinstance(error, jwt.PyJWTError):
                     log.info("undecodable token", extra={"problem": type(error).__name__})
         raise _invalid()
@@ -161,10 +161,10 @@ class Authenticator:
 
 
 def authentication(authenticator: Authenticator, names: Names) -> Middleware:
-    """Puts the principal into ``request[PRINCIPAL]``, but on public and internal routes.
+    """Return a middleware that sets ``request[PRINCIPAL]``, except on public and internal routes.
 
-    What brings no token must name this machine (gateway.http.host_names). Public routes tell
-    nothing of calls, and LiveKit and the workers sign theirs: they may come by any name.
+    A request without a token must name this machine (gateway.http.host_names). Public routes reveal
+    nothing about calls, and LiveKit and the workers sign their requests, so those may use any name.
     """
 
     @web.middleware
@@ -181,7 +181,7 @@ def authentication(authenticator: Authenticator, names: Names) -> Middleware:
 
 
 def _auth_id(claims: Mapping[str, Any]) -> str | None:
-    """``auth_id``, else ``auth.id``, else ``sub``; a claim that is there decides, good or bad."""
+    """Return ``auth_id``, else ``auth.id``, else ``sub``; the first claim present decides."""
     if "auth_id" in claims:
         return _checked_id(claims["auth_id"])
     if "auth" in claims:
@@ -196,7 +196,7 @@ def _auth_id(claims: Mapping[str, Any]) -> str | None:
 
 
 def _checked_id(value: Any) -> str:
-    """A blank, null or odd id must not turn a tenant's token into an unscoped one."""
+    """Refuse a blank, null or malformed id, which must not make a tenant's token unscoped."""
     if not isinstance(value, str) or not (auth_id := value.strip()):
         raise _invalid()
     if len(auth_id) > MAX_AUTH_ID or UNUSABLE_ID.search(auth_id):
@@ -205,5 +205,5 @@ def _checked_id(value: Any) -> str:
 
 
 def _invalid() -> Unauthenticated:
-    """One answer for every reason: why a token failed is no business of who made it up."""
+    """Return the same error for every reason: the reason would only help an attacker."""
     return Unauthenticated("Invalid or expired token", code="UNAUTHORIZED")

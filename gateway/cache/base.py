@@ -1,17 +1,17 @@
-"""What calls look up again and again, kept near: ``CACHE_URL`` = ``memory://`` or ``redis://…``.
+"""The cache of records that calls look up: ``CACHE_URL`` = ``memory://`` or ``redis://…``.
 
-The protocol is the same for every backend, and cannot bring back an old value however slow a
-reader or a writer is:
+The protocol is the same for every backend. It cannot restore an old value, however slow a reader
+or a writer is:
 
-- ``read`` takes a *lease* on the key before it asks the database, and keeps what it got only if
-  the lease is still there then;
+- ``read`` takes a *lease* on the key before it reads the database, and caches the result only if
+  the lease still stands then.
 - ``forget``, after a commit, drops the value and every lease.
 
-So whatever is kept was read after the last commit that somebody forgot. The stores that write
-what is kept here call ``forget`` themselves (gateway.store.agents, gateway.store.numbers); nobody
-else has to.
+So every cached value was read after the last commit that was followed by ``forget``. The stores
+that write cached records call ``forget`` themselves (gateway.store.agents, gateway.store.numbers);
+no other code has to.
 
-A cache never fails a caller: when it is away or slow, the database answers.
+A cache failure never fails a call: if the cache is unreachable or slow, the database is read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 TTL_S = 30 * 60.0
 
 Load = Callable[[], Awaitable[str | None]]
-"""Asks the database; None: there is nothing by that key."""
+"""Reads the database; returns None if there is no such record."""
 
 
 def agent_key(agent_id: str) -> str:
@@ -38,22 +38,26 @@ class Cache(ABC):
 
     @abstractmethod
     async def read(self, key: str, load: Load) -> str | None:
-        """What is kept, else what ``load`` gives (kept, unless None). Raises what it raises."""
+        """Return the cached value, else the result of ``load``, which is cached unless None.
+
+        Raises what ``load`` raises.
+        """
 
     @abstractmethod
     async def forget(self, *keys: str) -> None:
-        """After a commit: the database holds something else by these keys, or nothing.
+        """Drop keys after a commit that changed or deleted their records.
 
-        Never raises; what cannot be told to the others now is told as soon as possible.
+        Never raises. If a shared cache is unreachable, the keys are dropped in it as soon as it is
+        back.
         """
 
     async def aclose(self) -> None:
-        """End what runs in the background."""
+        """Stop the background tasks."""
         return None
 
 
 class NoCache(Cache):
-    """Keeps nothing."""
+    """A cache that stores nothing."""
 
     async def read(self, key: str, load: Load) -> str | None:
         return await load()

@@ -12,7 +12,7 @@ _MAX_MEMORY = 64 * 1024 * 1024
 
 
 class MemoryCache(Cache):
-    """Of this process. Right only where no other process writes the same database."""
+    """A cache in this process. Correct only if no other process writes the same database."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class MemoryCache(Cache):
         self._ttl_s = ttl_s
         self._room = max_characters
         self._clock = clock
-        # The least recently used first.
+        # In order of use, the least recently used first.
         self._kept: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._leases: dict[str, object] = {}
 

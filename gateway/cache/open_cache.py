@@ -9,10 +9,11 @@ from gateway.cache.memory import MemoryCache
 
 
 def open_cache(url: str, *, shared_database: bool) -> Cache:
-    """The cache of ``CACHE_URL``. Raises ValueError (never with the URL: it may hold a password).
+    """Return the cache for ``CACHE_URL``.
 
-    ``memory://`` keeps nothing when ``shared_database``: what another gateway writes to the same
-    PostgreSQL would not be seen here for half an hour.
+    Raises ValueError, never with the URL, which may hold a password. With ``shared_database``,
+    ``memory://`` caches nothing: this process would see another gateway's changes in the same
+    PostgreSQL only after half an hour.
     """
     try:
         scheme = urlsplit(url).scheme

@@ -20,23 +20,23 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DEADLINE_S = 0.2
-"""A caller is on the line: what takes longer than this is asked of the database instead."""
+"""A caller is waiting: after this time the database is read instead."""
 _LEASE_S = 10.0
 _RETRY_S = 1.0
 _CONNECTIONS = 32
 
-# No version in it: gateways of two releases that run side by side must forget for each other.
+# Without a version: gateways of two releases that run side by side must invalidate shared keys.
 _PREFIX = "switchroom:"
 _PROBE = f"{_PREFIX}probe"
 _LEASE, _VALUE = "L", "V"
 
-# What is kept; a lease (ARGV[1], for ARGV[2] ms) where nothing is.
+# Returns the value or lease; if there is none, sets the lease ARGV[1] for ARGV[2] ms.
 _LOOK = """
 local kept = redis.call('GET', KEYS[1])
 if not kept then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 return kept
 """
-# The value ARGV[2] for ARGV[3] ms, if the lease ARGV[1] is there still.
+# Stores the value ARGV[2] for ARGV[3] ms if the lease ARGV[1] still stands.
 _KEEP = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -49,11 +49,12 @@ class _Away(Exception):
 
 
 class RedisCache(Cache):
-    """Everything has a deadline; after one failure Redis is left alone until it answers again.
+    """A cache in Redis. Every command has a deadline; after a failure Redis is bypassed.
 
-    What could not be forgotten meanwhile is kept in mind: this gateway takes it from the
-    database, and Redis is told before anything in it is trusted again. Only when this process
-    dies first do others see the old value, at most until it expires.
+    It is used again once it answers. Keys that could not be invalidated meanwhile are remembered:
+    this gateway reads them from the database, and deletes them in Redis before it trusts Redis
+    again. Only if this process dies first do other gateways see the old value, at most until it
+    expires.
     """
 
     def __init__(
@@ -64,17 +65,17 @@ class RedisCache(Cache):
         deadline_s: float = DEADLINE_S,
         retry_s: float = _RETRY_S,
     ) -> None:
-        """Connects on first use. Raises ValueError for what is no address."""
+        """Redis is connected on first use. Raises ValueError if ``url`` is not valid."""
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
             timeout=None,
             decode_responses=True,
-            # The deadlines are _ask's. The client's own go through asyncio.wait_for, which up to
-            # Python 3.11 may swallow a cancellation.
+            # _ask sets the deadlines. The client's own use asyncio.wait_for, which up to Python
+            # 3.11 may swallow a cancellation.
             socket_timeout=None,
             socket_connect_timeout=None,
-            # A connection that was closed while idle is noticed by the first command on it.
+            # A connection closed while idle shows only in the first command on it: retry once.
             retry=Retry(NoBackoff(), 1),
         )
         self._redis = Redis.from_pool(pool)
@@ -84,7 +85,7 @@ class RedisCache(Cache):
         self._deadline_s = deadline_s
         self._retry_s = retry_s
         self._away = False
-        # Until when each may be in Redis with an old value.
+        # Keys not yet deleted in Redis, with the time until which an old value may be there.
         self._unsaid: dict[str, float] = {}
         self._returning: asyncio.Task[None] | None = None
 
@@ -106,7 +107,7 @@ class RedisCache(Cache):
             try:
                 await self._ask(lambda: self._keep(keys=[_PREFIX + key], args=arguments))
             except _Away:
-                pass  # noted; the value was found
+                pass  # _ask has noted it; the value was found anyway
         return found
 
     async def forget(self, *keys: str) -> None:
@@ -118,7 +119,7 @@ class RedisCache(Cache):
                 await self._ask(lambda: self._delete(keys))
                 self._said(changed)
         except _Away:
-            self._unsaid.update(changed)  # told on return
+            self._unsaid.update(changed)  # deleted when Redis is back
         except asyncio.CancelledError:
             self._leave_alone()
             raise
@@ -144,19 +145,19 @@ class RedisCache(Cache):
         await self._redis.delete(*(_PREFIX + key for key in keys))
 
     def _said(self, told: dict[str, float]) -> None:
-        """Not what has changed once more since."""
+        """Drop deleted keys from the list, except those that have changed again since."""
         for key, until in told.items():
             if self._unsaid.get(key) == until:
                 del self._unsaid[key]
 
     async def _ask(self, command: Callable[[], Awaitable[T]]) -> T:
-        """Raises _Away, and leaves Redis alone from then on."""
+        """Run a command within the deadline. On failure, raise _Away and bypass Redis from then."""
         try:
             async with asyncio.timeout(self._deadline_s):
                 return await command()
         except (RedisError, OSError, TimeoutError) as error:
             if not self._away:
-                # Its text may quote the address, with the password.
+                # The error's text may quote the URL, with its password.
                 problem = type(error).__name__
                 log.warning("cache is away; the database answers", extra={"problem": problem})
             self._leave_alone()
@@ -168,14 +169,14 @@ class RedisCache(Cache):
             self._returning = asyncio.create_task(self._return(), name="cache")
 
     async def _return(self) -> None:
-        """Wait until Redis answers, and tell it first what has changed."""
+        """Wait until Redis answers, and delete the changed keys before it is used again."""
         clock = asyncio.get_running_loop().time
         while self._away:
             await asyncio.sleep(self._retry_s)
             self._said({key: until for key, until in self._unsaid.items() if until < clock()})
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    # A write: what is full or a replica answers reads only.
+                    # Probe with a write: a full instance or a replica answers reads only.
                     await self._redis.set(_PROBE, "", px=1)
                 while self._unsaid:
                     told = dict(list(self._unsaid.items())[:1000])

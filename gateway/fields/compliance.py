@@ -1,8 +1,8 @@
-"""Fields about recording and consent, which nothing serves yet.
+"""Fields about recording and consent, which are not implemented yet.
 
-Whoever sends one relies on it, so it is never ignored: a value that asks for something is refused,
-and a value that asks for nothing is true already. Both families of paths, ``/sip/call`` and agent
-files take them by ``faults``, before their models see them.
+A client that sends one relies on it, so none is ignored. A value that asks for something is
+refused; a value that asks for nothing is accepted, since it already holds. Both path families,
+``/sip/call`` and agent files check them with ``faults`` before their models see the body.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def _off(value: Any) -> bool:
 
 
 def _off_within(name: str, nothing: str | bool) -> Callable[[Any], bool]:
-    """Of an object: what its ``name`` says; ``nothing`` is the value that asks for nothing."""
+    """Return a test of an object's ``name`` member; ``nothing`` is its value for "not wanted"."""
 
     def asks_for_nothing(value: Any) -> bool:
         if not isinstance(value, dict):
             return _off(value)
         stated = value.get(name)
         if stated is None:
-            # A name that is not known here may well ask for something.
+            # A member unknown here may ask for something, so only nulls pass.
             return all(each is None for each in value.values())
         return type(stated) is type(nothing) and stated == nothing
 
@@ -42,7 +42,7 @@ class _Field:
     asks_for_nothing: Callable[[Any], bool]
     refusal: str
     inner: dict[str, Any] | None = None
-    """The JSON schema of the object's field, if it may be an object."""
+    """JSON Schema of the object form's properties; None if the field takes no object."""
     plain: tuple[bool | None, ...] = (False, None)
 
     @property
@@ -75,14 +75,14 @@ FIELDS: Mapping[str, _Field] = {
 
 
 def served(body: Any) -> Any:
-    """``body`` without these fields; the caller has looked at their faults."""
+    """Return ``body`` without these fields; check ``faults`` first."""
     if not isinstance(body, dict):
         return body
     return {name: body[name] for name in body if name not in FIELDS}
 
 
 def faults(body: Any) -> list[Detail]:
-    """One for each field at the top of ``body`` that asks for what nothing here does."""
+    """Return a Detail for each top-level field of ``body`` that asks for something unsupported."""
     if not isinstance(body, dict):
         return []
     return [

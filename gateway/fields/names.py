@@ -1,9 +1,9 @@
-"""What rooms and participants may be called: one rule, wherever a name comes in.
+"""The one rule for names of rooms and participants, wherever a name comes in.
 
-Names are compared, logged, shown to people and handed to models. So they hold nothing that cannot
-be seen: no control characters, no line separators, no marks that turn the direction of what
-follows (Unicode TR 36), no characters without a shape, in which a text can be hidden. A variation
-selector only changes the shape of what is before it, so it is taken behind what can be seen.
+Names are compared, logged, shown to people and passed to models. So they may hold no invisible
+characters: no control characters, no line separators, no marks that change the text direction
+(Unicode TR 36), and none without a glyph, in which text can be hidden. A variation selector only
+changes the glyph before it, so it is accepted after a visible character.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Annotated
 from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
 MAX_BYTES = 256
-"""LiveKit counts bytes (``limit`` of livekit-server 1.13.5), and answers longer names with 500s."""
+"""LiveKit counts bytes (``limit`` of livekit-server 1.13.5) and answers longer names with 500."""
 
-# Joiners belong to the spelling of Persian, of Indian languages and of many emoji.
+# Persian, Indian languages and many emoji are spelled with joiners.
 _JOINERS = "\u200c\u200d"
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Of other categories, and yet without a shape: what Unicode calls Default_Ignorable_Code_Point (a
-# joiner of graphemes, fillers of Hangul, vowels of Khmer, what is reserved), and Braille's blank.
+# Characters without a glyph in other categories: Unicode's Default_Ignorable_Code_Point (grapheme
+# joiner, Hangul fillers, Khmer vowels, reserved code points) and the Braille blank.
 _SHAPELESS = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u2065\u2800\u3164\uffa0"
     + "".join(map(chr, (*range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000))))
 )
-# Of emoji and Chinese characters, and of Mongolian letters.
+# Variation selectors of emoji, Chinese characters and Mongolian letters.
 _SELECTORS = frozenset("\u180b\u180c\u180d\u180f" + "".join(map(chr, range(0xFE00, 0xFE10))))
 
 
 def fault(name: str) -> str | None:
-    """What is wrong with it, in a few words; None: nothing. Blank is for the caller to judge."""
+    """Return what is wrong with ``name``, or None. Blank names pass: the caller judges them."""
     if not name.strip():
         return None
     if len(name.encode("utf-8", "replace")) > MAX_BYTES:
@@ -43,7 +43,7 @@ def fault(name: str) -> str | None:
 
 
 def is_name(name: str) -> bool:
-    """Whether a room or a participant can be called so."""
+    """Return True if a room or a participant can have this name."""
     return bool(name.strip()) and fault(name) is None
 
 
@@ -58,7 +58,7 @@ def _blank(character: str) -> bool:
 
 
 def _selects_nothing(name: str) -> bool:
-    """Whether a variation selector is at the beginning, or behind a blank or another selector."""
+    """Return True if a variation selector comes first, or after a blank or another selector."""
     return any(
         character in _SELECTORS and (_blank(before) or before in _SELECTORS)
         for before, character in zip(" " + name, name, strict=False)
@@ -77,7 +77,7 @@ def _not_blank(name: str) -> str:
     return name
 
 
-# The rule in JSON Schema's words, but for bytes and the planes beyond the first.
+# The rule as JSON Schema patterns, without the byte limit and the planes beyond the first.
 _HIDDEN = (
     r"\u0000-\u001f\u007f-\u009f\u00ad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2"
     r"\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff"
@@ -94,7 +94,7 @@ GivenName = Annotated[
     AfterValidator(_checked),
     WithJsonSchema({"type": "string", "maxLength": MAX_BYTES, "pattern": f"^{_ANY}$"}),
 ]
-"""May be blank: for whoever has words of its own for that (``POST /sip/call``)."""
+"""A name that may be blank, for callers with their own error for that (``POST /sip/call``)."""
 
 Name = Annotated[
     GivenName,

@@ -1,4 +1,4 @@
-"""Logins in addresses, as they were kept before addresses with them were refused."""
+"""Logins in URLs that were stored before such URLs were refused."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 
 def split_login(url: str) -> tuple[str, str | None]:
-    """The address without its login, and the login as the header that it stands for.
+    """Return the URL without its login, and the ``Authorization`` value that the login stands for.
 
-    That is the value of ``Authorization`` that HTTP clients make of it (RFC 7617); None: there
-    was no login.
+    HTTP clients build that value from the login (RFC 7617). It is None without a login.
     """
     parts = urlsplit(url)
     login, at, host = parts.netloc.rpartition("@")

@@ -1,4 +1,4 @@
-"""From bytes to a model: what a request carries, checked before anything is done with it."""
+"""Reads and validates request bodies and queries, before the request has any effect."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gateway.fields import compliance
 from gateway.http.errors import is_seed_path
 
 MAX_BYTES = 1024 * 1024
-"""Of the body after decompression; web.Application(client_max_size=…) must not be less."""
+"""Limit after decompression; web.Application(client_max_size=…) must not be less."""
 MAX_DEPTH = 64
 READ_DEADLINE_S = 20.0
 MAX_DETAILS = 50
@@ -63,13 +63,13 @@ async def parse_body(
 
 
 async def add_ignored_fields(request: web.Request, response: web.StreamResponse) -> None:
-    """For ``on_response_prepare``: says which fields ``parse_body`` ignored."""
+    """Name the fields that ``parse_body`` ignored; a handler for ``on_response_prepare``."""
     if names := request.get(_IGNORED):
         response.headers[IGNORED_HEADER] = ", ".join(names)
 
 
 def documented(ignored: frozenset[str]) -> Callable[[dict[str, Any]], None]:
-    """Adds the ignored fields to a model's JSON schema (``json_schema_extra``)."""
+    """Return a ``json_schema_extra`` that adds the ignored fields to a model's JSON schema."""
 
     def add(schema: dict[str, Any]) -> None:
         for name in sorted(name for name in ignored if "." not in name):
@@ -87,7 +87,7 @@ def documented(ignored: frozenset[str]) -> Callable[[dict[str, Any]], None]:
 
 
 async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:
-    """The body of a JSON request, at most ``limit`` bytes, within READ_DEADLINE_S."""
+    """Read the body of a JSON request, at most ``limit`` bytes, within READ_DEADLINE_S."""
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit)
     _check_content_type(request)
@@ -108,7 +108,7 @@ async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:
 
 
 async def read_text(request: web.Request) -> str:
-    """The body unparsed, for what is signed as it stands."""
+    """Return the body unparsed, to verify a signature over it."""
     try:
         return (await read_body(request)).decode("utf-8")
     except UnicodeDecodeError:
@@ -116,9 +116,9 @@ async def read_text(request: web.Request) -> str:
 
 
 def parse_json(raw: bytes) -> Any:
-    """Strict JSON (RFC 8259): UTF-8, no NaN, no NUL or lone surrogate, no depth over 64.
+    """Parse strict JSON (RFC 8259): UTF-8, no NaN, no NUL or lone surrogate, no depth over 64.
 
-    Raises BadRequest ``INVALID_JSON``. Of a repeated key the last value counts.
+    Raises BadRequest ``INVALID_JSON``. If a key is repeated, its last value counts.
     """
     try:
         text = raw.decode("utf-8")
@@ -132,14 +132,14 @@ def parse_json(raw: bytes) -> Any:
         raise _malformed("a number is out of range") from None
     except RecursionError:
         raise _too_deep() from None
-    # Only escapes can spell what UTF-8 cannot; most bodies have neither them nor the depth.
+    # NUL and lone surrogates need a \u escape. Most bodies have neither escapes nor the depth.
     if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
         _check_values(value)
     return value
 
 
 def parse_query(request: web.Request, model: type[M]) -> M:
-    """The query string as ``model``; a repeated parameter becomes a list only where it may."""
+    """Return the query string as ``model``; a repeated parameter is a list, if the model allows."""
     given: dict[str, Any] = {}
     for name in request.query:
         values = request.query.getall(name)
@@ -151,17 +151,17 @@ def parse_query(request: web.Request, model: type[M]) -> M:
 
 
 def validate(value: Any, model: type[M], path: str) -> M:
-    """``value`` as ``model``, or the path's kind of refusal with one detail per fault."""
+    """Return ``value`` as ``model``. Raises ``invalid``'s error for the path, with all details."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        # Without input and context: either may hold a password.
+        # Leave out input and context, since either may hold a password.
         faults = error.errors(include_url=False, include_input=False, include_context=False)
         raise invalid([_detail(fault) for fault in faults[:MAX_DETAILS]], path) from None
 
 
 def invalid(details: Sequence[Detail], path: str) -> AppError:
-    """400 INVALID_REQUEST under /sip and /livekit, 422 VALIDATION_ERROR elsewhere."""
+    """Return 400 INVALID_REQUEST under /sip and /livekit, 422 VALIDATION_ERROR elsewhere."""
     first = details[0]
     message = f"{first.field}: {first.message}" if first.field else first.message
     kind = BadRequest if is_seed_path(path) else Unprocessable
@@ -169,18 +169,21 @@ def invalid(details: Sequence[Detail], path: str) -> AppError:
 
 
 def _detail(fault: ErrorDetails) -> Detail:
-    # pydantic announces what a validator of ours says.
+    # pydantic adds this prefix to the message of a custom validator.
     message = fault["msg"].removeprefix("Value error, ")
     return Detail(_field(fault["loc"]), message, fault["type"])
 
 
 def _field(path: Iterable[str | int]) -> str:
-    """A name may be the caller's own: cut it, and take out what no JSON reader expects."""
+    """Return a dotted path. The client may have chosen its names, so each is cut and cleaned."""
     return ".".join(_UNUSABLE.sub("?", str(part))[:64] for part in path)
 
 
 def _take_out(value: Any, name: str) -> bool:
-    """Remove a field, ``outer.inner`` from wherever ``outer`` holds objects. Was it there?"""
+    """Remove a field, and return True if it was there.
+
+    ``outer.inner`` is removed from the object, or from each object in the list, at ``outer``.
+    """
     if isinstance(value, list):
         return sum(_take_out(item, name) for item in value) > 0
     if not isinstance(value, dict):
@@ -195,10 +198,10 @@ def _take_out(value: Any, name: str) -> bool:
 
 
 async def _continue(request: web.Request) -> None:
-    """Ask a client that waits for permission to send its body (RFC 9110 §10.1.1)."""
+    """Send ``100 Continue`` to a client that waits for it (RFC 9110 §10.1.1)."""
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.can_read_body:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the response proper has not begun
+        request.writer.output_size = 0  # the final response has not begun
 
 
 def _check_content_type(request: web.Request) -> None:
@@ -211,18 +214,18 @@ def _check_content_type(request: web.Request) -> None:
 
 
 def _coding(request: web.Request) -> str:
-    """How the body is packed: ``gzip``, ``deflate``, or ``""`` for not at all."""
+    """Return the body's content coding: ``gzip``, ``deflate``, or ``""`` for none."""
     named = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, [])).strip().lower()
     if named in {"", "identity"}:
         return ""
     if named not in {"gzip", "deflate"}:
-        message = "Content-Encoding must be gzip or deflate, or not be there"
+        message = "Content-Encoding must be gzip or deflate, or be absent"
         raise UnsupportedMediaType(message, headers={hdrs.ACCEPT_ENCODING: "gzip, deflate"})
     return named
 
 
 def _unpacked(raw: bytes, coding: str, limit: int) -> bytes:
-    """The body, which is never unpacked further than to its first byte beyond the limit."""
+    """Decompress the body, but never beyond the first byte over the limit."""
     if not coding:
         return raw
     window = zlib.MAX_WBITS
@@ -238,12 +241,12 @@ def _unpacked(raw: bytes, coding: str, limit: int) -> bytes:
     if len(body) > limit:
         raise _too_large(limit)
     if raw and (not unpacking.eof or unpacking.unused_data):
-        raise _misdescribed()  # cut off, or followed by something else
+        raise _misdescribed()  # truncated, or followed by other data
     return body
 
 
 def _check_values(value: Any) -> None:
-    """Depth, and strings that neither PostgreSQL, UTF-8 nor a SIP header can carry."""
+    """Check the depth, and that PostgreSQL, UTF-8 and SIP headers can carry all strings."""
     level, depth = [value], 0
     while level:
         inner: list[Any] = []

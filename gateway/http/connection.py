@@ -1,4 +1,4 @@
-"""HTTP below the application: what aiohttp answers, or waits for, before a route is known."""
+"""HTTP below the application: the requests that aiohttp answers or awaits before routing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gateway.http.errors import REQUEST_ID_HEADER, render, request_id
 log = logging.getLogger(__name__)
 
 HEADERS_DEADLINE_S = 10.0
-"""From the first byte of a request (or the connection) to the end of its headers."""
+"""Time from the first byte of a request (or from the connection) to the end of its headers."""
 KEEP_ALIVE_S = 75.0
 
 
 class Connection(web.RequestHandler):
-    """Answers bad HTTP in JSON, and drops clients that do not get to the end of their headers."""
+    """Answers invalid HTTP in JSON, and drops clients that do not finish their headers in time."""
 
     __slots__ = ("_deadline", "_headers_deadline_s", "_when_lost")
 
@@ -41,8 +41,10 @@ class Connection(web.RequestHandler):
 
     @contextmanager
     def when_lost(self, do: Callable[[], None]) -> Iterator[None]:
-        """Calls ``do`` when the client hangs up meanwhile: a handler that waits for something
-        else would not notice."""
+        """Call ``do`` if the client disconnects within the block.
+
+        A handler that waits for something else would not notice the disconnect.
+        """
         self._when_lost.add(do)
         try:
             yield
@@ -75,9 +77,9 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Called for bytes that are no HTTP, and for what middleware has logged already.
+        """Answer bytes that are not HTTP, and errors that a middleware has logged already.
 
-        aiohttp's own answer is text, and quotes the offending bytes.
+        aiohttp's own response is text, and quotes the offending bytes.
         """
         if request.writer.output_size > 0:
             raise ConnectionResetError("the response has begun")
@@ -108,6 +110,6 @@ class Runner(_private.Runner):
     """An AppRunner with Connection for connections."""
 
     def __init__(self, app: web.Application, **options: Any) -> None:
-        # Bodies are unpacked by gateway.http.body, which knows how much of them is wanted.
+        # gateway.http.body decompresses bodies, since it knows the size limit.
         defaults = {"keepalive_timeout": KEEP_ALIVE_S, "auto_decompress": False}
         super().__init__(app, Connection, **{**defaults, **options})

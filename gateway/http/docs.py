@@ -1,4 +1,4 @@
-"""``/docs``: the OpenAPI document as one page of HTML, without scripts or foreign parts."""
+"""``/docs``: the OpenAPI document as one HTML page, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ summary { cursor: pointer; color: var(--accent); font-size: 13px; margin-top: 8p
 
 
 def page(document: Schema) -> str:
-    """A complete HTML page for an OpenAPI document."""
+    """Return a complete HTML page for an OpenAPI document."""
     by_tag: defaultdict[str, list[tuple[str, str, Schema]]] = defaultdict(list)
     for path, item in document["paths"].items():
         for verb, operation in item.items():
@@ -123,7 +123,7 @@ def _parameters(parameters: list[Schema], schemas: Schema) -> str:
 
 
 def _fields(schema: Schema, schemas: Schema) -> str:
-    """A table of fields; one for each kind where there are several."""
+    """Return a table of fields, or one table for each alternative of the schema."""
     resolved = _resolve(schema, schemas)
     kinds: list[Schema] = resolved.get("oneOf") or resolved.get("anyOf") or [resolved]
     tables = [f"<table>{rows}</table>" for kind in kinds if (rows := "".join(_rows(kind, schemas)))]
@@ -131,7 +131,7 @@ def _fields(schema: Schema, schemas: Schema) -> str:
 
 
 def _rows(schema: Schema, schemas: Schema, prefix: str = "") -> list[str]:
-    """One row per field, inner objects' below theirs: ``sip.host``, ``tracks[].name``."""
+    """Return a row per field, each followed by its nested ones: ``sip.host``, ``tracks[].name``."""
     resolved = _resolve(schema, schemas)
     required = resolved.get("required", ())
     rows: list[str] = []
@@ -147,7 +147,7 @@ def _rows(schema: Schema, schemas: Schema, prefix: str = "") -> list[str]:
 
 
 def _inner(field: Schema) -> tuple[Schema, str]:
-    """The one object that a field may hold (null apart), and how a list is marked."""
+    """Return a field's only schema besides null; for a list its items' schema and ``[]``."""
     options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
     only = options[0] if len(options) == 1 else {}
     return (only.get("items", {}), "[]") if only.get("type") == "array" else (only, "")
@@ -162,7 +162,7 @@ def _row(name: str, kind: str, required: bool, note: str) -> str:
 
 
 def _kind(schema: Schema, schemas: Schema, depth: int = 0) -> str:
-    """A schema in words: ``string, 1..256 characters``, ``list of object``."""
+    """Describe a schema: ``string, 1..256 characters``, ``list of object``."""
     if "$ref" in schema:
         target = _resolve(schema, schemas)
         return "object" if "properties" in target else _kind(target, schemas, depth + 1)

@@ -1,8 +1,8 @@
-"""Successes under ``/api/v1``: ``{"success": true, "data", "message", "meta"}``.
+"""Successful responses under ``/api/v1``: ``{"success": true, "data", "message", "meta"}``.
 
-Their failures are in gateway.http.errors. A route's ``answer`` is ``Envelope[View]``, or
-``Envelope[list[View]]`` for a page; its handler (or the effect given to ``once``) makes one
-with ``envelope`` or ``page``.
+Errors are in gateway.http.errors. A route's ``answer`` is ``Envelope[View]``, or
+``Envelope[list[View]]`` for a page. Its handler (or the effect given to ``once``) creates one with
+``envelope`` or ``page``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Meta(BaseModel):
-    """Where a page stands in its list; empty for anything else."""
+    """The position of a page in its list; empty for any other response."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
@@ -34,7 +34,7 @@ class Envelope(BaseModel, Generic[T]):
     meta: Meta = Field(default_factory=Meta)
 
     def wire(self) -> dict[str, Any]:
-        """JSON-ready; ``meta`` holds only what it knows."""
+        """Return JSON-ready values; ``meta`` holds only the fields that are set."""
         whole = self.model_dump(mode="json", by_alias=True)
         whole["meta"] = self.meta.model_dump(mode="json", by_alias=True, exclude_unset=True)
         return whole
@@ -44,14 +44,14 @@ class Envelope(BaseModel, Generic[T]):
 
 
 def envelope(data: T, message: str = "OK") -> Envelope[T]:
-    """One thing, or the effect of a request."""
+    """Wrap one resource, or the effect of a request."""
     return Envelope(data=data, message=message)
 
 
 def page(
     data: list[T], total: int, *, limit: int, offset: int, message: str = "OK"
 ) -> Envelope[list[T]]:
-    """One page of a list of ``total``."""
+    """Wrap one page of a list of ``total`` resources."""
     more = offset + len(data) < total
     meta = Meta(limit=limit, offset=offset, total=total, has_more=more)
     return Envelope(data=data, message=message, meta=meta)

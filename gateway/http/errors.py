@@ -1,4 +1,4 @@
-"""Every error as JSON, in the shape its path calls for, with an X-Request-Id.
+"""Renders every error as JSON in the shape of its path, with an X-Request-Id.
 
 ``/v1/*``: nested; ``/api/v1/*``: the envelope; everything else: flat.
 
@@ -36,7 +36,7 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 _PREPARED: web.RequestKey[bool] = web.RequestKey("prepared", bool)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-# Written down in the OpenAPI document, too.
+# The OpenAPI document lists them too.
 TYPES: Mapping[int, str] = {
     401: "authentication_error",
     403: "permission_error",
@@ -49,10 +49,10 @@ TYPES: Mapping[int, str] = {
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers whatever is raised further in. A response that has begun is cut off instead."""
+    """Turn every exception into a response. A response that has begun is aborted instead."""
     try:
         if "\x00" in request.path:
-            # An id of nothing; PostgreSQL would fail on it rather than not find it.
+            # No id holds a NUL, and PostgreSQL would raise an error for one.
             raise NotFound("No such path")
         return await handler(request)
     except AppError as error:
@@ -69,7 +69,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             log.exception("request failed", extra=_facts(request))
             answer = ServerFault("Internal error")
     if request.get(_PREPARED):
-        # Nothing can be taken back; a broken transfer is the only way left to say so.
+        # The status has been sent, so breaking the transfer is the only way to signal the error.
         if request.transport is not None:
             request.transport.abort()
         raise ConnectionResetError("response cut off after an error")
@@ -77,12 +77,12 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 
 def render(error: AppError, path: str) -> web.Response:
-    """The response to ``error`` on ``path``."""
+    """Return the response for ``error`` on ``path``."""
     return web.json_response(body(error, path), status=error.status, headers=error.headers)
 
 
 def body(error: AppError, path: str) -> dict[str, Any]:
-    """The JSON of ``error``, by the shape of ``path``."""
+    """Return the JSON of ``error`` in the shape of ``path``."""
     details = [_detail(detail) for detail in error.details]
     if _below(path, "/v1"):
         other = "invalid_request_error" if error.status < 500 else "api_error"
@@ -113,12 +113,12 @@ def body(error: AppError, path: str) -> dict[str, Any]:
 
 
 def is_seed_path(path: str) -> bool:
-    """Where a bad field is 400 INVALID_REQUEST; elsewhere it is 422 VALIDATION_ERROR."""
+    """Return True for paths where an invalid field is 400 INVALID_REQUEST, not 422."""
     return _below(path, "/sip") or _below(path, "/livekit")
 
 
 def request_id(request: web.BaseRequest) -> str:
-    """The caller's X-Request-Id when it is harmless, else a new one; the same at every call."""
+    """Return the client's X-Request-Id if it is well-formed, else a new one; stable per request."""
     if (known := request.get(REQUEST_ID)) is None:
         given = request.headers.get(REQUEST_ID_HEADER, "")
         known = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
@@ -127,7 +127,10 @@ def request_id(request: web.BaseRequest) -> str:
 
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal, not middleware: a stream's headers leave before its handler returns."""
+    """Add the id to a response.
+
+    It is a signal, not middleware: a stream sends its headers before its handler returns.
+    """
     request[_PREPARED] = True
     response.headers[REQUEST_ID_HEADER] = request_id(request)
     response.headers[hdrs.SERVER] = "switchroom"
@@ -145,7 +148,7 @@ def _from_aiohttp(error: web.HTTPException) -> AppError:
             return PayloadTooLarge("The body is too large")
         case web.HTTPUnsupportedMediaType():
             return UnsupportedMediaType("Unsupported media type")
-    # aiohttp itself raises little else, and none of it is more than a bad request.
+    # aiohttp itself raises few others, all of them for bad requests.
     code = HTTPStatus(error.status).name
     message = HTTPStatus(error.status).phrase
     return BadRequest(message, code=code) if error.status < 500 else ServerFault(message, code=code)
@@ -164,7 +167,7 @@ def _is_gone(request: web.Request) -> bool:
 
 
 def _facts(request: web.Request) -> dict[str, str]:
-    """The route's pattern, not the path: a path may carry what belongs into no log."""
+    """Return fields for the log, with the route's pattern: a path may hold private data."""
     resource = request.match_info.route.resource
     return {
         "request_id": request_id(request),

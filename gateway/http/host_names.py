@@ -1,9 +1,9 @@
-"""By which names a gateway without authentication may be asked.
+"""The host names under which a gateway without authentication accepts requests.
 
-A page of a stranger in a developer's browser can reach what listens on that machine: its name's
-address becomes 127.0.0.1 after the page has loaded (DNS rebinding), and the browser takes the
-gateway for a part of the page. What it cannot forge is the name itself, in ``Host``, nor where it
-came from, in ``Origin``. So a request that no token vouches for must name this machine.
+A malicious page in a developer's browser can reach servers on that machine: after the page has
+loaded, its host name resolves to 127.0.0.1 (DNS rebinding), and the browser treats the gateway as
+the page's origin. The page cannot forge the name in ``Host``, nor its origin in ``Origin``. So a
+request without a token must name this machine.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from aiohttp import hdrs, web
 from core.errors import BadRequest, Forbidden
 from core.settings import Settings
 
-# RFC 3986 §3.2 without userinfo; what is no name by it is not one of ours.
+# RFC 3986 §3.2 without userinfo; any other host is not a name of this machine.
 _LABEL = r"[A-Za-z0-9_-]+"
 _AUTHORITY = re.compile(rf"(?:\[([0-9A-Fa-f:.]+)\]|({_LABEL}(?:\.{_LABEL})*\.?))(?::[0-9]{{1,5}})?")
 _LOCAL = "localhost"
 
 
 def check_listen_address(settings: Settings) -> None:
-    """Raises ValueError where anybody in the network could place calls at the operator's cost."""
+    """Raise ValueError if anybody in the network could place calls at the operator's cost."""
     open_to_others = not (settings.auth_required or is_loopback(settings.listen_host))
     if open_to_others and not settings.allow_open_gateway:
         raise ValueError(
@@ -35,17 +35,17 @@ def check_listen_address(settings: Settings) -> None:
 
 
 class Names:
-    """This machine's names, as far as the settings tell."""
+    """This machine's names, according to the settings."""
 
     def __init__(self, settings: Settings) -> None:
         told = (settings.listen_host, urlsplit(settings.gateway_base_url).hostname or "")
         self._told = frozenset(name for text in told if (name := _canonical(text)))
-        # An address is no name that somebody else's DNS could lead here, and of a gateway that
-        # listens for its network it is what clients have.
+        # DNS rebinding needs a name, so an IP address is safe. Clients of a gateway that listens on
+        # the network may know only its address.
         self._any_address = not is_loopback(settings.listen_host)
 
     def check(self, request: web.Request) -> None:
-        """Raises BadRequest (not one Host), Forbidden (not this machine's, or a foreign page)."""
+        """Check Host and Origin. Raises BadRequest (not one Host), Forbidden (a foreign one)."""
         named = request.headers.getall(hdrs.HOST, [])
         if len(named) != 1:
             raise BadRequest("A request names one host", code="INVALID_HOST")
@@ -75,7 +75,7 @@ class Names:
 
 
 def is_loopback(host: str) -> bool:
-    """``localhost``, a name below it (RFC 6761 §6.3), or an address of this machine alone."""
+    """Return True for ``localhost``, a name below it (RFC 6761 §6.3), or a loopback address."""
     if (address := _address(host)) is not None:
         mapped = getattr(address, "ipv4_mapped", None)
         return bool((mapped or address).is_loopback)
@@ -84,13 +84,16 @@ def is_loopback(host: str) -> bool:
 
 
 def _host_of(authority: str) -> str | None:
-    """``host``, ``host:port``, ``[v6]:port`` without the port; None for anything else."""
+    """Return the host of ``host``, ``host:port`` or ``[v6]:port``; None for anything else."""
     match = _AUTHORITY.fullmatch(authority)
     return _canonical(match[1] or match[2]) if match else None
 
 
 def _target(request: web.Request, host: str | None) -> str | None:
-    """Whom the request line names, which wins over Host (RFC 9112 §3.2.2): mostly nobody."""
+    """Return the host in the request line, which overrides Host (RFC 9112 §3.2.2).
+
+    The request line rarely names one; then ``host`` is returned.
+    """
     if request.raw_path.startswith("/"):
         return host
     _, _, rest = request.raw_path.partition("://")

@@ -1,4 +1,4 @@
-"""``Idempotency-Key``: one effect per key, and the same answer to every repetition."""
+"""``Idempotency-Key``: one effect per key, and the same response to every retry."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ async def once(
     *,
     status: int = 200,
 ) -> web.Response:
-    """Run ``effect`` and answer its JSON; with the header, only if it has not run before.
+    """Run ``effect`` and return its JSON; with the header, only if it has not run before.
 
-    The answer is kept for 24 h per tenant and key. A request refused before it
-    had an effect (an AppError below 500, or 503) frees its key; one that died with its
-    gateway is answered ServerFault ``OUTCOME_UNKNOWN``, with the call that it made. Raises
-    Conflict ``IDEMPOTENCY_KEY_REUSED`` for another body, ``IDEMPOTENCY_IN_PROGRESS`` when
-    the first is not done in 10 s, BadRequest for a malformed key.
+    The response is stored for 24 h per tenant and key. A request that was refused before it had
+    an effect (an AppError below 500, or 503) releases its key. A retry of a request that died
+    with its gateway gets ServerFault ``OUTCOME_UNKNOWN`` with the call that it created. Raises
+    Conflict ``IDEMPOTENCY_KEY_REUSED`` for another body, ``IDEMPOTENCY_IN_PROGRESS`` if the
+    first request is not done within 10 s, and BadRequest for a malformed key.
     """
     key = request.headers.get(HEADER)
     if key is None:
@@ -54,7 +54,7 @@ async def once(
     kept = await _take(store.keys, scope, key, _fingerprint(request, body))
     if isinstance(kept, KeptAnswer):
         return _again(kept)
-    # From here on the key is ours; a client that hangs up must not leave it undecided.
+    # This request now holds the key, and must decide it even if the client disconnects.
     deciding = asyncio.create_task(_decide(store.keys, kept, effect, status=status), name="once")
     _DECIDING.add(deciding)
     deciding.add_done_callback(_DECIDING.discard)
@@ -64,7 +64,7 @@ async def once(
 async def _take(
     keys: IdempotencyKeys, scope: Scope, key: str, request_hash: str
 ) -> HeldKey | KeptAnswer:
-    """The key, or the answer that it stands for. Raises Conflict."""
+    """Take the key, or return its stored response. Raises Conflict."""
     deadline = asyncio.get_running_loop().time() + _TWIN_WAIT_S
     kept = await keys.begin(scope, key, request_hash, orphan=_ORPHAN)
     while isinstance(kept, KeptAnswer):
@@ -93,7 +93,7 @@ async def _decide(
     *,
     status: int,
 ) -> web.Response:
-    HELD.set(held)  # of this task, and of those that the effect begins
+    HELD.set(held)  # for this task and those that the effect starts
     renewing = asyncio.create_task(_renew(keys, held), name="lease")
     try:
         text = json.dumps(await effect())
@@ -104,7 +104,7 @@ async def _decide(
             await _keep(keys.finish(held, error.status, _fault(error.message, error.code)))
         raise
     except Exception:
-        # Whether it had an effect is not known: it must not be tried a second time.
+        # The request may have had an effect, so it must not run again.
         await _keep(keys.finish(held, 500, _fault("Internal server error", "INTERNAL_ERROR")))
         raise
     finally:
@@ -125,7 +125,7 @@ async def _renew(keys: IdempotencyKeys, held: HeldKey) -> None:
 
 
 async def _keep(write: Coroutine[Any, Any, None]) -> None:
-    """What was answered is known to its caller, even if a repetition will hear "unknown"."""
+    """Write to the store. On failure the client still gets its response; a retry gets "unknown"."""
     try:
         await write
     except Unavailable:
@@ -148,7 +148,7 @@ def _again(kept: KeptAnswer) -> web.Response:
 
 
 def replayed(answer: web.Response) -> dict[str, str]:
-    """The header that ``once`` marks a repetition with, for an answer made of its answer."""
+    """Return the header by which ``once`` marks a stored response, to copy it to another one."""
     return {_REPLAYED: "true"} if _REPLAYED in answer.headers else {}
 
 
@@ -172,5 +172,5 @@ def _fingerprint(request: web.Request, body: BaseModel) -> str:
 
 
 def _plain(value: object) -> str:
-    # A password is part of what was asked for; only the hash of it all is kept.
+    # A password is part of the request's identity; only the hash of everything is stored.
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -1,4 +1,4 @@
-"""What Prometheus is told. Labels come from small closed sets: never a number, a tenant, an id."""
+"""Prometheus metrics. Labels come from small closed sets: never a number, a tenant or an id."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.models import Turn
 from gateway.http.route import route_of
 from sip.dial import DialOutcome
 
-# The parts of Turn.latency, and bounds that tell a good turn from a slow one (s).
+# The parts of Turn.latency, and histogram bounds (s) that separate good turns from slow ones.
 _TURN_PARTS = frozenset({"endpointing", "stt", "llm", "tools", "tts", "transport", "total"})
 _TURN_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.5, 2, 3, 5, 10)
 
@@ -57,11 +57,11 @@ class Metrics:
         self._dials.labels(outcome.reason or "answered", str(outcome.sip_status_code or "")).inc()
 
     def counted(self, source: Source, events: int) -> None:
-        """``events``: how many were kept at once."""
+        """Count a batch of ``events`` stored events."""
         self._events.labels(source).inc(events)
 
     def conversed(self, turns: Iterable[Turn]) -> None:
-        """Count what the turns of a call that is over have measured."""
+        """Observe the latencies of a finished call's turns."""
         for turn in turns:
             for part, milliseconds in turn.latency.items():
                 if part in _TURN_PARTS:

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, built from the list of routes and the models they name."""
+"""The OpenAPI 3.1 document, built from the list of routes and their models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.http.route import Route
 
 Schema = dict[str, Any]
 Refs = Mapping[Any, Schema]
-"""By (model, mode), as pydantic gives them."""
+"""References by (model, mode), as pydantic returns them."""
 
 _REF = "#/components/schemas/{model}"
 _DESCRIPTION = """\
@@ -45,7 +45,7 @@ _DETAIL: Schema = {
 }
 _DETAILS: Schema = {"type": "array", "items": {"$ref": _REF.format(model="ErrorDetail")}}
 _TEXT: Schema = {"type": "string"}
-_CALL: Schema = {"type": "string", "description": "Of `OUTCOME_UNKNOWN`: the call it made."}
+_CALL: Schema = {"type": "string", "description": "`OUTCOME_UNKNOWN`: the call that was created."}
 _EVENT: Schema = {
     "description": "One of the events.",
     "type": "object",
@@ -99,7 +99,7 @@ _ERRORS: dict[str, Schema] = {
 
 
 def build(routes: Sequence[Route], *, auth_required: bool = True) -> Schema:
-    """The document of all routes that are not internal."""
+    """Return the document of all routes that are not internal."""
     shown = [route for route in routes if not route.internal]
     refs, components = _schemas(shown)
     paths: defaultdict[str, Schema] = defaultdict(dict)
@@ -125,10 +125,10 @@ def build(routes: Sequence[Route], *, auth_required: bool = True) -> Schema:
 
 
 def documents(routes: Sequence[Route], *, auth_required: bool = True) -> tuple[Route, Route]:
-    """``/openapi.json`` and ``/docs`` for ``routes`` and themselves.
+    """Return ``/openapi.json`` and ``/docs`` for ``routes`` and themselves.
 
-    Built once, when somebody first asks, and in a thread: it takes 0.1 s, which neither a start
-    nor a call should wait for.
+    They are built at the first request, in a thread: this takes 0.1 s, which must delay neither
+    the start nor a call.
     """
     built: tuple[str, str] | None = None
     building = asyncio.Lock()
@@ -149,7 +149,7 @@ def documents(routes: Sequence[Route], *, auth_required: bool = True) -> tuple[R
         return web.Response(text=text, content_type="application/json")
 
     async def docs(_request: web.Request) -> web.StreamResponse:
-        # Nothing is loaded from anywhere, and nothing in it may run.
+        # The page loads nothing, and no script may run in it.
         headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
         _, html = await texts()
         return web.Response(text=html, content_type="text/html", headers=headers)
@@ -175,7 +175,7 @@ def documents(routes: Sequence[Route], *, auth_required: bool = True) -> tuple[R
 
 
 def _schemas(routes: Sequence[Route]) -> tuple[Refs, dict[str, Schema]]:
-    """A reference for each model as it is read or written, and what the references point to."""
+    """Return a reference for each model in its mode, and the schemas that they point to."""
     used: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
     for route in routes:
         for model in (route.body, route.query):
@@ -255,7 +255,7 @@ def _responses(route: Route, refs: Refs, auth_required: bool) -> dict[str, Schem
 
 
 def _common(route: Route, auth_required: bool) -> list[tuple[int, str]]:
-    """What any route of this kind may answer, beyond its own errors."""
+    """Return the errors that any route of this kind may return, beyond its own."""
     found: list[tuple[int, str]] = []
     invalid = (400, "INVALID_REQUEST") if is_seed_path(route.path) else (422, "VALIDATION_ERROR")
     if route.body is not None:
@@ -298,7 +298,7 @@ def _failure(path: str, codes: Sequence[str]) -> Schema:
 
 
 def _path(route: Route) -> str:
-    """aiohttp's ``{id:regex}`` as OpenAPI's ``{id}``."""
+    """Return the path with aiohttp's ``{id:regex}`` replaced by OpenAPI's ``{id}``."""
     return re.sub(r"\{(\w+):[^{}]*\}", r"{\1}", route.path)
 
 

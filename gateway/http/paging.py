@@ -1,4 +1,4 @@
-"""Pages of a list: the query every list takes, and the answer every list gives."""
+"""Pagination: the query that every list accepts, and the response that it returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class Page(BaseModel):
-    """Query of every list."""
+    """The query of every list."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid")
 
@@ -23,13 +23,13 @@ class Page(BaseModel):
 
 
 class Listing(Model, Generic[T]):
-    """One page. A resource names its own: ``class CallList(Listing[CallView])``."""
+    """One page. Each resource subclasses it: ``class CallList(Listing[CallView])``."""
 
     data: list[T]
     has_more: bool
-    total: int = Field(description="How many there are in all.")
+    total: int = Field(description="The number of items on all pages.")
 
     @classmethod
     def of(cls, data: Sequence[T], total: int, query: Page) -> Self:
-        """``data`` is what is on the page that ``query`` asked for."""
+        """Build the page that ``query`` asked for from its ``data`` and the ``total``."""
         return cls(data=list(data), has_more=query.offset + len(data) < total, total=total)

@@ -1,4 +1,4 @@
-"""Who is asking, on the request."""
+"""The authenticated principal of a request."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 
 
 def scope_of(request: web.Request) -> Scope:
-    """Whose rows this request may see."""
+    """Return the scope of rows that this request may see."""
     return Scope(request[PRINCIPAL].auth_id)

@@ -1,4 +1,4 @@
-"""A route: what is served, where, and what the OpenAPI document says about it."""
+"""A route: its path and handler, and its description for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _ROUTES: web.AppKey[dict[web.AbstractRoute, Route]] = web.AppKey("routes")
 
 
 def register(app: web.Application, routes: Iterable[Route]) -> None:
-    """Serve ``routes``; a GET answers HEAD too, but for streams, which have no end to describe."""
+    """Serve ``routes``. GET routes answer HEAD too, except for streams, which have no end."""
     known = app.setdefault(_ROUTES, {})
     for route in routes:
         methods = [route.method]
@@ -73,10 +73,9 @@ def register(app: web.Application, routes: Iterable[Route]) -> None:
 
 
 def route_of(request: web.Request) -> Route | None:
-    """The route that serves this request; None where the answer is 404 or 405."""
+    """Return the route that serves this request; None for a 404 or 405."""
     return request.app[_ROUTES].get(request.match_info.route)
 
 
 async def _expected_later(_request: web.Request) -> None:
-    """``100 Continue`` is sent by gateway.http.body, once the caller is known and the body
-    wanted."""
+    """Do nothing: gateway.http.body sends ``100 Continue`` if an authenticated body is wanted."""

@@ -1,6 +1,6 @@
-"""How many answers that take their time a tenant may wait for at once, from this gateway.
+"""The limit on a tenant's concurrent event streams and long polls at this gateway.
 
-Each holds a connection and some memory for as long as its client likes.
+Each holds a connection and some memory for as long as its client wants.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class StreamLimit:
 
     @contextmanager
     def one(self, auth_id: str | None) -> Iterator[None]:
-        """Around a stream or a long poll. Raises TooManyRequests ``STREAM_LIMIT``.
+        """Count a stream or long poll for the block. Raises TooManyRequests ``STREAM_LIMIT``.
 
-        The operator who names no tenant counts as one.
+        An operator without a tenant counts as one tenant.
         """
         if self._held[auth_id] >= self._most:
             raise TooManyRequests(

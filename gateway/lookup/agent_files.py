@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class BadAgentFile(ValueError):
-    """Names the file and what is wrong in it, never what it holds."""
+    """The text names the file and the error in it, but never quotes its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class AgentFiles:
         self._loaded: dict[str, _Loaded] = {}
 
     def check(self) -> list[str]:
-        """Read every file; the ids found. Raises BadAgentFile."""
-        # Hidden files are the droppings of editors and of mounted volumes.
+        """Read every file, and return the ids found. Raises BadAgentFile."""
+        # Editors and mounted volumes leave hidden files behind.
         names = (path.stem for path in self._directory.glob("*.yaml"))
         ids = sorted(name for name in names if not name.startswith("."))
         for agent_id in ids:
@@ -49,7 +49,7 @@ class AgentFiles:
         return ids
 
     def get(self, agent_id: str) -> Agent | None:
-        """The agent as its file says now. A file broken since keeps its last good content."""
+        """Return the agent in its file's current state, or its last valid one if now invalid."""
         try:
             return self._load(agent_id)
         except BadAgentFile as error:
@@ -58,7 +58,7 @@ class AgentFiles:
             return kept.agent if kept else None
 
     def _load(self, agent_id: str) -> Agent | None:
-        # An id comes from a caller: it must name a file here, not a path elsewhere.
+        # Ids come from clients: an id must name a file in this directory, not a path elsewhere.
         if not ID.fullmatch(agent_id):
             return None
         path = self._directory / f"{agent_id}.yaml"
@@ -90,7 +90,7 @@ def _read(path: Path, agent_id: str) -> Agent:
         )
         raise BadAgentFile(f"{path.name}: {faults}") from None
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-        # PyYAML makes dates of what looks like one, and fails on the 30th of February.
+        # PyYAML parses text that looks like a date, and raises ValueError for 30 February.
         raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
     if asked:
         faults = "; ".join(f"{fault.field}: {fault.message}" for fault in asked)
@@ -101,5 +101,5 @@ def _read(path: Path, agent_id: str) -> Agent:
         except ValueError as error:
             place = f"customTools.{index}.parameters"
             raise BadAgentFile(f"{path.name}: {place}: {error}") from None
-    # A file has no version number of its own; its content's checksum pins it.
+    # A file has no version number, so the checksum of its content serves as one.
     return Agent(id=agent_id, version=zlib.crc32(raw) & 0x7FFFFFFF, config=config)

@@ -27,11 +27,11 @@ class Agents:
         self._records = Kept(cache, agent_key, store.dump, store.parse, store.get)
 
     async def get(self, scope: Scope, agent_id: str) -> Agent | None:
-        """The agent as it is now, if the scope may use it.
+        """Return the agent's current version, if the scope may use it.
 
         Raises Unavailable (no database), ServerFault ``CREDENTIAL_UNREADABLE``.
         """
-        # What a file is called, the database never made.
+        # Ids with this prefix may also be file names; all others are never in the database.
         if agent_id.startswith(ID_PREFIX):
             record = await self._records.get(scope, agent_id)
             if record is not None:
@@ -39,19 +39,19 @@ class Agents:
         return await asyncio.to_thread(self._files.get, agent_id)
 
     async def require(self, scope: Scope, agent_id: str) -> Agent:
-        """As ``get``; raises NotFound ``AGENT_NOT_FOUND`` as well."""
+        """Return the agent as ``get`` does, or raise NotFound ``AGENT_NOT_FOUND``."""
         agent = await self.get(scope, agent_id)
         if agent is None:
             raise agent_not_found()
         return agent
 
     async def warm(self, agent_id: str) -> None:
-        """Keep the agent ready for its next call; after it was made, changed or rolled back."""
+        """Load the agent into the cache after it was created, changed or rolled back."""
         await self._records.warm(agent_id)
 
 
 async def check_takes_calls(agent: Agent, auth_id: str | None, webhooks: WebhookStore) -> None:
-    """Raises Conflict for an agent that cannot hold a call of ``auth_id``'s, saying why."""
+    """Check that the agent can take a call of tenant ``auth_id``. Raises Conflict."""
     if not agent.config.enabled:
         raise Conflict("The agent is disabled", code="AGENT_DISABLED")
     if agent.config.voice_mode == "webhook" and not await webhooks.has(auth_id or "", agent.id):

@@ -19,14 +19,14 @@ from gateway.store.database import Scope
 
 log = logging.getLogger(__name__)
 
-# What fits the record's column and is a file name everywhere.
+# Ids that fit the record's column and are valid file names on every system.
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _Record = TypeVar("_Record", bound=AgentRecord | PhoneNumber)
 
 
 class Kept(Generic[_Record]):
-    """Records of one kind by id, through the cache; the scope is checked on what came out."""
+    """Records of one kind by id, read through the cache; the scope is checked on each record."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Kept(Generic[_Record]):
         self._load = load
 
     async def get(self, scope: Scope, record_id: str) -> _Record | None:
-        # An id comes from a caller: what cannot be one must not become a key.
+        # Ids come from clients: only a valid one may become a cache key.
         if not ID.fullmatch(record_id):
             return None
 
@@ -58,7 +58,7 @@ class Kept(Generic[_Record]):
         try:
             record = self._parse(text)
         except ValueError:
-            # Kept by another release of this software, or with a key that is no more.
+            # Cached by another release, or sealed with a key that has been removed.
             await self._cache.forget(key)
             return await self._load(scope, record_id)
         return record if scope.auth_id in (None, record.auth_id) else None
@@ -67,5 +67,5 @@ class Kept(Generic[_Record]):
         try:
             await self.get(Scope(None), record_id)
         except (Unavailable, ServerFault):
-            # The next call asks again.
+            # The next call reads the database.
             log.warning("could not warm the cache", extra={"record_id": record_id})

@@ -10,7 +10,7 @@ from gateway.store.numbers import NumberStore
 
 
 class Numbers:
-    """Looks phone numbers up by id, with the agent each is bound to."""
+    """Looks phone numbers up by id; each names the agent that it is bound to."""
 
     def __init__(self, store: NumberStore, cache: Cache) -> None:
         self._records = Kept(
@@ -22,9 +22,9 @@ class Numbers:
         )
 
     async def get(self, scope: Scope, number_id: str) -> PhoneNumber | None:
-        """The number as it is now, if it is the scope's. Raises Unavailable (no database)."""
+        """Return the number's current record, if the scope owns it. Raises Unavailable."""
         return await self._records.get(scope, number_id)
 
     async def warm(self, number_id: str) -> None:
-        """Keep the number ready for its next call; after it was attached, bound or changed."""
+        """Load the number into the cache after it was attached, bound or changed."""
         await self._records.warm(number_id)

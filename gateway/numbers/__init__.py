@@ -1,1 +1,1 @@
-"""Phone numbers: attach, provision and repair them, at LiveKit's SIP service and at Twilio."""
+"""Phone numbers: attaching, provisioning and repairing them in LiveKit's SIP service and Twilio."""

@@ -22,14 +22,14 @@ class Accounts:
         self._http = http
 
     async def credential(self, scope: Scope, ref: str) -> Credential:
-        """By name or id. Raises NotFound ``CREDENTIAL_NOT_FOUND``."""
+        """Find a credential by name or id. Raises NotFound ``CREDENTIAL_NOT_FOUND``."""
         found = await self._credentials.get(scope, ref)
         if found is None:
             raise not_found()
         return found
 
     async def twilio(self, scope: Scope, ref: str | None) -> tuple[Credential, TwilioAccount]:
-        """The account of the named credential, or of the only one there is.
+        """Return the account of the named Twilio credential, or of the scope's only one.
 
         Raises NotFound ``CREDENTIAL_NOT_FOUND``, Conflict ``CREDENTIAL_REQUIRED``, ServerFault
         ``CREDENTIAL_UNREADABLE``.
@@ -50,12 +50,18 @@ class Accounts:
         return credential, TwilioAccount(secret, self._http)
 
     async def of(self, number: PhoneNumber) -> TwilioAccount | None:
-        """None: the number has none. Raises ServerFault ``CREDENTIAL_UNREADABLE``."""
+        """Return the number's Twilio account, if it has one.
+
+        Raises ServerFault ``CREDENTIAL_UNREADABLE``.
+        """
         secret = await self.secret(number)
         return TwilioAccount(secret, self._http) if isinstance(secret, TwilioSecret) else None
 
     async def secret(self, number: PhoneNumber) -> TwilioSecret | SipSecret | None:
-        """Raises ServerFault ``CREDENTIAL_UNREADABLE``."""
+        """Return the secret of the number's credential, if it has one.
+
+        Raises ServerFault ``CREDENTIAL_UNREADABLE``.
+        """
         if number.credential_id is None:
             return None
         return (await self._open(Scope(number.auth_id), number.credential_id))[1]

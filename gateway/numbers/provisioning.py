@@ -1,11 +1,12 @@
-"""Attaching and detaching a number, so that half of either never stays.
+"""Attaches and detaches numbers, so that neither is ever left half done.
 
-The row comes first and goes last: whatever LiveKit or Twilio were told in between can be found
-and undone by it. A failing attachment is undone at once, in the reverse order; one that was cut
-off (a killed gateway, LiveKit away) by ``reconcile``, at the start and every minute.
+The row is inserted first and deleted last, so that all changes at LiveKit and Twilio in between can
+be found through it and undone. A failed attachment is undone at once, in reverse order. One that
+was interrupted (a killed gateway, LiveKit unreachable) is undone by ``reconcile``, which runs at
+the start and every minute.
 
-A claim is a row that nothing else knows of. Approved, it is attached like any other number; what
-undoes that attachment makes it a claim again.
+A claim is a row without any objects elsewhere. Once approved, it is attached like any other
+number; undoing that attachment makes it a claim again.
 """
 
 from __future__ import annotations
@@ -42,33 +43,33 @@ _T = TypeVar("_T")
 
 ATTACH_DEADLINE_S = 40.0
 UNDO_DEADLINE_S = 40.0
-# Longer than both together: then nobody can still be at it.
+# Longer than both deadlines together, so that the work has certainly ended by then.
 _HELD_S = 120.0
 _LAST_GRACE_S = 5.0
-# An operator has to approve one first.
+# Long, because an operator has to approve a claim first.
 _RETRY_PENDING_S = 600
 
 
 class ProviderRef(Model):
-    """What ``PhoneNumber.provider_ref`` holds."""
+    """The content of ``PhoneNumber.provider_ref``."""
 
     sid: str | None = None
     before: Routing = Routing()
-    """What answered the number before us."""
+    """The number's routing before it was attached."""
     trunk_sid: str | None = None
-    """Our trunk in the account."""
+    """The trunk in the account that this system made."""
     bought: bool = False
     release: bool = False
-    """Give a bought number back to the provider when it is detached."""
+    """Release a bought number to the provider when it is detached."""
     claim: bool = False
-    """An approved claim is being attached: if that is undone, it waits for approval again."""
+    """An approved claim is being attached; if that is undone, it awaits approval again."""
     held_by: str | None = None
-    """The gateway that is attaching or detaching it, until ``held_until`` (s since the epoch)."""
+    """The gateway that attaches or detaches it, until ``held_until`` (s since the epoch)."""
     held_until: float = 0.0
 
 
 class Provisioner:
-    """Owns the tasks of attachments under way; ``drain`` it."""
+    """Owns the tasks of attachments in progress; call ``drain`` at the end."""
 
     def __init__(
         self, *, objects: SipObjects, numbers: NumberStore, accounts: Accounts, settings: Settings
@@ -78,7 +79,7 @@ class Provisioner:
         self._accounts = accounts
         self._trunk_name = f"Switchroom ({settings.agent_name})"
         self._sip_url = f"sip:{settings.sip_public_address}"
-        # Two gateways of one machine have different ports.
+        # Two gateways on one machine have different ports.
         self._me = f"{socket.gethostname()}:{settings.gateway_port or os.getpid()}"
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -90,20 +91,20 @@ class Provisioner:
         account: TwilioAccount | None = None,
         owned: OwnedNumber | None = None,
     ) -> PhoneNumber:
-        """Take up a new number. With an account: its ``owned`` number, or one that is bought.
+        """Attach a new number. With an account: its ``owned`` number, or else buy the number.
 
-        Once begun it finishes, or is undone, whether or not the HTTP client waits. Raises
+        Once started it finishes or is undone, whether or not the HTTP client waits. Raises
         Conflict ``NUMBER_ATTACHED``, ``TRUNK_CONFLICT``, ``NUMBER_UNAVAILABLE``; NotFound
-        ``AGENT_NOT_FOUND``, ``CREDENTIAL_NOT_FOUND``; Unavailable; what the account raises.
+        ``AGENT_NOT_FOUND``, ``CREDENTIAL_NOT_FOUND``; Unavailable; and the account's errors.
         """
-        # Before anything is written down: without LiveKit nothing could be undone either.
+        # Check LiveKit before anything is stored: without it nothing could be undone either.
         await self.objects.listing()
         return await self._whole(self._attach(number, agent_id, account, owned), number.id)
 
     async def claim(self, number: PhoneNumber) -> PhoneNumber:
-        """Keep a claim on the number until an operator approves it.
+        """Store a claim on the number, which an operator must approve.
 
-        Raises as ``attach``, and TooManyRequests ``PENDING_LIMIT``.
+        Raises as ``attach`` does, and TooManyRequests ``PENDING_LIMIT``.
         """
         claim = number.model_copy(update={"status": "pending"})
         await self._insert(claim)
@@ -111,14 +112,14 @@ class Provisioner:
         return claim
 
     async def approve(self, number: PhoneNumber) -> PhoneNumber:
-        """Attach a number that was claimed. Raises as ``attach``; then it is a claim as before."""
+        """Attach a claimed number. Raises as ``attach`` does; the claim then remains."""
         await self.objects.listing()
         return await self._whole(self._approve(number), number.id)
 
     async def detach(self, number: PhoneNumber, *, release: bool) -> None:
-        """Undo the attachment, and ``release`` a number that was bought through us.
+        """Undo the attachment, and ``release`` a number that was bought through this system.
 
-        Raises Conflict ``NUMBER_BUSY``, Unavailable; then the reconciler goes on with it.
+        Raises Conflict ``NUMBER_BUSY``, and Unavailable, after which the repair completes it.
         """
         if number.status == "pending" and await self.numbers.withdraw(number.id):
             return
@@ -127,10 +128,10 @@ class Provisioner:
         await self._whole(self._detach(number, release), number.id)
 
     async def drain(self, timeout: float) -> None:
-        """Let what is under way finish, then undo it."""
+        """Wait for tasks in progress, then cancel the rest, which undoes them."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
-        # The second time it is the undoing that is cut off; the reconciler does it later.
+        # The second round cancels the undoing itself, which the repair completes later.
         for _ in range(2):
             if self._tasks:
                 for task in self._tasks:
@@ -140,11 +141,11 @@ class Provisioner:
     # --- used by gateway.numbers.repair
 
     def in_whose_hands(self, number: PhoneNumber) -> str | None:
-        """Who is attaching or detaching it just now; None: nobody any more."""
+        """Return the gateway that attaches or detaches the number now; None if none does."""
         if number.id in self._busy:
             return self._me
         ref = ProviderRef.model_validate(number.provider_ref)
-        # What this gateway does not do now, it did in a former life.
+        # If it is held by this gateway but not busy, a previous process of this gateway held it.
         if ref.held_by in (None, self._me) or ref.held_until < time.time():
             return None
         return ref.held_by
@@ -154,13 +155,13 @@ class Provisioner:
         return secret.allowed_addresses if isinstance(secret, SipSecret) else ()
 
     async def finish(self, number: PhoneNumber) -> None:
-        """Undo what is left of an attachment or detachment that nobody goes on with."""
+        """Undo the rest of an abandoned attachment or detachment."""
         await self._whole(self._take_down(number), number.id)
 
     # --- the steps
 
     async def _take_down(self, number: PhoneNumber) -> None:
-        """Everything that may be there of the number, and then its row. Can be repeated."""
+        """Remove all objects of the number, and then its row. Idempotent."""
         claim = ProviderRef.model_validate(number.provider_ref).claim
         values: dict[str, Any] = {"status": "detaching"}
         if not claim:
@@ -225,7 +226,7 @@ class Provisioner:
         account: TwilioAccount | None = None,
         owned: OwnedNumber | None = None,
     ) -> PhoneNumber:
-        """From a row to a number that is called and calls; whatever fails undoes all of it."""
+        """Turn a stored row into an active number; undo everything on any error."""
         ref = ProviderRef.model_validate(number.provider_ref)
         try:
             async with asyncio.timeout(ATTACH_DEADLINE_S):
@@ -259,10 +260,10 @@ class Provisioner:
         account: TwilioAccount,
         owned: OwnedNumber | None,
     ) -> ProviderRef:
-        """Buy the number unless it is ``owned``, and point it at us."""
+        """Buy the number unless it is ``owned``, and route it to this system."""
         trunk_sid = await account.trunk(self._trunk_name, self._sip_url)
         if owned is None:
-            # Its name is how a purchase of ours is known, should we die just after it.
+            # The name identifies the purchase if this process dies right after it.
             owned = await account.buy(number.phone_number, number.id)
         values = {"sid": owned.sid, "before": owned.routing, "trunk_sid": trunk_sid}
         ref = ref.model_copy(update=values)
@@ -276,7 +277,7 @@ class Provisioner:
         return ref
 
     async def _note(self, number: PhoneNumber, **values: Any) -> None:
-        """Write down what was done, unless somebody has begun to undo it."""
+        """Store progress. Raises Conflict if another process has begun to undo the attachment."""
         if await self.numbers.move(Scope(None), number.id, {"attaching"}, values) is None:
             raise Conflict("The attachment was given up meanwhile", code="NUMBER_BUSY")
 
@@ -303,7 +304,10 @@ class Provisioner:
         log.info("number detached", extra={"number_id": number.id})
 
     async def _give_back(self, number: PhoneNumber) -> None:
-        """At the provider. What it refuses for good must not keep the number attached for ever."""
+        """Restore or release the number at the provider.
+
+        If the provider refuses permanently, log it: the number must not stay attached forever.
+        """
         ref = ProviderRef.model_validate(number.provider_ref)
         if ref.sid is None and not ref.bought:
             return
@@ -324,7 +328,7 @@ class Provisioner:
             log.warning("the provider does not take the number back", extra=facts)
 
     async def _purchase(self, account: TwilioAccount, number: PhoneNumber) -> str | None:
-        """The SID of a number that was bought for this row, of which the row does not know."""
+        """Return the SID of a number that was bought for this row but not noted in it."""
         owned = await account.owned(number.phone_number)
         return owned.sid if owned is not None and owned.friendly_name == number.id else None
 

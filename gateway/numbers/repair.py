@@ -1,7 +1,7 @@
-"""Compares LiveKit's trunks and rules with the rows of our numbers, and mends what differs.
+"""Compares LiveKit's trunks and rules with the stored numbers, and repairs differences.
 
-Somebody deleted or changed an object by hand, LiveKit lost its memory, or a gateway was killed
-while it attached a number. Only what carries our label is ever deleted.
+They differ after an object was deleted or changed by hand, LiveKit lost its data, or a gateway was
+killed while it attached a number. Only objects with this installation's label are ever deleted.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ PERIOD_S = 60.0
 
 @dataclass(slots=True)
 class Repairs:
-    """What one round did, and what it could not."""
+    """The repairs and failures of one round."""
 
     restored: int = 0
-    """Numbers whose trunk or rule was made anew or made right."""
+    """Numbers whose trunk or rule was recreated or corrected."""
     removed: int = 0
     """Trunks and rules that belonged to no number."""
     undone: int = 0
-    """Attachments and detachments that somebody had begun and nobody goes on with."""
+    """Abandoned attachments and detachments that were undone."""
     failed: int = 0
 
 
 class NumberRepair:
-    """``run`` it: it reconciles at the start and every minute."""
+    """Reconciles at the start and every minute, while ``run`` runs."""
 
     def __init__(self, provisioner: Provisioner) -> None:
         self._provisioner = provisioner
@@ -45,24 +45,24 @@ class NumberRepair:
         self._numbers = provisioner.numbers
 
     async def run(self, period_s: float = PERIOD_S) -> None:
-        """Until cancelled."""
+        """Reconcile until cancelled."""
         while True:
             try:
                 await self.reconcile()
             except Exception:
-                # Nobody would notice a repair that died of one odd number.
+                # One bad number must not end the repair, which would go unnoticed.
                 log.exception("repairing numbers failed")
             await asyncio.sleep(period_s)
 
     async def reconcile(self) -> Repairs:
-        """One round. What fails for want of LiveKit, a provider or the database is logged."""
+        """Run one round. Failures of LiveKit, a provider or the database are logged."""
         repairs = Repairs()
         try:
-            # In this order: of what was listed, the row was there before.
+            # List first, then read the rows: the row of every listed object existed before it.
             there = await self._objects.listing()
             rows = await self._numbers.provisioned()
             wrong = [number for number in rows if self._wrong(number, there)]
-            # A second look: one may have been attached or detached between the first two.
+            # List again: a number may have been attached or detached between the two reads.
             again = await self._objects.listing() if wrong else there
             for number in wrong:
                 await self._mend(number, again, repairs)
@@ -107,7 +107,7 @@ class NumberRepair:
         log.info("made a number's trunk and rule right", extra={"number_id": now.id})
 
     async def _sweep(self, rows: dict[str, PhoneNumber], there: Listing, repairs: Repairs) -> None:
-        """Delete what carries our label and belongs to no row, or is one too many."""
+        """Delete labelled objects that belong to no row, or are duplicates."""
         for rule_id, rule in there.rules.items():
             owner = self._objects.rule_owner(rule)
             if owner is not None and _surplus(rule_id, rows.get(owner), "rule_id", there.rules):
@@ -125,6 +125,6 @@ class NumberRepair:
 def _surplus(found: str, number: PhoneNumber | None, column: str, there: Collection[str]) -> bool:
     if number is None:
         return True
-    # While the number's own one is missing, this one may become it.
+    # While the number's own object is missing, this one may replace it.
     own = getattr(number, column)
     return number.status == "active" and own in there and own != found

@@ -1,7 +1,7 @@
-"""What can be done with phone numbers, for both families of paths.
+"""The operations on phone numbers, for both path families.
 
-``/api/v1/phone-numbers`` (gateway.api.numbers) and ``/v1/numbers`` (gateway.api.numbers_v1) only
-differ in the shape of their answers.
+``/api/v1/phone-numbers`` (gateway.api.numbers) and ``/v1/numbers`` (gateway.api.numbers_v1) differ
+only in the shape of their responses.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from gateway.store.credentials import CredentialStore
 from gateway.store.database import Scope
 from gateway.store.numbers import NumberStore
 
-# Somebody else may buy the number that we were shown.
+# Another customer may buy a listed number first.
 _BUY_TRIES = 3
 _CHANGEABLE: frozenset[NumberStatus] = frozenset({"pending", "active"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """Which numbers to look for; ``country`` is ISO 3166-1 alpha-2."""
+    """Criteria for available numbers; ``country`` is ISO 3166-1 alpha-2."""
 
     country: str = "US"
     area_code: str | None = None
@@ -44,7 +44,7 @@ class Search:
 
 
 class NumberService:
-    """Every method takes the caller's scope; what is another's is not there."""
+    """Operations on numbers. Another tenant's resources count as not found."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class NumberService:
     # --- reading
 
     async def get(self, scope: Scope, number_id: str) -> PhoneNumber:
-        """Raises NotFound ``NUMBER_NOT_FOUND``."""
+        """Return the number. Raises NotFound ``NUMBER_NOT_FOUND``."""
         number = await self._numbers.get(scope, number_id)
         if number is None:
             raise not_found()
@@ -81,14 +81,17 @@ class NumberService:
         return await self._numbers.page(scope, limit=limit, offset=offset, status=status)
 
     async def credential_names(self, *numbers: PhoneNumber) -> dict[str, str]:
-        """By credential id."""
+        """Return the names of the numbers' credentials, by credential id."""
         ids = {number.credential_id for number in numbers if number.credential_id is not None}
         return await self._credentials.names(ids) if ids else {}
 
     async def available(
         self, scope: Scope, search: Search, credentials_ref: str | None
     ) -> list[AvailableNumber]:
-        """What the scope's Twilio account could buy. Raises as Accounts.twilio, TwilioAccount."""
+        """Return numbers that the scope's Twilio account could buy.
+
+        Raises as Accounts.twilio and TwilioAccount do.
+        """
         _, account = await self._accounts.twilio(scope, credentials_ref)
         try:
             return await _search(account, search)
@@ -107,14 +110,15 @@ class NumberService:
         agent_id: str | None,
         direction: NumberDirection,
     ) -> PhoneNumber:
-        """Take up a number that the tenant has already.
+        """Attach a number that the tenant already owns.
 
-        Twilio's credential proves that it has it. Nothing does for another trunk's number: a
-        tenant's waits, ``pending``, until an operator approves it (SIP_NUMBERS_NEED_APPROVAL).
+        A Twilio credential proves the ownership. Nothing proves it for another trunk's number, so
+        a tenant's claim stays ``pending`` until an operator approves it
+        (SIP_NUMBERS_NEED_APPROVAL).
 
         Raises, in this order: Unprocessable (not E.164), NotFound ``CREDENTIAL_NOT_FOUND``,
         ``AGENT_NOT_FOUND``, Conflict ``NUMBER_ATTACHED``, ``SIP_ADDRESS_NOT_CONFIGURED``,
-        Unprocessable ``NUMBER_NOT_IN_ACCOUNT``; what Provisioner.claim or .attach raises.
+        Unprocessable ``NUMBER_NOT_IN_ACCOUNT``; and as Provisioner.claim or .attach does.
         """
         provisioner = self._provisioner()
         number = _new(scope, phone_number, provider, direction)
@@ -145,10 +149,10 @@ class NumberService:
         return await self._warmed(await provisioner.attach(number, agent_id, account, owned))
 
     async def approve(self, number_id: str) -> PhoneNumber:
-        """Attach what a tenant has claimed; an operator has seen to it that the number is its.
+        """Attach a claimed number; the operator vouches that the tenant owns it.
 
-        One that is attached already is left as it is. Raises NotFound ``NUMBER_NOT_FOUND``,
-        Conflict ``NUMBER_ATTACHED`` (another tenant has it), and as Provisioner.attach does.
+        An attached number stays as it is. Raises NotFound ``NUMBER_NOT_FOUND``, Conflict
+        ``NUMBER_ATTACHED`` (by another tenant), and as Provisioner.attach does.
         """
         provisioner = self._provisioner()
         number = await self.get(Scope(None), number_id)
@@ -165,7 +169,7 @@ class NumberService:
         credentials_ref: str | None,
         agent_id: str | None,
     ) -> PhoneNumber:
-        """Buy ``phone_number``, or the first one found, and attach it for both directions.
+        """Buy ``phone_number``, or the first number found, and attach it for both directions.
 
         Raises as ``attach`` does, and Conflict ``CREDENTIAL_REQUIRED``, ``NUMBER_UNAVAILABLE``.
         """
@@ -199,7 +203,7 @@ class NumberService:
     # --- changing
 
     async def change(self, scope: Scope, number_id: str, changes: dict[str, Any]) -> PhoneNumber:
-        """``agent_id`` (None unbinds) and ``direction``, as far as they are given.
+        """Change ``agent_id`` (None unbinds) and ``direction``, if given in ``changes``.
 
         Raises NotFound ``NUMBER_NOT_FOUND``, ``AGENT_NOT_FOUND``, Conflict ``NUMBER_BUSY``.
         """
@@ -220,23 +224,30 @@ class NumberService:
         return await self._warmed(after)
 
     async def unbind(self, scope: Scope, number_id: str, agent_id: str) -> PhoneNumber:
-        """Raises NotFound ``AGENT_NOT_FOUND``, and ``NUMBER_NOT_FOUND`` for another's number."""
+        """Unbind the number from this agent.
+
+        Raises NotFound ``AGENT_NOT_FOUND``, and ``NUMBER_NOT_FOUND`` if another agent has it.
+        """
         await self._check_agent(scope, agent_id)
         if (await self.get(scope, number_id)).agent_id != agent_id:
             raise not_found()
         return await self.change(scope, number_id, {"agent_id": None})
 
     async def bind(self, scope: Scope, number_id: str, agent_id: str) -> PhoneNumber:
-        """Whichever agent had it. Raises as ``change`` does, the agent's errors first."""
+        """Bind the number to this agent, whichever agent had it.
+
+        Raises as ``change`` does, the agent's errors first.
+        """
         await self._check_agent(scope, agent_id)
         return await self.change(scope, number_id, {"agent_id": agent_id})
 
     async def remove(
         self, scope: Scope, number_id: str, *, release: bool
     ) -> tuple[PhoneNumber, bool]:
-        """Detach it, and ``release`` it if it was bought through us; whether it was released.
+        """Detach the number, and ``release`` it if it was bought through this system.
 
-        Raises NotFound ``NUMBER_NOT_FOUND``; what Provisioner.detach raises.
+        Returns the number, and True if it was released. Raises NotFound ``NUMBER_NOT_FOUND``, and
+        as Provisioner.detach does.
         """
         provisioner = self._provisioner()
         number = await self.get(scope, number_id)
@@ -261,9 +272,10 @@ class NumberService:
             await self._agents.require(scope, agent_id)
 
     async def _check_free(self, scope: Scope, number: PhoneNumber) -> None:
-        """Only among the caller's own: of another's it is told after the account was asked.
+        """Check that the scope has not attached the number. Raises Conflict ``NUMBER_ATTACHED``.
 
-        An operator sees tenants' claims, and may attach the number all the same.
+        Another tenant's attachment is reported only after the account has been checked. An operator
+        sees tenants' claims, and may attach such a number nevertheless.
         """
         own = await self._numbers.by_number(Scope(scope.auth_id), number.phone_number)
         claimed = own is not None and own.status == "pending" and own.auth_id != scope.auth_id
@@ -276,7 +288,7 @@ class NumberService:
 
 
 def e164(value: str) -> phonenumbers.PhoneNumber:
-    """Raises Unprocessable naming ``phoneNumber``. Only what is E.164 already is taken."""
+    """Parse a number, which must be E.164 already. Raises Unprocessable for ``phoneNumber``."""
     try:
         parsed = phonenumbers.parse(value, None)
     except phonenumbers.NumberParseException:
@@ -288,7 +300,7 @@ def e164(value: str) -> phonenumbers.PhoneNumber:
 
 
 def _country(number: phonenumbers.PhoneNumber) -> str:
-    """Of the number, else the first one of its calling code; ``ZZ`` for none (+800 and such)."""
+    """Return the number's country, else the first of its calling code; ``ZZ`` for none (+800)."""
     region = phonenumbers.region_code_for_number(number)
     region = region or phonenumbers.region_code_for_country_code(number.country_code or 0)
     return region if len(region) == 2 else "ZZ"

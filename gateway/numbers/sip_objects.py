@@ -1,4 +1,4 @@
-"""The inbound trunks and dispatch rules of our numbers, as LiveKit's SIP service has them."""
+"""The inbound trunks and dispatch rules of numbers in LiveKit's SIP service."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ from sip.twirp import livekit_errors
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What was there at one moment, by LiveKit's ids; other people's objects, too."""
+    """A snapshot of all objects by LiveKit's ids, including those of other applications."""
 
     trunks: dict[str, SIPInboundTrunkInfo]
     rules: dict[str, SIPDispatchRuleInfo]
 
 
 class SipObjects:
-    """Raises Unavailable ``LIVEKIT_UNAVAILABLE``, ServerFault ``LIVEKIT_ERROR``."""
+    """Creates, compares and removes SIP objects.
+
+    Raises Unavailable ``LIVEKIT_UNAVAILABLE``, ServerFault ``LIVEKIT_ERROR``.
+    """
 
     def __init__(self, sip: LiveKitAPI, agent_name: str) -> None:
         self._sip = sip.sip
@@ -48,16 +51,16 @@ class SipObjects:
         )
 
     def trunk_owner(self, trunk: SIPInboundTrunkInfo) -> str | None:
-        """The id of the number it was made for, by this installation."""
+        """Return the id of the number that this installation made the trunk for, else None."""
         return trunks.number_id_of(trunk, self._agent_name)
 
     def rule_owner(self, rule: SIPDispatchRuleInfo) -> str | None:
         return dispatch.number_id_of(rule, self._agent_name)
 
     def right(self, number: PhoneNumber, there: Listing) -> bool:
-        """Whether the number's trunk and rule are there as they should be.
+        """Return True if the number's trunk and rule exist and are correct.
 
-        But for the allowed addresses, which are in an encrypted credential.
+        The allowed addresses are not compared, since they are in an encrypted credential.
         """
         trunk = there.trunks.get(number.trunk_id or "")
         rule = there.rules.get(number.rule_id or "")
@@ -72,7 +75,10 @@ class SipObjects:
     async def put_trunk(
         self, number: PhoneNumber, allowed: Sequence[str], there: Listing | None = None
     ) -> str:
-        """The id of the number's trunk, made or made right. Raises Conflict ``TRUNK_CONFLICT``."""
+        """Create or correct the number's trunk, and return its id.
+
+        Raises Conflict ``TRUNK_CONFLICT``.
+        """
         request = trunks.inbound_trunk(
             number, agent_name=self._agent_name, allowed_addresses=allowed
         )
@@ -87,7 +93,7 @@ class SipObjects:
     async def put_rule(
         self, number: PhoneNumber, trunk_id: str, there: Listing | None = None
     ) -> str:
-        """The id of the number's rule, made or made right."""
+        """Create or correct the number's rule, and return its id."""
         request = dispatch.dispatch_rule(number, trunk_id, agent_name=self._agent_name)
         known = self._known_rule(number, there)
         with _refusals():
@@ -102,7 +108,7 @@ class SipObjects:
     def _known_trunk(
         self, number: PhoneNumber, there: Listing | None
     ) -> SIPInboundTrunkInfo | None:
-        """By the row; else by the label, for one that was made just before a crash."""
+        """Find the trunk by the row, else by its label if a crash came before it was noted."""
         if there is None:
             return None
         labelled = (t for t in there.trunks.values() if self.trunk_owner(t) == number.id)
@@ -115,7 +121,7 @@ class SipObjects:
         return there.rules.get(number.rule_id or "") or next(labelled, None)
 
     async def remove(self, number: PhoneNumber) -> None:
-        """Whatever there is of the number, known by its row or not."""
+        """Remove all trunks and rules of the number, by its row or by their label."""
         there = await self.listing()
         for rule_id, rule in there.rules.items():
             if rule_id == number.rule_id or self.rule_owner(rule) == number.id:
@@ -125,13 +131,13 @@ class SipObjects:
                 await self.remove_trunk(trunk_id)
 
     async def remove_rule(self, rule_id: str) -> None:
-        """One that is gone already is fine."""
+        """Delete a rule; ignore one that is already gone."""
         request = DeleteSIPDispatchRuleRequest(sip_dispatch_rule_id=rule_id)
         with contextlib.suppress(_Gone), livekit_errors(_Gone("Gone")):
             await self._sip.delete_dispatch_rule(request)
 
     async def remove_trunk(self, trunk_id: str) -> None:
-        """One that is gone already is fine."""
+        """Delete a trunk; ignore one that is already gone."""
         with contextlib.suppress(_Gone), livekit_errors(_Gone("Gone")):
             await self._sip.delete_trunk(DeleteSIPTrunkRequest(sip_trunk_id=trunk_id))
 
@@ -141,7 +147,10 @@ class _Gone(NotFound):
 
 
 def _holds(there: Message, wanted: Message) -> bool:
-    """Whether every field we set is there as we set it; LiveKit may have filled in others."""
+    """Return True if every field set in ``wanted`` has the same value in ``there``.
+
+    LiveKit may have set other fields.
+    """
     for field, value in wanted.ListFields():
         found = getattr(there, field.name)
         if not (_holds(found, value) if isinstance(value, Message) else found == value):
@@ -151,7 +160,7 @@ def _holds(there: Message, wanted: Message) -> bool:
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """A trunk that somebody else made for the number is no fault of ours."""
+    """Raise Conflict if another application has made an inbound trunk for the number."""
     with livekit_errors():
         try:
             yield

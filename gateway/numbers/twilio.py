@@ -1,8 +1,8 @@
-"""What this system does with a tenant's Twilio account: find, buy, and point numbers at us.
+"""Operations on a tenant's Twilio account: finding, buying and routing numbers.
 
-A number is pointed at us the way LiveKit's documentation does it: it is assigned to an Elastic
-SIP trunk of ours in that account, whose origination URL is SIP_PUBLIC_ADDRESS. One trunk an
-account, found again by its name.
+A number is routed to this system as LiveKit's documentation describes: it is assigned to an
+Elastic SIP trunk in the account, whose origination URL is SIP_PUBLIC_ADDRESS. Each account has one
+such trunk, which is identified by its name.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from gateway.store.credentials import TwilioSecret
 log = logging.getLogger(__name__)
 
 DEADLINE_S = 10.0
-"""Of one request to Twilio."""
+"""The deadline of one request to Twilio."""
 
-# The library would write requests, with their numbers, to the log.
+# The library would log requests with their phone numbers.
 _QUIET = logging.getLogger("gateway.twilio_http")
 _QUIET.setLevel(logging.WARNING)
-# Not empty, or the library would look into the process's environment.
+# Not empty, since the library would replace an empty one with the process's environment.
 _NO_ENVIRONMENT = {"": ""}
-# Something else answers there, in which the library finds its way no better than this.
+# Exceptions that the library raises for a response that is not Twilio's.
 _UNEXPECTED = (ValueError, TypeError, LookupError, AttributeError)
 _NOT_AVAILABLE = 21422
 _MANY = 1000
 
 
 class Routing(Model):
-    """What answers calls to a number: a trunk, else an application, else its own URLs.
+    """The routing of calls to a number: a trunk, else an application, else its own URLs.
 
-    Assigning it to a trunk clears the application; the URLs stay and come back in force.
+    Assigning a number to a trunk clears its application. The URLs stay, and apply again later.
     """
 
     trunk_sid: str | None = None
@@ -63,7 +63,7 @@ class OwnedNumber(Model):
 
 
 class AvailableNumber(Model):
-    """As Twilio's inventory has it; what is unknown is null."""
+    """A number in Twilio's inventory; unknown fields are null."""
 
     phone_number: str
     country: str
@@ -75,13 +75,13 @@ class AvailableNumber(Model):
 
 
 class NotThere(Exception):
-    """Twilio's 404: a number, a trunk, a country."""
+    """Twilio answered 404: the number, trunk or country does not exist there."""
 
 
 class TwilioHttp(AsyncHttpClient):  # type: ignore[misc]
-    """The library's requests on aiohttp; TWILIO_BASE_URL stands for all of Twilio's hosts.
+    """The library's requests on aiohttp; TWILIO_BASE_URL replaces all of Twilio's hosts.
 
-    The library's own client has no deadline and uses what aiohttp gives up. Close it.
+    The library's own client has no deadline, and uses deprecated parts of aiohttp. Call ``close``.
     """
 
     def __init__(self, base_url: str | None = None, *, deadline_s: float = DEADLINE_S) -> None:
@@ -121,8 +121,10 @@ class TwilioHttp(AsyncHttpClient):  # type: ignore[misc]
 
 
 class TwilioAccount:
-    """One account. Methods raise Unprocessable ``CREDENTIAL_REFUSED`` or ``PROVIDER_REFUSED``,
-    Unavailable ``PROVIDER_UNAVAILABLE``, and NotThere where they say so.
+    """One account.
+
+    Methods raise Unprocessable ``CREDENTIAL_REFUSED`` or ``PROVIDER_REFUSED``, Unavailable
+    ``PROVIDER_UNAVAILABLE``, and NotThere where documented.
     """
 
     def __init__(self, secret: TwilioSecret, http: TwilioHttp) -> None:
@@ -134,7 +136,7 @@ class TwilioAccount:
         )
 
     async def owned(self, phone_number: str) -> OwnedNumber | None:
-        """The account's number, if it has it."""
+        """Return the number if the account owns it, else None."""
         with _errors():
             # The filter also matches parts of numbers.
             found = await self._client.incoming_phone_numbers.list_async(
@@ -152,7 +154,7 @@ class TwilioAccount:
         postal_code: str | None = None,
         limit: int = 20,
     ) -> list[AvailableNumber]:
-        """Local numbers for voice that can be bought. Raises NotThere: none in that country."""
+        """Return local voice numbers that can be bought. Raises NotThere: none in that country."""
         wanted: dict[str, Any] = {
             "area_code": area_code,
             "in_locality": city,
@@ -166,7 +168,7 @@ class TwilioAccount:
             return [_available(each, country) for each in found]
 
     async def buy(self, phone_number: str, friendly_name: str) -> OwnedNumber:
-        """Raises Conflict ``NUMBER_UNAVAILABLE``."""
+        """Buy a number. Raises Conflict ``NUMBER_UNAVAILABLE``."""
         with _errors():
             bought = await self._client.incoming_phone_numbers.create_async(
                 phone_number=phone_number, friendly_name=friendly_name
@@ -174,12 +176,12 @@ class TwilioAccount:
             return _owned(bought)
 
     async def release(self, sid: str) -> None:
-        """Give a number back to Twilio, for good. One that is gone already is fine."""
+        """Release a number to Twilio permanently. A number that is already gone is fine."""
         with contextlib.suppress(NotThere), _errors():
             await self._client.incoming_phone_numbers(sid).delete_async()
 
     async def trunk(self, name: str, sip_url: str) -> str:
-        """The SID of our trunk, made when it is not there, with ``sip_url`` as its origination."""
+        """Return the SID of the trunk ``name``, created if missing, with ``sip_url`` as its URL."""
         with _errors():
             trunks = self._client.trunking.v1.trunks
             found = [t for t in await trunks.list_async(limit=_MANY) if t.friendly_name == name]
@@ -195,7 +197,7 @@ class TwilioAccount:
             return str(ours.sid)
 
     async def assign(self, number: OwnedNumber, trunk_sid: str) -> None:
-        """Let the trunk answer the number, whatever answers it now."""
+        """Route the number to the trunk, whatever its routing is now."""
         former = number.routing.trunk_sid
         if former == trunk_sid:
             return
@@ -207,13 +209,14 @@ class TwilioAccount:
             )
 
     async def restore(self, sid: str, before: Routing, trunk_sid: str) -> None:
-        """Give the number its former routing back, unless it is no longer ``trunk_sid`` that
-        answers it. A number, trunk or application that has gone meanwhile is left alone.
+        """Restore the number's former routing, unless it is routed elsewhere than ``trunk_sid``.
+
+        A number, trunk or application that no longer exists is ignored.
         """
         with contextlib.suppress(NotThere):
             with _errors():
                 now = _owned(await self._client.incoming_phone_numbers(sid).fetch_async()).routing
-            # No trunk at all: we were stopped between taking one away and giving ours.
+            # None: the process stopped after removing the former trunk, before assigning its own.
             if now == before or now.trunk_sid not in (None, trunk_sid):
                 return
             if now.trunk_sid is not None:
@@ -238,7 +241,7 @@ def _owned(number: Any) -> OwnedNumber:
         sid=number.sid,
         phone_number=number.phone_number,
         friendly_name=number.friendly_name or "",
-        # Empty texts stand for none.
+        # Twilio returns empty strings for unset fields.
         routing=Routing(
             trunk_sid=number.trunk_sid or None,
             voice_application_sid=number.voice_application_sid or None,
@@ -261,7 +264,7 @@ def _available(number: Any, country: str) -> AvailableNumber:
 
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
-    """The one boundary between the library's errors and ours. What Twilio says stays here."""
+    """Translate the library's errors to this project's. Twilio's messages are not passed on."""
     try:
         yield
     except TwilioException as error:
@@ -290,7 +293,7 @@ def _refused(error: TwilioException) -> AppError | NotThere:
 
 
 def _status(error: TwilioException) -> tuple[int | None, int | None]:
-    """HTTP status and Twilio's own code. A list that fails is only told of by its response."""
+    """Return HTTP status and Twilio's code; for a failed list only its response has them."""
     if isinstance(error, TwilioRestException | TwilioServiceException):
         return error.status, error.code
     response = next((each for each in error.args if isinstance(each, Response)), None)

@@ -1,7 +1,7 @@
 """The secrets in an agent's configuration: the headers of its tools and of its MCP servers.
 
-Wherever a configuration is kept (an agent's rows, the calls that pin it, the cache, answers kept
-for repetitions), ``sealedHeaders`` stands for ``headers``:
+Wherever a configuration is stored (an agent's rows, the calls that pin it, the cache, responses
+stored for idempotency keys), ``sealedHeaders`` replaces ``headers``:
 
     {"customTools": [{"name": "look_up", …, "sealedHeaders": "gAAAA…"}], …}
 """
@@ -18,20 +18,20 @@ from gateway.fields.url_login import split_login
 from gateway.store.credentials import Unreadable, Vault
 
 MARK = "sealedHeaders"
-"""In the text of every configuration that holds a secret."""
+"""Occurs in the text of every stored configuration that holds a secret."""
 _PLAIN = "headers"
 _HOLDERS = ("customTools", "mcpServers")
 
 
 class AgentSecrets:
-    """Works on JSON-ready configurations, by alias; what it is given stays as it is."""
+    """Seals and opens JSON-ready configurations, by alias; it never modifies its arguments."""
 
     def __init__(self, vault: Vault | None) -> None:
-        """Without a vault nothing secret can be kept."""
+        """Without a vault no secret can be stored."""
         self._vault = vault
 
     def seal(self, config: dict[str, Any]) -> dict[str, Any]:
-        """As it may be kept. Raises ValueError: there are secrets and no vault."""
+        """Return ``config`` with its secrets sealed. Raises ValueError: secrets, but no vault."""
 
         def sealed(holder: dict[str, Any]) -> dict[str, Any]:
             if not holder.get(_PLAIN):
@@ -42,10 +42,10 @@ class AgentSecrets:
         return _each(config, sealed)
 
     def open(self, config: dict[str, Any]) -> dict[str, Any]:
-        """As it was before ``seal``. Raises Unreadable, ValueError (no vault).
+        """Undo ``seal``. Raises Unreadable, ValueError (no vault).
 
-        A login in a URL, which is refused today, comes out as the header that it stands for, and
-        is sealed with the others when the configuration is kept again.
+        A login in a URL, which is refused today, is converted to the header that it stands for. It
+        is sealed with the other headers when the configuration is stored again.
         """
 
         def opened(holder: dict[str, Any]) -> dict[str, Any]:
@@ -57,19 +57,19 @@ class AgentSecrets:
         return _each(config, opened)
 
     def pin(self, agent: Agent) -> dict[str, Any]:
-        """As it is kept with a call. Raises ValueError, as ``seal``."""
+        """Return the agent as it is stored with a call. Raises ValueError, as ``seal`` does."""
         whole = agent.wire()
         return {**whole, "config": self.seal(whole["config"])}
 
     def unpin(self, kept: dict[str, Any]) -> Agent:
-        """What ``pin`` made. Raises ServerFault ``CREDENTIAL_UNREADABLE``."""
+        """Undo ``pin``. Raises ServerFault ``CREDENTIAL_UNREADABLE``."""
         try:
             return Agent.model_validate({**kept, "config": self.open(kept["config"])})
         except Unreadable:
             raise unreadable() from None
 
     def reseal(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Sealed with the first key, whatever key it was. Raises Unreadable, ValueError."""
+        """Encrypt the secrets with the first key. Raises Unreadable, ValueError."""
 
         def resealed(holder: dict[str, Any]) -> dict[str, Any]:
             if MARK not in holder:
@@ -85,7 +85,7 @@ class AgentSecrets:
 
 
 def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
-    """A sealed configuration that can be read without a key."""
+    """Return a sealed configuration without its secrets, which can be read without a key."""
     return _each(config, lambda holder: {**_without_login(_without(holder, MARK)), _PLAIN: {}})
 
 

@@ -1,6 +1,6 @@
 """Agents made through the API, with their immutable versions.
 
-What is secret in them (gateway.store.agent_secrets) is sealed in every row.
+Their secrets are sealed in every row (gateway.store.agent_secrets).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class AgentVersion(Model):
 
 
 class AgentRecord(Model):
-    """An agent made through the API, as it is now."""
+    """The current state of an agent made through the API."""
 
     id: str
     auth_id: str | None
@@ -46,31 +46,31 @@ class AgentRecord(Model):
 
     @property
     def agent(self) -> Agent:
-        """What a call pins."""
+        """The agent at its current version, which a call pins."""
         return Agent(id=self.id, version=self.version, config=self.config)
 
 
 class AgentStore:
-    """Every method is one transaction. ``cache`` forgets what one has changed.
+    """Every method is one transaction, and drops changed records from ``cache``.
 
-    What shows an agent raises ServerFault ``CREDENTIAL_UNREADABLE`` for one whose secrets were
-    sealed with a key that is not there any more.
+    Methods that return an agent raise ServerFault ``CREDENTIAL_UNREADABLE`` if its secrets were
+    sealed with a key that has been removed.
     """
 
     def __init__(
         self, database: Database, cache: Cache | None = None, vault: Vault | None = None
     ) -> None:
-        """Without ``vault`` no agent with secrets can be kept."""
+        """Without ``vault`` no agent with secrets can be stored."""
         self._database = database
         self._cache = cache or NoCache()
         self._secrets = AgentSecrets(vault)
-        # Changes of one agent wait here, not each with a connection on the row's lock: a tenant
-        # in a hurry must not use up the pool.
+        # Concurrent changes of one agent queue here. If each waited for the row's lock with a
+        # connection of its own, one tenant could exhaust the pool.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @whole
     async def create(self, scope: Scope, config: AgentConfig) -> AgentRecord:
-        """A new agent at version 1."""
+        """Create an agent at version 1."""
         moment = now()
         record = AgentRecord(
             id=new_id(ID_PREFIX),
@@ -97,7 +97,7 @@ class AgentStore:
 
     @whole
     async def page(self, scope: Scope, *, limit: int, offset: int) -> tuple[list[AgentRecord], int]:
-        """Newest first, and how many there are in all."""
+        """Return a page of agents, newest first, and the total number."""
         query = select(AgentRow.__table__).where(scope.owns(AgentRow.auth_id))
         newest = (AgentRow.created_at, AgentRow.id)
         rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
@@ -107,10 +107,10 @@ class AgentStore:
     async def change(
         self, scope: Scope, agent_id: str, edit: Callable[[AgentConfig], AgentConfig]
     ) -> AgentRecord | None:
-        """A new version with what ``edit`` makes of the current one; None: no such agent.
+        """Add a version whose configuration is ``edit(current)``; None: no such agent.
 
-        Of concurrent changes each sees the one before it, so none is lost. A change that
-        changes nothing makes no version. What ``edit`` raises comes out, nothing is written.
+        Concurrent changes are applied one after the other, so none is lost. An edit that changes
+        nothing adds no version. If ``edit`` raises, nothing is written.
         """
         async with self._changing(agent_key(agent_id)) as (connection, _):
             query = (
@@ -159,7 +159,7 @@ class AgentStore:
     async def versions(
         self, scope: Scope, agent_id: str, *, limit: int, offset: int
     ) -> tuple[list[AgentVersion], int]:
-        """Newest first; empty when there is no such agent."""
+        """Return a page of versions, newest first, and the total; empty if no such agent exists."""
         query = (
             select(AgentVersionRow.__table__)
             .join(AgentRow, AgentRow.id == AgentVersionRow.agent_id)
@@ -174,7 +174,7 @@ class AgentStore:
 
     @whole
     async def delete(self, scope: Scope, agent_id: str) -> AgentRecord | None:
-        """Remove it with its versions and unbind its numbers; its calls stay. None: not there."""
+        """Delete an agent and its versions, and unbind its numbers; calls stay. None: not found."""
         async with self._changing(agent_key(agent_id)) as (connection, changed):
             query = select(AgentRow.__table__).where(
                 AgentRow.id == agent_id, scope.owns(AgentRow.auth_id)
@@ -193,17 +193,17 @@ class AgentStore:
                 delete(AgentVersionRow).where(AgentVersionRow.agent_id == agent_id)
             )
             await connection.execute(delete(AgentRow).where(AgentRow.id == agent_id))
-            # Without a key an agent can still be got rid of.
+            # An agent can be deleted even if its secrets cannot be read.
             config = without_secrets(row["config"])
             return AgentRecord.model_validate({**row, "config": config})
 
     def dump(self, record: AgentRecord) -> str:
-        """As it is kept in a cache: JSON, with what is secret sealed."""
+        """Return the record as JSON for the cache, with its secrets sealed."""
         whole = record.wire()
         return json.dumps({**whole, "config": self._secrets.seal(whole["config"])})
 
     def parse(self, text: str) -> AgentRecord:
-        """What ``dump`` made. Raises ValueError for what another release made, or another key."""
+        """Undo ``dump``. Raises ValueError for another release's text or another key's secrets."""
         if MARK not in text:
             return AgentRecord.model_validate_json(text)
         try:
@@ -211,7 +211,7 @@ class AgentStore:
             kept["config"] = self._secrets.open(kept["config"])
         except (Unreadable, KeyError, TypeError, AttributeError):
             raise ValueError("not an agent of this gateway's") from None
-        # Its times are strings, as JSON's are.
+        # The times are strings, so the record must be validated as JSON.
         return AgentRecord.model_validate_json(json.dumps(kept))
 
     def _record(self, row: Any) -> AgentRecord:
@@ -225,9 +225,10 @@ class AgentStore:
 
     @asynccontextmanager
     async def _changing(self, key: str) -> AsyncIterator[tuple[AsyncConnection, list[str]]]:
-        """A transaction, and the cached keys that it changes; forgotten also when it fails:
+        """Open a transaction, and yield it with the list of cache keys that it changes.
 
-        a commit whose confirmation was lost may still have happened.
+        The keys are dropped from the cache even if the transaction fails: a commit whose
+        confirmation was lost may have happened.
         """
         changed = [key]
         async with self._turns.setdefault(key, asyncio.Lock()):
@@ -243,7 +244,7 @@ def _plain(record: AgentRecord) -> dict[str, Any]:
 
 
 def _version(record: AgentRecord, row: Mapping[str, Any]) -> dict[str, Any]:
-    """``row``: the agent's own, for what is sealed in it."""
+    """Return the version's row; its sealed configuration is taken from the agent's ``row``."""
     return {
         "agent_id": record.id,
         "version": record.version,

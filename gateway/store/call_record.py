@@ -27,11 +27,11 @@ CallType = Literal["pstn", "web"]
 
 
 class Call(Model):
-    """The record of a call, whatever brought it in."""
+    """The record of a call: inbound, outbound or web."""
 
     id: str
     auth_id: str | None = Field(default=None, exclude=True)
-    """The tenant; None: the operator's. Never shown."""
+    """The tenant; None for the operator. Never shown."""
     agent_id: str | None = None
     agent_version: int | None = None
     agent_name: str | None = None
@@ -41,7 +41,7 @@ class Call(Model):
     direction: Direction
     type: CallType = "pstn"
     max_duration_ms: int = Field(default=86_400_000, exclude=True)
-    """From the answer on."""
+    """The limit, counted from the answer."""
     status: Status = "queued"
     disconnection_reason: DisconnectionReason | None = None
     sip_status_code: int | None = None
@@ -62,7 +62,7 @@ class Call(Model):
 
     @property
     def duration_seconds(self) -> float | None:
-        """Answer to end, in seconds; null while the call goes on, 0 when never answered."""
+        """Seconds from answer to end; None while the call goes on, 0 if it was never answered."""
         if self.ended_at is None:
             return None
         if self.answered_at is None:
@@ -71,16 +71,16 @@ class Call(Model):
 
 
 class StoredEvent(CallEvent):
-    """An event as kept: ``seq`` orders all events of the system by arrival."""
+    """A stored event; ``seq`` orders all events of the system by arrival."""
 
     call_id: str
     seq: int
     source: Source
 
 
-# Who knows best why a call ended. The dial's verdict carries the SIP answer; the
-# worker knows who hung up; LiveKit's webhook only that somebody left; the
-# reconciler only that nothing is there any more.
+# Which source knows best why a call ended. The dial's verdict carries the SIP response;
+# the worker knows who hung up; LiveKit's webhook says only that a participant left; the
+# reconciler knows only that the room or participant is gone.
 _RANK: dict[Source, int] = {"gateway": 4, "worker": 3, "livekit": 2, "reconciler": 1}
 
 _REASONS = frozenset(get_args(DisconnectionReason))
@@ -88,7 +88,7 @@ _REASONS = frozenset(get_args(DisconnectionReason))
 
 @dataclass(frozen=True, slots=True)
 class CallState:
-    """The part of a call's record that events move."""
+    """The part of a call's record that events change."""
 
     status: Status = "queued"
     reason: DisconnectionReason | None = None
@@ -101,11 +101,11 @@ class CallState:
     ended_at: datetime | None = None
     ended_rank: int = 0
     human_legs: int = 0
-    """Phones of warm transfers' humans that ring or talk, beside the call's own."""
+    """Legs of warm transfers' humans that are ringing or answered, beside the call's own leg."""
 
 
 def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
-    """The state after ``event``; unknown types and malformed data change nothing."""
+    """Return the state after ``event``; unknown types and malformed data change nothing."""
     match event.type:
         case "call.dialing":
             return _named(state, event)
@@ -119,7 +119,7 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
         case "transfer.started" if event.data.get("mode") == "warm":
             return replace(state, human_legs=state.human_legs + 1)
         case "transfer.failed":
-            # Also of one that never began, or was cold.
+            # It may belong to a transfer that never started, or to a cold one: do not go below 0.
             return replace(state, human_legs=max(0, state.human_legs - 1))
     return state
 
@@ -147,7 +147,7 @@ def _end(state: CallState, event: CallEvent, rank: int) -> CallState:
     if status not in TERMINAL or reason not in _REASONS:
         return state
     if state.status in TERMINAL and (status != state.status or rank <= state.ended_rank):
-        # A better source may still say why, but never turn one ending into another.
+        # A better source may still correct the reason, but never the terminal status.
         return state
     code = event.data.get("sipStatusCode")
     return replace(

@@ -1,6 +1,6 @@
-"""Calls and their timelines as rows, and the statements that every call asks several times.
+"""Calls and their timelines as rows, and the statements that run several times per call.
 
-Those are built once: building takes longer than executing.
+The statements are built once, since building one takes longer than executing it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CallFilter:
     agent_id: str | None = None
     phone_number_id: str | None = None
     search: str | None = None
-    """A part of the caller's or the called number, or the whole id."""
+    """Part of the caller's or callee's number, or the whole id."""
     since: datetime | None = None
     until: datetime | None = None
 
@@ -79,7 +79,7 @@ class CallFilter:
 
 
 def adding_events(database: Database) -> Any:
-    """Adds one event; returns its ``seq``, or nothing when it is there already."""
+    """Return the statement that adds an event; it yields ``seq``, or nothing for a duplicate."""
     return (
         database.insert(EVENTS_TABLE)
         .on_conflict_do_nothing(index_elements=["id"])
@@ -112,7 +112,7 @@ def call_of(row: Any) -> Call:
 
 
 def in_spoken_order(told: Iterable[dict[str, Any]]) -> list[Turn]:
-    """Turns as the timeline has them, in the order they were held; the newer telling of each."""
+    """Return the newest version of each turn, in the order in which they were spoken."""
     turns = {turn.id: turn for turn in map(Turn.model_validate, told)}
     return sorted(turns.values(), key=_spoken_at)
 

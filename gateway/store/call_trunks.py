@@ -1,8 +1,9 @@
-"""The trunk of a call that brought its own, kept for as long as the call lasts.
+"""The trunk that a call's request specified, stored until the call ends.
 
-A warm transfer leaves by the same trunk as the call, and may be asked of another gateway than
-the one that placed it. The row is written and dropped in the transactions that begin and end
-the call (gateway.store.calls); it is sealed with ``SECRETS_KEY`` and never returned by the API.
+A warm transfer goes out by the same trunk as the call, and the request for it may reach another
+gateway than the one that placed the call. The row is inserted and deleted in the transactions
+that begin and end the call (gateway.store.calls). It is sealed with ``SECRETS_KEY`` and never
+returned by the API.
 """
 
 from __future__ import annotations
@@ -23,25 +24,28 @@ _DELETE = delete(_TABLE).where(_TABLE.c.call_id == bindparam("call"))
 
 
 class OwnTrunk(SipSecret):
-    """The trunk of a call. ``tenant``: who chose its address; None: the operator."""
+    """The trunk of a call. ``tenant`` chose its address; None: the operator did."""
 
     tenant: str | None = None
 
 
 class CallTrunks:
-    """Works in its caller's transaction."""
+    """Table of trunks; every method runs in its caller's transaction."""
 
     def __init__(self, vault: Vault | None) -> None:
-        """Without a vault no trunk can be kept."""
+        """Without a vault no trunk can be stored."""
         self._vault = vault
 
     async def keep(self, connection: AsyncConnection, call_id: str, trunk: OwnTrunk) -> None:
-        """Raises ValueError: there is no vault."""
+        """Store a call's trunk. Raises ValueError without a vault."""
         sealed = self._the_vault().seal(trunk.reveal())
         await connection.execute(_INSERT, {"call_id": call_id, "sealed": sealed})
 
     async def find(self, connection: AsyncConnection, call_id: str) -> OwnTrunk | None:
-        """None: the call goes the usual way, or has ended. Raises Unreadable, ValueError."""
+        """Return the call's trunk. Raises Unreadable, ValueError.
+
+        None: the call has no trunk of its own, or has ended.
+        """
         sealed = await connection.scalar(_SELECT, {"call": call_id})
         return None if sealed is None else OwnTrunk.model_validate(self._the_vault().open(sealed))
 
@@ -55,7 +59,10 @@ class CallTrunks:
 
 
 async def reseal_call_trunks(database: Database, vault: Vault) -> int:
-    """With the first key; how many. Raises Unreadable, and then nothing is changed."""
+    """Encrypt all trunks with the first key, and return their number.
+
+    Raises Unreadable, and then nothing is changed.
+    """
     async with database.write() as connection:
         rows = (await connection.execute(select(_TABLE.c.call_id, _TABLE.c.sealed))).all()
         for call_id, sealed in rows:

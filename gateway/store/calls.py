@@ -1,4 +1,4 @@
-"""Calls and their timelines, and what the gateway must remember to place them once.
+"""Calls, their timelines, and the state that keeps a call from being placed twice.
 
 The gateway is the only writer.
 """
@@ -46,7 +46,7 @@ from gateway.store.room_names import refuse_held
 from gateway.store.tables import CallRow, EventRow, IdempotencyRow, WorkerRow
 
 IDEMPOTENCY_TTL = timedelta(hours=24)
-# Both databases take some 32 000 values in a statement.
+# Both databases accept about 32 000 values in a statement.
 _NAMES_AT_ONCE = 10_000
 
 
@@ -63,7 +63,7 @@ class NewCall:
     agent: Agent | None = None
     phone_number_id: str | None = None
     own_trunk: OwnTrunk | None = None
-    """Kept sealed until the call ends; None: the call goes out the usual way."""
+    """The trunk that the request specified, stored sealed until the call ends; None: no own one."""
     metadata: dict[str, Any]
 
 
@@ -77,7 +77,7 @@ class LiveIdentity(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One event, folded into a call's state; ``before`` is None for a call's first."""
+    """One event folded into a call's state; ``before`` is None for the call's first event."""
 
     event: CallEvent
     before: CallState | None
@@ -86,12 +86,12 @@ class Step:
     row: Mapping[str, Any]
 
     def call(self) -> Call:
-        """The record as it stood after this event."""
+        """Return the record as it was after this event."""
         return call_of({**self.row, **columns(self.after)})
 
 
 class Announcer(Protocol):
-    """Tells others of a call's news (gateway.store.outbox)."""
+    """Announces a call's events to third parties (gateway.store.outbox)."""
 
     async def announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
         """In the transaction that keeps the events; was there something to tell?"""
@@ -110,10 +110,11 @@ class Store:
         vault: Vault | None = None,
         counted: Callable[[Source, int], None] | None = None,
     ) -> None:
-        """``counted`` is told of each batch of events that was kept: whose, and how many.
+        """``counted`` is called for each stored batch of events, with its source and size.
 
-        Without ``vault`` no call can be kept that has secrets: its agent's
-        (gateway.store.agent_secrets), or its own trunk's (gateway.store.call_trunks)."""
+        Without ``vault`` no call can be stored whose agent (gateway.store.agent_secrets) or own
+        trunk (gateway.store.call_trunks) has secrets.
+        """
         self._database = database
         self.keys = IdempotencyKeys(database)
         self._announcer = announcer
@@ -128,12 +129,12 @@ class Store:
     async def insert_call(
         self, new: NewCall, first: CallEvent, *more: CallEvent, judge: Judge | None = None
     ) -> Call:
-        """Keep a new call with its first event, and what else is known of it by now.
+        """Store a new call with its first event and any others known by now.
 
-        Raises LiveIdentity; HeldByToken (gateway.store.room_names) of an outbound call whose
-        identity somebody has a token for; what ``judge`` raises, who is told the load in the same
-        transaction: no other call of the tenant's, at whichever gateway, comes between. Unavailable
-        when the request that it is for has lost its idempotency key (gateway.store.once).
+        ``judge`` gets the load in the same transaction and may raise an error; no other call of the
+        tenant can be inserted in between, by any gateway. Raises LiveIdentity, HeldByToken
+        (gateway.store.room_names) for an outbound call if a token for its identity is valid, and
+        Unavailable if the request has lost its idempotency key (gateway.store.once).
         """
         state = CallState()
         folded: list[tuple[CallEvent, CallState | None, CallState]] = [(first, None, state)]
@@ -185,7 +186,7 @@ class Store:
     async def append(
         self, call_id: str, events: Sequence[CallEvent], source: Source
     ) -> list[StoredEvent] | None:
-        """Append events not seen before and fold them into the call; None: no such call."""
+        """Append the new ones among ``events`` and fold them into the call; None: no such call."""
         if not events:
             return []
         async with self._database.write() as connection:
@@ -235,7 +236,7 @@ class Store:
     async def calls(
         self, scope: Scope, where: CallFilter, *, limit: int, offset: int
     ) -> tuple[list[Call], int]:
-        """A page, newest first, and how many there are in all."""
+        """Return a page of calls, newest first, and the total number."""
         query = where.among(select(CallRow.__table__).where(scope.owns(CallRow.auth_id)))
         newest = (CallRow.created_at, CallRow.id)
         rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
@@ -245,7 +246,7 @@ class Store:
     async def events(
         self, call_id: str, *, after: int = 0, types: Sequence[str] = ()
     ) -> list[StoredEvent]:
-        """A call's events by arrival; the caller has checked whose call it is."""
+        """Return a call's events by arrival; check first that the client may see the call."""
         query = EVENTS_OF_TYPES if types else EVENTS
         values = {"call": call_id, "after": after, **({"types": list(types)} if types else {})}
         async with self._database.read() as connection:
@@ -254,13 +255,13 @@ class Store:
 
     @whole
     async def newest_event(self) -> int:
-        """The number of the newest event of any call; 0 when there is none."""
+        """Return the ``seq`` of the newest event of any call; 0 if there is none."""
         async with self._database.read() as connection:
             return await connection.scalar(select(func.max(EventRow.seq))) or 0
 
     @whole
     async def events_since(self, seq: int, among: Sequence[int]) -> list[tuple[int, str]]:
-        """Number and call of the events of all calls after ``seq``, and of those in ``among``."""
+        """Return ``seq`` and call id of all events after ``seq``, and of those in ``among``."""
         newer = NEWER_OR_AMONG if among else NEWER
         values = {"after": seq, **({"among": list(among)} if among else {})}
         async with self._database.read() as connection:
@@ -269,13 +270,13 @@ class Store:
 
     @whole
     async def turns(self, call_id: str) -> list[Turn]:
-        """The conversation in the order it was held; of a turn told twice, the newer telling."""
+        """Return the newest version of each turn, in the order in which they were spoken."""
         events = await self.events(call_id, types=["turn"])
         return in_spoken_order([item.data for item in events])
 
     @whole
     async def last_turns(self, call_ids: Sequence[str]) -> dict[str, Turn]:
-        """By call, the turn that was told last; calls without one are left out."""
+        """Return the most recently reported turn of each call; calls without turns are left out."""
         newest = (
             select(func.max(EventRow.seq))
             .where(EventRow.call_id.in_(call_ids), EventRow.type == "turn")
@@ -288,15 +289,15 @@ class Store:
 
     @whole
     async def load(self, auth_id: str | None) -> Load:
-        """What is under way, for this tenant (None: nobody's in particular) and in all."""
+        """Return the current load of this tenant (None: the operator) and in total."""
         async with self._database.read() as connection:
             return await load_of(connection, auth_id)
 
     @whole
     async def call_and_agent(self, call_id: str) -> tuple[Call, Agent | None] | None:
-        """The record, and the agent as it was when the call began.
+        """Return the record, and the agent that the call pinned.
 
-        Raises ServerFault ``CREDENTIAL_UNREADABLE``: the key of the agent's secrets is gone.
+        Raises ServerFault ``CREDENTIAL_UNREADABLE`` if the key of the agent's secrets is gone.
         """
         async with self._database.read() as connection:
             query = select(CallRow.__table__).where(CallRow.id == call_id)
@@ -308,9 +309,9 @@ class Store:
 
     @whole
     async def own_trunk(self, call_id: str) -> OwnTrunk | None:
-        """The trunk that the call brought along, while it lasts.
+        """Return the trunk that the call's request specified, until the call has ended.
 
-        Raises ServerFault ``CREDENTIAL_UNREADABLE``: the key that sealed it is gone.
+        Raises ServerFault ``CREDENTIAL_UNREADABLE`` if the key that sealed it is gone.
         """
         async with self._database.read() as connection:
             try:
@@ -323,15 +324,8 @@ class Store:
 
     @whole
     async def find_live_call(self, room_name: str, participant_identity: str) -> str | None:
-        """The unfinished call of this participant, for LiveKit's webhooks."""
+        """Return the id of this participant's unfinished call, for LiveKit's webhooks."""
         return await self._live_call(room_name, participant_identity)
-
-    @whole
-    async def find_call_of_participant(self, participant_id: str) -> str | None:
-        """The call whose SIP participant has this ``PA_…`` id, finished or not."""
-        query = select(CallRow.id).where(CallRow.participant_id == participant_id)
-        async with self._database.read() as connection:
-            return (await connection.execute(query.limit(1))).scalar_one_or_none()
 
     @whole
     async def unfinished_calls(self, *, created_before: datetime) -> list[Call]:
@@ -372,7 +366,7 @@ class Store:
 
     @whole
     async def sweep(self) -> None:
-        """Drop what only mattered for a while: old keys and workers."""
+        """Delete expired idempotency keys and workers not seen for an hour."""
         moment = now()
         async with self._database.write() as connection:
             for stale in (
@@ -393,7 +387,7 @@ class Store:
 
     @whole
     async def workers(self) -> list[Heartbeat]:
-        """Those that beat recently."""
+        """Return the workers with a recent heartbeat."""
         query = select(WorkerRow.__table__).where(WorkerRow.seen_at >= now() - WORKER_STALE)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()

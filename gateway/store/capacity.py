@@ -12,27 +12,28 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.models import now
 from gateway.store.tables import CallRow, WorkerRow
 
-# A worker beats every 2 s; one that missed three is not offered calls.
+# Workers send a heartbeat every 2 s; one that missed three gets no calls.
 WORKER_STALE = timedelta(seconds=7)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is under way, before one more call of a tenant."""
+    """The load before one more call of a tenant."""
 
     legs: int
-    """Of the tenant's unfinished calls, with the phones of transfers' humans."""
+    """Legs of the tenant's unfinished calls, including those of transfers' humans."""
     agents: int
-    """The tenant's unfinished calls that have an agent."""
+    """The tenant's unfinished calls with an agent."""
     all_agents: int
+    """The unfinished calls of all tenants with an agent."""
     tenants: int
-    """How many have an unfinished call with an agent, or are the one that asks."""
+    """Number of tenants with an unfinished call with an agent, the asking tenant included."""
     places: int
-    """Calls that the live workers can hold at a time; a draining one, those it has."""
+    """Calls that the live workers can hold at a time; for a draining worker, its current ones."""
 
 
 Judge = Callable[[Load], None]
-"""Raises what the call is refused with."""
+"""A function that raises an AppError to refuse the call."""
 
 
 _LEGS = func.count() + func.sum(CallRow.human_legs)
@@ -47,7 +48,7 @@ _PLACES = select(
 
 
 async def load_of(connection: AsyncConnection, auth_id: str | None) -> Load:
-    # Few rows, in an index of their own: the calls that are under way.
+    # Reads the unfinished calls only, which have an index of their own.
     live = {row[0]: (int(row[1]), int(row[2])) for row in await connection.execute(_LIVE)}
     places = await connection.scalar(_PLACES, {"fresh": now() - WORKER_STALE})
     legs, agents = live.get(auth_id, (0, 0))

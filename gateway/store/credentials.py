@@ -1,9 +1,9 @@
 """Named secrets of a tenant (a Twilio account, a SIP trunk's login), encrypted at rest.
 
-``SECRETS_KEY`` is one or more Fernet keys, separated by commas: the first encrypts, all
-decrypt, so a key is rotated by putting a new one in front, ``reseal`` (``python -m gateway
-reseal``), and taking the old one away. Without the setting a key is made once and kept in
-``DATA_DIR/secrets.key``, which suits one machine.
+``SECRETS_KEY`` is one or more Fernet keys, separated by commas: the first encrypts, all decrypt.
+To rotate a key, put a new one in front, run ``python -m gateway reseal``, and remove the old one.
+Without the setting a key is generated once and stored in ``DATA_DIR/secrets.key``, which suits a
+single machine.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ class NameTaken(Exception):
 
 
 class InUse(Exception):
-    """A number is attached with it."""
+    """A number uses the credential."""
 
 
 class Unreadable(Exception):
-    """It was sealed with a key that is not among SECRETS_KEY."""
+    """The secret was sealed with a key that is not in SECRETS_KEY."""
 
 
 class Secret(Model):
-    """What is kept of a credential; its passwords show in no representation."""
+    """The secret part of a credential; its passwords show in no representation."""
 
-    # Nor in what is said of one that does not fit.
+    # Nor in validation errors.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     def reveal(self) -> dict[str, Any]:
-        """As it is sealed: JSON, by alias, with the passwords."""
+        """Return JSON-ready values, by alias, with the passwords, for sealing."""
         whole = self.model_dump(by_alias=True)
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value
@@ -63,7 +63,7 @@ class Secret(Model):
 
 
 class TwilioSecret(Secret):
-    """An account, and the termination address of its Elastic SIP trunk where calls go out by it."""
+    """A Twilio account, and the termination address of its Elastic SIP trunk for outbound calls."""
 
     account_sid: str
     auth_token: SecretStr
@@ -87,19 +87,19 @@ class Vault:
     """Seals and opens secrets."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        """Raises ValueError for no key, or one that is not a Fernet key."""
+        """``keys`` must be Fernet keys, at least one. Raises ValueError."""
         try:
             fernets = [Fernet(key.strip().encode()) for key in keys if key.strip()]
         except ValueError:
             fernets = []
         if not fernets:
-            # Never with the text of the key.
+            # The message never quotes the key.
             raise ValueError("SECRETS_KEY must be Fernet keys, separated by commas")
         self._fernet = MultiFernet(fernets)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Vault:
-        """Raises ValueError (SECRETS_KEY), OSError (DATA_DIR)."""
+        """Create the configured vault. Raises ValueError (SECRETS_KEY), OSError (DATA_DIR)."""
         if settings.secrets_key is not None:
             return cls(settings.secrets_key.get_secret_value().split(","))
         return cls([_own_key(settings.data_dir / "secrets.key")])
@@ -108,7 +108,7 @@ class Vault:
         return self._fernet.encrypt(json.dumps(secret).encode()).decode()
 
     def open(self, sealed: str) -> dict[str, Any]:
-        """Raises Unreadable."""
+        """Decrypt a sealed secret. Raises Unreadable."""
         try:
             secret: dict[str, Any] = json.loads(self._fernet.decrypt(sealed))
         except (InvalidToken, ValueError):
@@ -116,7 +116,7 @@ class Vault:
         return secret
 
     def reseal(self, sealed: str) -> str:
-        """With the first key, whatever key it was sealed with. Raises Unreadable."""
+        """Re-encrypt a sealed secret with the first key. Raises Unreadable."""
         try:
             return self._fernet.rotate(sealed.encode()).decode()
         except InvalidToken:
@@ -124,7 +124,7 @@ class Vault:
 
 
 class CredentialStore:
-    """Every method is one transaction. A name is unique for its tenant, and is nobody's id."""
+    """Every method is one transaction. Names are unique per tenant, and never look like an id."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
@@ -134,7 +134,7 @@ class CredentialStore:
     async def create(
         self, scope: Scope, name: str, provider: CredentialProvider, secret: dict[str, Any]
     ) -> Credential:
-        """Raises NameTaken."""
+        """Store a new credential. Raises NameTaken."""
         credential = Credential(id=new_id("cred"), name=name, provider=provider, created_at=now())
         row = {
             "id": credential.id,
@@ -153,13 +153,16 @@ class CredentialStore:
 
     @whole
     async def get(self, scope: Scope, ref: str) -> Credential | None:
-        """By name or id. A name is looked up among the scope's own: the operator's are its own."""
+        """Find a credential by name or id.
+
+        A name is looked up among the scope's own credentials only, also for the operator.
+        """
         row = await self._row(scope, ref)
         return None if row is None else _credential(row)
 
     @whole
     async def find(self, scope: Scope, ref: str) -> tuple[Credential, dict[str, Any]] | None:
-        """As ``get``, with its secret. Raises Unreadable."""
+        """Find a credential as ``get`` does, with its secret. Raises Unreadable."""
         row = await self._row(scope, ref)
         return None if row is None else (_credential(row), self._vault.open(row["sealed"]))
 
@@ -167,7 +170,7 @@ class CredentialStore:
     async def of_provider(
         self, scope: Scope, provider: CredentialProvider, *, limit: int
     ) -> list[Credential]:
-        """The scope's own, the oldest first."""
+        """Return the scope's own credentials of a provider, oldest first."""
         query = (
             select(CredentialRow.__table__)
             .where(CredentialRow.owner == (scope.auth_id or ""), CredentialRow.provider == provider)
@@ -179,14 +182,14 @@ class CredentialStore:
 
     @whole
     async def names(self, ids: Collection[str]) -> dict[str, str]:
-        """By id, whosever they are: for numbers that the caller may see."""
+        """Return names by id, of any tenant, for numbers that the client may see."""
         query = select(CredentialRow.id, CredentialRow.name).where(CredentialRow.id.in_(ids))
         async with self._database.read() as connection:
             return {row.id: row.name for row in await connection.execute(query)}
 
     @whole
     async def page(self, scope: Scope, *, limit: int, offset: int) -> tuple[list[Credential], int]:
-        """Newest first, and how many there are in all."""
+        """Return a page of credentials, newest first, and the total number."""
         query = select(CredentialRow.__table__).where(self._owned(scope))
         newest = (CredentialRow.created_at, CredentialRow.id)
         rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
@@ -194,7 +197,7 @@ class CredentialStore:
 
     @whole
     async def delete(self, scope: Scope, ref: str) -> Credential | None:
-        """By name or id. None: not there. Raises InUse."""
+        """Delete a credential by name or id. None: not found. Raises InUse."""
         async with self._database.write() as connection:
             query = self._named(scope, ref).with_for_update()
             row = (await connection.execute(query)).mappings().one_or_none()
@@ -208,7 +211,10 @@ class CredentialStore:
 
     @whole
     async def reseal(self) -> int:
-        """Encrypt all with the first key; how many. Raises Unreadable, then nothing is changed."""
+        """Encrypt all secrets with the first key, and return their number.
+
+        Raises Unreadable, and then nothing is changed.
+        """
         async with self._database.write() as connection:
             query = select(CredentialRow.id, CredentialRow.sealed)
             rows = (await connection.execute(query)).all()
@@ -239,7 +245,7 @@ def _credential(row: Any) -> Credential:
 
 
 def _own_key(path: Path) -> str:
-    """The key in the file, made on first use; two processes that start together agree on one."""
+    """Return the key in the file, created on first use; concurrent starts agree on one key."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)

@@ -1,10 +1,10 @@
 """The database itself: SQLite for one machine, PostgreSQL for a fleet, the same code on both.
 
-``Database`` opens it and hands out connections for reading and for writing; the stores
-(gateway.store.calls, gateway.store.agents, gateway.store.numbers, gateway.store.credentials) are
-what is kept in it. Every read that serves a caller takes a ``Scope``, so a query without a tenant
-cannot be written by accident. Failures of the database come out as ``Unavailable`` (503); nothing
-else is translated.
+``Database`` opens it and provides connections for reading and writing. The stores
+(gateway.store.calls, gateway.store.agents, gateway.store.numbers, gateway.store.credentials)
+build on it. Every read on behalf of a client takes a ``Scope``, so a query without a tenant cannot
+be written by accident. Database failures are raised as ``Unavailable`` (503); no other errors are
+translated.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gateway.store.tables import ProbeRow
 
 log = logging.getLogger(__name__)
 
-# A caller of the API still waits then, and hears 503.
+# Short enough that API clients still wait, and get the 503.
 WRITE_WAIT_S = 5.0
 
 _P = ParamSpec("_P")
@@ -53,27 +53,27 @@ class Principal:
     auth_id: str | None
     """The tenant; None: an unscoped operator, or anybody where authentication is off."""
     expires_at: int | None = None
-    """When its token does, in seconds since 1970; None: never, as API secrets."""
+    """Expiry of its token, in seconds since 1970; None: never (API secrets)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose rows a query may see; ``None`` is the unscoped operator, who sees all."""
+    """The tenant whose rows a query may see; None for the unscoped operator, who sees all."""
 
     auth_id: str | None
 
     def owns(self, column: Any) -> ColumnElement[bool]:
-        """The condition on a table's ``auth_id`` column."""
+        """Return the condition on a table's ``auth_id`` column."""
         return true() if self.auth_id is None else column == self.auth_id
 
 
 def whole(
     operation: Callable[Concatenate[_Self, _P], Awaitable[_T]],
 ) -> Callable[Concatenate[_Self, _P], Coroutine[Any, Any, _T]]:
-    """Let an operation finish even when its caller is cancelled, who then waits for it.
+    """Decorator: let an operation finish even if its caller is cancelled, and wait for it.
 
-    A transaction cut off in the middle would keep SQLite's write lock, and its
-    connection, until somebody notices.
+    A transaction that is interrupted would keep its connection and SQLite's write lock
+    until the connection is cleaned up.
     """
 
     async def finished(self: _Self, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -89,15 +89,15 @@ def whole(
 
 
 async def one_at_a_time(connection: AsyncConnection, what: str) -> None:
-    """Nobody else who asks for the same goes on before this transaction ends."""
+    """Take the lock named ``what`` until this transaction ends."""
     if connection.dialect.name == "postgresql":
-        # SQLite has one writer at a time anyway.
+        # SQLite needs no lock: it allows one writer at a time.
         key = func.hashtextextended(what, 0)
         await connection.execute(select(func.pg_advisory_xact_lock(key)))
 
 
 class Database:
-    """Open with ``Database.open``."""
+    """An open database; create it with ``Database.open``."""
 
     write_wait_s = WRITE_WAIT_S
 
@@ -134,14 +134,14 @@ class Database:
 
     @whole
     async def touch(self) -> None:
-        """Write something and commit it: nothing less shows a full disk. Raises Unavailable."""
+        """Commit a write, since only that detects a full disk. Raises Unavailable."""
         touched = self.insert(ProbeRow).values(id=1, at=now())
         touched = touched.on_conflict_do_update(index_elements=["id"], set_={"at": now()})
         async with self.write() as connection:
             await connection.execute(touched)
 
     def insert(self, table: type[Any]) -> Any:
-        """INSERT with the ON CONFLICT that both databases know."""
+        """Return an INSERT with the ON CONFLICT clause that both databases support."""
         return postgresql.insert(table) if self._postgres else sqlite.insert(table)
 
     @asynccontextmanager
@@ -152,12 +152,12 @@ class Database:
 
     @asynccontextmanager
     async def write(self, *, patient: bool = False) -> AsyncIterator[AsyncConnection]:
-        """One transaction, committed at the end of the block.
+        """Open a transaction that is committed at the end of the block.
 
-        It waits for others ``write_wait_s``, those queued here and other processes taken
-        together: all who wait because of the same fault give up at about the same time.
-        On PostgreSQL, where nobody queues here, it has twice that for all it does.
-        ``patient``: as long as it takes.
+        On SQLite it waits ``write_wait_s`` in all for writers queued here and in other processes,
+        so that all writers blocked by the same fault give up at about the same time. On PostgreSQL
+        there is no queue here, and the whole transaction has twice that time. ``patient`` removes
+        the limit.
         """
         with self._trouble:
             if self._postgres:
@@ -180,8 +180,8 @@ class Database:
         try:
             async with self._engine.connect() as connection:
                 waited_s = 0 if patient else time.monotonic() - begun
-                # Taking SQLite's write lock first: a transaction that starts by
-                # reading could otherwise fail when it begins to write.
+                # Take SQLite's write lock first: a transaction that begins with a
+                # read could otherwise fail at its first write.
                 await connection.execution_options(
                     sqlite_begin="BEGIN IMMEDIATE",
                     sqlite_wait_ms=_whole_half_seconds(self.write_wait_s - waited_s),
@@ -194,7 +194,7 @@ class Database:
     async def page(
         self, query: Select[Any], *, newest: tuple[Any, ...], limit: int, offset: int
     ) -> tuple[list[Any], int]:
-        """Rows of ``query`` ordered by ``newest`` (descending), and how many there are in all."""
+        """Return a page of ``query``, ordered by ``newest`` descending, and the total number."""
         ordered = query.order_by(*(column.desc() for column in newest))
         async with self.read() as connection:
             total = await connection.scalar(select(func.count()).select_from(query.subquery()))
@@ -203,10 +203,10 @@ class Database:
 
 
 class Trouble:
-    """Turns a failing database into Unavailable, and says in the log what the matter is.
+    """Turns database failures into Unavailable, and logs their causes.
 
-    A plain context manager, safe in async code, for any number of blocks at a time. A fault
-    that lasts is told once in ``_EVERY_S`` and cause, with how often it was met.
+    A plain context manager, safe in async code, for any number of concurrent blocks. A persistent
+    fault is logged once per cause every ``_EVERY_S``, with the number of its occurrences.
     """
 
     _EVERY_S = 10.0
@@ -229,7 +229,7 @@ class Trouble:
             ) from error
 
     def over(self) -> None:
-        """A write was committed. While others still fail that is no news."""
+        """Log the recovery after a committed write, unless writes failed within ``_EVERY_S``."""
         if self._told and self._clock() - max(self._told.values()) >= self._EVERY_S:
             self._told.clear()
             self._met.clear()
@@ -247,7 +247,7 @@ class Trouble:
 
 
 def _cause(error: DBAPIError | PoolTimeout | OSError) -> str:
-    """For the log: never a statement or its values, which may be a caller's number."""
+    """Describe an error for the log, without the statement or its values (phone numbers)."""
     if isinstance(error, PoolTimeout):
         return "no connection was free"
     if isinstance(error, DBAPIError):
@@ -261,7 +261,10 @@ def _cause(error: DBAPIError | PoolTimeout | OSError) -> str:
 
 
 def _whole_half_seconds(left_s: float) -> int:
-    """In ms, rounded up: most writes wait for nobody, and then nothing has to be set."""
+    """Return ms, rounded up to half seconds.
+
+    Most writes have not waited; then the value is the same as before and no PRAGMA is needed.
+    """
     return max(1, math.ceil(left_s * 2)) * 500
 
 
@@ -299,8 +302,8 @@ def _engine(url: str) -> AsyncEngine:
 
 
 def _sqlite_connected(connection: Any, _record: object) -> None:
-    # Leave transactions to us (the driver would begin them late), keep readers and
-    # the writer apart (WAL), and let a power cut lose the last moment, never the file.
+    # Transactions begin explicitly, since the driver would begin them late. With WAL readers and
+    # the writer do not block each other. A power cut may lose the last commits, never the file.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
@@ -309,7 +312,7 @@ def _sqlite_connected(connection: Any, _record: object) -> None:
 
 
 def _sqlite_begin(connection: Any) -> None:
-    # A statement that only reads is a transaction by itself.
+    # Without a BEGIN each reading statement is a transaction of its own.
     options = connection.get_execution_options()
     if (begin := options.get("sqlite_begin")) is None:
         return

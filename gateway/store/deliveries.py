@@ -16,7 +16,7 @@ DeliveryStatus = Literal["pending", "success", "failed"]
 
 
 class Delivery(Model):
-    """``id`` is the webhook's message id, the same on each attempt."""
+    """One event for one endpoint. ``id`` is the webhook's message id, the same on each attempt."""
 
     seq: int
     id: str
@@ -67,8 +67,9 @@ class Deliveries:
     async def counts(
         self, owner: str | None, since: datetime | None = None
     ) -> list[tuple[int, str, DeliveryStatus, int]]:
-        """How many, by hour (since the epoch), event and status."""
-        # Written out: as a parameter it would make two expressions of one for PostgreSQL.
+        """Return the number of deliveries by hour (since the epoch), event and status."""
+        # A literal: with a parameter PostgreSQL would see different expressions in SELECT and
+        # GROUP BY.
         hour = (type_coerce(DeliveryRow.created_at, BigInteger) // literal_column("3600000")).label(
             "hour"
         )

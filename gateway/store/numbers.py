@@ -1,4 +1,4 @@
-"""Phone numbers: whose they are, which agent answers them, what LiveKit calls their trunk."""
+"""Phone numbers: their tenant, the agent that answers them, and the ids of their SIP objects."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from gateway.store.database import Database, Scope, one_at_a_time, whole
 from gateway.store.tables import AgentRow, CredentialRow, PhoneNumberRow
 
 MAX_PENDING = 100
-"""So many numbers of a tenant may wait for approval; nothing proves that it has any of them."""
+"""The most numbers of a tenant that may await approval: nothing proves that it owns them."""
 
 
 class TooManyPending(Exception):
-    """MAX_PENDING numbers of the tenant wait for approval."""
+    """MAX_PENDING numbers of the tenant already await approval."""
 
 
 class NumberTaken(Exception):
-    """The number is attached already, by whomever, or claimed already by this tenant."""
+    """Some tenant has attached the number already, or this tenant has claimed it already."""
 
 
 class AgentGone(Exception):
-    """The number's agent has been deleted meanwhile."""
+    """The number's agent has been deleted."""
 
 
 class CredentialGone(Exception):
-    """The number's credential has been deleted meanwhile."""
+    """The number's credential has been deleted."""
 
 
 class NumberStore:
-    """Every method is one transaction. ``cache`` forgets what one has changed."""
+    """Every method is one transaction, and drops changed numbers from ``cache``."""
 
     def __init__(self, database: Database, cache: Cache | None = None) -> None:
         self._database = database
@@ -46,13 +46,13 @@ class NumberStore:
 
     @whole
     async def insert(self, number: PhoneNumber) -> None:
-        """Raises NumberTaken, CredentialGone, AgentGone, TooManyPending."""
+        """Store a new number. Raises NumberTaken, CredentialGone, AgentGone, TooManyPending."""
         row = {name: getattr(number, name) for name in PhoneNumber.model_fields}
         row["number"] = row.pop("phone_number")
         try:
             async with self._database.write() as connection:
                 if number.credential_id is not None:
-                    # A credential deleted in this very moment must not get in use any more.
+                    # Lock the credential's row, so that it cannot be deleted concurrently.
                     kept = select(CredentialRow.id).where(CredentialRow.id == number.credential_id)
                     held = await connection.execute(kept.with_for_update(read=True))
                     if held.scalar_one_or_none() is None:
@@ -74,7 +74,7 @@ class NumberStore:
 
     @whole
     async def by_number(self, scope: Scope, phone_number: str) -> PhoneNumber | None:
-        """``phone_number``: E.164. Of several claims that the scope may see, the attached one."""
+        """Find a number by E.164; of several claims visible to the scope, the attached one."""
         query = (
             select(PhoneNumberRow.__table__)
             .where(PhoneNumberRow.number == phone_number, scope.owns(PhoneNumberRow.auth_id))
@@ -87,7 +87,7 @@ class NumberStore:
     async def page(
         self, scope: Scope, *, limit: int, offset: int, status: NumberStatus | None = None
     ) -> tuple[list[PhoneNumber], int]:
-        """Newest first, and how many there are in all; ``status``: only those."""
+        """Return a page of numbers, newest first, and the total; ``status`` filters both."""
         query = select(PhoneNumberRow.__table__).where(scope.owns(PhoneNumberRow.auth_id))
         if status is not None:
             query = query.where(PhoneNumberRow.status == status)
@@ -97,7 +97,7 @@ class NumberStore:
 
     @whole
     async def provisioned(self) -> list[PhoneNumber]:
-        """Of every tenant: those that LiveKit or a provider may know of, for the reconciler."""
+        """Return all tenants' numbers that LiveKit or a provider may know, for the repair."""
         query = (
             select(PhoneNumberRow.__table__)
             .where(PhoneNumberRow.status != "pending")
@@ -108,7 +108,7 @@ class NumberStore:
 
     @whole
     async def of_agent(self, scope: Scope, *agent_ids: str) -> list[PhoneNumber]:
-        """The agents' numbers, the first bound first."""
+        """Return the agents' numbers, ordered by the time of binding."""
         query = (
             select(PhoneNumberRow.__table__)
             .where(PhoneNumberRow.agent_id.in_(agent_ids), scope.owns(PhoneNumberRow.auth_id))
@@ -127,10 +127,10 @@ class NumberStore:
         before: Collection[NumberStatus] = frozenset({"active"}),
         values: Mapping[str, Any] = MappingProxyType({}),
     ) -> PhoneNumber | None:
-        """Give the number to an agent of the same tenant, or to none, and set columns by name.
+        """Bind the number to an agent of the same tenant, or to none, and set columns by name.
 
-        The caller has checked that an agent which is a file is there. None: no such number,
-        no such agent, or the number is not in one of the statuses.
+        For a file agent, check first that the file exists. None: no such number, no such agent, or
+        the number's status is not in ``before``.
         """
         async with self._changing(number_id) as connection:
             number = await self._locked(connection, scope, number_id, before)
@@ -149,9 +149,9 @@ class NumberStore:
         before: Collection[NumberStatus],
         values: Mapping[str, Any],
     ) -> PhoneNumber | None:
-        """Set columns by name. None: no such number, or not in one of the statuses.
+        """Set columns by name. None: no such number, or its status is not in ``before``.
 
-        Raises NumberTaken: a claim was to become the number's attachment, and there is one.
+        Raises NumberTaken if a claim was to become the attachment of a number that has one.
         """
         try:
             async with self._changing(number_id) as connection:
@@ -162,12 +162,12 @@ class NumberStore:
 
     @whole
     async def delete(self, number_id: str) -> bool:
-        """The caller has checked whose number it is. False: not there."""
+        """Delete a number; check its tenant first. False: not found."""
         return await self._delete(number_id)
 
     @whole
     async def withdraw(self, number_id: str) -> bool:
-        """Delete a claim. The caller has checked whose it is. False: it is none any more."""
+        """Delete a claim; check its tenant first. False: it is no longer pending."""
         return await self._delete(number_id, PhoneNumberRow.status == "pending")
 
     async def _delete(self, number_id: str, *conditions: ColumnElement[bool]) -> bool:
@@ -204,9 +204,10 @@ class NumberStore:
 
     @asynccontextmanager
     async def _changing(self, number_id: str) -> AsyncIterator[AsyncConnection]:
-        """A transaction; the cached number is forgotten also when it fails:
+        """Open a transaction that changes the number, and drop the number from the cache.
 
-        a commit whose confirmation was lost may still have happened.
+        It is dropped even if the transaction fails: a commit whose confirmation was lost may have
+        happened.
         """
         try:
             async with self._database.write() as connection:
@@ -221,9 +222,10 @@ class NumberStore:
 
 
 async def _is_there(connection: AsyncConnection, agent_id: str | None, auth_id: str | None) -> bool:
-    """Whether a number of ``auth_id`` may have the agent: none, a file, or one of the same owner.
+    """Return True if a number of ``auth_id`` may have the agent.
 
-    An agent deleted in this very moment must not get a number any more, so its row is held.
+    It may be None, a file agent, or an agent of the same tenant. The agent's row is locked, so that
+    it cannot be deleted concurrently.
     """
     if agent_id is None or not agent_id.startswith(AGENT_PREFIX):
         return True
@@ -235,7 +237,7 @@ async def _is_there(connection: AsyncConnection, agent_id: str | None, auth_id: 
 
 
 async def _refuse_many(connection: AsyncConnection, auth_id: str | None) -> None:
-    """In the transaction that keeps another. Raises TooManyPending."""
+    """Check the limit in the transaction that inserts another claim. Raises TooManyPending."""
     await one_at_a_time(connection, f"pending numbers of {auth_id}")
     pending = (
         select(func.count())

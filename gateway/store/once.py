@@ -1,11 +1,12 @@
-"""Idempotency keys: whose request runs under a key, and what it was answered.
+"""Idempotency keys: the request that runs under a key, and its stored response.
 
-A running request holds a lease on its key and renews it. One whose lease lapsed died with its
-gateway: the key then stands for a stored "outcome unknown", and the request is never run again.
+A running request holds a lease on its key and renews it. If the lease lapses, the request is
+taken to have died with its gateway: the key then stands for a stored "outcome unknown", and the
+request is never run again.
 
-The call of such a request is known all the same. ``Store.insert_call`` ties the record to the key
-in the transaction that makes it, and makes none when the lease was lost: a call that is not named
-by its key was never dialled, even when a gateway was frozen and comes back.
+The call of such a request can still be found. ``Store.insert_call`` notes the call at the key in
+the transaction that inserts the record, and inserts none if the lease was lost. So a call that its
+key does not name was never dialled, even if a gateway was suspended and resumes later.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from core.models import new_id, now
 from gateway.store.database import Database, Scope, whole
 from gateway.store.tables import IdempotencyRow
 
-# Three renewals may fail before a running request is taken for dead.
+# Three renewals may fail before a running request is presumed dead.
 LEASE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldKey:
-    """A key whose request runs here; ``holder`` tells it from any other run."""
+    """A key whose request runs here; ``holder`` is unique to this run."""
 
     auth_id: str
     key: str
@@ -38,9 +39,9 @@ class HeldKey:
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """What a key stands for; ``status`` is None while its request runs.
+    """The stored response of a key; ``status`` is None while its request runs.
 
-    ``call_id``: the call that the request made, as soon as it has a record.
+    ``call_id``: the request's call, as soon as it has a record.
     """
 
     request_hash: str
@@ -49,7 +50,7 @@ class KeptAnswer:
     call_id: str | None
 
 
-# The key of the request that is being served; every task begun for it sees it.
+# The key of the request that is being served; tasks started for the request inherit it.
 HELD: ContextVar[HeldKey | None] = ContextVar("held idempotency key", default=None)
 
 
@@ -62,9 +63,9 @@ class IdempotencyKeys:
     async def begin(
         self, scope: Scope, key: str, request_hash: str, *, orphan: tuple[int, str]
     ) -> HeldKey | KeptAnswer:
-        """Take a new key. Of one that is taken: what it stands for.
+        """Take a new key, or return the stored response of a taken one.
 
-        ``orphan``: status and body of the answer to keep for a request that died.
+        ``orphan``: status and body of the response to store for a request whose lease lapsed.
         """
         held = HeldKey(scope.auth_id or "", key, new_id("req"))
         moment = self._clock()
@@ -91,7 +92,7 @@ class IdempotencyKeys:
                     IdempotencyRow.auth_id == held.auth_id,
                     IdempotencyRow.key == key,
                     IdempotencyRow.status.is_(None),
-                    # NULL: written before there were leases.
+                    # NULL: written by a release without leases.
                     or_(
                         IdempotencyRow.leased_until.is_(None), IdempotencyRow.leased_until <= moment
                     ),
@@ -99,12 +100,12 @@ class IdempotencyKeys:
                 .values(status=status, body=body)
             )
             kept = await _kept(connection, held.auth_id, key)
-        # Let go of in this very moment: for the caller, still running.
+        # The key was released at this very moment; the client is told that it still runs.
         return kept[0] if kept else KeptAnswer(request_hash, None, None, None)
 
     @whole
     async def look(self, scope: Scope, key: str) -> KeptAnswer | None:
-        """What a key stands for, without writing; None: ``begin`` would decide now."""
+        """Return a key's stored response without writing; None if ``begin`` must decide."""
         async with self._database.read() as connection:
             kept = await _kept(connection, scope.auth_id or "", key)
         if kept is None:
@@ -115,29 +116,29 @@ class IdempotencyKeys:
 
     @whole
     async def renew(self, held: HeldKey) -> bool:
-        """Whether the key was still ours; if not, its request was taken for dead."""
+        """Renew the lease. False: it was lost, and the request was presumed dead."""
         async with self._database.write() as connection:
             query = _running(held).values(leased_until=self._clock() + LEASE)
             return (await connection.execute(query)).rowcount > 0
 
     @whole
     async def finish(self, held: HeldKey, status: int, body: str) -> None:
-        """Keep the answer; if the request was taken for dead meanwhile, this is known better."""
+        """Store the response; it replaces the one stored if the request was presumed dead."""
         query = update(IdempotencyRow).where(*_of(held)).values(status=status, body=body)
         async with self._database.write() as connection:
             await connection.execute(query)
 
     @whole
     async def forget(self, held: HeldKey) -> None:
-        """The request had no effect: the key may be used again."""
+        """Release the key for reuse; the request had no effect."""
         async with self._database.write() as connection:
             await connection.execute(delete(IdempotencyRow).where(*_of(held)))
 
 
 async def tie(connection: AsyncConnection, call_id: str) -> None:
-    """Note the new call at the key of the request that is being served, if it has one.
+    """Note the new call at the idempotency key of the current request, if it has one.
 
-    Raises Unavailable when the request was taken for dead: its caller was told so.
+    Raises Unavailable if the request was presumed dead, which its client has been told.
     """
     if (held := HELD.get()) is None:
         return

@@ -1,11 +1,11 @@
-"""The transactional outbox: what a webhook is owed is kept in the transaction that causes it.
+"""The transactional outbox: a delivery is enqueued in the transaction that causes it.
 
-Each move of a call's status is one event to its webhook, and so is what ``PASSED_ON`` names. A
-delivery is *pending* until an attempt is answered with 2xx (*success*) or the last one is not
-(*failed*). Deliveries of one lane (a call) are sent one at a time, in order: a later one waits
-until the earlier one is over. A process leases what it sends, for as long as it keeps renewing
-the lease; what a killed one had in flight is free again when its lease runs out. So every event
-arrives at least once, and a receiver tells a second arrival by its id.
+Each change of a call's status is one event to its webhook, and so is each event in ``PASSED_ON``.
+A delivery is *pending* until an attempt is answered with 2xx (*success*) or the last attempt fails
+(*failed*). Deliveries of one lane (a call) are sent in order, one at a time: each waits until the
+one before it is finished. A process leases the deliveries that it sends and renews the lease; if
+it is killed, its deliveries in flight become free when the lease expires. So every event is
+delivered at least once, and receivers recognise a duplicate by its id.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from gateway.store.webhooks import effective_row
 
 MAX_ATTEMPTS = 6
 LEASE = timedelta(seconds=6)
-"""Renewed every third of it. Deliveries of a killed process are taken up after this."""
+"""Renewed every third of it. Deliveries of a killed process are picked up after this time."""
 KEPT = timedelta(days=30)
-"""How long a delivery that is over can be looked at."""
+"""Retention of finished deliveries."""
 
 EVENTS = {
     "queued": "call.started",
@@ -45,14 +45,14 @@ EVENTS = {
     "failed": "agent.call_ended",
     "canceled": "agent.call_ended",
 }
-"""What a call's new status is told as."""
+"""The webhook event for each new status of a call."""
 PASSED_ON = frozenset({"call.transferred"})
-"""Events of the timeline that are told under their own name."""
+"""Events of the timeline that are sent under their own name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt went; ``error`` is None for success. ``final``: no other would do better."""
+    """The result of an attempt; ``error`` is None for success. ``final``: do not retry."""
 
     http_status: int | None = None
     error: str | None = None
@@ -61,7 +61,7 @@ class Outcome:
 
 
 class Render(Protocol):
-    """Makes a webhook's body of a call as it stands, its turns and how many to show as history."""
+    """Builds a webhook's body from a call, its turns, and the number of history entries."""
 
     def __call__(
         self, event: str, at: datetime, call: Call, turns: Sequence[Turn], context_limit: int
@@ -75,12 +75,12 @@ class Outbox:
         self._database = database
         self._render = render
         self.bell = asyncio.Event()
-        """Set when something was added in this process."""
+        """Set when this process has enqueued a delivery."""
 
     # --- adding
 
     async def announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
-        """Keep what there is to tell of a call, in the transaction that keeps its events."""
+        """Enqueue deliveries for a call's events, in the transaction that stores the events."""
         news = [(name, step) for step in steps if (name := _news(step)) is not None]
         if not news:
             return False
@@ -105,14 +105,14 @@ class Outbox:
         return True
 
     def wake(self) -> None:
-        """What was announced is committed."""
+        """Wake the sender: announcements have been committed."""
         self.bell.set()
 
     @whole
     async def add_leased(
         self, owner: str, endpoint_id: str, agent_id: str | None, event: str, body: str, lease: str
     ) -> Delivery:
-        """One that the caller sends at once, and only once (a test)."""
+        """Enqueue a delivery that the caller sends itself, at once and only once (a test)."""
         row = _row(owner, endpoint_id, agent_id, event, body, max_attempts=1)
         row |= {"lease": lease, "leased_until": now() + LEASE}
         statement = insert(DeliveryRow).values(**row).returning(DeliveryRow.__table__)
@@ -121,9 +121,9 @@ class Outbox:
 
     @whole
     async def replay(self, owner: str | None, delivery_id: str) -> Delivery | None:
-        """Send it again, the same body under the same id, to where such events go now.
+        """Send a delivery again, with the same body and id, to the endpoint now in effect.
 
-        None: no such delivery of this owner (of anybody's, for None). Raises Pending, NoEndpoint.
+        None: the owner has no such delivery (owner None: any). Raises Pending, NoEndpoint.
         """
         async with self._database.write() as connection:
             query = select(DeliveryRow.__table__).where(
@@ -142,7 +142,7 @@ class Outbox:
                 .where(DeliveryRow.seq == row["seq"])
                 .values(
                     endpoint_id=endpoint["id"],
-                    # Out of its call's order: the rest of the call is long told.
+                    # Outside its call's order: the call's other events were sent long ago.
                     lane=row["id"],
                     status="pending",
                     max_attempts=row["attempts"] + MAX_ATTEMPTS,
@@ -166,13 +166,13 @@ class Outbox:
         most: int = 8,
         full: Collection[str] = (),
     ) -> list[Delivery]:
-        """Lease up to ``limit`` that are due, of each endpoint no more than ``room(its id)``.
+        """Lease up to ``limit`` due deliveries, and per endpoint at most ``room(endpoint_id)``.
 
-        ``room`` never says more than ``most``; ``full`` are endpoints for which it says none, so
-        that the backlog of a dead one is not looked through again and again.
+        ``room`` never returns more than ``most``. ``full`` lists endpoints for which it returns 0,
+        so that the backlog of a dead endpoint is not scanned again and again.
 
-        Only the first pending one of a lane is due. Of concurrent claims only one gets a
-        delivery, on PostgreSQL without waiting for the others.
+        Only the first pending delivery of a lane is due. Concurrent claims never get the same
+        delivery, and on PostgreSQL they do not wait for each other.
         """
         moment = now()
         earlier = aliased(DeliveryRow)
@@ -214,7 +214,7 @@ class Outbox:
 
     @whole
     async def renew(self, lease: str, seqs: Collection[int]) -> None:
-        """For what is in flight under this name, once every third of LEASE."""
+        """Renew the lease of the deliveries in flight; call it once every third of LEASE."""
         statement = (
             update(DeliveryRow)
             .where(DeliveryRow.status == "pending", DeliveryRow.lease == lease)
@@ -226,7 +226,7 @@ class Outbox:
 
     @whole
     async def release(self, lease: str) -> None:
-        """Let others send at once what was not finished."""
+        """Give up the lease, so that other processes may send the unfinished deliveries at once."""
         statement = (
             update(DeliveryRow)
             .where(DeliveryRow.status == "pending", DeliveryRow.lease == lease)
@@ -239,7 +239,7 @@ class Outbox:
     async def finish(
         self, delivery: Delivery, lease: str, outcome: Outcome, retry_in: timedelta
     ) -> Delivery | None:
-        """Keep how an attempt went. None: the lease was lost, and somebody else sends it."""
+        """Store the result of an attempt. None: the lease was lost to another process."""
         moment, attempts = now(), delivery.attempts + 1
         status: DeliveryStatus = "success"
         if outcome.error is not None:
@@ -270,7 +270,7 @@ class Outbox:
 
     @whole
     async def sweep(self) -> None:
-        """Drop what has been over for long."""
+        """Delete finished deliveries older than KEPT."""
         async with self._database.write() as connection:
             await connection.execute(
                 delete(DeliveryRow).where(
@@ -284,11 +284,11 @@ class Pending(Exception):
 
 
 class NoEndpoint(Exception):
-    """No webhook is set that would get such an event."""
+    """No webhook is set for such an event."""
 
 
 def _news(step: Step) -> str | None:
-    """What a webhook is told of the step; a status that comes late is not news any more."""
+    """Return the webhook event for the step; None if it neither changed the status nor passes."""
     if step.before is None or step.after.status != step.before.status:
         return EVENTS[step.after.status]
     return step.event.type if step.event.type in PASSED_ON else None

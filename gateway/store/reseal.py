@@ -1,4 +1,4 @@
-"""``python -m gateway reseal``: encrypt all secrets anew, with the first key of SECRETS_KEY."""
+"""``python -m gateway reseal``: re-encrypt all secrets with the first key of SECRETS_KEY."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _BATCH = 500
 
 
 async def reseal(settings: Settings) -> int:
-    """How many there are. Raises ValueError when one cannot be read; it is left as it was."""
+    """Re-encrypt all secrets, and return their number.
+
+    Raises ValueError if one cannot be read, which is left as it was.
+    """
     vault = Vault.from_settings(settings)
     database = await Database.open(settings.database_url)
     try:
@@ -57,7 +60,7 @@ async def _reseal_agents(database: Database, vault: Vault) -> int:
 async def _reseal_column(
     connection: AsyncConnection, secrets: AgentSecrets, kept: Any, *key: Any
 ) -> int:
-    """``kept``: a column with a configuration, or with an agent; ``key``: its table's."""
+    """Reseal one table; ``kept`` is its column with a configuration or an agent."""
     count = 0
     after: ColumnElement[bool] | None = None
     while True:

@@ -1,14 +1,14 @@
-"""Whose the name of a room is, and which identities somebody may still join it with.
+"""Which tenant owns a room name, and which identities still have valid tokens for the room.
 
-A LiveKit token opens a room by its name, however often a room of that name is made again. So a
-name is held for as long as any token for it may be valid: for a token's own time when it is
-signed, and, while LiveKit has the room, for as long as LiveKit renews the tokens of those who
-are in it. Nobody else can take a name that is held; its holder may use it again at any time.
+A LiveKit token opens a room by its name, even a room that is created later under that name. So a
+name is held as long as any token for it may be valid: for the lifetime of each token that is
+signed, and, while LiveKit has the room, for the time to which LiveKit renews the tokens of its
+participants. No other tenant can claim a held name; its holder may use it again at any time.
 
-In the same way an identity is kept for whoever has a token for it, and never given to a phone:
-LiveKit lets a second participant of the same identity throw out the first. It is kept beyond its
-token's own time only for those who are connected, so that a room which is never closed does not
-collect all who ever came.
+In the same way an identity is reserved for the holder of its token and never given to a phone,
+because LiveKit disconnects the first of two participants with the same identity. The reservation
+outlasts the token's own lifetime only while its participant is connected. So a room that is never
+closed does not accumulate the identities of all past participants.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from gateway.store.database import Database, one_at_a_time, whole
 from gateway.store.tables import CallRow, RoomClaimRow, RoomTokenRow
 
 LEEWAY = timedelta(minutes=1)
-"""So much longer than it says LiveKit takes a token (protocol/auth/verifier.go, tokenLeeway)."""
+"""LiveKit accepts a token this long after it expires (protocol/auth/verifier.go, tokenLeeway)."""
 RENEWED = timedelta(minutes=10)
-"""What a token is renewed to that has less left, every five minutes while its holder is connected
-(livekit-server 1.13.5, service/roommanager.go, tokenDefaultTTL and tokenRefreshInterval)."""
+"""Lifetime of a renewed token. LiveKit renews tokens with less time left every five minutes while
+their holder is connected (livekit-server 1.13.5, service/roommanager.go, tokenDefaultTTL and
+tokenRefreshInterval)."""
 MARGIN = timedelta(minutes=4)
-"""For clocks that differ, for requests under way, and between two looks at LiveKit's rooms."""
-# What is held for nearly as long already is not written again.
+"""Allowance for clock skew, requests in flight, and the interval between two room listings."""
+# A hold that ends less than this before the wanted time is not extended.
 _SLACK = timedelta(minutes=1)
-# So long counts a claim of a gateway that is older than holds, and still runs beside this one.
+# A claim counts this long by itself: a gateway of a release without holds may run beside this one.
 _CLAIM_STALE = timedelta(seconds=15)
 _BATCH = 500
 _REMEMBERED = 20_000
 
 MAX_IDENTITIES = 1000
-"""For so many identities of a room may tokens be valid at a time."""
+"""The most identities of a room with valid tokens at a time."""
 
 _CLAIMS: Any = RoomClaimRow.__table__
 _TOKENS: Any = RoomTokenRow.__table__
 
-# Built once: every dial and every webhook of LiveKit's asks.
+# Built once: every dial and every LiveKit webhook runs these queries.
 _CLAIM = select(_CLAIMS.c.room_name, _CLAIMS.c.auth_id, _CLAIMS.c.label).where(
     _CLAIMS.c.room_name == bindparam("room")
 )
@@ -75,7 +76,10 @@ class TooManyIdentities(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """``auth_id``: whose the name is; None: the operator's. ``label`` stands for it in tokens."""
+    """A tenant's hold on a room name; ``auth_id`` is None for the operator.
+
+    ``label`` stands for the tenant in tokens.
+    """
 
     room_name: str
     auth_id: str | None
@@ -83,28 +87,28 @@ class Claim:
 
 
 class RoomNames:
-    """Raises Unavailable (the database)."""
+    """Room names and identities in the database. All methods raise Unavailable."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime] = now) -> None:
         self._database = database
         self._clock = clock
-        # Name → held at least until. A name that is held is never held for less, nor given to
-        # anybody else, whichever gateway writes: no database has to be asked.
+        # Name → the time until which it is held at least. No gateway ever shortens a hold or gives
+        # a held name to another tenant, so this cache needs no check against the database.
         self._held: dict[str, datetime] = {}
         self._keep = _holding(database)
         self._claim = _holding(database, only_own=True)
 
     @whole
     async def claim(self, room_name: str, auth_id: str | None, valid: timedelta) -> Claim | None:
-        """Take or hold on to a name for tokens that are ``valid`` so long; None: it is another's.
+        """Claim a name, or extend its hold, for tokens of lifetime ``valid``.
 
-        Of any number of concurrent claims of two tenants, one tenant's succeed.
+        None: another tenant holds it. If two tenants claim it concurrently, only one succeeds.
         """
         return await self._hold(self._claim, room_name, auth_id, valid)
 
     @whole
     async def keep(self, room_name: str, auth_id: str | None, valid: timedelta) -> Claim:
-        """Hold a name for whoever holds it; for ``auth_id`` if that is nobody."""
+        """Extend the hold of the name's current holder; claim it for ``auth_id`` if it is free."""
         claim = await self._hold(self._keep, room_name, auth_id, valid)
         assert claim is not None
         return claim
@@ -127,12 +131,12 @@ class RoomNames:
 
     @whole
     async def holder(self, room_name: str) -> Claim | None:
-        """Who holds the name now."""
+        """Return the claim that holds the name now; None if it is free."""
         return await self._one(_HOLDER, {"room": room_name, "moment": self._clock()})
 
     @whole
     async def labelled(self, room_name: str, label: str) -> Claim | None:
-        """The claim that a token's label stands for."""
+        """Return the claim that a token's label stands for."""
         return await self._one(_LABELLED, {"room": room_name, "label": label})
 
     async def _one(self, query: Any, values: dict[str, Any]) -> Claim | None:
@@ -140,16 +144,17 @@ class RoomNames:
             row = (await connection.execute(query, values)).one_or_none()
         return None if row is None else Claim(*row)
 
-    # --- rooms that LiveKit has, whose tokens it renews
+    # --- rooms that exist in LiveKit, which renews their participants' tokens
 
     @whole
     async def seen(self, rooms: Mapping[str, str | None]) -> None:
-        """LiveKit has these rooms, or had them a moment ago: name → whose; None: nobody's.
+        """Extend the holds of rooms that exist in LiveKit, or did a moment ago.
 
-        Holds their names; for the identities in them see ``ending`` and ``renew``.
+        ``rooms`` maps each name to its tenant, or to None if no tenant is known. For the identities
+        in the rooms see ``ending`` and ``renew``.
 
-        A name of nobody's room for which no token was signed here is not held, and neither is
-        what we would not take for a name: PostgreSQL could not keep all of that.
+        A room without a tenant is held only if a token was signed for it here. Names that this
+        project would refuse are not held, since PostgreSQL could not store all of them.
         """
         late = self._late()
         never = datetime.min.replace(tzinfo=UTC)
@@ -169,7 +174,7 @@ class RoomNames:
                 del wanted[name]
             elif wanted[name] is None:
                 wanted[name] = row.auth_id
-        # In one order in all gateways: two that each wait for the other's row would both fail.
+        # All gateways write in the same order, so that two cannot deadlock on each other's rows.
         hold = [(name, wanted[name]) for name in sorted(wanted) if name in known or wanted[name]]
         if not hold:
             return
@@ -181,8 +186,7 @@ class RoomNames:
 
     @whole
     async def ending(self, rooms: Iterable[str]) -> dict[str, set[str]]:
-        """Room → the identities in it that are not kept for as long as LiveKit may have renewed
-        their tokens to."""
+        """Return, by room, the identities whose reservation may end before their renewed token."""
         names = list(filter(is_name, rooms))
         found: dict[str, set[str]] = {}
         for start in range(0, len(names), _BATCH):
@@ -194,7 +198,7 @@ class RoomNames:
 
     @whole
     async def renew(self, renewed: Mapping[str, Collection[str]]) -> None:
-        """Room → the identities in it whose tokens LiveKit may have renewed."""
+        """Extend the reservations of identities, by room, whose tokens LiveKit may have renewed."""
         wanted = [(name, sorted(renewed[name])) for name in sorted(renewed) if renewed[name]]
         if not wanted:
             return
@@ -211,7 +215,10 @@ class RoomNames:
 
     @whole
     async def resume(self) -> None:
-        """Nobody has looked at LiveKit's rooms for a while, and any token may have been renewed."""
+        """Extend all holds and reservations at start.
+
+        LiveKit's rooms may have gone unwatched for a while, and any token may have been renewed.
+        """
         until = self._renewed_until()
         async with self._database.write() as connection:
             held = update(_CLAIMS).where(_CLAIMS.c.held_until < until)
@@ -220,7 +227,7 @@ class RoomNames:
 
     @whole
     async def sweep(self) -> None:
-        """Forget the names and identities that nobody holds any more."""
+        """Delete holds and reservations that have expired."""
         moment = self._clock()
         async with self._database.write() as connection:
             await connection.execute(delete(_CLAIMS).where(_free(moment, moment - _CLAIM_STALE)))
@@ -232,10 +239,11 @@ class RoomNames:
     async def admit(
         self, room_name: str, identity: str, valid: timedelta, *, call_id: str | None = None
     ) -> None:
-        """A token for the identity is about to be signed; ``call_id``: for that call's participant.
+        """Reserve the identity for a token that is about to be signed.
 
-        Raises HeldByCall, TooManyIdentities (never for a call's own participant). Of a token and
-        a call at the same moment, one is refused.
+        ``call_id``: the token is for the participant of that call. Raises HeldByCall, and
+        TooManyIdentities (never for a call's own participant). If a token and a call ask for the
+        same identity concurrently, one of them is refused.
         """
         live = select(CallRow.id, CallRow.participant_identity).where(
             CallRow.room_name == room_name, CallRow.ended_at.is_(None)
@@ -291,10 +299,10 @@ class RoomNames:
 
 
 def joining_as(identity: str) -> list[str]:
-    """The identities whose tokens let somebody join as ``identity``.
+    """Return the identities whose tokens let a client join as ``identity``.
 
-    A client that asks for a connection to publish with is given its token's identity with ``#``
-    and a word of its own choice (livekit-server 1.13.5, service/utils.go).
+    A client that asks for a publisher connection gets its token's identity with ``#`` and a suffix
+    of its own choice (livekit-server 1.13.5, service/utils.go).
     """
     return [
         identity,
@@ -303,7 +311,10 @@ def joining_as(identity: str) -> list[str]:
 
 
 async def refuse_held(connection: AsyncConnection, room_name: str, identity: str) -> None:
-    """In the transaction that keeps a call. Raises HeldByToken."""
+    """Check, in the transaction that inserts a call, that no token is valid for its identity.
+
+    Raises HeldByToken.
+    """
     await one_at_a_time(connection, f"identities in {room_name}")
     values = {"room": room_name, "identities": joining_as(identity), "moment": now()}
     if (await connection.execute(_HELD, values)).first() is not None:
@@ -323,14 +334,17 @@ async def _renew(connection: AsyncConnection, until: datetime, *which: Any) -> N
 
 
 def _free(moment: Any, stale: Any) -> Any:
-    """Whether nobody holds the name of a row."""
+    """Return the condition that a row's name is free."""
     held_until = _CLAIMS.c.held_until
     return and_(_CLAIMS.c.claimed_at < stale, or_(held_until.is_(None), held_until < moment))
 
 
 def _holding(database: Database, *, only_own: bool = False) -> Any:
-    """One statement, so both databases settle a race themselves. ``only_own``: nothing comes
-    back, and nothing is changed, when somebody else holds the name."""
+    """Return the statement that claims a name or extends its hold.
+
+    It is a single statement, so that the database settles races. With ``only_own`` it changes and
+    returns nothing if another tenant holds the name.
+    """
     wanted = database.insert(_CLAIMS)
     wanted = wanted.values({name: bindparam(name) for name in _CLAIMS.c.keys()})
     new = wanted.excluded

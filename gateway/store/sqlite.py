@@ -1,9 +1,9 @@
-"""SQLite off the event loop, with one way to its thread and back for each statement.
+"""SQLite off the event loop, with one round trip to its thread for each statement.
 
-aiosqlite runs each of a statement's steps (a cursor, the statement, its rows, the cursor's end)
-in the connection's thread by itself, and SQLAlchemy asks for all of them: of the time that a
-request to the gateway took, most went into waking threads. Here a statement and its rows are
-one step, and a rollback of nothing is none.
+aiosqlite runs each step of a statement (opening a cursor, executing, fetching rows, closing) as a
+separate job in the connection's thread, and SQLAlchemy uses all of them. Most of the time of a
+request to the gateway went into waking threads. Here a statement and its rows are one job, and a
+rollback outside a transaction is none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway._private import dies_with_the_process, in_thread, opened
 
 
 async def connect(path: str, *, timeout_s: float) -> Connection:
-    """Open a database; ``timeout_s`` is how long to wait for another's lock."""
+    """Open a database; ``timeout_s`` limits the wait for another connection's lock."""
     connection = Connection(partial(sqlite3.connect, path, timeout=timeout_s), iter_chunk_size=64)
     dies_with_the_process(connection)  # as SQLAlchemy has it with those it opens
     await connection
@@ -28,19 +28,19 @@ async def connect(path: str, *, timeout_s: float) -> Connection:
 
 
 class Connection(aiosqlite.Connection):
-    # Each is counted by one thread only, the loop's and the connection's.
+    # Each is written by one thread only: _asked by the event loop's, _done by the connection's.
     _asked = _done = 0
 
     def cursor(self) -> Cursor:  # type: ignore[override]
         return Cursor(self)
 
     async def rollback(self) -> None:
-        # A step whose caller was cancelled may still be about to begin a transaction.
+        # A job whose caller was cancelled may still be about to begin a transaction.
         if self._asked != self._done or self.in_transaction:
             await super().rollback()
 
     async def at_once(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        """The result of ``work``, done in the connection's thread."""
+        """Run ``work`` as one job in the connection's thread, and return its result."""
 
         def step() -> Any:
             try:
@@ -53,7 +53,7 @@ class Connection(aiosqlite.Connection):
 
 
 class Cursor:
-    """What SQLAlchemy needs of an asynchronous cursor; the rows come with the statement."""
+    """The subset of an async cursor that SQLAlchemy uses; execute fetches all rows at once."""
 
     arraysize = 1
 
@@ -86,7 +86,7 @@ class Cursor:
         return rows
 
     async def close(self) -> None:
-        """The real cursor was closed in its thread."""
+        """Do nothing: the real cursor was closed in its thread."""
 
     async def _run(self, statement: Callable[[sqlite3.Cursor], Any]) -> Self:
         def step(connection: sqlite3.Connection) -> None:

@@ -1,8 +1,8 @@
-"""The tables, as SQLAlchemy sees them; their history is in gateway/store/migrations.
+"""The SQLAlchemy tables; their history is in gateway/store/migrations.
 
-Every row that belongs to somebody carries ``auth_id``; NULL is the unscoped
-operator's. Times are whole milliseconds since the epoch, so that SQLite and
-PostgreSQL keep, order and compare them alike.
+Every row with an owner carries its ``auth_id``; NULL stands for the unscoped
+operator. Times are whole milliseconds since the epoch, so that SQLite and
+PostgreSQL store, order and compare them alike.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAMING = {
 
 
 class Millis(TypeDecorator[datetime]):
-    """An aware datetime kept as integer milliseconds since the epoch."""
+    """An aware datetime stored as integer milliseconds since the epoch."""
 
     impl = BigInteger
     cache_ok = True
@@ -81,15 +81,15 @@ class CallRow(Base):
         Index("ix_calls_created_at", "created_at"),
         Index("ix_calls_phone_number_id_created_at", "phone_number_id", "created_at"),
         Index("ix_calls_agent_id_created_at", "agent_id", "created_at"),
-        # What a limit counts; few rows, however many calls there were.
+        # For limits on calls: it holds unfinished calls only, so it stays small.
         Index(
             "ix_calls_live_auth_id",
             "auth_id",
             sqlite_where=text("ended_at IS NULL"),
             postgresql_where=text("ended_at IS NULL"),
         ),
-        # What the reconciler looks at, and whose participant a webhook of LiveKit's is about: both
-        # often, and however many calls there were.
+        # For the reconciler (this index) and for LiveKit's webhooks about a participant (the next):
+        # both are frequent, and their cost must not grow with the history.
         Index(
             "ix_calls_live_created_at",
             "created_at",
@@ -97,9 +97,9 @@ class CallRow(Base):
             postgresql_where=text("ended_at IS NULL"),
         ),
         Index("ix_calls_participant_id", "participant_id"),
-        # Which of LiveKit's rooms had calls that are over: every minute, of all rooms.
+        # For the query, every minute, which of all LiveKit rooms had calls that have ended.
         Index("ix_calls_room_name_created_at", "room_name", "created_at"),
-        # One live call per identity in a room: LiveKit would silently kill the first.
+        # One live call per identity in a room: LiveKit would silently disconnect the first.
         Index(
             "uq_calls_live_identity",
             "room_name",
@@ -112,7 +112,7 @@ class CallRow(Base):
 
 
 class CallTrunkRow(Base):
-    """The trunk of an unfinished call that brought its own (gateway.store.call_trunks)."""
+    """The trunk of an unfinished call whose request specified one (gateway.store.call_trunks)."""
 
     __tablename__ = "call_trunks"
 
@@ -124,7 +124,7 @@ class CallTrunkRow(Base):
 class EventRow(Base):
     __tablename__ = "call_events"
 
-    # SQLite numbers rows only in a column of exactly type INTEGER.
+    # SQLite autoincrements only a column of exactly type INTEGER.
     seq: Mapped[int] = mapped_column(
         BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
     )
@@ -140,7 +140,7 @@ class EventRow(Base):
 
 
 class AgentRow(Base):
-    """An agent as it is now; what it was is in AgentVersionRow."""
+    """The current version of an agent; all versions are in AgentVersionRow."""
 
     __tablename__ = "agents"
 
@@ -155,7 +155,7 @@ class AgentRow(Base):
 
 
 class AgentVersionRow(Base):
-    """Never changed, never removed before its agent."""
+    """One version of an agent; never changed, and deleted only with its agent."""
 
     __tablename__ = "agent_versions"
 
@@ -169,7 +169,7 @@ class CredentialRow(Base):
     __tablename__ = "credentials"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    # "" stands for the unscoped operator, so that a name is unique for each.
+    # "" stands for the unscoped operator, so that the unique index covers the operator's names.
     owner: Mapped[str] = mapped_column(Text)
     name: Mapped[str] = mapped_column(String(128))
     provider: Mapped[str] = mapped_column(String(16))
@@ -189,7 +189,7 @@ class PhoneNumberRow(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     auth_id: Mapped[str | None] = mapped_column(Text)
     number: Mapped[str] = mapped_column(String(32))
-    """E.164. Any tenant may claim it; one of them has it."""
+    """E.164. Several tenants may claim a number, but only one can attach it."""
     country: Mapped[str] = mapped_column(String(2))
     provider: Mapped[str] = mapped_column(String(16))
     direction: Mapped[str] = mapped_column(String(16))
@@ -200,13 +200,13 @@ class PhoneNumberRow(Base):
     trunk_id: Mapped[str | None] = mapped_column(String(64))
     rule_id: Mapped[str | None] = mapped_column(String(64))
     provider_ref: Mapped[dict[str, Any]]
-    """What the provider calls it, and how the number was set up before us."""
+    """The provider's ids, and the number's previous configuration there."""
     created_at: Mapped[datetime]
 
     __table_args__ = (
         Index("ix_phone_numbers_auth_id_created_at", "auth_id", "created_at"),
         Index("ix_phone_numbers_agent_id", "agent_id"),
-        # One attachment a number: LiveKit gives an INVITE to one trunk.
+        # One attachment per number: LiveKit matches an INVITE to one trunk.
         Index(
             "uq_phone_numbers_number",
             "number",
@@ -219,17 +219,17 @@ class PhoneNumberRow(Base):
 
 
 class RoomClaimRow(Base):
-    """Whose the name of a room is; settles the race of first calls (gateway.store.room_names)."""
+    """The tenant that owns a room name; settles races of first calls (gateway.store.room_names)."""
 
     __tablename__ = "room_claims"
 
     room_name: Mapped[str] = mapped_column(Text, primary_key=True)
     auth_id: Mapped[str | None] = mapped_column(Text)
     claimed_at: Mapped[datetime]
-    # NULL in these: claimed by a gateway that knows of no holds.
+    # These are NULL if a gateway of a release without holds made the claim.
     held_until: Mapped[datetime | None] = mapped_column(index=True)
     label: Mapped[str | None] = mapped_column(String(64))
-    """What tokens show in place of the tenant."""
+    """Stands for the tenant in tokens."""
 
 
 class RoomTokenRow(Base):
@@ -253,7 +253,7 @@ class IdempotencyRow(Base):
     status: Mapped[int | None]
     body: Mapped[str | None] = mapped_column(Text)
     holder: Mapped[str | None] = mapped_column(String(64))
-    """Which run of the request has the key, for as long as it says so."""
+    """The run of the request that holds the key, while its lease lasts."""
     leased_until: Mapped[datetime | None]
     call_id: Mapped[str | None] = mapped_column(String(64))
 
@@ -270,7 +270,7 @@ class WorkerRow(Base):
 
 
 class ProbeRow(Base):
-    """One row, which is written to see whether anything can be."""
+    """One row, written to check that the database takes writes."""
 
     __tablename__ = "probes"
 
@@ -279,12 +279,12 @@ class ProbeRow(Base):
 
 
 class WebhookRow(Base):
-    """Where a tenant's events go, or one agent's."""
+    """The webhook endpoint of a tenant's project, or of one agent."""
 
     __tablename__ = "webhook_endpoints"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    # "" stands for the unscoped operator, and for the project: a key cannot be NULL.
+    # "" stands for the unscoped operator, and in agent_id for the project: a key cannot be NULL.
     owner: Mapped[str] = mapped_column(Text)
     agent_id: Mapped[str] = mapped_column(String(64))
     url: Mapped[str] = mapped_column(Text)
@@ -303,11 +303,11 @@ _PENDING = text("status = 'pending'")
 
 
 class DeliveryRow(Base):
-    """One event to one endpoint: the transactional outbox, and its history."""
+    """The delivery of one event to one endpoint: the transactional outbox, and its history."""
 
     __tablename__ = "deliveries"
 
-    # The order in which they came about, and within a lane the order of sending.
+    # The order of creation, and within a lane the order of sending.
     seq: Mapped[int] = mapped_column(
         BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
     )
@@ -317,7 +317,7 @@ class DeliveryRow(Base):
     agent_id: Mapped[str] = mapped_column(String(64))
     """The call's agent; "" for none."""
     lane: Mapped[str] = mapped_column(String(64))
-    """A call's id: of one lane, one at a time is sent, in order."""
+    """A call's id. The deliveries of a lane are sent in order, one at a time."""
     event: Mapped[str] = mapped_column(String(64))
     body: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime]
@@ -328,7 +328,7 @@ class DeliveryRow(Base):
     max_attempts: Mapped[int]
     next_attempt_at: Mapped[datetime | None]
     lease: Mapped[str | None] = mapped_column(String(64))
-    """The process that is sending it now, for as long as it says so."""
+    """The process that sends it now, while its lease lasts."""
     leased_until: Mapped[datetime | None]
     last_attempt_at: Mapped[datetime | None]
     http_status: Mapped[int | None]
@@ -338,7 +338,7 @@ class DeliveryRow(Base):
     __table_args__ = (
         Index("ix_deliveries_owner_seq", "owner", "seq"),
         Index("ix_deliveries_created_at", "created_at"),
-        # What is still to be sent; few rows, however long the history.
+        # For sending: these hold pending deliveries only, so they stay small.
         Index(
             "ix_deliveries_pending_next_attempt_at",
             "next_attempt_at",

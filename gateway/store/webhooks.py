@@ -14,23 +14,23 @@ from gateway.store.database import Database, whole
 from gateway.store.tables import CallRow, WebhookRow
 
 PROJECT = ""
-"""Stands for an agent's id in the endpoint of a whole project."""
+"""Replaces the agent's id in the endpoint of a whole project."""
 
-# Built once, for every move of a call asks it.
+# Built once: it runs at every change of a call's status.
 _EFFECTIVE = (
     select(WebhookRow.__table__)
     .where(
         WebhookRow.owner == bindparam("owner"),
         WebhookRow.agent_id.in_(bindparam("agent_ids", expanding=True)),
     )
-    # The project's id is the empty string: an agent's comes first.
+    # The project's id is the empty string, so an agent's endpoint sorts first.
     .order_by(WebhookRow.agent_id.desc())
     .limit(1)
 )
 
 
 class WebhookEndpoint(Model):
-    """``owner`` is a tenant's auth_id, "" for the unscoped operator."""
+    """A webhook endpoint; ``owner`` is the tenant's auth_id, "" for the unscoped operator."""
 
     id: str
     owner: str
@@ -53,7 +53,7 @@ class WebhookStore:
     async def put(
         self, owner: str, agent_id: str, *, url: str, context_limit: int, timeout_s: int
     ) -> WebhookEndpoint:
-        """Make the endpoint, or change it; with a new secret in either case."""
+        """Create or replace the endpoint, in either case with a new secret."""
         secret = new_secret()
         changed = {
             "url": url,
@@ -73,7 +73,7 @@ class WebhookStore:
 
     @whole
     async def get(self, owner: str, agent_id: str) -> WebhookEndpoint | None:
-        """The one set for just this agent, or for the project."""
+        """Return the endpoint set for exactly this agent, or for the project."""
         query = select(WebhookRow.__table__).where(
             WebhookRow.owner == owner, WebhookRow.agent_id == agent_id
         )
@@ -83,20 +83,20 @@ class WebhookStore:
 
     @whole
     async def effective(self, owner: str, agent_id: str | None) -> WebhookEndpoint | None:
-        """Where the agent's events go: its own endpoint, else the project's."""
+        """Return the endpoint for the agent's events: its own, else the project's."""
         async with self._database.read() as connection:
             row = await effective_row(connection, owner, agent_id)
         return None if row is None else self._endpoint(row)
 
     @whole
     async def has(self, owner: str, agent_id: str) -> bool:
-        """Whether ``effective`` would find one."""
+        """Return True if ``effective`` would find an endpoint."""
         async with self._database.read() as connection:
             return await effective_row(connection, owner, agent_id) is not None
 
     @whole
     async def of_call(self, call_id: str) -> WebhookEndpoint | None:
-        """Where what is said on the call goes."""
+        """Return the endpoint that answers the call's turns."""
         call = select(CallRow.auth_id, CallRow.agent_id).where(CallRow.id == call_id)
         async with self._database.read() as connection:
             found = (await connection.execute(call)).one_or_none()
@@ -107,7 +107,7 @@ class WebhookStore:
 
     @whole
     async def by_ids(self, ids: set[str]) -> dict[str, WebhookEndpoint | None]:
-        """Those there are; None for one whose secret cannot be read."""
+        """Return the endpoints that exist, by id; None for one whose secret cannot be read."""
         query = select(WebhookRow.__table__).where(WebhookRow.id.in_(ids))
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
@@ -115,7 +115,7 @@ class WebhookStore:
 
     @whole
     async def delete(self, owner: str, agent_id: str) -> bool:
-        """What was still to be delivered there fails. False: there was none."""
+        """Delete the endpoint; its pending deliveries will fail. False: not found."""
         statement = (
             delete(WebhookRow)
             .where(WebhookRow.owner == owner, WebhookRow.agent_id == agent_id)
@@ -126,7 +126,10 @@ class WebhookStore:
 
     @whole
     async def reseal(self) -> int:
-        """Encrypt all secrets with the first key; how many. Raises Unreadable: none is changed."""
+        """Encrypt all secrets with the first key, and return their number.
+
+        Raises Unreadable, and then nothing is changed.
+        """
         async with self._database.write() as connection:
             rows = (await connection.execute(select(WebhookRow.id, WebhookRow.sealed))).all()
             for row in rows:
@@ -149,6 +152,6 @@ class WebhookStore:
 
 
 async def effective_row(connection: AsyncConnection, owner: str, agent_id: str | None) -> Any:
-    """The endpoint's row (see ``WebhookStore.effective``) in the caller's transaction."""
+    """Return the row that ``WebhookStore.effective`` finds, in the caller's transaction."""
     values = {"owner": owner, "agent_ids": [agent_id or PROJECT, PROJECT]}
     return (await connection.execute(_EFFECTIVE, values)).mappings().one_or_none()

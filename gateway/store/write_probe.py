@@ -1,4 +1,4 @@
-"""Whether the database takes writes."""
+"""A probe for whether the database takes writes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from core.errors import AppError
 from gateway.store.database import Database
 
 _CHECK_DEADLINE_S = 2.0
-# Of all who ask within it, the first one's write counts: probes must not load the database.
+# All requests within this time share one write, so that probes do not load the database.
 _PROBE_EVERY_S = 2.0
 
 
 class WriteProbe:
-    """Whether the database takes writes, found out by writing."""
+    """Checks by writing whether the database takes writes."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
@@ -24,7 +24,7 @@ class WriteProbe:
         self._begun = 0.0
 
     async def ok(self) -> bool:
-        """False, too, when a write is not done in time."""
+        """Return True if a write succeeded within the deadline."""
         trying, moment = self._trying, self._clock()
         if trying is None or (trying.done() and moment - self._begun >= _PROBE_EVERY_S):
             trying = self._trying = asyncio.create_task(self._try(), name="write probe")

@@ -1,8 +1,8 @@
-"""What a webhook's body holds: the product's envelope, with the call as ``/v1`` shows it.
+"""The body of a webhook: the product's envelope, with the call as ``/v1`` shows it.
 
-Under ``data`` are all fields of ``GET /v1/calls/{id}`` but ``latency``, and besides them the names
-that the product's events use: ``callId``, ``numberId``, ``from``, ``to``. ``transcripts`` is what
-was said until then.
+``data`` has all fields of ``GET /v1/calls/{id}`` except ``latency``, and also the names that the
+product's events use: ``callId``, ``numberId``, ``from``, ``to``. ``transcripts`` holds the turns up
+to the event.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from gateway.store.call_record import Call
 
 
 def render(event: str, at: datetime, call: Call, turns: Sequence[Turn], context_limit: int) -> str:
-    """The body of an event of ``call`` (gateway.store.outbox.Render), as it is signed and sent."""
+    """Return the body of an event of ``call``, as it is signed and sent.
+
+    Implements gateway.store.outbox.Render.
+    """
     shown = CallView.of(call, turns[-1] if turns else None).wire()
     data = shown | {
         "callId": call.id,
@@ -31,5 +34,5 @@ def render(event: str, at: datetime, call: Call, turns: Sequence[Turn], context_
 
 
 def render_test(at: datetime, agent_id: str | None, data: dict[str, Any]) -> str:
-    """An ``agent.message`` that nobody said, marked ``"test": true``."""
+    """Return the body of a made-up ``agent.message``, marked ``"test": true``."""
     return envelope("agent.message", at, agent_id, data, [], test=True)

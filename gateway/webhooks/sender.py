@@ -1,7 +1,7 @@
-"""Sends what the outbox holds: as many at a time as endpoints deserve, each call's in order.
+"""Sends the deliveries in the outbox: several at a time per endpoint, in order for each call.
 
-An endpoint that does not answer costs a slot for as long as its time-out is. So one whose last
-attempt failed gets one slot until an attempt succeeds; the others go on beside it.
+An endpoint that does not answer occupies a slot until its timeout. So an endpoint whose last
+attempt failed gets one slot until an attempt succeeds; other endpoints are not affected.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 SLOTS = 256
 SLOTS_PER_ENDPOINT = 8
-# Another gateway may have added something, or an attempt has become due.
+# Another gateway may have enqueued a delivery, or a retry may have become due.
 POLL_S = 1.0
 SWEEP_S = 3600.0
-# A request in flight when the gateway stops: longer than most take, and not for the slowest.
+# Time for requests in flight when the gateway stops: enough for most, but not for the slowest.
 DRAIN_S = 5.0
 
 _RETRY_FIRST_S, _RETRY_FACTOR = 5.0, 4.0
@@ -43,16 +43,16 @@ _USER_AGENT = "Switchroom-Webhooks/1"
 
 
 def backoff(attempts: int) -> timedelta:
-    """After 5 s, 20 s, 80 s, 5 min and 21 min, each up to a fifth more or less.
+    """Return the delay before a retry: 5 s, 20 s, 80 s, 5 min, 21 min, each ±20 %.
 
-    The spread keeps the deliveries of an endpoint that was away from coming back all at once.
+    The jitter spreads the retries for an endpoint that was down.
     """
     seconds = _RETRY_FIRST_S * _RETRY_FACTOR ** (attempts - 1)
     return timedelta(seconds=seconds * random.uniform(0.8, 1.2))
 
 
 class Sender:
-    """``run`` until cancelled, then ``aclose``. Several gateways may each have one."""
+    """Sends deliveries while ``run`` runs; call ``aclose`` afterwards. Each gateway has one."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Sender:
         *,
         retry_in: Callable[[int], timedelta] = backoff,
     ) -> None:
-        """``session``: a guarded one (core.url_guard)."""
+        """``session`` must be a guarded one (core.url_guard)."""
         self._outbox = outbox
         self._endpoints = endpoints
         self._session = session
@@ -74,7 +74,7 @@ class Sender:
         self._ailing: set[str] = set()
 
     async def run(self) -> None:
-        """Until cancelled. A failing round is logged, and the next one tried."""
+        """Send until cancelled. A round that fails is logged, and the next one is tried."""
         bell = self._outbox.bell
         async with asyncio.TaskGroup() as group:
             group.create_task(_repeat(self._send_due, POLL_S, bell), name="webhooks")
@@ -82,7 +82,7 @@ class Sender:
             group.create_task(_repeat(self._outbox.sweep, SWEEP_S), name="old deliveries")
 
     async def aclose(self, grace_s: float = DRAIN_S) -> None:
-        """Let what is in flight arrive; the rest is free for the next process at once."""
+        """Let requests in flight finish, then release the lease for other processes at once."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=grace_s)
         for task in self._tasks:
@@ -90,11 +90,11 @@ class Sender:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             await self._outbox.release(self.lease)
-        except AppError as error:  # then it is free when the lease has run out
+        except AppError as error:  # the deliveries are free when the lease expires
             log.warning("webhooks not released", extra={"problem": error.code})
 
     async def send_now(self, delivery: Delivery, endpoint: WebhookEndpoint) -> Delivery | None:
-        """Attempt one that was added as leased by us. None: somebody else has it by now."""
+        """Attempt a delivery that was enqueued under this lease. None: the lease was lost."""
         self._in_flight.add(delivery.seq)
         try:
             outcome = await self._attempt(delivery, endpoint)
@@ -147,14 +147,14 @@ class Sender:
             else:
                 self._ailing.add(endpoint_id)
             await self._finish(delivery, outcome)
-        except Exception:  # left to its lease; one delivery must not stop the others
+        except Exception:  # one delivery must not stop the others; its lease will expire
             log.exception("webhook delivery failed", extra={"delivery_id": delivery.id})
         finally:
             self._in_flight.discard(delivery.seq)
             self._busy[endpoint_id] -= 1
             if not self._busy[endpoint_id]:
                 del self._busy[endpoint_id]
-            self._outbox.bell.set()  # the next of its lane is due, or a slot is free
+            self._outbox.bell.set()  # the next delivery of the lane is due, or a slot is free
 
     async def _finish(self, delivery: Delivery, outcome: Outcome) -> None:
         retry_in = self._retry_in(delivery.attempts + 1)
@@ -201,7 +201,7 @@ class Sender:
 async def _repeat(
     work: Callable[[], Awaitable[None]], every_s: float, bell: asyncio.Event | None = None
 ) -> None:
-    """``work`` again and again: when the time is up, or sooner when the bell rings."""
+    """Run ``work`` every ``every_s`` seconds, or sooner when ``bell`` is set."""
     bell = bell or asyncio.Event()
     while True:
         bell.clear()
@@ -217,5 +217,5 @@ async def _repeat(
 
 
 def _shown(answer: bytes) -> str | None:
-    # PostgreSQL keeps no NUL.
+    # PostgreSQL cannot store NUL.
     return answer[:_SHOWN_BYTES].decode(errors="replace").replace("\0", "\ufffd") or None

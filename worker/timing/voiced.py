@@ -1,7 +1,7 @@
-"""Where audio begins and ends to be voice: one rule, at the phone and in the worker.
+"""The one rule, for phone and worker, that decides which frames of audio are voice.
 
 A frame of 20 ms is voice when the RMS of its samples is at least -45 dBFS, where 0 dBFS is a
-constant signal of 32768. Telephone speech lies around -20, a G.711 line's idle noise below -60.
+constant signal of 32768. Telephone speech lies around -20, idle noise of a G.711 line below -60.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LEAST_POWER: Final = (32768 * 10 ** (VOICE_DBFS / 20)) ** 2
 
 
 def is_voiced(pcm: Pcm) -> bool:
-    """Whether these samples, one frame's, are voice; none are not."""
+    """Return True if the samples of one frame are voice; an empty frame is not."""
     samples = pcm.astype(np.float32)
     return bool(np.dot(samples, samples) >= _LEAST_POWER * max(1, len(samples)))
 
@@ -27,7 +27,7 @@ def is_voiced(pcm: Pcm) -> bool:
 class FirstVoice:
     """Finds the first voiced frame of a stream that comes in pieces of any length.
 
-    ``position`` is where it begins, in seconds from the stream's start; None until it has come.
+    ``position`` is its start in seconds from the start of the stream; None until it is found.
     """
 
     def __init__(self, sample_rate: int) -> None:
@@ -38,7 +38,7 @@ class FirstVoice:
         self._rest = np.empty(0, np.int16)
 
     def feed(self, pcm: Pcm) -> None:
-        """Look at what follows. Costs nothing once the voice was found."""
+        """Examine the next piece of the stream. Costs nothing once voice has been found."""
         if self.position is not None:
             return
         pcm = np.concatenate((self._rest, pcm)) if len(self._rest) else pcm

@@ -1,4 +1,4 @@
-"""Alembic's home. ``upgrade(connection)`` brings a database to the newest schema."""
+"""Alembic's migrations. ``upgrade(connection)`` brings a database to the newest schema."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sqlalchemy import Connection, text
 
 
 def upgrade(connection: Connection) -> None:
-    """Run what is missing, in the caller's transaction. Safe against a second gateway's start."""
+    """Run missing migrations in the caller's transaction. Safe if two gateways start at once."""
     if connection.dialect.name == "postgresql":
-        # Any constant does, as long as it is ours: it serialises concurrent upgrades.
+        # An arbitrary constant, used for nothing else: it serialises concurrent upgrades.
         connection.execute(text("SELECT pg_advisory_xact_lock(7219065451)"))
     command.upgrade(config(connection), "head")
 
 
 def config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration without an ini file."""
+    """Return Alembic's configuration, which needs no ini file."""
     alembic = Config()
     alembic.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     alembic.attributes["connection"] = connection

@@ -27,6 +27,7 @@ ASKS = {"check", "_admit"}
 WAYS = {
     "sip/dial.py:Dial._run": "",  # begun by Dial(…) alone
     "sip/refer.py:refer": "",
+    "worker/handover/transfer.py:Transfers._refer": "",  # asks the line, and that the gateway
     "gateway/api/sip_transfer.py:create": "gateway/api/sip_transfer.py:create",
     "gateway/calls/transfers.py:Transfers._refer": "gateway/calls/transfers.py:Transfers._refer",
     "gateway/calls/transfers.py:Transfers._dial": "gateway/calls/transfers.py:Transfers._dial",

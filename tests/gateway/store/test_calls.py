@@ -157,7 +157,6 @@ class StoreContract:
         assert [event.type for event in await store.events(new.id, after=after)] == [
             "call.answered"
         ]
-        assert await store.find_call_of_participant("PA_1") == new.id
         assert await store.find_live_call(new.room_name, "caller") == new.id
 
     async def test_events_of_an_unknown_call_are_refused(self, store: Store) -> None:
@@ -287,7 +286,6 @@ async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
     await store.events(call.id, types=["turn"])
     await store.load("acme")
     await store.find_live_call(call.room_name, "caller")
-    await store.find_call_of_participant("PA_1")
     await store.unfinished_calls(created_before=now())
     await store.rooms_of_ended([call.room_name, "b"], created_after=now(), ended_before=now())
     await database.close()

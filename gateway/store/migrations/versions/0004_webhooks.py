@@ -1,4 +1,4 @@
-"""Webhook endpoints, and the outbox of what is to be delivered to them."""
+"""Webhook endpoints, and the outbox of deliveries to them."""
 
 import sqlalchemy as sa
 from alembic import op

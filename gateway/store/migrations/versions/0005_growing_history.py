@@ -1,4 +1,4 @@
-"""Indexes for what is asked often, so that a long history of calls does not slow it down."""
+"""Indexes for frequent queries, whose cost must not grow with the history of calls."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""How long a room's name is held for its tenant, and which identities there are tokens for."""
+"""Holds on room names for their tenants, and the identities with valid tokens."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    # Nullable: a gateway of before may still write claims while the others are replaced.
+    # Nullable: during a rolling update, gateways of the release before still write claims.
     op.add_column("room_claims", sa.Column("held_until", sa.BigInteger))
     op.add_column("room_claims", sa.Column("label", sa.String(64)))
     op.create_index("ix_room_claims_held_until", "room_claims", ["held_until"])

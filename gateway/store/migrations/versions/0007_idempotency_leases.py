@@ -1,4 +1,4 @@
-"""Leases of idempotency keys, and the call that a key's request made; a row to probe writing."""
+"""Leases of idempotency keys, the call of a key's request, and a row for the write probe."""
 
 import sqlalchemy as sa
 from alembic import op

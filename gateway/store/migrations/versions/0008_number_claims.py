@@ -1,4 +1,4 @@
-"""Claims of several tenants on one number, and the phones of transfers' humans, to be counted."""
+"""Claims of several tenants on one number, and the number of legs of transfers' humans."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ def upgrade() -> None:
     op.add_column(
         "calls", sa.Column("human_legs", sa.Integer(), nullable=False, server_default="0")
     )
-    # SQLite drops a constraint only by making the table anew.
+    # SQLite can drop a constraint only by recreating the table.
     with op.batch_alter_table("phone_numbers") as table:
         table.drop_constraint("uq_phone_numbers_number", type_="unique")
     attached = sa.text("status <> 'pending'")

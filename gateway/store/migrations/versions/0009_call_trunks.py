@@ -1,4 +1,4 @@
-"""The trunks of calls that brought their own, for as long as the calls last."""
+"""The trunks that calls' requests specified, stored until the calls end."""
 
 import sqlalchemy as sa
 from alembic import op

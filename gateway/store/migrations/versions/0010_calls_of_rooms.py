@@ -1,4 +1,4 @@
-"""An index for the calls of a room, so that all rooms can be asked after every minute."""
+"""An index for the calls of a room, for the query about all rooms every minute."""
 
 from alembic import op
 
