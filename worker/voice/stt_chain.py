@@ -24,6 +24,7 @@ from livekit.agents import (
     utils,
 )
 
+from core.first_of import first_of
 from worker.voice.fallback import ATTEMPT_S, STT_OPTIONS, Named, Post, describe, switched
 
 UNDERSTOOD_WITHIN_S = 3.0
@@ -258,11 +259,7 @@ class _SttStream(stt.RecognizeStream):
         reading = asyncio.create_task(self._read(listener), name="stt")
         try:
             while not reading.done():
-                stalled = asyncio.create_task(chain.stalled.wait(), name="stt stalled")
-                try:
-                    await asyncio.wait({reading, stalled}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    await utils.aio.cancel_and_wait(stalled)
+                await first_of(reading, chain.stalled.wait())
                 if not reading.done():
                     if chain.pass_over():
                         return False
