@@ -6,13 +6,11 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
-import pytest_asyncio
 from livekit import rtc
 from livekit.agents import (
     APIConnectOptions,
@@ -27,7 +25,6 @@ from core.audio import Pcm
 from dev.providers import Cartesia, Fault, Providers
 from dev.providers.g711 import ulaw_decode
 from dev.speech import AGENT_VOICE, Recognizer, normalize, synthesize
-from tests.support import provider_rig as rig
 from tests.support.provider_rig import (
     KEYS,
     ONCE,
@@ -35,24 +32,6 @@ from tests.support.provider_rig import (
 )
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
-
-
-@pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def server() -> AsyncIterator[Providers]:
-    async with rig.serve() as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def providers(server: Providers) -> Providers:
-    await server.set_control(rig.fresh())
-    return server
-
-
-@pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 def voice(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
 
 import aiohttp
 import numpy as np
 import pytest
-import pytest_asyncio
 from livekit import rtc
 from livekit.agents import (
     APIConnectOptions,
@@ -22,7 +20,6 @@ from core.audio import Pcm
 from dev.providers import Fault, Providers
 from dev.providers.g711 import ulaw_encode
 from dev.speech import CALLER_VOICE, normalize, synthesize
-from tests.support import provider_rig as rig
 from tests.support.provider_rig import (
     KEYS,
     ONCE,
@@ -34,24 +31,6 @@ from tests.support.provider_rig import (
 )
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
-
-
-@pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def server() -> AsyncIterator[Providers]:
-    async with rig.serve() as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def providers(server: Providers) -> Providers:
-    await server.set_control(rig.fresh())
-    return server
-
-
-@pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def transcribe(

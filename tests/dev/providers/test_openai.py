@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-import pytest_asyncio
 from livekit.agents import (
     APIConnectionError,
     APIConnectOptions,
@@ -18,7 +16,6 @@ from livekit.agents import (
 )
 
 from dev.providers import Fault, Providers
-from tests.support import provider_rig as rig
 from tests.support.provider_rig import (
     KEYS,
     ONCE,
@@ -32,24 +29,6 @@ from tests.support.provider_rig import (
 )
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
-
-
-@pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def server() -> AsyncIterator[Providers]:
-    async with rig.serve() as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def providers(server: Providers) -> Providers:
-    await server.set_control(rig.fresh())
-    return server
-
-
-@pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def test_the_plugin_streams_the_scripted_reply_with_its_usage(providers: Providers) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-import pytest_asyncio
 from livekit.agents import (
     APIStatusError,
 )
 
 from dev.providers import Providers
-from tests.support import provider_rig as rig
 from tests.support.provider_rig import (
     KEYS,
     PHRASES,
@@ -30,24 +27,6 @@ from tests.support.provider_rig import (
 )
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
-
-
-@pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def server() -> AsyncIterator[Providers]:
-    async with rig.serve() as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def providers(server: Providers) -> Providers:
-    await server.set_control(rig.fresh())
-    return server
-
-
-@pytest_asyncio.fixture(loop_scope="session", scope="module")
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 async def test_the_control_document_is_read_replaced_and_patched(
