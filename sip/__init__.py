@@ -1,1 +1,1 @@
-"""Everything that speaks of SIP: dialling, trunks, dispatch, legs, the embedded bridge."""
+"""Everything about SIP: dialling, trunks, dispatch, legs, the embedded bridge."""

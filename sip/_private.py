@@ -1,7 +1,7 @@
 """The private parts of libraries that sip uses, each with a test in tests/sip/test_private.py.
 
-The SDK's (livekit 1.1.21) make calls cheaper: should another one be built otherwise, they do
-nothing, and say so by their result.
+Those of the SDK (livekit 1.1.21) make calls cheaper. If another version is built differently,
+these functions do nothing and report that in their result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BUILT_OTHERWISE = (ImportError, AttributeError, TypeError, ValueError)
 
 
 def narrow(subscriber: rtc.Room | rtc.AudioStream, also: Filter) -> bool:
-    """Wake the subscriber only for native events that ``also`` is true for; False: not possible."""
+    """Wake the subscriber only for native events that pass ``also``; False if not possible."""
     try:
         from livekit.rtc._ffi_client import FfiClient
 
@@ -43,15 +43,15 @@ def _both(wanted: Filter | None, also: Filter) -> Filter:
 
 
 def stream_handle(stream: rtc.AudioStream) -> int | None:
-    """The stream's number in native events; None: not to be had."""
+    """Return the stream's number in native events; None if it cannot be read."""
     handle: int | None = getattr(getattr(stream, "_ffi_handle", None), "handle", None)
     return handle
 
 
 def capture(source: rtc.AudioSource, frame: rtc.AudioFrame) -> bool:
-    """Hand a frame on, without waiting for the confirmation; False: not possible.
+    """Pass a frame to the SDK without waiting for confirmation; False if not possible.
 
-    The SDK copies the samples while it takes the request.
+    The SDK copies the samples before the request returns.
     """
     try:
         from livekit.rtc._ffi_client import FfiClient
@@ -59,7 +59,7 @@ def capture(source: rtc.AudioSource, frame: rtc.AudioFrame) -> bool:
 
         handle: Any = source._ffi_handle
         if handle.disposed:
-            return True  # nobody listens any more
+            return True  # the source is closed
         request = FfiRequest()
         request.capture_audio_frame.source_handle = handle.handle
         request.capture_audio_frame.buffer.CopyFrom(frame._proto_info())
@@ -71,7 +71,7 @@ def capture(source: rtc.AudioSource, frame: rtc.AudioFrame) -> bool:
 
 
 async def perform_rpc(livekit: LiveKitAPI, request: PerformRpcRequest) -> PerformRpcResponse:
-    """RoomService's PerformRpc, which livekit-api (1.2) has no method for.
+    """Call RoomService's PerformRpc, which livekit-api (1.2) has no method for.
 
     Raises ServerError, aiohttp.ClientError.
     """
@@ -84,5 +84,5 @@ async def perform_rpc(livekit: LiveKitAPI, request: PerformRpcRequest) -> Perfor
 
 
 def hear(call: baresip.Call, event: baresip.StackEvent) -> None:
-    """Give a call an event of the stack that it has missed."""
+    """Deliver to a call a stack event that it missed."""
     call._on_stack_event(event)

@@ -1,8 +1,8 @@
-"""What may be dialled, through which host, and with what on the wire.
+"""Checks for everything that a client puts into a call: numbers, hosts, headers, DTMF.
 
-LiveKit passes some of these on unchecked (a CR LF in the caller's number reaches
-the wire, ``sip:+1510;x=y`` is dialled), so everything is checked here, before
-any of it leaves. A refusal never repeats the refused value.
+LiveKit passes some of it on unchecked (a CR LF in the caller's number reaches the wire,
+``sip:+1510;x=y`` is dialled), so all of it is checked here before it is sent. An error
+message never repeats the refused value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PHONE = re.compile(rf"\+?[0-9]{{1,{MAX_PHONE_DIGITS}}}")
 # RFC 1123 §2.1, and the underscore that container networks put into host names.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _PORT = re.compile(r"[0-9]{1,5}")
-# RFC 3261 §25.1 allows more; servers make a number of "1900-names", "+1900~" and "%31900".
+# RFC 3261 §25.1 allows more, but servers read "1900-names", "+1900~" and "%31900" as numbers.
 _SIP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 _HEADER_NAME = re.compile(r"[Xx]-[A-Za-z0-9!#$%&'*+.^_`|~-]{1,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -40,13 +40,13 @@ class Address:
     port: int | None = None
 
     def __str__(self) -> str:
-        """As LiveKit's ``hostname`` takes it: ``host``, ``host:port``, ``[v6]:port``."""
+        """Return LiveKit's ``hostname`` form: ``host``, ``host:port``, ``[v6]:port``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port is None else f"{host}:{self.port}"
 
 
 def normalize_phone(value: str, parameter: str = "to_phone_number") -> str:
-    """The number without surrounding white space: an optional ``+``, then 1 to 20 ASCII digits.
+    """Strip white space and require an optional ``+``, then 1 to 20 ASCII digits.
 
     Raises BadRequest ``INVALID_PHONE_NUMBER``.
     """
@@ -63,7 +63,7 @@ def normalize_phone(value: str, parameter: str = "to_phone_number") -> str:
 
 
 def parse_outbound_address(value: str, parameter: str = "sip.outbound_address") -> Address:
-    """``hostname``, IPv4 or ``[IPv6]``, each with an optional port 1..65535.
+    """Parse ``hostname``, IPv4 or ``[IPv6]``, each with an optional port 1..65535.
 
     Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``.
     """
@@ -75,11 +75,11 @@ def parse_outbound_address(value: str, parameter: str = "sip.outbound_address") 
 
 
 def parse_transfer_target(value: str, parameter: str = "transfer_to") -> str:
-    """A phone number, ``tel:number`` or ``sip[s]:user@host[:port]``, as the URI of a REFER.
+    """Return the Refer-To URI for a phone number, ``tel:number`` or ``sip[s]:user@host[:port]``.
 
-    A user is a phone number too, or a plain name, which begins with a letter.
-    URI parameters and headers are refused: they reach the wire, and a ``?Replaces=…``
-    is more than a transfer. Raises BadRequest ``INVALID_TRANSFER_TARGET``.
+    The user is a phone number or a plain name that begins with a letter. URI parameters and
+    headers are refused: they would reach the wire, and ``?Replaces=…`` does more than a
+    transfer. Raises BadRequest ``INVALID_TRANSFER_TARGET``.
     """
     target = value.strip()
     scheme, colon, rest = target.partition(":")
@@ -99,9 +99,9 @@ def parse_transfer_target(value: str, parameter: str = "transfer_to") -> str:
 
 
 def called_number(uri: str) -> str:
-    """The phone number that a ``tel:`` or ``sip:`` URI calls; empty: a plain name, no number.
+    """Return the phone number that a ``tel:`` or ``sip:`` URI calls; empty for a plain name.
 
-    Of a user that is neither, the digits, which a server may make a number of.
+    If the user is neither a number nor a name, return its digits: a server may dial them.
     """
     _, _, rest = uri.partition(":")
     user, at, _ = rest.partition("@")
@@ -112,16 +112,16 @@ def called_number(uri: str) -> str:
 
 
 def called_host(uri: str) -> str | None:
-    """The ``host[:port]`` of a ``sip:`` or ``sips:`` URI of ours; None: it has none (``tel:``)."""
+    """Return the ``host[:port]`` of a URI from ``parse_transfer_target``; None for ``tel:``."""
     _, at, host = uri.partition("@")
     return host if at else None
 
 
 def check_headers(headers: Mapping[str, str], parameter: str = "headers") -> dict[str, str]:
-    """SIP headers to send along: ``X-`` names only, values without control characters.
+    """Check extra SIP headers: ``X-`` names only, values without control characters.
 
-    At most 32 of them, 1024 bytes a value and 4096 bytes in all, which leaves an INVITE
-    deliverable. Raises BadRequest ``INVALID_REQUEST``.
+    At most 32 headers, 1024 bytes for a value and 4096 bytes in all, so that the INVITE can
+    still be delivered. Raises BadRequest ``INVALID_REQUEST``.
     """
     if len(headers) > MAX_HEADERS:
         raise _refused(parameter, f"Invalid {parameter}: more than {MAX_HEADERS} headers")
@@ -148,7 +148,7 @@ def check_headers(headers: Mapping[str, str], parameter: str = "headers") -> dic
 
 
 def check_dtmf(digits: str, parameter: str = "dtmf") -> str:
-    """1 to 64 of ``0-9 * # A-D``, and ``w`` for half a second's pause.
+    """Require 1 to 64 of ``0-9 * # A-D`` and ``w``, a pause of half a second.
 
     Raises BadRequest ``INVALID_REQUEST``.
     """
@@ -180,7 +180,7 @@ def _with_port(host: str, port: str | None) -> Address | None:
 
 def _is_ipv6(text: str) -> bool:
     try:
-        # A zone (fe80::1%eth0) means something on one machine only.
+        # A zone (fe80::1%eth0) is meaningful on one machine only.
         return "%" not in text and ipaddress.IPv6Address(text) is not None
     except ValueError:
         return False
@@ -204,7 +204,7 @@ def _is_hostname(text: str) -> bool:
 
 
 def _refused(field: str, message: str, code: str | None = None) -> BadRequest:
-    """A code of its own says which field; INVALID_REQUEST names it in the details."""
+    """Return the error: a specific code implies the field; INVALID_REQUEST names it in details."""
     if code is not None:
         return BadRequest(message, code=code)
     return BadRequest(message, details=[Detail(field, message, "value_error")])

@@ -1,4 +1,4 @@
-"""Tells the room what a call's audio waits for between the phone's packets and LiveKit."""
+"""Reports to the room how long a call's audio takes between the phone's packets and LiveKit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.media_delay import ATTRIBUTE, FIRST_POLL_S, POLL_S, RoomDelay
 log = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S: Final = 2.0
-# Everybody in the room is told of a change, so small ones are kept back.
+# Every change is sent to everyone in the room, so smaller ones are not reported.
 STEP_MS: Final = 10
 
 
@@ -23,10 +23,10 @@ async def tell_delay(
     beyond_ms: Callable[[], float],
     set_attributes: Callable[[Mapping[str, str]], None],
 ) -> None:
-    """Until cancelled: the participant's ``switchroom.mediaDelayMs``, both directions together.
+    """Set the participant's ``switchroom.mediaDelayMs``, both directions together, until cancelled.
 
-    It is the jitter buffer for the room's audio, the round trip to LiveKit, and ``beyond_ms``: the
-    standing backlog towards the phone, and the round trip to it, as far as that is known.
+    It is the sum of the jitter buffer for the room's audio, the round trip to LiveKit, and
+    ``beyond_ms``: the standing backlog towards the phone and, if known, the round trip to it.
     """
     delay = RoomDelay()
     told: int | None = None

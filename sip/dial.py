@@ -1,9 +1,9 @@
 """Dialling: one request to LiveKit's SIP API, one verdict.
 
-The API is asked to wait for the answer, because only then does it tell the SIP
-status of a refusal; meanwhile the participant is looked up, so that the caller of
-this module learns its ids as soon as it is in the room (after 9 to 11 ms,
-sooner than the request that does not wait). A dial is never sent twice.
+The request waits for the answer, because only then does the API return the SIP status of a
+refusal. Meanwhile this module looks the participant up, so that its ids are known as soon
+as it is in the room (after 9 to 11 ms, sooner than from a request that does not wait).
+A dial is never sent twice.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ _TRANSPORTS: Mapping[Transport, SIPTransport] = {
     "tls": SIPTransport.SIP_TRANSPORT_TLS,
 }
 
-# Looked up often at first, when the participant is expected, then ever less.
+# Look up often at first, when the participant is expected, then less and less.
 _LOOKUP_FIRST_S, _LOOKUP_GROWTH, _LOOKUP_MAX_S = 0.004, 1.3, 0.25
 _JOIN_DEADLINE_S = 10.0
-# By so much may the SIP service's ringing time seem shorter than it was asked for.
+# The SIP service's ringing time may seem this much shorter than the requested one.
 _CLOCKS_S = 0.5
-# The server ends a waiting request after 80 s; leave it room to say so.
+# The server ends a waiting request after 80 s; leave it time to report the outcome.
 MAX_RINGING_S = 75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trunk:
-    """Where a call goes out. ``address`` is host or host:port; the password is never printed.
+    """The trunk of an outbound call. ``address`` is host or host:port; no password is printed.
 
-    ``country``: whose national numbers it dials (ISO 3166-1 alpha-2), if that is known.
-    ``tenant``: who chose the address, which sip.guard has to let pass; None: the operator.
+    ``country``: the one whose national numbers it dials (ISO 3166-1 alpha-2); None: unknown.
+    ``tenant``: the one that chose the address, which sip.guard must allow; None: the operator.
     """
 
     address: str
@@ -109,10 +109,10 @@ class DialRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DialOutcome:
-    """The verdict on one dial: what the record, the API's answer and the metrics say.
+    """The verdict on one dial, for the call's record, the API's response and the metrics.
 
-    ``status`` is None when the far end answered. ``overloaded``: the SIP service
-    had no room for it and nothing was sent.
+    ``status`` is None when the far end answered. ``overloaded``: the SIP service had no
+    capacity, and nothing was sent.
     """
 
     status: Status | None = None
@@ -131,9 +131,9 @@ ANSWERED = DialOutcome()
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The SIP participant is in the room, or was; dialling has begun.
+    """The ids of a SIP participant that is in the room, or was; dialling has begun.
 
-    Both are empty when the participant was gone before its ids could be learnt.
+    Both are empty if the participant left before it could be looked up.
     """
 
     participant_id: str
@@ -149,7 +149,7 @@ class DialFailed(Exception):
 
 
 class Dial:
-    """One dial under way. Owns one task; ``aclose`` or a verdict ends it."""
+    """One dial in progress. Owns one task, which ``aclose`` or a verdict ends."""
 
     def __init__(self, sip: LiveKitAPI, rooms: LiveKitAPI, request: DialRequest) -> None:
         self._sip = sip
@@ -162,7 +162,7 @@ class Dial:
         self._ids: Joined | None = None
 
     async def joined(self) -> Joined:
-        """Wait for the participant (ms, usually). Raises DialFailed. Cancelling is safe."""
+        """Wait for the participant (usually ms). Raises DialFailed. Cancelling is safe."""
         delay = _LOOKUP_FIRST_S
         async with asyncio.timeout(_JOIN_DEADLINE_S):
             while True:
@@ -176,26 +176,26 @@ class Dial:
                 delay = min(delay * _LOOKUP_GROWTH, _LOOKUP_MAX_S)
 
     async def verdict(self) -> DialOutcome:
-        """Wait for the far end's answer, at most the ringing time and a little. Never raises."""
+        """Wait for the far end's answer, little longer than the ringing time. Never raises."""
         return await asyncio.shield(self._task)
 
     async def call_status(self) -> str | None:
-        """The participant's ``sip.callStatus`` now; None when it is not in the room."""
+        """Return the participant's current ``sip.callStatus``; None if it is not in the room."""
         participant = await self._lookup()
         return participant.attributes.get("sip.callStatus") if participant else None
 
     async def cancel(self) -> None:
-        """Stop ringing, or hang up. Dropping the HTTP request alone would not."""
+        """Stop ringing, or hang up. Dropping the HTTP request would do neither."""
         with contextlib.suppress(ServerError, aiohttp.ClientError, TimeoutError):
             await remove_leg(self._rooms, self._whom)
 
     async def abandon(self) -> None:
-        """Hang up and wait no longer."""
+        """Hang up and stop waiting for the verdict."""
         await self.cancel()
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop waiting for the verdict; what rings goes on ringing."""
+        """Stop waiting for the verdict; a ringing phone goes on ringing."""
         self._task.cancel()
         await asyncio.wait({self._task})
 
@@ -213,16 +213,16 @@ class Dial:
             no_answer = DialOutcome(status="no-answer", reason="dial_no_answer")
             return await self._unless_answered(no_answer)
         except (aiohttp.ClientError, DecodeError, AttributeError):
-            # The last two: something else answers there, which the SDK did not expect.
+            # The last two: not a SIP API, so the SDK cannot read the response.
             failed = DialOutcome(status="failed", reason="dial_failed")
             return await self._unless_answered(failed)
         self._ids = Joined(info.participant_id, info.sip_call_id)
         return ANSWERED
 
     async def _unless_answered(self, outcome: DialOutcome) -> DialOutcome:
-        """The request broke off, not the dial: the room knows whether the phone was answered.
+        """Ask the room whether the phone was answered: the request failed, perhaps not the dial.
 
-        If it was not it must not be any more, since nobody would talk to whoever picks up.
+        If unanswered, cancel: nobody is left to talk to the callee.
         """
         if await self.call_status() == "active":
             return ANSWERED
@@ -230,7 +230,7 @@ class Dial:
         return outcome
 
     async def _lookup(self) -> ParticipantInfo | None:
-        """The participant, once LiveKit has given it its call id."""
+        """Return the participant, once it has its call id; None until then."""
         try:
             found = await self._rooms.room.get_participant(self._whom)
         except (ServerError, aiohttp.ClientError, TimeoutError):
@@ -239,10 +239,10 @@ class Dial:
 
 
 def _ids_of_refused(error: ServerError) -> Joined | None:
-    """Ids of a participant that a fast refusal took away before it was looked up.
+    """Return the ids of a participant that left after a fast refusal, before it was looked up.
 
     The far end was reached, so this was a call. Our bridge adds the ids to the error;
-    livekit-sip does not, and they stay empty.
+    livekit-sip does not, so they stay empty.
     """
     if not isinstance(error, SipCallError) or error.sip_status_code is None:
         return None
@@ -251,10 +251,10 @@ def _ids_of_refused(error: ServerError) -> Joined | None:
 
 
 def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:
-    """LiveKit's error as a verdict (measured with livekit-sip 1.10).
+    """Turn LiveKit's error into a verdict (measured with livekit-sip 1.10).
 
-    ``gave_up``: the ringing time was not over, so that a dial that was canceled was
-    canceled by our side (the participant was removed, the room deleted).
+    ``gave_up``: the ringing time was not over, so a canceled dial was canceled by our side
+    (the participant was removed, or the room deleted).
     """
     code = error.sip_status_code if isinstance(error, SipCallError) else None
     if code is not None:
@@ -267,11 +267,11 @@ def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:
         case "canceled" | "deadline_exceeded":
             return DialOutcome(status="no-answer", reason="dial_no_answer")
         case "failed_precondition" if "deadline" in error.message:
-            # A ring time-out that came out of the wrong branch (livekit/sip#857).
+            # A ringing time-out with the wrong code (livekit/sip#857).
             return DialOutcome(status="no-answer", reason="dial_no_answer")
         case "failed_precondition" if "auth" in error.message or "credentials" in error.message:
-            # The trunk's challenge was not met: too few credentials, or wrong ones. The
-            # SIP service does not say with which status it gave up (401, 403 or 407).
+            # The trunk's digest challenge failed: credentials missing or wrong. The SIP
+            # service does not report the final response (401, 403 or 407).
             return DialOutcome(
                 status="failed", reason="dial_rejected", sip_reason="Authentication failed"
             )
@@ -281,7 +281,7 @@ def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:
 
 
 def by_sip_status(code: int) -> tuple[Status, DisconnectionReason]:
-    """RFC 3261 §21, as a person would put it."""
+    """Map a final response (RFC 3261 §21) to a call status and its reason."""
     match code:
         case 486 | 600:
             return "busy", "dial_busy"

@@ -1,6 +1,6 @@
-"""The dispatch rule of an attached number: which room a call comes into, and which agent with it.
+"""The dispatch rule of an attached number: the room that a call enters, and the agent it gets.
 
-Pure; gateway.numbers.provisioning sends what is built here.
+Pure: gateway.numbers.provisioning sends the requests built here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from sip.trunks import label, read_label
 
 ROOM_PREFIX = "in"
 
-# A room nobody entered, and one that everybody left, in seconds: long enough for a
-# slow dial or a reload, short enough that a dead call leaves nothing behind.
+# Lifetime of a room that nobody entered, and of one that everybody left, in seconds: long
+# enough for a slow dial or a page reload, short enough that a dead call leaves no room behind.
 EMPTY_TIMEOUT_S = 30
 DEPARTURE_TIMEOUT_S = 3
 
@@ -32,12 +32,12 @@ DEPARTURE_TIMEOUT_S = 3
 def dispatch_rule(
     number: PhoneNumber, trunk_id: str, *, agent_name: str
 ) -> CreateSIPDispatchRuleRequest:
-    """A room of its own for every call to the number's trunk, with an agent.
+    """Build the rule: every call to the number's trunk gets a room of its own, with an agent.
 
-    LiveKit names it ``in_<called>_<random>``. Every kind of rule that makes a room for a call puts
-    a number into its name: this one the tenant's own, not the caller's, which would stand in the
-    log of whoever handles rooms. The random part keeps calls apart. No number filters: they would
-    have to match exactly.
+    LiveKit names the room ``in_<called>_<random>``. Every kind of rule that creates a room per
+    call puts a number into its name. This kind uses the tenant's own; the caller's would appear
+    in the logs of everything that handles rooms. The random part keeps calls apart. There are no
+    number filters, as they would have to match exactly.
     """
     metadata = json.dumps(label(number))
     job = InboundJob(number_id=number.id, auth_id=number.auth_id)
@@ -66,7 +66,7 @@ def dispatch_rule(
 
 
 def number_id_of(rule: SIPDispatchRuleInfo, agent_name: str) -> str | None:
-    """The id of the number that the rule was made for; None: it is not this installation's."""
+    """Return the id of the rule's number; None if the rule is not this installation's."""
     dispatched = any(agent.agent_name == agent_name for agent in rule.room_config.agents)
     ours = dispatched and read_label(rule.metadata).get("number_id") == rule.name
     return rule.name if ours and rule.name else None

@@ -1,11 +1,11 @@
-"""Whose keys reach a phone: keys go where the voice goes.
+"""DTMF routing: a phone gets a participant's keys only if it gets that participant's audio.
 
-A key that is pressed is told to everybody in the room (``SipDTMF``), and LiveKit's server has
-no say in who gets it. Of the audio it has: subscriptions decide who may hear whom
-(worker.room.separation). So a phone gets the keys of another participant only while it is
-subscribed to that participant's audio. The end of a subscription is told to nobody, so the one
-who is kept apart, a transfer's human, has none of the others' keys and gives none to them until
-its agent says that it has taken the call. livekit-sip plays whatever key it is told of.
+A pressed key is sent to everyone in the room (``SipDTMF``), and LiveKit's server cannot restrict
+that. It can restrict audio: subscriptions decide who hears whom (worker.room.separation). So a
+phone gets the keys of another participant only while it is subscribed to that participant's
+audio. LiveKit tells nobody when it ends a subscription. Therefore a transfer's human, who is kept
+apart, neither gets the others' keys nor sends them any until the agent has marked the call as
+accepted. livekit-sip plays every key that it receives.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ CODES: Final = {digit: code for code, digit in enumerate("0123456789*#ABCD")}
 def reach(
     sender: rtc.RemoteParticipant | None, heard: Container[str], own: Mapping[str, str]
 ) -> bool:
-    """Whether keys of ``sender`` are for a phone that is subscribed to the tracks ``heard``.
+    """Return True if keys of ``sender`` are for a phone subscribed to the tracks ``heard``.
 
-    ``own``: the attributes of that phone.
+    ``own``: the attributes of that phone. ``sender`` is None if it has left the room.
 
-    No ``sender``: somebody who is not in the room any more. An agent addresses its keys itself
-    (core.rtc_sdk.publish_dtmf), and may send them before its voice is subscribed to. A program
-    without audio of its own cannot be kept apart from anybody; a phone always has audio.
+    An agent addresses its keys itself (core.rtc_sdk.publish_dtmf), and may send them before the
+    phone has subscribed to its voice. A program that publishes no audio cannot be kept apart from
+    anyone; a phone always publishes audio.
     """
     if sender is None:
         return False
@@ -44,6 +44,6 @@ def reach(
 
 
 def _apart(attributes: Mapping[str, str]) -> bool:
-    """Whether it is a transfer's human that has not taken the call."""
+    """Return True for a transfer's human who has not accepted the call."""
     leg = Leg.read(attributes)
     return leg is not None and leg.role == "human" and not attributes.get(TAKEN)

@@ -1,4 +1,4 @@
-"""How a call ends, and what its room is told of it."""
+"""The endings of a call, and what each tells the room."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.legs import LEAVING
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a call is over, and what the room is told: the last attributes, and the reason."""
+    """The cause, and what the room is told: the leg's last attributes and disconnect reason."""
 
     cause: str
     reason: DisconnectReason.ValueType = DisconnectReason.CLIENT_INITIATED
@@ -21,8 +21,8 @@ class Ending:
 
 
 HANGUP: Final = {"sip.callStatus": "hangup"}
-# Every ending of a call that was answered; Verdict has those of a dial that was not.
-# What the room itself ended (removal, deletion, the same identity again) has the room's reason.
+# The endings of answered calls; Verdict has those of unanswered dials. If the room ended the
+# call (leg removed, room deleted, identity joined again), ``by_the_room`` gives the reason.
 PHONE_HUNG_UP: Final = Ending("phone_hung_up", last_word=HANGUP)
 AGENT_HUNG_UP: Final = Ending("end_call_rpc", last_word=HANGUP)
 TRANSFERRED: Final = Ending("transferred", last_word=HANGUP)
@@ -30,7 +30,7 @@ MAX_DURATION: Final = Ending("max_duration", last_word=HANGUP)
 MEDIA_TIMEOUT: Final = Ending("media_timeout", last_word=HANGUP)
 MEDIA_FAILED: Final = Ending("media_failed", DisconnectReason.MEDIA_FAILURE)
 ASKED_TO_LEAVE: Final = Ending("leave_rpc", last_word={LEAVING: "true"})
-# The room's word for it did not reach us.
+# The leg was removed, but the room's disconnect reason did not reach us.
 REMOVED: Final = Ending("removed_unheard", DisconnectReason.PARTICIPANT_REMOVED)
 NEVER_LET_IN: Final = Ending("never_let_in", DisconnectReason.JOIN_FAILURE)
 ROOM_LOST: Final = Ending("room_lost", DisconnectReason.UNKNOWN_REASON)
@@ -40,5 +40,5 @@ INTERNAL_ERROR: Final = Ending("internal_error", DisconnectReason.UNKNOWN_REASON
 
 
 def by_the_room(reason: DisconnectReason.ValueType) -> Ending:
-    """The room ended it, and says why."""
+    """Return the ending for a disconnect reason that the room gave."""
     return Ending(f"room:{DisconnectReason.Name(reason).lower()}", reason)

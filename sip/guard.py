@@ -1,16 +1,15 @@
-"""SIP addresses that a tenant chose: they lead to the internet, never into our own network.
+"""The guard of SIP addresses that tenants choose: public addresses pass, our own network never.
 
     addresses = await guard.check("trunk.example.com:5060", tls=False, tenant="acme")
 
-A name says nothing about where it leads, so it is resolved, and all its addresses have to pass.
-There is one answer to everything that may not be used, a name without an address included:
-whoever asks learns nothing about our network and its names. SIP_ALLOW_PRIVATE and
-SIP_ALLOWED_NETWORKS let private addresses pass, but never our own listeners: a call to our SIP
-service would reach other tenants' numbers.
+A host name is resolved, and all of its addresses must pass. Every refusal has the same text, also
+for a name without an address, so that a tenant learns nothing about our network and its names.
+SIP_ALLOW_PRIVATE and SIP_ALLOWED_NETWORKS admit private addresses, but never our own listeners: a
+call to our SIP service would reach other tenants' numbers.
 
-The gateway checks before it dials. SIP services resolve for themselves, and a name may lead
-elsewhere by then: the embedded one knows a tenant's dial by TENANT_DIAL, checks again, and
-connects to the very address that it has checked. livekit-sip does neither.
+The gateway checks before it dials. The SIP service resolves the name again, and DNS may answer
+differently by then. The embedded service recognises a tenant's dial by TENANT_DIAL, checks again,
+and connects to the address that it checked. livekit-sip does neither.
 """
 
 from __future__ import annotations
@@ -34,38 +33,38 @@ from core.url_guard import IPAddress, is_localhost, is_public, literal, unwrappe
 from sip.addresses import Address, parse_outbound_address
 
 TENANT_DIAL: Final = "switchroom.tenantDial"
-"""Attribute of the participant that a dial makes: a tenant chose the address, and which one
-(``tenant_mark``). It is the gateway's to set; a phone's headers become attributes of other names.
+"""Attribute of a dial's participant: the mark of the tenant that chose the address
+(``tenant_mark``). Only the gateway can set it: a phone's headers become attributes of other names.
 """
 
 SIP_PORT: Final = 5060
 SIP_TLS_PORT: Final = 5061
 
 LOOKUP_DEADLINE_S: Final = 3.0
-# Threads that wait for DNS, each for as long as the C library likes (10 s and more).
+# Threads that wait for DNS; the C library decides how long (10 s and more).
 LOOKUPS_PER_TENANT: Final = 8
-# The names of our own listeners are part of every check, and lead elsewhere once in a blue moon.
+# Every check needs the addresses of our own listeners, which hardly ever change.
 OWN_KEPT_S: Final = 30.0
-# EAI_NODATA: there is the name, and it has no address.
+# EAI_NODATA: the name exists but has no address.
 _NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)})
 
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 
 Resolver = Callable[[str, str | None], Awaitable[Sequence[str]]]
-"""The numeric addresses of a name, asked on behalf of a tenant, or (None) on our own.
+"""Returns the numeric addresses of a name, on behalf of a tenant or (None) of ourselves.
 
-None of them: there is no such name. Raises NoAnswer."""
+Empty: no such name. Raises NoAnswer."""
 
 GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
 
 
 class NoAnswer(Exception):
-    """Nobody knows where the name leads: no answer in time, a failure, or too many questions."""
+    """The name could not be resolved: no answer in time, a failure, or too many lookups."""
 
 
 class AddressRefused(Forbidden):
-    """403 DESTINATION_NOT_ALLOWED, in the same words whatever the cause."""
+    """403 DESTINATION_NOT_ALLOWED, with the same message whatever the cause."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -77,7 +76,7 @@ class AddressRefused(Forbidden):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Where something of ours listens: a name, an address, or every address of the machine."""
+    """One of our own listeners, at a name, an address, or every address of the machine."""
 
     host: str
     port: int
@@ -85,7 +84,7 @@ class Listener:
 
 
 class SipGuard:
-    """Says whether a tenant's SIP address may be used."""
+    """Decides if a tenant's SIP address may be used."""
 
     def __init__(
         self,
@@ -96,7 +95,7 @@ class SipGuard:
         resolve: Resolver | None = None,
         own_kept_s: float = OWN_KEPT_S,
     ) -> None:
-        """``own``: refused whatever is allowed. ``allowed_networks``: CIDR. Raises ValueError."""
+        """``own`` is always refused. ``allowed_networks``: CIDR. Raises ValueError."""
         self._own = frozenset(own)
         self._allow_private = allow_private
         self._networks = tuple(ipaddress.ip_network(each) for each in allowed_networks)
@@ -119,9 +118,9 @@ class SipGuard:
         )
 
     def check_literal(self, address: str, *, tls: bool | None = False) -> None:
-        """Refuse at once what needs no DNS to be refused. Raises AddressRefused.
+        """Refuse an address that can be judged without DNS. Raises AddressRefused.
 
-        For addresses that are stored: the check proper is made when they are used.
+        For addresses that are only stored; ``check`` judges them when they are used.
         """
         parsed = _parsed(address)
         numeric = _numeric(parsed.host)
@@ -132,9 +131,9 @@ class SipGuard:
                 raise AddressRefused
 
     async def check(self, address: str, *, tenant: str, tls: bool | None = False) -> list[str]:
-        """The numeric addresses that ``host[:port]`` leads to now. Raises AddressRefused.
+        """Return the current numeric addresses of ``host[:port]``. Raises AddressRefused.
 
-        ``tls`` None: the transport is not known. ``tenant``: whose share of the lookups it takes.
+        ``tls`` None: the transport is not known. ``tenant``: the lookup counts towards its limit.
         """
         self.check_literal(address, tls=tls)
         parsed = _parsed(address)
@@ -146,7 +145,7 @@ class SipGuard:
             raise AddressRefused
         hosts = {one.host for one in self._own_at(parsed, tls)}
         for ours in await asyncio.gather(*map(self._own_names.addresses, hosts)):
-            # Not known where ours is: then it may be there.
+            # If our listener's address is unknown, it may be this one.
             if ours is None or _meet(found, ours):
                 raise AddressRefused
         return found
@@ -160,7 +159,7 @@ class SipGuard:
 
     def _may_be_used(self, numeric: str) -> bool:
         ip = _ip(numeric)
-        # 0.0.0.0 is this machine, and nobody's phone is a group.
+        # 0.0.0.0 is this machine, and a multicast group is no phone.
         if ip.is_unspecified or ip.is_multicast or ip == _BROADCAST:
             return False
         if self._allow_private or is_public(numeric):
@@ -169,27 +168,27 @@ class SipGuard:
 
 
 def tenant_mark(tenant: str) -> str:
-    """TENANT_DIAL's value. Everybody in the room can read it, so it does not name the tenant."""
+    """Return TENANT_DIAL's value: a hash, since everyone in the room can read it."""
     return hashlib.sha256(tenant.encode()).hexdigest()[:16]
 
 
 def port_of(address: Address, *, tls: bool) -> int:
-    """The port that is dialled (RFC 3261 §19.1.2)."""
+    """Return the port that is dialled (RFC 3261 §19.1.2)."""
     return address.port or (SIP_TLS_PORT if tls else SIP_PORT)
 
 
 def with_port(address: str, *, tls: bool) -> str:
-    """``address`` with its port spelled out.
+    """Return ``address`` with an explicit port.
 
-    A SIP service looks for SRV records where a name has no port (RFC 3263 §4.2), and they may
-    lead anywhere; with a port only the name's own addresses count, which ``check`` has seen.
+    For a name without a port, a SIP service looks up SRV records (RFC 3263 §4.2), which may
+    lead anywhere. With a port it uses only the name's own addresses, which ``check`` has seen.
     """
     parsed = _parsed(address)
     return str(Address(parsed.host, port_of(parsed, tls=tls)))
 
 
 def own_listeners(settings: Settings) -> set[Listener]:
-    """Everything of this installation that the settings know to listen somewhere."""
+    """Return every listener of this installation that the settings tell of."""
     found: set[Listener] = set()
     host, _, port = settings.bridge_sip_listen.rpartition(":")
     if port.isdecimal():
@@ -206,8 +205,8 @@ def own_listeners(settings: Settings) -> set[Listener]:
         settings.database_url,
     ):
         found |= _listener_of(url or "")
-    # livekit-sip is where its API is, on the usual ports unless SIP_PUBLIC_ADDRESS says others.
-    # Where that is this machine it listens on every address, the public one included.
+    # livekit-sip runs where its API is, on the usual ports unless SIP_PUBLIC_ADDRESS has others.
+    # If that is this machine, it listens on every address, including the public one.
     sip_host = urlsplit(settings.sip_http_url).hostname
     if sip_host:
         found |= sip_listeners("0.0.0.0" if _is_loopback(sip_host) else sip_host, SIP_PORT)
@@ -224,7 +223,7 @@ def own_listeners(settings: Settings) -> set[Listener]:
 
 
 def sip_listeners(host: str, port: int) -> set[Listener]:
-    """A SIP service's: TLS is on the next port."""
+    """Return a SIP service's listeners: TLS is on the next port."""
     return {Listener(host, port), Listener(host, port + 1, tls_only=True)}
 
 
@@ -244,11 +243,11 @@ def _listener_of(url: str) -> set[Listener]:
 
 
 class Lookups:
-    """Asks the system's resolver, each time anew, in threads of its own.
+    """Resolves names by the system's resolver, without a cache, in threads of its own.
 
-    The executor of the event loop is small and everybody's; a name server that never answers
-    would hold all of it. Here it holds the LOOKUPS_PER_TENANT of whoever named it. Our own
-    names are few and no tenant's, and have no limit that somebody could fill.
+    The event loop's executor is small and shared: a name server that never answers would block
+    all of it. Here it blocks only the LOOKUPS_PER_TENANT threads of the tenant that chose the
+    name. Our own names are few and have no limit, so no tenant can use it up.
     """
 
     def __init__(
@@ -263,7 +262,7 @@ class Lookups:
         self._waiting: Counter[str | None] = Counter()
 
     async def resolve(self, name: str, tenant: str | None) -> list[str]:
-        """Of A and AAAA. Empty: no such name. Raises NoAnswer."""
+        """Return the A and AAAA addresses; empty if there is no such name. Raises NoAnswer."""
         key = (name.lower(), tenant)
         asked = self._under_way.get(key)
         if asked is None:
@@ -293,11 +292,11 @@ class Lookups:
 
         def work() -> None:
             found = _ask_system(self._getaddrinfo, name)
-            with contextlib.suppress(RuntimeError):  # nobody waits: the loop is closed
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(done, found)
 
         try:
-            # A daemon: an answer that is still due must not hold up the end of the process.
+            # A daemon, so that a pending lookup does not delay the process's exit.
             threading.Thread(target=work, name="sip-dns", daemon=True).start()
         except RuntimeError:  # the machine has no more threads
             raise NoAnswer from None
@@ -307,7 +306,7 @@ class Lookups:
 
 
 def _ask_system(getaddrinfo: GetAddrInfo, name: str) -> list[str] | None:
-    """The addresses of ``name``, none if there is no such name; None: no answer."""
+    """Return the addresses of ``name``, empty if there is no such name; None if no answer."""
     try:
         answers = getaddrinfo(name, None, type=socket.SOCK_DGRAM)
     except UnicodeError:
@@ -320,7 +319,7 @@ def _ask_system(getaddrinfo: GetAddrInfo, name: str) -> list[str] | None:
 
 
 class OwnNames:
-    """Where our own listeners are. The last answer counts until there is another."""
+    """The addresses of our own listeners. An old answer counts until there is a new one."""
 
     def __init__(self, resolve: Resolver, kept_s: float) -> None:
         self._resolve = resolve
@@ -328,7 +327,7 @@ class OwnNames:
         self._known: dict[str, tuple[float, Sequence[str]]] = {}
 
     async def addresses(self, host: str) -> Sequence[str] | None:
-        """None: nobody has ever answered."""
+        """Return the addresses of ``host``; None if no lookup has ever succeeded."""
         if numeric := _numeric(host):
             return numeric
         asked_at, found = self._known.get(host, (0.0, None))
@@ -341,7 +340,7 @@ class OwnNames:
 
 
 def _parsed(address: str) -> Address:
-    """Raises AddressRefused, for rows that were stored before addresses were checked."""
+    """Raises AddressRefused for rows that were stored before addresses were checked."""
     try:
         return parse_outbound_address(address)
     except BadRequest:
@@ -349,7 +348,7 @@ def _parsed(address: str) -> Address:
 
 
 def _numeric(host: str) -> list[str]:
-    """The addresses that ``host`` means without DNS: 127.0.0.1, 0x7f000001, localhost."""
+    """Return the addresses of a ``host`` that needs no DNS: 127.0.0.1, 0x7f000001, localhost."""
     return [*_LOOPBACK] if is_localhost(host) else literal(host)
 
 
@@ -362,7 +361,7 @@ def _same_name(one: str, other: str) -> bool:
 
 
 def _meet(found: Iterable[str], own: Iterable[str]) -> bool:
-    """Whether packets to one of ``found`` reach a listener on one of ``own``."""
+    """Return True if packets to one of ``found`` reach a listener on one of ``own``."""
     theirs = {_ip(each) for each in found}
     for ours in {_ip(each) for each in own}:
         if ours in theirs or (ours.is_unspecified and any(map(_is_local, theirs))):
@@ -371,7 +370,7 @@ def _meet(found: Iterable[str], own: Iterable[str]) -> bool:
 
 
 def _is_local(ip: IPAddress) -> bool:
-    """Whether it is an address of this machine: then a socket can be bound to it."""
+    """Return True for an address of this machine, which is one that a socket can be bound to."""
     if ip.is_loopback:
         return True
     family = socket.AF_INET if isinstance(ip, ipaddress.IPv4Address) else socket.AF_INET6

@@ -1,4 +1,4 @@
-"""Sending a phone's leg out of its room: by asking it, or by removing it."""
+"""Getting a phone's leg out of its room: ask it to leave, or remove it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WITHIN_MS: Final = 1000
 
 
 async def leaves_by_itself(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -> bool:
-    """False when it does not say that it will (livekit-sip's never do): remove it then.
+    """Ask a leg to leave; False if it does not agree (livekit-sip's never do): then remove it.
 
-    A leg that is removed is never freed by LiveKit's SDK (1.1.21): half a megabyte of the bridge's
-    memory, and some threads.
+    LiveKit's SDK (1.1.21) never frees a leg that was removed, which costs the bridge half a
+    megabyte and some threads.
     """
     request = PerformRpcRequest(
         room=whom.room,
@@ -37,7 +37,7 @@ async def leaves_by_itself(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -
 
 
 async def remove_leg(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -> None:
-    """One that has left already is fine.
+    """Remove a leg; one that has already left is fine.
 
     Raises ServerError, aiohttp.ClientError, TimeoutError.
     """

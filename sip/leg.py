@@ -1,11 +1,10 @@
 """One phone leg: 8 kHz mono PCM between a call's RTP and a LiveKit room.
 
-Nothing is queued on the way in: what the phone sent is captured in the 10 ms
-frames that LiveKit takes without a queue (``queue_size_ms=0``), and the far
-end's jitter buffer evens out the rest. On the way out the stack's transmit
-buffer is the only queue; its level is measured at every write, and a level that
-stays above the target is worked off frame by frame, so a backlog made once does
-not delay a call for ever.
+The uplink has no queue: the phone's audio is captured in the 10 ms frames that LiveKit takes
+without one (``queue_size_ms=0``), and the listeners' jitter buffers smooth it. On the downlink
+the stack's transmit buffer is the only queue. Its level is measured at every write, and a level
+that stays above the target is reduced frame by frame, so that a backlog does not delay the rest
+of the call.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ UPLINK_FRAME_BYTES: Final = SAMPLE_RATE * UPLINK_FRAME_MS // 1000 * 2
 # G.711's usual packet (RFC 3551 §4.2), hence the stack's transmit tick.
 DOWNLINK_FRAME_MS: Final = 20
 DOWNLINK_FRAME_BYTES: Final = SAMPLE_RATE * DOWNLINK_FRAME_MS // 1000 * 2
-# So many frames of a track wait for the leader's.
+# Frames of a track that wait for the leader's, at most.
 _AHEAD: Final = 2
 # Frames over which the backlog is averaged: a second.
 _AVERAGED: Final = 50
@@ -46,19 +45,19 @@ class PhoneAudio(Protocol):
     """A call's PCM streams: s16le mono at 8000 Hz. Neither method blocks."""
 
     def read(self, max_bytes: int) -> bytes:
-        """Up to ``max_bytes`` received since the last read; empty when there is nothing."""
+        """Return up to ``max_bytes`` received since the last read; empty if there are none."""
 
     def write(self, pcm: bytes) -> None:
         """Queue ``pcm`` for transmission."""
 
     def backlog(self) -> int:
-        """Bytes written and not yet transmitted."""
+        """Return the number of bytes written and not yet transmitted."""
 
 
 class BacklogGauge:
     """Finds a queue's standing backlog: the lowest level in a window of observations.
 
-    Jitter moves a level up and down; only what never drains delays the audio.
+    Jitter moves the level up and down; only the part that never drains delays the audio.
     """
 
     def __init__(self, *, target: int, window: int) -> None:
@@ -68,7 +67,7 @@ class BacklogGauge:
         self._seen = 0
 
     def excess(self, level: int) -> int:
-        """Note ``level``; once per window, how far its lowest value was above the target."""
+        """Note ``level``; once per window, return the lowest one's excess over the target."""
         self._lowest = level if self._lowest is None else min(self._lowest, level)
         self._seen += 1
         if self._seen < self._window:
@@ -78,12 +77,11 @@ class BacklogGauge:
 
 
 class Mixer:
-    """Sums the room's audio tracks, driven by the frames of the longest-standing one.
+    """Sums the room's audio tracks, driven by the frames of the oldest one, the leader.
 
-    All tracks of a room are played out by one clock, so the others' frames are
-    there when the leader's arrives; each waits in a queue of at most two frames. A
-    leader whose frames stay away (LiveKit unsubscribed us, and tells nobody) is
-    followed by the first whose queue is full.
+    One clock plays out all tracks of a room, so the others' frames are there when the leader's
+    arrives; each track has a queue of at most two frames. If the leader's frames stop (LiveKit
+    unsubscribed us, and tells nobody), the first track whose queue is full becomes the leader.
     """
 
     def __init__(self) -> None:
@@ -96,7 +94,7 @@ class Mixer:
         self._waiting.pop(track, None)
 
     def push(self, track: str, frame: Pcm) -> Pcm | None:
-        """The mixed frame when ``track`` leads, else None: the frame waits for the leader's."""
+        """Return the mixed frame if ``track`` leads; else None, and it waits for the leader."""
         if track not in self._waiting:
             return None
         if track != next(iter(self._waiting)):
@@ -118,8 +116,8 @@ class Mixer:
 class PhoneLeg:
     """Moves audio both ways while ``run`` is awaited.
 
-    ``heard_at`` is the monotonic time of the last audio from the phone, ``backlog_ms`` how long
-    audio waits on its way there, on average over the last second.
+    ``heard_at``: monotonic time of the last audio from the phone. ``backlog_ms``: the wait of
+    audio in the transmit buffer, averaged over the last second.
     """
 
     def __init__(self, audio: PhoneAudio, source: rtc.AudioSource) -> None:
@@ -136,12 +134,12 @@ class PhoneLeg:
         self.backlog_ms = 0.0
 
     async def run(self) -> None:
-        """Until cancelled; the room's tracks are let go then."""
+        """Move audio until cancelled; then stop playing the room's tracks."""
         try:
-            # Cut what the phone sent before anyone listened: it would delay all that follows.
+            # Drop the audio that the phone sent before anyone listened: it would delay the rest.
             while self._audio.read(1 << 16):
                 pass
-            # One tick in hand, so that a late frame does not tear the next packet.
+            # One tick in reserve, so that a late frame does not leave a gap in the next packet.
             self._audio.write(bytes(DOWNLINK_FRAME_BYTES))
             await self._uplink()
         finally:
@@ -152,7 +150,7 @@ class PhoneLeg:
             await asyncio.gather(*players, return_exceptions=True)
 
     def play(self, track: rtc.RemoteAudioTrack) -> None:
-        """Let the phone hear ``track`` from now on."""
+        """Play ``track`` to the phone from now on."""
         if track.sid in self._players or self._closed:
             return
         self._mixer.add(track.sid)
@@ -162,7 +160,7 @@ class PhoneLeg:
         player.add_done_callback(self._forget(track.sid))
 
     def stop(self, track_sid: str) -> None:
-        """Forget it at once: the same track may be there again before its player has ended."""
+        """Forget the track at once: it may come back before its player has ended."""
         player = self._players.pop(track_sid, None)
         if player is not None:
             self._mixer.remove(track_sid)
@@ -190,7 +188,7 @@ class PhoneLeg:
                 last = self.heard_at = now
                 self.heard_any = True
             elif now - last > GAP_S:
-                # The gap ran on in real time; so does the silence in its place.
+                # Fill the gap with silence, at the rate of real time.
                 pending += silence
                 last += UPLINK_FRAME_MS / 1000
             while len(pending) >= UPLINK_FRAME_BYTES:
@@ -219,7 +217,7 @@ class PhoneLeg:
             await stream.aclose()
 
     def _to_phone(self, pcm: bytes) -> None:
-        # Rounded up to whole frames: what is skipped is heard, so it is rare and short.
+        # Skips whole frames, rounded up. A skip is audible, so skips are rare and short.
         backlog = self._audio.backlog()
         backlog_ms = backlog / DOWNLINK_FRAME_BYTES * DOWNLINK_FRAME_MS
         self.backlog_ms += (backlog_ms - self.backlog_ms) / _AVERAGED

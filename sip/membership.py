@@ -1,4 +1,4 @@
-"""What LiveKit says of a participant whose own connection tells nothing, or not yet."""
+"""Asks LiveKit if a participant is in its room, as the leg's own connection may not tell."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S: Final = 2.0
 LOOK_S: Final = 0.25
-# LiveKit, which answers, has a participant in the room as soon as it has taken the connection.
+# LiveKit puts a participant into the room as soon as it accepts the connection.
 COMES_WITHIN_S: Final = 3.0
 
 
 async def absent(client: api.LiveKitAPI, room: str, identity: str, call_id: str) -> bool:
     """Wait until LiveKit says that the participant of this call is not in the room.
 
-    True when it was there before, False when it has not come in time. Whoever waits for it
-    cancels the wait when it is in.
+    Return True if it was there before, False if it did not come in time. The caller cancels the
+    wait once the participant has joined.
     """
     came, misses = False, 0
     while True:
@@ -36,22 +36,22 @@ async def absent(client: api.LiveKitAPI, room: str, identity: str, call_id: str)
 
 
 async def gone(client: api.LiveKitAPI, room: str, identity: str, sid: str) -> bool:
-    """True when LiveKit says that the room has no such participant, or another by that name.
+    """Return True if the participant is not in the room, or another has taken its identity.
 
-    False also when LiveKit cannot be asked: it may be on its way back, and so may the room.
+    Return False also if LiveKit cannot be asked: it may be restarting, and the room may come back.
     """
     found = await _find(client, room, identity)
     return found is not None and found.sid != sid
 
 
 async def _has(client: api.LiveKitAPI, room: str, identity: str, call_id: str) -> bool | None:
-    """Whether the participant there is this call's; None when LiveKit cannot be asked."""
+    """Return True if the participant there is this call's; None if LiveKit cannot be asked."""
     found = await _find(client, room, identity)
     return None if found is None else found.attributes.get("sip.callID") == call_id
 
 
 async def _find(client: api.LiveKitAPI, room: str, identity: str) -> api.ParticipantInfo | None:
-    """The participant, an empty one when there is none; None when LiveKit cannot be asked."""
+    """Return the participant, or an empty one if absent; None if LiveKit cannot be asked."""
     whom = api.RoomParticipantIdentity(room=room, identity=identity)
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):

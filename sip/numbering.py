@@ -1,8 +1,8 @@
 """The public numbers that a dialled string may reach, by libphonenumber's tables.
 
 A switch reads digits by its own rules: with or without the country code, behind an exit code
-("00", "011", "8~10", …) or a trunk prefix ("0"), and most ignore digits after a number that is
-complete. Which switch stands behind a trunk is not known, so a string has several readings.
+("00", "011", "8~10", …) or a trunk prefix ("0"). Most ignore digits after a complete number.
+The switch behind a trunk is not known, so a string has several readings.
 Pure; gateway.calls.policy judges them.
 """
 
@@ -19,17 +19,17 @@ from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumber, Phone
 # phonenumbers.parse refuses a longer one.
 _MAX_NATIONAL = 17
 _EXIT_CODES = ("00", "011")
-# Japan's carriers (dialled before 010), which the tables leave out.
+# Japan's carrier codes (dialled before 010), which the tables leave out.
 _MORE_EXIT_CODES = r"00\d{2,4}010"
 _LONGEST_EXIT_CODE = 9
-# Which switches and phones of many countries connect besides their own.
+# Switches and phones of many countries connect these besides their own.
 _BEST_KNOWN_EMERGENCY = ("112", "911", "999")
 _CACHED = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """``national``: the digits behind the country code, as long as they were dialled."""
+    """``national``: all digits that were dialled behind the country code."""
 
     country_code: int
     national: str
@@ -39,7 +39,7 @@ class Number:
 
     @property
     def valid(self) -> bool:
-        """Whether it can be somebody's as it stands."""
+        """True if the number, as it stands, can be assigned to a subscriber."""
         return _plan(self.country_code).is_valid(self.national)
 
     @property
@@ -48,12 +48,12 @@ class Number:
 
     @property
     def well_formed(self) -> bool:
-        """Whether it looks like a number of its country: +1555… does, though it is nobody's."""
+        """True if it looks like a number of its country, even an unassigned one like +1555…"""
         return _plan(self.country_code).general.fullmatch(self.national) is not None
 
     @property
     def may_become_premium(self) -> bool:
-        """Whether it is too short, and some digits more would make it a premium-rate number."""
+        """True if it is too short, and more digits would make it a premium-rate number."""
         plan = _plan(self.country_code)
         return any(
             plan.is_premium(self.national + digit * (length - len(self.national)))
@@ -68,7 +68,7 @@ class Number:
 
     @property
     def begins_emergency(self) -> bool:
-        """Whether a switch of the country connects it to an emergency service all the same."""
+        """True if more digits follow, but the country's switches connect an emergency service."""
         return _plan(self.country_code).emergency.match(self.national) is not None and any(
             phonenumbers.connects_to_emergency_number(self.national, region)
             for region in _regions(self.country_code)
@@ -76,12 +76,12 @@ class Number:
 
     @property
     def short(self) -> bool:
-        """Whether it is one of the short numbers that are dialled within the country only."""
+        """True for a short number, which can be dialled within the country only."""
         return _plan(self.country_code).short.fullmatch(self.national) is not None
 
     @property
     def begins_short(self) -> bool:
-        """Of service codes (118118) alone: those of text messages begin like other numbers."""
+        """True for service codes (118118) only: text-message codes begin like other numbers."""
         matched = _plan(self.country_code).short.match(self.national) is not None
         return matched and self.national.startswith("1") and self.reached() is None
 
@@ -95,12 +95,12 @@ class Number:
 
     @property
     def region(self) -> str:
-        """Its country; of an invalid number the main one of its country code."""
+        """Its country; for an invalid number, the main country of its country code."""
         found = phonenumbers.region_code_for_number(self._parsed()) if self.valid else None
         return found or _regions(self.country_code)[0]
 
     def reached(self) -> Number | None:
-        """The longest valid number that it begins with: what a switch connects meanwhile."""
+        """Return the longest valid number that it begins with: a switch may connect that one."""
         plan = _plan(self.country_code)
         for length in plan.lengths:
             if length <= len(self.national) and plan.is_valid(self.national[:length]):
@@ -119,21 +119,22 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """``abroad``: with a country code, bare or behind a usual exit code, the likeliest first.
+    """The numbers that a string may mean.
 
-    ``home``: national, in the country of the trunk. ``guessed``: national where the trunk may be
-    as well. ``far``: behind the exit codes of any country, several of them too, with a trunk prefix
-    after the country code ("+44 (0)20 …"), and behind the 0 for an outside line.
+    ``abroad``: with a country code, bare or behind a usual exit code, the likeliest first.
+    ``home``: national, in the trunk's country. ``guessed``: national, in other countries where
+    the trunk may be. ``far``: behind one or more exit codes of any country, with a trunk prefix
+    after the country code ("+44 (0)20 …"), or behind the 0 for an outside line.
     """
 
     abroad: tuple[Number, ...] = ()
     home: tuple[Number, ...] = ()
     guessed: tuple[Number, ...] = ()
     far: tuple[Number, ...] = ()
-    # Whether it is a valid number as it stands: in the country of the trunk, or at all.
+    # The string is a valid number as it stands: in the trunk's country, or in any.
     settled_home: bool = False
     settled: bool = False
-    # Whether it is as long as a number that is dialled within a city of the trunk's country.
+    # It is as long as a number that is dialled within a city of the trunk's country.
     local: bool = False
 
     def __iter__(self) -> Iterator[Number]:
@@ -141,10 +142,10 @@ class Readings:
 
 
 def read(dialled: str, home: str | None, guesses: Iterable[str] = ()) -> Readings:
-    """What ``dialled``, an optional ``+`` and digits, may reach.
+    """Return the readings of ``dialled``, an optional ``+`` and digits.
 
-    ``home`` and ``guesses``: ISO 3166-1 alpha-2. A valid number with a ``+`` has one reading, and
-    one that is valid as it stands is no ``far`` one as well.
+    ``home`` and ``guesses``: ISO 3166-1 alpha-2. A valid number with a ``+`` has one reading; a
+    number that is valid as it stands has no ``far`` readings.
     """
     digits = dialled.removeprefix("+")
     as_written = international(digits)
@@ -166,14 +167,14 @@ def read(dialled: str, home: str | None, guesses: Iterable[str] = ()) -> Reading
     coded = far if local else [*abroad, *far]
     far += [one for other in coded for one in _without_trunk_prefix(other)]
     if home is not None and (rest := digits.lstrip("0")):
-        # Behind the 0 that gets an outside line, too.
+        # Also behind the 0 for an outside line.
         far += national(rest, home)
     return Readings(abroad, at_home, guessed, tuple(far), local=local)
 
 
 @lru_cache(maxsize=_CACHED)
 def international(digits: str) -> Number | None:
-    """``digits`` as a country code and a number; None: they begin with no country code."""
+    """Split ``digits`` into country code and number; None if they begin with no country code."""
     for length in (1, 2, 3):
         code, rest = digits[:length], digits[length:]
         if rest and not code.startswith("0") and _regions(int(code)):
@@ -189,14 +190,14 @@ def _without_trunk_prefix(number: Number) -> Iterator[Number]:
 
 @lru_cache(maxsize=_CACHED)
 def national(digits: str, region: str) -> tuple[Number, ...]:
-    """``digits`` as dialled within a country: as they are, and without prefixes."""
+    """Read ``digits`` as dialled within a country: as they are, and without prefixes."""
     code = phonenumbers.country_code_for_region(region)
     forms = [digits]
     prefix = _plan(code).trunk_prefix
     if prefix is not None and digits.startswith(prefix) and digits != prefix:
         forms.append(digits.removeprefix(prefix))
     try:
-        # Which knows the codes of carriers, too.
+        # parse also strips carrier codes.
         parsed = phonenumbers.parse(digits[:_MAX_NATIONAL], region)
     except NumberParseException:
         pass
@@ -207,17 +208,17 @@ def national(digits: str, region: str) -> tuple[Number, ...]:
 
 
 def _is_dialled_at(region: str, dialled: str) -> bool:
-    """Whether a phone there would call somebody: with the trunk prefix, where there is one."""
+    """Return True if a phone there would reach a number: with the trunk prefix, if it has one."""
     code = phonenumbers.country_code_for_region(region)
     prefix = _plan(code).trunk_prefix or ""
-    # North America's is the country code, and may be left out.
+    # North America's trunk prefix is the country code, and may be left out.
     complete = dialled.startswith(prefix) or code == 1
     bare = not dialled.startswith("+")
     return bare and complete and any(one.valid for one in national(dialled, region))
 
 
 def begins_emergency_at(region: str, digits: str) -> bool:
-    """Whether a switch of this very country connects it to an emergency service."""
+    """Return True if a switch of this country connects ``digits`` to an emergency service."""
     return phonenumbers.connects_to_emergency_number(digits, region)
 
 
@@ -230,7 +231,7 @@ def _is_local(region: str, dialled: str) -> bool:
 
 @lru_cache(maxsize=_CACHED)
 def behind_exit_codes(digits: str) -> tuple[str, ...]:
-    """What is left of ``digits`` behind exit codes of any country, one or several."""
+    """Return all rests of ``digits`` behind one or more exit codes of any country."""
     found: dict[str, None] = {}
     waiting = [digits]
     while waiting:
@@ -244,8 +245,9 @@ def behind_exit_codes(digits: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=_CACHED)
 def reaches_emergency(digits: str, at: tuple[str, ...] = ()) -> bool:
-    """Behind any exit code, too. ``at``: in these countries, or by one of the best-known numbers;
-    default: in any country.
+    """Return True if ``digits`` reach an emergency service, also behind exit codes.
+
+    ``at``: by the numbers of these countries and the best-known ones; empty: of all countries.
     """
     emergency = _emergency_at(at) if at else _any_emergency()
     if any(emergency.fullmatch(rest) for rest in (digits, *behind_exit_codes(digits))):
@@ -255,7 +257,7 @@ def reaches_emergency(digits: str, at: tuple[str, ...] = ()) -> bool:
 
 
 def load_tables() -> None:
-    """Read libphonenumber's tables now; else the first call to a country waits for its file."""
+    """Read libphonenumber's tables now, so that no first call to a country waits for its file."""
     PhoneMetadata.load_all()
     for code in phonenumbers.COUNTRY_CODE_TO_REGION_CODE:
         _plan(code)
@@ -346,7 +348,7 @@ def _regions(country_code: int) -> tuple[str, ...]:
 
 
 def _typed(table: PhoneMetadata, kinds: Iterable[PhoneNumberDesc | None]) -> str:
-    """A number of one of the kinds, which has to look like its country's as well."""
+    """Return a pattern of numbers of these kinds that also match the country's general pattern."""
     general = _pattern(table.general_desc)
     either = "|".join(f"(?:{one})" for one in map(_pattern, kinds) if one)
     return rf"(?=(?:{general})\Z)(?:{either})" if general and either else ""

@@ -1,4 +1,4 @@
-"""Who joins a room on a phone's behalf, and where rooms are."""
+"""The participant that joins a room on a phone's behalf, and the LiveKit server of the room."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from core.legs import BRIDGE
 
 @dataclass(frozen=True, slots=True)
 class LiveKit:
-    """Where rooms are, and the keys to them."""
+    """The LiveKit server's URL and API key."""
 
     url: str
     api_key: str
     api_secret: str = field(repr=False)
     mark: str = ""
-    """Tells the legs of this bridge from others' (sip.bridge.calls.leftovers)."""
+    """The mark of this bridge's legs (sip.bridge.calls.leftovers)."""
 
     def client(self) -> api.LiveKitAPI:
-        """For requests about rooms; the caller closes it."""
+        """Return a client for requests about rooms; the caller closes it."""
         return api.LiveKitAPI(self.url, self.api_key, self.api_secret, failover=False)
 
     def rtc_configuration(self) -> rtc.RtcConfiguration:
-        """For a server on this machine: no STUN.
+        """Return the RTC configuration, without STUN for a server on this machine.
 
-        A server without servers of its own names public ones. Each join would look them up,
-        a thread and a socket for every name, for minutes where there is no internet; and
-        loopback needs none. The SDK takes an empty list for "the server's", hence a dummy.
+        A LiveKit server without STUN servers of its own names public ones. Each join would
+        resolve them, with a thread and a socket for every name, for minutes if there is no
+        internet. Loopback needs none. The SDK takes an empty list to mean the server's list,
+        hence a dummy.
         """
         host = urlsplit(self.url).hostname or ""
         if host != "localhost" and not host.startswith("127.") and host != "::1":
@@ -41,7 +42,7 @@ class LiveKit:
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """Who joins which room on the phone's behalf."""
+    """The participant that joins ``room`` on a phone's behalf."""
 
     room: str
     identity: str

@@ -7,14 +7,14 @@ from typing import Literal
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.sip import TransferSIPParticipantRequest
 
-# The transfer may have happened all the same (livekit/livekit#4555).
+# The transfer may still have happened (livekit/livekit#4555).
 _UNKNOWN = frozenset({"canceled", "deadline_exceeded"})
 
 Referred = Literal["completed", "initiated"]
 
 
 async def refer(sip: LiveKitAPI, transfer: TransferSIPParticipantRequest) -> Referred:
-    """Never sent twice: a second REFER would ring the other phone again.
+    """Send the REFER, never twice: a second one would ring the other phone again.
 
     Raises ServerError (SipCallError: the other phone refused), aiohttp.ClientError.
     """

@@ -1,7 +1,7 @@
-"""A participant in a room on a phone's behalf: the half of a call that is at LiveKit.
+"""A participant in a room on a phone's behalf: the LiveKit half of a call.
 
-It knows nothing of the other half: whoever has that one hands in its audio and its digits, takes
-the room's digits, and is told through ``over`` that the call is to end.
+It is independent of the other half, whose owner supplies audio and digits, takes the room's
+digits, and learns from ``over`` that the call must end.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from sip.sdk import connect, ignore_captured_frames
 log = logging.getLogger(__name__)
 
 ROOM_REQUEST_TIMEOUT_S: Final = 2.0
-# The SDK (livekit 1.1.21) listens for the server's answer only after it has sent the request, and
-# at times misses it. The request was made all the same, and the next one must not wait for it.
+# The SDK (livekit 1.1.21) listens for the server's response only after sending the request, and
+# sometimes misses it. The request has been made nevertheless, so the next one must not wait.
 CONFIRMATION_TIMEOUT_S: Final = 0.3
-# The SDK tries to reconnect for a good while; a phone call cannot wait that long.
+# The SDK tries to reconnect for longer than a phone call can wait.
 RECONNECT_GRACE_S: Final = 20.0
 # The SDK (livekit 1.1.21) never frees a room that it leaves while others' tracks are in it: half a
-# megabyte a call. An agent that reads the status takes its tracks out by itself, in some 50 ms.
+# megabyte per call. An agent that reads the status unpublishes its tracks in some 50 ms.
 AGENT_LEAVES_WITHIN_S: Final = 1.0
-# A room can be told why a call ended only by one who is in it; a join takes some 50 ms.
+# Only a participant can tell the room why the call ended; a join takes some 50 ms.
 TELLS_WITHIN_S: Final = 2.0
 END_CALL_RPC: Final = "lk.sip.EndCall"
 
@@ -44,7 +44,7 @@ _METHODS: Final = {END_CALL_RPC: endings.AGENT_HUNG_UP, LEAVE_METHOD: endings.AS
 
 
 class NotJoined(Exception):
-    """The room could not be joined; the same may well succeed a moment later."""
+    """The room could not be joined; a retry may succeed a moment later."""
 
 
 class OverAlready(Exception):
@@ -56,10 +56,10 @@ class OverAlready(Exception):
 
 
 class RoomLeg:
-    """In a room from ``join`` to ``leave``, with audio from ``carry`` on.
+    """A leg that is in a room from ``join`` to ``leave``, with audio from ``carry`` on.
 
-    Whatever ends the call calls ``end``; the first ending counts, and is the result of ``over``.
-    ``digits`` gets the keys that others in the room press for the far end, once there is audio.
+    Everything that ends the call calls ``end``; the first ending counts and is ``over``'s result.
+    ``digits`` receives the keys that others in the room press for the far end, once audio runs.
     """
 
     def __init__(self, call_id: str, participant: Participant, livekit: LiveKit) -> None:
@@ -69,13 +69,13 @@ class RoomLeg:
         self._call_id = call_id
         self._livekit = livekit
         self._room = rtc.Room()
-        # No queue: the leg captures what the phone sent as it arrives.
+        # No queue: the leg captures the phone's audio as it arrives.
         self._source = rtc.AudioSource(SAMPLE_RATE, 1, queue_size_ms=0)
         self._audio: PhoneLeg | None = None
         self._subscribing = False
         self._heard_track = asyncio.Event()
         self._tracks: dict[str, rtc.RemoteAudioTrack] = {}
-        self._silent = asyncio.Event()  # nobody's track is left
+        self._silent = asyncio.Event()  # no track of another participant is left
         self._silent.set()
         self._attributes: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,23 +93,23 @@ class RoomLeg:
             self.over.set_result(ending)
 
     def run(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        """Do ``work`` until ``leave``, which cancels it; when it fails, it ends the call."""
+        """Run ``work`` until ``leave`` cancels it; its failure ends the call."""
         task = asyncio.create_task(work, name=f"call-{self._call_id}-{name}")
         self._tasks.append(task)
         task.add_done_callback(self._task_done)
         return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        # A leg that died would leave both sides in silence for ever.
+        # Otherwise a failed task would leave both sides in silence for ever.
         if not task.cancelled() and task.exception() is not None:
             self.end(endings.INTERNAL_ERROR)
 
     # --- the way in
 
     async def join(self, deadline: float) -> None:
-        """Enter the room, publish the phone's track, until ``deadline`` (the loop's time).
+        """Join the room and publish the phone's track before ``deadline`` (the loop's time).
 
-        Raises NotJoined, or OverAlready when the call was ended meanwhile.
+        Raises NotJoined, or OverAlready if the call was ended meanwhile.
         """
         self._listen()
         arrival = self.run(self._end_if_not_let_in(), "arrival")
@@ -134,19 +134,19 @@ class RoomLeg:
             rtc.RoomOptions(auto_subscribe=False, rtc_config=self._livekit.rtc_configuration()),
             timeout_s=deadline - asyncio.get_running_loop().time(),
         )
-        # Before the publication, which waits for LiveKit: a last word does not wait with it.
+        # Before the publication, which waits for LiveKit; the last attributes must not.
         self.run(self._send_attributes(), "attributes")
         track = rtc.LocalAudioTrack.create_audio_track(self.participant.identity, self._source)
         options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
-        # The SDK waits for ever for the publication of one who was removed meanwhile.
+        # If the participant was removed meanwhile, the SDK waits here for ever.
         await self._room.local_participant.publish_track(track, options)
 
     async def _unless_over(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do ``work`` as long as the call is not ended. Raises NotJoined, OverAlready.
+        """Run ``work`` until the call is ended. Raises NotJoined, OverAlready.
 
-        LiveKit's webhook tells of a participant before the SDK is in the room. One who gives up in
-        that moment must not look like one whom nobody served: an ending with a last word waits
-        until it can be told.
+        LiveKit's webhook reports a participant before the SDK is in the room. If the caller gives
+        up in that moment, the call must not look as if nobody had served it: an ending with last
+        attributes waits until they can be sent.
         """
         task = asyncio.ensure_future(work)
         try:
@@ -158,18 +158,19 @@ class RoomLeg:
                 await asyncio.wait({task}, timeout=TELLS_WITHIN_S)
         finally:
             task.cancel()
-            # Whatever became of it now: the call is over.
+            # The result no longer matters: the call is over.
             await asyncio.gather(task, return_exceptions=True)
         if ending is endings.NEVER_LET_IN:
             raise NotJoined
         raise OverAlready(ending)
 
     async def _end_if_not_let_in(self) -> None:
-        """The SDK (livekit 1.1.21) does not hear of a removal while it connects.
+        """End the call if LiveKit does not have the participant in the room.
 
-        It goes on for 15 s and more (measured); meanwhile other calls wait for this one's turn.
+        While it connects, the SDK (livekit 1.1.21) does not notice a removal. It continues for
+        15 s and more (measured); meanwhile other calls wait for this one's turn.
         """
-        await asyncio.sleep(membership.LOOK_S)  # as a rule it is done by then
+        await asyncio.sleep(membership.LOOK_S)  # usually it has connected by then
         room, identity = self.participant.room, self.participant.identity
         async with self._livekit.client() as client:
             came = await membership.absent(client, room, identity, self._call_id)
@@ -178,10 +179,10 @@ class RoomLeg:
     # --- audio and digits
 
     def subscribe(self) -> None:
-        """Take all audio tracks of the room, those published later included."""
+        """Subscribe to all audio tracks of the room, including those published later."""
         if self._subscribing:
-            # Asked again, LiveKit would have to acknowledge that before the SDK, which leaves
-            # Nagle's algorithm on, sends what comes next: 40 ms (measured).
+            # The SDK leaves Nagle's algorithm on: it would send nothing more until LiveKit has
+            # acknowledged a second request, which costs 40 ms (measured).
             return
         self._subscribing = True
         for remote in self._room.remote_participants.values():
@@ -194,11 +195,11 @@ class RoomLeg:
             publication.set_subscribed(True)
 
     async def first_track(self) -> bool:
-        """Until the room has something to hear."""
+        """Wait until the room has an audio track."""
         return await self._heard_track.wait()
 
     def carry(self, audio: PhoneAudio, trip_ms: Callable[[], float]) -> PhoneLeg:
-        """Move audio both ways from now on. ``trip_ms``: the round trip to the far end."""
+        """Move audio both ways from now on. ``trip_ms`` returns the round trip to the far end."""
         leg = self._audio = PhoneLeg(audio, self._source)
         self.run(leg.run(), "audio")
         delay = tell_delay(self._room, lambda: leg.backlog_ms + trip_ms(), self.set_attributes)
@@ -209,7 +210,7 @@ class RoomLeg:
         return leg
 
     async def publish_digit(self, digit: str) -> None:
-        """A key that was pressed at the far end, for all in the room; other characters are none."""
+        """Send a key pressed at the far end to all in the room; ignore other characters."""
         code = dtmf.CODES.get(digit)
         if code is None:
             return
@@ -222,7 +223,7 @@ class RoomLeg:
     # --- what the room is told
 
     def set_attributes(self, attributes: Mapping[str, str]) -> None:
-        """In the order of the calls; they reach the room a moment later."""
+        """Enqueue attributes, which reach the room a moment later, in this order."""
         if attributes:
             self._attributes.put_nowait(attributes)
 
@@ -278,7 +279,7 @@ class RoomLeg:
                 self._audio.stop(track.sid)
 
         def on_dtmf(event: rtc.SipDTMF) -> None:
-            # Before the answer there is nobody to hear them, as in livekit-sip.
+            # Before the answer nobody can hear them; livekit-sip drops them, too.
             own = room.local_participant.attributes
             if self._audio is not None and dtmf.reach(event.participant, self._tracks, own):
                 self.digits.put_nowait(event.digit)
@@ -303,10 +304,11 @@ class RoomLeg:
         room.on("reconnected", on_reconnected)
 
     async def _end_if_removed(self) -> None:
-        """The SDK (livekit 1.1.21) may see its connection close before it has read why.
+        """End the call if the leg was removed, or its room deleted.
 
-        Of a removal it then knows nothing, and joins again as if the connection had been lost:
-        on a busy machine once in 500 removals (measured), and the phone would go on talking.
+        The SDK (livekit 1.1.21) may see its connection close before it has read why. Then it
+        does not know of the removal, and joins again as after a lost connection: on a busy
+        machine once in 500 removals (measured). The call would continue.
         """
         room, identity = self.participant.room, self.participant.identity
         async with self._livekit.client() as client:
@@ -323,7 +325,7 @@ class RoomLeg:
     # --- the way out
 
     async def leave(self, ending: Ending) -> None:
-        """Tell the room why, leave it, stop all that runs. Bounded, and safe to call once."""
+        """Tell the room why, leave it, stop all tasks. Bounded; to be called once."""
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         if self._room.isconnected():
@@ -343,7 +345,7 @@ class RoomLeg:
             except TimeoutError:
                 log.warning("leaving the room timed out", extra=self._facts())
         if self._takes_rpc:
-            # The SDK's handler holds the native room, which holds the handler: half a megabyte.
+            # The handler and the native room refer to each other, which leaks half a megabyte.
             for method in _METHODS:
                 self._room.local_participant.unregister_rpc_method(method)
         for task in self._tasks:

@@ -1,13 +1,13 @@
-"""What the LiveKit SDK needs of a process that holds many rooms at a time.
+"""The LiveKit SDK in a process with many rooms.
 
-``connect`` joins a room and is never cut off half-way. The rest makes room for ten
-calls in one process: nobody wakes up for other calls' audio frames, and nobody waits
-for the word that a frame was taken.
+``connect`` joins a room and is never interrupted half-way. The rest makes ten calls in one
+process possible: no call is woken for other calls' audio frames, or waits for the confirmation
+of a captured frame.
 
-The SDK (livekit 1.1.21) hands each native event to every subscriber of its kind: a frame of
+The SDK (livekit 1.1.21) passes each native event to every subscriber of its kind: a frame of
 one audio stream to all audio streams, the confirmation of a captured frame to all rooms.
-With ten calls that is some 15,000 wake-ups a second, and all but a tenth are for nothing.
-It has no public way to ask for less, so the subscriptions are narrowed here (sip._private).
+With ten calls that is some 15,000 wake-ups a second, of which nine tenths are useless.
+The SDK has no public filter, so the subscriptions are narrowed here (sip._private).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ async def connect(
 ) -> None:
     """``room.connect`` with a deadline. Raises ConnectError, TimeoutError.
 
-    Cancelling is safe. Cutting ``room.connect`` itself off is not: a connection that is
-    made, but not taken over by the coroutine that asked for it, makes the SDK end the
-    whole process ("timed out waiting for ReadyForRoomEventRequest", SIGTERM). So it goes
-    on by itself, and the room is left as soon as it has been entered.
+    Cancelling this is safe. Cancelling ``room.connect`` itself is not: if a connection is made
+    and its coroutine is gone, the SDK ends the whole process ("timed out waiting for
+    ReadyForRoomEventRequest", SIGTERM). So it continues in the background, and the room is left
+    as soon as it has been joined.
     """
     connecting = asyncio.create_task(room.connect(url, token, options))
     try:
@@ -54,12 +54,12 @@ async def _leave(room: rtc.Room, connecting: asyncio.Task[None]) -> None:
 
 
 def ignore_captured_frames(room: rtc.Room) -> bool:
-    """Stop waking ``room`` (connected) for captured frames; False when that is not possible."""
+    """Stop waking ``room`` (connected) for captured frames; False if not possible."""
     return _narrow(room, lambda event: event.WhichOneof("message") != "capture_audio_frame")
 
 
 def only_own_frames(stream: rtc.AudioStream) -> bool:
-    """Wake ``stream`` for its own frames only; False when that is not possible."""
+    """Wake ``stream`` for its own frames only; False if not possible."""
     own = _private.stream_handle(stream)
     if own is None:
         return False
@@ -74,11 +74,11 @@ def _narrow(subscriber: rtc.Room | rtc.AudioStream, also: _private.Filter) -> bo
 
 
 async def capture(source: rtc.AudioSource, frame: rtc.AudioFrame) -> None:
-    """Hand a 10 ms frame to a source without a queue (``queue_size_ms=0``).
+    """Pass a 10 ms frame to a source without a queue (``queue_size_ms=0``).
 
-    ``capture_frame`` waits for the SDK's confirmation, which tells nothing here: such a source
-    hands the frame on at once. On a busy machine the wait was 20 to 40 ms for each frame
-    (measured with ten calls on two cores), so that a call fell behind its own phone.
+    ``capture_frame`` waits for the SDK's confirmation, which is useless here: such a source
+    passes the frame on at once. On a busy machine the wait was 20 to 40 ms per frame (measured
+    with ten calls on two cores), so the audio fell behind the phone.
     """
     if not _private.capture(source, frame):
         await source.capture_frame(frame)

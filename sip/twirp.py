@@ -1,4 +1,4 @@
-"""The one boundary between livekit-api's errors and ours (dials have a verdict: sip.dial)."""
+"""Maps livekit-api's errors to AppErrors, for all but dials, which have a verdict (sip.dial)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from core.errors import AppError, Detail, NotFound, ServerFault, Unavailable
 
 log = logging.getLogger(__name__)
 
-# Nothing was done, and the same request may succeed a moment later.
+# Nothing was done, and a retry may succeed a moment later.
 _TRY_LATER = frozenset({"unavailable", "resource_exhausted"})
 
 
@@ -21,10 +21,10 @@ _TRY_LATER = frozenset({"unavailable", "resource_exhausted"})
 def livekit_errors(
     missing: NotFound | None = None, *, failed: str = "LIVEKIT_ERROR"
 ) -> Iterator[None]:
-    """``with livekit_errors(missing): await lkapi.…``: livekit-api's errors become AppErrors.
+    """Turn livekit-api's errors into AppErrors: ``with livekit_errors(missing): await lkapi.…``.
 
-    ``missing`` is raised for LiveKit's not_found, ``failed`` (a code) names other refusals.
-    What LiveKit says stays here.
+    ``missing`` is raised for LiveKit's not_found; ``failed`` is the code of other refusals.
+    LiveKit's own text is not passed on.
     """
     try:
         yield
