@@ -30,7 +30,7 @@ log = logging.getLogger("sip.bridge")
 
 
 async def serve(config: Settings) -> None:
-    """Run until told to stop. Raises OSError, ValueError or BaresipError when it cannot start."""
+    """Serve until SIGTERM or SIGINT. Raises OSError, ValueError or BaresipError on startup."""
     if not config.livekit_configured:
         raise ValueError("LIVEKIT_API_KEY and LIVEKIT_API_SECRET must be set")
     assert config.livekit_api_key is not None and config.livekit_api_secret is not None
@@ -49,7 +49,7 @@ async def serve(config: Settings) -> None:
     livekit = replace(livekit, mark=leftovers.mark_of(endpoint.address))
     await leftovers.remove(livekit)
     host, _, port = endpoint.address.rpartition(":")
-    own = sip_listeners(host.strip("[]"), int(port))  # the setting may have left the port open
+    own = sip_listeners(host.strip("[]"), int(port))  # the setting's port may be 0
     service = SipService(endpoint, registry, livekit, SipGuard.from_settings(config, also_own=own))
     addresses: dict[str, str] = {}
     runner = web.AppRunner(create_app(service, registry, livekit, lambda: addresses))
@@ -75,7 +75,7 @@ def main() -> int:
     config = settings.load()
     logs.configure(config, "bridge")
     keep_private(config)
-    # Their chatter names phone numbers (baresip's final statistics) or nothing of interest.
+    # Below WARNING their logs hold phone numbers (baresip's final statistics) or nothing useful.
     for name in ("baresip", "livekit"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
@@ -89,8 +89,8 @@ def main() -> int:
 def leave(code: int) -> NoReturn:
     """End the process without finalizing the interpreter.
 
-    LiveKit's native threads may still call into Python then, which aborts the process
-    (SIGABRT, one stop in thirty). Everything of ours is closed by now.
+    LiveKit's native threads may still call into Python during that, which aborts the process
+    (SIGABRT, one stop in thirty). All our own resources are closed by now.
     """
     logging.shutdown()
     sys.stdout.flush()

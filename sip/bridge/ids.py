@@ -7,6 +7,6 @@ import string
 
 
 def new_id(prefix: str) -> str:
-    """A random id in LiveKit's form: ``SCL_`` and twelve letters or digits."""
+    """Return a random id in LiveKit's form: ``SCL_`` and twelve letters or digits."""
     alphabet = string.ascii_letters + string.digits
     return f"{prefix}_{''.join(secrets.choice(alphabet) for _ in range(12))}"

@@ -1,8 +1,8 @@
-"""Which trunk and which dispatch rule an incoming call belongs to. Sans-I/O.
+"""Finds the trunk and the dispatch rule of an incoming call. Sans-I/O.
 
-The order is livekit-server's: a trunk of the called number before one of all
-numbers; a rule of the trunk before one of all trunks; then direct before
-individual before callee, each with a penalty for a missing caller or called filter.
+The order is livekit-server's: a trunk for the called number before one for all numbers; a rule
+for the trunk before one for all trunks; then direct before individual before callee, each with
+a penalty for a missing caller or called filter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FILTER_PENALTY: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """An incoming call. ``source_ip`` is empty when it could not be found out."""
+    """An incoming call. ``source_ip`` is empty if unknown."""
 
     caller: str
     caller_host: str
@@ -40,7 +40,7 @@ class Invite:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a matched call goes."""
+    """The room of a matched call, and its participant there."""
 
     room: str
     identity: str
@@ -49,7 +49,7 @@ class Place:
 
 
 def normalize(number: str) -> str:
-    """``+`` and digits; what does not look like a phone number stays as it is."""
+    """Return ``+`` and digits; a string that is not a phone number stays as it is."""
     if not _NUMBER.fullmatch(number):
         return number
     return "+" + number.translate(_FORMATTING).lstrip("+")
@@ -62,7 +62,7 @@ def normalized(numbers: Iterable[str]) -> set[str]:
 def match_trunk(
     trunks: Iterable[SIPInboundTrunkInfo], invite: Invite
 ) -> SIPInboundTrunkInfo | None:
-    """The trunk of the called number, else the one that takes all numbers."""
+    """Return the trunk for the called number, else one for all numbers."""
     default = None
     for trunk in trunks:
         if trunk.allowed_numbers and normalize(invite.caller) not in normalized(
@@ -81,7 +81,7 @@ def match_trunk(
 def match_rule(
     rules: Iterable[SIPDispatchRuleInfo], trunk: SIPInboundTrunkInfo | None, invite: Invite
 ) -> SIPDispatchRuleInfo | None:
-    """The best rule. Its number filters match exactly, as livekit-server's do."""
+    """Return the best rule. Number filters match exactly, as livekit-server's do."""
     specific: list[SIPDispatchRuleInfo] = []
     default: list[SIPDispatchRuleInfo] = []
     for rule in rules:
@@ -98,7 +98,7 @@ def match_rule(
 
 
 def priority(rule: SIPDispatchRuleInfo) -> int:
-    """Lower comes first."""
+    """Return the rule's rank; the lowest wins."""
     kind = rule.rule.WhichOneof("rule")
     result = _KIND_PRIORITY.get(kind or "", 99)
     if not pin_of(rule):
@@ -116,7 +116,7 @@ def pin_of(rule: SIPDispatchRuleInfo) -> str:
 
 
 def room_of(rule: SIPDispatchRuleInfo) -> str:
-    """The room's name, or what it begins with."""
+    """Return the room's name, or its prefix."""
     match rule.rule.WhichOneof("rule"):
         case "dispatch_rule_direct":
             return rule.rule.dispatch_rule_direct.room_name
@@ -131,7 +131,7 @@ def room_of(rule: SIPDispatchRuleInfo) -> str:
 def place(
     rule: SIPDispatchRuleInfo, trunk: SIPInboundTrunkInfo | None, invite: Invite, call_id: str
 ) -> Place:
-    """Room, identity and attributes that ``rule`` gives the call."""
+    """Return the room, identity and attributes that ``rule`` gives the call."""
     caller = invite.caller
     identity = f"sip_{caller}"
     attributes = dict(rule.attributes)
@@ -161,7 +161,7 @@ def place(
 def conflicting_trunk(
     new: SIPInboundTrunkInfo, others: Iterable[SIPInboundTrunkInfo]
 ) -> SIPInboundTrunkInfo | None:
-    """The trunk that would take the same calls: a number in common, and a caller in common."""
+    """Return a trunk that would take the same calls: it shares a number and a caller."""
     for other in others:
         numbers = normalized(new.numbers), normalized(other.numbers)
         callers = normalized(new.allowed_numbers), normalized(other.allowed_numbers)
@@ -173,7 +173,7 @@ def conflicting_trunk(
 def conflicting_rule(
     new: SIPDispatchRuleInfo, others: Iterable[SIPDispatchRuleInfo]
 ) -> SIPDispatchRuleInfo | None:
-    """The rule for the same combination of trunk, caller, called number and PIN."""
+    """Return a rule for the same combination of trunk, caller, called number and PIN."""
     for other in others:
         if (
             pin_of(new) == pin_of(other)
@@ -186,21 +186,21 @@ def conflicting_rule(
 
 
 def _overlap(one: set[str], two: set[str]) -> bool:
-    # "All" collides only with "all": what is specific takes precedence.
+    # "All" conflicts only with "all", as a specific entry takes precedence.
     return bool(one & two) or (not one and not two)
 
 
 def _from_allowed(invite: Invite, masks: Iterable[str]) -> bool:
-    """Whether it comes from one of the addresses or networks.
+    """Return True if the call comes from one of the addresses or networks.
 
-    livekit-server takes the host in From for it, too, which anybody can write there.
+    livekit-server also accepts the host in From, which anyone can forge.
     """
     try:
         source = ipaddress.ip_address(invite.source_ip)
     except ValueError:
         return False
-    # A socket of both families names an IPv4 sender ::ffff:a.b.c.d. No other wrapping counts:
-    # who sends from a 6to4 address is not at the IPv4 address in it.
+    # A dual-stack socket names an IPv4 sender ::ffff:a.b.c.d. No other wrapping counts: the
+    # sender at a 6to4 address is not at the IPv4 address in it.
     mapped = source.ipv4_mapped if isinstance(source, ipaddress.IPv6Address) else None
     for mask in masks:
         try:

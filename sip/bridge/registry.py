@@ -1,4 +1,4 @@
-"""Trunks and dispatch rules: kept in memory, and in one JSON file after every change."""
+"""Trunks and dispatch rules, kept in memory and saved to one JSON file after every change."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _FILE_VERSION: Final = 1
 
 
 class Registry:
-    """A change is kept once ``saved`` was awaited.
+    """The trunks and rules. A change is durable once ``saved`` has been awaited.
 
-    Raises TwirpError: ``invalid_argument`` for what cannot be stored, ``not_found``.
+    Raises TwirpError: ``invalid_argument`` if a change cannot be stored, or ``not_found``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ class Registry:
     # --- persistence
 
     def load(self) -> None:
-        """Read the state file, if there is one. Raises ValueError for a broken one."""
+        """Read the state file, if it exists. Raises ValueError if it is broken."""
         if not self._path.exists():
             return
         try:
@@ -63,7 +63,7 @@ class Registry:
             raise ValueError(f"{self._path} is not a state file of the bridge: {error}") from error
 
     async def saved(self) -> None:
-        """Until the file has what was changed so far. Raises OSError; then the next one tries."""
+        """Wait until all changes so far are in the file. After an OSError the next call retries."""
         async with self._saving:
             if not self._changed:
                 return
@@ -196,7 +196,7 @@ class Registry:
         return _copy(_found(self.outbound, trunk_id, "sip trunk"))
 
     def delete_trunk(self, trunk_id: str) -> None:
-        """Of either kind; one that is gone already is fine, as at livekit-server."""
+        """Delete a trunk of either kind; a missing one is no error, as at livekit-server."""
         if not trunk_id:
             raise validation.invalid("trunk ID is required")
         removed = self.inbound.pop(trunk_id, None) or self.outbound.pop(trunk_id, None)
@@ -234,7 +234,7 @@ class Registry:
         if info.rule.WhichOneof("rule") is None:
             raise validation.invalid("missing rule")
         if matching.pin_of(info):
-            # The caller would have to be asked by voice.
+            # The bridge cannot ask the caller by voice.
             raise TwirpError("unimplemented", "PIN-protected rules are not supported here")
         validation.media(info.media, info.media_encryption)
         stored = _stamped(info, rule_id, "sip_dispatch_rule_id")

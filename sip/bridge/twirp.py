@@ -52,8 +52,8 @@ _GRPC_CODES: Final[Mapping[str, int]] = {
     )
 }
 
-# SIP status of a refused INVITE or REFER → Twirp code, as livekit-server answers it.
-# What is not listed: 3xx, 4xx and 6xx are the caller's argument, 5xx a failed precondition.
+# SIP status of a refused INVITE or REFER → Twirp code, as livekit-server returns it.
+# Others: 3xx, 4xx and 6xx are invalid arguments, 5xx failed preconditions.
 _CODES_OF_SIP: Final[Mapping[str, tuple[int, ...]]] = {
     "not_found": (301, 302, 404, 410, 481, 604),
     "permission_denied": (401, 402, 403, 433, 470, 603, 607, 608),
@@ -69,7 +69,7 @@ _TWIRP_OF_SIP: Final = {sip: code for code, sips in _CODES_OF_SIP.items() for si
 
 
 class TwirpError(Exception):
-    """An answer other than 200. ``code`` is one of ``HTTP_STATUS``."""
+    """A response other than 200. ``code`` is one of ``HTTP_STATUS``."""
 
     def __init__(self, code: str, message: str, meta: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -89,7 +89,7 @@ class TwirpError(Exception):
 
 
 def sip_error(status: int, reason: str, *, what: str = "INVITE failed") -> TwirpError:
-    """The far end refused with ``status``: livekit-api turns this into a SipCallError."""
+    """Return the error for a far end's refusal; livekit-api turns it into a SipCallError."""
     default = "failed_precondition" if 500 <= status < 600 else "invalid_argument"
     code = _TWIRP_OF_SIP.get(status, default)
     known = status in SIPStatusCode.values()
@@ -107,12 +107,12 @@ def sip_error(status: int, reason: str, *, what: str = "INVITE failed") -> Twirp
 
 
 def _any_status(status: int) -> Any:
-    """protobuf enums are open: a status that LiveKit has no name for passes as its number."""
+    """Let a status pass that LiveKit has no name for: protobuf enums are open."""
     return status
 
 
 def _rpc_status(code: int, message: str, detail: any_pb2.Any) -> bytes:
-    """A google.rpc.Status (code = 1, message = 2, details = 3), as the metadata carries it."""
+    """Encode a google.rpc.Status (code = 1, message = 2, details = 3) for the metadata."""
     text, packed = message.encode(), detail.SerializeToString()
     return (
         b"\x08" + _varint(code)
@@ -131,7 +131,7 @@ def _varint(value: int) -> bytes:
 
 
 def decode(content_type: str, body: bytes, message: type[M]) -> M:
-    """Raises TwirpError ``bad_route`` for an unknown content type, ``malformed`` for the rest."""
+    """Parse a body. Raises TwirpError: ``bad_route`` for its content type, else ``malformed``."""
     kind = content_type.partition(";")[0].strip().lower()
     try:
         if kind == PROTOBUF:
@@ -148,7 +148,7 @@ def decode(content_type: str, body: bytes, message: type[M]) -> M:
 
 
 def encode(content_type: str, message: Message) -> tuple[bytes, str]:
-    """The answer in the content type of its request, and that content type."""
+    """Return the response in the request's content type, and that content type."""
     if content_type.partition(";")[0].strip().lower() == JSON:
         text = json_format.MessageToJson(
             message,

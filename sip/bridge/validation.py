@@ -1,4 +1,4 @@
-"""What may go into an INVITE. livekit-server checks most of it; a line break it lets through."""
+"""Checks what goes into an INVITE. livekit-server checks most of it, but allows line breaks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from livekit.protocol.sip import SIPMediaConfig, SIPMediaEncryption
 
 from sip.bridge.twirp import TwirpError
 
-# RFC 3261 §25.1 "user" less the characters that begin parameters, headers and passwords.
+# RFC 3261 §25.1 "user" without the characters that begin parameters, headers and passwords.
 _USER: Final = re.compile(r"[A-Za-z0-9._!~*'()&=+$,/#%-]{1,128}")
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]{1,253})(?::(\d{1,5}))?")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9.!%*_+`'~-]{1,255}")
@@ -29,7 +29,7 @@ FORBIDDEN_HEADERS: Final = frozenset(
 
 
 def user(value: str, field: str) -> str:
-    """A phone number or SIP user. Raises TwirpError ``invalid_argument``."""
+    """Check a phone number or SIP user. Raises TwirpError ``invalid_argument``."""
     if "@" in value:
         raise invalid(f"{field} should be a phone number or SIP user, not a full SIP URI")
     if not _USER.fullmatch(value):
@@ -38,7 +38,7 @@ def user(value: str, field: str) -> str:
 
 
 def host(value: str, field: str) -> str:
-    """``host`` or ``host:port``. Raises TwirpError ``invalid_argument``."""
+    """Check ``host`` or ``host:port``. Raises TwirpError ``invalid_argument``."""
     match = _HOST.fullmatch(value)
     if match is None or (match[1] is not None and not 0 < int(match[1]) < 65536):
         raise invalid(f"{field} should be a hostname or IP, not SIP URI")
@@ -46,7 +46,7 @@ def host(value: str, field: str) -> str:
 
 
 def display_name(value: str) -> str:
-    """Goes between double quotes. Raises TwirpError ``invalid_argument``."""
+    """Check a name that goes between double quotes. Raises TwirpError ``invalid_argument``."""
     if len(value) > _MAX_DISPLAY_NAME:
         raise invalid(f"DisplayName too long (max {_MAX_DISPLAY_NAME} characters)")
     if _CONTROL.search(value) or '"' in value or "\\" in value:
@@ -55,7 +55,7 @@ def display_name(value: str) -> str:
 
 
 def headers(values: Mapping[str, str]) -> dict[str, str]:
-    """Extra headers of an INVITE. Raises TwirpError ``invalid_argument``."""
+    """Check extra headers of an INVITE. Raises TwirpError ``invalid_argument``."""
     for name, value in values.items():
         if not _TOKEN.fullmatch(name) or name.lower() in FORBIDDEN_HEADERS:
             raise invalid(f"invalid header name: {name[:64]!r} is not supported")
@@ -65,14 +65,14 @@ def headers(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def dtmf(value: str) -> str:
-    """Digits and ``w`` pauses of half a second. Raises TwirpError ``invalid_argument``."""
+    """Check digits and ``w``, a pause of half a second. Raises TwirpError ``invalid_argument``."""
     if not _DTMF.fullmatch(value):
         raise invalid("dtmf must consist of 0-9, *, #, A-D and w")
     return value
 
 
 def media(config: SIPMediaConfig, encryption: int) -> None:
-    """Raises TwirpError for what this service cannot do: media encryption, other codecs only."""
+    """Raises TwirpError if a call requires media encryption or allows neither PCMU nor PCMA."""
     wanted = config.encryption if config.HasField("encryption") else encryption
     if wanted == SIPMediaEncryption.SIP_MEDIA_ENCRYPT_REQUIRE:
         raise TwirpError("unimplemented", "media encryption is not supported by this service")

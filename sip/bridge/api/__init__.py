@@ -1,1 +1,1 @@
-"""The bridge's face: LiveKit's SIP API over HTTP."""
+"""The bridge's HTTP server: LiveKit's SIP API."""

@@ -1,4 +1,4 @@
-"""The HTTP face: Twirp routes, LiveKit's tokens, errors in Twirp's form."""
+"""The HTTP server: Twirp routes, LiveKit's tokens, errors in Twirp's form."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def create_app(
     livekit: LiveKit,
     addresses: Callable[[], dict[str, str]],
 ) -> web.Application:
-    """``addresses`` tells where the service listens, for ``GET /``. Called in the running loop."""
+    """Build the app, in the running loop. ``addresses`` returns the listeners, for ``GET /``."""
     methods = _methods(service, registry)
     verifier = api.TokenVerifier(livekit.api_key, livekit.api_secret)
 
@@ -55,7 +55,7 @@ def create_app(
             method = methods.get(name)
             if method is None:
                 raise TwirpError("bad_route", f"no handler for path {request.path!r}")
-            # Before the body: who may not call learns nothing about its form.
+            # Before the body is read: an unauthorized client learns nothing about its form.
             claims = _authorize(request, verifier, method.grant)
             body = twirp.decode(content_type, await request.read(), method.request)
             answer, answer_type = twirp.encode(content_type, await method.handler(body, claims))
@@ -86,7 +86,7 @@ def create_app(
 
 
 def _methods(service: SipService, registry: Registry) -> dict[str, Method]:
-    """The API's table of contents."""
+    """Return the API's methods by name."""
     admin = _Admin(registry)
     return {
         "CreateSIPParticipant": Method(
@@ -120,7 +120,7 @@ def _admin(request: type[Message], handle: Callable[[Any], Message]) -> Method:
 
 
 class _Admin:
-    """Requests in, registry operations, messages out."""
+    """The handlers for trunks and rules, which map requests to registry operations."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -202,7 +202,7 @@ class _Admin:
 
 
 def _legacy(trunk: pb.SIPInboundTrunkInfo | pb.SIPOutboundTrunkInfo) -> pb.SIPTrunkInfo:
-    """The one trunk message that ListSIPTrunk still answers with."""
+    """Convert a trunk to the single message type that ListSIPTrunk still returns."""
     number = trunk.numbers[0] if trunk.numbers else ""
     if isinstance(trunk, pb.SIPInboundTrunkInfo):
         return pb.SIPTrunkInfo(
@@ -232,7 +232,7 @@ def _legacy(trunk: pb.SIPInboundTrunkInfo | pb.SIPOutboundTrunkInfo) -> pb.SIPTr
 def _authorize(
     request: web.Request, verifier: api.TokenVerifier, grant: Literal["call", "admin"]
 ) -> Claims:
-    """Raises TwirpError ``unauthenticated`` or ``permission_denied``."""
+    """Check the token. Raises TwirpError ``unauthenticated`` or ``permission_denied``."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise TwirpError("unauthenticated", "invalid authorization header. Must start with Bearer ")
