@@ -1,1 +1,1 @@
-"""Calls in progress: how they come in and go out, who is let in, and how they end."""
+"""Calls in progress: inbound and outbound, their admission, and their endings."""

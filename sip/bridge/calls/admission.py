@@ -1,7 +1,7 @@
-"""How many incoming calls may be on their way to an answer. Sans-I/O.
+"""Limits on incoming calls that are not yet answered. Sans-I/O.
 
-Anybody who reaches the SIP port can send INVITEs, and each that is let in costs a room, its
-native half and some 50 ms of CPU. So they are counted before any of that is made.
+Anyone who reaches the SIP port can send INVITEs, and each admitted one costs a room, its native
+half and some 50 ms of CPU. So calls are counted before any of that is created.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A trunk has a share of the whole, so that the callers of one leave room for the others'."""
+    """The limits. Each trunk has its share, so that one trunk's callers cannot take all places."""
 
     unanswered: int = 60
     unanswered_of_trunk: int = 20
@@ -24,12 +24,12 @@ class Limits:
     burst_of_source: int = 20
 
 
-# Source addresses can be forged: so many are remembered, the latest.
+# Source addresses can be forged, so only the latest ones are remembered.
 SOURCES_KEPT: Final = 1000
 
 
 class Admission:
-    """Gives a ticket to each incoming call that there is room for."""
+    """Gives a ticket to each incoming call within the limits."""
 
     def __init__(
         self, limits: Limits | None = None, clock: Callable[[], float] = time.monotonic
@@ -45,14 +45,14 @@ class Admission:
         return self._unanswered
 
     def ticket(self) -> Ticket | None:
-        """None: as many calls are unanswered as may be."""
+        """Return a ticket; None if the limit of unanswered calls is reached."""
         if self._unanswered >= self.limits.unanswered:
             return None
         self._unanswered += 1
         return Ticket(self)
 
     def slower(self, source_ip: str) -> bool:
-        """Count one call from this address; True when it calls too fast (a token bucket)."""
+        """Count a call from this address; True if it exceeds its rate (a token bucket)."""
         now = self._clock()
         burst = float(self.limits.burst_of_source)
         left, then = self._sources.pop(source_ip, (burst, now))
@@ -73,7 +73,7 @@ class Admission:
         self._unanswered -= 1
         if trunk_id is not None:
             self._of_trunk[trunk_id] -= 1
-            self._of_trunk += Counter()  # forgets trunks without calls
+            self._of_trunk += Counter()  # drops trunks without calls
 
 
 class Ticket:
@@ -85,14 +85,14 @@ class Ticket:
         self._given_back = False
 
     def enter_trunk(self, trunk_id: str) -> bool:
-        """False: the trunk has as many unanswered calls as it may have."""
+        """Count the call for its trunk; False if the trunk's limit is reached."""
         if not self._admission._enter(trunk_id):
             return False
         self._trunk_id = trunk_id
         return True
 
     def give_back(self) -> None:
-        """The call was answered, or is over. Safe to call twice."""
+        """Free the place: the call was answered, or is over. Idempotent."""
         if not self._given_back:
             self._given_back = True
             self._admission._leave(self._trunk_id)

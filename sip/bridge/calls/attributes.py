@@ -23,9 +23,9 @@ def of_headers(
     include: int,
     mapping: Mapping[str, str],
 ) -> dict[str, str]:
-    """``sip.h.<name>`` for those that ``include`` selects, and the names in ``mapping``.
+    """Return ``sip.h.<name>`` for headers that ``include`` selects, and the names in ``mapping``.
 
-    ``received`` has lower-case names; of a repeated header the first counts.
+    ``received`` has lower-case names; the first of a repeated header counts.
     """
     values: dict[str, str] = {}
     for name, value in received:
@@ -42,7 +42,7 @@ def of_headers(
 
 
 def of_dialog(call_id: str | None, dialog: DialogTrace) -> dict[str, str]:
-    """The provider's own ids of the call."""
+    """Return the dialog's ids: Call-ID and the far end's tag."""
     attributes = {}
     if call_id:
         attributes["sip.callIDFull"] = call_id

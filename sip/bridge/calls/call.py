@@ -1,4 +1,4 @@
-"""One bridged call: a leg in a room, a phone at the other end, and how it ends."""
+"""One bridged call: a leg in a room and a phone, from the answer to the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sip.room_leg import RoomLeg
 
 log = logging.getLogger(__name__)
 
-# livekit-sip's: no RTP at all at first, and none any more later.
+# livekit-sip's limits on waiting for the first RTP packet, and for each later one.
 MEDIA_TIMEOUT_INITIAL_S: Final = 30.0
 MEDIA_TIMEOUT_S: Final = 15.0
 WATCH_INTERVAL_S: Final = 1.0
@@ -36,9 +36,9 @@ DTMF_PAUSE_S: Final = 0.5
 
 
 class Call:
-    """Given a phone by ``adopt``, talking in ``talk``; its ``room_leg`` joins the room.
+    """A call: ``room_leg`` joins the room, ``adopt`` adds the phone, ``talk`` connects them.
 
-    Whatever ends it calls ``end``; the first wins, and ``finish`` undoes everything.
+    Everything that ends the call calls ``end``; the first ending counts. ``finish`` cleans up.
     """
 
     def __init__(self, call_id: str, participant: Participant, livekit: LiveKit) -> None:
@@ -52,15 +52,15 @@ class Call:
         self._pressed: asyncio.Queue[str] = asyncio.Queue()  # at the phone
 
     def adopt(self, phone: PhoneCall) -> None:
-        """The far end of this call; its hanging up ends the call."""
+        """Set the far end's phone, and follow its ringing and keys."""
         self.phone = phone
         phone.on_ringing = lambda: self.room_leg.set_status("ringing")
-        if phone.ringing.is_set():  # a near phone was quicker
+        if phone.ringing.is_set():  # a phone nearby may ring before this
             phone.on_ringing()
         phone.on_digit = self._pressed.put_nowait
 
     async def talk(self, dtmf: str, max_duration_s: float) -> Ending:
-        """From the answer to the end of the call."""
+        """Connect phone and room until the call ends; return the ending."""
         phone = self.phone
         if phone is None:
             raise RuntimeError("talk() before adopt()")
@@ -85,7 +85,7 @@ class Call:
         return await self.over
 
     async def transfer(self, target: str, timeout: float) -> None:
-        """Blind transfer (REFER). Raises TransferFailed or BaresipError; success ends the call."""
+        """Transfer blindly (REFER); success ends the call. Raises TransferFailed, BaresipError."""
         if self.phone is None or not self.phone.answered.is_set():
             raise TwirpError("failed_precondition", "the call is not answered")
         await self.phone.transfer(target, timeout=timeout)
@@ -119,8 +119,8 @@ class Call:
                 return
 
     async def finish(self, ending: Ending) -> None:
-        """Hang up, leave the room, stop all that runs. Bounded, and safe to call once."""
-        # The phone first, while the room still shows the participant (livekit-sip does so, too).
+        """Hang up, leave the room, stop all tasks. Bounded; to be called once."""
+        # Like livekit-sip, hang up first, while the participant is still in the room.
         if self.phone is not None:
             await self.phone.hang_up()
         await self.room_leg.leave(ending)

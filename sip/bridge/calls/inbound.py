@@ -1,4 +1,4 @@
-"""Inbound calls: from an INVITE to a room, ringing until there is something to hear in it."""
+"""Inbound calls: from an INVITE to a room, ringing until the room has an audio track."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 _ADDRESS: Final = re.compile(r"sips?:(?:([^@>;]*)@)?(\[[^\]]+\]|[^:;>?]+)", re.IGNORECASE)
 
 
-# Of whom nothing can be told (RFC 3323's name for those who do not want to be told of).
+# Stands for a caller without a printable name (RFC 3323's name for callers who withhold theirs).
 ANONYMOUS: Final = "anonymous"
 
 
 def parse_address(value: str) -> tuple[str | None, str]:
-    """User and host of a From or To header, or of a bare SIP URI.
+    """Return user and host of a From or To header, or of a bare SIP URI.
 
-    Both are empty when it is neither; the user is None when it is there and no text.
+    Both are empty if ``value`` is neither; the user is None if it is not printable text.
     """
     match = _ADDRESS.search(value)
     if match is None:
@@ -50,7 +50,7 @@ def parse_address(value: str) -> tuple[str | None, str]:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A call that may come in."""
+    """An admitted call."""
 
     call: Call
     ringing_s: float
@@ -59,13 +59,13 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One that may not."""
+    """A call that is not admitted."""
 
     why: str
 
 
 class Inbound:
-    """Takes what the endpoint receives: ``place`` says where to, ``serve`` sees it to its end."""
+    """Handles incoming calls: ``place`` finds the room or refuses, ``serve`` carries the call."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Inbound:
         self._turns = turns
 
     async def place(self, phone: PhoneCall, ticket: Ticket) -> Placed | Refused:
-        """Nothing is made for a call that is refused."""
+        """Find the call's trunk, rule and room. A refused call creates nothing."""
         dialog = await self._endpoint.dialog(phone.call_id)
         source_ip = dialog.opening.source_ip if dialog.opening is not None else ""
         if self._admission.slower(source_ip):
@@ -98,7 +98,7 @@ class Inbound:
         if rule is None:
             return Refused("no trunk and rule")
         if trunk is not None and trunk.auth_username:
-            # The SIP stack cannot challenge an INVITE; letting it in unchecked would be worse.
+            # The SIP stack cannot challenge an INVITE, and admitting it unchecked would be worse.
             return Refused("the trunk asks for digest credentials")
         if not ticket.enter_trunk(trunk.sip_trunk_id if trunk is not None else ""):
             return Refused("too many unanswered calls of one trunk")
@@ -124,9 +124,9 @@ class Inbound:
         return Placed(Call(call_id, participant, self._livekit), ringing, longest)
 
     async def serve(self, placed: Placed, phone: PhoneCall, ticket: Ticket) -> Ending:
-        """Join, let it ring until the room can be heard, answer, talk; the ending.
+        """Join, ring until the room has an audio track, answer and talk; return the ending.
 
-        Raises TwirpError when the room cannot be joined, or the caller gave up meanwhile.
+        Raises TwirpError if the room cannot be joined, or the caller gives up meanwhile.
         """
         call = placed.call
         call.adopt(phone)
@@ -138,7 +138,6 @@ class Inbound:
         try:
             await self._turns.join(call.room_leg)
             call.room_leg.subscribe()
-            # It rings until there is something to hear in the room.
             audible, _ = await first_of(
                 call.room_leg.first_track(), call.over, timeout=placed.ringing_s
             )

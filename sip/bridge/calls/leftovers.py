@@ -1,8 +1,8 @@
 """Legs that an earlier run of this bridge left in rooms.
 
-A killed bridge takes leave of nobody, and LiveKit keeps its participants for some 20 s: so long an
-agent would talk to nobody, and the record say that the call goes on. A bridge that starts anew has
-no call yet, so whatever carries its mark is left over: it is said to be lost, and removed.
+A killed bridge does not leave its rooms, and LiveKit keeps its participants for some 20 s. In that
+time the agent would talk to nobody, and the record would show a call in progress. A bridge that
+starts has no calls yet, so every leg with its mark is orphaned: it is marked as lost and removed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from sip.participant import LiveKit
 
 log = logging.getLogger(__name__)
 
-# Whoever starts a bridge waits for this; what is not done by then LiveKit does after its 20 s.
+# The bridge's start waits for this; LiveKit removes the remaining legs after its 20 s.
 DEADLINE_S: Final = 5.0
 
 
 def mark_of(sip_address: str) -> str:
-    """The same for every run of the bridge that listens there on this machine, and no other's."""
+    """Return a mark that all runs of the bridge at this address of this machine share."""
     return hashlib.sha256(f"{socket.gethostname()} {sip_address}".encode()).hexdigest()[:16]
 
 
 async def remove(livekit: LiveKit) -> int:
-    """Remove every leg with ``livekit.mark``; how many. To be called before any call is taken."""
+    """Remove every leg with ``livekit.mark``, before any call is taken; return their number."""
     removed = 0
     client = livekit.client()
     try:
@@ -44,7 +44,7 @@ async def remove(livekit: LiveKit) -> int:
                 with _gone_is_fine():
                     removed += await _clear(client, room.name, livekit.mark)
     except (api.ServerError, aiohttp.ClientError, TimeoutError, OSError) as error:
-        # Also a LiveKit that starts together with us, and has no rooms yet.
+        # Also if LiveKit is still starting; then it has no rooms yet.
         log.info("cannot look for legs left over", extra={"problem": type(error).__name__})
     finally:
         await client.aclose()
@@ -64,7 +64,7 @@ async def _clear(client: api.LiveKitAPI, room: str, mark: str) -> int:
             room=room, identity=participant.identity, attributes={LOST: "true"}
         )
         with _gone_is_fine():
-            # First: a leg that is just removed was hung up on, by our side.
+            # First, as removal alone means that our side hung up.
             await client.room.update_participant(lost)
             await remove_leg(client, whom)
         removed += 1
@@ -73,7 +73,7 @@ async def _clear(client: api.LiveKitAPI, room: str, mark: str) -> int:
 
 @contextlib.contextmanager
 def _gone_is_fine() -> Iterator[None]:
-    """A room or a leg that has ended by itself since it was listed keeps no other from its turn."""
+    """Ignore not_found: a room or leg that has ended since the listing must not stop the loop."""
     try:
         yield
     except api.ServerError as error:

@@ -34,8 +34,8 @@ from sip.participant import Participant
 # livekit-sip's default, and livekit-server's cap on a request that waits for the answer.
 RINGING_TIMEOUT_S: Final = 180.0
 WAIT_CAP_S: Final = 80.0
-# What the phone will hear is negotiated with LiveKit while it rings: nobody waits for it at the
-# answer. Not at once: whoever dialled may first want to say what this participant may hear.
+# Subscribe to the room's audio while the phone rings, so that the answer need not wait for it. Not
+# at once: the client may first want to restrict what this participant may hear.
 SUBSCRIBE_AFTER_S: Final = 0.5
 
 _TRANSPORTS: Final[Mapping[int, Literal["udp", "tcp", "tls"]]] = {
@@ -48,7 +48,7 @@ _TRANSPORTS: Final[Mapping[int, Literal["udp", "tcp", "tls"]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """All that one outbound call needs, checked."""
+    """The validated parameters of one outbound call."""
 
     call_id: str
     participant: Participant
@@ -100,7 +100,7 @@ def plan(
     include = request.include_headers or (
         trunk.include_headers if trunk else SIPHeaderOptions.SIP_NO_HEADERS
     )
-    # Not given: the number; given and empty: none.
+    # Absent: the number is shown; present but empty: no name is.
     shown = validation.display_name(
         request.display_name if request.HasField("display_name") else number
     )
@@ -154,7 +154,7 @@ def _attributes(
 
 
 async def checked_uri(order: Dial, guard: SipGuard, local_host: str) -> str:
-    """The URI to dial: a tenant's leads to the very address that was checked.
+    """Return the URI to dial; for a tenant's trunk, pinned to the address that was checked.
 
     Raises AddressRefused.
     """
@@ -164,16 +164,16 @@ async def checked_uri(order: Dial, guard: SipGuard, local_host: str) -> str:
     found = await guard.check(order.hostname, tls=tls, tenant=order.tenant)
     if found == [parse_outbound_address(order.hostname).host]:
         return order.uri
-    # Of the family that we listen on, if there is one: the stack sends from there.
+    # Prefer the address family that we listen on, as the stack sends from that address.
     version = ipaddress.ip_address(local_host).version
     found.sort(key=lambda each: ipaddress.ip_address(each).version != version)
-    # RFC 3261 §19.1.1: the address to send to instead of the host's, whose name stays in the
-    # URI for the trunk to read. The stack looks nothing up then, SRV records neither.
+    # RFC 3261 §19.1.1: maddr overrides the host's address, and the host's name stays in the URI
+    # for the trunk to read. The stack then makes no DNS query, not even for SRV records.
     return f"{order.uri};maddr={found[0]}"
 
 
 async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> Verdict | None:
-    """Ring the phone; None when it answered. The call may be ended from elsewhere meanwhile."""
+    """Ring the phone; return None if it answered. The call may be ended meanwhile."""
     headers = dict(order.headers)
     for attribute, header in order.attributes_to_headers.items():
         if attribute in call.participant.attributes:
@@ -205,7 +205,7 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
     if phone.closed.done():
         text = phone.closed.result()
         if not verdict.is_status_line(text):
-            # The stack has words of its own for a redirection; the far end's status is better.
+            # For a redirection the stack has its own text; prefer the far end's status line.
             text = (await endpoint.dialog(phone.call_id)).status_line or text
         return verdict.refused(text)
     if not phone.answered.is_set():
@@ -217,23 +217,23 @@ async def dial(call: Call, order: Dial, endpoint: Endpoint, guard: SipGuard) -> 
     )
     if call.over.done():
         return _ended(call)
-    # The stack has sent its ACK there, and will send its BYE; but no call is held by it. (None:
-    # the phone has hung up, and nothing more is sent.)
+    # On a refusal, the stack has sent its ACK there and will send its BYE, but there is no call.
+    # (``stays`` is None if the phone has hung up: nothing more is sent.)
     return verdict.not_allowed() if stays is False else None
 
 
 async def _stays_outside(
     phone: PhoneCall, endpoint: Endpoint, guard: SipGuard, tenant: str
 ) -> bool:
-    """Whether the far end, which a tenant chose, keeps the rest of the call out of our network."""
+    """Return True if all further requests to the tenant's far end go to allowed addresses."""
     dialog = await endpoint.dialog(phone.call_id)
     try:
         for target in dialog.next_hops:
-            # Whoever answers chooses the transport of what follows, too.
+            # The far end also chooses the transport of further requests.
             await guard.check(target, tls=None, tenant=tenant)
     except AddressRefused:
         return False
-    # An answer that names nobody is no answer that a phone gives.
+    # No real phone answers without a Contact.
     return dialog.opening is None or bool(dialog.next_hops)
 
 
@@ -242,7 +242,7 @@ def _ended(call: Call) -> Verdict:
 
 
 async def talk(call: Call, order: Dial, endpoint: Endpoint, *, dialled_for_s: float) -> Ending:
-    """From the answer to the end; the longest duration counts from the request."""
+    """Run the call from the answer to its end; its maximum duration counts from the request."""
     assert call.phone is not None
     dialog = await endpoint.dialog(call.phone.call_id)
     call.room_leg.set_attributes(

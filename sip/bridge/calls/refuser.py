@@ -1,4 +1,4 @@
-"""Refusing calls, one after the other: cheap, however many come."""
+"""Refuses calls one after the other, cheaply, however many arrive."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sip.bridge.stack.phone import PhoneCall
 
 log = logging.getLogger(__name__)
 
-# Under a flood one line tells of all.
+# During a flood, one log line per interval sums up the refusals.
 TELL_EVERY_S: Final = 1.0
-# The bridge stops soon, however slow the stack is to refuse those who still wait.
+# Bounds the bridge's shutdown, however slowly the stack refuses the remaining calls.
 CLOSE_WITHIN_S: Final = 3.0
 
 
 class Refuser:
-    """The stack takes a limited number of commands at a time, so one task gives them to it."""
+    """Refuses calls from one task, since the stack takes few commands at a time."""
 
     def __init__(self) -> None:
         self._calls: deque[PhoneCall] = deque()
@@ -27,7 +27,7 @@ class Refuser:
         self._timer: asyncio.TimerHandle | None = None
 
     def refuse(self, phone: PhoneCall, why: str) -> None:
-        """486, soon."""
+        """Enqueue the call to be refused with 486."""
         self._calls.append(phone)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="refuser")
@@ -36,14 +36,14 @@ class Refuser:
             self._timer = asyncio.get_running_loop().call_later(TELL_EVERY_S, self._tell)
 
     async def close(self) -> None:
-        """When all have been refused, or no later than ``CLOSE_WITHIN_S``.
+        """Wait until all calls are refused, at most ``CLOSE_WITHIN_S``.
 
-        Nothing may be refused afterwards.
+        ``refuse`` must not be called afterwards.
         """
         if (task := self._task) is not None:
             _, late = await asyncio.wait({task}, timeout=CLOSE_WITHIN_S)
             if late:
-                left = len(self._calls) + 1  # the task has one in hand
+                left = len(self._calls) + 1  # one more is being refused
                 task.cancel()
                 log.warning("incoming calls were not refused in time", extra={"calls": left})
                 await asyncio.wait(late, timeout=1)
@@ -58,7 +58,7 @@ class Refuser:
                 try:
                     await phone.hang_up()
                 except Exception:
-                    # The others still wait for their refusal.
+                    # Go on: the other calls still wait for their refusal.
                     log.exception("refusing an incoming call failed")
         finally:
             self._task = None

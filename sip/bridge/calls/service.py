@@ -33,12 +33,12 @@ from sip.participant import LiveKit
 
 log = logging.getLogger(__name__)
 
-# livekit-server's time for a transfer whose request names none.
+# livekit-server's default timeout for a transfer.
 TRANSFER_TIMEOUT_S: Final = 30.0
-# A join takes some 50 ms of CPU: of 40 at once none is done before its time is over.
-# Callers have turns of their own, so that a flood of them keeps no dial waiting.
+# A join takes some 50 ms of CPU: with 40 at once, none would finish before its deadline.
+# Incoming calls have turns of their own, so that a flood of them delays no dial.
 JOINING: Final = 4
-# About ten seconds' worth on two cores; whoever comes then had better come again.
+# About ten seconds' worth on two cores; a further dial should be retried later.
 DIALS_WAITING: Final = 100
 
 
@@ -73,7 +73,7 @@ class SipService:
         return len(self._calls)
 
     async def close(self, timeout: float) -> None:
-        """Hang up every call, leave every room; cancel what takes longer than ``timeout`` s."""
+        """Hang up every call and leave every room; cancel the rest after ``timeout`` s."""
         self._closing = True
         self._sweeper.close()
         for call in self._calls.values():
@@ -103,7 +103,7 @@ class SipService:
         loop = asyncio.get_running_loop()
         joined: asyncio.Future[TwirpError | None] = loop.create_future()
         answered: asyncio.Future[TwirpError | None] = loop.create_future()
-        # The call belongs to the service: a client that goes away does not end the dial.
+        # The service owns the call: a client that disconnects does not end the dial.
         self._own(call, self._run_outbound(call, order, joined, answered))
         error = await asyncio.shield(joined)
         info = pb.SIPParticipantInfo(
@@ -115,8 +115,8 @@ class SipService:
         if error is None and request.wait_until_answered:
             error = await asyncio.shield(answered)
             if error is not None and error.meta:
-                # The far end refused. It may have done so, and the participant have left,
-                # before our client could look the participant up.
+                # The far end refused, perhaps so fast that the participant left before our
+                # client could look it up.
                 ids = {"participant_id": info.participant_id, "sip_call_id": info.sip_call_id}
                 error = TwirpError(error.code, error.message, error.meta | ids)
         if error is not None:

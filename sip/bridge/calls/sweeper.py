@@ -1,8 +1,8 @@
-"""Letting ended calls go: a room's native half, half a megabyte, is freed with its Python half.
+"""Garbage collection of ended calls: a room's native half (0.5 MB) is freed with its Python half.
 
-The handlers of a room and the call refer to each other, as do cancelled tasks and those who waited
-for them. Python looks for such circles by the number of its own objects, which here is after
-hundreds of calls.
+The handlers of a room and the call form a reference cycle, as do cancelled tasks and their
+waiters. Python's collector runs by the number of Python objects, which here means after hundreds
+of calls.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import asyncio
 import gc
 from typing import Final
 
-# What the SDK still does for a room that was just left has come to its end by then.
+# By then the SDK has finished its work for a room that was left.
 AFTER_S: Final = 5.0
 
 
 def settle() -> None:
-    """Keep all that was loaded so far out of every later search: one then takes a few ms."""
+    """Exclude all objects so far from later collections: each then takes a few ms."""
     gc.collect()
     gc.freeze()
 
 
 class Sweeper:
-    """Searches once, ``AFTER_S`` after calls began to end."""
+    """Collects ``AFTER_S`` after a call has ended, once for all that end in that time."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None

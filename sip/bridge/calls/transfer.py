@@ -1,4 +1,4 @@
-"""Blind transfers: what may be transferred to, and how a failed one is told. Sans-I/O."""
+"""Blind transfers: checks the target, and maps a failed REFER to an API error. Sans-I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIP: Final = re.compile(
 
 
 def transfer_target(value: str) -> str:
-    """The URI for Refer-To. Raises TwirpError ``invalid_argument``."""
+    """Return the URI for Refer-To. Raises TwirpError ``invalid_argument``."""
     if not value:
         raise invalid("missing transfer to")
     target = value[1:-1] if value.startswith("<") and value.endswith(">") else value
@@ -28,7 +28,7 @@ def transfer_target(value: str) -> str:
 
 
 def transfer_error(error: Exception) -> TwirpError:
-    """The API's answer to a failed REFER, which livekit-api turns into a SipCallError."""
+    """Return the API error for a failed REFER; livekit-api makes a SipCallError of it."""
     status = error.status if isinstance(error, baresip.TransferFailed) else None
     if status is not None and isinstance(error, baresip.TransferFailed):
         return sip_error(status, error.reason, what="call transfer failed")

@@ -1,4 +1,4 @@
-"""Joining rooms a few calls at a time, none of them for long."""
+"""Lets a few calls at a time join their rooms, each within a deadline."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sip.bridge.twirp import TwirpError
 from sip.endings import Ending
 from sip.room_leg import NotJoined, OverAlready, RoomLeg
 
-# From the wish to the room. A gateway gives up after 10 s, and must have heard of it by then: a
-# dial that joins later would ring a phone with nobody to talk to.
+# From the request to the room. The gateway gives up after 10 s and must have the outcome by then:
+# a dial that joins later would ring a phone with nobody to talk to.
 JOIN_WITHIN_S: Final = 9.0
 
 
 class Turns:
-    """Of calls that join; ``at_once`` do, ``waiting`` may wait."""
+    """Queues joins: ``at_once`` may run, and no further call may queue while ``waiting`` do."""
 
     def __init__(self, at_once: int, waiting: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
@@ -24,16 +24,16 @@ class Turns:
         self._waiting = 0
 
     def check(self) -> None:
-        """Raises TwirpError ``resource_exhausted`` when no further call may wait."""
+        """Raises TwirpError ``resource_exhausted`` if no further call may wait."""
         if self._waiting >= self._may_wait:
             raise TwirpError("resource_exhausted", "too many calls at once")
 
     async def join(self, leg: RoomLeg) -> None:
-        """As ``RoomLeg.join``, when it is this leg's turn.
+        """Wait for a turn, then ``RoomLeg.join``.
 
-        Raises TwirpError: ``unavailable`` when the room cannot be joined, ``resource_exhausted``
-        when its turn does not come in time, ``canceled`` as soon as the call is over: it waits no
-        longer, and keeps no other's place.
+        Raises TwirpError: ``unavailable`` if the room cannot be joined, ``resource_exhausted`` if
+        the turn does not come in time, ``canceled`` as soon as the call is over, which frees the
+        turn or the place in the queue.
         """
         deadline = asyncio.get_running_loop().time() + JOIN_WITHIN_S
         self._waiting += 1
@@ -42,7 +42,7 @@ class Turns:
             try:
                 await leg.join(deadline)
             except NotJoined as error:
-                # Nobody was called: the same request may well succeed a moment later.
+                # Nobody was called, and a retry may succeed a moment later.
                 raise TwirpError("unavailable", "the room could not be joined") from error
             except OverAlready as over:
                 raise _canceled(over.ending) from over
@@ -63,7 +63,7 @@ class Turns:
                 raise TwirpError("resource_exhausted", "too many calls at once")
             taken = True
         finally:
-            # It may have come together with the end of the call, or of the wait.
+            # The turn may have come at the same moment as the end of the call or the deadline.
             if not taken and not turn.cancel():
                 self._turns.release()
 

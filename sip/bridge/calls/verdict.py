@@ -1,7 +1,7 @@
-"""What became of a dial: one verdict holds the API's error and the participant's end.
+"""The verdict on a failed dial: the API's error and the participant's disconnect reason.
 
-The classes are livekit-sip's, so that whoever reads the error, the disconnect
-reason or the webhook cannot tell which of the two served the call.
+They match livekit-sip's, so that the error, the disconnect reason and the webhook do not tell
+which of the two served the call.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _STATUS: Final = re.compile(r"(\d{3}) ?(.*)", re.DOTALL)
 # The stack ends its error texts with the errno: "Connection timed out [110]".
 _ERRNO: Final = re.compile(r"\[(\d+)\]\s*$")
 
-# What the stack says when a name has no address (EDESTADDRREQ, ENOENT, EINVAL for none at all).
+# The stack's errors for a name without an address (EDESTADDRREQ, ENOENT; EINVAL: none at all).
 _UNRESOLVED: Final = frozenset({2, 22, 89})
-# ETIMEDOUT: no answer to the INVITE at all (RFC 3261 timer B, 32 s).
+# ETIMEDOUT: no response to the INVITE (RFC 3261 timer B, 32 s).
 _TIMED_OUT: Final = 110
 
 
@@ -28,7 +28,7 @@ _TIMED_OUT: Final = 110
 class Verdict:
     """A dial that was not answered.
 
-    ``reason`` UNKNOWN_REASON is what LiveKit reports as CLIENT_INITIATED.
+    LiveKit reports the ``reason`` UNKNOWN_REASON as CLIENT_INITIATED.
     """
 
     error: TwirpError
@@ -37,12 +37,12 @@ class Verdict:
 
 
 def is_status_line(text: str) -> bool:
-    """Whether the stack's closing text holds the far end's own answer."""
+    """Return True if the stack's closing text is the far end's status line."""
     return _STATUS.fullmatch(text) is not None
 
 
 def refused(text: str) -> Verdict:
-    """The verdict on an unanswered call: a status line (``486 Busy Here``) or an error text."""
+    """Map a status line (``486 Busy Here``) or the stack's error text to a verdict."""
     match = _STATUS.fullmatch(text)
     if match is not None:
         return _by_status(int(match[1]), match[2].strip())
@@ -52,7 +52,7 @@ def refused(text: str) -> Verdict:
     if number == _TIMED_OUT:
         error = TwirpError("canceled", "transaction failed to complete (0 intermediate responses)")
         return Verdict(error, DisconnectReason.USER_UNAVAILABLE)
-    # An INVITE was sent: a code that clients do not retry, or the phone would ring twice.
+    # An INVITE was sent, so use a code that clients do not retry: the phone would ring twice.
     error = TwirpError("failed_precondition", f"INVITE failed: {text or 'no reason given'}")
     return Verdict(error, DisconnectReason.UNKNOWN_REASON)
 
@@ -64,7 +64,7 @@ def unanswered() -> Verdict:
 
 
 def canceled(message: str) -> Verdict:
-    """The dial was given up from our side (removed, room deleted, shutdown)."""
+    """Our side gave up the dial (leg removed, room deleted, shutdown)."""
     return Verdict(TwirpError("canceled", message), DisconnectReason.UNKNOWN_REASON)
 
 
@@ -75,13 +75,13 @@ def unresolved() -> Verdict:
 
 
 def not_allowed() -> Verdict:
-    """A tenant's trunk leads where it may not. Nothing was sent."""
+    """A tenant's trunk has an address that is not allowed. Nothing was sent."""
     error = TwirpError("permission_denied", "the trunk's host is not allowed")
     return Verdict(error, DisconnectReason.UNKNOWN_REASON)
 
 
 def exhausted() -> Verdict:
-    """This process dials from no further identity. Nothing was sent."""
+    """This process accepts no further identity to dial from. Nothing was sent."""
     error = TwirpError("resource_exhausted", "too many different identities were dialled from")
     return Verdict(error, DisconnectReason.UNKNOWN_REASON)
 
