@@ -1,1 +1,1 @@
-"""The SIP stack (baresip): where it listens, its calls, and its message trace."""
+"""The SIP stack (baresip): its endpoint, its calls, and its message trace."""

@@ -1,4 +1,4 @@
-"""The SIP endpoint: one stack, one listening address, one user agent per identity dialled from."""
+"""The SIP endpoint: one stack, one listening address, one user agent per calling identity."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sip.bridge.stack.trace import DialogTrace, TraceBook
 
 log = logging.getLogger(__name__)
 
-# A message is traced within a millisecond of its event, by another thread.
+# Another thread traces a message, within a millisecond of its event.
 TRACE_WAIT_S: Final = 0.25
-# With so many calls of both directions the stack refuses an INVITE (486) before it makes a call.
+# At this number of calls in both directions the stack refuses an INVITE (486) by itself.
 MAX_CALLS: Final = 300
-# The stack cannot free a user agent, and a tenant's requests choose who they come from.
+# The stack cannot free a user agent, and tenants choose the identities that they call from.
 MAX_AGENTS: Final = 10_000
 # The lowest latency: no jitter buffer of its own, two packets of playout buffer.
 _STACK_SETTINGS: Final = (
@@ -34,7 +34,7 @@ _STACK_SETTINGS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who an outbound call comes from, and what answers a digest challenge."""
+    """The caller of an outbound call, with the credentials for a digest challenge."""
 
     user: str
     host: str
@@ -44,7 +44,10 @@ class Identity:
     auth_password: str = field(repr=False)
 
     def address_of_record(self) -> str:
-        """The stack's account line, password included. Raises ValueError for what it misreads."""
+        """Return the stack's account line, with the password.
+
+        Raises ValueError for a value that the stack would misread.
+        """
         account = baresip.Account(
             user=self.user,
             domain=self.host,
@@ -59,7 +62,7 @@ class Identity:
 
 
 class TooManyIdentities(Exception):
-    """As many have been dialled from as this process keeps; those go on."""
+    """This process has its maximum of calling identities; only known ones can dial."""
 
 
 class Endpoint:
@@ -90,20 +93,20 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """The listening address with its real port."""
+        """The listening address, with the actual port."""
         return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
     async def start(self) -> None:
-        """Raises OSError when the address cannot be listened on, BaresipError for the rest."""
+        """Start the stack. Raises OSError if the address is not available, else BaresipError."""
         self._port = _free_port(self._host, self._port)
-        # TLS listens on the next port; without that port the rest works all the same.
+        # TLS listens on the next port; if that is taken, UDP and TCP still work.
         transports = "" if _is_free(self._host, self._port + 1) else "sip_transports udp,tcp\n"
         if transports:
             log.warning("no SIP over TLS: its port is taken", extra={"port": self._port + 1})
         self._tracer = _TraceHandler(asyncio.get_running_loop(), self._on_trace)
         self._tracer.attach()
         self._runtime = baresip.Runtime()
-        # A wildcard address leaves the choice of interface to the stack, which then skips loopback.
+        # For a wildcard address the stack chooses the interface, and skips loopback.
         interface = None if ipaddress.ip_address(self._host).is_unspecified else self._host
         await self._runtime.start(
             baresip.Config(
@@ -115,7 +118,7 @@ class Endpoint:
             )
         )
         self._runtime.subscribe(self._on_event)
-        # Takes every call that is for no identity dialled from before.
+        # This agent takes every call that is not for a calling identity.
         await self._agent(
             baresip.Account("switchroom", self._host, "", reg_interval=0).aor() + ";catchall=yes"
         )
@@ -128,17 +131,14 @@ class Endpoint:
             self._tracer.detach()
 
     async def dial(self, identity: Identity, uri: str, headers: dict[str, str]) -> PhoneCall:
-        """Send the INVITE.
-
-        Raises ValueError, BaresipError or TooManyIdentities when none could be sent.
-        """
+        """Send an INVITE. Raises ValueError, BaresipError or TooManyIdentities if none was sent."""
         agent = await self._agent(identity.address_of_record())
         self._dialling += 1
         try:
             call = await agent.dial(uri, headers)
             phone = PhoneCall(call, dialled=True)
-            # A near phone answers before the library's call listens to events (it does so when
-            # dial() returns, a turn of the loop after the INVITE left): what it missed, again.
+            # The library's call listens to events only when dial() returns, one loop iteration
+            # after the INVITE was sent. A phone nearby answers sooner: replay what was missed.
             for event in self._early.pop(call.handle, ()):
                 hear(call, event)
             self._dialled[phone.call_id or ""] = phone
@@ -149,7 +149,7 @@ class Endpoint:
                 self._early.clear()
 
     async def dialog(self, call_id: str | None) -> DialogTrace:
-        """What the trace knows of a dialog, waiting a moment for its opening message."""
+        """Return the trace of a dialog, after a short wait for its opening message."""
         if call_id is not None and self._book.of(call_id).opening is None:
             opened = self._waiting.setdefault(call_id, asyncio.Event())
             try:
@@ -162,11 +162,11 @@ class Endpoint:
         return self._book.of(call_id)
 
     def seen(self, call_id: str | None) -> DialogTrace:
-        """What the trace knows of a dialog by now."""
+        """Return the trace of a dialog so far."""
         return self._book.of(call_id)
 
     async def _agent(self, address_of_record: str) -> baresip.UserAgent:
-        # Each identity has one for good (about 2 kB).
+        # Each identity keeps its user agent until the process ends (about 2 kB).
         async with self._agents_lock:
             agent = self._agents.get(address_of_record)
             if agent is None:
@@ -193,14 +193,14 @@ class Endpoint:
         if opened is not None and self._book.of(call_id).opening is not None:
             opened.set()
         if message.status in {401, 407} and message.method == "INVITE" and not message.is_challenge:
-            # The stack waits for ever after a challenge without a challenge in it.
+            # After a 401 or 407 without a challenge header, the stack would wait for ever.
             phone = self._dialled.get(call_id)
             if phone is not None:
                 phone.give_up(message.first_line.partition(" ")[2])
 
 
 class _TraceHandler(logging.Handler):
-    """Takes the stack's message trace instead of any log: it holds digest answers."""
+    """Receives the stack's message trace, which must not be logged: it holds digest responses."""
 
     def __init__(
         self,
@@ -227,7 +227,7 @@ class _TraceHandler(logging.Handler):
 
 
 def _free_port(host: str, port: int) -> int:
-    """``port`` when UDP and TCP can be bound on it, for 0 one where both can. Raises OSError."""
+    """Return ``port`` if UDP and TCP can be bound to it; for 0, a free one. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for attempt in range(20):
         with (

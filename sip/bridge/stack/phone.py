@@ -1,4 +1,4 @@
-"""One call at the SIP stack: its life as futures, its audio as the leg wants it."""
+"""One call at the SIP stack: its states as futures, its audio as PCM for the leg."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from core.first_of import first_of
 
 log = logging.getLogger(__name__)
 
-# A command goes to the stack's own thread and back; what takes longer is a stall.
+# A command goes to the stack's own thread and back; if it takes longer, the stack has stalled.
 COMMAND_TIMEOUT_S: Final = 2.0
 MEDIA_UP_TIMEOUT_S: Final = 5.0
-# How long a far end may take to say that it has our INVITE; none that lives needs so long.
+# How long to wait for a provisional response to our INVITE; a reachable far end is faster.
 PROVISIONAL_WAIT_S: Final = 2.0
 
 
 class PhoneCall:
     """The far end of one call.
 
-    ``ringing`` and ``answered`` are set once; ``closed`` gets the stack's reason text:
-    a status line (``486 Busy Here``) or an error (``Connection timed out [110]``).
-    ``rtp_trip_ms`` is the round trip of its packets by RTCP, 0 until the far end has reported.
+    ``ringing`` and ``answered`` are set once. ``closed`` receives the stack's reason text: a
+    status line (``486 Busy Here``) or an error (``Connection timed out [110]``).
+    ``rtp_trip_ms`` is the RTP round trip by RTCP, 0 until the far end's first report.
     """
 
     def __init__(self, call: baresip.Call, *, dialled: bool = False) -> None:
-        """``dialled``: the INVITE is ours."""
+        """``dialled``: we sent the INVITE (as UAC)."""
         self._call = call
         self._dialled = dialled
         self.ringing = asyncio.Event()
@@ -55,7 +55,7 @@ class PhoneCall:
 
     @property
     def peer(self) -> str:
-        """The far end's address-of-record, as its SIP URI."""
+        """The far end's address-of-record, a SIP URI."""
         return self._call.peer or ""
 
     @property
@@ -69,11 +69,11 @@ class PhoneCall:
         return bool(self._call.remote_on_hold)
 
     async def answer(self) -> None:
-        """Raises BaresipError when the call is gone."""
+        """Answer the call. Raises BaresipError if it is gone."""
         await self._call.answer()
 
     async def hang_up(self) -> None:
-        """BYE, CANCEL or a refusal (486), whichever is due; a call already gone is fine."""
+        """Send BYE, CANCEL or 486, as the state requires; do nothing if the call is gone."""
         if self._dialled:
             await self._invited()
         if self._gone:
@@ -87,30 +87,30 @@ class PhoneCall:
             log.warning("hanging up failed", extra={"sip_call_id": self.call_id, "cause": error})
 
     async def _invited(self) -> None:
-        """Until the far end has our INVITE.
+        """Wait until the far end has responded to our INVITE.
 
-        A CANCEL may follow a provisional response only (RFC 3261 §9.1). Asked for earlier, the
-        stack forgets the call and sends none: the phone would ring on (measured, 30 of 160).
+        A CANCEL must wait for a provisional response (RFC 3261 §9.1). If told to cancel earlier,
+        the stack drops the call without a CANCEL: the phone goes on ringing (measured, 30 of 160).
         """
         await first_of(
             self.ringing.wait(), self.answered.wait(), self.closed, timeout=PROVISIONAL_WAIT_S
         )
 
     async def send_digit(self, digit: str) -> None:
-        """One DTMF digit as an RFC 4733 event of 100 ms."""
+        """Send one DTMF digit as an RFC 4733 event of 100 ms."""
         await self._call.send_dtmf(digit)
 
     async def transfer(self, target: str, *, timeout: float) -> None:
-        """REFER to ``target``. Raises baresip.TransferFailed, or BaresipError."""
+        """Send a REFER to ``target``. Raises baresip.TransferFailed, or BaresipError."""
         await self._call.transfer(target, timeout=timeout)
 
     def give_up(self, reason: str) -> None:
-        """Regard the call as closed; ``hang_up`` still ends it at the stack if need be."""
+        """Treat the call as closed; ``hang_up`` still ends it at the stack if necessary."""
         if not self.closed.done():
             self.closed.set_result(reason)
 
     async def media_up(self) -> PhonePcm:
-        """The call's audio, once both directions run. Raises TimeoutError."""
+        """Return the call's audio once both directions run. Raises TimeoutError."""
         deadline = time.monotonic() + MEDIA_UP_TIMEOUT_S
         while time.monotonic() < deadline:
             try:
@@ -118,7 +118,7 @@ class PhoneCall:
                 if info.tx_ready and info.rx_ready:
                     return PhonePcm(self._call.audio)
             except baresip.AudioNotActive:
-                pass  # the stack reports no event for it
+                pass  # poll: the stack has no event for it
             await asyncio.sleep(0.005)
         raise TimeoutError("the call's media did not start")
 
@@ -142,7 +142,7 @@ class PhoneCall:
 
 
 class PhonePcm:
-    """A call's PCM for the leg: renegotiation and the last moments read as silence."""
+    """A call's PCM for the leg; during a re-INVITE and at the end of the call it is silent."""
 
     def __init__(self, audio: baresip.CallAudio) -> None:
         self._audio = audio

@@ -1,8 +1,8 @@
-"""What the SIP trace tells that the stack's events do not: peers, tags, every header.
+"""Parses the SIP trace for data that the stack's events lack: source addresses, tags, headers.
 
-baresip's events carry 16 headers named in advance and no source address. Its
-message trace carries all of both, so the endpoint reads the trace (which never
-reaches a log: it holds digest answers). Sans-I/O.
+baresip's events carry at most 16 headers, named in advance, and no source address. Its message
+trace has every header and the source address, so the endpoint reads the trace. The trace is
+never logged, as it holds digest responses. Sans-I/O.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COMPACT = {"i": "call-id", "f": "from", "t": "to", "v": "via", "m": "contact"}
 
 @dataclass(frozen=True, slots=True)
 class SipMessage:
-    """One message; header names in lower case, in order of appearance."""
+    """One message; headers in order of appearance, their names in lower case."""
 
     received: bool
     source: str
@@ -41,18 +41,18 @@ class SipMessage:
 
     @property
     def source_ip(self) -> str:
-        """The packet's source without its port; IPv6 without brackets."""
+        """The packet's source address, without port; IPv6 without brackets."""
         return self.source.rpartition(":")[0].strip("[]")
 
     @property
     def status(self) -> int | None:
-        """The status code of a response, None for a request."""
+        """The status code of a response; None for a request."""
         parts = self.first_line.split(" ", 2)
         return int(parts[1]) if parts[0] == "SIP/2.0" and parts[1].isdigit() else None
 
     @property
     def is_challenge(self) -> bool:
-        """A 401 or 407 that can be answered (RFC 3261 §22)."""
+        """True for a 401 or 407 with a challenge header, which can be answered (RFC 3261 §22)."""
         header = {401: "www-authenticate", 407: "proxy-authenticate"}.get(self.status or 0)
         return header is not None and self.header(header) is not None
 
@@ -65,7 +65,7 @@ class SipMessage:
 
 
 def parse(record: str) -> SipMessage | None:
-    """One trace record (``RX UDP source -> destination``, then the message); None if it is not."""
+    """Parse a trace record: ``RX UDP source -> destination``, then the message. None if not one."""
     head, _, text = record.lstrip().partition("\n")
     match = _HEAD.match(head)
     if match is None:
@@ -87,17 +87,17 @@ def parse(record: str) -> SipMessage | None:
 
 @dataclass(slots=True)
 class DialogTrace:
-    """What one Call-ID has received so far.
+    """What has been received with one Call-ID so far.
 
-    ``opening`` is the message that speaks for the far end: its INVITE to us, or its
-    final answer to ours (authentication challenges aside).
+    ``opening`` is the far end's INVITE to us, or its final response to ours (other than an
+    authentication challenge).
     """
 
     opening: SipMessage | None = None
 
     @property
     def remote_tag(self) -> str | None:
-        """The far end's tag: From of its INVITE, To of its answer."""
+        """The far end's tag: in From of its INVITE, in To of its response."""
         if self.opening is None:
             return None
         text = self.opening.header("from" if self.opening.status is None else "to")
@@ -106,7 +106,7 @@ class DialogTrace:
 
     @property
     def status_line(self) -> str | None:
-        """``486 Busy Here``, when the opening message is an answer."""
+        """The final response's status (``486 Busy Here``); None if the far end sent the INVITE."""
         if self.opening is None or self.opening.status is None:
             return None
         return self.opening.first_line.partition(" ")[2]
@@ -117,10 +117,10 @@ class DialogTrace:
 
     @property
     def next_hops(self) -> tuple[str, ...]:
-        """``host[:port]`` of all that our requests in the dialog may go to; empty: not to be told.
+        """``host[:port]`` of each possible next hop of our requests in the dialog; empty: unknown.
 
-        That is the last Record-Route of the far end's answer, else its Contact (RFC 3261
-        §12.1.2). One, as it should be; more where a reader could take the header for another.
+        That is the last Record-Route of the far end's response, else its Contact (RFC 3261
+        §12.1.2). Usually one; more if a malformed header can be read in several ways.
         """
         for wanted in ("record-route", "contact"):
             values = [value for name, value in self.remote_headers if name == wanted]
@@ -134,7 +134,7 @@ def _hops(value: str, header: str) -> tuple[str, ...]:
     bracketed = _BRACKETED.findall(plain)
     outside = _BRACKETED.sub("", plain)
     if '"' in plain or "<" in outside or ">" in outside:
-        # Quotes or brackets without an end: whatever is in it may be meant.
+        # Unbalanced quotes or brackets: any URI in the header may be meant.
         meant = _URI.findall(value)
     elif bracketed:
         chosen = bracketed[-1 if header == "record-route" else 0]
@@ -150,7 +150,7 @@ def _hops(value: str, header: str) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class TraceBook:
-    """The dialogs seen lately, by Call-ID; the oldest are forgotten."""
+    """The latest dialogs, by Call-ID; older ones are dropped."""
 
     limit: int = 1000
     _dialogs: OrderedDict[str, DialogTrace] = field(default_factory=OrderedDict)
