@@ -1,4 +1,4 @@
-"""What the stack tests share: one running system per test process, two tenants, phones."""
+"""Fixtures of the stack tests: one running system per test process, two tenants, phones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.databases import postgres as postgres
 
 JWT_SECRET = "a-test-secret-of-more-than-32-bytes!"
 SECRETS = {"acme": "acme-secret-0123456789", "rival": "rival-secret-0123456789"}
-# What goes to SIP_OUTBOUND_ADDRESS, and must never go anywhere else.
+# Credentials for SIP_OUTBOUND_ADDRESS, which must never be sent anywhere else.
 GLOBAL_USER, GLOBAL_PASSWORD = "global-user", "global-passw0rd"
 
 
@@ -34,23 +34,23 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-# Settings of every stack whose gateway asks who is calling.
+# Settings of every stack whose gateway authenticates its clients.
 AUTH = {
     "auth_required": True,
     "auth_jwt_secret": JWT_SECRET,
     "auth_api_secrets_json": json.dumps(
         [{"id": tenant, "secret": secret} for tenant, secret in SECRETS.items()]
     ),
-    # Else a test would have to approve each number before it can be called,
+    # Otherwise a test would have to approve each number before it can be called.
     "sip_numbers_need_approval": False,
-    # and one tenant could not fill the one worker.
+    # Otherwise one tenant could not fill the only worker.
     "fair_share_reserve": 0,
 }
 ACME, RIVAL = bearer(SECRETS["acme"]), bearer(SECRETS["rival"])
 
 
 def operator() -> dict[str, str]:
-    """A valid token that names no tenant: the seed's "auth.id is absent"."""
+    """Return the headers of a valid token without a tenant (the seed's "auth.id is absent")."""
     claims = {"exp": datetime.now(UTC) + timedelta(minutes=10)}
     return bearer(jwt.encode(claims, JWT_SECRET, algorithm="HS256"))
 
@@ -96,14 +96,14 @@ def exchange_port() -> Iterator[int]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def exchange(exchange_port: int) -> AsyncIterator[Phone]:
-    """The phone at SIP_OUTBOUND_ADDRESS: it takes every call that names no other host."""
+    """The phone at SIP_OUTBOUND_ADDRESS, which gets every call that names no other host."""
     async with Phone(port=exchange_port) as phone:
         yield phone
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def reservations() -> AsyncIterator[str]:
-    """Where the restaurant's agent asks for a table."""
+    """The URL of the server that the restaurant's agent books tables with."""
     async with reservations_server() as url:
         yield url
 
@@ -123,7 +123,7 @@ async def stack(
             "sip_outbound_address": f"{HOST}:{exchange_port}",
             "sip_outbound_auth_username": GLOBAL_USER,
             "sip_outbound_auth_password": GLOBAL_PASSWORD,
-            # Their servers are on loopback.
+            # The tests' webhook servers are on loopback.
             "webhook_allow_private": True,
             "log_level": "DEBUG",
         },
@@ -134,7 +134,7 @@ async def stack(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The modules that take longest first: all processes then end at about the same time."""
+    """Run the slowest modules first, so that all processes end at about the same time."""
     here = Path(__file__).parent
     items.sort(key=lambda item: str(item.path.relative_to(here)) not in _LONGEST)
 
@@ -188,7 +188,7 @@ async def phone(request: pytest.FixtureRequest) -> AsyncIterator[Phone]:
 
 
 async def _replace_the_dead(stack: Stack) -> None:
-    """A part that crashed fails the test in which it did, and none of those that follow."""
+    """Fail the test in which a part crashed, and restart the part for the tests that follow."""
     for part in stack.components.values():
         if not part.running:
             code, log = part.process.returncode, part.process.log_text(this_run=True)

@@ -34,7 +34,7 @@ class Answer:
 
 
 class Api:
-    """A tenant of its own for each test; the gateway is everybody's."""
+    """A client with a tenant of its own for each test; all share the gateway."""
 
     def __init__(self, gateway: Running) -> None:
         self.gateway = gateway

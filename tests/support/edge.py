@@ -1,4 +1,4 @@
-"""A small application of the gateway's edges, served on a free port."""
+"""A small application with the gateway's HTTP layers, served on a free port."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gateway.http.route import Route, register
 
 @dataclass(frozen=True)
 class Served:
-    """``http`` asks relative paths; ``port`` is for raw bytes."""
+    """A running server. ``http`` takes relative paths; ``port`` is for raw bytes."""
 
     http: aiohttp.ClientSession
     port: int
@@ -34,7 +34,7 @@ def make_app(routes: Iterable[Route], *inner: Middleware) -> web.Application:
 
 @asynccontextmanager
 async def served(app: web.Application, **options: Any) -> AsyncIterator[Served]:
-    """``options``: of the runner and its connections."""
+    """Serve ``app``; ``options`` are for the runner and its connections."""
     runner = Runner(app, **{"shutdown_timeout": 2, **options})
     await runner.setup()
     try:

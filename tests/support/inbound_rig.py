@@ -1,4 +1,4 @@
-"""Numbers that can be called, and what became of the calls."""
+"""Numbers that can be called, and the records of their calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _last = itertools.count(15105552000)
 
 
 class Line:
-    """A number of a tenant's, attached and bound."""
+    """A tenant's number, attached and, if it has an agent, bound."""
 
     def __init__(
         self, stack: Stack, gateway: Gateway, number: dict[str, Any], headers: dict[str, str]
@@ -49,18 +49,18 @@ class Line:
         return cls(stack, gateway, answer.body["data"], headers)
 
     async def dial(self, phone: Phone, *, bare: bool = False, caller: str = CALLER) -> PhoneCall:
-        """``bare``: without the +, as some carriers send it."""
+        """Call the number. ``bare``: without the +, as some carriers send it."""
         called = self.number.removeprefix("+" if bare else "")
         return await phone.dial(f"sip:{called}@{self._stack.sip_address}", caller=caller)
 
     async def records(self) -> list[dict[str, Any]]:
-        """Of all calls to the number, oldest first."""
+        """Return all calls of the number, oldest first."""
         path = f"/v1/numbers/{self.id}/calls?limit=100"
         listed = (await self._gateway.get(path, headers=self._headers)).body["data"]
         return list(reversed(listed))
 
     async def record(self, *, index: int = -1, ended: bool = True) -> dict[str, Any]:
-        """The latest call's detail, once there is one, and once it has ended."""
+        """Return a call's detail, by default the latest's; wait until it exists and has ended."""
         async with asyncio.timeout(40):
             while True:
                 found = await self.records()
@@ -82,7 +82,7 @@ def outcome(record: dict[str, Any]) -> tuple[str, str]:
 
 
 async def make_agent(gateway: Gateway, tenant: str = "acme", **changes: Any) -> str:
-    """The id of a new agent that greets."""
+    """Create an agent with a greeting and return its id."""
     body = {"name": "Answers", "voiceMode": "hosted", "beginMessage": "Hello there.", **changes}
     answer = await gateway.post("/v1/agents", json=body, headers=TENANTS[tenant])
     assert answer.status in {200, 201}, answer.body

@@ -1,4 +1,4 @@
-"""The whole gateway in the test's own process: SQLite in a folder, and no LiveKit that answers."""
+"""The whole gateway in the test's own process, with SQLite in a folder and LiveKit unreachable."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 @functools.cache
 def migrated() -> bytes:
-    """A database file of the newest schema; to make one takes 50 ms, as long as most tests."""
+    """Return a database file of the newest schema: making one takes 50 ms, as most tests do."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "new.db"
         engine = create_engine(f"sqlite:///{file}")
@@ -73,7 +73,7 @@ class Running:
         return self.app[STORE]
 
     async def call(self, **changes: Any) -> Call:
-        """A stored call of the tenant acme, with an agent."""
+        """Store a call of the tenant acme, with an agent, and return it."""
         values: dict[str, Any] = {
             "id": new_id("call"),
             "auth_id": "acme",
@@ -91,7 +91,7 @@ class Running:
 
 
 async def somewhere(_name: str, _tenant: str | None) -> list[str]:
-    """A resolver for whom every name leads to the internet."""
+    """Resolve every name to a public address."""
     return ["93.184.216.34"]
 
 

@@ -1,4 +1,4 @@
-"""A gateway whose LiveKit is dev.standins.livekit's."""
+"""A gateway with the LiveKit stub of dev.standins.livekit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["LiveKitStub", "Refusal", "agent", "phone", "running_with"]
 async def running_with(
     livekit: LiveKitStub, folder: Path, **changes: Any
 ) -> AsyncIterator[Running]:
-    """``livekit`` serves rooms and phones alike."""
+    """Run a gateway; ``livekit`` serves both rooms and SIP."""
     async with served(livekit.app()) as edge:
         url = f"http://127.0.0.1:{edge.port}"
         async with running(settings_in(folder, livekit_url=url, **changes)) as gateway:

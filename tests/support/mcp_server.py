@@ -22,7 +22,7 @@ async def _nothing() -> None:
 
 @dataclass
 class Running:
-    """``headers``: of each request, as it came; ``done``: what its tools did."""
+    """``headers``: those of each request, as received. ``done``: what the tools did."""
 
     url: str = ""
     headers: list[dict[str, str]] = field(default_factory=list)

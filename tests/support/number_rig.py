@@ -1,4 +1,4 @@
-"""A gateway in the test's process, the SIP API it provisions, and the Twilio it buys from."""
+"""A gateway in the test's process, the SIP API that it provisions, and a Twilio stand-in."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ async def number_rig(folder: Path, **settings: Any) -> AsyncIterator[Rig]:
 
 
 def code(answer: Answered) -> str:
-    """Of an error in either family's shape."""
+    """Return the code of an error response in either API's shape."""
     body = answer.body
     return str(body["meta"]["code"] if "meta" in body else body["error"]["code"])

@@ -1,4 +1,4 @@
-"""Agents and numbers in the store of a gateway under test, and calls that dial nothing."""
+"""Agents and numbers in the store of a gateway under test, and calls without a dial."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _numbers = itertools.count(5105550100)
 
 
 async def make_agent(gateway: Running, tenant: str | None = "acme", **config: Any) -> Agent:
-    """An agent that can hold a call."""
+    """Store an agent that can serve a call."""
     values = {"name": "Greeter", "voice_mode": "hosted", "begin_message": "Hello.", **config}
     record = await gateway.app[AGENT_STORE].create(Scope(tenant), AgentConfig(**values))
     return record.agent
@@ -28,7 +28,7 @@ async def make_agent(gateway: Running, tenant: str | None = "acme", **config: An
 async def make_number(
     gateway: Running, tenant: str | None = "acme", agent: Agent | None = None, **changes: Any
 ) -> PhoneNumber:
-    """A number that is ready, bound to ``agent``."""
+    """Store an active number, bound to ``agent`` if given."""
     values: dict[str, Any] = {
         "id": new_id("num"),
         "auth_id": tenant,
@@ -48,7 +48,7 @@ async def make_number(
 
 
 def dial_nothing(monkeypatch: pytest.MonkeyPatch) -> list[CallPlan]:
-    """From now on calls are recorded, and their plans listed here, but no phone rings."""
+    """Record calls without dialling from now on; return the list that gets their plans."""
     plans: list[CallPlan] = []
 
     async def place(self: Outbound, plan: CallPlan) -> Placed:

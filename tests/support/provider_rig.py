@@ -1,4 +1,4 @@
-"""What the tests of the provider servers share: one server's document, and the ways to reach it."""
+"""Shared by the tests of the provider servers: a server's control document, and clients of it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def fresh() -> Control:
 
 
 def serve() -> Providers:
-    """A server that takes these keys and no others."""
+    """Return a server that accepts only these keys."""
     return Providers(
         fresh(),
         api_keys={
@@ -57,13 +57,13 @@ def utterances(*phrases: str, rate: int = 16000) -> Pcm:
 
 
 class RawListen:
-    """The WebSocket itself."""
+    """The raw WebSocket of a listen request."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
         self.socket = socket
 
     async def next(self, *wanted: str) -> dict[str, Any]:
-        """The next message of one of the types (of any, if none is given)."""
+        """Return the next message of one of the types, or of any if none is given."""
         async with asyncio.timeout(20):
             while True:
                 message = json.loads(await self.socket.receive_str())

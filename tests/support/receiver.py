@@ -1,4 +1,4 @@
-"""A webhook's receiving end on loopback, which keeps what it was sent and answers as told."""
+"""A webhook receiver on loopback, which keeps all requests and answers as configured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def accept(_received: Received) -> web.StreamResponse:
 
 @dataclass
 class Receiver:
-    """``answers``: by path, how to answer; others are accepted."""
+    """``answers``: how to answer, by path; requests to other paths are accepted."""
 
     url: str = ""
     received: list[Received] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Receiver:
         return [each for each in self.received if each.path == path]
 
     async def until(self, enough: Callable[[], bool], timeout: float = 30) -> None:
-        """Wait until what was received is enough."""
+        """Wait until ``enough`` returns True."""
         async with asyncio.timeout(timeout), self._news:
             await self._news.wait_for(enough)
 
@@ -81,8 +81,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def counted(
     handler: Handler,
 ) -> AsyncIterator[tuple[str, Callable[[], int]]]:
-    """A server at ``/``, and how many connections it has taken. A client that leaves cancels
-    ``handler``."""
+    """Serve ``handler`` at ``/``; yield the URL and a count of accepted connections. A client
+    that disconnects cancels ``handler``."""
     app = web.Application()
     app.router.add_post("/", handler)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)

@@ -1,4 +1,4 @@
-"""A redis-server of the tests' own, and a line to it that can be cut."""
+"""A redis-server for tests, and a proxy to it that can be cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOST = "127.0.0.1"
 
 @asynccontextmanager
 async def redis_server(folder: Path) -> AsyncIterator[int]:
-    """The port of an empty server; skips the test where Redis is not installed."""
+    """Yield the port of an empty server; skip the test if Redis is not installed."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not on PATH (Debian: apt install redis-server)")
@@ -49,7 +49,7 @@ async def _answers(port: int) -> None:
 
 
 class Line:
-    """Between a cache and its server: ``open``, or ``silent`` (takes bytes, hands none on)."""
+    """A proxy between a cache and its server: open, or silent (accepts bytes, forwards none)."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -72,16 +72,16 @@ class Line:
             await server.wait_closed()
 
     def silence(self) -> None:
-        """From now on nothing gets through, and nobody is told."""
+        """Forward nothing from now on, without closing a connection."""
         self._opened.clear()
 
     def cut(self) -> None:
-        """Break what is connected."""
+        """Abort all connections."""
         for end in self._ends:
             end.transport.abort()
 
     def restore(self) -> None:
-        """New connections get through again; what went into the silence is lost."""
+        """Forward new connections again; bytes sent during the silence are lost."""
         self.cut()
         self._opened.set()
 

@@ -1,4 +1,4 @@
-"""The events that a worker has reported of one call, waited for by tests."""
+"""The events that a worker has reported for one call, for tests to wait for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ReportedCall:
 
     @property
     def turns(self) -> list[Turn]:
-        """The turns as last told, in order of appearance."""
+        """The latest version of each turn, in order of appearance."""
         turns = {event.data["id"]: event.data for event in self.of("turn")}
         return [Turn.model_validate(turn) for turn in turns.values()]
 
@@ -36,6 +36,6 @@ class ReportedCall:
             raise AssertionError(f"no {what} within {within_s:g} s; got {seen}") from None
 
     async def event(self, type: str, within_s: float = 30.0) -> CallEvent:
-        """The first event of that type, waited for."""
+        """Wait for the first event of that type and return it."""
         await self.until(lambda call: call.of(type), type, within_s)
         return self.of(type)[0]

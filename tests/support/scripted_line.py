@@ -1,4 +1,4 @@
-"""A line whose far end is a test: no room, no LiveKit, no phone."""
+"""A line with the test as its far end: no room, no LiveKit, no phone."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from worker.line import Consultation, Listener, NotSupported
 
 RATE = 16_000
 _FRAME = RATE // 50
-_SILENCE_S = 1.5  # after words, for an ear that listens for their end
+_SILENCE_S = 1.5  # after the words, so that the session detects their end
 
 
 class _Ear(io.AudioInput):
-    """What the far end says; the session takes it as quickly as it can."""
+    """The far end's speech, which the session reads faster than real time."""
 
     def __init__(self) -> None:
         super().__init__(label="scripted")
@@ -43,7 +43,7 @@ class _Ear(io.AudioInput):
 
 
 class _Mouth(io.AudioOutput):
-    """Plays in no time, and all of it."""
+    """Plays everything, instantly."""
 
     def __init__(self) -> None:
         super().__init__(label="scripted", capabilities=io.AudioOutputCapabilities(pause=True))
@@ -74,7 +74,7 @@ class _Mouth(io.AudioOutput):
 
 
 class ScriptedLine:
-    """A worker.line.Line. ``did`` has what the worker asked of it, in order."""
+    """A worker.line.Line. ``did`` lists the worker's requests, in order."""
 
     def __init__(self) -> None:
         self.did: list[str] = []
@@ -92,11 +92,11 @@ class ScriptedLine:
 
     @property
     def heard_s(self) -> float:
-        """How much the far end has heard of the agent."""
+        """Seconds of the agent's speech that the far end has heard."""
         return self._mouth.played_s
 
     async def answers(self) -> None:
-        """Ring and pick up, once the agent has its voice."""
+        """Ring and answer, once the agent's session has started."""
         await self._started.wait()
         assert self._listener is not None
         self.present = True

@@ -20,7 +20,7 @@ from sip.guard import SipGuard
 from sip.participant import LiveKit
 from tests.support.inprocess import KEY, NOWHERE, SECRET
 
-# The body that LiveKit's client makes an error of.
+# LiveKit's client turns this body into an error.
 _UNAVAILABLE = {"code": "internal", "msg": "asked for"}
 
 
@@ -32,7 +32,7 @@ class SipApi:
 
     @property
     def names(self) -> list[list[str]]:
-        """Of all trunks, and of all rules."""
+        """The names of all trunks, and those of all rules."""
         kinds: tuple[Any, ...] = (self.registry.inbound, self.registry.rules)
         return [sorted(each.name for each in kind.values()) for kind in kinds]
 
@@ -51,7 +51,7 @@ async def sip_api(folder: Path) -> AsyncIterator[SipApi]:
 
 @asynccontextmanager
 async def sip_proxy(target: str) -> AsyncIterator[tuple[str, Faults]]:
-    """In front of a real SIP API: everything is passed on, but for the faults."""
+    """Run a proxy in front of a real SIP API, which forwards everything but the faults."""
     faults = Faults()
     async with aiohttp.ClientSession(target) as session:
 
@@ -85,7 +85,7 @@ def _edge(faults: Faults) -> Any:
 
 @asynccontextmanager
 async def _listening(app: web.Application) -> AsyncIterator[str]:
-    # A request that hangs on purpose ends when its client goes away.
+    # A request that hangs on purpose ends when its client disconnects.
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1, access_log=None)
     await runner.setup()
     try:

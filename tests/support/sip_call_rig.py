@@ -1,4 +1,4 @@
-"""A request for POST /sip/call, and how its call ends."""
+"""A request for POST /sip/call, and the record of its call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _numbers = itertools.count(1000)
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    """A valid request without an agent, in a room of its own, to a number of its own."""
+    """Return a valid request without an agent, with its own room and number."""
     values: dict[str, Any] = {
         "room_name": new_id("room"),
         "participant_name": "John Doe",
@@ -30,7 +30,7 @@ def body(**changes: Any) -> dict[str, Any]:
 
 
 async def ended(gateway: Gateway, call_id: str, **options: Any) -> dict[str, Any]:
-    """The record, once the timeline has said that it is over."""
+    """Return the record, once the timeline has ended."""
     headers = options.get("headers", ACME)
     async with asyncio.timeout(30):
         async with gateway.session.get(f"/v1/calls/{call_id}/events", headers=headers) as events:

@@ -1,4 +1,4 @@
-"""A worker's gateway for its tests: the real handlers over SQLite, and an ear at their door."""
+"""A gateway for the worker's tests: the real handlers over SQLite, with every request noted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NUMBER_ID = "num_1"
 
 @dataclass(kw_only=True)
 class KeptCall(ReportedCall):
-    """One call of the gateway's. ``events`` are from the database: those that a worker reported."""
+    """One call of the gateway. ``events``: those in the database that a worker reported."""
 
     new: NewCall
 
@@ -45,25 +45,25 @@ class KeptCall(ReportedCall):
 
     @property
     def identity(self) -> str:
-        """Of the far end's participant."""
+        """The identity of the far end's participant."""
         return self.new.participant_identity
 
 
 class _EarlierTokens(TokenIssuer):
-    """Makes tokens as if a minute ago."""
+    """Makes tokens that look a minute old."""
 
     def _sign(self, audience: Audience, subject: str, ttl: timedelta) -> str:
         return super()._sign(audience, subject, ttl - timedelta(minutes=1))
 
 
 class WorkerGateway:
-    """The gateway in this process. It has no LiveKit: its calls are put on record by the test."""
+    """The gateway in this process. It has no LiveKit: the tests record its calls."""
 
     def __init__(self, app: web.Application, livekit_api_secret: str) -> None:
         self.tokens = TokenIssuer(livekit_api_secret)
         self.calls: dict[str, KeptCall] = {}
         self.failing_with: int | None = None
-        """Answer every request with this status instead."""
+        """If set, the status of every response."""
         self.url = ""
         self._app = app
         self._earlier_tokens = _EarlierTokens(livekit_api_secret)
@@ -89,10 +89,10 @@ class WorkerGateway:
                 gateway.url = f"http://127.0.0.1:{edge.port}"
                 yield gateway
 
-    # --- What a test sets up
+    # --- for the test's setup
 
     def new_call(self, config: AgentConfig, **changes: Any) -> KeptCall:
-        """A call that is not on record yet."""
+        """Return a call that is not recorded yet."""
         room = new_id("call")
         inbound = changes.get("direction") == "inbound"
         values: dict[str, Any] = {
@@ -115,14 +115,14 @@ class WorkerGateway:
         await self._app[STORE].insert_call(call.new, CallEvent(type="call.queued"))
 
     async def end(self, call: KeptCall) -> None:
-        """Have the call be over without its worker."""
+        """End the call without its worker."""
         over = CallEvent(type="call.ended", data=ended("canceled", "canceled"))
         await self._app[TIMELINE].append(call.id, [over], "gateway")
 
     def job(self, call: KeptCall, *, made_earlier: bool = False) -> str:
-        """The metadata to dispatch the call's agent with.
+        """Return the metadata for the dispatch of the call's agent.
 
-        ``made_earlier``: so long ago that the call would be on record, if it ever were.
+        ``made_earlier``: with a token so old that the call would have been recorded by now.
         """
         if call.new.direction == "inbound":
             return InboundJob(number_id=NUMBER_ID).model_dump_json(by_alias=True)
@@ -130,14 +130,14 @@ class WorkerGateway:
         token = tokens.for_call(call.id)
         return JobMetadata(call_id=call.id, token=token).model_dump_json(by_alias=True)
 
-    # --- What workers asked and told
+    # --- the workers' requests
 
     async def heartbeat(
         self, condition: Callable[[Heartbeat], bool], within_s: float = 15.0
     ) -> Heartbeat:
-        """The first heartbeat from now on that fulfils the condition.
+        """Return the next heartbeat that fulfils the condition.
 
-        What came before tells of the past: a call of under two seconds may lie between two.
+        Earlier ones are stale: a call of under two seconds may fit between two heartbeats.
         """
         async with asyncio.timeout(within_s), self._news:
             known = len(self._beats)
@@ -147,7 +147,7 @@ class WorkerGateway:
             return self._beats[-1]
 
     async def answered(self, method: str, path: str, status: int, within_s: float = 20.0) -> None:
-        """Wait until such a request has been answered so."""
+        """Wait until such a request has been answered with ``status``."""
         async with asyncio.timeout(within_s), self._news:
             await self._news.wait_for(lambda: (method, path, status) in self._answers)
 

@@ -1,4 +1,4 @@
-"""A worker's surroundings for its tests: a gateway that listens, and a phone in the room."""
+"""The environment of the worker's tests: a gateway that notes requests, a phone in the room."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from dev.stack import Stack, StackOptions
 from tests.support.worker_gateway import KeptCall, WorkerGateway
 
 LISTEN_RATE = 16_000
-_LOUD = 300  # mean absolute sample above which somebody is speaking
+_LOUD = 300  # mean absolute sample above which there is speech
 
 
 class Phone:
-    """A participant of kind SIP, as a SIP service makes one: rings, answers, speaks, listens."""
+    """A participant of kind SIP, like a SIP service's: it rings, answers, speaks and listens."""
 
     def __init__(self, room: rtc.Room) -> None:
         self.room = room
@@ -53,7 +53,7 @@ class Phone:
         kind: Any = "sip",
         subscribe: bool = True,
     ) -> AsyncIterator[Phone]:
-        """``subscribe``: a SIP service that has got the agent's track answers a caller."""
+        """Join the room. ``subscribe``: get the agent's track, as a SIP service must to answer."""
         token = (
             api.AccessToken(key, secret)
             .with_identity(identity)
@@ -81,17 +81,17 @@ class Phone:
         await self.room.local_participant.set_attributes({"sip.callStatus": status})
 
     async def answer(self) -> float:
-        """Pick up; the loop time of it."""
+        """Answer; return the loop time."""
         await self.status("active")
         return asyncio.get_running_loop().time()
 
     async def hang_up(self) -> None:
-        """As on a BYE from the phone."""
+        """Leave as on a BYE from the phone."""
         await self.status("hangup")
         await self.room.disconnect()
 
     async def say(self, text: str) -> None:
-        """Speak, in real time, with silence after it for the agent's ear."""
+        """Speak in real time, then be silent so that the agent detects the end."""
         pcm = synthesize(text, CALLER_VOICE, LISTEN_RATE).pcm
         await self.play(np.concatenate([pcm, np.zeros(LISTEN_RATE, np.int16)]))
 
@@ -102,7 +102,7 @@ class Phone:
             await self._source.capture_frame(rtc.AudioFrame(frame, LISTEN_RATE, 1, step))
 
     async def hears(self, after: float = 0.0, within_s: float = 15.0) -> float:
-        """Loop time of the first speech of the agent after ``after``."""
+        """Return the loop time of the agent's first speech after ``after``."""
 
         def found() -> float | None:
             return next((at for at in self.heard_at if at > after), None)
@@ -132,7 +132,7 @@ class Phone:
 
 
 class WorkerStack:
-    """livekit-server and worker as processes, the rest in this one."""
+    """livekit-server and worker as processes; gateway and providers in this one."""
 
     def __init__(self, stack: Stack, gateway: WorkerGateway, providers: Providers) -> None:
         self.stack = stack
@@ -143,7 +143,7 @@ class WorkerStack:
     @classmethod
     @contextlib.asynccontextmanager
     async def run(cls, control: Control | None = None, **values: Any) -> AsyncIterator[WorkerStack]:
-        """``values`` are settings of the worker, by field name."""
+        """Run the stack; ``values`` are settings of the worker, by field name."""
         key, secret = "APIworkertests", secrets.token_hex(32)
         async with (
             WorkerGateway.run(key, secret) as gateway,
@@ -180,14 +180,14 @@ class WorkerStack:
         return self.stack.log_text("worker")
 
     async def dispatch(self, config: AgentConfig, **changes: Any) -> KeptCall:
-        """A call with its room and its agent on the way, and nobody else in it."""
+        """Record a call, create its room and dispatch its agent; no one else is in the room."""
         call = self.gateway.new_call(config, **changes)
         await self.gateway.record(call)
         await self.dispatch_again(call)
         return call
 
     async def dispatch_again(self, call: KeptCall, job: str | None = None) -> None:
-        """An agent for the call (or for another job), in a room that is made if need be."""
+        """Dispatch an agent for the call (or for another job); create the room if it is missing."""
         await self.livekit.room.create_room(
             api.CreateRoomRequest(name=call.room, empty_timeout=10, departure_timeout=1)
         )
@@ -202,7 +202,7 @@ class WorkerStack:
     def phone(
         self, call: KeptCall, **options: Any
     ) -> contextlib.AbstractAsyncContextManager[Phone]:
-        """Its far end, joining."""
+        """Join the call's far end."""
         settings = self.stack.settings
         assert settings.livekit_api_key and settings.livekit_api_secret
         options = {"identity": call.identity} | options
@@ -218,7 +218,7 @@ class WorkerStack:
     async def talk(
         self, config: AgentConfig, **changes: Any
     ) -> AsyncIterator[tuple[KeptCall, Phone]]:
-        """An answered call, its greeting (if any) spoken to the end."""
+        """Yield an answered call, after its greeting (if any) has been spoken."""
         call = await self.dispatch(config, **changes)
         async with self.phone(call) as phone:
             await call.event("agent.ready")
@@ -229,19 +229,19 @@ class WorkerStack:
             yield call, phone
 
     async def end_calls(self) -> None:
-        """What is left of the calls so far: their rooms."""
+        """Delete the rooms of all calls so far."""
         for call in self.gateway.calls.values():
             with contextlib.suppress(api.ServerError, aiohttp.ClientError):
                 await self.livekit.room.delete_room(api.DeleteRoomRequest(room=call.room))
 
     async def identities(self, call: KeptCall) -> set[str]:
-        """Who is in the call's room now."""
+        """Return the identities in the call's room now."""
         request = api.ListParticipantsRequest(room=call.room)
         found = await self.livekit.room.list_participants(request)
         return {participant.identity for participant in found.participants}
 
     async def until_both_are_back(self, call: KeptCall, within_s: float = 30.0) -> None:
-        """Caller and agent are in the room, each with a track that others can subscribe to."""
+        """Wait until caller and agent are in the room, each with a published track."""
         request = api.ListParticipantsRequest(room=call.room)
         async with asyncio.timeout(within_s):
             while True:
@@ -251,7 +251,7 @@ class WorkerStack:
                 await asyncio.sleep(0.1)
 
     async def until(self, condition: Callable[[], Any], what: str, within_s: float = 30.0) -> None:
-        """For what no event tells (logs, files, processes). Raises AssertionError."""
+        """Poll for a condition without an event (logs, files, processes). Raises AssertionError."""
         try:
             async with asyncio.timeout(within_s):
                 while not condition():  # noqa: ASYNC110
