@@ -1,4 +1,4 @@
-"""The guard of SIP addresses that tenants choose: public addresses pass, our own network never.
+"""The guard of SIP addresses that tenants choose: they must be public, and not our own listeners.
 
     addresses = await guard.check("trunk.example.com:5060", tls=False, tenant="acme")
 
@@ -34,7 +34,7 @@ from sip.addresses import Address, parse_outbound_address
 
 TENANT_DIAL: Final = "switchroom.tenantDial"
 """Attribute of a dial's participant: the mark of the tenant that chose the address
-(``tenant_mark``). Only the gateway can set it: a phone's headers become attributes of other names.
+(``tenant_mark``). Only the gateway sets it: a phone's headers become attributes of other names.
 """
 
 SIP_PORT: Final = 5060
@@ -118,9 +118,9 @@ class SipGuard:
         )
 
     def check_literal(self, address: str, *, tls: bool | None = False) -> None:
-        """Refuse an address that can be judged without DNS. Raises AddressRefused.
+        """Check ``address`` as far as that needs no DNS. Raises AddressRefused.
 
-        For addresses that are only stored; ``check`` judges them when they are used.
+        For addresses that are only stored; ``check`` follows when they are used.
         """
         parsed = _parsed(address)
         numeric = _numeric(parsed.host)
@@ -188,7 +188,7 @@ def with_port(address: str, *, tls: bool) -> str:
 
 
 def own_listeners(settings: Settings) -> set[Listener]:
-    """Return every listener of this installation that the settings tell of."""
+    """Return every listener of this installation that the settings name."""
     found: set[Listener] = set()
     host, _, port = settings.bridge_sip_listen.rpartition(":")
     if port.isdecimal():
@@ -247,7 +247,7 @@ class Lookups:
 
     The event loop's executor is small and shared: a name server that never answers would block
     all of it. Here it blocks only the LOOKUPS_PER_TENANT threads of the tenant that chose the
-    name. Our own names are few and have no limit, so no tenant can use it up.
+    name. Our own names are few and have no limit that a tenant could use up.
     """
 
     def __init__(

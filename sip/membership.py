@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S: Final = 2.0
 LOOK_S: Final = 0.25
-# LiveKit puts a participant into the room as soon as it accepts the connection.
+# While LiveKit responds, a participant is in the room as soon as its connection is accepted.
 COMES_WITHIN_S: Final = 3.0
 
 

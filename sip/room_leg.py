@@ -195,7 +195,7 @@ class RoomLeg:
             publication.set_subscribed(True)
 
     async def first_track(self) -> bool:
-        """Wait until the room has an audio track."""
+        """Wait until an audio track of the room is subscribed."""
         return await self._heard_track.wait()
 
     def carry(self, audio: PhoneAudio, trip_ms: Callable[[], float]) -> PhoneLeg:

@@ -30,7 +30,7 @@ log = logging.getLogger("sip.bridge")
 
 
 async def serve(config: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises OSError, ValueError or BaresipError on startup."""
+    """Serve until SIGTERM or SIGINT. Raises OSError, ValueError, BaresipError if startup fails."""
     if not config.livekit_configured:
         raise ValueError("LIVEKIT_API_KEY and LIVEKIT_API_SECRET must be set")
     assert config.livekit_api_key is not None and config.livekit_api_secret is not None

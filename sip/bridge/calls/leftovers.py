@@ -29,7 +29,7 @@ DEADLINE_S: Final = 5.0
 
 
 def mark_of(sip_address: str) -> str:
-    """Return a mark that all runs of the bridge at this address of this machine share."""
+    """Return the mark that only the runs of the bridge at this address of this machine share."""
     return hashlib.sha256(f"{socket.gethostname()} {sip_address}".encode()).hexdigest()[:16]
 
 

@@ -233,7 +233,7 @@ async def _stays_outside(
             await guard.check(target, tls=None, tenant=tenant)
     except AddressRefused:
         return False
-    # No real phone answers without a Contact.
+    # No real phone answers without a usable Contact (RFC 3261 §12.1.1 requires one).
     return dialog.opening is None or bool(dialog.next_hops)
 
 

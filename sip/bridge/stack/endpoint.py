@@ -97,7 +97,7 @@ class Endpoint:
         return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
     async def start(self) -> None:
-        """Start the stack. Raises OSError if the address is not available, else BaresipError."""
+        """Start the stack. Raises OSError if the address is not available, or BaresipError."""
         self._port = _free_port(self._host, self._port)
         # TLS listens on the next port; if that is taken, UDP and TCP still work.
         transports = "" if _is_free(self._host, self._port + 1) else "sip_transports udp,tcp\n"
