@@ -41,10 +41,10 @@ async def first_of(*waits: Awaitable[Any], timeout: float | None = None) -> tupl
     After ``timeout`` (seconds) every result is None. Raises the error of the first, in the order
     of the arguments, that is done and has failed.
 
-    A coroutine belongs to this wait: when the wait ends, or is itself cancelled, the coroutine is
-    cancelled and has ended before this returns. A future or a task belongs to somebody else, and
-    is only watched. Cancelling is safe; a result that comes in that moment is lost, so what must
-    not be lost (a lock) is given as a task.
+    A coroutine belongs to this wait: when the wait ends or is cancelled, so is the coroutine, and
+    it has ended before this returns. A future or a task belongs to the caller and is only watched.
+    Cancelling is safe. A result that arrives in that moment is lost, so pass a task for anything
+    that must not be lost (a lock).
     """
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     own = [task for task, wait in zip(tasks, waits, strict=True) if task is not wait]
