@@ -1,1 +1,1 @@
-"""The life of a call, from the plan to the record; no HTTP request comes in here."""
+"""The life of a call, from the plan to the record; independent of HTTP."""

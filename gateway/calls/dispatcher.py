@@ -1,5 +1,4 @@
-"""The agent of a call: whether a worker is free, sent into the room, seen to come, and told about
-the call."""
+"""A call's agent: check for a free worker, dispatch it, see it join, and brief it on the call."""
 
 from __future__ import annotations
 
@@ -23,14 +22,14 @@ from gateway.store.webhooks import WebhookEndpoint, WebhookStore
 
 log = logging.getLogger(__name__)
 
-# So often a call without an agent is looked at. LiveKit gives a worker 3 s to take a dispatch
-# (psrpc's DefaultClientTimeout); with twelve calls at once on two cores some took over 1.5 s, and
-# a dispatch repeated earlier sends a second agent, who throws the first one out.
+# Interval between two checks of a call without an agent. LiveKit gives a worker 3 s to take a
+# dispatch (psrpc's DefaultClientTimeout). With twelve calls at once on two cores some took over
+# 1.5 s, and a dispatch repeated too early sends a second agent, which disconnects the first.
 _LOOK_EVERY_S = 3.5
 
 
 class Dispatcher:
-    """Sends our agents into rooms, each with the token of its call."""
+    """Dispatches our agents to rooms, each with its call's token."""
 
     def __init__(self, livekit: LiveKitAPI, tokens: TokenIssuer, agent_name: str) -> None:
         self._livekit = livekit
@@ -38,14 +37,14 @@ class Dispatcher:
         self.agent_name = agent_name
 
     def dispatch(self, call_id: str) -> RoomAgentDispatch:
-        """For a room that is created with it."""
+        """Return the dispatch to create the call's room with."""
         metadata = JobMetadata(call_id=call_id, token=self._tokens.for_call(call_id))
         return RoomAgentDispatch(
             agent_name=self.agent_name, metadata=metadata.model_dump_json(by_alias=True)
         )
 
     async def send(self, call_id: str, room_name: str) -> None:
-        """Into a room that exists. A failure is logged: whether an agent comes is seen later."""
+        """Dispatch to an existing room. A failure is logged: Arrival checks that an agent joins."""
         wanted = self.dispatch(call_id)
         try:
             await self._livekit.agent_dispatch.create_dispatch(
@@ -57,9 +56,9 @@ class Dispatcher:
             log.warning("dispatch failed", extra={"call_id": call_id})
 
     async def taken(self, room_name: str) -> bool:
-        """Whether a worker has taken a dispatch of this room; True, too, if LiveKit does not say.
+        """Return True if a worker has taken a dispatch of this room, or if LiveKit fails.
 
-        One that finds no worker is forgotten by LiveKit: it stays listed, without a job.
+        LiveKit does not retry a dispatch that found no worker: it stays listed, without a job.
         """
         try:
             listed = await self._livekit.agent_dispatch.list_dispatch(room_name)
@@ -70,7 +69,7 @@ class Dispatcher:
 
 
 class Arrival:
-    """Sees an agent into a call: LiveKit neither queues nor retries a dispatch."""
+    """Waits for an agent and repeats its dispatch: LiveKit neither queues nor retries one."""
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class Arrival:
         timeout_s: float,
         sign: str = "agent.joined",
     ) -> None:
-        """``sign``: the event that tells of the agent."""
+        """``sign``: the event that shows that the agent has come."""
         self._sign = sign
         self._call_id = call_id
         self._room_name = room_name
@@ -93,11 +92,11 @@ class Arrival:
         self._timeout_s = timeout_s
 
     async def seen(self) -> bool:
-        """True when the agent has joined, or the call is over and none is needed.
+        """Return True once the agent has joined, or the call has ended and needs none.
 
-        The dispatch is repeated as long as no worker takes it, and once, at half time, if the
-        one that did has not come. When the time is up the call is written off as
-        ``agent_unavailable``, and the far end is the caller's to send away.
+        The dispatch is repeated while no worker takes it, and once, at half time, if a worker took
+        it but no agent has joined. At the deadline the call is ended as ``agent_unavailable``;
+        hanging up the far end is left to whoever awaits this.
         """
         clock = asyncio.get_running_loop()
         deadline = clock.time() + self._timeout_s
@@ -124,7 +123,7 @@ class Arrival:
 
 
 async def worker_free(store: Store, agent_name: str) -> bool:
-    """Whether some worker could take a call now. Raises Unavailable (the database)."""
+    """Return True if a worker can take a call now. Raises Unavailable (the database)."""
     return any(
         worker.agent_name == agent_name and not worker.draining and worker.active < worker.capacity
         for worker in await store.workers()
@@ -136,7 +135,7 @@ def no_worker() -> Unavailable:
 
 
 def brief_of(call: Call, agent: Agent, webhook: WebhookEndpoint | None) -> CallBrief:
-    """What the call's worker is told. ``webhook``: what answers the caller, if that is one."""
+    """Return the worker's brief. ``webhook``: the one that answers the caller's turns, if any."""
     return CallBrief(
         call_id=call.id,
         phone_number_id=call.phone_number_id,
@@ -156,7 +155,10 @@ def brief_of(call: Call, agent: Agent, webhook: WebhookEndpoint | None) -> CallB
 async def answering_webhook(
     call: Call, agent: Agent, webhooks: WebhookStore
 ) -> WebhookEndpoint | None:
-    """The webhook that answers the caller's turns; None when a model of ours does, or nobody."""
+    """Return the webhook that answers the caller's turns.
+
+    None: a model of ours answers, or the webhook is missing or unreadable.
+    """
     if agent.config.voice_mode != "webhook":
         return None
     try:

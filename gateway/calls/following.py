@@ -1,7 +1,7 @@
-"""One dial, followed to its verdict: what is written down meanwhile, and what ends it early.
+"""Follow one dial to its verdict: record its progress, and cancel it when the call ends.
 
-Whatever says that the call is over ends the dial, too: nobody's phone is left ringing for a call
-that has no other side any more.
+Any ``call.ended`` cancels the dial, so that no phone keeps ringing for a call whose other side
+is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sip.dial import Dial, DialOutcome
 
 log = logging.getLogger(__name__)
 
-# LiveKit has no webhook for ringing.
+# Poll: LiveKit has no webhook for ringing.
 _LOOK_EVERY_S = 0.5
 
 NEVER_DIALLED = DialOutcome(status="failed", reason="dial_failed")
@@ -35,10 +35,10 @@ class Following:
         verdict: Callable[[DialOutcome], Awaitable[None]] | None = None,
         arrival: Arrival | None = None,
     ) -> None:
-        """``watch``: on the call that the phone is dialled for.
+        """``watch`` is on the call that the phone is dialled for.
 
-        ``ringing`` and ``verdict`` write an event, and raise Unavailable when the database is
-        away. ``arrival``: of the agent that the dial must not go on without.
+        ``ringing`` and ``verdict`` write an event; they raise Unavailable if the database is
+        down. ``arrival``: the agent's; if the agent does not come, the dial is cancelled.
         """
         self._dial = dial
         self._watch = watch
@@ -47,9 +47,9 @@ class Following:
         self._arrival = arrival
 
     async def run(self) -> DialOutcome | None:
-        """The outcome, once it is written and the agent has come; the dial is closed then.
+        """Return the outcome once it is written and the agent has joined; close the dial.
 
-        None: the phone was answered when the call was over, and has been hung up on.
+        None: the phone was answered after the call had ended, and was hung up.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -72,7 +72,7 @@ class Following:
             await self._dial.aclose()
 
     async def _see_ringing(self) -> None:
-        while (status := await self._dial.call_status()) == "dialing":  # noqa: ASYNC110 (told by nobody)
+        while (status := await self._dial.call_status()) == "dialing":  # noqa: ASYNC110 (LiveKit does not notify)
             await asyncio.sleep(_LOOK_EVERY_S)
         if status == "ringing":
             try:

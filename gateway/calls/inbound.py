@@ -1,8 +1,8 @@
-"""Calls that come in: one record each, made by whoever tells of the call first.
+"""Inbound calls: one record each, created by the first to report the call.
 
-That may be LiveKit's webhook, the worker that finds itself in the caller's room, or the
-reconciler. The record's id follows from the room's name, which LiveKit makes up for one call,
-so that two who tell at the same time, or much later, cannot make two of it.
+That is LiveKit's webhook, the worker dispatched to the caller's room, or the reconciler. The
+record's id is derived from the room's name, which LiveKit makes up for each call, so that several
+reports of a call, at the same time or much later, create one record.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from sip.trunks import read_label
 log = logging.getLogger(__name__)
 
 
-# An agent may be in the room a moment before its caller is.
+# An agent may join the room shortly before its caller.
 _CALLER_WITHIN_S = 2.0
 _LOOK_EVERY_S = 0.05
 _CONNECTED = ParticipantInfo.State.ACTIVE
 
 
 class Inbound:
-    """Lets callers in or turns them away, and sees an agent to those it let in."""
+    """Admits or rejects callers, and waits for the agents of those admitted."""
 
     def __init__(
         self,
@@ -77,17 +77,20 @@ class Inbound:
         self._tasks: dict[asyncio.Task[None], str] = {}
 
     def follows(self, call_id: str) -> bool:
-        """Whether this process still waits for the call's agent (the reconciler lets it)."""
+        """Return True while this process waits for the agent; the reconciler skips such calls."""
         return call_id in self._tasks.values()
 
     async def aclose(self) -> None:
-        """Stop following; the reconciler of the next gateway looks after what rings."""
+        """Stop following; the reconciler of the next gateway takes care of ringing calls."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def assign(self, room: InboundRoom) -> Assignment:
-        """What the worker in ``room`` needs. Raises Gone: refused, over, or nobody there."""
+        """Return what the worker in ``room`` needs.
+
+        Raises Gone if the call was rejected or has ended, or the caller has left.
+        """
         call_id = call_id_of(room.room_name)
         found = await self._store.call_and_agent(call_id)
         if found is None:
@@ -101,7 +104,7 @@ class Inbound:
         call, agent = found
         if call.ended or agent is None:
             raise Gone("The call is over, or takes no agent")
-        # From here on the worker is the one to say how the call went.
+        # From here on the worker reports the call's course.
         handed_over = CallEvent(id=f"{call_id}_dispatched", type="agent.dispatched")
         await self._timeline.append(call_id, [handed_over], "gateway")
         webhook = await answering_webhook(call, agent, self._webhooks)
@@ -113,11 +116,11 @@ class Inbound:
     async def admit(
         self, room_name: str, caller: ParticipantInfo, at: datetime | None = None
     ) -> Call:
-        """The record of the call of ``caller`` (see is_caller), made now if there is none.
+        """Return the record of the call of ``caller`` (see is_caller); create it if missing.
 
-        Whom no agent can take is turned away, with a record that says why. ``at``: when the
-        caller came, if that was not just now. Raises Unavailable; Gone for one whom no record
-        can name, who is turned away without.
+        A caller whom no agent can take is rejected, with a record that says why. ``at``: when the
+        caller joined; None: just now. Raises Unavailable; Gone for a caller whose names do not
+        fit a record, who is rejected without one.
         """
         call_id = call_id_of(room_name)
         if not can_be_named(room_name, caller):
@@ -134,7 +137,7 @@ class Inbound:
                 new, first_events(call_id, caller, at or now()), refusal
             )
         except LiveIdentity:
-            # Somebody else was first, in this very moment.
+            # A concurrent report created the record first.
             if call := await self._store.call(Scope(None), call_id):
                 return call
             raise
@@ -148,7 +151,7 @@ class Inbound:
     async def _insert(
         self, new: NewCall, events: Sequence[CallEvent], refusal: str | None
     ) -> tuple[Call, str | None]:
-        """The record, and why the call was refused after all."""
+        """Insert the call; return its record, and why it was rejected (None: it was not)."""
         if refusal is None:
             try:
                 return await self._limits.insert(new, *events), None
@@ -160,7 +163,7 @@ class Inbound:
         return await self._store.insert_call(new, *events, refused), refusal
 
     async def _agent_of(self, number: PhoneNumber | None) -> tuple[Agent | None, str | None]:
-        """Who answers calls to the number, and why nobody does."""
+        """Return the agent that answers the number's calls, and why none can."""
         if number is None or number.status in {"pending", "detaching"}:
             return None, "number_not_attached"
         agent = None
@@ -180,10 +183,10 @@ class Inbound:
         return agent, None
 
     async def _caller(self, room: InboundRoom) -> ParticipantInfo | None:
-        """Who called, waited for a little. Raises Unavailable.
+        """Wait briefly for the caller to be connected; None: no caller. Raises Unavailable.
 
-        Connected, too: a LiveKit SDK that is still at it would not hear that it is sent away
-        before it gives up, 10 s later.
+        A LiveKit SDK that is removed while it is still connecting does not notice, and gives up
+        only 10 s later.
         """
         deadline = asyncio.get_running_loop().time() + _CALLER_WITHIN_S
         while True:
@@ -208,7 +211,7 @@ class Inbound:
             journal=self._journal,
             dispatcher=_Redispatcher(self._livekit, self._tokens, self._agent_name, caller),
             timeout_s=self._agent_join_timeout_s,
-            # Its worker has asked: should it fail, the ringing time-out ends the call.
+            # The agent's worker has asked for the call. If it fails, the ringing time-out ends it.
             sign="agent.dispatched",
         )
         if not await arrival.seen():
@@ -228,7 +231,7 @@ class Inbound:
 
 
 class _Redispatcher(Dispatcher):
-    """Sends the agent that the number's rule sent, once more: the later one takes over."""
+    """Repeats the dispatch of the number's rule; if two agents come, the later one takes over."""
 
     def __init__(
         self, livekit: LiveKitAPI, tokens: TokenIssuer, agent_name: str, caller: ParticipantInfo
@@ -242,25 +245,25 @@ class _Redispatcher(Dispatcher):
 
 
 def call_id_of(room_name: str) -> str:
-    """The id of the inbound call that this room was made for."""
+    """Return the id of the inbound call that this room was created for."""
     return f"call_{hashlib.sha256(room_name.encode()).hexdigest()[:24]}"
 
 
 def is_caller(participant: ParticipantInfo) -> bool:
-    """Whether it is the phone of somebody who called a number of ours."""
+    """Return True if the participant is the leg of someone who called one of our numbers."""
     leg = leg_of(participant)
     return leg is not None and leg.role == "caller"
 
 
 def number_id_of(caller: ParticipantInfo) -> str:
-    """The id of the number that was called (see is_caller)."""
+    """Return the id of the called number (see is_caller)."""
     leg = leg_of(caller)
     assert leg is not None
     return leg.id
 
 
 def can_be_named(room_name: str, participant: ParticipantInfo) -> bool:
-    """Whether a record can name the participant, which a SIP service calls as its caller does."""
+    """Return True if the names fit a record; a SIP service takes them from the far end."""
     return all(
         is_text(key, LONGEST_KEY) for key in (room_name, participant.identity, participant.sid)
     )
@@ -269,10 +272,10 @@ def can_be_named(room_name: str, participant: ParticipantInfo) -> bool:
 def left_unanswered(
     call_status: str | None, reason: str | None
 ) -> tuple[Status, DisconnectionReason]:
-    """How a call ended whose caller left before the answer.
+    """Return status and reason of a call whose caller left before the answer.
 
     ``call_status`` is the last ``sip.callStatus``: ``hangup`` after a CANCEL, still ``ringing``
-    when the SIP service gave up; ``reason`` the name of LiveKit's DisconnectReason.
+    if the SIP service gave up. ``reason`` is the name of LiveKit's DisconnectReason.
     """
     if reason in {"PARTICIPANT_REMOVED", "ROOM_DELETED"}:
         return "canceled", "canceled"
@@ -288,7 +291,7 @@ def new_call(
     number: PhoneNumber | None,
     agent: Agent | None,
 ) -> NewCall:
-    """The record of the call as it comes in."""
+    """Return the record of an arriving call."""
     attributes = caller.attributes
     return NewCall(
         id=call_id,
@@ -306,13 +309,13 @@ def new_call(
 
 
 def owner(caller: ParticipantInfo) -> str | None:
-    """Whose the number was when its rule was made: the rule's metadata is the caller's."""
+    """Return the number's tenant as of its dispatch rule, which sets the caller's metadata."""
     auth_id = read_label(caller.metadata).get("auth_id")
     return auth_id if isinstance(auth_id, str) else None
 
 
 def first_events(call_id: str, caller: ParticipantInfo, at: datetime) -> list[CallEvent]:
-    """What is known of it by then, whoever tells."""
+    """Return the first two events; their ids are deterministic, so any reporter may write them."""
     ids = {"participantId": caller.sid, "sipCallId": told(caller.attributes.get("sip.callID"))}
     return [
         CallEvent(id=f"{call_id}_queued", type="call.queued", at=at),

@@ -1,12 +1,12 @@
-"""How many calls a tenant may begin in a second, and have at a time.
+"""Limits on the calls that a tenant may begin per second, and have in progress.
 
-CALLS_PER_SECOND is counted by each gateway for itself (n gateways let n times as many begin);
-MAX_CONCURRENT_CALLS in the database, so for all of them together, and the phones of transfers'
-humans with them. The operator who names no tenant counts as one.
+CALLS_PER_SECOND is counted by each gateway on its own (n gateways allow n times as many).
+MAX_CONCURRENT_CALLS is counted in the database, thus for all gateways together; the legs of
+transfers' humans count too. An operator who names no tenant counts as one tenant.
 
-Workers have so many places, and the tenant who comes first must not take them all: the last ones
-(FAIR_SHARE_RESERVE) are for tenants who have less than their share. Operators have no share: the
-places are theirs.
+The workers' places are limited, and the first tenant must not take them all: the last ones
+(FAIR_SHARE_RESERVE) are reserved for tenants that have less than their share. The operator's own
+calls are not subject to shares.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gateway.store.call_record import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.capacity import Judge, Load
 
-# Above so many tenants, those whose bucket is full again are forgotten.
+# With more buckets than this, those that are full again are dropped.
 _MANY = 1000
 _RETRY_CONCURRENCY_S = 5
 
 
 @dataclass(slots=True)
 class _Bucket:
-    """A token bucket; ``tokens`` as they were at ``at`` (seconds of the clock)."""
+    """A token bucket that held ``tokens`` at ``at`` (seconds of the clock)."""
 
     tokens: float
     at: float
@@ -45,9 +45,9 @@ class CallLimits:
         reserve: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """None: no limit. A burst may be one second's worth, at least one call.
+        """None: no limit. A burst may be as large as one second's calls, and at least one call.
 
-        ``reserve``: which part of all places is kept; 0: none, and tenants have no share.
+        ``reserve``: the fraction of all places that is reserved; 0: none, and no shares.
         """
         self._store = store
         self._rate = calls_per_second
@@ -57,7 +57,7 @@ class CallLimits:
         self._buckets: dict[str | None, _Bucket] = {}
 
     def take(self, auth_id: str | None) -> None:
-        """One outbound call begins. Raises TooManyRequests ``RATE_LIMITED``."""
+        """Count one outbound call. Raises TooManyRequests ``RATE_LIMITED``."""
         if self._rate is None:
             return
         burst = max(1.0, self._rate)
@@ -75,7 +75,7 @@ class CallLimits:
         bucket.tokens -= 1
 
     async def insert(self, new: NewCall, first: CallEvent, *more: CallEvent) -> Call:
-        """Store.insert_call, unless the tenant has as many calls as it may.
+        """Insert the call (Store.insert_call) unless the tenant is at its limit.
 
         Raises TooManyRequests ``CONCURRENCY_LIMIT``, LiveIdentity, HeldByToken.
         """
@@ -83,7 +83,7 @@ class CallLimits:
         return await self._store.insert_call(new, first, *more, judge=judge)
 
     async def check(self, auth_id: str | None, *, with_agent: bool) -> None:
-        """A look before anything is prepared; only ``insert`` decides.
+        """Check early, before anything is prepared; only ``insert`` decides.
 
         Raises TooManyRequests ``CONCURRENCY_LIMIT``.
         """
@@ -91,13 +91,13 @@ class CallLimits:
             judge(await self._store.load(auth_id))
 
     async def check_human(self, auth_id: str | None) -> None:
-        """The same for the phone of a transfer's human, which is on the timeline already."""
+        """Check the limit for the leg of a transfer's human, which the timeline already counts."""
         limit = self._max_concurrent
         if limit is not None and (await self._store.load(auth_id)).legs > limit:
             raise _too_many(f"{limit} calls are under way, which is the limit")
 
     def _judge(self, auth_id: str | None, *, with_agent: bool) -> Judge | None:
-        """None: there is nothing to look at."""
+        """None: no limit applies."""
         limit = self._max_concurrent
         reserve = self._reserve if with_agent and auth_id is not None else 0.0
 
@@ -119,13 +119,13 @@ class CallLimits:
 
 
 def fair(load: Load, reserve: float) -> bool:
-    """Whether the tenant may have one more of the workers' places.
+    """Return True if the tenant may take one more of the workers' places.
 
-    While more are free than are kept: yes. Then only up to its share, which is an equal part for
-    each tenant with calls and for one that is still to come.
+    It may while more places are free than are reserved; after that only up to its share. Shares
+    are equal parts for every tenant that has calls and for one more that may still come.
     """
     if not load.places:
-        return True  # no worker at all, which is another error
+        return True  # there is no worker at all, which is a different error
     kept = max(1, math.ceil(load.places * reserve))
     if load.places - load.all_agents > kept:
         return True

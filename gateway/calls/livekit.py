@@ -1,4 +1,4 @@
-"""Requests about LiveKit's rooms: who is there and whose leg, sending somebody away, closing."""
+"""Requests to LiveKit's rooms: list participants, remove one, close a room."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 
 LIVEKIT_ERRORS = (ServerError, aiohttp.ClientError, TimeoutError)
 
-# A leg hangs up, and waits up to a second for an agent's tracks to go; one whose phone has not
-# answered the INVITE at all takes two seconds more.
+# A leg hangs up and waits up to a second for the agent's tracks to end. It takes two seconds more
+# if its phone has not responded to the INVITE at all.
 _LEAVES_WITHIN_S: Final = 4.0
 _LOOK_EVERY_S: Final = 0.1
 _TRY_AGAIN_S: Final = (0.2, 1.0)
 
 
 async def participants(livekit: LiveKitAPI, room_name: str) -> list[ParticipantInfo]:
-    """Everybody in the room. Raises LIVEKIT_ERRORS, ``not_found`` when there is no such room."""
+    """Return all participants. Raises LIVEKIT_ERRORS; ``not_found`` if there is no such room."""
     listed = await livekit.room.list_participants(ListParticipantsRequest(room=room_name))
     return list(listed.participants)
 
 
 async def present(livekit: LiveKitAPI, room_name: str) -> list[ParticipantInfo]:
-    """As ``participants``, but nobody is in a room that does not exist."""
+    """Return all participants; none if there is no such room. Raises LIVEKIT_ERRORS."""
     try:
         return await participants(livekit, room_name)
     except ServerError as error:
@@ -46,7 +46,7 @@ async def present(livekit: LiveKitAPI, room_name: str) -> list[ParticipantInfo]:
 
 
 async def participant(livekit: LiveKitAPI, room_name: str, identity: str) -> ParticipantInfo | None:
-    """None: nobody of that identity is in the room, or there is no such room.
+    """Return the participant; None: no such identity in the room, or no such room.
 
     Raises LIVEKIT_ERRORS.
     """
@@ -59,7 +59,7 @@ async def participant(livekit: LiveKitAPI, room_name: str, identity: str) -> Par
 
 
 def leg_of(participant: ParticipantInfo) -> Leg | None:
-    """Whose leg it is; None: no leg of a call, whatever it says of itself."""
+    """Return the participant's leg; None: not a leg of a call, whatever its attributes claim."""
     leg = Leg.read(participant.attributes)
     kinds = ParticipantInfo.Kind
     kind = kinds.STANDARD if leg is not None and leg.role == "visitor" else kinds.SIP
@@ -67,33 +67,33 @@ def leg_of(participant: ParticipantInfo) -> Leg | None:
 
 
 async def send_away(livekit: LiveKitAPI, room_name: str, identity: str) -> bool:
-    """Put somebody out of the room, and wait until they are gone; a phone is hung up on.
+    """Remove a participant from the room, which hangs up a phone, and wait until it has left.
 
-    False: nobody of that identity is there. While a phone rings, its SIP service cancels or
-    refuses the call. A leg of the embedded bridge is asked to leave first (sip.leave), since one
-    that is removed leaks memory. Raises LIVEKIT_ERRORS.
+    False: no such identity in the room. While a phone rings, its SIP service cancels or rejects
+    the call. A leg of the embedded bridge is first asked to leave by itself (sip.leave), because
+    removing it leaks memory. Raises LIVEKIT_ERRORS.
     """
     found = await participant(livekit, room_name, identity)
     if found is None:
         return False
     whom = _whom(room_name, identity)
-    # A leg that still connects hears nobody.
+    # A leg that is still connecting cannot be asked.
     asked = BRIDGE in found.attributes and found.state == ParticipantInfo.State.ACTIVE
     if asked and await leaves_by_itself(livekit, whom) and await _left(livekit, room_name, found):
         return True
     try:
         await livekit.room.remove_participant(whom)
     except ServerError as error:
-        # LiveKit cannot remove somebody who is leaving already, and answers "unavailable".
+        # LiveKit answers "unavailable" for a participant that is already leaving.
         if error.code != "not_found" and await participant(livekit, room_name, identity):
             raise
     return True
 
 
 async def send_away_or_log(livekit: LiveKitAPI, room_name: str, identity: str) -> None:
-    """``send_away`` for those with nobody to answer: tried three times, a failure is logged.
+    """Call ``send_away`` up to three times, and log the failure.
 
-    The reconciler hangs up on phones that are left behind.
+    The reconciler hangs up phones that remain.
     """
     for pause_s in (*_TRY_AGAIN_S, None):
         try:
@@ -108,7 +108,7 @@ async def send_away_or_log(livekit: LiveKitAPI, room_name: str, identity: str) -
 
 
 async def close_room(livekit: LiveKitAPI, room_name: str) -> None:
-    """A failure is logged: the room has time-outs of its own, and mostly it is gone already."""
+    """Delete the room. A failure is logged: the room has time-outs, and is mostly gone already."""
     try:
         await livekit.room.delete_room(DeleteRoomRequest(room=room_name))
     except LIVEKIT_ERRORS:
@@ -116,7 +116,7 @@ async def close_room(livekit: LiveKitAPI, room_name: str) -> None:
 
 
 async def tidy(livekit: LiveKitAPI, room_name: str) -> None:
-    """Close a room that has nobody but agents in it; otherwise its own time-out will."""
+    """Close a room with only agents in it; any other is left to its own time-out."""
     try:
         others = await participants(livekit, room_name)
     except LIVEKIT_ERRORS:
@@ -126,7 +126,7 @@ async def tidy(livekit: LiveKitAPI, room_name: str) -> None:
 
 
 async def _left(livekit: LiveKitAPI, room_name: str, leg: ParticipantInfo) -> bool:
-    """Wait for a leg that said that it leaves; False: it is still there when the time is up."""
+    """Wait for a leg that agreed to leave; False: it was still there at the deadline."""
     clock = asyncio.get_running_loop()
     deadline = clock.time() + _LEAVES_WITHIN_S
     while True:

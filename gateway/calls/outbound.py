@@ -1,10 +1,9 @@
-"""Placing a call: from a checked plan to a phone that rings.
+"""Place a call: from a checked plan to a ringing phone.
 
-``place`` claims the room, keeps the record, dials, and returns once the SIP
-participant is in the room; ``accept`` keeps the record and returns, and the rest
-happens behind it. The rest of the call's beginning is followed by a task of its own
-(gateway.calls.following). Every way out passes the destination policy, the tenant's limits
-and the guard of SIP addresses here.
+``place`` claims the room, stores the record, dials, and returns once the SIP participant is in
+the room. ``accept`` stores the record and returns; a task does the rest. From there until the
+answer a task follows the call (gateway.calls.following). Every outbound call passes the
+destination policy, the tenant's limits and the guard of SIP addresses here.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Placed:
 
 
 class Outbound:
-    """Places calls, and owns the tasks that do and that follow them."""
+    """Places calls, and owns the tasks that place and follow them."""
 
     def __init__(
         self,
@@ -79,11 +78,11 @@ class Outbound:
         self._followed: set[str] = set()
 
     def follows(self, call_id: str) -> bool:
-        """Whether this process still waits for news of the call (the reconciler lets it)."""
+        """Return True while this process follows the call; the reconciler skips such calls."""
         return call_id in self._followed
 
     async def room_exists(self, plan: CallPlan) -> bool:
-        """For a dry run. Raises NotFound when the room is another's, ServerFault."""
+        """Check the room for a dry run. Raises NotFound (another tenant's), ServerFault."""
         try:
             return await self._rooms.exists(plan.principal, plan.room_name)
         except LIVEKIT_ERRORS as error:
@@ -92,14 +91,14 @@ class Outbound:
     async def place(self, plan: CallPlan) -> Placed:
         """Dial. Raises Forbidden, NotFound, Conflict, TooManyRequests, ServerFault, Unavailable.
 
-        Once begun it finishes, whether or not the HTTP client waits: a dropped
-        connection must not leave a half-placed call.
+        Once begun, it finishes even if the HTTP client disconnects, so that no call is left
+        half placed.
         """
         await self._admit(plan)
         return await asyncio.shield(self._spawn(self._place(plan), "place"))
 
     async def accept(self, plan: CallPlan) -> None:
-        """Keep the record and dial behind it; what becomes of it is on the record.
+        """Store the record and dial in the background; the record shows the outcome.
 
         The plan's room must be the call's own. Raises Forbidden, TooManyRequests, Unavailable.
         """
@@ -119,7 +118,7 @@ class Outbound:
         await check_trunk(self._guard, plan.trunk)
 
     async def drain(self, timeout: float) -> None:
-        """Wait for dials to get their verdict, then let go of them (they ring on in LiveKit)."""
+        """Wait for the verdicts of dials, then stop following them (LiveKit keeps them ringing)."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
         for task in list(self._tasks):
@@ -131,7 +130,7 @@ class Outbound:
         if any(other.identity == plan.participant_identity for other in present):
             raise _identity_taken()
         agent = _joining_agent(plan, present)
-        # Refused, it leaves the room to its own time-out: a twin may be dialling into it.
+        # If this raises, the room is left to its time-out: another call may be dialling into it.
         await self._insert(plan, agent)
         return Placed(plan.call_id, await self._start(plan, agent, created=claimed.created))
 
@@ -145,7 +144,7 @@ class Outbound:
         try:
             claimed, _ = await self._enter(plan)
             entered = True
-            # Somebody may have thought better of it.
+            # The call may have been ended while it was queued.
             if await self._store.events(plan.call_id, types=["call.ended"]):
                 await tidy(self._livekit, plan.room_name)
                 return
@@ -155,7 +154,7 @@ class Outbound:
             log.warning(
                 "accepted call not placed", extra={"call_id": plan.call_id, "code": error.code}
             )
-            # What _start raises it has written down, unless the database was away.
+            # _start has already recorded what it raises, unless the database was down.
             if not entered or error.code == "STORE_UNAVAILABLE":
                 await self._journal.verdict(plan.call_id, NEVER_DIALLED)
         finally:
@@ -163,7 +162,7 @@ class Outbound:
                 self._followed.discard(plan.call_id)
 
     async def _enter(self, plan: CallPlan) -> tuple[Claimed, list[ParticipantInfo]]:
-        """The plan's room, with the agent dispatched if it is new, and who is there."""
+        """Claim the room; return it and its participants. A new one gets the agent dispatched."""
         agents = [self._dispatcher.dispatch(plan.call_id)] if plan.agent else []
         try:
             claimed = await self._rooms.enter(plan.principal, plan.room_name, agents)
@@ -194,7 +193,10 @@ class Outbound:
         return ids
 
     async def _dial(self, plan: CallPlan, agent: Agent | None) -> tuple[Dial, Joined]:
-        """Until the participant is in the room. When it raises (ServerFault, …), nothing rings."""
+        """Dial until the participant is in the room. If this raises, no phone is left ringing.
+
+        Raises ServerFault, Unavailable.
+        """
         call_id = plan.call_id
         dial = Dial(self._sip, self._livekit, plan.dial(agent))
         try:
@@ -213,7 +215,7 @@ class Outbound:
             await self._journal.verdict(call_id, NEVER_DIALLED)
             raise ServerFault("The call could not be placed", code="CALL_FAILED") from None
         except BaseException:
-            # What cannot be written down must not ring.
+            # A call that cannot be recorded must not ring.
             await dial.abandon()
             raise
         return dial, ids
@@ -246,23 +248,26 @@ class Outbound:
             await tidy(self._livekit, plan.room_name)
 
     async def _insert(self, plan: CallPlan, agent: Agent | None) -> None:
-        """Raises Conflict ``PARTICIPANT_EXISTS``, TooManyRequests ``CONCURRENCY_LIMIT``."""
+        """Store the record.
+
+        Raises Conflict ``PARTICIPANT_EXISTS``, TooManyRequests ``CONCURRENCY_LIMIT``.
+        """
         new, queued = plan.record(agent), CallEvent(type="call.queued")
         try:
             try:
                 await self._limits.insert(new, queued)
             except LiveIdentity as held:
-                # The participant is not in the room. A call being placed right now will
-                # be; any other record was left behind by a gateway that died.
+                # The participant is not in the room. Unless that call is being placed right
+                # now, its record was left behind by a gateway that died.
                 if self.follows(held.call_id) or not await self._left_behind(held.call_id, plan):
                     raise
                 await self._limits.insert(new, queued)
         except (HeldByToken, LiveIdentity):
-            # Whoever joined with the token would throw the phone out, and be taken for it.
+            # A join with that token would disconnect the phone, and be mistaken for it.
             raise _identity_taken() from None
 
     async def _left_behind(self, call_id: str, plan: CallPlan) -> bool:
-        """Close the record of a call that was once in its room and is there no more."""
+        """End the record of a call that was dialled and has left its room; False: it did not."""
         if not await self._store.events(call_id, types=["call.dialing"]):
             return False
         present = await participants(self._livekit, plan.room_name)
@@ -280,13 +285,13 @@ class Outbound:
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        # A failing "place" is the request's to answer.
+        # The request answers for a failing "place".
         if task.get_name() == "follow" and not task.cancelled() and task.exception():
             log.error("following a call failed", exc_info=task.exception())
 
 
 def _joining_agent(plan: CallPlan, present: list[ParticipantInfo]) -> Agent | None:
-    """A second call into a room with an agent gets none of its own, unless it names one."""
+    """Return the plan's agent; None if the room has one already and the plan names none."""
     occupied = any(other.kind == ParticipantInfo.Kind.AGENT for other in present)
     return None if occupied and not plan.agent_named else plan.agent
 

@@ -1,4 +1,4 @@
-"""A call that is to be placed, checked and complete, before anything has happened."""
+"""A call to be placed: checked and complete, but nothing has been done for it yet."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from gateway.store.calls import NewCall
 from gateway.store.database import Principal
 from sip.dial import DialRequest, Trunk
 
-# The worker ends a call that is too long, with a word; the SIP service only if that failed.
+# The worker ends a call at its maximum duration, and can warn first; the SIP service only if that
+# failed.
 _BACKSTOP_S = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallPlan:
-    """``principal``: whose call it is, and whose room it needs."""
+    """``principal``: the owner of the call and of its room."""
 
     principal: Principal
     room_name: str
@@ -29,7 +30,7 @@ class CallPlan:
     to_number: str
     trunk: Trunk
     own_trunk: bool = False
-    """The request had a say in ``trunk``: a transfer of the call must leave by it too."""
+    """The request specified (part of) ``trunk``, so a transfer of the call must use it too."""
     agent: Agent | None
     agent_named: bool = False
     phone_number_id: str | None = None
@@ -41,7 +42,7 @@ class CallPlan:
     call_id: str = field(default_factory=lambda: new_id("call"))
 
     def record(self, agent: Agent | None) -> NewCall:
-        """What is kept of it; ``agent``: who joins, which depends on the room."""
+        """Return the call's record; ``agent``: the one that joins, which depends on the room."""
         return NewCall(
             id=self.call_id,
             auth_id=self.principal.auth_id,

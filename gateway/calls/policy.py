@@ -1,22 +1,22 @@
-"""Which destinations may be called at all, decided before anything is dialled.
+"""The destination policy: decide before dialling whether a destination may be called at all.
 
-Every way out asks here: calls, transfers, dry runs. A destination is a number, or the URI that a
-phone is referred to. A bare number of up to six digits is an extension of whatever stands behind
-the trunk; any other is taken for every public number that a switch could make of it
-(sip.numbering). Refused, unless DIAL_ALLOW_SPECIAL says otherwise:
+Calls, transfers and dry runs are all checked here. A destination is a number, or the URI that a
+phone is referred to. A bare number of up to six digits is an extension of the system behind the
+trunk. Any other number is checked as every public number that a switch could read it as
+(sip.numbering). Refused, unless DIAL_ALLOW_SPECIAL is set:
 
-    emergency   of any country, bare or behind a country code (911, 00112, +49112); of extensions,
-                when the trunk's country is known, those of that country, 112, 911 and 999
-    short       a country's short numbers behind its country code (+44118118)
-    premium     premium-rate numbers (+1900…, +979…), and bare short ones that cost as much
-    unreadable  a tenant's bare number that has no country code, when the trunk's country is not
-                known; an operator knows what stands behind the trunk
+    emergency   numbers of any country, bare or after a country code (911, 00112, +49112); for
+                extensions, if the trunk's country is known, only its own, 112, 911 and 999
+    short       a country's short numbers after its country code (+44118118)
+    premium     premium-rate numbers (+1900…, +979…), and bare short numbers that cost as much
+    unreadable  a tenant's bare number without a country code, if the trunk's country is not
+                known; an operator knows what is behind the trunk
 
-A premium-rate number is one with digits behind it as well, or with the last of its own missing.
-DIAL_BLOCKED_PREFIXES and DIAL_ALLOWED_COUNTRIES narrow it further.
+Premium-rate numbers are also refused with extra digits at the end, or with the last digits
+missing. DIAL_BLOCKED_PREFIXES and DIAL_ALLOWED_COUNTRIES restrict destinations further.
 
-The trunk's country is DIAL_HOME_COUNTRY. What a tenant says of it, by a caller ID or a trunk of
-its own, adds readings where the operator has said something, and never takes one away.
+The trunk's country is DIAL_HOME_COUNTRY. A country that a tenant suggests, by a caller ID or a
+trunk of its own, adds readings to the operator's and never removes one.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class DialPolicy:
         blocked_prefixes: Sequence[str] = (),
         allow_special: bool = False,
     ) -> None:
-        """Countries: ISO 3166-1 alpha-2; none allowed: all. Raises ValueError."""
+        """Countries are ISO 3166-1 alpha-2; an empty ``allowed_countries`` allows all.
+
+        Raises ValueError.
+        """
         for name, countries in (
             ("DIAL_HOME_COUNTRY", {home_country} - {None}),
             ("DIAL_ALLOWED_COUNTRIES", allowed_countries),
@@ -74,7 +77,7 @@ class DialPolicy:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DialPolicy:
-        """Raises ValueError naming the setting that is wrong."""
+        """Raise ValueError naming the setting that is wrong."""
         return cls(
             home_country=settings.dial_home_country,
             allowed_countries=settings.dial_allowed_countries,
@@ -90,7 +93,7 @@ class DialPolicy:
         trunk_country: str | None = None,
         tenant: bool = True,
     ) -> None:
-        """Raises Forbidden ``DESTINATION_NOT_ALLOWED``; see ``objection``."""
+        """Raise Forbidden ``DESTINATION_NOT_ALLOWED`` if there is an ``objection``."""
         why = self.objection(
             destination, from_number=from_number, trunk_country=trunk_country, tenant=tenant
         )
@@ -107,15 +110,15 @@ class DialPolicy:
         trunk_country: str | None = None,
         tenant: bool = True,
     ) -> str | None:
-        """Why ``destination`` may not be called; None: it may.
+        """Return why ``destination`` may not be called; None: it may.
 
         ``destination``: a number (an optional ``+`` and digits), or a ``tel:`` or ``sip:`` URI of
-        sip.addresses. ``from_number``: the caller ID, if there is one; ``trunk_country``: of the
-        trunk that it goes out by, if that says so. ``tenant``: whether it is a tenant's call.
+        sip.addresses. ``from_number``: the caller ID, if any. ``trunk_country``: the country that
+        the trunk names, if any. ``tenant``: True for a tenant's call.
         """
         dialled = called_number(destination) if ":" in destination else destination
         if not dialled:
-            return None  # a name at a host, which is nobody's number
+            return None  # a name at a host, not a number
         if dialled.startswith("+0"):
             return "no country code begins with 0"
         home = self._home or trunk_country
@@ -141,8 +144,8 @@ class DialPolicy:
         return None
 
     def _in_allowed(self, dialled: str, readings: Readings) -> bool:
-        # What is nobody's number anywhere counts as what a switch would connect meanwhile, and
-        # if there is no such thing, as what it seems at first sight.
+        # The valid readings; else the valid prefixes that a switch would connect without waiting
+        # for more digits; else the most obvious reading.
         known = (*readings.abroad, *readings.home, *readings.far)
         likely = (
             [one for one in known if one.valid]
@@ -154,16 +157,16 @@ class DialPolicy:
 
 
 def _special(dialled: str, readings: Readings, home: str | None) -> str | None:
-    """The kind of number that is refused by default, in words; None: an ordinary one."""
+    """Return the kind of number, in words, if it is refused by default; None: an ordinary one."""
     settled = readings.settled
     abroad = readings.abroad
     if readings.local:
-        # A switch completes it with its own area code: no shorter number abroad is meant.
+        # A switch adds its own area code, so no shorter number abroad is meant.
         abroad = tuple(one for one in abroad if one.valid)
     if not settled and reaches_emergency(dialled.removeprefix("+")):
         return _EMERGENCY
-    # A number that is valid as it stands is not taken for another with digits too many; except
-    # by a trunk whose country has the shorter one.
+    # A number that is valid as it stands is not read as a shorter one with extra digits, except
+    # on a trunk whose country has the shorter one.
     for numbers, whole in (
         (abroad, settled),
         (readings.home, readings.settled_home),
@@ -178,7 +181,7 @@ def _special(dialled: str, readings: Readings, home: str | None) -> str | None:
         for number in (*abroad, *readings.home):
             what = _kind_to_be(number)
             if what == _EMERGENCY and home is not None and readings.local:
-                # Other countries that share its country code have others.
+                # Other countries with the same country code have other emergency numbers.
                 what = _EMERGENCY if begins_emergency_at(home, dialled) else None
             if what is not None:
                 return what
@@ -192,7 +195,7 @@ def _unreadable(dialled: str, readings: Readings) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _kind(number: Number, *, whole: bool) -> str | None:
-    """What is reached by it; ``whole``: by all of its digits."""
+    """Return the kind of number that is reached; ``whole``: only if all digits are needed."""
     reached = number if number.valid else number.reached()
     if whole and reached is not number:
         return None
@@ -205,7 +208,7 @@ def _kind(number: Number, *, whole: bool) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _kind_to_be(number: Number) -> str | None:
-    """What nobody's number begins like."""
+    """Return the kind of number that an invalid number begins like."""
     if number.reached() is not None:
         return None
     if number.begins_emergency:
@@ -231,7 +234,7 @@ def _is_extension(dialled: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _country_of(caller: str) -> str | None:
-    """The country of a caller ID; None: an extension, or not to be told."""
+    """Return the country of a caller ID; None: an extension, or undecidable."""
     number = None if _is_extension(caller) else international(caller.removeprefix("+"))
     if number is None or not (caller.startswith("+") or number.valid):
         return None

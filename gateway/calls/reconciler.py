@@ -1,14 +1,14 @@
-"""Brings the records of calls and LiveKit's rooms into agreement.
+"""Reconcile the records of calls with LiveKit's rooms.
 
-A gateway killed in mid-dial, a lost webhook, an agent that is gone: LiveKit knows who is in
-which room. At the start and every minute; never dials. What it finds:
+A gateway may be killed mid-dial, a webhook lost, an agent crash; LiveKit knows who is in which
+room. The reconciler runs at the start and every minute, and never dials:
 
-- a call without its participant is over, and its record is finished;
-- a phone that is alone in its room, its agent having never come or gone, is hung up on; a
-  human who was to take the call is no company, one who has taken it is;
-- a phone whose call is over is hung up on;
-- a caller in a room of whom nobody told gets a record;
-- the names of rooms that live are held for their tenants (gateway.calls.rooms).
+- a call without its participant is over: its record is finished;
+- a phone that is alone in its room, because its agent never came or has left, is hung up; a human
+  does not count as company before taking over the call;
+- a phone whose call is over is hung up;
+- a caller that nobody has reported gets a record;
+- the names of existing rooms are held for their tenants (gateway.calls.rooms).
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from sip.trunks import read_label
 log = logging.getLogger(__name__)
 
 PERIOD_S = 60.0
-# Younger calls may be between their record and their participant.
+# A younger call may have a record but no participant yet.
 _SETTLED = timedelta(seconds=20)
-# No phone rings and talks for longer (a call lasts a day at most): of older calls none is left.
+# No call rings and talks for longer (a call lasts a day at most), so no older phone is left.
 _LONGEST = timedelta(hours=25)
 
 Finding = Literal["gone", "alone"]
@@ -78,19 +78,19 @@ class Reconciler:
         self._alone_since: dict[str, float] = {}
 
     async def run(self, period_s: float = PERIOD_S) -> None:
-        """Until cancelled. What fails is logged and tried again in the next turn."""
+        """Run until cancelled. Failures are logged and retried in the next round."""
         while True:
             with _logged():
                 await self.round()
-            # A phone without an agent is not left alone for another minute.
+            # Do not leave a phone without an agent alone for another minute.
             await asyncio.sleep(self._second_look_s if self._alone_since else period_s)
 
     async def round(self) -> int:
-        """Two looks at every unfinished call; how many were finished.
+        """Check every unfinished call twice; return how many were finished here.
 
-        A call that ended just now is missing from its room before its verdict is written,
-        by this gateway or another: only one that is still open and still missing a moment
-        later was left behind.
+        The participant of a call that has just ended leaves its room before this gateway or
+        another writes the verdict. So only a call that is still open and still missing in the
+        second check was left behind.
         """
         await self._look_into_rooms()
         if suspects := await self._suspects():
@@ -119,7 +119,7 @@ class Reconciler:
                     await self._take_up(room)
                 elif call.ended_at is not None and call.ended_at < now() - _SETTLED:
                     await self._clear(room, call)
-        # Most have no call that is over, and LiveKit need not be asked who is in them.
+        # Most of these rooms have no ended call, so LiveKit need not list their participants.
         for room_name in await self._store.rooms_of_ended(
             list(filter(is_name, others)),
             created_after=now() - _LONGEST,
@@ -136,20 +136,20 @@ class Reconciler:
                 log.warning("found a call that nobody had told of", extra={"call_id": call.id})
 
     async def _clear(self, room: Room, call: Call) -> None:
-        """The call is over, but its caller still hears ringing or silence."""
+        """Hang up the caller of an ended call, who still hears ringing or silence."""
         if _alone(await present(self._livekit, room.name), call):
             log.warning("hung up on a caller left behind", extra={"call_id": call.id})
             await send_away_or_log(self._livekit, call.room_name, call.participant_identity)
 
     async def _clear_of_ended(self, room_name: str) -> None:
-        """Phones that we dialled and whose call is over: nobody could hang up on them then."""
+        """Hang up dialled phones whose call is over, and which could not be hung up then."""
         try:
             others = await present(self._livekit, room_name)
         except ServerError as error:
             facts = {"room": room_name, "problem": error.code}
             return log.warning("LiveKit does not tell of a room", extra=facts)
         if any(other.kind == ParticipantInfo.Kind.AGENT for other in others):
-            return  # somebody talks to them, whatever the record says
+            return  # an agent talks to them, whatever the record says
         for phone in others:
             leg = leg_of(phone)
             if leg is None or leg.role == "visitor":
@@ -162,7 +162,7 @@ class Reconciler:
     # --- unfinished calls
 
     async def _suspects(self) -> dict[str, tuple[Call, Finding]]:
-        """Calls that nobody follows, and what is the matter with them."""
+        """Return the calls that nobody follows and that look left behind, with the finding."""
         found: dict[str, tuple[Call, Finding]] = {}
         alone: dict[str, float] = {}
         async for call, others in self._unfollowed():
@@ -185,7 +185,7 @@ class Reconciler:
             try:
                 yield call, await present(self._livekit, call.room_name)
             except ServerError as error:
-                # One call that LiveKit will not talk about must not keep the others open.
+                # One call whose room LiveKit cannot list must not keep the others open.
                 facts = {"call_id": call.id, "problem": error.code}
                 log.warning("LiveKit does not tell of a call", extra=facts)
 
@@ -204,7 +204,7 @@ class Reconciler:
         log.warning(
             "finished a call nobody followed", extra={"call_id": call.id, "finding": finding}
         )
-        # Before the hang-up, so that LiveKit's webhook finds the reason already there.
+        # Before the hang-up, so that LiveKit's webhook finds the reason already recorded.
         await self._timeline.append(
             call.id, [CallEvent(type="call.ended", data=data)], "reconciler"
         )
@@ -236,13 +236,13 @@ def _logged() -> Iterator[None]:
     except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
         log.warning("reconciling failed", extra={"problem": type(error).__name__})
     except Exception:
-        # Nobody would notice a reconciler that died of one odd call.
+        # An unexpected error must not stop the reconciler unnoticed.
         log.exception("reconciling failed")
 
 
 @contextlib.contextmanager
 def _one_of_many(call_id: str) -> Iterator[None]:
-    """What is the matter with one call is logged, and the round goes on with the others."""
+    """Log an error of one call, so that the round continues with the others."""
     try:
         yield
     except (AppError, ServerError, aiohttp.ClientError, TimeoutError) as error:
@@ -253,13 +253,13 @@ def _one_of_many(call_id: str) -> Iterator[None]:
 
 
 def _awaits_visitor(call: Call) -> bool:
-    """A browser has its time to come, whichever gateway gave it."""
+    """Return True while a web call's visitor may still join, whichever gateway opened the call."""
     waiting = call.direction == "web" and call.answered_at is None
     return waiting and call.created_at > now() - JOIN_WITHIN - _SETTLED
 
 
 def _alone(others: list[ParticipantInfo], call: Call) -> bool:
-    """Whether the call's phone is there, and neither an agent nor anybody else to talk to."""
+    """Return True if the call's phone is the room's only participant."""
     return [other.identity for other in others] == [call.participant_identity]
 
 

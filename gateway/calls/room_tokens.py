@@ -1,4 +1,4 @@
-"""Tokens that people join rooms with: which identities they may carry, and what they may do."""
+"""Tokens for people who join rooms: the identities allowed in them, and their grants."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from gateway.fields.names import Name
 from gateway.store.room_names import Claim
 
 _RESERVED = (
-    "agent-",  # ours (worker/job.py), and those that LiveKit names
-    "sip_",  # phones that call in, and those dialled without an identity of their own
+    "agent-",  # our agents (worker/job.py), and those that LiveKit names
+    "sip_",  # callers, and phones dialled without an identity of their own
     HUMAN_PREFIX,
 )
 
 
 def _a_persons(identity: str) -> str:
-    # Whatever the case: it would be taken for one by those who read it.
+    # Case-insensitive: people would mistake a look-alike for the real one.
     if identity.strip().casefold().startswith(_RESERVED):
         raise ValueError(f"must not begin as a phone's or an agent's ({', '.join(_RESERVED)})")
     return identity
 
 
 PersonsIdentity = Annotated[Name, AfterValidator(_a_persons)]
-"""One that is never a phone's, an agent's or that of a human who takes over a call.
+"""An identity that no caller, agent or transfer's human ever has.
 
-The identity of a phone that POST /sip/call has dialled can be anything: whether there is one is
-asked where the token is signed (gateway.calls.rooms).
+A phone dialled by POST /sip/call may have any identity; that is checked against the room where the
+token is signed (gateway.calls.rooms).
 """
 
 
@@ -48,9 +48,9 @@ def join_token(
     valid: timedelta,
     attributes: Mapping[str, str] | None = None,
 ) -> str:
-    """To join the claim's room, hear everybody, and publish ``sources`` (LiveKit's track sources).
+    """Sign a token to join the claim's room, subscribe to all, and publish LiveKit's ``sources``.
 
-    Without leave to change what others are told of its holder: attributes say whose leg it is.
+    Its holder may not change their own metadata: attributes say whose leg a participant is.
     """
     assert settings.livekit_api_key is not None and settings.livekit_api_secret is not None
     grants = VideoGrants(

@@ -1,9 +1,9 @@
 """Which tenant a LiveKit room belongs to, and who may join it.
 
-``metadata.auth_id`` of the room decides, written when the gateway creates it; who may create a
-room of a name, and for how long nobody else, is in gateway.store.room_names. A join with one of our
-tokens makes a room, too, when LiveKit has closed it: the token then gives it a label instead of the
-tenant's name, which the gateway puts in the label's place as soon as it sees the room.
+The room's ``metadata.auth_id`` decides; the gateway writes it when it creates the room. Who may
+create a room under a name, and for how long, is in gateway.store.room_names. A join with one of our
+tokens also creates the room again after LiveKit has closed it. The token then gives the room a
+label instead of the tenant's name; the gateway replaces it with the name once it sees the room.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from sip.trunks import read_label
 log = logging.getLogger(__name__)
 
 LABEL = "switchroom.claim"
-"""In the metadata of a room that a join has made: the label of its name's claim."""
+"""Key in the metadata of a room created by a join: the label of the claim on its name."""
 
-# livekit-sip's legs have tokens for that long (protocol/sip/token.go), agents and our bridge for
-# less (protocol/agent/token.go: 1 h; the SDK's default: 6 h).
+# Lifetime of the tokens of livekit-sip's legs (protocol/sip/token.go). Those of agents and of our
+# bridge are shorter (protocol/agent/token.go: 1 h; the SDK's default: 6 h).
 _SERVICES_TOKENS = timedelta(hours=24)
-# Tokens end one by one; how soon the next does is not worth a question to the database.
+# Tokens expire one by one; a fixed time saves a query for the next expiry.
 _RETRY_TOKENS_S = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """``created``: the room did not exist before, and its agents were dispatched with it."""
+    """``created``: True if the room is new; its agents were then dispatched with it."""
 
     room: Room
     claim: Claim
@@ -83,14 +83,17 @@ class LiveKitRooms:
         return [await self._settled(room) for room in listed.rooms]
 
     async def check(self, principal: Principal, room_name: str) -> Room:
-        """The room. Raises NotFound ``ROOM_NOT_FOUND`` when absent or another's."""
+        """Return the room. Raises NotFound ``ROOM_NOT_FOUND`` if absent or another tenant's."""
         room = await self.find(room_name)
         if room is None or not may_use(principal, room):
             raise not_accessible()
         return room
 
     async def exists(self, principal: Principal, room_name: str) -> bool:
-        """Whether ``enter`` would find it, or make it. Raises NotFound as ``enter`` would."""
+        """Return True if the room exists, False if ``enter`` would create it.
+
+        Raises NotFound as ``enter`` would.
+        """
         room = await self.find(room_name)
         await self._catch_up()
         holder = await self._names.holder(room_name)
@@ -110,9 +113,9 @@ class LiveKitRooms:
     ) -> Claimed:
         """Find the room, or create it as the principal's. Raises NotFound ``ROOM_NOT_FOUND``.
 
-        LiveKit's create_room may give an existing room new metadata, so the right to create is
-        settled in the database first. Of a name that is held for a tenant an operator makes that
-        tenant's room. ``valid``: how long the tokens are that whoever joins will have.
+        LiveKit's create_room may give an existing room new metadata, so the database first decides
+        who may create it. Under a name that is held for a tenant, an operator creates that
+        tenant's room. ``valid``: the lifetime of the tokens of those who will join.
         """
         room, claim = await self._claim(principal, room_name, valid)
         if room is not None:
@@ -132,11 +135,11 @@ class LiveKitRooms:
     async def admit(
         self, principal: Principal, room_name: str, identity: str, valid: timedelta
     ) -> Claim:
-        """Somebody is to join as ``identity``, with a token that is ``valid`` so long.
+        """Admit a person as ``identity``, with a token that lives for ``valid``.
 
-        A tenant's new room is created. Raises NotFound ``ROOM_NOT_FOUND``, Conflict
-        ``PARTICIPANT_EXISTS`` when a phone or an agent is, or is about to be, of that identity,
-        TooManyRequests ``RATE_LIMITED`` when tokens for too many others are valid.
+        A tenant's room is created if missing. Raises NotFound ``ROOM_NOT_FOUND``; Conflict
+        ``PARTICIPANT_EXISTS`` if a phone or an agent has that identity or is about to join with it;
+        TooManyRequests ``RATE_LIMITED`` if tokens for too many other identities are valid.
         """
         if principal.auth_id is None:
             room, claim = await self._claim(principal, room_name, valid)
@@ -145,7 +148,7 @@ class LiveKitRooms:
             room, claim = None if claimed.created else claimed.room, claimed.claim
         present = [] if room is None else await participants(self._livekit, room_name)
         for other in present:
-            # Phones that others have dialled, and whatever is no person.
+            # Covers phones that others have dialled: every participant that is not a person.
             if other.kind != ParticipantInfo.Kind.STANDARD and identity in joining_as(
                 other.identity
             ):
@@ -162,9 +165,9 @@ class LiveKitRooms:
         return claim
 
     async def admit_to_call(self, call_id: str, identity: str, valid: timedelta) -> None:
-        """The call's own participant is to join its room, which is named after it.
+        """Admit the call's own participant to its room, which is named after the call.
 
-        Raises Conflict ``PARTICIPANT_EXISTS`` when a phone of another call is to be there.
+        Raises Conflict ``PARTICIPANT_EXISTS`` if another call's phone has that identity there.
         """
         try:
             await self._names.admit(call_id, identity, valid, call_id=call_id)
@@ -186,46 +189,46 @@ class LiveKitRooms:
             raise not_accessible()
         return room, claim
 
-    # --- holding their names while they live
+    # --- holding the names of existing rooms
 
     async def saw(self, room: Room, participant: ParticipantInfo) -> None:
-        """LiveKit has told of the room, and of the participant (without an identity: of nobody).
+        """Handle LiveKit's report of a room and a participant (without identity: the room only).
 
-        Its failures are logged; raises Unavailable.
+        LiveKit's failures are logged. Raises Unavailable.
         """
         if LABEL in read_label(room.metadata):
             try:
-                # As it is now: what was told may be old.
+                # Read it again: the report may be old.
                 room = await self.find(room.name) or room
             except LIVEKIT_ERRORS as error:
                 log.warning("cannot look at a room", extra={"problem": type(error).__name__})
         await self._names.seen(_owners([room]))
         if not participant.identity or participant.kind != ParticipantInfo.Kind.STANDARD:
-            return  # tokens are signed for persons
-        # A token may have been renewed as soon as its holder joined. When a room is over, each
-        # who was in it has been told of, or was there at the last look.
+            return  # only people have tokens of ours
+        # LiveKit may renew a token as soon as its holder has joined. By the time a room closes,
+        # each of its participants was reported here or was present at the last ``look``.
         ending = await self._names.ending([room.name])
         connected = set(joining_as(participant.identity))
         await self._names.renew({name: ending[name] & connected for name in ending})
 
     async def resume(self) -> None:
-        """Before the first request: nobody may have looked at LiveKit's rooms for a while."""
+        """Catch up before the first request: no gateway may have looked at rooms for a while."""
         await self._names.resume()
         self._looked_at = time.monotonic()
 
     async def _catch_up(self) -> None:
-        """After a while in which nobody could look, hold what LiveKit may have renewed meanwhile.
+        """After a pause between looks, hold what LiveKit may have renewed meanwhile.
 
-        Before any name is given away: the first request may come before the next look.
+        Runs before any name is claimed: a request may come before the next look.
         """
         async with self._catching_up:
             if time.monotonic() - self._looked_at > MARGIN.total_seconds() / 2:
                 await self.resume()
 
     async def look(self) -> list[Room]:
-        """All rooms, each of whose names is now held for as long as LiveKit may renew tokens.
+        """Return all rooms; hold their names for as long as LiveKit may renew tokens.
 
-        To be called more often than every MARGIN; names that nobody holds are forgotten.
+        Must run more often than every MARGIN. Names that nobody holds are deleted.
         """
         begun = time.monotonic()
         rooms = await self.all()
@@ -237,13 +240,13 @@ class LiveKitRooms:
         return rooms
 
     async def _renew(self, rooms: Iterable[Room]) -> None:
-        """Keep the identities of those who are connected, whose tokens LiveKit renews."""
+        """Keep reserving the identities of connected participants: LiveKit renews their tokens."""
         ending = await self._names.ending(room.name for room in rooms)
         for room_name, identities in ending.items():
             try:
                 present = await participants(self._livekit, room_name)
             except LIVEKIT_ERRORS as error:
-                # Anybody may be there, or may have been a moment ago.
+                # Keep them all: any of them may be connected.
                 facts = {"room": room_name, "problem": type(error).__name__}
                 log.warning("LiveKit does not tell who is in a room", extra=facts)
                 continue
@@ -251,7 +254,7 @@ class LiveKitRooms:
         await self._names.renew(ending)
 
     async def _settled(self, room: Room) -> Room:
-        """With the tenant's name in place of the label, if a join with our token has made it."""
+        """Replace the label of a room created by a join with its tenant's name; return the room."""
         metadata = read_label(room.metadata)
         label = metadata.pop(LABEL, None)
         if not isinstance(label, str) or "auth_id" in metadata:
@@ -265,13 +268,16 @@ class LiveKitRooms:
                 UpdateRoomMetadataRequest(room=room.name, metadata=room.metadata)
             )
         except LIVEKIT_ERRORS as error:
-            # The next look tries again; whose it is is known without.
+            # The next look retries; the returned room names its tenant anyway.
             log.warning("a room keeps its label", extra={"problem": type(error).__name__})
         return room
 
 
 def configuration(claim: Claim) -> RoomConfiguration:
-    """For a token: the room that a join with it makes is the claim's, without naming anybody."""
+    """Return a token's room configuration: it labels a room that the join creates as the claim's.
+
+    The label does not reveal the tenant's name.
+    """
     labelled = claim.auth_id is not None
     return RoomConfiguration(
         metadata=json.dumps({LABEL: claim.label}) if labelled else "",
@@ -281,18 +287,18 @@ def configuration(claim: Claim) -> RoomConfiguration:
 
 
 def may_use(principal: Principal, room: Room) -> bool:
-    """An unscoped principal may use every room; a tenant those that name it."""
+    """Return True if the principal may use the room: an operator every one, a tenant its own."""
     return principal.auth_id is None or owner(room) == principal.auth_id
 
 
 def owner(room: Room) -> str | None:
-    """``metadata.auth_id``; None when the metadata is no JSON object with a string there."""
+    """Return ``metadata.auth_id``; None if the metadata has no such string."""
     auth_id = read_label(room.metadata).get("auth_id")
     return auth_id if isinstance(auth_id, str) else None
 
 
 def not_accessible() -> NotFound:
-    """The one answer for absent, foreign and unlabelled rooms alike."""
+    """Return the one error for absent rooms, other tenants' rooms, and rooms without a tenant."""
     return NotFound("Room not found or not accessible", code="ROOM_NOT_FOUND")
 
 

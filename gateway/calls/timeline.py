@@ -1,7 +1,7 @@
-"""News of calls, to whoever waits for them in this process.
+"""Notify this process's listeners of new events of calls.
 
-What is appended here wakes its listeners at once. What other gateways append is seen by one look a
-second at the end of the table of events, whatever the number of listeners (``Tail``).
+Events appended here wake their listeners at once. Those of other gateways are found by reading the
+tail of the events table once a second, whatever the number of listeners (``Tail``).
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 
 _BACK = 1000
-"""So many of the newest events are looked at when the first look is taken …"""
+"""Number of the newest events that the first read looks at."""
 _MISSING_S = 30.0
-"""… and so long one is waited for whose number is given out; a statement takes at most 10 s."""
+"""How long to look for an event whose number was skipped; a statement takes at most 10 s."""
 
-# About a minute in all: longer than a database takes to fail over.
+# About a minute in all, which is longer than a database's failover.
 _PATIENCE_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A call and some of its events, as they were read for all who looked at that moment."""
+    """A call and some of its events, read once for all listeners that asked at that moment."""
 
     call: Call | None
     events: Sequence[StoredEvent]
-    """Those after the one that was named, of every type."""
+    """All events after the one that was asked for, of every type."""
     agent_gone: bool
-    """Of a call that is over: nothing more is to be expected of its agent."""
+    """True if the call is over and its agent will not report anything more."""
 
 
 @dataclass(slots=True)
 class _Watched:
-    """A call that somebody listens to."""
+    """A call with listeners."""
 
     bells: set[asyncio.Event] = field(default_factory=set)
     news: int = 0
-    """How often there was any."""
+    """Counts the rings."""
     looks: dict[tuple[int, int], asyncio.Task[Look]] = field(default_factory=dict)
-    """Under way, by the news that they are about and the event that they begin after."""
+    """Reads in progress, by ``news`` and the event that they start after."""
 
 
 class Timeline:
-    """The store's events with a bell: ``append`` rings it, a ``Listener`` hears it."""
+    """The store's events with notification: ``append`` wakes the call's ``Listener``s."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -84,7 +84,7 @@ class Timeline:
         return len(watched.bells) if watched else 0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Look for other gateways' news, and wake everybody when this one begins to stop."""
+        """Poll for other gateways' events; wake all listeners when this gateway begins to stop."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._poll())
             await stopping.wait()
@@ -97,7 +97,7 @@ class Timeline:
             except Unavailable:
                 log.warning("cannot look for other gateways' events")
             except Exception:
-                # Without this loop nobody would hear of other gateways' events any more.
+                # This loop must survive: nothing else reports other gateways' events.
                 log.exception("looking for other gateways' events failed")
             await asyncio.sleep(POLL_S)
 
@@ -110,7 +110,7 @@ class Timeline:
 
 
 class Listener:
-    """``async with timeline.listen(id) as news:`` look, then ``await news.wait()``, and again."""
+    """``async with timeline.listen(id) as news:`` look, ``await news.wait()``, and repeat."""
 
     def __init__(self, store: Store, everybody: dict[str, _Watched], call_id: str) -> None:
         self._store = store
@@ -129,11 +129,11 @@ class Listener:
             del self._everybody[self._call_id]
 
     def ring(self) -> None:
-        """Wakes this listener for a reason of its own."""
+        """Wake this listener only."""
         self._bell.set()
 
     async def wait(self, timeout: float = math.inf) -> bool:
-        """Until there are news, or ``ring`` was called: True. False when the time is up."""
+        """Wait for news or a ``ring``; False on timeout."""
         try:
             async with asyncio.timeout(None if timeout == math.inf else timeout):
                 await self._bell.wait()
@@ -143,9 +143,9 @@ class Listener:
         return True
 
     async def look(self, after: int) -> Look:
-        """The call as it stands, and its events after that one. Raises Unavailable.
+        """Return the call and its events after ``after``. Raises Unavailable.
 
-        Those who were woken by the same news and want the same share one reading.
+        Listeners woken by the same news and asking for the same share one read.
         """
         key = (self._watched.news, after)
         looks = self._watched.looks
@@ -155,7 +155,7 @@ class Listener:
         return await asyncio.shield(task)
 
     async def _read(self, after: int) -> Look:
-        # The status is read before the events: what made it final is then among them.
+        # The call is read before its events, so that they include the one that ended it.
         call = await self._store.call(Scope(None), self._call_id)
         events = await self._store.events(self._call_id, after=after)
         gone = False
@@ -171,11 +171,11 @@ def _forget(
 ) -> None:
     looks.pop(key, None)
     if not task.cancelled():
-        task.exception()  # those who waited for it may all have left
+        task.exception()  # retrieve it: all who waited for it may have left
 
 
 class _Events(Protocol):
-    """What is asked of gateway.store.calls.Store."""
+    """The part of gateway.store.calls.Store that ``Tail`` uses."""
 
     async def newest_event(self) -> int: ...
 
@@ -183,11 +183,11 @@ class _Events(Protocol):
 
 
 class Tail:
-    """Tells each event of whichever gateway once.
+    """Reports each event of any gateway once.
 
-    An event has its number before its transaction is committed, so on PostgreSQL the seventh may
-    be seen before the sixth. A number that is left out is therefore looked for again, until it is
-    so old that nobody can still be about to commit it (a duplicate took it, and was not kept).
+    An event gets its number before its transaction commits, so on PostgreSQL the seventh may
+    become visible before the sixth. A skipped number is therefore looked for again until it is too
+    old to be committed any more (a rejected duplicate took it).
     """
 
     def __init__(self, events: _Events, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -198,11 +198,11 @@ class Tail:
         self._known: set[int] = set()
 
     def known(self, seqs: Iterable[int]) -> None:
-        """These need not be told."""
+        """Do not report these events."""
         self._known.update(seqs)
 
     async def read(self) -> set[str]:
-        """The calls that have events not told of before. Raises Unavailable."""
+        """Return the calls that have events not reported before. Raises Unavailable."""
         if self._last is None:
             self._last = max(0, await self._events.newest_event() - _BACK)
         last, known = self._last, self._known
@@ -223,18 +223,18 @@ class Tail:
 
 
 class Journal:
-    """Writes what the gateway itself knows onto timelines."""
+    """Writes the gateway's own observations to timelines."""
 
     def __init__(self, timeline: Timeline, metrics: Metrics) -> None:
         self._timeline = timeline
         self._metrics = metrics
 
     async def write(self, call_id: str, type: str, data: dict[str, Any] | None = None) -> None:
-        """Raises Unavailable."""
+        """Write one event. Raises Unavailable."""
         await self._append(call_id, CallEvent(type=type, data=data or {}))
 
     async def verdict(self, call_id: str, outcome: DialOutcome) -> None:
-        """Only we know it: it waits for a database that is away. Raises Unavailable at last."""
+        """Write a dial's verdict. Only we know it, so retry a minute; then raise Unavailable."""
         self._metrics.dialled(outcome)
         event = CallEvent(type="call.answered") if outcome.answered else _ended(outcome)
         for delay_s in _PATIENCE_S:
@@ -269,17 +269,17 @@ class Watch:
 
     @property
     def facts(self) -> dict[str, str]:
-        """For the log."""
+        """Fields for the log."""
         return {"call_id": self._call_id}
 
     async def seen(self, *types: str) -> bool:
-        """Whether one of these is on the timeline. Raises Unavailable (the database)."""
+        """Return True if one of these is on the timeline. Raises Unavailable (the database)."""
         return bool(await self._store.events(self._call_id, types=types))
 
     async def until(self, *types: str, timeout_s: float = math.inf) -> bool:
-        """True as soon as one of these is on the timeline; False when the time is up.
+        """Return True once one of these is on the timeline, False on timeout.
 
-        A database that is away is asked again.
+        If the database is down, retry; at the deadline, raise Unavailable.
         """
         clock = asyncio.get_running_loop()
         deadline = clock.time() + timeout_s
@@ -289,7 +289,7 @@ class Watch:
                     if await self.seen(*types):
                         return True
                 except Unavailable:
-                    # Whoever waits here waits beside a dial, whose verdict must not be lost.
+                    # A dial runs beside this wait; raising would lose its verdict.
                     log.warning("cannot look for events", extra=self.facts)
                     left = min(left, POLL_S)
                 await news.wait(left)

@@ -1,4 +1,4 @@
-"""A transfer's steps on its call's timeline, each under an id that follows from the transfer's."""
+"""A transfer's steps on its call's timeline, each under an id derived from the transfer's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.store.call_record import Call
 from gateway.store.calls import Store
 
 _TOLD = ("transfer.started", "transfer.answered", "transfer.failed", "call.transferred")
-# By the reason that the refused dial of a call would have.
+# By the reason that a failed dial of a call would have.
 _OUTCOMES: Mapping[str | None, Outcome] = {
     "dial_busy": "busy",
     "dial_no_answer": "no_answer",
@@ -37,7 +37,7 @@ class Order:
     agent: Agent
     to: str
     left_s: int
-    """How long the call may still last."""
+    """The call's remaining time."""
 
     @property
     def human(self) -> str:
@@ -58,14 +58,14 @@ class Order:
 
 
 class Steps:
-    """What was told already is told once. Raises Unavailable (the database)."""
+    """Writes each step once, even if repeated. Raises Unavailable (the database)."""
 
     def __init__(self, store: Store, timeline: Timeline) -> None:
         self._store = store
         self._timeline = timeline
 
     async def begin(self, order: Order) -> bool:
-        """False: it has begun already."""
+        """Record the start; False: the transfer had started already."""
         return await self._tell(order, _event(order, "transfer.started", order.facts))
 
     async def ringing(self, order: Order) -> None:
@@ -76,7 +76,7 @@ class Steps:
             case "answered":
                 await self._tell(order, _event(order, "transfer.answered"))
             case "transferred":
-                # In one piece, and with what ended the call: LiveKit only sees somebody leave.
+                # Both in one append: of LiveKit's report, only that a participant left is known.
                 over = _event(order, "call.ended", ended("completed", "call_transfer"))
                 await self._tell(order, _event(order, "call.transferred", order.facts), over)
             case reason:
@@ -86,7 +86,7 @@ class Steps:
                 await self._tell(order, _event(order, "transfer.failed", facts))
 
     async def known(self, order: Order) -> tuple[datetime | None, TransferResult | None]:
-        """When it began, and its outcome, as far as the timeline tells."""
+        """Return the transfer's start and outcome from the timeline; None: not recorded."""
         told = {
             item.type: item
             for item in await self._store.events(order.call.id, types=_TOLD)
@@ -102,7 +102,7 @@ class Steps:
 def refused(
     reason: DisconnectionReason | None, sip_status_code: int | None, sip_reason: str | None
 ) -> TransferResult:
-    """The human's phone was not answered, or the caller's would not go there."""
+    """Return the result if the human's phone did not answer, or a REFER was refused."""
     return TransferResult(
         outcome=_OUTCOMES.get(reason, "failed"),
         sip_status_code=sip_status_code,

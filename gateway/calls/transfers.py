@@ -1,11 +1,11 @@
-"""Handing a caller over to the agent's transfer number, as its worker asks for it.
+"""Transfer a caller to the agent's transfer number, at its worker's request.
 
-Cold: the caller's phone is sent there (REFER), and the call is over for us. Warm: the human
-is dialled into the caller's room, by the call's own way out; who hears whom there, and whether
-the human takes the call, is the worker's business. The trunks' secrets stay here.
+Cold: the caller's phone is referred there (REFER), which ends the call for us. Warm: the human is
+dialled into the caller's room, through the call's own trunk. The worker decides who hears whom
+there, and learns whether the human accepts the call. The trunks' secrets stay in the gateway.
 
-Every step is on the timeline under an id that follows from the transfer's, so that a request
-that is repeated, even to another gateway, asks after the same transfer and dials nothing.
+Every step is on the timeline under an id derived from the transfer's. So a repeated request, even
+to another gateway, finds the same transfer and does not dial again.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 
 _HUMAN = "Human"
 _LOOK_S = 0.25
-# A caller who was referred and of whom nothing else is known: gone by then, or not referred.
+# If the outcome of a REFER is unknown, a caller who has not left by then was not referred.
 _REFERRED_WITHIN_S = 3.0
-# Younger, a transfer may be between its first event and its participant, at another gateway.
+# A younger transfer of another gateway may have its first event but no participant yet.
 _BEGUN_S = 5.0
 
 
@@ -82,10 +82,10 @@ class Transfers:
         self._under_way: dict[tuple[str, str], asyncio.Task[TransferResult]] = {}
 
     async def carry_out(self, call_id: str, wanted: TransferOrder) -> TransferResult:
-        """Wait for the outcome: for as long as the human's phone may ring, and a little.
+        """Carry out the transfer once, and wait for its outcome (a little over the ringing time).
 
         Raises NotFound ``CALL_NOT_FOUND``, Gone ``CALL_ENDED``, Conflict ``CALL_NOT_ANSWERED``
-        or ``NO_TRANSFER_NUMBER``, Unavailable. Cancelling is safe: it goes on by itself.
+        or ``NO_TRANSFER_NUMBER``, Unavailable. Cancelling only stops the wait.
         """
         key = (call_id, wanted.transfer_id)
         task = self._under_way.get(key)
@@ -96,7 +96,7 @@ class Transfers:
         return await asyncio.shield(task)
 
     async def aclose(self) -> None:
-        """Let go of what rings: it rings on, and another gateway can be asked after it."""
+        """Stop following; phones keep ringing, and another gateway can report the outcome."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
@@ -226,11 +226,11 @@ class Transfers:
         return await Following(dial, watch, ringing=lambda: self._steps.ringing(order)).run()
 
     async def _way_out(self, order: Order) -> tuple[Trunk, str]:
-        """The trunk, and the caller ID. Raises Forbidden, ServerFault, Unavailable.
+        """Return the trunk and the caller ID. Raises Forbidden, ServerFault, Unavailable.
 
-        The trunk that the call brought along; else the number that the call came to or went
-        out from; another of the agent's when that may not call out; without any number the way
-        that POST /sip/call goes.
+        The first of: the trunk that the call's request specified; the call's own number, then the
+        agent's other numbers, if it may call out; for outbound calls without a number, the trunk
+        that POST /sip/call uses by default.
         """
         call = order.call
         own_trunk = await self._store.own_trunk(call.id)
@@ -242,7 +242,7 @@ class Transfers:
         if call.agent_id is not None:
             numbers += await self._numbers.of_agent(scope, call.agent_id)
         for number in numbers:
-            # The operator's scope sees everybody's numbers.
+            # The operator's scope includes all tenants' numbers.
             if number.auth_id == scope.auth_id and may_call_out(number):
                 trunk = await outbound_trunk(number, self._credentials, self._settings)
                 return trunk, number.phone_number
@@ -250,17 +250,17 @@ class Transfers:
             raise Forbidden("No number that may call out", code="FROM_NUMBER_NOT_ALLOWED")
         return make_trunk(None, self._settings), call.from_number
 
-    # --- asked after again
+    # --- repeated requests
 
     async def _found_again(self, order: Order) -> TransferResult:
-        """The outcome of a transfer that another request began. Raises Unavailable."""
+        """Wait for the outcome of a transfer that another request began. Raises Unavailable."""
         clock = asyncio.get_running_loop()
         deadline = clock.time() + order.ringing_s + _BEGUN_S
         while True:
             begun_at, result = await self._steps.known(order)
             if result is not None:
                 return result
-            if begun_at is None:  # the id is another call's
+            if begun_at is None:  # the id belongs to another call
                 return TransferResult(outcome="failed")
             if (now() - begun_at).total_seconds() > _BEGUN_S:
                 result = await self._as_it_looks(order)
@@ -272,7 +272,7 @@ class Transfers:
             await asyncio.sleep(_LOOK_S)
 
     async def _as_it_looks(self, order: Order) -> TransferResult | None:
-        """What the room says of a transfer whose gateway died; None: not decided yet."""
+        """Infer from the room the outcome of a transfer whose gateway died; None: still open."""
         call = order.call
         if order.cold:
             caller = await self._look(call.room_name, call.participant_identity)
@@ -285,7 +285,7 @@ class Transfers:
         return None
 
     async def _look(self, room_name: str, identity: str) -> ParticipantInfo | None:
-        """Raises Unavailable."""
+        """Return the participant; None: not in the room. Raises Unavailable."""
         try:
             return await participant(self._livekit, room_name, identity)
         except LIVEKIT_ERRORS:

@@ -1,6 +1,6 @@
-"""Where a call goes out: the request's host, the number's, or SIP_OUTBOUND_…, in that order.
+"""Choose an outbound trunk: the request's host, the number's, or SIP_OUTBOUND_…, in that order.
 
-Our credentials, or a number's, never go to a host that the request chose.
+Our credentials, or a number's, are never sent to a host that the request chose.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class SipOverrides(BaseModel):
     """Per-request SIP configuration. A null or missing field takes the usual value."""
 
     outbound_address: StrictStr | None = Field(None, description="hostname or hostname:port")
-    # It goes into a quoted string of a SIP header.
+    # It is placed in a quoted string of a SIP header.
     auth_username: StrictStr | None = Field(None, max_length=256, pattern=r'^[^\x00-\x1f"\\\x7f]*$')
     auth_password: SecretStr | None = Field(None, max_length=256, strict=True)
 
 
 def has_a_say(sip: SipOverrides | None) -> bool:
-    """Whether the request changes anything of the usual trunk."""
+    """Return True if the request changes any part of the usual trunk."""
     return sip is not None and any(value is not None for _, value in sip)
 
 
 def check_settings(settings: Settings) -> None:
-    """SIP_OUTBOUND_… as a request's ``sip`` is checked. Raises ValueError naming the setting."""
+    """Check SIP_OUTBOUND_… like a request's ``sip``. Raises ValueError naming the setting."""
     secret = settings.sip_outbound_auth_password
     given = {
         "outbound_address": settings.sip_outbound_address,
@@ -53,7 +53,7 @@ def check_settings(settings: Settings) -> None:
     except BadRequest as error:
         raise ValueError(f"SIP_OUTBOUND_ADDRESS: {error.message}") from None
     except ValidationError as error:
-        # Never with the value, which may be the password.
+        # Without the value, which may be the password.
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise ValueError(f"SIP_OUTBOUND_{str(fault['loc'][0]).upper()}: {fault['msg']}") from None
 
@@ -61,7 +61,7 @@ def check_settings(settings: Settings) -> None:
 def chosen_trunk(
     sip: SipOverrides | None, transport: Transport, tenant: str | None
 ) -> Trunk | None:
-    """The trunk that the request of ``tenant`` names; None: it names no host.
+    """Return the trunk that the request of ``tenant`` names; None: it names no host.
 
     Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``.
     """
@@ -72,7 +72,7 @@ def chosen_trunk(
 
 
 def with_credentials(trunk: Trunk, sip: SipOverrides | None) -> Trunk:
-    """``trunk`` with the request's credentials before its own, field by field."""
+    """Return ``trunk`` with the request's credentials overriding its own, field by field."""
     if sip is None:
         return trunk
     password = None if sip.auth_password is None else sip.auth_password.get_secret_value()
@@ -86,7 +86,7 @@ def with_credentials(trunk: Trunk, sip: SipOverrides | None) -> Trunk:
 def make_trunk(
     overrides: SipOverrides | None, settings: Settings, tenant: str | None = None
 ) -> Trunk:
-    """The request's values before the global ones, field by field.
+    """Return the request's trunk, or the global one with the request's credentials.
 
     Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``, ServerFault ``OUTBOUND_ADDRESS_NOT_CONFIGURED``.
     """
@@ -104,7 +104,7 @@ def may_call_out(number: PhoneNumber) -> bool:
 async def outbound_trunk(
     number: PhoneNumber, credentials: CredentialStore, settings: Settings
 ) -> Trunk:
-    """The number's own credential when it names a SIP host, else SIP_OUTBOUND_….
+    """Return the trunk of the number's credential if it names a SIP host, else SIP_OUTBOUND_….
 
     Raises ServerFault ``OUTBOUND_ADDRESS_NOT_CONFIGURED``, ``CREDENTIAL_UNREADABLE``; Unavailable.
     """
@@ -129,13 +129,13 @@ def _global_trunk(settings: Settings, hint: str) -> Trunk:
 
 
 async def check_trunk(guard: SipGuard, trunk: Trunk) -> None:
-    """Before every dial. Raises Forbidden ``DESTINATION_NOT_ALLOWED``."""
+    """Check the trunk before a dial. Raises Forbidden ``DESTINATION_NOT_ALLOWED``."""
     if trunk.tenant is not None:
         await guard.check(trunk.address, tls=trunk.tls, tenant=trunk.tenant)
 
 
 async def sip_objection(guard: SipGuard, trunk: Trunk) -> str | None:
-    """Why ``check_trunk`` would refuse; None: it would not."""
+    """Return why ``check_trunk`` would refuse; None: it would not."""
     try:
         await check_trunk(guard, trunk)
     except AddressRefused as refused:
@@ -159,7 +159,7 @@ async def _own(number: PhoneNumber, credentials: CredentialStore) -> Trunk | Non
 
 
 def sealable(trunk: Trunk) -> OwnTrunk:
-    """The trunk as it can be sealed; ``opened`` is the way back."""
+    """Return the trunk in the form that is stored sealed; ``opened`` is the inverse."""
     return OwnTrunk(
         address=trunk.address,
         username=trunk.username,
@@ -171,7 +171,7 @@ def sealable(trunk: Trunk) -> OwnTrunk:
 
 
 def opened(secret: SipSecret, tenant: str | None) -> Trunk:
-    """``tenant``: who chose the address; None: the operator."""
+    """Return the trunk. ``tenant`` chose its address; None: the operator did."""
     return Trunk(
         address=secret.address,
         username=secret.username,

@@ -1,4 +1,4 @@
-"""``{{name}}`` in an agent's words, replaced by what a call brings along."""
+"""Replace ``{{name}}`` in an agent's words by the call's variables."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _PLACEHOLDER = re.compile(r"\{\{\s*([^{}]{1,64}?)\s*\}\}")
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Value = Annotated[StrictStr, Field(max_length=5_000)]
 Variables = Annotated[dict[Name, Value | None], Field(max_length=100)]
-"""By name; null is nothing to say."""
+"""Values by name; null stands for an empty text."""
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def fill(agent: Agent, variables: Variables) -> Agent:
-    """The agent as this call shall have it: all its Words (core.models) filled in.
+    """Return the agent with the placeholders in all its Words (core.models) filled in.
 
-    Placeholders without a variable stay as they are. Raises Unprocessable when the text
-    gets longer than an agent's may be.
+    Placeholders without a variable stay as they are. Raises Unprocessable if a text gets longer
+    than an agent's may be.
     """
     if not variables:
         return agent
     try:
-        # What is pinned is read again, and checked again, when the worker asks for it.
+        # The pinned agent is parsed and validated again when the worker asks for it.
         words = _model(agent.config, variables)
         filled = AgentConfig.model_validate(words.model_dump())
     except ValidationError:
@@ -40,7 +40,7 @@ def fill(agent: Agent, variables: Variables) -> Agent:
 
 
 def mark_of(kind: Any) -> Words | None:
-    """The mark of a field's type: of ``Text``, ``Text | None``, ``list[Text]``; None: no words."""
+    """Return the mark in a type: ``Text``, ``Text | None``, ``list[Text]``; None: not words."""
     if isinstance(kind, Words):
         return kind
     return next(filter(None, map(mark_of, get_args(kind))), None)

@@ -1,4 +1,4 @@
-"""A call as the API shows it, whatever brought it in."""
+"""Calls as the API shows them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CallView(Model):
 
     @classmethod
     def of(cls, call: Call, last: Turn | None) -> CallView:
-        """``last``: the call's last turn."""
+        """Return the view of ``call``; ``last`` is its last turn."""
         return cls(**_shown(call, last))
 
 

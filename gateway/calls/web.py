@@ -1,4 +1,4 @@
-"""Calls from a browser: the room, its agent, the visitor's token, and what comes of it."""
+"""Web calls, from a browser: the room, its agent, the visitor's token, and how the call starts."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from sip.twirp import livekit_errors
 log = logging.getLogger(__name__)
 
 VISITOR = "visitor"
-"""The visitor's identity, in a room of the call's own, which is named after it."""
+"""The visitor's identity. The room is the call's own, and named after it."""
 
-# LiveKit keeps the room so long for somebody to come.
+# LiveKit keeps an empty room for so long.
 JOIN_WITHIN = timedelta(seconds=EMPTY_TIMEOUT_S)
 
 
@@ -54,7 +54,7 @@ class WebCalls:
         join_within: timedelta = JOIN_WITHIN,
         news_within_s: float = 5.0,
     ) -> None:
-        """``news_within_s``: how long what a worker saw may be on its way to us."""
+        """``news_within_s``: how long a worker's event may take to reach us."""
         self._livekit = livekit
         self._store = store
         self._timeline = timeline
@@ -68,7 +68,7 @@ class WebCalls:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Stop following; the reconciler of the next gateway finishes what nobody joined."""
+        """Stop following; the reconciler of the next gateway ends the calls that nobody joined."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -76,10 +76,10 @@ class WebCalls:
     async def open(
         self, principal: Principal, agent: Agent, metadata: dict[str, Any]
     ) -> tuple[Call, Claim]:
-        """The call's record and the claim on its room, with the agent on its way there.
+        """Create the call's record and room, and dispatch the agent; return record and claim.
 
-        Raises TooManyRequests, Conflict, Unavailable, ServerFault; once there is a record, it
-        says why.
+        Raises TooManyRequests, Conflict, Unavailable, ServerFault. If there is a record by then,
+        it says why.
         """
         self._limits.take(principal.auth_id)
         call_id = new_id("call")
@@ -111,7 +111,7 @@ class WebCalls:
         return call, claimed.claim
 
     async def _follow(self, call_id: str) -> None:
-        """Until agent and visitor have met; otherwise the call is over, and its room closed."""
+        """Wait until agent and visitor have met; if they do not, end the call, close the room."""
         watch = Watch(call_id, self._store, self._timeline)
         arrival = Arrival(
             call_id,
@@ -150,10 +150,10 @@ class WebCalls:
 
 
 def visitor_token(settings: Settings, claim: Claim) -> str:
-    """A LiveKit token to join the call's room with, as long as it waits: speak and listen.
+    """Return a LiveKit token to join the call's room, speak and listen, while the room waits.
 
-    LiveKit takes it for a minute longer than it says, and makes the room again for it: that one
-    is the tenant's, too.
+    LiveKit accepts it for a minute longer and creates the room again for it; that room is the
+    tenant's, too.
     """
     return join_token(
         settings,
