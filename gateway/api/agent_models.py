@@ -1,4 +1,4 @@
-"""What ``/v1/agents`` takes and shows: the agent's configuration, flat, with its numbers."""
+"""Requests and responses of ``/v1/agents``: the agent's configuration, flat, with its numbers."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ UNSERVED = frozenset(
         "consent",
     }
 )
-"""What the agents of such products have, and these do not have yet; the last three are refused if
-they ask for something (gateway.fields.compliance)."""
+"""Fields that clients of similar products send and that are not implemented yet. The last three
+are refused if they ask for something (gateway.fields.compliance)."""
 
 DEFAULT_VOICE = "default"
-"""Clients want ``voice`` to be a string: this is the TTS's own choice, null in AgentConfig."""
+"""The TTS's default voice. Clients need a string for ``voice``, which is null in AgentConfig."""
 
 
 class _Inner(Model):
@@ -57,7 +57,7 @@ class _Create(Model):
 def _patch_schema(schema: dict[str, Any]) -> None:
     documented(UNSERVED)(schema)
     for property_ in schema["properties"].values():
-        # What is left out stays as it is.
+        # A missing field keeps its value, so it has no default.
         property_.pop("default", None)
 
 
@@ -68,14 +68,17 @@ class _Patch(Model):
 def _nullable(
     name: str, model: type[Model], base: type[Model], *, optional: bool = False
 ) -> type[Model]:
-    """``model`` where what has a default may be null; ``optional``: the rest may be missing."""
+    """Return ``model`` with null allowed in every field that has a default.
+
+    ``optional``: the other fields may be missing.
+    """
     fields: dict[str, Any] = {}
     for field, info in model.model_fields.items():
         changed = copy(info)
         inner = _INNER.get(field) if model is AgentConfig else None
         kind: Any = GenericAlias(list, inner) if inner else info.annotation
         if not info.is_required():
-            # The constraints are the value's, not null's.
+            # The constraints apply to values, not to null.
             kind = Annotated[kind, *info.metadata] | None if info.metadata else kind | None
             changed.metadata = []
         elif optional:
@@ -94,7 +97,7 @@ AgentPatch = _nullable("AgentPatch", AgentConfig, _Patch, optional=True)
 
 
 class AgentTools(Protocol):
-    """The part of AgentCreate and of AgentPatch that says what an agent can do."""
+    """The tools in AgentCreate and AgentPatch."""
 
     custom_tools: Sequence[Any] | None
     mcp_servers: Sequence[Any] | None
@@ -107,7 +110,7 @@ class Rollback(Model):
 
 
 def check_tools(body: AgentTools, path: str, *, allow_private: bool) -> None:
-    """What a request says of tools, as far as their models cannot. Raises Unprocessable."""
+    """Check a request's tools beyond what their models check. Raises Unprocessable."""
     faults: list[Detail] = []
     tools, servers = body.custom_tools or [], body.mcp_servers or []
     for index, tool in enumerate(tools):
@@ -130,9 +133,9 @@ def check_tools(body: AgentTools, path: str, *, allow_private: bool) -> None:
 
 
 def changed_config(body: BaseModel, before: AgentConfig | None, path: str) -> AgentConfig:
-    """The configuration that ``body`` makes of ``before``, or of the defaults.
+    """Return ``before``, or the defaults, with the changes in ``body``.
 
-    What is not given stays; null becomes the default. Raises Unprocessable.
+    Missing fields keep their value; null resets to the default. Raises Unprocessable.
     """
     given = body.model_dump(exclude_unset=True, by_alias=True)
     if given.get("voice") == DEFAULT_VOICE:
@@ -161,7 +164,7 @@ class _Named(Model):
 
 
 class AgentView(AgentConfig, _Named):
-    """An agent as it is now."""
+    """An agent in its current version."""
 
     voice: str = Field(description=f"`{DEFAULT_VOICE}`: the TTS's own choice.")
     version: int
@@ -171,7 +174,7 @@ class AgentView(AgentConfig, _Named):
 
     @classmethod
     def of(cls, record: AgentRecord, numbers: Iterable[PhoneNumber]) -> AgentView:
-        """``numbers`` may be other agents', too."""
+        """Return the view of ``record``; ``numbers`` may include other agents' numbers."""
         return cls(
             **_shown(record.config),
             id=record.id,
@@ -191,7 +194,7 @@ class AgentList(Listing[AgentView]):
 
 
 class VersionView(AgentConfig):
-    """What an agent was, and since when."""
+    """A version of an agent, and when it was created."""
 
     voice: str
     version: int

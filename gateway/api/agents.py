@@ -1,4 +1,4 @@
-"""``/v1/agents``: agents and their versions. A change counts for the next call."""
+"""``/v1/agents``: agents and their versions. A change applies from the next call on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from gateway.store.credentials import Unreadable
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """A new agent, at version 1."""
+    """Create an agent, at version 1."""
     body = await parse_body(request, AgentCreate, ignored=UNSERVED)
     await _check_tools(request, body)
     config = changed_config(body, None, request.path)
@@ -70,10 +70,10 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def change(request: web.Request) -> web.StreamResponse:
-    """Fields left out stay as they are; null resets to the default.
+    """Missing fields keep their value; null resets a field to its default.
 
-    A change makes a new version, which counts for the next call. One that changes nothing
-    makes none.
+    A change creates a new version, which applies from the next call on. A request that changes
+    nothing creates none.
     """
     body = await parse_body(request, AgentPatch, ignored=UNSERVED)
     await _check_tools(request, body)
@@ -88,7 +88,7 @@ async def change(request: web.Request) -> web.StreamResponse:
 
 
 async def delete(request: web.Request) -> web.StreamResponse:
-    """Its numbers are unbound and stay attached; the records of its calls stay."""
+    """The agent's numbers are unbound and stay attached; the records of its calls are kept."""
     record = await request.app[AGENT_STORE].delete(scope_of(request), request.match_info["id"])
     if record is None:
         raise agent_not_found()
@@ -108,7 +108,7 @@ async def versions(request: web.Request) -> web.StreamResponse:
 
 
 async def rollback(request: web.Request) -> web.StreamResponse:
-    """A new version with the content of an old one."""
+    """Create a new version with the content of an old one."""
     body = await parse_body(request, Rollback)
     store, scope, agent_id = request.app[AGENT_STORE], scope_of(request), request.match_info["id"]
 
@@ -126,7 +126,7 @@ async def rollback(request: web.Request) -> web.StreamResponse:
 
 
 async def voices(_request: web.Request) -> web.StreamResponse:
-    """The voice that needs no choice. Any other voice id of the agent's TTS may be used as well."""
+    """List the default voice. Any other voice id of the agent's TTS may be used as well."""
     default = VoiceView(
         id=DEFAULT_VOICE,
         name="Default",
@@ -137,7 +137,7 @@ async def voices(_request: web.Request) -> web.StreamResponse:
 
 
 async def _check_tools(request: web.Request, body: Any) -> None:
-    """Raises Unprocessable. In a thread: twenty large schemas take seconds."""
+    """Check the tools in a thread: twenty large schemas take seconds. Raises Unprocessable."""
     allow_private = request.app[SETTINGS].webhook_allow_private
     await asyncio.to_thread(check_tools, body, request.path, allow_private=allow_private)
 
@@ -145,7 +145,7 @@ async def _check_tools(request: web.Request, body: Any) -> None:
 async def _once(
     request: web.Request, body: BaseModel, effect: Callable[[], Awaitable[dict[str, Any]]]
 ) -> web.Response:
-    """``once`` for an agent's view, which is kept without its secrets being readable."""
+    """Run ``once`` for an agent's view, whose secrets are stored sealed for repetitions."""
     secrets = AgentSecrets(request.app[VAULT])
 
     async def sealed() -> dict[str, Any]:
@@ -154,13 +154,13 @@ async def _once(
     kept = await once(request, request.app[STORE], request[PRINCIPAL], body, sealed)
     try:
         answer = secrets.open(json.loads(kept.text or ""))
-    except Unreadable:  # a repetition, and the key was taken away in between
+    except Unreadable:  # a repetition after the key was removed
         raise unreadable() from None
     return web.json_response(answer, headers=replayed(kept))
 
 
 async def _view(request: web.Request, record: AgentRecord | None) -> dict[str, Any]:
-    """Raises NotFound for None."""
+    """Return the agent with its numbers. Raises NotFound if ``record`` is None."""
     if record is None:
         raise agent_not_found()
     numbers = await request.app[NUMBERS].of_agent(scope_of(request), record.id)

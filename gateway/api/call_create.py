@@ -1,4 +1,4 @@
-"""``POST /v1/calls``: call a number from one of the agent's own."""
+"""``POST /v1/calls``: call a number from one of the agent's numbers."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS, call_services
 from gateway.lookup.agents import check_takes_calls
 from gateway.store.database import Scope
 
-# Callers of the API send these; nothing here talks to a call screener, nor records: what asks for a
+# API clients send these. Call screening and recording are not implemented; a request for a
 # recording is refused (gateway.fields.compliance).
 IGNORED = frozenset({"record", "disableRecording", "callScreeningIdentity", "callScreeningPurpose"})
 
 
 class CamelSip(SipOverrides):
-    """Another way out for this call; null or missing: the number's own."""
+    """Another outbound trunk for this call; null or missing: the number's own."""
 
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
@@ -79,9 +79,9 @@ class CreateCall(BaseModel):
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """Dial, and answer once the phone's leg is there, or (waitForCompletion) the call is over.
+    """Dial, and respond once the phone's leg exists, or (waitForCompletion) the call has ended.
 
-    The overrides count for this call only; the agent stays as it is.
+    The overrides apply to this call only; they do not change the agent.
     """
     principal = request[PRINCIPAL]
     body = await parse_body(request, CreateCall, ignored=IGNORED)
@@ -109,13 +109,13 @@ async def _plan(request: web.Request, body: CreateCall) -> CallPlan:
             request, number, agent, body.to_number, body.metadata or {}, body.sip
         )
     except BadRequest as error:
-        # The seed's paths answer a bad address with 400, these with 422.
+        # /sip/call answers a bad address with 400, this path with 422.
         fault = Detail("sip.outboundAddress", error.message, "value_error")
         raise Unprocessable(error.message, details=[fault]) from None
 
 
 def tailored(agent: Agent, body: CreateCall) -> Agent:
-    """The agent as this call pins it. Raises Unprocessable: ``variables`` make it too long."""
+    """Return the agent as pinned for this call; Unprocessable if ``variables`` make it too long."""
     changes: dict[str, Any] = {}
     if body.system_prompt is not None:
         changes |= {"system_prompt": body.system_prompt, "voice_mode": "hosted"}
@@ -124,17 +124,20 @@ def tailored(agent: Agent, body: CreateCall) -> Agent:
     if body.voice is not None:
         changes["voice"] = body.voice
     if body.model_tier is not None:
-        # A model that the agent names would win over any tier.
+        # A model that the agent names would override the tier.
         changes |= {"model_tier": body.model_tier, "model": None}
     config = agent.config.model_copy(update=changes)
     return fill(agent.model_copy(update={"config": config}), body.variables or {})
 
 
 async def _caller_id(request: web.Request, scope: Scope, body: CreateCall) -> PhoneNumber:
-    """Raises Conflict ``NO_NUMBER``, Unprocessable, Forbidden ``FROM_NUMBER_NOT_ALLOWED``."""
+    """Return the number to call from.
+
+    Raises Conflict ``NO_NUMBER``, Unprocessable, Forbidden ``FROM_NUMBER_NOT_ALLOWED``.
+    """
     numbers = await request.app[NUMBERS].of_agent(scope, body.agent_id)
     if body.from_number_id is not None:
-        # Unknown, another tenant's, another agent's: all the same to the caller.
+        # One answer for unknown numbers, another tenant's, and another agent's.
         numbers = [number for number in numbers if number.id == body.from_number_id]
         if not numbers:
             fault = Detail("fromNumberId", "It is none of the agent's numbers", "value_error")

@@ -30,7 +30,7 @@ class Nothing(BaseModel):
 
 
 async def end(request: web.Request) -> web.StreamResponse:
-    """Hang up, or stop ringing; a body is not read. Answers the call as it ended."""
+    """Hang up, or stop ringing, and return the ended call. A request body is ignored."""
 
     async def effect() -> dict[str, object]:
         call = await find(request)
@@ -43,14 +43,14 @@ async def end(request: web.Request) -> web.StreamResponse:
 
 
 async def hang_up(request: web.Request, call: Call) -> Call:
-    """The far end is sent away, then the call is written off; as it stands afterwards.
+    """Hang up the far end, then end the record; return the call as it is afterwards.
 
-    Raises ServerFault, Unavailable (LiveKit, the database): then the record does not say that
-    it is over, and the request may be repeated.
+    Raises ServerFault, Unavailable (LiveKit, the database). The record is then still open, and
+    the request may be repeated.
     """
     services, store = call_services(request.app), request.app[STORE]
     livekit = services.livekit
-    # Our own hang-up is the agent's side; a call nobody answered yet is called off.
+    # Hanging up counts as the agent's side; before the answer it cancels the call.
     answered = call.status == "in-progress"
     with livekit_errors():
         gone = await send_away(livekit, call.room_name, call.participant_identity)
@@ -58,7 +58,7 @@ async def hang_up(request: web.Request, call: Call) -> Call:
     over = CallEvent(type="call.ended", data={**data, "by": "api"})
     await request.app[TIMELINE].append(call.id, [over], "gateway")
     if not gone:
-        # It may have come just now; whoever dials for it learns from the event.
+        # The leg may have joined just now; if still dialling, the event cancels the dial.
         with livekit_errors():
             await send_away(livekit, call.room_name, call.participant_identity)
     await services.handover.caller_left(call)

@@ -1,4 +1,4 @@
-"""A call as server-sent events: what happened so far, what happens, and ``ended``."""
+"""A call as server-sent events: replay of its events, live events, and finally ``ended``."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Render = Callable[[Iterable[StoredEvent]], Iterable[bytes]]
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """Server-sent events: what happened so far, what happens, and ``ended``.
+    """Server-sent events: the call's events so far, new ones as they happen, finally ``ended``.
 
-    ``Last-Event-ID`` (the number in ``id:``) resumes after that event. When the token expires
-    the stream says ``expired`` and ends.
+    ``Last-Event-ID`` (the number in ``id:``) resumes after that event. When the token expires,
+    the stream sends ``expired`` and ends.
     """
     return await _serve(request, await find(request), _timeline)
 
 
 async def transcript(request: web.Request) -> web.StreamResponse:
-    """Server-sent events: ``connected``, a ``turn`` for each so far and as it comes, ``ended``.
+    """Server-sent events: ``connected``, each ``turn`` so far and as it happens, finally ``ended``.
 
-    A turn that comes again with the same ``id`` replaces the one before it. ``Last-Event-ID``
-    resumes as in the call's events. When the token expires the stream says ``expired`` and ends.
+    A turn sent again with the same ``id`` replaces the earlier one. ``Last-Event-ID`` resumes as
+    in the call's events. When the token expires, the stream sends ``expired`` and ends.
     """
     call = await find(request)
     opening = _frame("connected", {"callId": call.id, "status": call.status})
@@ -53,7 +53,7 @@ def _timeline(batch: Iterable[StoredEvent]) -> Iterable[bytes]:
 
 
 def _conversation(batch: Iterable[StoredEvent]) -> Iterable[bytes]:
-    """Of a turn told twice in one batch, the newer telling."""
+    """Render the turns of a batch; of a turn reported twice, the newer report."""
     newest = {event.data.get("id"): event for event in batch if event.type == "turn"}
     for event in sorted(newest.values(), key=lambda event: event.seq):
         yield _frame("turn", Turn.model_validate(event.data).wire(), event.seq)
@@ -64,7 +64,7 @@ async def _serve(
 ) -> web.StreamResponse:
     after = _last_event_id(request)
     with request.app[STREAMS].one(request[PRINCIPAL].auth_id):
-        # It is UTF-8 by its specification, but clients that do not know take text/* for Latin-1.
+        # Event streams are always UTF-8, but some clients decode text/* as Latin-1 by default.
         stream = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -79,7 +79,7 @@ async def _serve(
                     await stream.write(opening)
                 await _follow(request, stream, call.id, after, render)
         except (ClientConnectionResetError, ConnectionResetError):
-            pass  # the reader went away, which is how most streams end
+            pass  # the client disconnected, as most streams end
         except TimeoutError:
             if not valid.expired():
                 raise
@@ -113,13 +113,13 @@ async def _follow(
 
 
 async def _say_expired(request: web.Request, stream: web.StreamResponse) -> None:
-    """The last that is said, and the connection's end: a client that comes back needs a token."""
+    """Send ``expired`` and close the connection: to reconnect, the client needs a new token."""
     stream.force_close()
     transport = request.transport
     if transport is None:
         return
     if transport.get_write_buffer_size():
-        # It has stopped reading, and its connection would be held until it begins again.
+        # The client has stopped reading; a write would keep the connection until it reads again.
         transport.abort()
         return
     message = "The token has expired; connect again with a new one"
@@ -128,8 +128,8 @@ async def _say_expired(request: web.Request, stream: web.StreamResponse) -> None
 
 
 def _frame(event: str, data: dict[str, Any], number: int | None = None) -> bytes:
-    # JSON keeps what was said on one line, so that it cannot forge an event; in ASCII also for
-    # readers that take U+2028 for the end of a line, or the stream for Latin-1.
+    # JSON keeps the text on one line, so that it cannot forge an event. It is ASCII, for clients
+    # that treat U+2028 as a line break or decode the stream as Latin-1.
     numbered = "" if number is None else f"id: {number}\n"
     return f"{numbered}event: {event}\ndata: {json.dumps(data)}\n\n".encode()
 

@@ -37,7 +37,7 @@ _RFC3339 = re.compile(
 
 
 def _rfc3339(value: Any) -> Any:
-    # pydantic would take "20" for twenty seconds after 1970.
+    # pydantic would read "20" as twenty seconds after 1970-01-01.
     if isinstance(value, str) and not _RFC3339.fullmatch(value):
         raise ValueError("must be an RFC 3339 time, like 2026-01-31T12:00:00Z")
     return value
@@ -64,7 +64,7 @@ class CallQuery(Page):
     @field_validator("search")
     @classmethod
     def _without_blanks(cls, value: str | None) -> str | None:
-        # An unescaped + of a number arrives as a blank.
+        # The unescaped + of a number arrives as a space.
         if value is not None and not (value := value.strip()):
             raise ValueError("must not be blank")
         return value
@@ -108,7 +108,7 @@ async def of_number(request: web.Request) -> web.StreamResponse:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """With ``wait=true`` the answer comes when the call is over, or as it stands in time."""
+    """With ``wait=true``, the response is sent when the call has ended, or after ``timeout``."""
     query = parse_query(request, CallWait)
     call = await find(request)
     if query.wait:
@@ -127,7 +127,7 @@ async def recording(request: web.Request) -> web.StreamResponse:
 
 
 async def find(request: web.Request) -> Call:
-    """The call named in the path. Raises NotFound, for another tenant's too."""
+    """Return the call named in the path. Raises NotFound, also for another tenant's call."""
     call = await request.app[STORE].call(scope_of(request), request.match_info["id"])
     if call is None:
         raise NotFound("Call not found", code="CALL_NOT_FOUND")
@@ -135,12 +135,12 @@ async def find(request: web.Request) -> Call:
 
 
 async def detail(request: web.Request, call: Call) -> CallDetail:
-    """``call`` with its conversation so far."""
+    """Return ``call`` with its conversation so far."""
     return CallDetail.with_turns(call, await request.app[STORE].turns(call.id))
 
 
 async def conversation(request: web.Request) -> Transcript:
-    """The transcript of the call named in the path. Raises NotFound."""
+    """Return the transcript of the call named in the path. Raises NotFound."""
     call = await find(request)
     turns = await request.app[STORE].turns(call.id)
     return Transcript(call_id=call.id, status=call.status, transcripts=turns)

@@ -1,4 +1,4 @@
-"""``/api/v1/credentials``: named secrets of a tenant. Written, listed, deleted; never shown."""
+"""``/api/v1/credentials``: a tenant's named secrets. Created, listed, deleted; never shown."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ Network = Annotated[str, StringConstraints(strict=True, max_length=64), AfterVal
 Country = Annotated[
     str, StringConstraints(strict=True, pattern=r"^[A-Z]{2}$"), AfterValidator(_country)
 ]
-# Both travel in a SIP header or an HTTP one: nothing that could end it.
+# Both are sent in a SIP or an HTTP header, so characters that could end it are not allowed.
 Username = Annotated[str, StringConstraints(strict=True, pattern=r'^[^\x00-\x20"\\\x7f]{1,256}$')]
 Password = Annotated[SecretStr, Field(min_length=1, max_length=256, strict=True)]
 
@@ -83,13 +83,13 @@ class _Body(Secret):
     name: Name = Field(description="What credentialsRef calls it.", examples=["TWILIO_ACME"])
 
     def secret(self) -> dict[str, Any]:
-        """What is sealed."""
+        """Return the fields to seal."""
         whole = self.reveal()
         return {key: value for key, value in whole.items() if key not in {"name", "provider"}}
 
 
 class TwilioBody(_Body, TwilioSecret):
-    """A Twilio account; with ``sipAddress``, its Elastic SIP trunk's termination."""
+    """A Twilio account; ``sipAddress`` is the termination of its Elastic SIP trunk."""
 
     provider: Literal["twilio"]
     account_sid: str = Field(strict=True, pattern=r"^AC[0-9a-fA-F]{32}$")
@@ -107,7 +107,7 @@ class TwilioBody(_Body, TwilioSecret):
 
 
 class SipBody(_Body, SipSecret):
-    """Any SIP trunk: where calls go out, and who may send calls in (``allowedAddresses``)."""
+    """Any SIP trunk: where calls go out, and which addresses may send calls in."""
 
     provider: Literal["sip"]
     address: HostPort = Field(examples=["sip.example.com:5060"])
@@ -148,10 +148,10 @@ class CredentialView(Model):
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """Keep a secret under a name. It is encrypted at rest, and never given out again."""
+    """Store a secret under a name. It is encrypted at rest and never returned."""
     principal = request[PRINCIPAL]
     raw = parse_json(await read_body(request))
-    # The kind first: a fault in it is then not one in every field of every kind.
+    # Validate the kind first; otherwise a wrong one would yield errors for every kind's fields.
     kind = validate(raw, _Kind, request.path).provider
     body: TwilioBody | SipBody
     if kind == "twilio":
@@ -183,7 +183,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """By id or name."""
+    """Find a credential by id or name."""
     scope = scope_of(request)
     found = await request.app[CREDENTIALS].get(scope, request.match_info["ref"])
     if found is None:
@@ -192,7 +192,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
-    """By id or name. A number that is attached with it keeps it."""
+    """Delete by id or name. A credential with which a number is attached cannot be deleted."""
     scope = scope_of(request)
     try:
         gone = await request.app[CREDENTIALS].delete(scope, request.match_info["ref"])
@@ -206,10 +206,7 @@ async def remove(request: web.Request) -> web.StreamResponse:
 
 
 def _check_address(body: TwilioBody | SipBody, request: web.Request) -> None:
-    """A name is looked up when a call goes out; what is no name can be told now.
-
-    Raises Unprocessable.
-    """
+    """Check an IP address now; host names are resolved at each call. Raises Unprocessable."""
     if isinstance(body, SipBody):
         field, address, tls = "address", body.address, body.transport == "tls"
     else:

@@ -1,4 +1,4 @@
-"""``dry_run`` of ``POST /sip/call``: what would be dialled, where, with which agent, and why."""
+"""``dry_run`` of ``POST /sip/call``: describe the call that would be placed, without placing it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Agent(BaseModel):
 
 
 class DryRun(BaseModel):
-    """Nothing was dialled; nothing secret is in it."""
+    """The call that would be placed; nothing was dialled. Contains no secrets."""
 
     status: Literal["dry_run"]
     room_name: str
@@ -51,7 +51,7 @@ class DryRun(BaseModel):
 def explain(
     plan: CallPlan, *, own_address: bool, room_exists: bool, objection: str | None
 ) -> DryRun:
-    """``own_address``: the request chose the host; ``objection``: the destination policy's."""
+    """Describe ``plan``. ``own_address``: the request chose the host; ``objection``: if refused."""
     return DryRun(
         status="dry_run",
         room_name=plan.room_name,

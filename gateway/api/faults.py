@@ -1,7 +1,7 @@
-"""The errors that more than one route may answer with, each named once.
+"""The errors that several routes may answer with, each defined once.
 
-A route lists these, and its own as they are. The OpenAPI document shows the codes of a status in
-the order in which they are listed.
+A route lists these, and spells out those that only it has. The OpenAPI document shows the codes of
+a status in the order in which they are listed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CREDENTIAL_UNREADABLE: Fault = (500, "CREDENTIAL_UNREADABLE")
 PARTICIPANT_EXISTS: Fault = (409, "PARTICIPANT_EXISTS")
 STREAM_LIMIT: Fault = (429, "STREAM_LIMIT")
 
-# A call is placed.
+# Placing a call.
 INVALID_PHONE_NUMBER: Fault = (400, "INVALID_PHONE_NUMBER")
 DESTINATION: Fault = (403, "DESTINATION_NOT_ALLOWED")
 CALLED_AGENT: Faults = (NO_AGENT, (409, "AGENT_DISABLED"), (409, "WEBHOOK_NOT_CONFIGURED"))
@@ -48,7 +48,7 @@ CALL_FROM_NUMBER: Faults = (
     STORE,
 )
 
-# A number is searched for, attached, bound to an agent, or detached.
+# Searching for a number, attaching it, binding it to an agent, detaching it.
 NUMBER_BUSY: Fault = (409, "NUMBER_BUSY")
 NUMBER_ATTACHED: Fault = (409, "NUMBER_ATTACHED")
 TRUNK_CONFLICT: Fault = (409, "TRUNK_CONFLICT")

@@ -1,4 +1,4 @@
-"""Calls that go out from a number of ours: /v1/calls and /api/v1/sessions."""
+"""Outbound calls from an attached number: /v1/calls and /api/v1/sessions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gateway.keys import CREDENTIALS, SETTINGS
 from gateway.store.database import Principal
 
 MAX_METADATA_BYTES = 16 * 1024
-# In a room of the call's own, so that it needs to be nobody's in particular.
+# The room is the call's own, so a fixed identity is unique in it.
 _IDENTITY, _NAME = "phone", "Phone"
 
 # ITU-T E.164 §6: at most 15 digits, and no country code begins with 0.
@@ -39,11 +39,11 @@ def _small(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
-"""Kept on the record as it is."""
+"""Stored unchanged on the call's record."""
 
 
 def not_a_caller_id() -> Forbidden:
-    """The one answer for a number that is not the caller's, and for one that may not call."""
+    """Return the one error for numbers that are not the tenant's and numbers that may not call."""
     return Forbidden("Calls cannot be made from this number", code="FROM_NUMBER_NOT_ALLOWED")
 
 
@@ -55,12 +55,12 @@ async def plan_from(
     metadata: dict[str, Any],
     sip: SipOverrides | None = None,
 ) -> CallPlan:
-    """A call from ``number``, whose owner's it is, in a room of its own.
+    """Return the plan of a call from ``number``, owned by the number's tenant, in its own room.
 
     Raises BadRequest ``INVALID_OUTBOUND_ADDRESS``, ServerFault ``OUTBOUND_ADDRESS_NOT_CONFIGURED``.
     """
     settings = request.app[SETTINGS]
-    # Whoever asks, which may be the operator for a tenant's number.
+    # The one who asks; that may be the operator, for a tenant's number.
     tenant = request[PRINCIPAL].auth_id
     trunk = chosen_trunk(sip, settings.sip_outbound_transport, tenant)
     if trunk is None:

@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics, for those who run us."""
+"""Liveness and readiness, for operators."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ async def root(_request: web.Request) -> web.StreamResponse:
 
 
 async def healthz(_request: web.Request) -> web.StreamResponse:
-    """The process serves requests."""
+    """Respond while the process serves requests."""
     return web.json_response({"status": "ok"})
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """200 when calls can be placed; otherwise 503 and what is missing.
+    """200 if calls can be placed; otherwise 503 and the reasons.
 
-    Workers are told but do not decide: a gateway without any still answers,
-    with a clear refusal for each call that needs an agent.
+    Workers are counted but do not affect the status: without any, the gateway still serves
+    requests, and clearly refuses each call that needs an agent.
     """
     app = request.app
     database, livekit = await asyncio.gather(
@@ -89,7 +89,7 @@ async def _livekit(services: CallServices | None) -> str | None:
     except ServerError as error:
         return f"LiveKit refuses us ({error.code}): check LIVEKIT_API_KEY and LIVEKIT_API_SECRET"
     except (aiohttp.ClientError, TimeoutError, DecodeError, AttributeError):
-        # The last two: something else answers there, which the SDK did not expect.
+        # The last two: LIVEKIT_URL leads to another server, whose response the SDK cannot parse.
         return "LiveKit does not answer (LIVEKIT_URL)"
     return None
 

@@ -1,4 +1,4 @@
-"""``/livekit/*``: tokens into rooms, and who is in them, each within the caller's own rooms."""
+"""``/livekit/*``: tokens, rooms and participants, limited to the requesting tenant's rooms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gateway.store.database import Scope
 from sip.twirp import livekit_errors
 
 TOKEN_TTL = datetime.timedelta(hours=1)
-"""To join with; who is in the room stays, and the server renews the token."""
+"""How long a token allows a join. It does not limit the stay: LiveKit renews it in the room."""
 
 _SOURCES = ("microphone", "camera", "screen_share", "screen_share_audio")
 
@@ -96,11 +96,11 @@ class MuteRequest(ParticipantRequest):
 
 
 class MutedAnswer(MuteRequest):
-    """The track as it is now."""
+    """The track's new state."""
 
 
 async def token(request: web.Request) -> web.StreamResponse:
-    """A token to join one room with. A tenant's new room is created as its own first."""
+    """Return a token to join one room. For a tenant, a missing room is created first."""
     body = await parse_body(request, TokenRequest)
     settings = request.app[SETTINGS]
     rooms = call_services(request.app).rooms
@@ -128,7 +128,7 @@ async def token(request: web.Request) -> web.StreamResponse:
 
 
 async def index(request: web.Request) -> web.StreamResponse:
-    """The rooms that are open now: a tenant's own, or all of them for an operator."""
+    """List the rooms that exist now: a tenant's own, or all for an operator."""
     services = call_services(request.app)
     with livekit_errors():
         rooms = await services.rooms.all()
@@ -137,7 +137,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 
 async def show(request: web.Request) -> web.StreamResponse:
-    """One room and who is in it."""
+    """Return one room and its participants."""
     services = call_services(request.app)
     name = request.match_info["name"]
     with livekit_errors(not_accessible()):
@@ -148,14 +148,14 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
-    """Put a participant out of a room; a SIP participant's call is hung up."""
+    """Remove a participant from a room; a SIP participant's call is hung up."""
     body = await parse_body(request, ParticipantRequest)
     livekit = call_services(request.app).livekit
     await find_participant(request, body)
     noted = await _note_hang_up(request, body)
     with livekit_errors():
         gone = await send_away(livekit, body.room_name, body.participant_identity)
-    # Whoever follows the call hangs up as soon as it is over, and may have been first.
+    # The task that follows the call hangs up once it has ended, and may have been faster.
     if not gone and not noted:
         raise no_participant()
     return json_answer(RemovedAnswer(**body.model_dump()))
@@ -187,7 +187,7 @@ async def mute(request: web.Request) -> web.StreamResponse:
 
 
 async def _note_hang_up(request: web.Request, body: ParticipantRequest) -> bool:
-    """Say on the call's timeline that it was us, before LiveKit can say that somebody left."""
+    """End the call, if any, on the timeline before LiveKit reports that the participant left."""
     store = request.app[STORE]
     call_id = await store.find_live_call(body.room_name, body.participant_identity)
     call = await store.call(Scope(None), call_id) if call_id else None
@@ -201,7 +201,10 @@ async def _note_hang_up(request: web.Request, body: ParticipantRequest) -> bool:
 
 
 async def find_participant(request: web.Request, body: ParticipantRequest) -> ParticipantInfo:
-    """Raises NotFound ``ROOM_NOT_FOUND``, then ``PARTICIPANT_NOT_FOUND``; ServerFault."""
+    """Return the participant.
+
+    Raises NotFound ``ROOM_NOT_FOUND``, then ``PARTICIPANT_NOT_FOUND``; ServerFault.
+    """
     services = call_services(request.app)
     with livekit_errors():
         await services.rooms.check(request[PRINCIPAL], body.room_name)

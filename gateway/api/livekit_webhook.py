@@ -1,9 +1,9 @@
-"""``POST /livekit/webhook``: what LiveKit saw, onto the call's timeline.
+"""``POST /livekit/webhook``: write LiveKit's reports to the call's timeline.
 
-Webhooks may be lost, late, doubled or out of order. Each is kept once (by its
-id), and only what it says by itself is concluded: a phone that left after the
-answer ended the call; one that left before it is the dial's verdict's to explain,
-or its agent's. Of a call that came in, whichever webhook is first makes the record.
+Webhooks may be lost, late, repeated or out of order. Each is stored once, by its id, and is
+interpreted on its own: a phone that left after the answer ended the call. If it left before the
+answer, the dial's verdict or the agent explains why. The first webhook of an inbound call creates
+its record.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sip.far_end import LONGEST_ID, told
 
 log = logging.getLogger(__name__)
 
-# What an event of ours can be called and numbered with.
+# LiveKit ids and names that fit our event columns.
 _ID = re.compile(r"[\x21-\x7e]{1,190}")
 _NAME = re.compile(r"[a-z_]{1,56}")
 _OF_ROOMS = frozenset(
@@ -48,14 +48,14 @@ _OF_ROOMS = frozenset(
     }
 )
 
-# The caller left a call that had been answered.
+# By the reason for which the caller left an answered call.
 _ENDINGS: dict[DisconnectReason, tuple[Status, DisconnectionReason]] = {
     DisconnectReason.CLIENT_INITIATED: ("completed", "user_hangup"),
     DisconnectReason.PARTICIPANT_REMOVED: ("completed", "agent_hangup"),
     DisconnectReason.ROOM_DELETED: ("completed", "agent_hangup"),
     DisconnectReason.DUPLICATE_IDENTITY: ("failed", "agent_error"),
 }
-# The SIP service began to count at the answer, we when we heard of it.
+# The SIP service counts from the answer, we count from the report of it.
 _CLOCKS = timedelta(seconds=0.5)
 _PROMPT = timedelta(seconds=3)
 _LEFT: tuple[Status, DisconnectionReason] = ("completed", "user_hangup")
@@ -76,7 +76,7 @@ async def receive(request: web.Request) -> web.StreamResponse:
     if not _ID.fullmatch(event.id) or not _NAME.fullmatch(event.event):
         raise BadRequest("The webhook has no usable id or name")
     if event.event in _OF_ROOMS:
-        # Whatever the room and whoever is in it: its name is held, and it says whose it is.
+        # For every room, with or without a call: hold its name, and label it with its tenant.
         await services.rooms.saw(event.room, event.participant)
     await _keep(request, event)
     return web.json_response({"status": "ok"})
@@ -114,7 +114,7 @@ async def _keep(request: web.Request, event: WebhookEvent) -> None:
 
 
 async def _call_of(store: Store, call_id: str, event: WebhookEvent) -> str | None:
-    """``call_id``, if it is the call of this participant in this room."""
+    """Return ``call_id`` if this participant in this room is the call's own."""
     call, participant = await store.call(Scope(None), call_id), event.participant
     if call is None or call.participant_id not in (None, participant.sid):
         return None
@@ -123,7 +123,7 @@ async def _call_of(store: Store, call_id: str, event: WebhookEvent) -> str | Non
 
 
 def _when(event: WebhookEvent) -> datetime:
-    """LiveKit tells whole seconds: our own clock is better, unless the webhook was delayed."""
+    """Return the event's time: our own, unless late, because LiveKit's has only whole seconds."""
     here = now()
     if not 0 < event.created_at < here.timestamp():
         return here
@@ -134,14 +134,14 @@ def _when(event: WebhookEvent) -> datetime:
 async def _ending(
     store: Store, call_id: str, event: WebhookEvent, at: datetime
 ) -> dict[str, Any] | None:
-    """Data of ``call.ended``; None when the webhook does not show that there was an answer."""
+    """Return the data of ``call.ended``; None: the webhook does not tell how the call ended."""
     call = await store.call(Scope(None), call_id)
     if call is None:
         return None
     answered_at = call.answered_at
     last = event.participant.attributes.get("sip.callStatus")
     if answered_at is None and call.direction == "inbound" and last != "active":
-        # A phone that was answered hangs up just as one that was not: its agent knows.
+        # A hang-up looks the same before and after the answer; the agent knows which it was.
         if call.ended or await store.events(call_id, types=["agent.dispatched"]):
             return None
         name = _reason_name(event.participant)
@@ -150,8 +150,8 @@ async def _ending(
     if answered_at is None and last not in {"active", "hangup"}:
         return None
     if await is_referring(store, call_id):
-        return None  # sent elsewhere, or hung up meanwhile: who referred the phone is told which
-    # A phone leg that times out has lost its SIP service; a browser that does was left.
+        return None  # referred, or hung up meanwhile: the REFER's sender learns which
+    # A phone leg times out because its SIP service is lost; a browser because it was left.
     lost = _LEFT if call.direction == "web" else _OTHERWISE
     why = _reason(event.participant)
     if event.participant.attributes.get(LOST):
@@ -159,7 +159,7 @@ async def _ending(
     status, reason = _ENDINGS.get(why, lost)
     limit = timedelta(milliseconds=call.max_duration_ms) - _CLOCKS
     if answered_at and at - answered_at >= limit:
-        # The SIP service hangs up just as a caller does when the time is up.
+        # The SIP service's hang-up at the maximum duration looks like a caller's.
         status, reason = "completed", "max_duration_reached"
     if reason == "user_hangup" and await is_transferred(store, call_id):
         reason = "call_transfer"
@@ -167,7 +167,7 @@ async def _ending(
 
 
 def _facts(event: WebhookEvent) -> dict[str, Any]:
-    """The webhook reduced to what says something about the call; no metadata, no numbers."""
+    """Return the parts of the webhook that concern the call; no metadata, no numbers."""
     participant = event.participant
     facts: dict[str, Any] = {
         "participantId": participant.sid,
@@ -180,7 +180,7 @@ def _facts(event: WebhookEvent) -> dict[str, Any]:
 
 
 def _reason(participant: ParticipantInfo) -> DisconnectReason:
-    """Why it left. A leg that was asked to leave was removed, though LiveKit saw it leave."""
+    """Return why the participant left; a leg that was asked to leave counts as removed."""
     if participant.attributes.get(LEAVING):
         return DisconnectReason.PARTICIPANT_REMOVED
     return participant.disconnect_reason
@@ -188,7 +188,7 @@ def _reason(participant: ParticipantInfo) -> DisconnectReason:
 
 def _reason_name(participant: ParticipantInfo) -> str:
     number = _reason(participant)
-    # A newer LiveKit may know reasons that we do not.
+    # A newer LiveKit may send reasons unknown here.
     return DisconnectReason.Name(number) if number in DisconnectReason.values() else str(number)
 
 

@@ -1,4 +1,4 @@
-"""What requests about phone numbers carry, and what they are answered with."""
+"""Requests and responses of the phone number paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gateway.numbers.service import Search
 from gateway.numbers.twilio import AvailableNumber
 
 UNSERVED = frozenset({"type", "imessageType", "externalId", "expiresAt"})
-"""Of ``POST /v1/numbers``: what the product's clients send and this system does not do."""
+"""Fields of ``POST /v1/numbers`` that agentphone clients send and that are not implemented."""
 
 Ref = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=64)]
 E164 = Annotated[str, StringConstraints(strict=True, max_length=32)]
@@ -35,7 +35,7 @@ class _Request(BaseModel):
 
 
 class AttachRequest(_Request):
-    """A number that you have already."""
+    """A number that you already have."""
 
     provider: CredentialProvider
     phone_number: E164 = Field(description="E.164.", examples=["+14155550123"])
@@ -49,7 +49,7 @@ class AttachRequest(_Request):
 
 
 class ChangeRequest(_Request):
-    """What is left out stays as it is."""
+    """Missing fields keep their value."""
 
     agent_id: Ref | None = Field(None, description="null: nobody answers any more.")
     direction: NumberDirection = Field("both", description="No default: left out, it stays.")
@@ -98,7 +98,8 @@ class BuyRequest(_Buy):
 
 
 class NumberCreate(_Buy):
-    """Buys in your Twilio account, at Twilio's price: the named one, or the only one there is."""
+    """Buys in your Twilio account, at Twilio's price; ``credentialsRef`` may be left out if there
+    is only one."""
 
     model_config = ConfigDict(json_schema_extra=documented(UNSERVED))
 
@@ -110,7 +111,7 @@ class BindRequest(_Request):
 
 
 class NumberView(Model):
-    """A number as the API shows it."""
+    """A phone number."""
 
     id: str
     phone_number: str
@@ -129,7 +130,7 @@ class NumberView(Model):
 
     @classmethod
     def of(cls, number: PhoneNumber, names: dict[str, str]) -> NumberView:
-        """``names``: of credentials, by id."""
+        """Return the view of ``number``; ``names`` are those of credentials, by id."""
         return cls(
             id=number.id,
             phone_number=number.phone_number,
@@ -171,7 +172,7 @@ class BoundNumber(Model):
 
 
 class Binding(Model):
-    """Which number an agent was given, or lost."""
+    """The number that was bound to the agent, or unbound from it."""
 
     agent_id: str
     number: BoundNumber

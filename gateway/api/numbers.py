@@ -1,4 +1,4 @@
-"""``/api/v1/phone-numbers``: attach numbers, give them to agents, find and buy new ones."""
+"""``/api/v1/phone-numbers``: attach numbers, bind them to agents, search and buy new ones."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from gateway.numbers.twilio import AvailableNumber
 
 
 async def attach(request: web.Request) -> web.StreamResponse:
-    """Take up a number that you have: with Twilio, or from any SIP trunk.
+    """Attach a number that you already have, from Twilio or any SIP trunk.
 
-    Makes the inbound trunk and the dispatch rule in LiveKit; a Twilio number is pointed at
-    SIP_PUBLIC_ADDRESS, any other has to be sent there by its carrier. Nothing proves that a tenant
-    has a number of provider sip: it is ``pending`` until an operator approves it, unless
-    SIP_NUMBERS_NEED_APPROVAL is false.
+    Creates the inbound trunk and the dispatch rule in LiveKit. A Twilio number is pointed at
+    SIP_PUBLIC_ADDRESS; any other number's carrier has to send its calls there. Nothing proves that
+    a tenant owns a number of provider sip, so it stays ``pending`` until an operator approves it,
+    unless SIP_NUMBERS_NEED_APPROVAL is false.
     """
     body = await parse_body(request, AttachRequest)
 
@@ -65,19 +65,19 @@ async def show(request: web.Request) -> web.StreamResponse:
 async def approve(request: web.Request) -> web.StreamResponse:
     """For operators (a token that names no tenant): attach a number that a tenant has claimed.
 
-    Several tenants may claim one number; it becomes the one's that is approved.
+    Several tenants may claim the same number; it goes to the one whose claim is approved.
     """
     if request[PRINCIPAL].auth_id is not None:
-        # Before anything is looked up: the answer is the same for every id.
+        # Before any lookup, so that the answer is the same for every id.
         raise Forbidden("Only an operator approves numbers", code="OPERATOR_REQUIRED")
     number = await request.app[NUMBER_SERVICE].approve(request.match_info["id"])
     return web.json_response(await _shown(request, number, "Number approved and attached"))
 
 
 async def change(request: web.Request) -> web.StreamResponse:
-    """Give the number to another agent, or to none; say which way it takes calls.
+    """Bind the number to another agent, or to none; set the direction of its calls.
 
-    Counts for the next call.
+    Applies from the next call on.
     """
     body = await parse_body(request, ChangeRequest)
     number = await request.app[NUMBER_SERVICE].change(
@@ -87,7 +87,7 @@ async def change(request: web.Request) -> web.StreamResponse:
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
-    """Detach it. At Twilio it is answered as it was before it was attached."""
+    """Detach the number. At Twilio, its previous call routing is restored."""
     number, released = await request.app[NUMBER_SERVICE].remove(
         scope_of(request), request.match_info["id"], release=False
     )
@@ -95,7 +95,7 @@ async def remove(request: web.Request) -> web.StreamResponse:
 
 
 async def available(request: web.Request) -> web.StreamResponse:
-    """Local numbers for voice that your Twilio account can buy."""
+    """List local voice numbers that your Twilio account can buy."""
     query = parse_query(request, AvailableQuery)
     found = await request.app[NUMBER_SERVICE].available(
         scope_of(request), query.search(), query.credentials_ref
@@ -106,7 +106,7 @@ async def available(request: web.Request) -> web.StreamResponse:
 async def buy(request: web.Request) -> web.StreamResponse:
     """Buy a number in your Twilio account, and attach it.
 
-    What fails half-way is undone: the number is released again.
+    If attaching fails, the number is released again.
     """
     body = await parse_body(request, BuyRequest)
 
@@ -129,7 +129,7 @@ async def _shown(request: web.Request, number: PhoneNumber, message: str = "OK")
 
 
 ID = "{id:(?!(?:attach|available|buy)$)[^/]+}"
-"""Paths of their own are not ids, for methods that they do not serve."""
+"""An id; it excludes the names of other paths, so that their wrong methods match no id."""
 
 ROUTES: tuple[Route, ...] = (
     Route(

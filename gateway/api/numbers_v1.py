@@ -58,7 +58,7 @@ async def index(request: web.Request) -> web.StreamResponse:
 
 
 async def available(request: web.Request) -> web.StreamResponse:
-    """Local numbers for voice that your Twilio account can buy."""
+    """List local voice numbers that your Twilio account can buy."""
     query = parse_query(request, AvailableQuery)
     found = await request.app[NUMBER_SERVICE].available(
         scope_of(request), query.search(), query.credentials_ref
@@ -74,7 +74,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def remove(request: web.Request) -> web.StreamResponse:
-    """Release a number that was bought here, for good. One that was attached is only detached."""
+    """Release for good a number that was bought here. An attached number is only detached."""
     number, released = await request.app[NUMBER_SERVICE].remove(
         scope_of(request), request.match_info["id"], release=True
     )
@@ -82,7 +82,7 @@ async def remove(request: web.Request) -> web.StreamResponse:
 
 
 async def bind(request: web.Request) -> web.StreamResponse:
-    """From now on this agent answers the number, whichever did before."""
+    """Bind the number to this agent, and unbind it from any other."""
     body = await parse_body(request, BindRequest)
     agent_id = request.match_info["id"]
 
@@ -94,7 +94,7 @@ async def bind(request: web.Request) -> web.StreamResponse:
 
 
 async def unbind(request: web.Request) -> web.StreamResponse:
-    """The number stays attached; nobody answers it."""
+    """Unbind the number; it stays attached, but no agent answers it."""
     agent_id = request.match_info["id"]
     number = await request.app[NUMBER_SERVICE].unbind(
         scope_of(request), request.match_info["number_id"], agent_id

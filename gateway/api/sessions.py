@@ -1,6 +1,6 @@
-"""``/api/v1/sessions``: dispatch an agent to a phone, and see what became of it.
+"""``/api/v1/sessions``: dispatch an agent to a phone, and get the outcome.
 
-A session is a call: the same record, under the same id, as ``/v1/calls`` shows.
+A session is a call: the same record, with the same id, as in ``/v1/calls``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS, call_services
 from gateway.lookup.agents import check_takes_calls
 from gateway.store.database import Scope
 
-# Sent by callers of the API, and taken if it asks for none; there is no recording yet.
+# API clients send it; it is accepted if it asks for no recording. There are no recordings yet.
 IGNORED = frozenset({"recording"})
 
 
@@ -54,7 +54,7 @@ class Dispatched(Model):
 
 
 async def dispatch(request: web.Request) -> web.StreamResponse:
-    """Accept a call; it is dialled behind the answer, and its record tells how it went."""
+    """Accept a call. It is dialled after the response; its record shows the outcome."""
     principal = request[PRINCIPAL]
     body = await parse_body(request, Dispatch, ignored=IGNORED)
 
@@ -80,7 +80,7 @@ async def _plan(request: web.Request, body: Dispatch) -> CallPlan:
     number = await request.app[NUMBERS].by_number(scope, body.from_number)
     if number is None or not may_call_out(number):
         raise not_a_caller_id()
-    # An operator calls for the number's owner, with an agent that the owner could use.
+    # An operator calls on behalf of the number's owner, with an agent that the owner may use.
     agent = await request.app[AGENTS].require(Scope(number.auth_id), body.agent_id)
     await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS])
     return await plan_from(request, number, agent, body.to_number, body.metadata or {})
@@ -103,7 +103,7 @@ ROUTES: tuple[Route, ...] = (
     _dispatching("/api/v1/sessions/dispatch", "Send an agent to a phone"),
     _dispatching("/api/v1/sessions", "Send an agent to a phone (the same)"),
     Route(
-        # "dispatch" is no id, and has no GET.
+        # "dispatch" is not an id and has no GET.
         "GET /api/v1/sessions/{id:(?!dispatch$)[^/]+}",
         show,
         "One session: the call's record, with its transcript",

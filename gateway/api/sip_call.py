@@ -1,4 +1,4 @@
-"""``POST /sip/call``: check everything, names and numbers first, then place the call."""
+"""``POST /sip/call``: check the request, then place the call."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class SipCallAnswer(RootModel[SipCallResponse | DryRun]):
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """Dial, and answer once the SIP participant is in the room."""
+    """Dial, and respond once the SIP participant is in the room."""
     principal = request[PRINCIPAL]
     body = await parse_body(request, SipCallRequest)
     app = request.app
@@ -131,7 +131,7 @@ async def make_plan(
     agents: Agents,
     webhooks: WebhookStore,
 ) -> CallPlan:
-    """The checked plan. Raises for names first, then numbers, the trunk, and the rest."""
+    """Return the checked plan. Checks names first, then numbers, the trunk, and the rest."""
     room_name = _not_blank(body.room_name, "Room name", "room_name")
     name = _not_blank(body.participant_name, "Participant name", "participant_name")
     identity = _not_blank(body.participant_identity, "Participant identity", "participant_identity")

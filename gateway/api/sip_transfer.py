@@ -1,4 +1,4 @@
-"""``POST /sip/transfer``: hand a call to another phone (SIP REFER)."""
+"""``POST /sip/transfer``: transfer a call to another phone (SIP REFER)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TransferAnswer(BaseModel):
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """Refer the participant's phone to another one; waits for the outcome."""
+    """Refer the participant's phone to another one, and wait for the outcome."""
     body = await parse_body(request, TransferRequest)
     target = parse_transfer_target(body.transfer_to)
     tenant, host = request[PRINCIPAL].auth_id, called_host(target)

@@ -1,8 +1,8 @@
 """``GET /try/{agentId}``: a page to talk to an agent from a browser, for those who build it.
 
-The page is the same for everybody and knows nothing: it calls the API with a token that its
-reader gives it. LiveKit's browser library comes from npm (package.json), not from this
-repository; without it the page says so.
+The page is the same for all visitors and contains no data: it calls the API with a token that the
+visitor enters. LiveKit's browser library comes from npm (package.json), not from this repository;
+if it is missing, the page says so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PAGE = _STATIC / "try.html"
 LIVEKIT_CLIENT = (
     _GATEWAY.parent / "node_modules" / "livekit-client" / "dist" / "livekit-client.umd.js"
 )
-"""Where ``npm ci`` puts it."""
+"""LiveKit's browser library, as installed by ``npm ci``."""
 
 _FILES: dict[str, tuple[Path, str]] = {
     "try.css": (_STATIC / "try.css", "text/css"),
@@ -40,7 +40,7 @@ _FILES: dict[str, tuple[Path, str]] = {
     "livekit-client.js": (LIVEKIT_CLIENT, "text/javascript"),
 }
 _ALWAYS = {
-    # Asked for each time, and then mostly answered 304: an update counts at once.
+    # Revalidated each time, mostly with a 304, so that an update takes effect at once.
     "Cache-Control": "no-cache",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -56,7 +56,7 @@ class _File:
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    """Public, whichever agent it names: what it may do is decided by the token it is given."""
+    """Public for every agent id; the token that the visitor enters decides what is allowed."""
     headers = {
         "Content-Security-Policy": security_policy(request.app[SETTINGS]),
         "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
@@ -73,7 +73,7 @@ async def static(request: web.Request) -> web.StreamResponse:
 
 
 def security_policy(settings: Settings) -> str:
-    """Nothing but what this gateway serves, and LiveKit."""
+    """Return the Content-Security-Policy: only this gateway's files, and LiveKit."""
     return "; ".join(
         (
             "default-src 'none'",
@@ -89,11 +89,11 @@ def security_policy(settings: Settings) -> str:
 
 
 def livekit_origins(settings: Settings) -> list[str]:
-    """LIVEKIT_PUBLIC_URL for WebSocket, and for HTTP, where the library asks why one failed."""
+    """Return LIVEKIT_PUBLIC_URL as WebSocket and HTTP (for the library to diagnose failures)."""
     address = urlsplit(settings.livekit_browser_url)
     host = address.netloc.rpartition("@")[2]
     if not _HOST.fullmatch(host):
-        # What could end the directive and begin another is no host's name.
+        # It could end the directive and start another one.
         return []
     tls = "s" if address.scheme in {"wss", "https"} else ""
     return [f"ws{tls}://{host}", f"http{tls}://{host}"]
@@ -116,7 +116,7 @@ async def _answer(
 @functools.lru_cache(maxsize=32)
 def _read(path: Path, _changed: int) -> _File:
     raw = path.read_bytes()
-    # Weak: the packed and the plain one are the same for this purpose.
+    # A weak tag, because it stands for the compressed and the plain file.
     tag = f'W/"{hashlib.sha256(raw).hexdigest()[:32]}"'
     return _File(raw, gzip.compress(raw, mtime=0), tag)
 

@@ -1,4 +1,4 @@
-"""Waiting in a request for news of a call, or for its end."""
+"""Wait in a request for a call's events, or for its end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from gateway.keys import STOPPING, STORE, TIMELINE
 from gateway.store.call_record import Call
 from gateway.store.database import Scope
 
-# The agent tells of the last words after the end; one that was killed never does.
+# After the end, the agent reports the last turns; an agent that was killed never does.
 SETTLE_S = 2.0
 
 
 class Last:
-    """Says when nothing more is to be expected of a call that is over."""
+    """Decides when no more events of an ended call are expected."""
 
     def __init__(self) -> None:
         self._deadline = math.inf
 
     def told(self, seen: Look) -> bool:
-        """False while the call goes on, and then until its agent has left, or for SETTLE_S."""
+        """Return True once the call has ended and its agent has left, or SETTLE_S have passed."""
         if seen.call is None:
             return True
         if seen.call.ended_at is None:
@@ -42,14 +42,14 @@ class Last:
 
     @property
     def deadline(self) -> float:
-        """When to look again though there were no news (the loop's clock)."""
+        """When to look again even without news (the loop's clock)."""
         return self._deadline
 
 
 async def until_over(request: web.Request, call: Call, timeout_s: float) -> Call:
-    """The call once it is over and all is told of it, or as it stands when the time is up.
+    """Wait until the call has ended and its events are complete, or for ``timeout_s``; return it.
 
-    Also when the client has gone, the token is no longer valid, or the gateway is about to stop.
+    Stops early if the client disconnects, the token expires, or the gateway begins to stop.
     Raises Unavailable (the database).
     """
     clock = asyncio.get_running_loop()
@@ -57,7 +57,7 @@ async def until_over(request: web.Request, call: Call, timeout_s: float) -> Call
     last = Last()
     async with attentive(request, call.id) as news:
         while not over(request):
-            # Whose call it is has been checked; of its events only that there are new ones counts.
+            # Access to the call has been checked. The events themselves are not needed here.
             seen = await news.look(after=_NO_EVENTS)
             call = seen.call or call
             if last.told(seen) or not await _until(news, deadline, last.deadline):
@@ -67,12 +67,12 @@ async def until_over(request: web.Request, call: Call, timeout_s: float) -> Call
     return call
 
 
-# Beyond every event's number.
+# Greater than any event's number.
 _NO_EVENTS = 2**62
 
 
 async def _until(news: Listener, deadline: float, look_again: float) -> bool:
-    """Until there are news, or it is time to look without; False when the time is up."""
+    """Wait for news or until ``look_again``; False at the deadline."""
     moment = asyncio.get_running_loop().time()
     if moment >= deadline:
         return False
@@ -81,7 +81,7 @@ async def _until(news: Listener, deadline: float, look_again: float) -> bool:
 
 @asynccontextmanager
 async def attentive(request: web.Request, call_id: str) -> AsyncIterator[Listener]:
-    """A listener that is also woken when the client hangs up; and when the gateway stops."""
+    """A listener that also wakes when the client disconnects or the gateway begins to stop."""
     connection = request.protocol
     assert isinstance(connection, Connection)
     async with request.app[TIMELINE].listen(call_id) as news:
@@ -90,12 +90,12 @@ async def attentive(request: web.Request, call_id: str) -> AsyncIterator[Listene
 
 
 def over(request: web.Request) -> bool:
-    """Whether nobody waits for more: the client has hung up, or the gateway is about to stop."""
+    """Return True if the client has disconnected or the gateway begins to stop."""
     transport = request.transport
     return request.app[STOPPING].is_set() or transport is None or transport.is_closing()
 
 
 def valid_for_s(request: web.Request) -> float:
-    """So long the request's token is valid yet; what it lets in must not outlive it."""
+    """Return the remaining lifetime of the request's token, which limits waits and streams."""
     expires_at = request[PRINCIPAL].expires_at
     return math.inf if expires_at is None else expires_at - time.time()

@@ -1,7 +1,7 @@
 """``POST /v1/calls/web``: a call with an agent from a browser.
 
-The room is made for the call, with its agent in it; the visitor gets a token for that one
-room. Every call is followed until its visitor has come or, for too long, has not.
+The room is created for the call and the agent is dispatched to it; the visitor gets a token for
+that room only. A task follows the call until the visitor has joined or the time is up.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CreateWebCall(BaseModel):
 
 
 class WebCall(Model):
-    """What a browser needs to join: ``room.connect(livekitUrl, accessToken)``."""
+    """The values for a browser to join: ``room.connect(livekitUrl, accessToken)``."""
 
     id: str = Field(description="The record: GET /v1/calls/{id}.", examples=["call_…"])
     call_id: str = Field(description="Another name of id.")
@@ -52,7 +52,7 @@ class WebCall(Model):
 
 
 async def create(request: web.Request) -> web.StreamResponse:
-    """A room with the agent, and a token to join it from a browser, within 30 seconds."""
+    """Open a room with the agent; return a token to join it from a browser within 30 seconds."""
     principal = request[PRINCIPAL]
     body = await parse_body(request, CreateWebCall)
     settings, web_calls = request.app[SETTINGS], call_services(request.app).web_calls

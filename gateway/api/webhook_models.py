@@ -1,4 +1,4 @@
-"""What ``/v1/webhooks`` takes and shows, as the product's client libraries have it."""
+"""Requests and responses of ``/v1/webhooks``, as the agentphone client libraries expect them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class WebhookView(Model):
 
     @classmethod
     def of(cls, endpoint: WebhookEndpoint) -> WebhookView:
-        # One that was set before logins were refused still goes out with it.
+        # A URL stored before logins were refused is still called with its login.
         shown = {**_taken(cls, endpoint), "url": split_login(endpoint.url)[0]}
         return cls(**shown, status="active", timeout=endpoint.timeout_s)
 
@@ -97,7 +97,7 @@ class DeliveryPage(Model):
 
     @classmethod
     def of(cls, found: Sequence[Delivery], total: int, query: Page) -> DeliveryPage:
-        """``found`` is what is on the page that ``query`` asked for."""
+        """Return the page; ``found`` are the deliveries on it."""
         return cls(
             items=[DeliveryView.of(delivery) for delivery in found],
             total=total,
@@ -162,7 +162,7 @@ class Stats(Counts):
 
     @classmethod
     def made_of(cls, counted: Iterable[tuple[int, str, DeliveryStatus, int]]) -> Stats:
-        """Of the rows of ``Outbox.counts``."""
+        """Return the statistics of rows of ``Deliveries.counts``."""
         everything: Counter[DeliveryStatus] = Counter()
         events: defaultdict[str, Counter[DeliveryStatus]] = defaultdict(Counter)
         hours: defaultdict[int, Counter[DeliveryStatus]] = defaultdict(Counter)
@@ -183,14 +183,14 @@ class Stats(Counts):
 
 
 class AllTime(Counts):
-    """Of what is still kept."""
+    """Counts of all deliveries that are still stored."""
 
 
 class TestMessage(Model):
-    """What the test says; each may be left out."""
+    """The content of the test event; every field is optional."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    __test__ = False  # no test case of pytest's
+    __test__ = False  # not a pytest test case
 
     from_: str | None = Field(None, alias="from", max_length=64)
     to: str | None = Field(None, max_length=64)
@@ -208,7 +208,7 @@ class TestQuery(BaseModel):
 
 
 class TestResult(Model):
-    """How the one attempt went; it is among the deliveries as well."""
+    """The result of the one attempt, which the list of deliveries shows as well."""
 
     __test__ = False
 
@@ -226,6 +226,6 @@ def _by_status(counted: Counter[DeliveryStatus]) -> dict[str, int]:
 
 
 def _taken(view: type[Model], record: Model) -> dict[str, object]:
-    """The fields that both have."""
+    """Return the record's fields that the view has, too."""
     known = type(record).model_fields
     return {name: getattr(record, name) for name in view.model_fields if name in known}

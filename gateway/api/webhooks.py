@@ -1,7 +1,7 @@
-"""``/v1/webhooks`` and ``/v1/agents/{id}/webhook``: where events go, and what became of them.
+"""``/v1/webhooks`` and ``/v1/agents/{id}/webhook``: endpoints of events, and their deliveries.
 
-An agent's webhook takes the place of the project's for the agent's calls: an event goes to one of
-them, never to both.
+An agent's webhook replaces the project's for the agent's calls: each event goes to one of them,
+never to both.
 """
 
 from __future__ import annotations
@@ -60,37 +60,37 @@ from gateway.webhooks.payload import render_test
 
 
 async def put_project(request: web.Request) -> web.StreamResponse:
-    """Sets or changes it; either way with a new secret, which is the only valid one from then."""
+    """Set the webhook or change it. Each request creates a new secret and revokes the old one."""
     return await _put(request, _owner(request), PROJECT)
 
 
 async def show_project(request: web.Request) -> web.StreamResponse:
-    """null when none is set."""
+    """Return null if none is set."""
     return await _show(request, _owner(request), PROJECT)
 
 
 async def delete_project(request: web.Request) -> web.StreamResponse:
-    """What was still to be delivered there fails."""
+    """Remove the webhook. Its pending deliveries fail."""
     return await _delete(request, _owner(request), PROJECT)
 
 
 async def put_agents(request: web.Request) -> web.StreamResponse:
-    """The agent's events go there instead of the project's webhook. A new secret each time."""
+    """The agent's events go here instead of the project's webhook. A new secret each time."""
     return await _put(request, *await _agent(request, request.match_info["id"]))
 
 
 async def show_agents(request: web.Request) -> web.StreamResponse:
-    """null when none is set for just this agent."""
+    """Return null if the agent has no webhook of its own."""
     return await _show(request, *await _agent(request, request.match_info["id"]))
 
 
 async def delete_agents(request: web.Request) -> web.StreamResponse:
-    """The project's webhook, if set, takes the agent's later events."""
+    """Remove the webhook. The agent's later events go to the project's webhook, if set."""
     return await _delete(request, *await _agent(request, request.match_info["id"]))
 
 
 async def test_project(request: web.Request) -> web.StreamResponse:
-    """One attempt, now, at the webhook of the project, with a message that nobody said."""
+    """Send a made-up message to the project's webhook now, in one attempt."""
     agent_id = parse_query(request, TestQuery).agent_id
     if agent_id is not None:
         await _agent(request, agent_id)
@@ -98,13 +98,13 @@ async def test_project(request: web.Request) -> web.StreamResponse:
 
 
 async def test_agents(request: web.Request) -> web.StreamResponse:
-    """One attempt, now, at the agent's own webhook, with a message that nobody said."""
+    """Send a made-up message to the agent's own webhook now, in one attempt."""
     owner, agent_id = await _agent(request, request.match_info["id"])
     return await _test(request, owner, agent_id, agent_id)
 
 
 async def deliveries(request: web.Request) -> web.StreamResponse:
-    """Of all the tenant's webhooks."""
+    """List the deliveries to all the tenant's webhooks."""
     query = parse_query(request, DeliveryQuery)
     since = None if query.hours is None else now() - timedelta(hours=query.hours)
     found, total = await request.app[DELIVERIES].page(
@@ -114,7 +114,7 @@ async def deliveries(request: web.Request) -> web.StreamResponse:
 
 
 async def deliveries_of_agent(request: web.Request) -> web.StreamResponse:
-    """Of the webhook that is set for just this agent."""
+    """List the deliveries to the agent's own webhook."""
     query = parse_query(request, DeliveryLimit)
     owner, agent_id = await _agent(request, request.match_info["id"])
     endpoint = await _endpoint(request, owner, agent_id)
@@ -133,7 +133,7 @@ async def stats(request: web.Request) -> web.StreamResponse:
 
 
 async def all_time(request: web.Request) -> web.StreamResponse:
-    """Deliveries that are over are kept for 30 days."""
+    """Finished deliveries are kept for 30 days."""
     counted: Counter[DeliveryStatus] = Counter()
     for _, _, status, number in await request.app[DELIVERIES].counts(_visible(request)):
         counted[status] += number
@@ -141,9 +141,9 @@ async def all_time(request: web.Request) -> web.StreamResponse:
 
 
 async def replay(request: web.Request) -> web.StreamResponse:
-    """Sends it again: the same body under the same id, to where such events go now.
+    """Send the same body under the same id again, to the webhook that now gets such events.
 
-    With as many attempts as a new one, after those it has had.
+    It gets as many new attempts as a new delivery, on top of those already made.
     """
     delivery_id = request.match_info["id"]
 
@@ -158,7 +158,7 @@ async def replay(request: web.Request) -> web.StreamResponse:
             raise NotFound("Delivery not found", code="DELIVERY_NOT_FOUND")
         return DeliveryView.of(delivery).wire()
 
-    # Nothing is in the body; the key stands for the path.
+    # There is no body; the idempotency key is tied to the path.
     nothing = RootModel[None](None)
     return await once(request, request.app[STORE], request[PRINCIPAL], nothing, effect, status=202)
 
@@ -183,14 +183,14 @@ async def _put(request: web.Request, owner: str, agent_id: str) -> web.Response:
             timeout_s=DEFAULT_TIMEOUT_S if timeout is None else timeout,
         )
         view = WebhookView.of(endpoint).wire()
-        # This is kept for repetitions of the request: not with the secret as it is.
+        # The response is stored for repetitions of the request, so the secret is sealed.
         return view | {"secret": vault.seal({"secret": view["secret"]})}
 
     sealed = await once(request, request.app[STORE], request[PRINCIPAL], body, effect)
     answer = json.loads(sealed.text or "")
     try:
         answer |= vault.open(answer["secret"])
-    except Unreadable:  # a repetition, and the key was taken away in between
+    except Unreadable:  # a repetition after the key was removed
         raise _unreadable() from None
     return web.json_response(answer, headers=replayed(sealed))
 
@@ -247,12 +247,12 @@ async def _endpoint(request: web.Request, owner: str, agent_id: str) -> WebhookE
 
 
 async def _agent(request: web.Request, agent_id: str) -> tuple[str, str]:
-    """Whose webhook the agent's is, and its id. Raises NotFound."""
+    """Return the owner of the agent's webhook, and the agent's id. Raises NotFound."""
     scope = scope_of(request)
     record = await request.app[AGENT_STORE].get(scope, agent_id)
     if record is not None:
         return record.auth_id or "", agent_id
-    # An agent that is a file is everybody's; each tenant has its own webhook for it.
+    # File agents are available to every tenant; each has its own webhook for them.
     await request.app[AGENTS].require(scope, agent_id)
     return _owner(request), agent_id
 
@@ -262,7 +262,7 @@ def _owner(request: web.Request) -> str:
 
 
 def _visible(request: web.Request) -> str | None:
-    """Whose deliveries the caller may see: an unscoped operator everybody's."""
+    """Return the tenant whose deliveries may be seen; None, for operators: every tenant's."""
     return request[PRINCIPAL].auth_id
 
 

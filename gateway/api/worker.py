@@ -1,6 +1,6 @@
-"""What workers ask and tell: their call's brief, its events, their own heartbeat.
+"""Requests from workers: a call's brief, its events and transfers, and the worker's heartbeat.
 
-Each request carries a token of ours (core.tokens), scoped to one call or one worker.
+Each request carries one of our tokens (core.tokens), scoped to one call or one worker.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from gateway.store.database import Scope
 
 MAX_EVENTS = 100
 
-# An agent is sent to a call's room while the call's record is being written, and may be quicker
-# than a busy database. As long as one statement may take (gateway.store.database).
+# The agent is dispatched while the call's record is being written, and may be faster than a busy
+# database. The longest that one statement may take (gateway.store.database).
 _RECORD_WITHIN = timedelta(seconds=10)
 
-# What both databases keep in an INTEGER column.
+# Fits an INTEGER column of both databases.
 _MAX_CALLS = 1_000_000
-# Any clock's time, as long as every reader can be shown it in UTC.
+# Accept any worker's clock whose time can be shown in UTC.
 _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class WorkerEvent(CallEvent):
-    """An event that can be folded and shown: what cannot is refused, not kept and stumbled on."""
+    """An event that can be folded and shown; anything else is rejected rather than stored."""
 
     at: AwareDatetime = Field(default_factory=now)
 
@@ -96,16 +96,16 @@ async def events(request: web.Request) -> web.StreamResponse:
     if stored is None:
         raise _no_record(request)
     if any(event.type == "agent.left" for event in stored):
-        # A worker's last word: turns are told more than once, and counted once.
+        # The last event: turns are reported repeatedly, but counted once, here.
         request.app[METRICS].conversed(await request.app[STORE].turns(call_id))
     call = await request.app[STORE].call(Scope(None), call_id)
-    # An agent that comes too late learns here that nobody needs it any more.
+    # A late agent learns here that its call has ended.
     answer: dict[str, Any] = {"accepted": len(stored), "over": call is None or call.ended}
     return web.json_response(answer)
 
 
 def call_of_token(request: web.Request) -> str:
-    """The call in the path, which the token must be for. Raises Unauthenticated."""
+    """Return the id of the call in the path. Raises Unauthenticated if the token is not for it."""
     call_id = _bearer(request, "switchroom:call")
     if call_id != request.match_info["id"]:
         raise Unauthenticated("The token is another call's")
@@ -113,7 +113,7 @@ def call_of_token(request: web.Request) -> str:
 
 
 def _no_record(request: web.Request) -> AppError:
-    """Why there is none of the call that the request's token is for."""
+    """Return the error for a missing record: not written yet, or unknown."""
     tokens, token = _token(request)
     if now() - tokens.call_token_made(token) < _RECORD_WITHIN:
         return TooEarly("The call is not on record yet", code="CALL_NOT_READY")
@@ -129,16 +129,16 @@ def _bearer(request: web.Request, audience: Audience) -> str:
 
 
 def _token(request: web.Request) -> tuple[TokenIssuer, str]:
-    """What the request brings, not verified, and who can."""
+    """Return the request's token, not verified, and the issuer to verify it with."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     services = request.app[CALL_SERVICES]
-    if scheme.lower() != "bearer" or services is None:  # nobody is a worker without LiveKit keys
+    if scheme.lower() != "bearer" or services is None:  # no LiveKit keys, no workers
         raise Unauthenticated("A worker's token is needed", code="MISSING_AUTH_HEADER")
     return services.tokens, token.strip()
 
 
 async def transfer(request: web.Request) -> web.StreamResponse:
-    """Answers when the outcome is known; the same request again waits for the same transfer."""
+    """Respond when the outcome is known. A repeated request waits for the same transfer."""
     call_id = call_of_token(request)
     order = await parse_body(request, TransferOrder)
     transfers = call_services(request.app).transfers
