@@ -166,7 +166,7 @@ class _Named(Model):
 class AgentView(AgentConfig, _Named):
     """An agent in its current version."""
 
-    voice: str = Field(description=f"`{DEFAULT_VOICE}`: the TTS's own choice.")
+    voice: str = Field(description=f"`{DEFAULT_VOICE}`: the TTS's default voice.")
     version: int
     numbers: list[AgentNumber]
     created_at: Timestamp

@@ -53,25 +53,25 @@ class CreateCall(BaseModel):
         None,
         min_length=1,
         max_length=64,
-        description="One of the agent's numbers; default: the first bound that may call out.",
+        description="One of the agent's numbers; default: the first bound one that may call out.",
     )
     initial_greeting: StrictStr | None = Field(
-        None, max_length=2000, description="Instead of beginMessage; empty: the agent waits."
+        None, max_length=2000, description="Replaces beginMessage; empty: the agent waits."
     )
     voice: StrictStr | None = Field(None, min_length=1, max_length=200)
     system_prompt: StrictStr | None = Field(
-        None, min_length=1, max_length=50_000, description="Given: this call runs hosted."
+        None, min_length=1, max_length=50_000, description="If set, this call runs hosted."
     )
     variables: Variables | None = Field(
         None,
-        description="Fill {{name}} in all that the agent says or is told; null fills in nothing, "
-        "names that are not given stay as they are.",
+        description="Replace {{name}} in the agent's texts and prompts; null: by an empty text. "
+        "Names without a value are left unchanged.",
     )
     model_tier: Literal["turbo", "balanced", "max"] | None = None
     sip: CamelSip | None = None
-    metadata: Metadata | None = Field(None, description="Kept on the record.")
+    metadata: Metadata | None = Field(None, description="Stored on the record.")
     wait_for_completion: StrictBool | None = Field(
-        None, description="Answer when the call is over, or after maxWaitSeconds."
+        None, description="Respond when the call has ended, or after maxWaitSeconds."
     )
     max_wait_seconds: float | None = Field(
         None, ge=0, le=MAX_WAIT_S, allow_inf_nan=False, strict=True, description="Default: 120."

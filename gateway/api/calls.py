@@ -56,10 +56,10 @@ class CallQuery(Page):
         None,
         min_length=1,
         max_length=64,
-        description="A part of the caller's or the called number, or the whole id.",
+        description="A part of the calling or the called number, or a call's whole id.",
     )
-    since: Moment | None = Field(None, description="Calls created then or later.")
-    until: Moment | None = Field(None, description="Calls created before then.")
+    since: Moment | None = Field(None, description="Only calls created then or later.")
+    until: Moment | None = Field(None, description="Only calls created before then.")
 
     @field_validator("search")
     @classmethod
@@ -73,7 +73,7 @@ class CallQuery(Page):
 class CallWait(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    wait: bool = Field(False, description="Answer when the call is over, or the time is up.")
+    wait: bool = Field(False, description="Respond when the call has ended, or after timeout.")
     timeout: float = Field(30, ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Seconds.")
 
 

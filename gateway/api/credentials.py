@@ -80,7 +80,7 @@ Password = Annotated[SecretStr, Field(min_length=1, max_length=256, strict=True)
 class _Body(Secret):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False, extra="forbid")
 
-    name: Name = Field(description="What credentialsRef calls it.", examples=["TWILIO_ACME"])
+    name: Name = Field(description="The name for credentialsRef.", examples=["TWILIO_ACME"])
 
     def secret(self) -> dict[str, Any]:
         """Return the fields to seal."""
@@ -117,7 +117,7 @@ class SipBody(_Body, SipSecret):
         default_factory=list, max_length=64, examples=[["203.0.113.0/24"]]
     )
     country: Country | None = Field(
-        None, description="Whose national numbers it dials, ISO 3166-1 alpha-2.", examples=["US"]
+        None, description="Country of its national numbers, ISO 3166-1 alpha-2.", examples=["US"]
     )
 
     @model_validator(mode="after")

@@ -38,7 +38,7 @@ class DryRun(BaseModel):
     participant_identity: str
     from_phone_number: str
     to_phone_number: str
-    policy: _Policy = Field(description="Whether the destination may be called.")
+    policy: _Policy = Field(description="The destination policy's decision.")
     sip: _Sip
     agent: _Agent | None
     ringing_timeout_s: int

@@ -51,7 +51,7 @@ class RoomAnswer(BaseModel):
     num_participants: int
     num_publishers: int
     created_at: Timestamp
-    metadata: str = Field(description="As it is in LiveKit; a tenant's room holds auth_id.")
+    metadata: str = Field(description="LiveKit's metadata; a tenant's room has auth_id.")
 
 
 class RoomsAnswer(BaseModel):

@@ -44,15 +44,15 @@ class AttachRequest(_Request):
         description="A credential's name or id; may be left out for sip.",
         examples=["TWILIO_ACME"],
     )
-    agent_id: Ref | None = Field(None, description="Who answers; null: nobody yet.")
+    agent_id: Ref | None = Field(None, description="The agent that answers; null: none yet.")
     direction: NumberDirection = "both"
 
 
 class ChangeRequest(_Request):
     """Missing fields keep their value."""
 
-    agent_id: Ref | None = Field(None, description="null: nobody answers any more.")
-    direction: NumberDirection = Field("both", description="No default: left out, it stays.")
+    agent_id: Ref | None = Field(None, description="null: unbind the number from its agent.")
+    direction: NumberDirection = Field("both", description="No default; if missing, unchanged.")
 
 
 class NumberPage(Page):
@@ -67,7 +67,7 @@ class AvailableQuery(_Request):
     zip: Place | None = None
     limit: int = Field(20, ge=1, le=50)
     credentials_ref: Ref | None = Field(
-        None, description="Which Twilio account; may be left out when there is only one."
+        None, description="The Twilio account; may be left out if there is only one."
     )
 
     def search(self) -> Search:
@@ -84,7 +84,7 @@ class AvailableQuery(_Request):
 class _Buy(_Request):
     country: Country = "US"
     area_code: AreaCode | None = Field(None, description="US and CA only.")
-    phone_number: E164 | None = Field(None, description="This one, from the available ones.")
+    phone_number: E164 | None = Field(None, description="Buy this available number.")
     agent_id: Ref | None = None
 
     def search(self) -> Search:
@@ -115,9 +115,9 @@ class NumberView(Model):
 
     id: str
     phone_number: str
-    country: str = Field(description="ISO 3166-1 alpha-2; ZZ: none, as +800 has.")
+    country: str = Field(description="ISO 3166-1 alpha-2; ZZ: no country, as for +800.")
     status: NumberStatus = Field(
-        description="pending: claimed by a tenant, not approved; it is not called and calls nobody."
+        description="pending: claimed by a tenant, not approved yet; no calls in either direction."
     )
     type: Literal["voice"] = "voice"
     agent_id: str | None
@@ -125,7 +125,7 @@ class NumberView(Model):
     credentials_ref: str | None = Field(description="The credential's name.")
     direction: NumberDirection
     inbound_calls_enabled: bool
-    auth_id: str | None = Field(description="The tenant that has or claims it; null: an operator.")
+    auth_id: str | None = Field(description="The tenant that owns or claims it; null: operator.")
     created_at: Timestamp
 
     @classmethod
@@ -155,7 +155,7 @@ class NumberGone(Model):
     id: str
     phone_number: str
     status: Literal["detached", "released"] = Field(
-        description="released: given back to Twilio; detached: still yours there."
+        description="released: returned to Twilio; detached: still yours at the provider."
     )
 
     @classmethod

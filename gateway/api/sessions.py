@@ -45,7 +45,7 @@ class Dispatch(BaseModel):
     channel: Literal["voice"]
     from_number: E164 = Field(description="One of the caller's numbers, E.164.")
     to_number: E164 = Field(description="E.164.", examples=["+15551234567"])
-    metadata: Metadata | None = Field(None, description="Kept on the record.")
+    metadata: Metadata | None = Field(None, description="Stored on the record.")
 
 
 class Dispatched(Model):

@@ -59,10 +59,10 @@ class SipCallRequest(BaseModel):
     to_phone_number: StrictStr
     sip: SipOverrides | None = None
     agent: StrictStr | None = Field(
-        None, description="Which agent joins; null: none. Default: the built-in one."
+        None, description="The agent that joins; null: none. Default: DEFAULT_AGENT."
     )
     agent_id: StrictStr | None = Field(None, description="Another name of `agent`.")
-    metadata: dict[str, Any] = Field(default_factory=dict, description="Kept on the record.")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Stored on the record.")
     ringing_timeout_s: StrictInt = Field(30, ge=1, le=MAX_RINGING_S)
     max_duration_s: StrictInt | None = Field(
         None, ge=1, le=86_400, description="Default: the agent's maxDurationMs."
@@ -71,7 +71,7 @@ class SipCallRequest(BaseModel):
         default_factory=dict, description="X-… headers of the INVITE."
     )
     dtmf: StrictStr = Field("", description="Digits sent after the answer; w waits 0.5 s.")
-    dry_run: StrictBool = Field(False, description="Answer what would be dialled; dial nothing.")
+    dry_run: StrictBool = Field(False, description="Describe the call without placing it.")
 
 
 class SipCallResponse(BaseModel):
@@ -80,7 +80,7 @@ class SipCallResponse(BaseModel):
     participant_identity: str
     participant_id: str = Field(examples=["PA_abc123"])
     sip_call_id: str = Field(examples=["SCL_xyz789"])
-    call_id: str = Field(description="The record: GET /v1/calls/{id}.", examples=["call_…"])
+    call_id: str = Field(description="The call's id, for GET /v1/calls/{id}.", examples=["call_…"])
 
 
 class SipCallAnswer(RootModel[SipCallResponse | DryRun]):

@@ -36,7 +36,7 @@ class TransferRequest(ParticipantRequest):
 
 class TransferAnswer(BaseModel):
     status: Referred = Field(
-        description="completed: the other phone has the call. initiated: not known in time."
+        description="completed: the other phone has the call. initiated: no outcome in time."
     )
     room_name: str
     participant_identity: str

@@ -35,20 +35,20 @@ class CreateWebCall(BaseModel):
     agent_id: StrictStr = Field(min_length=1, max_length=64)
     variables: Variables | None = Field(
         None,
-        description="Fill {{name}} in all that the agent says or is told; null fills in nothing, "
-        "names that are not given stay as they are.",
+        description="Replace {{name}} in the agent's texts and prompts; null: by an empty text. "
+        "Names without a value are left unchanged.",
     )
-    metadata: Metadata | None = Field(None, description="Kept on the record.")
+    metadata: Metadata | None = Field(None, description="Stored on the record.")
 
 
 class WebCall(Model):
     """The values for a browser to join: ``room.connect(livekitUrl, accessToken)``."""
 
-    id: str = Field(description="The record: GET /v1/calls/{id}.", examples=["call_…"])
+    id: str = Field(description="The call's id, for GET /v1/calls/{id}.", examples=["call_…"])
     call_id: str = Field(description="Another name of id.")
-    access_token: str = Field(description="For this call alone: microphone and listening.")
+    access_token: str = Field(description="Valid for this call only: to speak and listen.")
     livekit_url: str = Field(examples=["wss://livekit.example.com"])
-    expires_at: Timestamp = Field(description="A call that nobody has joined by then is over.")
+    expires_at: Timestamp = Field(description="If nobody has joined by then, the call ends.")
 
 
 async def create(request: web.Request) -> web.StreamResponse:

@@ -24,7 +24,7 @@ class WebhookSet(Model):
 
     url: Annotated[str, AfterValidator(http_url)] = Field(
         max_length=2048,
-        description="http:// or https://; not of a private network.",
+        description="http:// or https://; not in a private network.",
         json_schema_extra={
             "format": "uri",
             "pattern": r"^https?://[A-Za-z][A-Za-z0-9.-]*(:[1-9][0-9]{0,3})?"
@@ -32,17 +32,17 @@ class WebhookSet(Model):
         },
     )
     context_limit: int | None = Field(
-        None, ge=0, le=50, description="Things said that recentHistory holds; null: 10."
+        None, ge=0, le=50, description="Most utterances in recentHistory; null: 10."
     )
     timeout: int | None = Field(
-        None, ge=5, le=120, description="Seconds an answer may take; null: 30."
+        None, ge=5, le=120, description="Seconds a response may take; null: 30."
     )
 
 
 class WebhookView(Model):
     id: str
     url: str
-    secret: str = Field(description="whsec_…: signs what is sent. A new one with every POST.")
+    secret: str = Field(description="whsec_…: signs deliveries. Every POST creates a new one.")
     status: Literal["active"]
     context_limit: int
     timeout: int
@@ -65,13 +65,13 @@ class Done(Model):
 
 class DeliveryView(Model):
     id: str = Field(description="The webhook's message id, the same on each attempt.")
-    message_id: str | None = Field(None, description="Of a text message: never here.")
+    message_id: str | None = Field(None, description="For text messages; always null here.")
     event_type: str
     channel: Literal["voice"] = "voice"
     status: DeliveryStatus
     http_status: int | None
     error_message: str | None
-    response_body: str | None = Field(description="The beginning of the last answer.")
+    response_body: str | None = Field(description="The beginning of the last response.")
     attempt_count: int
     created_at: Timestamp
     last_attempt_at: Timestamp | None
@@ -120,7 +120,7 @@ class DeliveryLimit(BaseModel):
 class DeliveryQuery(Page):
     limit: int = Field(50, ge=1, le=100)
     hours: int | None = Field(
-        None, ge=1, le=MAX_HOURS, description="Those of the last so many hours; default: all."
+        None, ge=1, le=MAX_HOURS, description="Only the last so many hours; default: all."
     )
 
 
@@ -134,7 +134,7 @@ class Counts(Model):
     total: int
     success: int
     failed: int
-    success_rate: float = Field(description="success of success and failed, 0 to 1; 0 for none.")
+    success_rate: float = Field(description="success / (success + failed), 0 to 1; 0 if none.")
 
     @classmethod
     def of(cls, counted: Counter[DeliveryStatus]) -> Counts:
@@ -148,7 +148,7 @@ class Counts(Model):
 
 
 class HourView(Model):
-    hour: str = Field(description="Its beginning, RFC 3339.")
+    hour: str = Field(description="The hour's beginning, RFC 3339.")
     total: int
     success: int
     failed: int

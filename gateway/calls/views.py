@@ -24,7 +24,7 @@ class CallView(Model):
     agent_version: int | None
     agent_name: str | None
     phone_number_id: str | None
-    phone_number: str | None = Field(description="The agent's side: E.164, as far as known.")
+    phone_number: str | None = Field(description="The agent's number, E.164 if known.")
     from_number: str | None
     to_number: str | None
     direction: Direction
