@@ -1,10 +1,10 @@
-// One call with an agent: its record and room from the gateway, its sound from LiveKit.
+// One call with an agent: its record and room from the gateway, its audio from LiveKit.
 
 const AGENT_STATE = "lk.agent.state";
-const AGENT_WITHIN_MS = 25_000; // the gateway gives up on an agent sooner
+const AGENT_WITHIN_MS = 25_000; // longer than the gateway waits for the agent
 const AGENT_BACK_WITHIN_MS = 10_000;
 
-/** Something to tell the visitor. `code` is the gateway's, if it was the gateway's refusal. */
+/** An error to show to the visitor. `code`: the gateway's error code, if the gateway refused. */
 export class Problem extends Error {
   constructor(message, code = "") {
     super(message);
@@ -13,7 +13,7 @@ export class Problem extends Error {
 }
 
 export class Gateway {
-  /** `token`: empty where the gateway asks for none. */
+  /** `token`: empty if the gateway requires none. */
   constructor(token) {
     this.token = token;
   }
@@ -22,17 +22,17 @@ export class Gateway {
     return this.#ask("/v1/calls/web", { method: "POST", body: JSON.stringify({ agentId }) });
   }
 
-  /** The call's record. */
+  /** Returns the call's record. */
   async record(callId) {
     return this.#ask(`/v1/calls/${encodeURIComponent(callId)}`);
   }
 
-  /** The record once the call is over, or as it is after 10 seconds. */
+  /** Returns the record once the call has ended, or after 10 seconds. */
   async outcome(callId) {
     return this.#ask(`/v1/calls/${encodeURIComponent(callId)}?wait=true&timeout=10`);
   }
 
-  /** For a call that was hung up before it was joined. */
+  /** Ends a call that was hung up before it was joined. */
   async end(callId) {
     return this.#ask(`/v1/calls/${encodeURIComponent(callId)}/end`, { method: "POST" });
   }
@@ -52,10 +52,10 @@ export class Gateway {
   }
 }
 
-/** The microphone's track. */
+/** Returns the microphone's track. */
 export async function microphone() {
   if (!navigator.mediaDevices?.getUserMedia) {
-    throw new Problem("Browsers give the microphone to pages over https or on localhost only. " +
+    throw new Problem("Browsers allow the microphone only on pages over https or on localhost. " +
       "Open this page that way.");
   }
   try {
@@ -72,8 +72,8 @@ export async function microphone() {
 }
 
 /**
- * In the room, from join to leave. `on`: `state(name)`, `muffled(yes)` when the browser wants a click
- * before it plays sound, `over()` once.
+ * The visitor's time in the room, from join to leave. `on` has callbacks: `state(name)`;
+ * `muffled(yes)` when the browser requires a click before it plays sound; `over()`, called once.
  */
 export class Conversation {
   #sdk = window.LivekitClient;
@@ -115,7 +115,7 @@ export class Conversation {
       if (!this.#connected) {
         throw new Problem(`LiveKit cannot be reached at ${livekitUrl}: ${error.message}`);
       }
-      await this.leave(); // hung up, or cut off, while it was joining
+      await this.leave(); // hung up or disconnected while joining
     }
   }
 
@@ -131,7 +131,7 @@ export class Conversation {
     await this.room.disconnect();
   }
 
-  /** What the agent is doing now; without one the call does not go on for long. */
+  /** Reports the agent's state; leaves the call if there is no agent for too long. */
   #look() {
     if (!this.#connected) return;
     const agent = [...this.room.remoteParticipants.values()].find((other) => other.isAgent);

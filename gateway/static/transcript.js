@@ -1,5 +1,5 @@
-// The transcript as LiveKit's text streams bring it: the agent's words while they are spoken, the
-// visitor's as they are understood. A line is a segment; news of it replaces or continues it.
+// The transcript, from LiveKit's text streams: the agent's words as they are spoken, the visitor's
+// as they are recognized. A line is a segment; updates replace or extend it.
 
 const TOPIC = "lk.transcription";
 const SEGMENT = "lk.segment_id";
@@ -30,11 +30,11 @@ export class Transcript {
     this.#follow = true;
   }
 
-  /** Call before the room is connected, or the first words are lost. */
+  /** Must be called before the room is connected, or the first words are lost. */
   listen(room) {
     room.registerTextStreamHandler(TOPIC, (reader, { identity }) => {
       const who = identity === room.localParticipant.identity ? "caller" : "agent";
-      this.#read(reader, who).catch(() => {}); // cut off: what was read of it stays
+      this.#read(reader, who).catch(() => {}); // interrupted: the text read so far stays
     });
   }
 
@@ -45,7 +45,7 @@ export class Transcript {
       text += chunk;
       this.#show(segment, who, text, false);
     }
-    // The agent's line is one stream; the visitor's is told again and again, until it is final.
+    // The agent's line is one stream; the visitor's is sent repeatedly until it is final.
     const final = who === "agent" || reader.info.attributes?.[FINAL] === "true";
     this.#show(segment, who, text, final);
   }
@@ -80,7 +80,7 @@ export class Transcript {
     return line;
   }
 
-  /** Screen readers are told whole lines, not every word. */
+  /** Announces whole lines to screen readers, not every word. */
   #announce(who, text) {
     const line = document.createElement("span");
     line.textContent = `${who === "agent" ? "Agent" : "You"}: ${text} `;

@@ -1,4 +1,4 @@
-// The page: its buttons, what it says, and the call behind it.
+// The page: its buttons, its messages, and the call.
 
 import { Conversation, Gateway, Problem, microphone } from "./call.js";
 import { Transcript } from "./transcript.js";
@@ -10,7 +10,7 @@ const STATES = {
   connecting: ["Connecting", "One moment, please."],
   ringing: ["Ringing", "The agent is on its way."],
   listening: ["Listening", "Go ahead, the agent hears you."],
-  thinking: ["Thinking", "The agent looks for an answer."],
+  thinking: ["Thinking", "The agent is preparing an answer."],
   speaking: ["Speaking", "You may interrupt the agent at any time."],
   reconnecting: ["Reconnecting", "The connection was lost for a moment."],
   ended: ["Call ended", ""],
@@ -23,7 +23,7 @@ const REASONS = {
   max_duration_reached: "The call reached its time limit.",
   agent_unavailable: "No agent could take the call.",
   agent_error: "Something failed on the agent's side.",
-  canceled: "It ended before it began.",
+  canceled: "The call ended before it was answered.",
 };
 const TOKEN = "switchroom.token";
 const WAITING = new Set(["microphone", "connecting", "ringing"]);
@@ -104,7 +104,7 @@ function giveUp(mine, error) {
     askForToken("This token is not valid, or has expired.");
   } else if (error.code === "AGENT_NOT_FOUND") complain(`There is no agent “${agentId}”.`);
   else if (error.code === "AGENT_UNAVAILABLE") complain("No agent is free. Try again in a moment.");
-  else complain(error instanceof Problem ? error.message : `It did not work out (${error.message}).`);
+  else complain(error instanceof Problem ? error.message : `The call failed (${error.message}).`);
 }
 
 async function finish(mine, gateway) {
@@ -116,14 +116,14 @@ async function finish(mine, gateway) {
   say("ended", mine.hungUp ? REASONS.user_hangup : "");
   $("start").focus();
   try {
-    if (mine.hungUp && !mine.since) await gateway.end(mine.id).catch(() => {}); // over already
+    if (mine.hungUp && !mine.since) await gateway.end(mine.id).catch(() => {}); // it may have ended already
     const { disconnectionReason } = await gateway.outcome(mine.id);
-    // Somebody who calls again does not want to hear of the last call any more.
+    // A visitor who has called again must not see the outcome of the previous call.
     if (call || document.body.dataset.state !== "ended") return;
     const reason = mine.hungUp ? "user_hangup" : disconnectionReason;
     say("ended", (REASONS[reason] ?? "") + lasted);
   } catch (error) {
-    complain(`Why the call ended is not known: ${error.message}`);
+    complain(`The reason why the call ended is unknown: ${error.message}`);
   }
 }
 
@@ -194,7 +194,7 @@ function entitle(name) {
 
 function begin() {
   entitle(agentId);
-  // In the fragment a token is neither sent nor logged anywhere; it need not stay there either.
+  // A token in the fragment is neither sent to a server nor logged; then remove it from the address.
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given) {
     sessionStorage.setItem(TOKEN, given);
