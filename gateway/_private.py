@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Runner(web.AppRunner):
-    """An AppRunner whose connections are made by ``connection``: aiohttp has no setting for it."""
+    """An AppRunner that creates connections with ``connection``; aiohttp has no setting for it."""
 
     def __init__(
         self, app: web.Application, connection: Callable[..., web.RequestHandler], **options: Any
@@ -48,21 +48,21 @@ class _Server(web.Server):
 
 
 def requests_of(connection: web.RequestHandler) -> tuple[int, bool]:
-    """How many requests a connection has begun to serve, and whether one is being served."""
+    """Return the number of requests that the connection has begun to serve, and if one is now."""
     return connection._request_count, connection._request_in_progress
 
 
 def dies_with_the_process(connection: aiosqlite.Connection) -> None:
-    """Do not wait for the connection's thread (not begun) when the process ends."""
+    """Let the process end without waiting for the connection's thread, which must not run yet."""
     connection._thread.daemon = True
 
 
 def opened(connection: aiosqlite.Connection) -> sqlite3.Connection:
-    """The connection that the thread owns. Raises ValueError when it is closed."""
+    """Return the connection that the thread owns. Raises ValueError if it is closed."""
     return connection._conn
 
 
 async def in_thread(connection: aiosqlite.Connection, work: Callable[[], T]) -> T:
-    """The result of ``work``, done in the connection's thread."""
+    """Run ``work`` in the connection's thread and return its result."""
     result: T = await connection._execute(work)  # type: ignore[no-untyped-call]
     return result

@@ -1,4 +1,4 @@
-"""What the application holds, by typed key; the services that need LiveKit are under one."""
+"""The application's resources, by typed key; those that need LiveKit share one key."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ class CallServices:
     outbound: Outbound
     """Places calls."""
     inbound: Inbound
-    """Lets callers in."""
+    """Admits callers."""
     web_calls: WebCalls
     """Opens calls for browsers."""
     transfers: Transfers
-    """Hands callers over."""
+    """Transfers callers."""
     handover: Handover
-    """Ends calls that were handed over."""
+    """Ends transferred calls."""
     provisioner: Provisioner
     """Attaches numbers to LiveKit's SIP service, and detaches them."""
 
 
 CALL_SERVICES: web.AppKey[CallServices | None] = web.AppKey("call_services")
-"""None without LiveKit keys; ``call_services`` for those who cannot do without."""
+"""None without LiveKit keys; ``call_services`` raises then."""
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 DATABASE: web.AppKey[Database] = web.AppKey("database")
 WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
@@ -90,7 +90,7 @@ WEBHOOKS: web.AppKey[WebhookStore] = web.AppKey("webhooks")
 OUTBOX: web.AppKey[Outbox] = web.AppKey("outbox")
 """The events to be delivered to webhooks."""
 DELIVERIES: web.AppKey[Deliveries] = web.AppKey("deliveries")
-"""Those events, to be looked at."""
+"""The API's view of those events."""
 WEBHOOK_SENDER: web.AppKey[Sender] = web.AppKey("webhook_sender")
 """Sends those events."""
 TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")
@@ -110,7 +110,7 @@ STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 
 def call_services(app: web.Application) -> CallServices:
-    """Raises ServerFault ``LIVEKIT_NOT_CONFIGURED``."""
+    """Return the services. Raises ServerFault ``LIVEKIT_NOT_CONFIGURED``."""
     services = app[CALL_SERVICES]
     if services is None:
         raise ServerFault("LiveKit is not configured", code="LIVEKIT_NOT_CONFIGURED")

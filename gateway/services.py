@@ -1,4 +1,4 @@
-"""Opens the services that need LiveKit, and the tasks that look after its rooms and numbers."""
+"""Open the services that need LiveKit, the reconciler, and the repair of numbers."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from gateway.numbers.repair import NumberRepair
 from gateway.numbers.sip_objects import SipObjects
 from gateway.store.room_names import RoomNames
 
-# LiveKit's own requests answer in ms; one that does not is broken, not slow. A
-# dial that waits for its answer sets its own time-out (livekit-api).
+# LiveKit answers its own requests in milliseconds; one that takes longer has failed. A dial that
+# waits for the answer sets its own time-out (livekit-api).
 _LIVEKIT_TIMEOUT = aiohttp.ClientTimeout(total=8, connect=3)
-# Enough for every concurrent dial to wait for its answer on a connection of its own.
+# Every concurrent dial waits for its answer on a connection of its own.
 _LIVEKIT_CONNECTIONS = 1000
 
 
@@ -53,7 +53,7 @@ _LIVEKIT_CONNECTIONS = 1000
 async def open_call_services(
     app: web.Application, accounts: Accounts
 ) -> AsyncIterator[CallServices | None]:
-    """None without LiveKit keys. Closed in the reverse order, the tasks first."""
+    """Yield the services; None without LiveKit keys. Closes in reverse order, the tasks first."""
     settings = app[SETTINGS]
     if settings.livekit_api_key is None or settings.livekit_api_secret is None:
         yield None

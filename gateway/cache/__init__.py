@@ -1,1 +1,1 @@
-"""Keeps near what calls look up again and again, in this process or in Redis."""
+"""A cache, in this process or in Redis, of the records that calls look up."""

@@ -1,1 +1,1 @@
-"""Rules for single values, wherever they come in: names, logins in addresses, consent."""
+"""Rules for single values, whatever the request: names, logins in URLs, consent."""

@@ -1,1 +1,1 @@
-"""Looks up what a call needs: its agent, made through the API or a file, and its number."""
+"""Lookup of a call's agent, created through the API or a file, and of its number."""

@@ -1,8 +1,8 @@
-"""Which agent a call gets, at which version.
+"""Lookup of a call's agent, in its current version.
 
-An agent is made through the API, or is a YAML file. A file's name is its agent's id; file agents
-are everybody's. A change counts for the next call; calls under way keep what they began with,
-because the gateway pins the configuration into the call's record.
+An agent is created through the API or is a YAML file, whose name is the agent's id. File agents
+are available to every tenant. A change applies from the next call on: the gateway pins the
+configuration in each call's record.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Records that are looked up through the cache (gateway.cache).
 
-Who changes an agent or a number does it by its store, which makes the cache forget; ``warm``
-afterwards spares the next call the way to the database.
+Changes go through the record's store, which invalidates the cache; ``warm`` afterwards saves the
+next call a database read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which number a call came in by or goes out from."""
+"""Lookup of the number that a call came in by or goes out from."""
 
 from __future__ import annotations
 
