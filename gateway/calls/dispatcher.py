@@ -96,7 +96,7 @@ class Arrival:
 
         The dispatch is repeated while no worker takes it, and once, at half time, if a worker took
         it but no agent has joined. At the deadline the call is ended as ``agent_unavailable``;
-        hanging up the far end is left to whoever awaits this.
+        hanging up the far end is then up to the caller of this method.
         """
         clock = asyncio.get_running_loop()
         deadline = clock.time() + self._timeout_s
@@ -157,7 +157,7 @@ async def answering_webhook(
 ) -> WebhookEndpoint | None:
     """Return the webhook that answers the caller's turns.
 
-    None: a model of ours answers, or the webhook is missing or unreadable.
+    None: the agent is hosted, or the webhook is missing or unreadable.
     """
     if agent.config.voice_mode != "webhook":
         return None

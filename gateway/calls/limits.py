@@ -97,7 +97,7 @@ class CallLimits:
             raise _too_many(f"{limit} calls are under way, which is the limit")
 
     def _judge(self, auth_id: str | None, *, with_agent: bool) -> Judge | None:
-        """None: no limit applies."""
+        """Return the check for one more call; None: no limit applies."""
         limit = self._max_concurrent
         reserve = self._reserve if with_agent and auth_id is not None else 0.0
 

@@ -106,7 +106,10 @@ class Outbound:
         await asyncio.shield(self._spawn(self._accept(plan), "place"))
 
     async def _admit(self, plan: CallPlan) -> None:
-        """Raises Forbidden ``DESTINATION_NOT_ALLOWED``, TooManyRequests, Unavailable."""
+        """Check policy, limits and trunk.
+
+        Raises Forbidden ``DESTINATION_NOT_ALLOWED``, TooManyRequests, Unavailable.
+        """
         self._policy.check(
             plan.to_number,
             from_number=plan.from_number,

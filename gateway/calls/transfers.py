@@ -140,7 +140,7 @@ class Transfers:
     # --- cold
 
     async def _refer(self, order: Order) -> TransferResult:
-        """Raises Forbidden."""
+        """Refer the caller's phone. Raises Forbidden."""
         target = parse_transfer_target(order.to)
         call = order.call
         own = call.from_number if call.direction == "outbound" else call.to_number
@@ -180,7 +180,7 @@ class Transfers:
     # --- warm
 
     async def _dial(self, order: Order) -> TransferResult:
-        """Raises Forbidden, TooManyRequests, ServerFault, Unavailable."""
+        """Dial the human. Raises Forbidden, TooManyRequests, ServerFault, Unavailable."""
         trunk, from_number = await self._way_out(order)
         self._policy.check(
             order.to,
@@ -214,7 +214,7 @@ class Transfers:
         return TransferResult(outcome="answered", identity=order.human)
 
     async def _outcome(self, order: Order, dial: Dial) -> DialOutcome | None:
-        """None: the call was over when the human answered."""
+        """Return the dial's outcome; None: the call had ended when the human answered."""
         try:
             await dial.joined()
         except DialFailed as error:

@@ -1,6 +1,6 @@
-"""A call's record, and the fold that makes its status of the events of its timeline.
+"""A call's record, and the fold that derives its status from its timeline's events.
 
-Events come late, twice and in any order; the fold is monotonic: a status only moves forward and
+Events arrive late, twice and in any order. The fold is monotonic: a status only moves forward, and
 a terminal one never changes.
 """
 

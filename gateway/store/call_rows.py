@@ -54,7 +54,7 @@ class CallFilter:
     until: datetime | None = None
 
     def among(self, query: Select[Any]) -> Select[Any]:
-        """``query``, narrowed to these calls."""
+        """Return ``query``, narrowed to these calls."""
         if self.statuses:
             query = query.where(CallRow.status.in_(self.statuses))
         if self.direction:

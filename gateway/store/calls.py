@@ -94,10 +94,10 @@ class Announcer(Protocol):
     """Announces a call's events to third parties (gateway.store.outbox)."""
 
     async def announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
-        """In the transaction that keeps the events; was there something to tell?"""
+        """Run in the transaction that stores the events; True if anything is to be announced."""
 
     def wake(self) -> None:
-        """After that transaction."""
+        """Run after that transaction."""
 
 
 class Store:
@@ -341,7 +341,7 @@ class Store:
     async def rooms_of_ended(
         self, rooms: Sequence[str], *, created_after: datetime, ended_before: datetime
     ) -> list[str]:
-        """Those of the rooms (names as gateway.fields.names has them) that such a call was in."""
+        """Return those of ``rooms`` that such a call used; all must pass gateway.fields.names."""
         found: set[str] = set()
         async with self._database.read() as connection:
             for start in range(0, len(rooms), _NAMES_AT_ONCE):

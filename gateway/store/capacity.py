@@ -1,4 +1,4 @@
-"""How many calls are in progress, and how many the workers can take."""
+"""The number of calls in progress, and of those that the workers can take."""
 
 from __future__ import annotations
 

@@ -48,12 +48,12 @@ _Self = TypeVar("_Self")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking."""
+    """The authenticated sender of a request."""
 
     auth_id: str | None
-    """The tenant; None: an unscoped operator, or anybody where authentication is off."""
+    """The tenant; None: an unscoped operator, or anyone if authentication is off."""
     expires_at: int | None = None
-    """Expiry of its token, in seconds since 1970; None: never (API secrets)."""
+    """When the token expires, in seconds since 1970; None: never (API secrets)."""
 
 
 @dataclass(frozen=True, slots=True)

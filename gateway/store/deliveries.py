@@ -1,4 +1,4 @@
-"""What became of the events that webhooks are owed (gateway.store.outbox)."""
+"""The deliveries of events to webhooks (gateway.store.outbox), for the API to read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Delivery(Model):
 
 
 class Deliveries:
-    """To be looked at; ``owner`` None: everybody's."""
+    """Reads deliveries; ``owner`` None: every tenant's."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,7 +52,7 @@ class Deliveries:
         since: datetime | None = None,
         endpoint_id: str | None = None,
     ) -> tuple[list[Delivery], int]:
-        """Newest first, and how many there are in all."""
+        """Return a page of deliveries, newest first, and the total number."""
         query = select(DeliveryRow.__table__).where(*owned(owner))
         if since is not None:
             query = query.where(DeliveryRow.created_at >= since)

@@ -39,7 +39,7 @@ async def reseal(settings: Settings) -> int:
 
 
 async def _reseal_agents(database: Database, vault: Vault) -> int:
-    """What is secret in agents (gateway.store.agent_secrets); how many rows hold some.
+    """Reseal agents' secrets (gateway.store.agent_secrets); return the number of rows with any.
 
     Raises Unreadable, and then nothing is changed.
     """

@@ -22,7 +22,7 @@ from gateway._private import dies_with_the_process, in_thread, opened
 async def connect(path: str, *, timeout_s: float) -> Connection:
     """Open a database; ``timeout_s`` limits the wait for another connection's lock."""
     connection = Connection(partial(sqlite3.connect, path, timeout=timeout_s), iter_chunk_size=64)
-    dies_with_the_process(connection)  # as SQLAlchemy has it with those it opens
+    dies_with_the_process(connection)  # as SQLAlchemy does with its connections
     await connection
     return connection
 
