@@ -309,7 +309,7 @@ def new_call(
 
 
 def owner(caller: ParticipantInfo) -> str | None:
-    """Return the number's tenant as of its dispatch rule, which sets the caller's metadata."""
+    """Return the tenant that the number's dispatch rule names; a caller has its metadata."""
     auth_id = read_label(caller.metadata).get("auth_id")
     return auth_id if isinstance(auth_id, str) else None
 

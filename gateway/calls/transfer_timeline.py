@@ -76,7 +76,7 @@ class Steps:
             case "answered":
                 await self._tell(order, _event(order, "transfer.answered"))
             case "transferred":
-                # Both in one append: of LiveKit's report, only that a participant left is known.
+                # Append it with the call's end: LiveKit only reports that a participant left.
                 over = _event(order, "call.ended", ended("completed", "call_transfer"))
                 await self._tell(order, _event(order, "call.transferred", order.facts), over)
             case reason:

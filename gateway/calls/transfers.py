@@ -228,9 +228,9 @@ class Transfers:
     async def _way_out(self, order: Order) -> tuple[Trunk, str]:
         """Return the trunk and the caller ID. Raises Forbidden, ServerFault, Unavailable.
 
-        The first of: the trunk that the call's request specified; the call's own number, then the
-        agent's other numbers, if it may call out; for outbound calls without a number, the trunk
-        that POST /sip/call uses by default.
+        In this order: the trunk that the call's request specified; the first number that may call
+        out, of the call's own number and the agent's other ones; for an outbound call without a
+        number, the trunk that POST /sip/call uses by default.
         """
         call = order.call
         own_trunk = await self._store.own_trunk(call.id)
