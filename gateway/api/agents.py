@@ -174,7 +174,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST /v1/agents",
         create,
-        "Make an agent",
+        "Create an agent",
         body=AgentCreate,
         answer=AgentView,
         errors=_STORED,
@@ -188,7 +188,7 @@ ROUTES: tuple[Route, ...] = (
         answer=AgentList,
         errors=_STORED,
     ),
-    Route("GET /v1/agents/voices", voices, "Voices an agent can have", answer=VoiceList),
+    Route("GET /v1/agents/voices", voices, "List the voices an agent can use", answer=VoiceList),
     Route(
         "GET /v1/agents/{id}", show, "One agent, with its numbers", answer=AgentView, errors=_KNOWN
     ),

@@ -169,7 +169,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET /v1/calls/{id}/transcript",
         transcript,
-        "What was said in a call, in order",
+        "A call's transcript, in order",
         answer=Transcript,
         errors=(faults.NO_CALL,),
     ),

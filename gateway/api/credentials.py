@@ -229,7 +229,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST /api/v1/credentials",
         create,
-        "Keep a provider's secret under a name",
+        "Store a provider's secret under a name",
         body=CredentialRequest,
         answer=Envelope[CredentialView],
         status=201,

@@ -113,7 +113,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET /api/v1/sessions/{id}/transcript",
         transcript,
-        "What was said in a session, in order",
+        "A session's transcript, in order",
         answer=Envelope[Transcript],
         errors=(faults.NO_CALL,),
     ),

@@ -130,5 +130,5 @@ ROUTES: tuple[Route, ...] = (
         errors=((404, "NOT_FOUND"),),
         public=True,
     ),
-    Route("GET /static/{name}", static, "What the page is made of", internal=True),
+    Route("GET /static/{name}", static, "The page's files", internal=True),
 )

@@ -307,7 +307,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST /v1/webhooks/test",
         test_project,
-        "Try the project's webhook",
+        "Send a test event to the project's webhook",
         body=TestMessage,
         body_required=False,
         query=TestQuery,
@@ -325,7 +325,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET /v1/webhooks/deliveries/stats",
         stats,
-        "How deliveries of the last hours went",
+        "Delivery statistics of the last hours",
         query=StatsQuery,
         answer=Stats,
         errors=(faults.STORE,),
@@ -333,14 +333,14 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "GET /v1/webhooks/deliveries/all-time",
         all_time,
-        "How all deliveries went",
+        "Delivery statistics since the beginning",
         answer=AllTime,
         errors=(faults.STORE,),
     ),
     Route(
         "POST /v1/webhooks/deliveries/{id}/replay",
         replay,
-        "Deliver once more",
+        "Deliver again",
         answer=DeliveryView,
         status=202,
         errors=(
@@ -377,7 +377,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST /v1/agents/{id}/webhook/test",
         test_agents,
-        "Try an agent's own webhook",
+        "Send a test event to an agent's own webhook",
         body=TestMessage,
         body_required=False,
         answer=TestResult,

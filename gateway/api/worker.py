@@ -149,14 +149,14 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST /internal/workers/heartbeat",
         heartbeat,
-        "A worker lives",
+        "Worker heartbeat",
         body=Heartbeat,
         internal=True,
     ),
     Route(
         "GET /internal/calls/{id}",
         brief,
-        "What a worker needs to know of its call",
+        "A call's brief, for its worker",
         answer=CallBrief,
         errors=(faults.NO_CALL, faults.CALL_ENDED, faults.CALL_NOT_READY),
         internal=True,
@@ -164,7 +164,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST /internal/calls/inbound",
         inbound,
-        "Which call the worker is in the room of",
+        "The call whose room a worker is in",
         body=InboundRoom,
         answer=Assignment,
         errors=(faults.CALL_ENDED, faults.LIVEKIT_UNAVAILABLE),
@@ -173,7 +173,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST /internal/calls/{id}/events",
         events,
-        "What a worker saw",
+        "Report events of a call",
         body=Events,
         errors=(faults.NO_CALL, faults.CALL_NOT_READY),
         internal=True,
