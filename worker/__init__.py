@@ -1,1 +1,1 @@
-"""The LiveKit agent worker: one call, top to bottom."""
+"""The LiveKit agent worker: handles one call from its first event to its last."""

@@ -1,4 +1,4 @@
-"""``python -m worker start``: take calls until told to stop."""
+"""``python -m worker start``: take calls until a signal stops the worker."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from core.owner_only import keep_private
 from core.settings import Settings
 from worker.server import serve
 
-# So long an event loop stands still before livekit-agents says so. It looks five times as often, in
-# every job process, idle or not: with its own 100 ms that takes 1 % of a core each, with this 0.4.
+# livekit-agents warns of an event loop that was blocked for this long. It checks five times as
+# often, in every job process, idle or not: its default of 100 ms takes 1 % of a core in each, this
+# 0.4 %.
 _LOOP_BLOCKED_MS = "250"
 
-# Chatty about requests and connections, some of them with what goes over the wire.
+# They log each request and connection, some of them with the transmitted data.
 _QUIET = ("httpx", "httpx2", "httpcore", "openai", "livekit", "websockets")
 
 
@@ -33,12 +34,12 @@ def main(arguments: list[str]) -> None:
     keep_private(loaded)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-    # Below "livekit", but what they say is the worker's own log.
+    # They are children of "livekit", but their messages belong in the worker's log.
     for name in ("livekit.agents", "livekit.plugins"):
         logging.getLogger(name).setLevel(logging.getLogger().level)
     os.environ["LIVEKIT_AGENTS_LOOP_BLOCK_WARN_MS"] = _LOOP_BLOCKED_MS
     if loaded.turn_detection == "vad":
-        # Read by livekit-agents where job processes are forked: worker.preload loads the VAD.
+        # livekit-agents reads it where it forks job processes. worker.preload loads the VAD itself.
         os.environ["LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE"] = "0"
     asyncio.run(serve(loaded))
 

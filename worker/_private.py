@@ -1,8 +1,8 @@
-"""The private parts of libraries that the worker uses, because nothing public does the same.
+"""The private parts of libraries that the worker uses where there is no public equivalent.
 
-All are livekit-agents' (1.8.9), but for a module of anyio's. Each has a test that fails when the
-library is built otherwise (tests/worker/test_private.py). What a plugin's class overrides or uses
-of its base (``_run``, ``_event_ch``) is how plugins are written, and not here.
+All belong to livekit-agents (1.8.9), except for a module of anyio. Each has a test that fails when
+the library changes (tests/worker/test_private.py). Members that a plugin's class overrides or uses
+from its base (``_run``, ``_event_ch``) are the plugin interface and not listed here.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ LOADED_WHEN_USED: Final = ("anyio._backends._asyncio",)
 
 
 def is_connecting(server: AgentServer) -> bool:
-    """Whether LiveKit is away, so that it can give this worker no call."""
+    """Return True while the worker has no connection to LiveKit, so that it is offered no call."""
     return server._connecting
 
 
 def make_tls_context() -> None:
-    """Make the TLS settings of the jobs' HTTP sessions, which livekit-agents keeps."""
+    """Build the TLS context of the jobs' HTTP sessions, which livekit-agents caches."""
     http_context._create_ssl_context()
 
 
 def drop_queued(output: io.AudioOutput) -> None:
-    """Drop now what livekit-agents is about to drop from ``output``, which was just paused.
+    """Drop at once the audio that livekit-agents will drop from ``output``, which was just paused.
 
-    It pauses its output to a room by handing LiveKit's queue no more frames, and drops the up to
-    200 ms in the queue when its next frame is due: when the full queue has taken the frame before
-    that one, up to 50 ms later. As long the agent would talk on: a caller who interrupts waited
-    for 320 ms until it was silent, and waits for 260 with this (median, `python -m dev.bench
-    barge-in`).
+    livekit-agents pauses its output to a room by passing no more frames to LiveKit's queue. It
+    drops the up to 200 ms in the queue only when its next frame is due, that is when the full
+    queue has taken the previous frame, up to 50 ms later. The agent talks on until then: with this
+    function it falls silent 260 ms after a caller interrupts it, without it after 320 ms (median,
+    `python -m dev.bench barge-in`).
 
-    What was played is counted as it would count it. Like it, this leaves the last 200 ms of a
-    segment to be played. Where livekit-agents is built otherwise, nothing is dropped early.
+    The played audio is accounted for as livekit-agents does it. Like livekit-agents, this function
+    lets the last 200 ms of a segment play. If livekit-agents has changed, nothing is dropped early.
     """
     sink: Any = output
     while sink.next_in_chain is not None:

@@ -1,4 +1,4 @@
-"""One call, from its first word to its last event; reads top to bottom."""
+"""One call, from joining the line to its last event."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ from worker.voice.conversation import Conversation
 
 log = logging.getLogger(__name__)
 
-_JOIN_WITHIN_S = 30.0  # the dial begins when the agent is there
-_CALLER_WITHIN_S = 5.0  # a caller is there before the agent, or has given up
+_JOIN_WITHIN_S = 30.0  # the callee's leg joins when the dial begins
+_CALLER_WITHIN_S = 5.0  # a caller joins before the agent; one who is not there has hung up
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
 _TOLD_WITHIN_S = 1.0
 _SAID_LAST_WORDS: frozenset[Cause] = frozenset({"agent_hung_up", "voicemail_reached"})
-# The gateway answers a transfer when its phone was answered; by then, or it is asked again.
+# The gateway responds to a transfer request when the human has answered. The request is repeated
+# after this long without a response.
 _TRANSFER_WITHIN_S = 120.0
 
 
 class Call:
-    """Serves one call on ``line``; a worker.line.Listener. ``run`` it once.
+    """Serves one call on ``line``; a worker.line.Listener. ``run`` may be called once.
 
-    ``ask`` the gateway which call it is; raises Unavailable or Refused.
+    ``ask`` asks the gateway which call this is, and raises Unavailable or Refused.
     """
 
     def __init__(
@@ -79,14 +80,14 @@ class Call:
         self._ambience: AmbientSound | None = None
 
     async def run(self) -> None:
-        """Walk through the call until something ends it."""
+        """Handle the call until something ends it."""
         self._reporter.on_over = partial(self._end, "over_already")
         walk = asyncio.create_task(self._walk(), name="call")
         walk.add_done_callback(self._walked)
         try:
             await asyncio.shield(self._over)
         except asyncio.CancelledError:
-            # The worker stops and will not wait any longer.
+            # The worker stops and does not wait for the call to end.
             self._end("worker_stopped")
         walk.cancel()
         await asyncio.gather(walk, return_exceptions=True)
@@ -97,12 +98,12 @@ class Call:
             connecting = tasks.create_task(self._connect())
             found = await patiently(self._ask)
             if not isinstance(found, Assignment):
-                await connecting  # who is to be hung up on is seen there
+                await connecting  # the hang-up needs the connected line
                 return self._end(*found)
             brief = found.brief
             self._assignment = found
             self._line.meet(brief)
-            # A greeting takes its time: it is begun before there is anybody to hear it.
+            # Synthesis takes time, so start on the greeting before anybody can hear it.
             conversation = self._conversation = self._begin(brief)
             tasks.create_task(conversation.prepare())
             tasks.create_task(conversation.warm())
@@ -205,16 +206,16 @@ class Call:
         return await self._gateway.transfer(call_id, token, order, _TRANSFER_WITHIN_S)
 
     def _hold(self, on: bool) -> None:
-        """The caller waits for a human: what they say or press meanwhile is for nobody."""
+        """Put the caller on hold or take them off it; speech and keys are ignored on hold."""
         if self._silence is not None:
             self._silence.busy("transfer", on)
         if self._conversation is not None:
             self._conversation.hold(on)
 
-    # What the line tells
+    # Notifications from the line
 
     def ringing(self) -> None:
-        if not self._inbound:  # a caller's ringing is where the record begins
+        if not self._inbound:  # an inbound call's record starts with ringing
             self._reporter.post("call.ringing")
 
     def answered(self) -> None:
@@ -244,7 +245,7 @@ class Call:
     def lost(self, cause: Cause, detail: str) -> None:
         self._end(cause, detail)
 
-    # What happens on the way
+    # Events during the call
 
     def _keys_pressed(self, digits: str) -> None:
         if self._conversation is not None and self._is_ours:
@@ -273,7 +274,7 @@ class Call:
 
     @property
     def _is_ours(self) -> bool:
-        """Whether the far end is with the agent, and not on hold or gone."""
+        """True while the far end talks to the agent: not on hold, and not gone."""
         on_hold = self._transfers is not None and self._transfers.under_way
         return not on_hold and not self._over.done()
 
@@ -289,7 +290,7 @@ class Call:
     # The end
 
     def _end(self, cause: Cause, detail: str = "") -> None:
-        """Whatever ends the call first, ends it."""
+        """End the call. The first cause counts; later ones are ignored."""
         if not self._over.done():
             log.info("call over", extra={"cause": cause, "detail": detail})
             self._over.set_result((cause, detail))
@@ -307,7 +308,7 @@ class Call:
         if cause in _SAID_LAST_WORDS or ending.apologise:
             await self._line.drain()
         if ending.status is not None and ending.reason is not None:
-            # Before the hang-up, so that LiveKit's webhook finds the reason already there.
+            # Post before hanging up, so that the reason is recorded before LiveKit's webhook comes.
             self._reporter.post(
                 "call.ended", ended(ending.status, ending.reason, cause=cause, detail=detail)
             )
@@ -332,7 +333,10 @@ class Call:
             self._silence.stop()
 
     async def _told(self) -> bool:
-        """Whether the gateway knows why it ends: a far end that leaves does not show it."""
+        """Wait until the gateway has the reason for the end, which a leaving leg does not show.
+
+        Return False if the call was not answered, or the gateway does not respond in time.
+        """
         if self._answered_at is None:
             return False
         try:

@@ -1,7 +1,7 @@
 """Every way a call ends, in one table.
 
-The worker says how a call ended only when it knows: what a dial that was never
-answered means is the gateway's verdict, and another agent's call is not ours.
+The worker reports how a call ended only when it knows. The verdict on a dial that was
+never answered comes from the gateway, and a call that another agent serves is not reported.
 """
 
 from __future__ import annotations
@@ -43,53 +43,55 @@ Cause = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What a cause means for the record and for the caller."""
+    """The effect of a cause on the record and on the caller."""
 
     status: Status | None = None
-    """None: not ours to say, no ``call.ended`` is posted."""
+    """None: another component reports the end; no ``call.ended`` is posted."""
     reason: DisconnectionReason | None = None
     hang_up: bool = False
-    """The far end is still there: it is sent away."""
+    """The far end may still be connected; hang up on it."""
     apologise: bool = False
 
 
 ENDINGS: dict[Cause, Ending] = {
     # The far end hung up: a BYE, or a closed browser tab.
     "caller_hung_up": Ending("completed", "user_hangup"),
-    # end_call, or a hang-up that the agent's side asked for.
+    # The tool end_call, or a hang-up that the tenant's webhook asked for.
     "agent_hung_up": Ending("completed", "agent_hangup", hang_up=True),
-    # A machine answered, and the agent's policy ended it: with its message left, or at once.
+    # A machine answered, and the agent's policy ended the call, after leaving a message or at once.
     "voicemail_reached": Ending("completed", "voicemail_reached", hang_up=True),
     "ivr_reached": Ending("completed", "ivr_reached", hang_up=True),
-    # A cold transfer: the gateway, which referred the phone, has said so. A warm one: caller and
-    # human go on without us, and the gateway sees to the end; unless one of them was quicker.
+    # Cold transfer: the gateway, which referred the phone, has written it. Warm transfer: caller
+    # and human go on without the agent, and the gateway follows the call to its end;
+    # transfer_ended if one of them hung up before the agent left.
     "referred": Ending(),
     "handed_over": Ending(),
     "transfer_ended": Ending("completed", "call_transfer", hang_up=True),
-    # The far end was removed, or the room deleted, through the API: our side ended it.
+    # The API removed the far end or deleted the room: the agent's side ended the call.
     "removed": Ending("completed", "agent_hangup"),
     "max_duration": Ending("completed", "max_duration_reached", hang_up=True),
     "silence": Ending("completed", "inactivity", hang_up=True),
-    # The phone leg vanished without a goodbye (its SIP service died, its media failed).
+    # The phone's leg vanished without a BYE (its SIP service died, its media failed).
     "leg_lost": Ending("failed", "agent_error"),
     "leg_replaced": Ending("failed", "agent_error"),
-    # It left before it was answered: the dial knows why.
+    # The callee's leg left before the answer: the dial's verdict has the reason.
     "not_answered": Ending(),
-    # A caller who hung up before we answered; one whom the API took out; one to whom we were
-    # silent until the SIP service gave up ringing.
+    # Before the answer: the caller hung up; the API removed the caller; the SIP service stopped
+    # ringing because no agent answered.
     "caller_gave_up": Ending("canceled", "user_hangup"),
     "ring_removed": Ending("canceled", "canceled"),
     "rang_out": Ending("failed", "agent_unavailable", hang_up=True),
     "nobody_came": Ending(),
     "provider_failed": Ending("failed", "agent_error", hang_up=True, apologise=True),
     "no_brief": Ending("failed", "agent_error", hang_up=True),
-    # Refused after the agent had been sent, and never dialled: a phone in the room is another's.
+    # The request was refused after the agent's dispatch, and nothing was dialled. A phone in the
+    # room belongs to another call.
     "no_call": Ending(),
-    # It ended while this agent was on its way.
+    # The call ended while the agent was joining.
     "over_already": Ending(),
-    # No way back into the room, so nobody can be heard or hung up on.
+    # The worker cannot rejoin the room, so it can neither hear nor hang up.
     "media_lost": Ending("failed", "agent_error"),
-    # Somebody took the agent out, or a new one took its place: the call goes on without us.
+    # The agent was removed, or a new one took its place: the call goes on without this one.
     "agent_removed": Ending(),
     "agent_replaced": Ending(),
     "worker_stopped": Ending("failed", "agent_error", hang_up=True),

@@ -1,4 +1,4 @@
-"""LiveKit's jobs: a process is made ready for one, and a call is served on its room's line."""
+"""LiveKit's jobs: prepares a job process, and serves a job's call on its room's line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DELIVER_WITHIN_S = 5.0
 
 
 def prewarm(process: JobProcess, settings: Settings) -> None:
-    """Give a fresh job process what its call will need."""
+    """Prepare a new job process with everything that its call needs."""
     assert settings.livekit_api_secret is not None
     process.userdata["settings"] = settings
     process.userdata["tokens"] = TokenIssuer(settings.livekit_api_secret.get_secret_value())
@@ -35,7 +35,7 @@ def prewarm(process: JobProcess, settings: Settings) -> None:
 
 
 async def entrypoint(ctx: JobContext) -> None:
-    """Serve one job; returns when the call is over and its events are safe."""
+    """Serve one job. Returns when the call is over and its events are delivered or on disk."""
     settings: Settings = ctx.proc.userdata["settings"]
     job = read_job(ctx.job.metadata)
     ctx.log_context_fields = facts(job)
@@ -64,7 +64,10 @@ async def entrypoint(ctx: JobContext) -> None:
 def _asking(
     ctx: JobContext, job: CallJob, gateway: Gateway, reporter: Reporter
 ) -> Callable[[], Awaitable[Assignment]]:
-    """How the gateway is asked which call this is. Its events have their owner now, or then."""
+    """Return the function that asks the gateway which call this is.
+
+    It also gives the call's events their owner: at once if the job names the call, else later.
+    """
     if isinstance(job, JobMetadata):
         reporter.own(Owner(job.call_id, job.token))
         return partial(_placed, job, gateway)

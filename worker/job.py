@@ -1,4 +1,4 @@
-"""What LiveKit hands a worker: a job, what its metadata says of the call, and the call's brief."""
+"""A job as LiveKit dispatches it: its metadata, the agent's identity, and fetching the brief."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from worker.endings import Cause
 from worker.link.backoff import Backoff
 from worker.link.client import Refused, Unavailable
 
-_BRIEF_WITHIN_S = 15.0  # so long a caller hears ringing
+_BRIEF_WITHIN_S = 15.0  # a caller hears ringing for this long
 _REFUSALS: dict[int, Cause] = {HTTPStatus.GONE: "over_already", HTTPStatus.NOT_FOUND: "no_call"}
 
 CallJob = JobMetadata | InboundJob
-"""A call that we placed, by its id; or a caller's room, of which only the number is known yet."""
+"""Outbound: identified by the call's id. Inbound: only the called number is known so far."""
 
 _JOB: TypeAdapter[CallJob] = TypeAdapter(CallJob)
 
 
 def read_job(metadata: str) -> CallJob:
-    """Raises pydantic's ValidationError for what is not ours."""
+    """Parse a job's metadata. Raises pydantic's ValidationError for another application's job."""
     return _JOB.validate_json(metadata)
 
 
 def identity(job: CallJob, room_name: str) -> str:
-    """The agent's in the room; the same for every job of a call, so that a later one takes over."""
+    """Return the agent's identity: the same for every job of a call, so a later one takes over."""
     return f"agent-{job.call_id if isinstance(job, JobMetadata) else room_name}"
 
 
 def facts(job: CallJob) -> dict[str, str]:
-    """What log lines name the job by."""
+    """Return the log fields that identify the job."""
     return (
         {"call_id": job.call_id} if isinstance(job, JobMetadata) else {"number_id": job.number_id}
     )
 
 
 async def patiently(ask: Callable[[], Awaitable[Assignment]]) -> Assignment | tuple[Cause, str]:
-    """Which call this is, from the gateway, or why it ends here.
+    """Ask the gateway which call this is; return the cause and detail if that fails.
 
-    ``ask`` raises Unavailable, and is asked again, or Refused.
+    Retries when ``ask`` raises Unavailable, and gives up when it raises Refused.
     """
     backoff = Backoff(longest=2.0)
     reason = "timeout"

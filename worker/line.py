@@ -1,7 +1,7 @@
-"""A line: how the worker holds the far end of a call, whatever carries it.
+"""The line: the worker's interface to the far end of a call, independent of the transport.
 
-``worker.call`` and everything below it know lines, and no kind of line in particular. Only
-``worker.entrypoint`` opens one. The room line (``worker.room``) is the one there is so far.
+``worker.call`` and the modules below it use this interface and know no kind of line. Only
+``worker.entrypoint`` opens one. The room line (``worker.room``) is the only implementation so far.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ KEYS: Final = "0123456789*#ABCD"
 
 
 class LineError(Exception):
-    """The line did not do it. The call goes on as it was."""
+    """An operation on the line failed. The call continues unchanged."""
 
 
 class NotSupported(LineError):
-    """Lines of this kind never do it."""
+    """This kind of line does not have the operation."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is not supported on this kind of call")
 
 
 class TransferFailed(Exception):
-    """The caller is not with a human. ``reason``: as on the timeline."""
+    """The transfer failed. ``reason`` is one of the timeline's."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -40,9 +40,9 @@ class TransferFailed(Exception):
 
 
 class Listener(Protocol):
-    """Told by a line what happens at its far end, on the event loop.
+    """Receives a line's notifications about its far end, on the event loop.
 
-    ``ringing``, ``answered`` and ``left`` are called once at most.
+    ``ringing``, ``answered`` and ``left`` are called at most once each.
     """
 
     def ringing(self) -> None:
@@ -58,74 +58,74 @@ class Listener(Protocol):
         """The far end has left."""
 
     def lost(self, cause: Cause, detail: str) -> None:
-        """The line is gone, and the line's own attempts to restore it are over."""
+        """The line is lost, and its own attempts to restore the connection have failed."""
 
 
 class Consultation(Protocol):
-    """A human who is asked to take the call. ``hold`` once, then ``aclose``."""
+    """The consultation of a human before a warm transfer. Call ``hold`` once, then ``aclose``."""
 
     async def hold(self, ring: Callable[[], Awaitable[TransferResult]]) -> None:
         """Keep the caller on hold until caller and human hear each other.
 
-        Raises TransferFailed: the human is gone, and the caller is back with the agent.
-        ``ring`` has the human called, and returns when they have picked up, or will not.
+        ``ring`` has the human dialled, and returns when they have answered or the dial has failed.
+        Raises TransferFailed; the human is gone then, and the caller back with the agent.
         """
 
     @property
     def present(self) -> bool:
-        """Whether the human is still there."""
+        """True while the human is on the line."""
 
     async def hang_up(self) -> None:
-        """Send the human away, if there. Bounded; raises nothing."""
+        """Hang up on the human if they are on the line. Bounded; raises nothing."""
 
     async def aclose(self) -> None:
         """Stop watching the human."""
 
 
 class Line(Protocol):
-    """One call's far end. In a call's order: ``connect`` and ``meet``, ``start``, ``leave``.
+    """One call's far end. The order of calls: ``connect`` and ``meet``, ``start``, ``leave``.
 
-    A kind of line that cannot do something raises NotSupported.
+    A line that does not have an operation raises NotSupported.
     """
 
     async def connect(self, listener: Listener) -> None:
-        """Be where the far end is, or will be; who that is may be learned meanwhile."""
+        """Connect to where the far end is or will be. ``meet`` may be called meanwhile."""
 
     def meet(self, brief: CallBrief) -> None:
-        """Learn who the far end is."""
+        """Take from the brief who the far end is."""
 
     async def start(self, session: AgentSession[None], agent: Agent) -> None:
-        """Start the session with the line's audio, both ways; a caller is answered by that.
+        """Start the session with the line's audio in both directions. This answers a caller.
 
-        From now on the listener is told of the far end, and first what it has done already. The
-        session's audio output reports what was really played (``playback_finished``).
+        From now on the line notifies the listener, first of everything that has happened already.
+        The session's audio output reports what was actually played (``playback_finished``).
         """
 
     async def joined(self) -> None:
-        """Until the far end is there."""
+        """Wait until the far end is on the line."""
 
     async def answered(self) -> None:
-        """Until the far end can hear the agent."""
+        """Wait until the far end can hear the agent."""
 
     @property
     def present(self) -> bool:
-        """Whether there is somebody to hang up on."""
+        """True while there is a far end to hang up on."""
 
     @property
     def delay_ms(self) -> float | None:
-        """The delay between far end and worker, both directions together; None: not known."""
+        """The delay between far end and worker, both directions together; None if unknown."""
 
     def hear(self, rate: int) -> AsyncGenerator[Pcm]:
-        """The far end's audio at ``rate`` Hz, 20 ms at a time, until it leaves."""
+        """Yield the far end's audio at ``rate`` Hz, 20 ms at a time, until it leaves."""
 
     async def accompany(self, player: BackgroundAudioPlayer) -> None:
-        """Play it beside the agent's voice. Raises LineError, TimeoutError."""
+        """Play ``player`` beside the agent's voice. Raises LineError, TimeoutError."""
 
     async def press(self, key: str) -> None:
-        """Play one of KEYS to the far end, and to nobody else. Raises LineError, TimeoutError."""
+        """Play one of KEYS to the far end only. Raises LineError, TimeoutError."""
 
     async def refer(self, ask: Callable[[], Awaitable[TransferResult]]) -> TransferResult:
-        """A cold transfer: ``ask`` the gateway to send the far end elsewhere."""
+        """Do a cold transfer: ``ask`` makes the gateway refer the far end elsewhere."""
 
     def consult(
         self,
@@ -135,17 +135,18 @@ class Line(Protocol):
         on_connected: Callable[[], None],
         on_left: Callable[[str], None],
     ) -> Consultation:
-        """A warm transfer. ``on_connected``: caller and human hear each other; ``on_left``: the
-        human has left, with the line's reason, whenever that is."""
+        """Prepare a warm transfer. ``on_connected`` is called when caller and human hear each
+        other, ``on_left`` when the human leaves, at any time, with the line's reason."""
 
     async def drain(self) -> None:
-        """Until the far end has heard what was said."""
+        """Wait until the far end has heard everything that was sent."""
 
     async def hang_up(self, *, told: bool) -> None:
-        """Send the far end away. ``told``: the call's record says why. Bounded; raises nothing."""
+        """Hang up on the far end. ``told``: the call's record has the reason. Bounded; raises
+        nothing."""
 
     async def fall_silent(self) -> None:
-        """Send nothing any more. Bounded; raises nothing."""
+        """Stop sending. Bounded; raises nothing."""
 
     async def leave(self) -> None:
-        """Give the line up. Bounded; raises nothing."""
+        """Close the line. Bounded; raises nothing."""

@@ -1,9 +1,9 @@
-"""Imported once in the process that job processes are forked from, so that all share it.
+"""Modules loaded once in the process that job processes are forked from, so that all share them.
 
-Beside the worker itself: what the libraries import only when it is first used, which
-would be in a call (the first answer came about 200 ms later). livekit-agents would also
-load both of its local models here; the turn detector's weights (250 MB) only when they
-are used, see ``__main__``.
+Besides the worker itself, these are modules that libraries import on first use. That would be
+during a call, and delayed the first answer by about 200 ms. livekit-agents would also load both
+of its local models here; ``__main__`` lets it load the turn detector's weights (250 MB) only
+where they are used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _USED_LATER = (
 
 for name in _USED_LATER:
     importlib.import_module(name)
-# Names that are imported when they are asked for.
+# These packages import a name only when it is accessed.
 from anyio import connect_tcp, create_memory_object_stream  # noqa: E402, F401
 from livekit.agents import llm, tokenize  # noqa: E402
 from openai.pagination import AsyncPage  # noqa: E402
@@ -40,10 +40,10 @@ from openai.types.chat import ChatCompletionChunk  # noqa: E402
 
 from worker.voice.providers import tls_context  # noqa: E402
 
-# Made when first used, and kept: the TLS settings of the jobs' HTTP sessions (30 ms of CPU each:
-# before the greeting, and before a new process can take a call), the patterns that words are
-# hyphenated by (40 ms as the greeting begins to play) and what sentences end with (3 ms), the
-# types of OpenAI's answers (8 ms, most of them in the first turn) and of a chat's items.
+# Objects that libraries build on first use and cache: the TLS contexts of the jobs' HTTP sessions
+# (30 ms of CPU each, before the greeting and before a new process can take a call), the hyphenation
+# patterns (40 ms when the greeting begins to play), the sentence tokenizer (3 ms), and the types of
+# OpenAI's responses (8 ms, most of it in the first turn) and of a chat's items.
 make_tls_context()
 tls_context()
 tokenize.basic.hyphenate_word("greeting")

@@ -1,4 +1,4 @@
-"""Telling the gateway that this worker lives and what it could take."""
+"""The worker's heartbeat, which tells the gateway its capacity and load."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Presence:
         self._draining = False
         self._registered = asyncio.Event()
         self._now = asyncio.Event()
-        self._taken: bool | None = None  # by the gateway, the last one
+        self._taken: bool | None = None  # the gateway accepted the last heartbeat
         server.on("worker_registered", self._on_registered)
 
     def drain(self) -> None:
-        """From here on this worker takes no new call; the gateway is told at once."""
+        """Tell the gateway at once that this worker takes no new calls."""
         self._draining = True
         self._now.set()
 
     async def run(self) -> None:
-        """Until cancelled. A gateway that does not answer is logged once, never fatal."""
+        """Send heartbeats until cancelled. An unavailable gateway is logged once and not fatal."""
         await self._registered.wait()
         while True:
             self._now.clear()

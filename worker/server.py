@@ -25,26 +25,27 @@ from worker.presence import Presence
 
 log = logging.getLogger(__name__)
 
-# After a LiveKit outage of any length the worker comes back by itself (retries every 10 s).
+# The worker reconnects by itself after a LiveKit outage of any length (it retries every 10 s).
 _FOR_EVER = 2**31
-# The call itself ends within seconds; these are for what hangs.
+# A call ends within seconds; these limits are for one that hangs.
 _SESSION_END_TIMEOUT_S = 20.0
 _PROCESS_END_TIMEOUT_S = 10.0
-# The first one imports everything, which takes a busy machine longer than the default of 10 s.
+# The first process imports everything, which takes longer than the default of 10 s on a busy
+# machine.
 _PROCESS_START_TIMEOUT_S = 60.0
 
-# LiveKit drops a dispatch when it knows no worker below its `agents.target_load`, which is 0.7
-# unless configured (JobRequestAffinity in livekit-server's agentservice.go), and it is told of a
-# worker's load every 2.5 s only. So a full worker stays below, and says no itself.
+# LiveKit drops a dispatch when it knows no worker below its `agents.target_load`, which is 0.7 by
+# default (JobRequestAffinity in livekit-server's agentservice.go), and it learns a worker's load
+# only every 2.5 s. So a full worker reports a load below that, and rejects jobs itself.
 _FULL_LOAD = 0.65
 
 
 class Admission:
-    """Takes calls while there is room.
+    """Accepts jobs up to the worker's capacity.
 
-    livekit-agents' own threshold estimates the load of calls that are accepted but
-    not running yet from the number of idle processes, and refuses the third of a
-    burst with two; here they are counted.
+    livekit-agents' own threshold estimates the load of jobs that are accepted but do not
+    run yet from the number of idle processes. With two of those it rejects the third job
+    of a burst. This class counts the jobs.
     """
 
     def __init__(self, server: AgentServer, capacity: int) -> None:
@@ -54,16 +55,15 @@ class Admission:
 
     @property
     def jobs(self) -> set[str]:
-        """Ids of the jobs that run or are about to."""
+        """Ids of the jobs that run or are starting."""
         return {running.job.id for running in self._server.active_jobs} | self._starting
 
     def load(self) -> float:
-        """0 (idle) to 0.65 (full); LiveKit prefers the worker with the least."""
+        """Return 0 (idle) to 0.65 (full). LiveKit prefers the worker with the lowest load."""
         return _FULL_LOAD * min(len(self.jobs) / self._capacity, 1.0)
 
     async def request(self, request: JobRequest) -> None:
-        """Answer an offered job: accept it under the call's own identity, or leave it to another
-        worker."""
+        """Accept an offered job under the call's agent identity, or leave it to another worker."""
         try:
             job = read_job(request.job.metadata)
         except ValidationError:
@@ -80,7 +80,7 @@ class Admission:
 
 
 def build_server(settings: Settings) -> AgentServer:
-    """An AgentServer for our calls, from our settings alone. Needs the LiveKit key and secret."""
+    """Build an AgentServer from the settings alone, which need the LiveKit key and secret."""
     assert settings.livekit_api_secret is not None
     server = AgentServer(
         ws_url=settings.livekit_url,
@@ -114,7 +114,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stopping)
 
-    # livekit-agents serves this registry, which tells of the process's memory and files already.
+    # livekit-agents serves this registry, which has the process's memory and files already.
     REGISTRY.register(TaskCollector(loop))
     tokens = TokenIssuer(settings.livekit_api_secret.get_secret_value())
     async with aiohttp.ClientSession() as http:
@@ -154,7 +154,7 @@ def _on_signal(stopping: asyncio.Event) -> None:
         log.warning("stopped at once")
         with contextlib.suppress(Exception):
             logging.shutdown()
-        # Job processes end with us: their channel to this process closes.
+        # Job processes end too, because their channel to this process closes.
         os._exit(1)
     log.info("draining")
     stopping.set()

@@ -1,4 +1,4 @@
-"""Clocks of a call: how long it may last, and how long nobody may say anything."""
+"""Timers of a call: the warning before the maximum duration, and the silence limit."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ _WARNING_S = 30.0
 
 
 def warning_after_s(duration_s: float) -> float:
-    """When to say that a call of at most ``duration_s`` will end: 30 s before, or half way."""
+    """Return when to warn of the maximum duration: 30 s before it, or half way in short calls."""
     return duration_s - _WARNING_S if duration_s >= 2 * _WARNING_S else duration_s / 2
 
 
 class SilenceClock:
-    """Calls ``on_silence`` once, ``limit_s`` seconds after the last sign of life.
+    """Calls ``on_silence`` once, after ``limit_s`` seconds without activity.
 
-    Before that, every ``prompt_s`` seconds of silence call ``on_prompt`` with the next of
-    ``prompts``; they begin anew when the caller gives a sign of life. A prompt is one itself:
-    the agent speaks. While anybody is busy (speaking, thinking) no silence runs.
+    Before that, it calls ``on_prompt`` with the next of ``prompts`` after every ``prompt_s``
+    seconds of silence; the caller's activity restarts the list. A prompt counts as activity,
+    because the agent speaks. The clock stands still while anybody is busy (speaking, thinking).
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SilenceClock:
         self._cancel()
 
     def busy(self, who: str, busy: bool) -> None:
-        """``who`` begins or stops being busy."""
+        """Note that ``who`` begins or stops being busy."""
         if busy:
             self._busy.add(who)
         else:
@@ -59,7 +59,7 @@ class SilenceClock:
         self._restart()
 
     def touch(self) -> None:
-        """A sign of life of the caller's: silence counts from now."""
+        """Restart the silence, because the caller was active."""
         self._prompted = 0
         self._restart()
 
@@ -76,7 +76,7 @@ class SilenceClock:
     def _prompt(self) -> None:
         text = self._prompts[self._prompted]
         self._prompted += 1
-        # Before the agent speaks, and also if it cannot: the clock must not stand still.
+        # Restart before the agent speaks: if it cannot speak, the clock must run all the same.
         self._restart()
         self._on_prompt(text)
 
