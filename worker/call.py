@@ -34,7 +34,7 @@ from worker.voice.conversation import Conversation
 
 log = logging.getLogger(__name__)
 
-_JOIN_WITHIN_S = 30.0  # the callee's leg joins when the dial begins
+_JOIN_WITHIN_S = 30.0  # a callee's leg joins when the dial begins, a browser when its user does
 _CALLER_WITHIN_S = 5.0  # a caller joins before the agent; one who is not there has hung up
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
 _TOLD_WITHIN_S = 1.0

@@ -1,4 +1,4 @@
-"""The middle of a warm transfer in a room: caller on hold, human called, briefed and asked."""
+"""The consultation of a warm transfer in a room: caller on hold, human dialled, briefed, asked."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ _BRIEF_WITHIN_S = 90.0
 _ACTIVE_WITHIN_S = 5.0
 _VERDICT_WITHIN_S = 5.0
 _HANG_UP_WITHIN_S = 5.0
-# The caller's SIP service learns of the human's track when we do, and may subscribe later.
+# The caller's SIP service learns of the human's track when the worker does, and may subscribe
+# a little later.
 _SUBSCRIBED_S = 0.3
 _LISTEN_RATE = 16_000  # Hz
 
 
 class RoomConsultation:
-    """A worker.line.Consultation: one human asked to take one call."""
+    """A worker.line.Consultation with one human about one call."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class RoomConsultation:
         on_connected: Callable[[], None],
         on_left: Callable[[str], None],
     ) -> None:
-        """``identity``: the human's. ``on_left``: with LiveKit's reason, whenever that is."""
+        """``identity`` is the human's. ``on_left`` gets LiveKit's reason when the human leaves."""
         self._brief = brief
         self._config = brief.agent.config
         self._identity = identity
@@ -71,10 +72,10 @@ class RoomConsultation:
         )
 
     async def hold(self, ring: Callable[[], Awaitable[TransferResult]]) -> None:
-        """Until caller and human hear each other. Raises TransferFailed: the human is gone, and
-        the agent's voice is the caller's again.
+        """Keep the caller on hold until caller and human hear each other.
 
-        ``ring`` has the human called, and returns when it has picked up, or will not.
+        ``ring`` has the human dialled, and returns when they have answered or the dial has failed.
+        Raises TransferFailed; the human is gone then, and the caller hears the agent again.
         """
         separation = self._separation
         music = SideTrack(self._room, "hold-music", hold_music.RATE)
@@ -110,11 +111,11 @@ class RoomConsultation:
 
     @property
     def present(self) -> bool:
-        """Whether the human is in the room."""
+        """True while the human is in the room."""
         return self._human.present
 
     async def hang_up(self) -> None:
-        """Send the human away, if there."""
+        """Hang up on the human if they are in the room."""
         await send_away(
             self._room, self._livekit, self._identity, told=False, within_s=_HANG_UP_WITHIN_S
         )
@@ -129,20 +130,20 @@ class RoomConsultation:
         self._on_left(detail)
 
     def _decide(self, decision: str | None) -> None:
-        """The first word counts; None is none."""
+        """Record the decision. The first one counts; None is no decision."""
         if decision is not None and not self._decided.done():
             self._decided.set_result(decision)
 
     # --- the human's phone
 
     async def _call(self, ring: Callable[[], Awaitable[TransferResult]]) -> None:
-        """Until the human has picked up, and hears the agent only."""
+        """Wait until the human has answered and hears the agent only."""
         ringing = asyncio.ensure_future(ring())
         try:
             async with alongside(self._keep_apart(), "keep apart"):
                 waited: set[asyncio.Future[Any]] = {ringing, self._decided}
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            # What failed before anybody picked up is not rung for any longer.
+            # If the consultation failed before the answer, stop ringing.
             if self._decided.done() and self._decided.result() != "accepted":
                 raise TransferFailed(await self._why(ringing))
             result = await ringing
@@ -156,7 +157,10 @@ class RoomConsultation:
         await self._separation.let_human_hear()
 
     async def _why(self, ringing: asyncio.Future[TransferResult]) -> str:
-        """A phone that is busy leaves the room as one that hangs up: the gateway knows which."""
+        """Return the reason for a failure before the answer.
+
+        A busy phone leaves the room as one that hangs up does; the gateway's verdict tells which.
+        """
         decision = self._decided.result()
         if decision != "hung_up":
             return decision
@@ -167,7 +171,7 @@ class RoomConsultation:
         return decision if outcome == "answered" else outcome
 
     async def _keep_apart(self) -> None:
-        """From when the human's participant is in the room, before it is answered."""
+        """Separate human and caller from when the human's participant joins, before the answer."""
         published = asyncio.Event()
 
         def track_published(_: rtc.RemoteTrackPublication, by: rtc.RemoteParticipant) -> None:
@@ -186,9 +190,9 @@ class RoomConsultation:
             await self._separation.mute_human()
         except LIVEKIT_ERRORS as error:
             if _not_there(error):
-                # A phone that refuses at once is gone before it is spoken of.
+                # The phone refused at once, and its participant has left already.
                 return self._decide("hung_up")
-            # They must not be told apart by chance: no transfer.
+            # Caller and human may hear each other, so give up the transfer.
             log.warning("not kept apart", extra={"problem": type(error).__name__})
             self._decide("failed")
         finally:
@@ -201,7 +205,8 @@ class RoomConsultation:
             self._decide("failed")
 
     async def _ask(self, words: SideTrack, speech: PreparedSpeech) -> str:
-        """``accepted``, or why not. Keys count at once, words when all has been said."""
+        """Return ``accepted`` or the reason against it. Keys count at once, words only after the
+        briefing."""
         telling = asyncio.create_task(_tell(words, speech), name="briefing")
         try:
             waited: set[asyncio.Future[Any]] = {telling, self._decided}
@@ -218,7 +223,7 @@ class RoomConsultation:
         return self._decided.result() if self._decided.done() else "not_accepted"
 
     async def _listen(self) -> None:
-        """To what the human says, apart from the session, which hears the caller only."""
+        """Listen to the human, outside the session, which hears the caller only."""
         track = self._track()
         if track is None:
             return
@@ -258,4 +263,4 @@ async def _hear(track: rtc.RemoteAudioTrack, ear: stt.RecognizeStream) -> None:
 
 
 def _told_by_the_gateway() -> None:
-    """It writes the step on the timeline."""
+    """Do nothing: the gateway writes this step on the timeline."""

@@ -1,4 +1,4 @@
-"""The participant the agent talks with: when it comes, rings, answers, presses keys, leaves."""
+"""Watches the agent's far end in a room: it joins, rings, answers, presses keys and leaves."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _RETURN_WITHIN_S = 10.0
 class FarEnd:
     """Watches one identity in a room. All callbacks run on the event loop.
 
-    ``on_ringing``, ``on_answered`` and ``on_left`` are called once each. A participant that is
-    not SIP has answered by joining. A SIP service answers a caller when it has got the
-    agent's track, so one who hangs up after that was answered, even if the word of it
-    (``sip.callStatus``) came together with that of the end.
+    ``on_ringing``, ``on_answered`` and ``on_left`` are called at most once each. A participant that
+    is not SIP has answered by joining. A SIP service answers a caller once it has subscribed to the
+    agent's track. So a caller who hangs up after that was answered, even if ``sip.callStatus``
+    reports the answer and the end at the same time.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class FarEnd:
         room.on("local_track_subscribed", self._subscribed)
 
     def look(self) -> None:
-        """See whether it is in the room already; call once the room is connected."""
+        """Check whether it is in the room already. Call this once the room is connected."""
         present = self._room.remote_participants.get(self.identity)
         if present is not None:
             self._connected(present)
 
     def recheck(self) -> None:
-        """After a lost connection: has it left while nobody looked?"""
+        """Check after a reconnect whether it has left meanwhile."""
         if self.answered.is_set() and not self.present and self._returning is None:
             self._wait_for_return("leg_lost", "gone after a reconnect")
 
     @property
     def present(self) -> bool:
-        """In the room, and not about to leave it."""
+        """True while it is in the room and not about to leave."""
         return not self._over and self.identity in self._room.remote_participants
 
     @property
@@ -110,7 +110,8 @@ class FarEnd:
             self._on_answered()
         if not _is_sip(participant):
             return
-        # It is over, and the leg about to leave: the bridge's waits a moment for us to go first.
+        # The call is over and the leg about to leave. The bridge's legs wait a moment for the
+        # worker to leave first.
         if participant.attributes.get(LEAVING):
             cause = self._why(rtc.DisconnectReason.PARTICIPANT_REMOVED, participant)
             self._left(cause, "asked to leave")
@@ -129,7 +130,7 @@ class FarEnd:
 
     def _disconnected(self, participant: rtc.RemoteParticipant) -> None:
         if participant.identity != self.identity or not self._connected_ourselves:
-            # While we are cut off ourselves, everybody seems to leave; see recheck.
+            # While the worker has no connection, everybody seems to leave; see recheck.
             return
         reason = participant.disconnect_reason
         status = participant.attributes.get(CALL_STATUS, "")

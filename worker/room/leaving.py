@@ -1,4 +1,4 @@
-"""The last steps in a room: send somebody away, fall silent, leave. All bounded; none raises."""
+"""The last steps in a room: hang up, stop sending, leave. All are bounded; none raises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.room.far_end import CALL_STATUS
 
 log = logging.getLogger(__name__)
 
-# livekit-agents lets a job that ends have 20 s (worker.server), and leaving takes some of it.
+# livekit-agents gives a job 20 s to end (worker.server), and leaving takes some of it.
 HANG_UP_WITHIN_S = 12.0
 _ATTEMPT_WITHIN_S = 3.0
 _LEAVE_WITHIN_S = 5.0
@@ -33,11 +33,11 @@ async def send_away(
     told: bool,
     within_s: float = HANG_UP_WITHIN_S,
 ) -> None:
-    """Send a participant out of the room: a phone's leg hangs up.
+    """Make a participant leave the room; a phone's leg hangs up then.
 
-    A leg is asked to leave by itself, as far as it can (``_leaves_by_itself``); others are removed.
-    That is tried until LiveKit says that they are gone, for as long as ``within_s``; what is left
-    after that is the gateway's reconciler's. ``told``: the call's record says why it ends.
+    A leg that can do so is asked to leave by itself (``_leaves_by_itself``). Other participants are
+    removed; that is retried for ``within_s`` until LiveKit confirms it. After that the gateway's
+    reconciler hangs up. ``told``: the call's record has the reason for the end.
     """
     target = api.RoomParticipantIdentity(room=room.name, identity=identity)
     backoff = Backoff(longest=2.0)
@@ -53,12 +53,12 @@ async def send_away(
 
 
 async def _leaves_by_itself(room: rtc.Room, identity: str, *, told: bool) -> bool:
-    """False when a phone's leg does not say that it will hang up and leave.
+    """Ask a phone's leg to hang up and leave; return True if it agrees.
 
-    One that is removed costs its SIP service more: LiveKit's SDK (1.1.21) never frees a room that
-    the server ended, half a megabyte and some threads a call. A leg that ends the call looks as if
-    its phone had hung up, so the record must say otherwise before (``told``); the bridge's legs
-    can also leave as if they had been removed.
+    Removing a leg costs its SIP service memory: LiveKit's SDK (1.1.21) never frees a room that the
+    server ended, which leaks half a megabyte and some threads per call. But a leg that leaves by
+    itself looks as if its phone had hung up, so the record must have the true reason first
+    (``told``). The bridge's legs can also leave as if they had been removed.
     """
     leg = room.remote_participants.get(identity)
     if leg is None or leg.kind != rtc.ParticipantKind.PARTICIPANT_KIND_SIP:
@@ -67,7 +67,7 @@ async def _leaves_by_itself(room: rtc.Room, identity: str, *, told: bool) -> boo
     if not told and not (on_the_phone and leg.attributes.get(BRIDGE)):
         return False
     try:
-        # The SDK's own deadlines do not hold in a room that is being lost.
+        # The SDK does not keep its own deadlines while the room's connection is being lost.
         async with asyncio.timeout(_LEG_LEAVES_WITHIN_S + _TRIP_WITHIN_S):
             await room.local_participant.perform_rpc(
                 destination_identity=identity,
@@ -83,7 +83,7 @@ async def _leaves_by_itself(room: rtc.Room, identity: str, *, told: bool) -> boo
 
 
 async def _remove(livekit: api.LiveKitAPI, target: api.RoomParticipantIdentity) -> str | None:
-    """None: it is gone. Otherwise what went wrong."""
+    """Remove a participant; return the error, or None once it is gone."""
     try:
         async with asyncio.timeout(_ATTEMPT_WITHIN_S):
             await livekit.room.remove_participant(target)
@@ -95,9 +95,9 @@ async def _remove(livekit: api.LiveKitAPI, target: api.RoomParticipantIdentity) 
 
 
 async def fall_silent(room: rtc.Room) -> None:
-    """Take our tracks out of the room: a leg that is over waits for this moment before it leaves.
+    """Unpublish the agent's tracks, which a leg that is over awaits before it leaves.
 
-    Closing the conversation takes a second; the room's audio is not needed for it.
+    Closing the conversation takes another second and does not need the room's audio.
     """
     try:
         async with asyncio.timeout(_SILENT_WITHIN_S):

@@ -1,4 +1,4 @@
-"""The room line: the far end is a participant of a LiveKit room, a phone's leg or a browser."""
+"""The room line: the far end is a participant in a LiveKit room, a phone's leg or a browser."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from worker.voice.providers import VOICE_RATE
 log = logging.getLogger(__name__)
 
 _RECONNECT_WITHIN_S = 20.0
-_LEG_DRAIN_S = 0.4  # the phone leg still has that much to play when the agent's last word is sent
+_LEG_DRAIN_S = 0.4  # the phone's leg still has this much to play when the last word is sent
 
 
 class RoomLine:
@@ -46,14 +46,14 @@ class RoomLine:
         self._delay: MediaDelay | None = None
         self._giving_up: asyncio.TimerHandle | None = None
 
-    # Coming
+    # Connecting
 
     async def connect(self, listener: Listener) -> None:
         self._listener = listener
         self._room.on("disconnected", self._disconnected)
         self._room.on("reconnecting", self._reconnecting)
         self._room.on("reconnected", self._reconnected)
-        # To all tracks: audio only, as LiveKit does it, is deaf after a restart of the server.
+        # Subscribe to all tracks: livekit-agents' audio-only mode is deaf after a server restart.
         await self._ctx.connect()
 
     def meet(self, brief: CallBrief) -> None:
@@ -61,7 +61,7 @@ class RoomLine:
         self._inbound = brief.direction == "inbound"
 
     async def start(self, session: AgentSession[None], agent: Agent) -> None:
-        """Publishes the agent's track: a SIP service answers a caller when it is there."""
+        """Publish the agent's track; a SIP service answers a caller once it has that track."""
         identity, listener = self._identity, self._listener
         assert identity is not None and listener is not None, "not met, or not connected"
         self._delay = MediaDelay(self._room, identity)
@@ -79,7 +79,7 @@ class RoomLine:
             agent,
             room=self._room,
             room_options=_options(identity),
-            # Nobody in the room may drive the agent, and nothing is sent to LiveKit's cloud.
+            # No participant may control the agent, and nothing is sent to LiveKit's cloud.
             session_host=False,
             record=False,
         )
@@ -92,7 +92,7 @@ class RoomLine:
         assert self._far_end is not None, "not started"
         await self._far_end.answered.wait()
 
-    # Being there
+    # Connected
 
     @property
     def present(self) -> bool:
@@ -120,7 +120,7 @@ class RoomLine:
             await stream.aclose()
 
     async def accompany(self, player: BackgroundAudioPlayer) -> None:
-        """On a track of its own."""
+        """Play it on a track of its own."""
         try:
             await player.start(room=self._room)
         except rtc.participant.PublishTrackError as error:
@@ -155,13 +155,13 @@ class RoomLine:
             on_left=on_left,
         )
 
-    # Going
+    # Leaving
 
     async def drain(self) -> None:
         await asyncio.sleep(_LEG_DRAIN_S)
 
     async def hang_up(self, *, told: bool) -> None:
-        """The room may hold others, so it is left alone."""
+        """Hang up on the far end only: other participants may be in the room."""
         if (identity := self._whom()) is not None:
             await leaving.send_away(self._room, self._ctx.api, identity, told=told)
 
@@ -180,7 +180,7 @@ class RoomLine:
     def _whom(self) -> str | None:
         if self._far_end is not None:
             return self._far_end.identity if self._far_end.present else None
-        # Without a brief: the phone in the room. Without a look at the room: as the brief says.
+        # Before the session starts: the brief's participant, or without a brief the only phone.
         return self._identity or _only_phone(self._room)
 
     # The room's own events
@@ -216,7 +216,7 @@ class RoomLine:
 
 
 def _options(identity: str) -> room_io.RoomOptions:
-    """Audio with one participant; leaving it open or closed is the call's business."""
+    """Return options for audio with one participant. The call decides when to close the session."""
     return room_io.RoomOptions(
         participant_identity=identity,
         audio_input=room_io.AudioInputOptions(
@@ -232,7 +232,7 @@ def _options(identity: str) -> room_io.RoomOptions:
 
 
 def _only_phone(room: rtc.Room) -> str | None:
-    """The identity of the phone in the room, if there is exactly one."""
+    """Return the identity of the phone in the room if there is exactly one."""
     phones = [
         participant.identity
         for participant in room.remote_participants.values()

@@ -1,4 +1,4 @@
-"""The audio's delay between a participant and the worker, as far as it can be measured."""
+"""The audio delay between a participant and the worker, as far as it can be measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ANSWER_WITHIN_S = 2.0
 
 
 class MediaDelay:
-    """``start`` it when the call is answered; ``aclose`` is safe at any time."""
+    """Polls the delay from ``start``, at the answer, to ``aclose``, which is safe at any time."""
 
     def __init__(self, room: rtc.Room, identity: str) -> None:
         self._delay = RoomDelay()
@@ -25,10 +25,10 @@ class MediaDelay:
 
     @property
     def ms(self) -> float | None:
-        """Both directions, in ms; None before the first measurement.
+        """The delay of both directions in ms; None before the first measurement.
 
-        The worker's jitter buffer and its network to LiveKit, and what the embedded bridge tells
-        of its own side. livekit-sip tells nothing.
+        It includes the worker's jitter buffer, the network between worker and LiveKit, and the
+        delay that the embedded bridge reports for its own side. livekit-sip reports none.
         """
         if self._delay.ms is None:
             return None

@@ -1,4 +1,4 @@
-"""Why a participant left a room, as an ending's cause."""
+"""Maps LiveKit's reason for a participant's leaving to an ending's cause."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from worker.endings import Cause
 
 _REASON = rtc.DisconnectReason
 
-# Reasons after which the same participant may be back at once (a resumed signal
-# connection, a restarted server): wait before believing them.
+# Reasons after which the same participant may be back soon (a resumed signal
+# connection, a restarted server), so the call does not end at once.
 MAY_RETURN = frozenset(
     {
         _REASON.UNKNOWN_REASON,
@@ -31,10 +31,10 @@ def far_end_left(
     answered: bool,
     inbound: bool = False,
 ) -> Cause:
-    """Why the far end's participant left (measured with livekit-sip 1.10, cause by cause).
+    """Return why the far end's participant left (measured for each cause with livekit-sip 1.10).
 
-    ``status`` is its last ``sip.callStatus``. CLIENT_INITIATED alone says little for SIP:
-    a trunk's 5xx looks the same, but only before the answer.
+    ``status`` is its last ``sip.callStatus``. For SIP, CLIENT_INITIATED alone is ambiguous
+    before the answer: a trunk's 5xx looks the same.
     """
     if not answered:
         return _left_ringing(reason, status) if inbound else "not_answered"
@@ -47,15 +47,15 @@ def far_end_left(
             return "removed"
         case _REASON.DUPLICATE_IDENTITY:
             return "leg_replaced"
-    # A phone leg that times out has lost its SIP service; a browser that does was left.
+    # When a phone's leg times out, its SIP service is gone; when a browser does, its user has left.
     return "leg_lost" if sip else "caller_hung_up"
 
 
 def _left_ringing(reason: rtc.DisconnectReason.ValueType | None, status: str) -> Cause:
-    """Why a caller left before the answer.
+    """Return why a caller left before the answer.
 
-    On a CANCEL the ``sip.callStatus`` becomes ``hangup``; when the ringing time is over it
-    stays ``ringing`` (livekit-sip, and the bridge).
+    On a CANCEL ``sip.callStatus`` becomes ``hangup``; when ringing times out it stays
+    ``ringing`` (livekit-sip and the bridge).
     """
     if reason in _REMOVED:
         return "ring_removed"
@@ -65,7 +65,7 @@ def _left_ringing(reason: rtc.DisconnectReason.ValueType | None, status: str) ->
 def agent_disconnected(
     reason: rtc.DisconnectReason.ValueType | None, *, answered: bool, inbound: bool = False
 ) -> Cause:
-    """Why the agent itself is no longer in the room."""
+    """Return why the agent itself is no longer in the room."""
     match reason:
         case _REASON.DUPLICATE_IDENTITY:
             return "agent_replaced"

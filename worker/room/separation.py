@@ -1,11 +1,12 @@
-"""Who hears whom in a room with an agent, its caller, and a human who has not taken the call.
+"""Controls who hears whom in a room with an agent, its caller, and a human not yet on the call.
 
-LiveKit decides: of the agent's tracks the agent says who may subscribe; of the phones' tracks
-the server is told, because a phone's SIP service takes all tracks there are as soon as it is
-answered. So the human may take none until its answer, and then, before that is lifted, it is
-unsubscribed from all that are not for it: nobody hears a word too many, unless a phone is
-answered within the milliseconds between its joining and our word. (Moving participants
-between rooms would be simpler, but LiveKit's open server does not.)
+The agent sets who may subscribe to its own tracks. Subscriptions to the phones' tracks are set
+through the server, because a phone's SIP service subscribes to all tracks once the phone answers.
+So the human may subscribe to nothing before the answer. After it, the human is unsubscribed from
+all tracks that are not for them, and only then allowed to subscribe. Caller and human can hear
+each other too early only if a phone answers within the milliseconds between its joining and that
+first request. (Moving participants between rooms would be simpler, but LiveKit's open-source
+server cannot do it.)
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ LIVEKIT_ERRORS = (api.TwirpError, aiohttp.ClientError, TimeoutError)
 
 
 class Separation:
-    """Raises LIVEKIT_ERRORS from what asks the server."""
+    """Separates one caller and one human. Methods that ask the server raise LIVEKIT_ERRORS."""
 
     def __init__(self, room: rtc.Room, livekit: api.LiveKitAPI, caller: str, human: str) -> None:
-        """``caller``, ``human``: identities."""
+        """``caller`` and ``human`` are identities."""
         self._room = room
         self._livekit = livekit
         self._caller = caller
         self._human = human
 
     def divide(self, for_human: Collection[str]) -> None:
-        """Of the agent's tracks the human gets those (their ids), everybody else the others.
+        """Give the human the agent's tracks ``for_human`` (ids), and everybody else the others.
 
-        Before the human is dialled, and before a track for the human is published with
-        ``for_human`` empty: what is in neither list is nobody's.
+        Call it before dialling the human. Call it with an empty ``for_human`` before publishing a
+        track for the human: nobody may subscribe to a track that is in neither list.
         """
         sids = set(self._room.local_participant.track_publications) - set(for_human)
         everybody = {self._caller, *self._room.remote_participants} - {self._human}
@@ -48,28 +49,28 @@ class Separation:
         )
 
     def reunite(self) -> None:
-        """The agent's tracks are everybody's again."""
+        """Let everybody subscribe to the agent's tracks again."""
         self._room.local_participant.set_track_subscription_permissions(allow_all_participants=True)
 
     async def deafen_human(self) -> None:
-        """It may take no track; once it is in the room, and not answered yet."""
+        """Forbid the human to subscribe. Call it when they have joined, before the answer."""
         await self._may_subscribe(False)
 
     async def mute_human(self) -> None:
-        """Nobody but the agent hears it."""
+        """Unsubscribe everybody but the agent from the human's tracks."""
         if tracks := self._tracks_of(self._human):
             for identity in self._others():
                 await self._subscribe(identity, tracks, False)
 
     async def let_human_hear(self) -> None:
-        """What the agent has for it, and nothing else; once it is answered."""
+        """Let the human hear the agent's tracks for them, and nothing else, after the answer."""
         tracks = [sid for identity in self._others() for sid in self._tracks_of(identity)]
         if tracks:
             await self._subscribe(self._human, tracks, False)
         await self._may_subscribe(True)
 
     async def connect(self) -> None:
-        """Caller and human hear each other, and whoever else is in the room."""
+        """Let the human and all others in the room, the caller included, hear each other."""
         await self._say_taken()
         for identity in self._others():
             if tracks := self._tracks_of(self._human):
@@ -78,7 +79,10 @@ class Separation:
                 await self._subscribe(self._human, tracks, True)
 
     async def _say_taken(self) -> None:
-        """To the phones' SIP service, which keeps keys apart: those reach all in the room."""
+        """Tell the phones' SIP service that the human has taken the call.
+
+        Keys reach everybody in the room; until then the service drops the human's and the caller's.
+        """
         taken = api.UpdateParticipantRequest(
             room=self._room.name, identity=self._human, attributes={TAKEN: "true"}
         )

@@ -1,4 +1,4 @@
-"""A track of the agent's beside its voice: music, or words for one ear."""
+"""An agent's track besides its voice: hold music, or a briefing for one participant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNPUBLISH_WITHIN_S = 2.0
 
 
 class SideTrack:
-    """``rate``: Hz, mono. Published by ``open``, taken back by ``aclose``."""
+    """A mono track of ``rate`` Hz. ``open`` publishes it, ``aclose`` unpublishes it."""
 
     def __init__(self, room: rtc.Room, name: str, rate: int) -> None:
         self._room = room
@@ -31,27 +31,27 @@ class SideTrack:
         return self._publication.sid
 
     async def open(self) -> None:
-        """Raises TimeoutError, PublishTrackError."""
+        """Publish the track. Raises TimeoutError, PublishTrackError."""
         track = rtc.LocalAudioTrack.create_audio_track(self._name, self._source)
-        # Not a microphone: that is the agent's voice.
+        # SOURCE_MICROPHONE would be the agent's voice.
         options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_UNKNOWN)
         async with asyncio.timeout(_PUBLISHED_WITHIN_S):
             self._publication = await self._room.local_participant.publish_track(track, options)
 
     async def heard(self) -> None:
-        """Until somebody has subscribed to it. Raises TimeoutError."""
+        """Wait until a participant has subscribed. Raises TimeoutError."""
         assert self._publication is not None, "not published"
         async with asyncio.timeout(_SUBSCRIBED_WITHIN_S):
             await self._publication.wait_for_subscription()
 
     async def play(self, frames: AsyncIterator[rtc.AudioFrame]) -> None:
-        """In real time, to the end."""
+        """Play all frames in real time."""
         async for frame in frames:
             await self._source.capture_frame(frame)
         await self._source.wait_for_playout()
 
     async def aclose(self) -> None:
-        """What is still to be heard is dropped. Twice does no harm."""
+        """Unpublish the track and drop unplayed audio. Idempotent."""
         publication, self._publication = self._publication, None
         if publication is None:
             return
