@@ -1,1 +1,1 @@
-"""Transfers the caller to a human, cold or warm, as far as the line can."""
+"""Transfers the caller to a human, cold or warm, if the line supports it."""

@@ -1,4 +1,4 @@
-"""A voice and an ear for what is said beside the conversation: to a human, before a transfer."""
+"""A separate TTS and STT for talking to a human before a transfer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _CLOSE_WITHIN_S = 3.0
 
 
 class Aside:
-    """Of the same providers, but not the session's own: what fails here is no failure of the
-    call. ``aclose`` it."""
+    """Uses the agent's providers but not the session's own instances, so that a failure here does
+    not fail the call. ``aclose`` it."""
 
     def __init__(self, config: AgentConfig, settings: Settings) -> None:
         self._made = Providers(config, settings)
@@ -30,7 +30,7 @@ class Aside:
         self._close += [part.engine.aclose for part in tts_parts]
 
     async def aclose(self) -> None:
-        """Bounded."""
+        """Close both. Bounded."""
         try:
             async with asyncio.timeout(_CLOSE_WITHIN_S):
                 for close in self._close:

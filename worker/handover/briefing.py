@@ -1,4 +1,4 @@
-"""What a human is told before a caller is put through, and how the human says yes or no."""
+"""The briefing of a human before a warm transfer, and the human's yes or no."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Decision = Literal["accepted", "declined"]
 
 ACCEPT_KEY, DECLINE_KEY = "1", "2"
 
-# Who calls, and what to do, in the agent's language; elsewhere in English.
+# Spoken in the agent's language, or in English if it is not here.
 _TEXTS = {
     "en": (
         "You have a call from {who}.",
@@ -71,24 +71,24 @@ _NO = {
 
 
 def briefing(config: AgentConfig, brief: CallBrief) -> str:
-    """What the human hears: the agent's own words, or who calls; then what to press or say."""
+    """Return the text for the human: the agent's briefing or who calls, then how to answer."""
     told, unknown, choice = _TEXTS[_language(config.language)]
     caller = brief.from_number if brief.direction == "inbound" else brief.to_number
-    # Digit by digit, or the number is read as a huge amount.
+    # Spaced, so that it is read digit by digit and not as one large number.
     who = " ".join(caller.removeprefix("+")) if caller else ""
     words = config.transfer_briefing or (told.format(who=who) if who else unknown)
     return f"{words.strip()} {choice}"
 
 
 def by_key(digit: str) -> Decision | None:
-    """None: a key that says neither."""
+    """Return the decision that a key stands for; None for other keys."""
     if digit == ACCEPT_KEY:
         return "accepted"
     return "declined" if digit == DECLINE_KEY else None
 
 
 def by_words(transcript: str, language: str) -> Decision | None:
-    """What a few words mean; a no wins over a yes. None: neither."""
+    """Return the decision in a transcript; None if there is none. A no wins over a yes."""
     known = _language(language)
     words = set(re.findall(r"\w+", transcript.lower()))
     if words & _NO[known]:

@@ -1,4 +1,4 @@
-"""What a caller hears on hold: a slow arpeggio, made here, so that nobody's licence is needed."""
+"""Hold music: a slow arpeggio, synthesised here so that no licence is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FRAME = RATE // 50
 _NOTE_S = 0.5
 _RING_S = 2.0
 _LEVEL = 0.12  # of full scale, for one note
-# C, A minor, F, G, each broken upwards and down again; in semitones above middle C.
+# C, A minor, F and G, each played upwards and down again; in semitones above middle C.
 _CHORDS = ((0, 4, 7, 12), (-3, 0, 4, 9), (-7, -3, 0, 5), (-5, -1, 2, 7))
 _ORDER = (0, 1, 2, 3, 2, 1)
 _MIDDLE_C = 261.63  # Hz
@@ -23,14 +23,14 @@ _MIDDLE_C = 261.63  # Hz
 
 @cache
 def loop() -> Pcm:
-    """One round of it, 12 s, whose end goes over into its beginning."""
+    """Return one round of 12 s, which can be looped without a gap."""
     notes = [chord[step] for chord in _CHORDS for step in _ORDER]
     samples = int(len(notes) * _NOTE_S * RATE)
     music = np.zeros(samples)
     for position, semitones in enumerate(notes):
         tone = _note(_MIDDLE_C * 2 ** (semitones / 12))
         begin = int(position * _NOTE_S * RATE)
-        # What rings beyond the end is heard at the beginning.
+        # A note that rings beyond the end wraps to the beginning.
         music[(begin + np.arange(tone.size)) % samples] += tone
     return (np.clip(music, -1, 1) * 32767).astype(np.int16)
 
@@ -44,7 +44,7 @@ def _note(frequency: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 
 
 async def frames() -> AsyncIterator[rtc.AudioFrame]:
-    """Without end, 20 ms each."""
+    """Yield frames of 20 ms without end."""
     music = loop()
     while True:
         for begin in range(0, music.size - _FRAME + 1, _FRAME):

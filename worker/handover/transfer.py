@@ -1,10 +1,10 @@
-"""Handing the caller over to a human.
+"""Transferring the caller to a human.
 
-Cold: the gateway sends the caller's phone there. Warm: the gateway dials the human onto the
-caller's line; the caller hears music, the human a briefing, and neither the other. The human takes
-the call with a key or a word: they hear each other, and the agent leaves. In every other case the
-human is sent away and the caller is back with the agent. How, or that it cannot, is the line's
-(worker.line: ``refer``, ``consult``).
+Cold: the gateway refers the caller's phone to the human. Warm: the gateway dials the human onto
+the caller's line; the caller hears music, the human a briefing, and neither hears the other. When
+the human accepts with a key or a word, they hear each other, and the agent leaves. In every other
+case the human is hung up and the caller is back with the agent. The line does either, or raises
+NotSupported (worker.line: ``refer``, ``consult``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worker.tools.actions import ActionFailed
 
 log = logging.getLogger(__name__)
 
-_ASK_LONGER_S = 20.0  # than the human's phone may ring
+_ASK_LONGER_S = 20.0  # beyond the ringing time-out of the human's phone
 _STOP_WITHIN_S = 15.0
 
 _WORDS = {
@@ -56,8 +56,11 @@ class Transfers:
         on_hold: Callable[[bool], None],
         on_over: Callable[[Cause, str], None],
     ) -> None:
-        """``ask`` the gateway, which raises Unavailable or Refused; ``delivered``: until it
-        knows all that was posted. ``on_hold``: the caller is put on hold, or back."""
+        """``ask`` asks the gateway for the transfer and raises Unavailable or Refused.
+
+        ``delivered`` waits until the gateway has everything that was posted. ``on_hold`` is called
+        when the caller is put on hold or taken off it.
+        """
         self._brief = brief
         self._config = brief.agent.config
         self._line = line
@@ -73,13 +76,14 @@ class Transfers:
 
     @property
     def under_way(self) -> bool:
-        """From the request to the end of the call, or back to the agent."""
+        """True from the request until the caller is back with the agent or the call ends."""
         return self._connected or (self._task is not None and not self._task.done())
 
     async def transfer(self) -> None:
-        """Returns when the caller is with the human and the call is over for us.
+        """Transfer the caller. Returns when the call is over for the agent.
 
-        Raises ActionFailed: the caller is still ours. Cancelling is safe: it goes on.
+        Raises ActionFailed when the caller stays with the agent. Cancelling this call does not
+        cancel the transfer.
         """
         if self.under_way:
             raise ActionFailed("a transfer is under way already")
@@ -93,7 +97,7 @@ class Transfers:
             raise
 
     def caller_left(self, cause: Cause, detail: str) -> None:
-        """Decides what ends the call: a phone that was referred leaves as one that hangs up."""
+        """Decide what the caller's leaving means: a referred phone leaves as if it had hung up."""
         if self._referring:
             self._caller_gone = cause, detail
         elif self._connected:
@@ -102,7 +106,7 @@ class Transfers:
             self._on_over(cause, detail)
 
     async def aclose(self) -> None:
-        """The call is over: a human who has not taken it is hung up."""
+        """End the call's transfer: hang up on a human who has not taken the call."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_STOP_WITHIN_S)
@@ -125,13 +129,13 @@ class Transfers:
             raise ActionFailed(_WORDS.get(reason, "it did not work")) from None
         finally:
             if reason and not self._connected:
-                # The gateway's word, with the SIP status, stays if it was first.
+                # If the gateway wrote this event first, with the SIP status, its version stays.
                 failed_id = f"{order.transfer_id}_transfer.failed"
                 self._post("transfer.failed", failure(reason), id=failed_id)
                 self._on_hold(False)
 
     async def _ordered(self, order: TransferOrder) -> TransferResult:
-        """The gateway's answer; asked again with the same id it does nothing twice."""
+        """Ask the gateway and return its answer. Retries are idempotent, as the order has an id."""
         backoff = Backoff(longest=2.0)
         try:
             async with asyncio.timeout(self._config.transfer_ringing_ms / 1000 + _ASK_LONGER_S):
@@ -169,11 +173,11 @@ class Transfers:
         )
         try:
             await consultation.hold(partial(self._ordered, order))
-            # Leave when the gateway knows that it has to see to the end; until then we do.
+            # Stay until the gateway knows that it has to follow the call to its end.
             await self._delivered()
             stays = consultation.present
         except asyncio.CancelledError:
-            # Something else ended the call: what is left of it is ours to hang up.
+            # Something else ended the call, so hang up on the human here.
             await consultation.hang_up()
             raise
         finally:

@@ -1,1 +1,1 @@
-"""Answering machines: recognise them, hear the beep, leave a message."""
+"""Answering machines: recognises them, detects the beep, leaves a message."""

@@ -1,24 +1,24 @@
-"""Who answered an outbound call: a person, a voicemail box or a telephone menu.
+"""Recognises whether a person, a voicemail box or a telephone menu answered an outbound call.
 
-Nobody waits for this: the agent greets at once, as if a person had answered, and is stopped
-when a machine is recognised. So there is no verdict "human", only a time after which the
-question is closed; and a wrong "machine", which costs a person their call, weighs more than
-a late one. Hence what decides, in this order:
+Detection delays nothing: the agent greets at once, as if a person had answered, and is stopped
+when a machine is recognised. So there is no verdict "human", only a time after which detection
+stops. Taking a person for a machine costs them their call, so it is worse than recognising a
+machine late. These rules decide, in this order:
 
 1. Words that only a machine says ("after the tone", "press 1"), in 7 languages, at any time. A
    message box that also offers keys ("… or press 1 for more options") is a message box; a menu
    that also takes messages ("to leave a message, press 2") is a menu.
-2. In the opening (until the far end falls silent to listen), an announcement's usual words
-   ("please leave a message") or two hints ("is not available", "you have reached"), without a
-   word that only people say ("would you like to …?"): a secretary says the others, too.
-3. In the opening, talk that does not end: 8 s and 20 words. A person says a short "hello?" and
-   waits, all the more when greeted. Asterisk's AMD (``greeting`` 1.5 s), Twilio's
+2. In the opening (until the far end falls silent to listen), the usual words of an announcement
+   ("please leave a message") or two hints ("is not available", "you have reached"), unless there
+   are words that only people say ("would you like to …?"): a secretary says the former, too.
+3. In the opening, continuous talk: 8 s and 20 words. A person says a short "hello?" and waits,
+   all the more when greeted. Asterisk's AMD (``greeting`` 1.5 s), Twilio's
    (``MachineDetectionSpeechThreshold`` 2.4 s) and LiveKit's (``HUMAN_SPEECH_THRESHOLD``
    2.5 s) decide by length much sooner, and take "Good morning, Smith and Partners, Jane
    speaking" for a machine or ask a language model about it.
 
-livekit-agents' own ``AMD`` is not used: it holds the agent's speech back until its verdict
-(for a person half a second after their first words), and asks the LLM for it.
+livekit-agents' own ``AMD`` is not used: it holds back the agent's speech until its verdict (for
+a person half a second after their first words), and asks the LLM for that verdict.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from worker.machines.phrases import CLOSED, LANGUAGES, MENU, TONE
 
 Kind = Literal["voicemail", "ivr"]
 
-OPEN_FOR_S = 30.0  # after the answer; longer announcements have said their words by then
-_LISTENS_AFTER_S = 2.0  # of silence: the opening is over
+OPEN_FOR_S = 30.0  # after the answer; even a longer announcement is recognised by then
+_LISTENS_AFTER_S = 2.0  # of silence, after which the opening is over
 _MONOLOGUE_S = 8.0
 _MONOLOGUE_WORDS = 20
 _ENOUGH_HINTS = 2
@@ -43,14 +43,14 @@ _NO_WORD = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """``evidence`` is what was heard, as normalised words, or how long it talked."""
+    """A recognised machine. ``evidence`` is the matched text, normalised, or the talk's length."""
 
     kind: Kind
     evidence: str
 
 
 def words(text: str) -> str:
-    """Lower case, without accents and punctuation, one blank between words."""
+    """Normalise ``text``: lower case, no accents or punctuation, one blank between words."""
     plain = "".join(
         sign
         for sign in unicodedata.normalize("NFKD", text.casefold())
@@ -60,9 +60,9 @@ def words(text: str) -> str:
 
 
 def by_words(said: str, *, opening: bool = True) -> Machine | None:
-    """What ``said`` (see ``words``) is the announcement of; None: maybe a person's words.
+    """Return the machine that says ``said`` (see ``words``); None if it may be a person.
 
-    ``opening``: what a person might say as well counts, too.
+    In the ``opening``, words that a person might also say count too.
     """
     found = CLOSED.search(said) or TONE.search(said)
     found = found or (_announcement(said) if opening else None)
@@ -103,25 +103,25 @@ class FirstWords:
 
     @property
     def said(self) -> str:
-        """Everything so far, as ``words`` writes it."""
+        """Everything said so far, normalised by ``words``."""
         return words(" ".join([*self._finals, self._interim]))
 
     @property
     def expects_tone(self) -> bool:
-        """A tone was announced."""
+        """True if a tone was announced."""
         return TONE.search(self.said) is not None
 
     @property
     def takes_no_message(self) -> bool:
-        """The box is full, or there is none."""
+        """True if the box is full, or there is none."""
         return CLOSED.search(self.said) is not None
 
     def open(self, at: float) -> bool:
-        """Whether a machine may still be recognised."""
+        """Return True while a machine may still be recognised."""
         return at - self._answered_at < OPEN_FOR_S
 
     def speech(self, speaking: bool, at: float) -> None:
-        """The far end begins or stops to speak."""
+        """Note that the far end starts or stops speaking."""
         if not speaking:
             self._silent_since = at
             return
@@ -132,7 +132,7 @@ class FirstWords:
         self._silent_since = None
 
     def heard(self, text: str, at: float, *, final: bool) -> Machine | None:
-        """What was understood; an interim text is replaced by the next one."""
+        """Add a transcript and look for a machine. Each interim text replaces the previous one."""
         if final:
             self._finals.append(text)
             self._interim = ""

@@ -1,8 +1,8 @@
-"""What answering machines and telephone menus say, and what only people say.
+"""Phrases of answering machines and telephone menus, and words that only people say.
 
-Regular expressions over words as ``answering_machine.words`` writes them: lower case, no
-accents, no punctuation (``n'est`` is ``n est``). The wording is that of the stock
-announcements of mobile carriers and voicemail systems, and of what people record instead.
+The regular expressions match text normalised by ``answering_machine.words``: lower case, no
+accents, no punctuation (``n'est`` is ``n est``). The wording comes from stock announcements of
+mobile carriers and voicemail systems, and from typical greetings that people record instead.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
-    """``tone`` (a beep is to come), ``closed`` (no message can be left) and ``menu`` decide
-    alone; ``voicemail`` does, and two of the ``hints`` do, without a word of a ``person``."""
+    """One language's patterns.
+
+    A match of ``tone`` (a beep is announced), ``closed`` (no message can be left) or ``menu``
+    decides alone. A match of ``voicemail`` or of two ``hints`` decides unless ``person`` matches.
+    """
 
     tone: str
     voicemail: str
@@ -172,14 +175,14 @@ _PT = Phrases(
 
 _ALL = (_EN, _DE, _ES, _FR, _IT, _NL, _PT)
 
-# With all languages in each: a carrier's announcement need not be in the agent's.
+# Each covers all languages, because a carrier's announcement may not be in the agent's language.
 TONE = re.compile("|".join(rf"\b(?:{phrases.tone})" for phrases in _ALL))
 CLOSED = re.compile("|".join(rf"\b(?:{phrases.closed})" for phrases in _ALL))
 MENU = re.compile("|".join(rf"\b(?:{phrases.menu})" for phrases in _ALL))
 
 
 class Language:
-    """One language's words that count only as long as nothing sounds like a person."""
+    """One language's compiled patterns that count only unless ``person`` matches."""
 
     def __init__(self, phrases: Phrases) -> None:
         self.voicemail = re.compile(rf"\b(?:{phrases.voicemail})")
@@ -187,5 +190,5 @@ class Language:
         self.person = re.compile(rf"\b(?:{phrases.person})")
 
 
-# Each for itself: Spanish "puedo" is not Portuguese.
+# Kept apart, because ``person`` must match in the same language: Spanish "puedo" is not Portuguese.
 LANGUAGES = tuple(Language(phrases) for phrases in _ALL)

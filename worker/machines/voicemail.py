@@ -1,7 +1,7 @@
-"""What an outbound call does when a machine answers: go on, hang up, or leave a message.
+"""The policy of an outbound call that a machine answers: go on, hang up, or leave a message.
 
-A message is left when its box records: after the beep, or when the announcement has been
-over for a while. It is spoken whole, whatever the line says meanwhile, and ends the call.
+The message is spoken when the box records, that is after the beep, or when the announcement has
+been over for a while. It is spoken to its end, whatever the far end says, and ends the call.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ LEAVE_VOICEMAIL = {
 }
 
 SAMPLE_RATE = 8000
-_AFTER_BEEP_S = 0.3  # the first moments of a recording get lost in some boxes
-_SILENCE_S = 1.5  # of an announcement that is over; a pause inside one is shorter
-_TONE_WITHIN_S = 3.0  # of silence, when a tone was announced
+_AFTER_BEEP_S = 0.3  # some boxes lose the first moments of a recording
+_SILENCE_S = 1.5  # ends an announcement; pauses inside one are shorter
+_TONE_WITHIN_S = 3.0  # the same if a tone was announced
 _ANNOUNCEMENT_WITHIN_S = 60.0
 _PLAYOUT_WITHIN_S = 300.0  # 2,000 characters take about 150 s
 
@@ -41,23 +41,23 @@ Ends = Literal["voicemail_reached", "ivr_reached"]
 
 
 class Speaker(Protocol):
-    """What is done with the conversation (worker.voice.conversation)."""
+    """The part of worker.voice.conversation that the policy uses."""
 
     def fall_silent(self) -> None:
-        """Stop talking, and answer nothing any more."""
+        """Stop talking, and answer no more turns."""
 
     async def synthesise(self, speech: PreparedSpeech) -> bool:
-        """Fill it; False when the TTS failed, which has been told."""
+        """Synthesise ``speech``; return False if the TTS failed, which is reported already."""
 
     async def recite(self, speech: PreparedSpeech) -> bool:
-        """Say it to its end, whatever is heard; False if something stopped it."""
+        """Say ``speech`` without interruption; return False if something stopped it."""
 
 
 class MachinePolicy:
-    """One outbound call's. ``end`` ends the call; all methods run on the event loop.
+    """The policy of one outbound call. All methods run on the event loop.
 
-    ``hush`` stops what else is to be heard of the agent, and returns when it is silent: nothing
-    but the message belongs into a box.
+    ``end`` ends the call. ``hush`` stops all other sound of the agent and returns when it is
+    silent, so that the box records nothing but the message.
     """
 
     def __init__(
@@ -83,55 +83,55 @@ class MachinePolicy:
 
     @classmethod
     def wanted(cls, config: AgentConfig) -> bool:
-        """Whether an agent's outbound calls need one."""
+        """Return True if the agent's outbound calls need a policy."""
         return bool(config.voicemail_message) or (
             config.voicemail_policy != "continue" or config.on_ivr != "continue"
         )
 
     @property
     def detects(self) -> bool:
-        """Whether it listens at all; the LLM may still say that this is a voicemail box."""
+        """True if the call is examined for machines. If not, the LLM may still recognise one."""
         return self._on_voicemail != "continue" or self._on_ivr != "continue"
 
     @property
     def leaves_message(self) -> bool:
-        """Whether the LLM may have the message left (``told``)."""
+        """True if the LLM may have the message left (``told``)."""
         return bool(self._message) and self._on_voicemail != "hang_up"
 
     def heard(self, text: str, final: bool) -> None:
-        """What the far end said, as far as it was understood."""
+        """Take a transcript of the far end."""
         now = _now()
         if self._first is None:
             return
         if not self._first.open(now) and not self._recognised.done():
-            return  # a person: what they say is not searched for the rest of the call
+            return  # a person answered; do not search their words for the rest of the call
         machine = self._first.heard(text, now, final=final)
         if machine is not None and self._first.open(now) and self._policy(machine) != "continue":
             self._decide(machine)
         self._changed.set()
 
     def busy(self, who: str, busy: bool) -> None:
-        """The ``caller`` (the far end) begins or stops to speak."""
+        """Note that the ``caller`` (the far end) starts or stops speaking."""
         if who != "caller" or self._first is None:
             return
         now = _now()
         self._first.speech(busy, now)
         self._speaking = busy
         if busy:
-            self._beeped_at = None  # that was no beep, or not the last one
+            self._beeped_at = None  # it was not a beep, or not the last one
         else:
             self._silent_since = now
         self._changed.set()
 
     def told(self) -> None:
-        """The agent itself takes the far end for a voicemail box, and leaves its message."""
+        """Leave the message, because the agent itself has recognised a voicemail box."""
         self._on_voicemail = "leave_message"
         self._decide(Machine("voicemail", "leave_voicemail"))
 
     async def run(self, speaker: Speaker, audio: Callable[[], AsyncGenerator[Pcm]]) -> None:
-        """From the answer on: wait for a machine, do what the policy says. May be cancelled.
+        """Wait from the answer on for a machine, and apply the policy. May be cancelled.
 
-        ``audio`` is what the far end sends, at 8 kHz.
+        ``audio`` is the far end's audio at 8 kHz.
         """
         answered_at = self._silent_since = _now()
         self._first = FirstWords(answered_at)
@@ -165,7 +165,7 @@ class MachinePolicy:
         message = PreparedSpeech(self._message)
         async with asyncio.TaskGroup() as tasks:
             hushed = tasks.create_task(self._hush())
-            # Not before: most calls reach people, and synthesis costs money.
+            # Not earlier, because most calls reach people and synthesis costs money.
             made = tasks.create_task(speaker.synthesise(message))
             if not await self._records():
                 made.cancel()
@@ -182,7 +182,7 @@ class MachinePolicy:
             self._post("voicemail.left", {"durationMs": round(message.duration_s * 1000)})
 
     async def _records(self) -> bool:
-        """Wait until the box records; False if it takes no message, or never stops talking."""
+        """Wait until the box records; return False if it takes no message or keeps talking."""
         try:
             async with asyncio.timeout(_ANNOUNCEMENT_WITHIN_S):
                 while self._first is None or not self._first.takes_no_message:
@@ -197,7 +197,7 @@ class MachinePolicy:
             return False
 
     def _patience_s(self) -> float | None:
-        """How long it must stay as it is until the message may begin; None: for ever."""
+        """Return how long nothing must change before the message may begin; None while it talks."""
         if self._beeped_at is not None:
             return self._beeped_at + _AFTER_BEEP_S - _now()
         if self._speaking:
@@ -206,7 +206,7 @@ class MachinePolicy:
         return self._silent_since + (_TONE_WITHIN_S if expected else _SILENCE_S) - _now()
 
     async def _listen(self, audio: Callable[[], AsyncGenerator[Pcm]]) -> None:
-        """For a beep, as long as there may be a machine."""
+        """Listen for a beep while a machine may still be recognised."""
         detector = BeepDetector(SAMPLE_RATE)
         async with aclosing(audio()) as pieces:
             async for piece in pieces:
@@ -219,7 +219,7 @@ class MachinePolicy:
 
 
 async def _event_within(event: asyncio.Event, seconds: float | None) -> None:
-    """Return when it is set or the time is over; None: when it is set."""
+    """Wait until ``event`` is set, for at most ``seconds`` if given."""
     waiting = asyncio.ensure_future(event.wait())
     try:
         await asyncio.wait([waiting], timeout=seconds)
