@@ -1,7 +1,7 @@
-"""When the caller stopped to speak: a position in the audio that came, on the wall clock.
+"""Finds when the caller stopped speaking, from the received audio, in wall-clock time.
 
-A voice activity detector tells late, by its own smoothing and by however long its thread waited.
-The audio itself tells exactly: its last voiced frame before the silence that the detector saw.
+A voice activity detector reports this late, because it smooths and its thread may have waited.
+The audio has the exact time: the last voiced frame before the silence that the detector saw.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from core.audio import Pcm
 from worker.timing.voiced import is_voiced
 
-_KEPT = 500  # frames: 10 s of 20 ms, more than the longest wait for a turn's end
-# How far the detector's end of speech and the last voiced frame are apart at most (s).
+_KEPT = 500  # frames of 20 ms: 10 s, more than the longest wait for a turn's end
+# How far the last voiced frame is at most after and before the detector's end of speech (s).
 _VAD_EARLY_S = 0.25
 _VAD_LATE_S = 0.4
-# No frame of the room's is as long: livekit-agents ends a stream with silence of its own, at once.
+# Frames from the room are shorter. livekit-agents ends a stream with one long frame of silence.
 _LONGEST_S = 0.1
-# Voice until here means that the line is never silent.
+# Voice this close to the end of the examined audio means that the line is never silent.
 _SILENT_S = 0.06
 
 
@@ -31,14 +31,14 @@ class _Frame:
 
 
 class HeardAudio:
-    """The last ten seconds of what the caller's side sent, as voice or none."""
+    """The last ten seconds of the caller's audio; each frame is voiced or not."""
 
     def __init__(self) -> None:
         self._position = 0.0
         self._frames: deque[_Frame] = deque(maxlen=_KEPT)
 
     def push(self, pcm: Pcm, sample_rate: int, arrived: float) -> None:
-        """The next frame of the stream, and when it came (Unix seconds)."""
+        """Add the stream's next frame, which arrived at that time (Unix seconds)."""
         seconds = len(pcm) / sample_rate
         if seconds >= _LONGEST_S:
             return
@@ -46,10 +46,10 @@ class HeardAudio:
         self._frames.append(_Frame(self._position, arrived, is_voiced(pcm)))
 
     def speech_end(self, *, vad_end: float, before: float) -> float:
-        """When the last voiced sample came, by what the detector says (Unix seconds).
+        """Return when the last voiced sample near ``vad_end`` arrived (Unix seconds).
 
-        ``vad_end`` is the detector's end of speech, ``before`` when the turn was decided. The
-        former is answered where the line has noise as loud as voice, or no voice at all.
+        ``vad_end`` is the detector's end of speech, ``before`` the time when the turn was decided.
+        Return ``vad_end`` if the line has noise as loud as voice, or no voice at all.
         """
         until = min(before, vad_end + _VAD_EARLY_S)
         near = [f for f in self._frames if vad_end - _VAD_LATE_S <= f.arrived <= until]
@@ -63,8 +63,8 @@ class HeardAudio:
 
     @staticmethod
     def _came(frame: _Frame, later: Iterable[_Frame]) -> float:
-        """When ``frame`` would have come by the clock of those after it.
+        """Return when ``frame`` arrived, judged by the frames after it.
 
-        When the loop was busy, frames wait and come in a burst: the audio was there before.
+        While the event loop is busy, frames wait and then arrive in a burst, later than the audio.
         """
         return min((f.arrived - (f.end - frame.end) for f in later), default=frame.arrived)

@@ -1,8 +1,8 @@
-"""When the agent's voice left the worker: a position in the audio that was sent.
+"""Finds when the agent's voice left the worker, from the sent audio.
 
-A TTS begins with silence, and what it gives waits in LiveKit's queue; neither is the agent's
-first word. ``SpokenAudio`` stands in front of the session's audio output, finds the first voiced
-frame of each segment, and has the output's own report of what was played tell when that was.
+Neither the start of the TTS's audio, which is silence, nor its entry into LiveKit's queue is the
+agent's first word. ``SpokenAudio`` sits in front of the session's audio output and finds the first
+voiced frame of each segment. The output's own playback reports date that frame.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from livekit.agents.voice import io
 from worker._private import drop_queued
 from worker.timing.voiced import FirstVoice
 
-_KEPT = 256  # segments; a webhook's phrases are one each, and asked for after the last
+_KEPT = 256  # segments; each phrase of a webhook's reply is one, and is looked up after the last
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """What is known of one segment once it was played; all in Unix seconds.
+    """The times of one played segment, all in Unix seconds.
 
-    ``began`` is the output's own word for the start of playing, with which livekit-agents dates
-    the message. ``text`` is when the TTS was given its first words, if it tells. ``voiced`` is
-    when the first voiced sample left the queue to the room; None if it never did.
+    ``began`` is the start of playback as the output reports it; livekit-agents dates the message
+    with the same value. ``captured`` is when the first frame reached the output. ``text`` is when
+    the TTS was given the first words; None if it does not report that. ``voiced`` is when the
+    first voiced sample left the queue to the room; None if it never did.
     """
 
     began: float
@@ -43,7 +44,7 @@ class _Segment:
     captured: float
     text: float | None
     began: float | None = None
-    # What was played: when a run began (Unix seconds), where in the segment, how long (s).
+    # The played runs: start time (Unix seconds), offset in the segment (s), duration (s).
     runs: list[tuple[float, float, float]] = field(default_factory=list)
 
     def done(self) -> Spoken | None:
@@ -62,7 +63,7 @@ class _Segment:
 
 
 class SpokenAudio(io.AudioOutput):
-    """Passes everything on to ``sink``; a segment lasts until its playing has finished."""
+    """Passes everything on to ``sink``. A segment lasts until its playback has finished."""
 
     def __init__(self, sink: io.AudioOutput) -> None:
         super().__init__(
@@ -80,7 +81,7 @@ class SpokenAudio(io.AudioOutput):
         self.on("playback_finished", self._finished)
 
     def find(self, began: float) -> Spoken | None:
-        """The segment whose playing began then, once it has finished."""
+        """Return the finished segment whose playback ``began`` at that time."""
         return next((spoken for spoken in self._spoken if spoken.began == began), None)
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
@@ -120,6 +121,6 @@ class SpokenAudio(io.AudioOutput):
 
 
 def _given_text(frame: rtc.AudioFrame) -> float | None:
-    """When the TTS was given the words of ``frame``; livekit-agents has it by another clock."""
+    """Return when the TTS was given the words of ``frame``, which is stored by another clock."""
     started: float | None = frame.userdata.get(USERDATA_TTS_STARTED_TIME)
     return None if started is None else time.time() - (time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Times the turns of one conversation: takes what the session tells, and knows the audio."""
+"""Times the turns of one conversation, from the session's events and from the audio."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ _KEPT = 16  # of each kind; a turn has a few
 
 
 class TurnClock:
-    """``endpointing_s``: the silence that ends a turn. ``transport_ms`` is asked at every turn
-    what the way to the caller and back takes; None: not known."""
+    """The clock of one conversation.
+
+    ``endpointing_s`` is the silence that ends a turn. ``transport_ms`` is called at every turn and
+    returns the round-trip audio delay to the caller; None if unknown.
+    """
 
     def __init__(
         self, endpointing_s: float, transport_ms: Callable[[], float | None] = lambda: None
@@ -35,31 +38,31 @@ class TurnClock:
         self._tools: deque[tuple[float, float]] = deque(maxlen=_KEPT)
 
     async def listen(self, audio: AsyncIterable[rtc.AudioFrame]) -> AsyncIterator[rtc.AudioFrame]:
-        """``audio`` as it is, noted on the way to the STT."""
+        """Yield ``audio`` unchanged on its way to the STT, and record it."""
         async for frame in audio:
             self._heard.push(np.frombuffer(frame.data, np.int16), frame.sample_rate, time.time())
             yield frame
 
     def speak(self, sink: io.AudioOutput) -> io.AudioOutput:
-        """``sink``, with an ear in front of it."""
+        """Return an output that records the audio and passes it on to ``sink``."""
         self._mouth = SpokenAudio(sink)
         return self._mouth
 
     def quiet(self) -> None:
-        """The voice activity detector says that the caller has stopped, now."""
+        """Note that the voice activity detector has just reported the end of speech."""
         self._quiet.append(time.time())
 
     def understood(self) -> None:
-        """A final transcript has come, now."""
+        """Note that a final transcript has just arrived."""
         self._finals.append(time.time())
 
     def tools_ran(self, event: FunctionToolsExecutedEvent) -> None:
-        """The session's word that tools have run."""
+        """Note when tools have run, from the session's event."""
         began = min((call.created_at for call in event.function_calls), default=event.created_at)
         self._tools.append((began, event.created_at))
 
     def turn_end(self, message: ChatMessage) -> TurnEnd | None:
-        """How ``message``, the caller's, ended; None when it was not spoken, or nobody knows."""
+        """Return how the caller's ``message`` ended; None if it was not spoken or has no times."""
         vad_end = message.metrics.get("stopped_speaking_at")
         waited = message.metrics.get("end_of_turn_delay")
         if vad_end is None or waited is None:
@@ -73,15 +76,17 @@ class TurnClock:
         )
 
     def spoken(self, message: ChatMessage) -> Spoken | None:
-        """The first audio of ``message``, the agent's."""
+        """Return the first segment of the agent's ``message``."""
         began = message.metrics.get("started_speaking_at")
         if began is None or self._mouth is None:
             return None
         return self._mouth.find(began)
 
     def parts(self, end: TurnEnd, message: ChatMessage, spoken: Spoken) -> dict[str, float]:
-        """The caller's wait for ``message``, ms; nothing where no voice has left or where the
-        TTS does not tell when it was asked."""
+        """Return the parts (ms) of the caller's wait for ``message``.
+
+        Empty if no voice has left the worker, or if the TTS does not report when it got its text.
+        """
         text = spoken.text
         if text is None and (first_byte := message.metrics.get("tts_node_ttfb")) is not None:
             text = spoken.captured - first_byte

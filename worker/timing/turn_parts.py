@@ -1,9 +1,9 @@
-"""What a caller's wait for an answer was made of, in parts that add up to it.
+"""Splits a caller's wait for an answer into parts that add up to it.
 
-Everything is counted in the worker, from the audio: from the caller's last voiced sample as it
-came, to the agent's first voiced sample as it leaves. Each moment belongs to one part only, so
-what runs side by side (an LLM that is asked before the turn is certain to be over) counts where
-the caller waits for it, and no more than that.
+All times are taken in the worker, from the audio: from the arrival of the caller's last voiced
+sample to the departure of the agent's first voiced sample. Each moment belongs to one part only.
+Work that runs in parallel (an LLM that is asked before the turn is certain to be over) counts only
+as far as the caller waits for it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 class TurnEnd:
     """The caller's side of a turn; all in Unix seconds.
 
-    ``speech_end``: the last voiced sample came. ``quiet``: by the voice activity detector and the
-    configured silence alone the turn could have been over. ``final``: its last final transcript,
-    None if that is unknown. ``decided``: it was over.
+    ``speech_end``: the last voiced sample arrived. ``quiet``: the earliest end of the turn by the
+    voice activity detector and the configured silence alone. ``final``: the last final transcript
+    arrived; None if unknown. ``decided``: the turn was over.
     """
 
     speech_end: float
@@ -27,7 +27,7 @@ class TurnEnd:
     decided: float
 
     def parts(self) -> dict[str, float]:
-        """``endpointing`` and ``stt``, ms."""
+        """Return ``endpointing`` and ``stt`` in ms."""
         decided = max(self.decided, self.speech_end)
         transcribed = decided if self.final is None else min(self.final, decided)
         stt = 0.0
@@ -44,11 +44,11 @@ def whole(
     tools: Iterable[tuple[float, float]] = (),
     transport_ms: float | None = None,
 ) -> dict[str, float]:
-    """All parts and their sum, ms, each at least 0.
+    """Return all parts and their sum in ms, each at least 0.
 
-    ``text``: the first words of the answer were given to the TTS. ``voiced``: its first voiced
-    sample left the worker. ``tools``: from when to when tools ran. Times are Unix seconds.
-    ``transport_ms``: both ways between the caller and the worker, as far as known.
+    ``text``: the answer's first words were given to the TTS. ``voiced``: its first voiced sample
+    left the worker. ``tools``: the start and end of each run. All of these are Unix seconds.
+    ``transport_ms``: the known delay between caller and worker, both directions together.
     """
     decided = max(end.decided, end.speech_end)
     voiced = max(voiced, decided)
