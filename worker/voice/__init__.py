@@ -1,1 +1,1 @@
-"""Talks: the voice pipeline, its providers and their fallbacks, the transcript."""
+"""The conversation: the voice pipeline, its providers and their fallbacks, the transcript."""

@@ -1,6 +1,6 @@
-"""Sounds of a place behind the agent's voice, played beside it by the line.
+"""Background sound of a place, played by the line beside the agent's voice.
 
-The clips are livekit-agents' own. An agent without one has no cost of it.
+The clips come with livekit-agents. An agent without ambient sound pays nothing for it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from worker.line import Line, LineError
 log = logging.getLogger(__name__)
 
 LEVEL_DBFS = -42.0
-"""RMS of every clip as it is played: some 20 dB below telephone speech."""
+"""RMS of every clip when played: some 20 dB below telephone speech."""
 
-# Each clip, and its own RMS in dBFS as measured over all of it.
+# Each clip, and its RMS in dBFS, measured over the whole clip.
 _CLIPS = {
     "office": (BuiltinAudioClip.OFFICE_AMBIENCE, -55.4),
     "coffee-shop": (BuiltinAudioClip.CROWDED_ROOM, -26.0),
@@ -29,7 +29,7 @@ _STOP_WITHIN_S = 2.0
 
 
 class AmbientSound:
-    """From ``start`` to ``stop``. What goes wrong is logged; the call goes on without it."""
+    """Plays from ``start`` to ``stop``. Errors are logged, and the call goes on without sound."""
 
     def __init__(self, sound: str) -> None:
         clip, dbfs = _CLIPS[sound]
@@ -40,7 +40,7 @@ class AmbientSound:
         self._stopped = False
 
     async def start(self, line: Line) -> None:
-        """Does nothing once it was stopped."""
+        """Start playing on ``line``, unless stopped already."""
         if self._stopped:
             return
         try:
@@ -49,7 +49,7 @@ class AmbientSound:
             log.warning("no ambient sound", extra={"error": str(error)})
 
     async def stop(self) -> None:
-        """Until nothing of it is sent any more. Twice does no harm."""
+        """Stop, and wait until nothing more is sent. Idempotent."""
         self._stopped = True
         try:
             async with asyncio.timeout(_STOP_WITHIN_S):

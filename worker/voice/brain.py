@@ -1,6 +1,6 @@
-"""A brain answers a caller's turns: a model that the worker asks, or the tenant's webhook.
+"""The interface of a brain, which answers a caller's turns: an LLM or the tenant's webhook.
 
-A conversation runs ``agent`` in a session that has ``llm``; all else (hearing, speaking, turn
+A conversation runs ``agent`` in a session with ``llm``. Everything else (hearing, speaking, turn
 taking, barge-in) is the same for both.
 """
 
@@ -14,24 +14,24 @@ from worker.voice.turn_agent import TurnAgent
 
 
 class Brain(Protocol):
-    """One call's; ``aclose`` it after the session."""
+    """The brain of one call. ``aclose`` it after the session."""
 
     @property
     def agent(self) -> TurnAgent:
-        """What the session runs."""
+        """The agent that the session runs."""
 
     @property
     def llm(self) -> llm.LLM[Any]:
-        """What the session has to have, or it answers nobody."""
+        """The session's LLM; without one the session answers no turns."""
 
     @property
     def guesses(self) -> bool:
-        """Whether an answer may be begun before it is known that the turn is over."""
+        """True if an answer may be started before the turn is certain to be over."""
 
     def attach(self, session: AgentSession[None]) -> None:
-        """Before the session starts."""
+        """Attach to the session before it starts."""
 
     async def warm(self) -> None:
-        """Be ready for the first turn; what fails here fails again then, and is told then."""
+        """Prepare for the first turn. A failure is not reported here, but when that turn fails."""
 
     async def aclose(self) -> None: ...

@@ -1,9 +1,9 @@
-"""What a TTS is given first of an answer that is still being written: its first clause.
+"""A tokenizer that gives the TTS the first clause of an answer while the LLM still writes.
 
 A TTS speaks sentence by sentence, and a long first sentence takes the LLM 200 ms and more to
-write. Its first clause ("Of course, …") is spoken while the rest comes; after that, sentences.
-For a TTS that goes on in the same context (Cartesia's ``continue``), so that the voice does not
-begin anew.
+write. With this tokenizer the first clause ("Of course, …") is spoken while the rest arrives;
+whole sentences follow. It suits a TTS that continues in the same context (Cartesia's
+``continue``), where the voice does not start anew after the clause.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from collections.abc import Callable
 from livekit.agents import tokenize
 from livekit.agents.tokenize.tokenizer import SentenceStream
 
-# Set apart from what follows it: 1,000 is one word.
+# Only before white space: 1,000 is one word.
 _CLAUSE = re.compile(r"\s*[^\s].{2,}?[,;](?=\s)", re.DOTALL)
 _LINES = re.compile(r"\s*\n+\s*")
 _FINISHED = re.compile(r"[.!?…。！？][\"'”’»)\]]*\s*$")
 
-# As in livekit-agents' own tokenizer: text before a first look, in characters.
+# Characters before the text is first split, as in livekit-agents' own tokenizer.
 _CONTEXT = 10
 
 
 Piece = tuple[str, int, int]
-"""What is spoken, and from where to where it stands in the text."""
+"""The spoken text, and its start and end in the source text."""
 
 
 class ClauseFirst(tokenize.SentenceTokenizer):
-    """Sentences as livekit-agents' own tokenizer finds them, but for a stream's first piece."""
+    """Splits sentences as livekit-agents' own tokenizer does, except a stream's first piece."""
 
     def __init__(self) -> None:
-        # As it stands in the text, so that the pieces add up to it.
+        # The format is retained so that the pieces add up to the text.
         self._sentences = tokenize.blingfire.SentenceTokenizer(retain_format=True)
 
     def tokenize(self, text: str, *, language: str | None = None) -> list[str]:
@@ -44,7 +44,7 @@ class ClauseFirst(tokenize.SentenceTokenizer):
 
 
 class _Splitter:
-    """Splits what has come so far; all pieces but the last are spoken at once."""
+    """Splits the text received so far; all pieces but the last are spoken at once."""
 
     def __init__(self, sentences: Callable[[str], list[str]]) -> None:
         self._sentences = sentences
@@ -52,7 +52,7 @@ class _Splitter:
 
     def __call__(self, text: str) -> list[Piece]:
         pieces = self._sentences(text)
-        # A whole sentence is better than a clause when it is there already.
+        # A complete sentence, if already there, is better than a clause.
         if not self._begun and len(pieces) == 1 and not _FINISHED.search(text):
             clause = _CLAUSE.match(text)
             if clause:

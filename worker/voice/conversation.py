@@ -1,4 +1,4 @@
-"""The talking part of a call: the session, its greeting, its turns, its failures."""
+"""The conversation of a call: its session, greeting, turns and failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CLOSE_WITHIN_S = 10.0
 _INTERRUPT_WITHIN_S = 2.0
 _LAST_WORDS_WITHIN_S = 1.0
 
-# Spoken in the agent's language when its providers fail; elsewhere, silence.
+# Spoken in the agent's language when its providers fail; nothing is said in other languages.
 _APOLOGIES = {
     "en": "I am sorry, something went wrong on my side. Please call again later. Goodbye.",
     "de": "Es tut mir leid, bei mir ist ein Fehler aufgetreten. Bitte rufen Sie später noch "
@@ -51,11 +51,11 @@ _APOLOGIES = {
 
 
 class Conversation:
-    """An agent on one call. Nothing is said before ``answered``, nor heard when we are calling.
+    """An agent on one call. It says nothing before ``answered``, and hears only callers before it.
 
     ``on_failed(stage, message)`` is called when a provider failed for good,
-    ``on_busy(who, busy)`` when somebody begins or stops to speak or think,
-    ``on_heard(text, final)`` with what the far end says while it is being understood.
+    ``on_busy(who, busy)`` when caller or agent start or stop speaking or thinking,
+    ``on_heard(text, final)`` with interim and final transcripts of the far end.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class Conversation:
         self._session.on("close", self._closed)
 
     def hold(self, on: bool) -> None:
-        """Do not listen to the caller, or listen again. A turn on its way is not answered."""
+        """Stop listening to the caller, or listen again. A pending turn is not answered."""
         self._on_hold = on
         self._session.input.set_audio_enabled(not on)
 
     async def start(self, *, inbound: bool) -> None:
-        """Give the agent its voice on the line."""
-        # Ringback and announcements before a far end's answer are nobody's turn; a caller
-        # speaks when we have answered, and is heard from the first frame.
+        """Start the session on the line."""
+        # Outbound: ringback and announcements before the answer are no turns. Inbound: a caller
+        # may speak as soon as the agent has answered, and is heard from the first frame.
         self._session.input.set_audio_enabled(inbound)
         await self._line.start(self._session, self._brain.agent)
         if (mouth := self._session.output.audio) is not None:
@@ -117,8 +117,10 @@ class Conversation:
         self._started.set()
 
     async def prepare(self) -> None:
-        """Warm the providers up and synthesise the greeting (STT and LLM connect by themselves
-        when the session starts). May begin before ``start``."""
+        """Warm up the TTS and synthesise the greeting. May be called before ``start``.
+
+        STT and LLM connect by themselves when the session starts.
+        """
         engine = self._session.tts
         assert engine is not None
         if self._greeting is None:
@@ -126,7 +128,7 @@ class Conversation:
         elif error := await self._greeting.synthesise(
             engine, self._session.conn_options.tts_conn_options
         ):
-            # Once the session runs it has told already.
+            # Once the session runs, it has reported the failure itself.
             if not self._given_up:
                 self._failed("tts", describe(error), recoverable=False)
             return
@@ -134,14 +136,14 @@ class Conversation:
         self._post("agent.ready", {})
 
     def answered(self, at: float) -> None:
-        """Begin to listen, and greet. ``at``: Unix seconds."""
+        """Start listening, and greet. ``at`` is in Unix seconds."""
         self._transcript.answered(at)
         self._session.input.set_audio_enabled(True)
         if self._greeting is not None:
             self._say(self._greeting)
 
     def pressed(self, digits: str) -> None:
-        """Keys are a turn of the caller's."""
+        """Answer keys as a turn of the caller."""
         if self._closing or self._silent:
             return
         task = asyncio.create_task(self._answer(pressed(digits)), name="keys")
@@ -150,10 +152,10 @@ class Conversation:
 
     async def _answer(self, message: llm.ChatMessage) -> None:
         try:
-            # What was heard until now belongs before it.
+            # Stop the current speech first, so that its heard part precedes the keys.
             await self._session.interrupt()
         except RuntimeError:
-            # What is being said cannot be interrupted: after it, then, if it was no goodbye.
+            # The current speech cannot be interrupted. Answer after it, unless it was a goodbye.
             if (speech := self._session.current_speech) is not None:
                 await speech.wait_for_playout()
         if self._closing or self._silent or self._on_hold:
@@ -164,27 +166,27 @@ class Conversation:
             log.info("keys pressed during a goodbye, or after it")
 
     async def warm(self) -> None:
-        """Have what answers the caller ready; may take as long as it takes."""
+        """Warm up the brain. Not bounded."""
         await self._brain.warm()
 
     def fall_silent(self) -> None:
-        """Stop talking, and answer nothing any more; what is heard stays on the record."""
+        """Stop talking, and answer no more turns. Turns still go on the record."""
         self._silent = True
         if not self._closing:
             self._session.interrupt(force=True)
 
     async def synthesise(self, speech: PreparedSpeech) -> bool:
-        """Fill it; False when the TTS failed, which the session has told."""
+        """Synthesise ``speech``; return False if the TTS failed, which the session reports."""
         engine = self._session.tts
         assert engine is not None
         options = self._session.conn_options.tts_conn_options
         return await speech.synthesise(engine, options) is None
 
     async def recite(self, speech: PreparedSpeech) -> bool:
-        """Say it to its end, whatever is heard; False if something stopped it."""
+        """Say ``speech`` without interruption; return False if something stopped it."""
         if self._closing:
             return False
-        # What is heard under a speech that cannot be interrupted is dropped: keep what was before.
+        # Speech heard during an uninterruptible speech is dropped, so commit what came before.
         kept = self._session.commit_user_turn(
             skip_reply=True, transcript_timeout=_LAST_WORDS_WITHIN_S
         )
@@ -196,7 +198,7 @@ class Conversation:
         return not spoken.interrupted
 
     def say(self, text: str) -> bool:
-        """Say something unasked, a turn of its own, after what is being said; False: not now."""
+        """Say ``text`` unasked, as its own turn, after the current speech; False if impossible."""
         if self._closing or self._silent:
             return False
         try:
@@ -207,7 +209,7 @@ class Conversation:
         return True
 
     async def apologise(self) -> None:
-        """Say that it did not work out, if that can still be said."""
+        """Apologise in the agent's language, if the session can still speak."""
         text = _APOLOGIES.get(base_language(self._config))
         if text is None or self._closing:
             return
@@ -221,12 +223,12 @@ class Conversation:
             log.warning("no apology", extra={"error": str(error)})
 
     def hung_up(self) -> None:
-        """The line is cut: what is being said now was not interrupted by the caller."""
+        """Note the hang-up: the current speech was not interrupted by the caller."""
         self._closing = True
         self._transcript.hung_up()
 
     async def aclose(self) -> None:
-        """Stop talking; the last turns are posted on the way."""
+        """Close the session, which posts the last turns, and the brain."""
         self._closing = True
         for task in self._answering:
             task.cancel()
@@ -271,8 +273,8 @@ class Conversation:
             return
         stage = str(getattr(event.error, "type", "unknown")).removesuffix("_error")
         cause = getattr(event.error, "error", event.error)
-        # An answer that broke off half-way is not begun again, by no other model either: the
-        # caller's next turn may well be answered.
+        # A partly spoken answer is not restarted, nor taken over by another model. The session may
+        # still answer the caller's next turn.
         broke_off = stage == "llm" and isinstance(cause, APIConnectionError) and not cause.retryable
         recoverable = bool(getattr(event.error, "recoverable", False))
         self._failed(stage, describe(cause), recoverable or broke_off)

@@ -1,6 +1,6 @@
-"""Chains of providers: when one fails, the next serves the same turn.
+"""Chains of providers: when one fails, the next one serves the same turn.
 
-LLM and TTS are livekit-agents' own adapters, STT is ``worker.voice.stt_chain``.
+LLM and TTS use livekit-agents' own adapters, STT uses ``worker.voice.stt_chain``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from livekit.agents import (
 
 log = logging.getLogger(__name__)
 
-# Of an STT; the errors that count follow one another, without a word understood in between.
+# Of an STT. Errors count against max_retry only if no transcript comes between them.
 STT_OPTIONS = APIConnectOptions(max_retry=3, retry_interval=0.5, timeout=5.0)
-ATTEMPT_S = 4.0  # so long a part of a chain may be silent before the next one is asked
+ATTEMPT_S = 4.0  # how long a part of a chain may be silent before the next one is asked
 
 Engine = TypeVar("Engine", stt.STT[Any], llm.LLM[Any], tts.TTS[Any])
 Post = Callable[[str, dict[str, Any]], object]
@@ -30,22 +30,25 @@ Post = Callable[[str, dict[str, Any]], object]
 
 @dataclass(frozen=True, slots=True)
 class Named(Generic[Engine]):
-    """``name`` as the agent has it: ``deepgram/nova-3``."""
+    """An engine with its ``name`` from the agent's configuration: ``deepgram/nova-3``."""
 
     name: str
     engine: Engine
 
 
 def describe(error: object) -> str:
-    """Our own words: what a provider answers may quote a key or what was said."""
+    """Describe an error without the provider's text, which may quote a key or what was said."""
     if isinstance(error, APIStatusError):
         return f"HTTP {error.status_code}"
     return type(error).__name__
 
 
 def switched(post: Post | None, stage: str, failed: str, to: str, why: str) -> None:
-    """Tell the timeline that ``to`` serves now, which may be the one that failed, asked again;
-    the error is no end, so it is recoverable."""
+    """Post the failure, and that ``to`` serves now.
+
+    ``to`` may be the failed one, which is asked again. The error is recoverable, because the call
+    goes on.
+    """
     log.warning("provider failed, the next takes over", extra={"failed": failed, "to": to})
     if post is not None:
         facts = {"stage": stage, "provider": failed, "message": why, "recoverable": True}
@@ -55,7 +58,7 @@ def switched(post: Post | None, stage: str, failed: str, to: str, why: str) -> N
 
 
 def watch(stage: str, adapter: Any, parts: list[Named[Any]], post: Post) -> None:
-    """Have the timeline told what livekit-agents' ``adapter`` does with its parts."""
+    """Post failures and switches of the parts of livekit-agents' ``adapter``."""
     order = [part.name for part in parts]
     names = {id(part.engine): part.name for part in parts}
     reasons: dict[str, str] = {}

@@ -1,15 +1,15 @@
-"""The turn of a caller who pressed keys instead of speaking."""
+"""The turn of a caller who presses keys instead of speaking."""
 
 from __future__ import annotations
 
 from livekit.agents.llm import ChatMessage
 
 DIGITS = "digits"
-"""Under which a message's ``extra`` has the keys."""
+"""The key of a message's ``extra`` that holds the pressed keys."""
 
 
 def pressed(digits: str) -> ChatMessage:
-    """For a model, words; for a webhook, the keys besides."""
+    """Return the message: words for an LLM, and the keys themselves for a webhook."""
     return ChatMessage(
         role="user", content=[f"[The caller pressed {digits}]"], extra={DIGITS: digits}
     )

@@ -1,9 +1,8 @@
-"""When to begin to speak what has come of a text so far.
+"""Splits text that arrives in pieces into phrases that the TTS speaks at once.
 
-Text that comes piece by piece is spoken in phrases. A TTS waits with a sentence for the words
-after it, which may be seconds away: a phrase ends where the next piece keeps it waiting, or
-with a piece that is a sentence or more by itself. Within a stream of single words, sentences
-are left to the TTS.
+A TTS speaks a sentence only when it has the words after it, which may be seconds away. So a
+phrase ends where the next piece does not come in time, or after a piece that is at least a whole
+sentence. In a stream of single words, the TTS finds the sentences.
 """
 
 from __future__ import annotations
@@ -14,21 +13,21 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from livekit.agents import FlushSentinel
 
 PAUSE_S = 0.25
-"""More than lies between the words of a model, less than a caller notices."""
+"""Longer than the gaps between an LLM's words, shorter than a caller notices."""
 
 _ENDS = frozenset(".!?…")
-_ENDS_ALWAYS = frozenset("。！？")  # where words are not set apart, and no abbreviation ends so
+_ENDS_ALWAYS = frozenset("。！？")  # scripts without spaces, where no abbreviation ends like this
 
 
 async def in_phrases(
     pieces: AsyncIterator[str], pause_s: float = PAUSE_S
 ) -> AsyncGenerator[str | FlushSentinel, None]:
-    """``pieces``, with a FlushSentinel after each phrase that more may follow.
+    """Yield ``pieces``, with a FlushSentinel after each phrase that more may follow.
 
-    Pieces without a letter or digit wait for some: a TTS that has nothing to say is taken for
-    broken. Closing the generator cancels the wait for the next piece.
+    Pieces without a letter or digit are held until one has some, because a TTS with nothing to say
+    is taken for broken. Closing the generator cancels the wait for the next piece.
     """
-    held = ""  # nothing in it that can be spoken
+    held = ""  # unspeakable so far
     open_phrase = spoken = False
     reading = _next(pieces)
     try:
@@ -46,7 +45,7 @@ async def in_phrases(
             if not open_phrase and not any(character.isalnum() for character in held):
                 continue
             if not open_phrase and spoken and not held[0].isspace():
-                # Two phrases are two utterances, however they were glued.
+                # Separate phrases are separate utterances, even without a space between them.
                 held = f" {held}"
             yield held
             open_phrase = spoken = True

@@ -1,9 +1,9 @@
-"""The voice pipeline of one call: STT → LLM → TTS, with turn taking in between.
+"""The voice pipeline of one call: STT → LLM → TTS, with turn taking.
 
-Everything runs here or at the configured providers; nothing goes to LiveKit's
-hosted inference or telemetry. The VAD is Silero's model, by default as built into
-livekit-local-inference: in the silero plugin (``VAD=plugin``, onnxruntime) it costs
-48 MB of private memory and 0.73 s of CPU per minute of audio, there 7 MB and 0.35 s.
+Everything runs here or at the configured providers; nothing goes to LiveKit's hosted
+inference or telemetry. The VAD is Silero's model. By default it runs in
+livekit-local-inference, with 7 MB of private memory and 0.35 s of CPU per minute of audio;
+the silero plugin (``VAD=plugin``, onnxruntime) takes 48 MB and 0.73 s.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from worker.voice.fallback import ATTEMPT_S, STT_OPTIONS, Post, watch
 from worker.voice.providers import Providers
 from worker.voice.stt_chain import UNDERSTOOD_WITHIN_S, SttChain
 
-# How long a caller is left in silence: one attempt, one quick retry, then an apology.
+# These bound the silence that a caller hears: one attempt, one quick retry, then an apology.
 LLM_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=6.0)
 TTS_OPTIONS = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=5.0)
 CHAIN_OPTIONS = APIConnectOptions(max_retry=0, timeout=ATTEMPT_S)  # the next provider is the retry
 
-SPEECH_RATE = 16_000  # Hz, what STT and VAD take
-VAD_SPEECH_S = 0.05  # of voice, after which the VAD says speech (its default)
-# From the end of what stopped the agent, as the VAD hears it (0.25 s after the sound), until it
-# goes on. Words that come later stop it again.
+SPEECH_RATE = 16_000  # Hz, the input of STT and VAD
+VAD_SPEECH_S = 0.05  # of voice before the VAD reports speech (its default)
+# The agent resumes this long after the end of a sound that stopped it; the VAD reports that end
+# 0.25 s late. Words that arrive later stop the agent again.
 _FALSE_AFTER_S = 0.8
 
-ERRORS_ARE_OURS = 1_000_000  # the call ends by worker/endings.py, never by the session's count
+ERRORS_ARE_OURS = 1_000_000  # the session never ends the call by counting errors; Call does it
 
 
 def build_session(
@@ -41,10 +41,10 @@ def build_session(
     *,
     guesses: bool = True,
 ) -> AgentSession[None]:
-    """The session for one call, with its models; providers are reached as soon as it starts.
+    """Build the session for one call. It connects to the providers as soon as it starts.
 
-    ``post`` gets ``provider.error`` and ``provider.switched`` of chains. ``guesses``: an answer
-    is begun when the caller seems to be done, before that is certain.
+    ``post`` gets the chains' ``provider.error`` and ``provider.switched``. ``guesses``: an answer
+    is started when the caller seems to be done, before that is certain.
     """
     made = Providers(config, settings)
     ear = build_vad(settings)
@@ -58,9 +58,9 @@ def build_session(
         turn_handling=_turn_handling(config, settings, guesses),
         use_tts_aligned_transcript=tts.capabilities.aligned_transcript,
         user_away_timeout=None,
-        # Echo is the phone network's business, and the first words may be a barge-in.
+        # The phone network cancels echo, and the caller's first words may be a barge-in.
         aec_warmup_duration=None,
-        # For words still on their way from the STT when the caller has hung up.
+        # Wait for the STT's last words when the caller has hung up.
         session_close_transcript_timeout=1.0,
         transcription_timeout=UNDERSTOOD_WITHIN_S if len(stt_parts) > 1 else None,
         conn_options=SessionConnectOptions(
@@ -84,7 +84,7 @@ def build_session(
 def build_vad(settings: Settings) -> vad.VAD:
     silence_s = min(settings.endpointing_ms / 1000, 0.25)
     if settings.vad == "plugin":
-        # Here, because its import alone loads onnxruntime.
+        # Imported here, because the import alone loads onnxruntime.
         from livekit.plugins import silero
 
         return silero.VAD.load(min_speech_duration=VAD_SPEECH_S, min_silence_duration=silence_s)
@@ -105,7 +105,7 @@ def _turn_handling(config: AgentConfig, settings: Settings, guesses: bool) -> Tu
             "enabled": config.interruption_sensitivity > 0,
             "mode": "vad",
             "min_duration": interrupting_s(config.interruption_sensitivity),
-            # What was no speech (no words come of it) stops the agent for about a second.
+            # A sound without words stops the agent for about a second.
             "resume_false_interruption": True,
             "false_interruption_timeout": _FALSE_AFTER_S,
         },
@@ -114,9 +114,9 @@ def _turn_handling(config: AgentConfig, settings: Settings, guesses: bool) -> Tu
 
 
 def interrupting_s(sensitivity: float) -> float:
-    """How long a caller speaks, as the VAD hears it, until the agent stops, in seconds.
+    """Return how long a caller must speak, by the VAD, until the agent stops, in seconds.
 
-    0.8, the default: 0.08; 0.5: 0.5; towards 0: 2. Not less than the VAD takes anyway to call a
-    sound speech: with 0 s silence would interrupt.
+    A sensitivity of 0.8, the default, gives 0.08 s; 0.5 gives 0.5 s; close to 0 gives 2 s. The
+    minimum is what the VAD needs to detect speech; with 0 s, silence would interrupt.
     """
     return float(max(VAD_SPEECH_S, 2.0 * (1 - sensitivity) ** 2))

@@ -1,4 +1,4 @@
-"""Speech synthesised before it is needed: the greeting, ready while the phone rings."""
+"""Speech synthesised in advance, such as the greeting while the phone rings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ T = TypeVar("T")
 
 
 class PreparedSpeech:
-    """Text and its audio. It can be played at any time: what is not synthesised yet is
-    played as it comes. Synthesis errors are reported by the TTS itself (its ``error`` event)."""
+    """Text and its audio, playable at any time: playback follows a synthesis that still runs.
+
+    The TTS reports synthesis errors itself (its ``error`` event).
+    """
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -27,11 +29,11 @@ class PreparedSpeech:
 
     @property
     def duration_s(self) -> float:
-        """Of what is synthesised so far."""
+        """The duration of the audio synthesised so far."""
         return sum(frame.duration for frame in self._frames)
 
     async def synthesise(self, engine: tts.TTS[Any], options: APIConnectOptions) -> APIError | None:
-        """Fill it; the error when the TTS failed for good."""
+        """Synthesise the text; return the error if the TTS failed for good."""
         request_id = ""
         try:
             async with engine.stream(conn_options=options) as stream:
@@ -40,7 +42,7 @@ class PreparedSpeech:
                 async for piece in stream:
                     if piece.request_id != request_id:
                         request_id = piece.request_id
-                        # A retry begins again: what came before is void unless it was heard.
+                        # A retry starts from the beginning: drop earlier audio unless it was heard.
                         if not self._playing:
                             self._frames.clear()
                             self._words.clear()
@@ -60,17 +62,17 @@ class PreparedSpeech:
             self._grown.notify_all()
 
     async def audio(self) -> AsyncIterator[rtc.AudioFrame]:
-        """The frames, from the first."""
+        """Yield the frames from the first."""
         self._playing = True
         async for frame in self._follow(self._frames):
             yield frame
-            # Given all at once, livekit-agents would look at all of it (the rate of speech, for
-            # its transcript) before it played the first frame: 35 ms for a greeting (measured).
+            # If it got all frames at once, livekit-agents would analyse them all (the speech rate,
+            # for its transcript) before playing the first: 35 ms for a greeting (measured).
             await asyncio.sleep(0)
 
     async def words(self) -> AsyncIterator[str]:
-        """The text in pieces with their times, so that a barge-in can be dated; the whole
-        text at once when the TTS gives no times."""
+        """Yield the text in pieces with their times, so that a barge-in can be located in it; or
+        the whole text at once if the TTS gives no times."""
         timed = False
         async for word in self._follow(self._words):
             timed = True

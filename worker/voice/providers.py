@@ -1,7 +1,7 @@
-"""The plugins behind ``provider/model`` names: what an agent's ``stt``, ``model`` and ``tts`` are.
+"""The plugins behind the ``provider/model`` names of an agent's ``stt``, ``model`` and ``tts``.
 
-One name is that plugin and nothing else. Several are a chain (``worker.voice.fallback``), in which
-nobody retries: the next one is the retry.
+One name is a single plugin. Several names are a chain (``worker.voice.fallback``), whose parts do
+not retry: the next part is the retry.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from worker.voice.clauses import ClauseFirst
 from worker.voice.fallback import Named, Post, llm_chain, tts_chain, watch
 from worker.voice.stt_chain import SttChain
 
-VOICE_RATE = 24_000  # Hz, what every TTS here gives
+VOICE_RATE = 24_000  # Hz, the output of every TTS here
 
-# What a voice's speed may be: Cartesia's and OpenAI's API documentation.
+# The range of a voice's speed, from Cartesia's and OpenAI's API documentation.
 _SPEEDS = {"cartesia": (0.6, 1.5), "openai": (0.25, 4.0)}
 
-# The languages for which Cartesia gives word times (its API documentation).
+# The languages for which Cartesia gives word times, from its API documentation.
 _TIMED_LANGUAGES = frozenset({"en", "de", "es", "fr"})
 
 _SPEECH_READ_S = 5.0
 
 
 def speed(provider: str, wanted: float) -> float:
-    """The nearest speed that the provider's TTS can speak at."""
+    """Return the speed nearest to ``wanted`` that the provider's TTS supports."""
     least, most = _SPEEDS[provider]
     return min(most, max(least, wanted))
 
 
 def timed(config: AgentConfig) -> bool:
-    """Whether the TTS tells when which word is spoken."""
+    """Return True if the TTS gives the time of each word."""
     return base_language(config) in _TIMED_LANGUAGES
 
 
 def base_language(config: AgentConfig) -> str:
-    """``pt`` of ``pt-BR``."""
+    """Return the primary language: ``pt`` for ``pt-BR``."""
     return config.language.split("-")[0].lower()
 
 
 class Providers:
-    """Makes what hears and speaks for one agent."""
+    """Makes one agent's STT and TTS."""
 
     def __init__(self, config: AgentConfig, settings: Settings) -> None:
         self._config = config
@@ -60,12 +60,12 @@ class Providers:
         self._speech_client: AsyncClient | None = None
 
     def make_stt(self, ear: vad.VAD) -> tuple[stt.STT[Any], list[Named[stt.STT[Any]]]]:
-        """What listens, and its parts; ``ear`` cuts the utterances for those that cannot."""
+        """Return the STT and its parts. ``ear`` segments the audio for parts that do not stream."""
         parts = [Named(name, self._one_stt(name, ear)) for name in chain(self._config.stt)]
         return (SttChain(parts) if len(parts) > 1 else parts[0].engine), parts
 
     def make_tts(self) -> tuple[tts.TTS[Any], list[Named[tts.TTS[Any]]]]:
-        """``voice`` is the first one's; the others speak with their own."""
+        """Return the TTS and its parts. ``voice`` is the first part's; the others have defaults."""
         names = chain(self._config.tts)
         parts = [
             Named(name, self._one_tts(name, self._config.voice if name == names[0] else None))
@@ -115,7 +115,7 @@ class Providers:
         )
 
     def _speech(self) -> AsyncClient:
-        """For OpenAI's speech: its plugins would wait 30 s for one that hangs."""
+        """Return a client for OpenAI's STT and TTS, whose plugins would wait 30 s for a reply."""
 
         async def wait_less(request: httpx2.Request) -> None:
             request.extensions["timeout"]["read"] = _SPEECH_READ_S
@@ -132,13 +132,13 @@ class Providers:
         return self._speech_client
 
     async def aclose(self) -> None:
-        """Close what was made here."""
+        """Close the client of OpenAI's speech."""
         if self._speech_client is not None:
             await self._speech_client.close()
 
 
 def build_llm_client(settings: Settings) -> AsyncClient:
-    """The LLM's HTTP client, made before a call comes."""
+    """Return the LLM's HTTP client, which is made before a call arrives."""
     return AsyncClient(
         api_key=_key(settings.openai_api_key),
         base_url=settings.openai_base_url,
@@ -149,12 +149,13 @@ def build_llm_client(settings: Settings) -> AsyncClient:
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
-    """The CA certificates take 30 ms of CPU, so job processes inherit them (worker.preload)."""
+    """Return a TLS context. Loading the CA certificates takes 30 ms of CPU, so job processes
+    inherit it (worker.preload)."""
     return httpx2.create_ssl_context()
 
 
 def build_llm(config: AgentConfig, client: AsyncClient, post: Post) -> llm.LLM[Any]:
-    """The model of a hosted agent, or a chain of them."""
+    """Return the LLM of a hosted agent, or a chain of LLMs."""
     names = chain(config.model or MODELS[config.model_tier])
     parts = [Named(name, openai.LLM(model=_model(name), client=client)) for name in names]
     if len(parts) == 1:

@@ -1,5 +1,5 @@
-"""A chain of STTs. livekit-agents' adapter forgets the audio that a failed one had; here it is
-kept until it is understood, and played to the next one.
+"""A chain of STTs. When one fails, livekit-agents' adapter loses the audio that it had received.
+This chain keeps audio until it is transcribed, and passes it to the next STT.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from core.first_of import first_of
 from worker.voice.fallback import ATTEMPT_S, STT_OPTIONS, Named, Post, describe, switched
 
 UNDERSTOOD_WITHIN_S = 3.0
-"""After somebody spoke, words are expected by then."""
-_KEPT_S = 20.0  # what a caller says in one breath
-# Whoever spoke for this long said words; a cough or a slammed door is shorter.
+"""How long after speech a transcript is expected."""
+_KEPT_S = 20.0  # longer than a caller speaks without a pause
+# Speech of this length has words; a cough or a slammed door is shorter.
 _WORDS_S = 0.8
-# A connection that lasts for a call is cut now and then; that is no reason never to come back.
+# A connection may break during a call without a lasting fault, so a failed part is tried again.
 _DOWN_FOR_S = 30.0
 _ONCE = APIConnectOptions(max_retry=0, timeout=ATTEMPT_S)
 
 
 @dataclass(slots=True)
 class _Health:
-    """Of one part: the failures that followed one another."""
+    """The consecutive failures of one part."""
 
     failures: int = 0
     failed_at: float = 0.0
     refuses: bool = False
-    """It would answer the same to the same question (a wrong key)."""
+    """The error is permanent, such as a wrong key."""
 
     def failed(self, error: APIError, served_s: float) -> None:
         moment = time.monotonic()
@@ -60,7 +60,7 @@ class _Health:
 
     @property
     def worth_another(self) -> bool:
-        """Whether a single STT would be asked again now."""
+        """True if a single STT would be retried now."""
         return not self.refuses and self.failures <= STT_OPTIONS.max_retry
 
     @property
@@ -69,10 +69,11 @@ class _Health:
 
 
 class SttChain(stt.STT[Any]):
-    """A part that failed is not asked again for a while, as long as another serves; when none
-    does, each is asked again as often as a single STT is, one after the other. One that makes no
-    words of what the caller said (``unheard``) is passed over; if no other does either, it was no
-    speech.
+    """An STT that passes audio to one of its parts at a time.
+
+    A failed part is not asked again for a while if another one serves. If none does, they are
+    retried in turn, each as often as a single STT is. A part that returns no words for the caller's
+    speech (``unheard``) is passed over. If the other parts return none either, it was not speech.
     """
 
     def __init__(self, parts: list[Named[stt.STT[Any]]]) -> None:
@@ -92,7 +93,7 @@ class SttChain(stt.STT[Any]):
         self._timer: asyncio.TimerHandle | None = None
 
     def tell(self, post: Post) -> None:
-        """Post to this timeline."""
+        """Post failures and switches with ``post``."""
         self._post = post
 
     @property
@@ -133,20 +134,21 @@ class SttChain(stt.STT[Any]):
             await part.engine.aclose()
 
     def unheard(self, spoken_s: float) -> None:
-        """The caller spoke for ``spoken_s``, as the VAD hears it, and no words came of it."""
+        """Note that the caller spoke for ``spoken_s``, by the VAD, and no words were returned."""
         if spoken_s >= _WORDS_S:
             self._passed_over = 0
             self.stalled.set()
 
     def understood(self) -> None:
-        """The current part has made words of what was said."""
+        """Note that the current part has returned words."""
         self._health[self.current.name] = _Health()
         self._passed_over = 0
         self._disarm()
 
     def failed(self, error: APIError, served_s: float) -> float | None:
-        """The current part does not serve any more, after ``served_s``. In how many seconds the
-        part that is current now may be asked; None: none is worth it.
+        """Switch after a failure of the current part, which served for ``served_s``.
+
+        Return in how many seconds the new current part may be asked; None to give up.
         """
         self._health[self.current.name].failed(error, served_s)
         if self._go_on(describe(error)):
@@ -154,13 +156,13 @@ class SttChain(stt.STT[Any]):
         again = [part for part in self._parts_after() if self._health[part.name].worth_another]
         if not again:
             return None
-        # Whose turn it is: of those that failed as seldom as any, the next in line.
+        # The next in line of those with the fewest failures.
         chosen = min(again, key=lambda part: self._health[part.name].failures)
         self._take(chosen, describe(error))
         return self._health[chosen.name].again_in_s
 
     def pass_over(self) -> bool:
-        """Have the next one asked what was said. False: all have been, it was no speech."""
+        """Switch to the next part for the same audio; return False if all have been asked."""
         self.stalled.clear()
         self._disarm()
         self._passed_over += 1
@@ -172,7 +174,7 @@ class SttChain(stt.STT[Any]):
         return True
 
     def _go_on(self, why: str) -> bool:
-        """To the next one that serves, if there is another."""
+        """Switch to the next part that serves; return False if there is none."""
         for part in self._parts_after()[:-1]:
             if not self._health[part.name].down:
                 self._take(part, why)
@@ -180,7 +182,7 @@ class SttChain(stt.STT[Any]):
         return False
 
     def _parts_after(self) -> list[Named[stt.STT[Any]]]:
-        """In line, from the next one round to the current one."""
+        """Return the parts in order, from the next one round to the current one."""
         return [*self._parts[self._current + 1 :], *self._parts[: self._current + 1]]
 
     def _take(self, part: Named[stt.STT[Any]], why: str) -> None:
@@ -195,7 +197,7 @@ class SttChain(stt.STT[Any]):
 
 
 class _SttStream(stt.RecognizeStream):
-    """Feeds the current part; the next one gets what was not understood yet, and all that comes."""
+    """Feeds the current part. After a switch, the next one first gets the untranscribed audio."""
 
     def __init__(self, chain: SttChain, language: NotGivenOr[str]) -> None:
         super().__init__(stt=chain, conn_options=_ONCE)
@@ -224,7 +226,7 @@ class _SttStream(stt.RecognizeStream):
 
     def _give(self, to: Callable[[stt.RecognizeStream], None]) -> None:
         if self._listener is not None:
-            # It may have failed a moment ago; the next one gets what was kept.
+            # It may just have failed; the next part gets the kept audio.
             with contextlib.suppress(RuntimeError):
                 to(self._listener)
 
@@ -239,14 +241,14 @@ class _SttStream(stt.RecognizeStream):
         self._kept_s = 0.0
 
     async def _listen(self) -> bool:
-        """Until the current part fails (False) or the call is over (True).
+        """Listen until the current part fails (return False) or the call is over (return True).
 
-        Raises the last part's APIError.
+        Raises the last part's APIError when the chain gives up.
         """
         chain = self._chain
         began = time.monotonic()
         listener = chain.current.engine.stream(language=self._language, conn_options=_ONCE)
-        # Its times count from where its audio begins.
+        # Its timestamps count from the start of the audio that it gets.
         listener.start_time_offset = max(
             0.0, self.start_time_offset + time.time() - self.start_time - self._kept_s
         )

@@ -1,8 +1,8 @@
-"""Turns out of what the agent session reports: who said what, when, and how long it took.
+"""Builds the transcript's turns from the session's messages: who said what, when, and how fast.
 
-A turn opens with what the caller said and is posted at once; it is posted again,
-under the same id, when the answer (or what the caller heard of it) is known. What
-the agent says unasked (a greeting) is a turn of its own, with an empty transcript.
+A turn starts with the caller's words and is posted at once. It is posted again, under the
+same id, when the answer (or the part of it that the caller heard) is known. Unasked speech
+of the agent, such as the greeting, is a turn of its own with an empty transcript.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from core.models import Turn, new_id
 from worker.timing.turn_clock import TurnClock
 from worker.timing.turn_parts import TurnEnd
 
-# The Cartesia plugin aligns words with the text it has so far, and drops the space after a
-# sentence or a clause when the next one has not come yet ("at seven.Press one").
+# The Cartesia plugin aligns words with the text it has so far. It drops the space after a
+# sentence or clause if the next one has not arrived yet ("at seven.Press one").
 _RUN_TOGETHER = re.compile(r"([^\W\d_]{2}[.!?,;])([^\W\d_])")
 
 Post = Callable[[str, dict[str, Any]], object]
 
 
 class Transcript:
-    """Posts ``turn`` and ``barge_in`` events. Times given are Unix seconds.
+    """Posts ``turn`` and ``barge_in`` events. Parameters that are times are Unix seconds.
 
-    Where ``clock`` knows the audio, a turn's times are the audio's, not those of events.
+    A turn's times come from the audio where ``clock`` has it, else from the session's events.
     """
 
     def __init__(self, post: Post, clock: TurnClock) -> None:
@@ -39,16 +39,16 @@ class Transcript:
         self._turn_end: TurnEnd | None = None
 
     def answered(self, at: float) -> None:
-        """From here on offsets count."""
+        """Set the time from which offsets are counted."""
         self._answered_at = at
 
     def hung_up(self) -> None:
-        """An answer that breaks off from here on was not cut by the caller's voice."""
+        """Note the hang-up: an answer cut off from now on is not a barge-in."""
         self._hung_up = True
 
     def add(self, message: ChatMessage, *, unasked: bool = False) -> None:
-        """A message of the conversation, complete: the caller's when the turn ended, the
-        agent's when it was spoken or cut, with the text that can have been heard."""
+        """Add a complete message: the caller's when the turn has ended, the agent's when it was
+        spoken or cut off, with the text that the caller may have heard."""
         text = spoken_text(message)
         if message.role == "user":
             self._caller_said(message, text)
@@ -78,12 +78,12 @@ class Transcript:
         asked = None if unasked else self._turn
         turn = asked or Turn(id=new_id("turn"))
         latency = turn.latency
-        # The caller's wait is over with the first words.
+        # The caller's wait ends with the first words of the answer.
         if asked and not asked.response and self._turn_end and spoken:
             latency = self._clock.parts(self._turn_end, message, spoken)
         turn = turn.model_copy(
             update={
-                # Several messages answer one turn when a tool is called between them.
+                # A turn has several answers if a tool is called between them.
                 "response": f"{turn.response} {text}".strip(),
                 "response_start_ms": start
                 if turn.response_start_ms is None
@@ -109,12 +109,12 @@ class Transcript:
 
 
 def spoken_text(message: ChatMessage) -> str:
-    """What a message says, as it is put on record."""
+    """Return a message's text as it goes on the record."""
     return _parted((message.text_content or "").strip())
 
 
 def _parted(text: str) -> str:
-    """``text`` with a space after sentences and clauses; names like example.com stay whole."""
+    """Insert missing spaces after sentences and clauses; names like example.com stay whole."""
 
     def part(met: re.Match[str]) -> str:
         apart = met[1][-1] in ",;" or met[2].isupper()
