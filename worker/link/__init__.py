@@ -1,1 +1,1 @@
-"""The way home: the gateway, as the worker calls it, and the events spooled for it."""
+"""The link to the gateway: a client of its internal API, and the spool of events for it."""

@@ -1,4 +1,4 @@
-"""Waiting longer after every failure, with jitter so that many do not knock at once."""
+"""Exponential backoff with jitter, so that many clients do not retry at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway as a worker sees it: what it is asked, and whether a failure is worth a retry."""
+"""A client of the gateway's internal API, which tells whether a failure is worth a retry."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 
 
 class GatewayError(Exception):
-    """The base of the two below."""
+    """Base class of Unavailable and Refused."""
 
 
 class Unavailable(GatewayError):
-    """Not reachable, overloaded or broken for now: the same request may succeed later."""
+    """The gateway is unreachable, overloaded or broken: the same request may succeed later."""
 
 
 class Refused(GatewayError):
-    """The gateway understood and said no (401, 404, 422, …): asking again is pointless."""
+    """The gateway refused the request (401, 404, 422, …): a retry would fail, too."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class Gateway:
         self._base_url = base_url
 
     async def brief(self, call_id: str, token: str) -> CallBrief:
-        """What the call is about, and which agent speaks on it."""
+        """Return the call's brief, with its agent."""
         body = await self._request("GET", f"/internal/calls/{call_id}", token)
         try:
             return CallBrief.model_validate_json(body)
@@ -47,7 +47,7 @@ class Gateway:
             raise Refused(f"not a brief: {error.error_count()} problems") from None
 
     async def inbound_call(self, token: str, room: InboundRoom) -> Assignment:
-        """Which call a caller's room is; ``token`` is the worker's."""
+        """Return the call of a caller's room. ``token`` is the worker's."""
         body = await self._request("POST", "/internal/calls/inbound", token, room.wire())
         try:
             return Assignment.model_validate_json(body)
@@ -55,9 +55,9 @@ class Gateway:
             raise Refused(f"not a call: {error.error_count()} problems") from None
 
     async def post_events(self, call_id: str, token: str, events: list[CallEvent]) -> bool:
-        """Append to the call's timeline; an id that it has already is a no-op there.
+        """Append events to the call's timeline, which ignores ids that it has already.
 
-        True when the call is over, as far as the gateway knows.
+        Return True if the call is over, as far as the gateway knows.
         """
         payload = {"events": [event.wire() for event in events]}
         body = await self._request("POST", f"/internal/calls/{call_id}/events", token, payload)
@@ -70,7 +70,7 @@ class Gateway:
     async def transfer(
         self, call_id: str, token: str, order: TransferOrder, within_s: float
     ) -> TransferResult:
-        """Have the caller handed over, and wait for the outcome; safe to repeat."""
+        """Order a transfer and wait for the outcome. Idempotent."""
         path = f"/internal/calls/{call_id}/transfer"
         timeout = aiohttp.ClientTimeout(total=within_s, connect=3)
         body = await self._request("POST", path, token, order.wire(), timeout)

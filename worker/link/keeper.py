@@ -1,4 +1,4 @@
-"""One call's spool, written in a thread of its own: a slow disk holds up nobody's audio."""
+"""Writes one call's spool in a separate thread, so that a slow disk does not delay audio."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from worker.link.spool import Owner, Spool
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 2.0  # a disk that takes longer is as good as none
+_PATIENCE_S = 2.0  # a disk that takes longer counts as failed
 
 
 class Keeper:
-    """Nothing here fails, and what is no coroutine does not wait; all is done in order.
+    """Runs all operations in order. None of them raises; those that are no coroutines do not wait.
 
-    An event is handed over at once, not when the loop comes round to it: it is on its way to the
-    file before anything else happens.
+    Each event goes to the thread at once rather than through the event loop, so that it is on its
+    way to the file before anything else happens.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -28,10 +28,10 @@ class Keeper:
         self._spool: Spool | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spool")
         self.complete = True
-        """Whether the file has all that was kept and not forgotten."""
+        """True if the file has all events that were kept and not forgotten."""
 
     def open(self, owner: Owner, events: Iterable[CallEvent]) -> None:
-        """Make the file, with what is known already. Once, before all others."""
+        """Create the file with the ``events`` so far. Call it once, before all other methods."""
         known = list(events)
 
         def make() -> None:
@@ -49,7 +49,7 @@ class Keeper:
         self._submit(append, "spool not writable, kept in memory", loses=True)
 
     def forget(self) -> None:
-        """All that was kept so far is delivered."""
+        """Clear the file, because all events kept so far are delivered."""
 
         def clear() -> None:
             if self._spool is not None:
@@ -59,7 +59,7 @@ class Keeper:
         self._submit(clear, "cannot clear the spool")
 
     def set_aside(self, events: list[CallEvent], reason: str) -> None:
-        """What the gateway will never take."""
+        """Set aside events that the gateway refused for good."""
 
         def reject() -> None:
             if self._spool is not None:
@@ -68,7 +68,7 @@ class Keeper:
         self._submit(reject, "cannot keep refused events")
 
     async def settled(self) -> None:
-        """Until all of the above is done; not much longer than a working disk takes."""
+        """Wait until all previous operations are done, or the disk takes too long."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 await asyncio.wrap_future(self._thread.submit(lambda: None))
@@ -76,7 +76,7 @@ class Keeper:
             log.error("the disk does not answer")
 
     async def aclose(self, *, delivered: bool) -> None:
-        """Remove the file, or leave it to whoever sweeps the directory. Once."""
+        """Remove the file if all is delivered, else leave it to the sweeper. Call it once."""
 
         def close() -> None:
             if self._spool is not None:

@@ -1,8 +1,8 @@
-"""Getting a call's events to the gateway, whatever happens to the gateway or to us.
+"""Delivers a call's events to the gateway, even across failures of the gateway or the worker.
 
-``Reporter`` lives as long as its call: it writes an event to the spool, then
-sends what is pending, in order. What it could not deliver stays in the spool,
-and ``sweep`` (run by the worker's main process) ships it later.
+``Reporter`` exists as long as its call. It writes each event to the spool, then sends
+pending events in order. Undelivered events stay in the spool, and ``sweep`` (run by the
+worker's main process) delivers them later.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from worker.link.spool import Owner, Spool
 
 log = logging.getLogger(__name__)
 
-BATCH = 100  # what one request may carry
+BATCH = 100  # events in one request
 _SWEEP_EVERY_S = 10.0
 
 
 class Reporter:
     """Posts one call's events. ``post`` never fails and never waits.
 
-    Whose they are may be told later (``own``): until then they are kept in memory. When the
-    spool cannot be written (disk full, read-only) the call goes on and its events are kept in
-    memory until the gateway takes them.
+    The call may become known later (``own``); until then events are kept in memory. If the
+    spool cannot be written (disk full, read-only), the call goes on, and its events stay in
+    memory until the gateway has them.
     """
 
     on_over: Callable[[], None] | None = None
@@ -51,7 +51,7 @@ class Reporter:
         self._task: asyncio.Task[None] | None = None
 
     def own(self, owner: Owner) -> None:
-        """Say whose events these are; they are sent from now on. Once."""
+        """Set the call that the events belong to, and start sending. Call it once."""
         assert self._owner is None
         self._owner = owner
         self._keeper.open(owner, self._pending)
@@ -65,7 +65,7 @@ class Reporter:
         at: datetime | None = None,
         id: str | None = None,
     ) -> CallEvent:
-        """Append a fact to the call's timeline; ``id``: where somebody else may tell the same."""
+        """Append an event to the call's timeline. Give an ``id`` if others may report it, too."""
         event = CallEvent(id=id or new_id("evt"), type=type, data=data or {}, at=at or now())
         self._pending.append(event)
         if self._owner is not None:
@@ -76,24 +76,25 @@ class Reporter:
         return event
 
     def _keep_shipping(self) -> None:
-        """A job whose worker was killed has all its tasks cancelled, and still a call to end.
+        """Start the task that sends events, unless it runs.
 
-        Why it ends must arrive before the hang-up: a webhook of LiveKit's tells only of that.
+        A job whose worker was killed has all its tasks cancelled, and still has to end its call.
+        The reason must be delivered before the hang-up, because LiveKit's webhook has none.
         """
         if self._owner is None:
             return
         if self._task is None or self._task.done() or self._task.cancelling():
-            self._wake.set()  # whatever was cut off in the middle is sent again
+            self._wake.set()  # resend a batch whose request was cancelled
             self._task = asyncio.create_task(self._ship(self._owner), name="reporter")
 
     async def delivered(self) -> None:
-        """Until the gateway has all that was posted before."""
+        """Wait until the gateway has all events posted so far."""
         await self._delivered.wait()
 
     async def aclose(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for delivery, then leave the rest to the sweeper.
 
-        Events that are in memory only get six times as long: nobody else has them.
+        If events are in memory only, wait six times as long, because they would be lost.
         """
         if self._task is None:
             if self._pending:
@@ -144,7 +145,7 @@ class Reporter:
 
 
 async def sweep_forever(gateway: Gateway, directory: Path) -> None:
-    """Ship what calls of dead processes left behind, at once and every ten seconds."""
+    """Deliver the spools of dead processes, at once and every ten seconds."""
     while True:
         try:
             await sweep(gateway, directory)
@@ -154,7 +155,7 @@ async def sweep_forever(gateway: Gateway, directory: Path) -> None:
 
 
 async def sweep(gateway: Gateway, directory: Path) -> int:
-    """One round over the directory: the number of files shipped. Raises OSError."""
+    """Deliver the directory's orphaned spools once; return their number. Raises OSError."""
     shipped = 0
     for path in await asyncio.to_thread(spool.leftovers, directory):
         adopted = await asyncio.to_thread(Spool.adopt, path)
@@ -164,7 +165,7 @@ async def sweep(gateway: Gateway, directory: Path) -> int:
             await _ship_all(gateway, adopted)
         except Unavailable:
             adopted.release()
-            return shipped  # the same gateway would fail the others too
+            return shipped  # the other files would fail, too
         except BaseException:
             adopted.release()
             raise

@@ -1,13 +1,13 @@
 """Files that keep a call's events until the gateway has them.
 
-One file per call and worker process, JSON lines, under ``data_dir/spool/worker``:
-the first line says whose events they are, every other line is one event. The
-first line holds the call-scoped token, because it is needed to send the rest
-after the process is gone; so the directory is 0700 and the files 0600, and a
-file is removed as soon as everything in it is delivered.
+There is one file of JSON lines per call and worker process, under ``data_dir/spool/worker``.
+The first line names the call, every other line is one event. The first line also has the
+call-scoped token, which is needed to send the events after the process is gone. So the
+directory is 0700 and the files are 0600, and a file is removed as soon as everything in it
+is delivered.
 
-The owner holds an exclusive ``flock`` on its file, which the kernel releases
-when the process dies, however it dies: a file that can be locked has no owner.
+The owner holds an exclusive ``flock`` on its file, which the kernel releases when the
+process ends in any way: a file that can be locked has no owner.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SUFFIX = ".jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose events these are, and the token that lets them be posted."""
+    """The call that events belong to, and the token for posting them."""
 
     call_id: str
     token: str
@@ -48,9 +48,9 @@ class Spool:
 
     @classmethod
     def create(cls, directory: Path, owner: Owner) -> Spool:
-        """A new, locked file."""
+        """Create a locked file."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Locked under a name that no sweeper looks at, then shown under its own.
+        # Lock it under a name that the sweeper ignores, then rename it.
         hidden = directory / (new_id("call") + ".new")
         file = _open(hidden, os.O_CREAT | os.O_EXCL)
         try:
@@ -68,14 +68,14 @@ class Spool:
 
     @classmethod
     def adopt(cls, path: Path) -> Spool | None:
-        """A file whose owner is gone, locked; None when it has an owner or is not one of ours."""
+        """Lock an orphaned file; return None if it has an owner or no readable header."""
         try:
             file = _open(path, 0)
         except FileNotFoundError:
             return None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Delivered and removed between the listing and the lock?
+            # It may have been delivered and removed between the listing and the lock.
             if os.fstat(file.fileno()).st_nlink == 0:
                 raise BlockingIOError
             file.seek(0)
@@ -96,7 +96,7 @@ class Spool:
         self._file.flush()
 
     def read(self) -> list[CallEvent]:
-        """Every event in the file; the line a crash cut off is left out."""
+        """Return every event in the file, without a line that a crash cut off."""
         self._file.seek(self._events_at)
         events = []
         for line in self._file.read().splitlines():
@@ -107,11 +107,11 @@ class Spool:
         return events
 
     def clear(self) -> None:
-        """Forget the events: all are delivered."""
+        """Remove the events, which are all delivered."""
         self._file.truncate(self._events_at)
 
     def reject(self, events: list[CallEvent], reason: str) -> None:
-        """Set aside, without the token, what the gateway will never take."""
+        """Set aside, without the token, events that the gateway refused for good."""
         with _open(self.path.with_suffix(".rejected"), os.O_CREAT) as file:
             for event in events:
                 note = {"callId": self.owner.call_id, "reason": reason, "event": event.wire()}
@@ -122,12 +122,12 @@ class Spool:
         self._file.close()
 
     def release(self) -> None:
-        """Leave the file to whoever sweeps the directory."""
+        """Leave the file to the sweeper."""
         self._file.close()
 
 
 def leftovers(directory: Path) -> list[Path]:
-    """The files there, oldest first; those in use are among them."""
+    """Return the files there, oldest first, including those in use."""
     try:
         found = [entry for entry in directory.iterdir() if entry.suffix == _SUFFIX]
         return sorted(found, key=lambda path: path.stat().st_mtime)
