@@ -1,1 +1,1 @@
-"""What an agent can do besides talk: HTTP and MCP tools, keys, hang up, transfer."""
+"""An agent's tools: its own HTTP and MCP tools, and the built-in ones (keys, hang-up, transfer)."""

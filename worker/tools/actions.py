@@ -1,4 +1,4 @@
-"""What an agent does to its call besides talking, whoever decides on it: a tool or a webhook."""
+"""An agent's actions on its call, requested by a tool or by a webhook: keys, hang-up, transfer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TONE_GAP_S = 0.3
 
 
 class ActionFailed(Exception):
-    """The call goes on as it was; the text may be shown, and told to an LLM."""
+    """The call continues unchanged. The text may be shown to users and LLMs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Actions:
     transfer: Callable[[], Awaitable[None]]
 
     async def press(self, digits: str) -> str:
-        """Play keypad tones to the far end, one after the other; the keys that were pressed.
+        """Play keypad tones to the far end, one after the other; return the pressed keys.
 
-        Raises ActionFailed: not 0-9, *, #, A-D, or the line does not play them.
+        Raises ActionFailed for other keys than 0-9, *, #, A-D, or if the line cannot play them.
         """
         keys = digits.upper().replace(" ", "")
         if not keys or any(key not in KEYS for key in keys):
@@ -51,5 +51,5 @@ class Actions:
 
 
 async def no_transfer() -> None:
-    """``transfer`` of an agent that has nobody to hand over to."""
+    """``transfer`` for an agent without a transfer number."""
     raise ActionFailed("the agent has no transferNumber")

@@ -1,4 +1,4 @@
-"""What the agent can do besides talking: hang up, press keys, call its owner's tools."""
+"""Builds an agent's tools: the built-in ones and those of its owner."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ _SAY_GOODBYE = "The line is cut after your next words. Say a short goodbye."
 
 @dataclass(frozen=True, slots=True)
 class ToolBox:
-    """What tools act on. ``post`` appends to the call's timeline; ``language`` is the agent's;
-    ``leave_voicemail`` is there when there is a message to leave.
+    """The tools of one call.
 
-    ``http``: a guarded session (core.url_guard).
+    ``http`` is a guarded session (core.url_guard). ``post`` appends to the call's timeline.
+    ``language`` is the agent's. ``leave_voicemail`` is None if there is no message to leave.
     """
 
     call_id: str
@@ -74,9 +74,9 @@ class ToolBox:
     def tools(
         self, custom: list[CustomTool], *, transfer: bool = False
     ) -> list[llm.Tool | llm.Toolset]:
-        """The built-in tools and the agent's own; a custom tool may replace a built-in one.
+        """Return the built-in tools and the agent's own, which may replace built-in ones.
 
-        ``transfer``: there is somebody to hand over to.
+        ``transfer``: the agent has a transfer number.
         """
         found: dict[str, llm.Tool | llm.Toolset] = {
             "end_call": function_tool(self._end_call, raw_schema=_END_CALL),
@@ -131,7 +131,7 @@ class ToolBox:
     async def _leave_voicemail(
         self, raw_arguments: dict[str, Any], context: RunContext[Any]
     ) -> None:
-        """Hand the call over to what leaves the message; the agent says nothing more."""
+        """Let the voicemail policy leave the message. The agent says nothing more."""
         assert self.leave_voicemail is not None
         with _timed(self, "leave_voicemail") as outcome:
             self.leave_voicemail()
@@ -139,7 +139,7 @@ class ToolBox:
         raise StopResponse
 
     async def _transfer_call(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
-        """Finish speaking, then hand over; an error is for the agent to tell."""
+        """Finish speaking, then transfer the caller. The agent explains a failure."""
         with _timed(self, "transfer_call") as outcome:
             if not _has_the_word(context):
                 return _LISTEN_FIRST
@@ -154,7 +154,7 @@ class ToolBox:
     def _custom(self, tool: CustomTool) -> RawFunctionTool[..., Awaitable[str]]:
         checked = Arguments(tool.parameters)
         try:
-            # One that was kept before schemas were checked must not cost the call its model.
+            # A schema stored before schemas were checked must not break the LLM's requests.
             parameters = for_models(tool.parameters)
         except ValueError:
             parameters = {"type": "object", "properties": {}}
@@ -185,7 +185,7 @@ class ToolBox:
     def foreign(
         self, schema: dict[str, Any], call: Callable[[dict[str, Any]], Awaitable[ToolAnswer]]
     ) -> RawFunctionTool[..., Awaitable[str]]:
-        """A tool that somebody else has (worker.tools.mcp): ``call`` takes the arguments."""
+        """Return a third party's tool (worker.tools.mcp). ``call`` takes the arguments."""
         name = str(schema["name"])
 
         async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
@@ -198,8 +198,8 @@ class ToolBox:
 
 
 def _has_the_word(context: RunContext[Any]) -> bool:
-    """Nothing interrupts the agent from here on. False: the caller speaks, or has interrupted,
-    and what they say decides, not what the agent was about to do."""
+    """Make the agent's speech uninterruptible. Return False if the caller speaks or has
+    interrupted, so that the agent answers them first."""
     if context.session.user_state == "speaking":
         return False
     try:
@@ -210,8 +210,8 @@ def _has_the_word(context: RunContext[Any]) -> bool:
 
 
 class _timed:
-    """Posts ``tool.called`` with the duration; ok only if the body said so and did not raise
-    (an interrupted tool is cancelled)."""
+    """Posts ``tool.called`` with the duration. ``ok`` is true only if the body set it and did not
+    raise; an interrupted tool is cancelled."""
 
     def __init__(self, box: ToolBox, name: str) -> None:
         self._box = box

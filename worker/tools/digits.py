@@ -1,7 +1,7 @@
-"""The keys a caller presses: a turn of theirs, or what somebody has asked them for.
+"""The keys a caller presses: a turn of their own, or the answer to the tool ``collect_digits``.
 
-livekit-agents' ``GetDtmfTask`` is not used: it takes the agent's instructions and tools away
-while it runs, listens to every participant, and waits without end for a first key.
+livekit-agents' ``GetDtmfTask`` is not used: it removes the agent's instructions and tools while
+it runs, listens to every participant, and waits without end for the first key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_KEYS = 32
 
 
 class Entry:
-    """Keys that were asked for: ``count`` of them, or fewer and then ``terminator``."""
+    """Requested keys: ``count`` of them, or fewer followed by ``terminator``."""
 
     def __init__(self, count: int, terminator: str) -> None:
         self.digits = ""
@@ -33,7 +33,7 @@ class Entry:
         return self._complete.is_set()
 
     def press(self, digit: str) -> None:
-        """Take one more key; what comes after the last one is not looked at."""
+        """Take one more key. Keys after the last one are ignored."""
         if self.complete:
             return
         if digit != self._terminator:
@@ -47,7 +47,7 @@ class Entry:
         await self._complete.wait()
 
     async def finish(self, *, first_s: float, next_s: float) -> Outcome:
-        """Wait for the keys still to come: ``first_s`` for the first, ``next_s`` for each other."""
+        """Wait for the remaining keys: ``first_s`` for the first, ``next_s`` for each other one."""
         while not self.complete:
             self._pressed.clear()
             try:
@@ -59,7 +59,7 @@ class Entry:
 
 
 class Keypad:
-    """Hands keys to the entry that waits for them; else collects those pressed within
+    """Passes keys to the entry that waits for them. Otherwise it collects keys pressed within
     ``window_s`` of each other into one turn."""
 
     def __init__(self, on_turn: Callable[[str], None], window_s: float = 1.5) -> None:
@@ -78,10 +78,10 @@ class Keypad:
 
     @contextmanager
     def asking(self, count: int, terminator: str) -> Iterator[Entry]:
-        """Keys are the entry's inside the block, with those pressed a moment before it.
+        """Collect keys for an entry inside the block, with those pressed just before it.
 
-        Leaving it with an exception (the caller interrupted) makes a turn of them after all.
-        Raises ActionFailed: somebody asks already.
+        If the block raises (the caller interrupted), the keys become a turn. Raises ActionFailed
+        if another entry waits already.
         """
         if self._entry is not None:
             raise ActionFailed("keys are asked for already")
@@ -98,7 +98,7 @@ class Keypad:
             self._entry = None
 
     def close(self) -> None:
-        """The call is over: keys are nothing any more."""
+        """Ignore keys from now on, because the call is over."""
         self._closed = True
         self._take()
 
@@ -159,11 +159,11 @@ async def collect(
     asked: Callable[[], Awaitable[None]],
     next_s: float = NEXT_S,
 ) -> str:
-    """The tool: what the caller typed, in words for an LLM.
+    """Run the tool: return the typed keys in words for an LLM.
 
-    ``asked`` returns when the question has been spoken; time-outs count from then, keys from
-    now. ``next_s``: how long each key but the first is waited for. Cancelling it is safe: keys
-    are a turn again. Raises ActionFailed: wrong arguments, or it runs already.
+    ``asked`` returns when the question has been spoken. Time-outs start then, but keys count from
+    now. ``next_s`` is the time-out of each key but the first. Cancelling is safe: the keys become a
+    turn. Raises ActionFailed for wrong arguments, or if the tool runs already.
     """
     count = _number(arguments, "digits", None, MAX_KEYS)
     first_s = _number(arguments, "timeoutSeconds", _FIRST_S, 30)

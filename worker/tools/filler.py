@@ -1,4 +1,4 @@
-"""What an agent says while a tool keeps the caller waiting."""
+"""The words that an agent says while the caller waits for a tool."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from livekit.agents.voice import SpeechHandle
 
 from core.models import CustomTool
 
-# Spoken in the agent's language when its owner gave no words; elsewhere, silence.
+# Spoken in the agent's language if its owner gave no words; nothing is said in other languages.
 _WORDS = {
     "en": "One moment, please.",
     "de": "Einen Moment, bitte.",
@@ -24,7 +24,7 @@ _WORDS = {
 
 
 def words(tool: CustomTool, language: str) -> str | None:
-    """What is said while the tool runs; None: nothing."""
+    """Return the words to say while the tool runs; None for nothing."""
     if not tool.speak_during_execution:
         return None
     return tool.execution_message or _WORDS.get(language.split("-")[0].lower())
@@ -32,9 +32,9 @@ def words(tool: CustomTool, language: str) -> str | None:
 
 @asynccontextmanager
 async def waiting(context: RunContext[Any], tool: CustomTool, language: str) -> AsyncIterator[None]:
-    """Around the tool's request: the words are spoken as soon as nobody else speaks.
+    """Say the words during the block, as soon as nobody else speaks.
 
-    A tool that has answered by then is not talked over.
+    They are not said if the tool has answered by then.
     """
     text = words(tool, language)
     if text is None:
@@ -49,8 +49,8 @@ async def waiting(context: RunContext[Any], tool: CustomTool, language: str) -> 
     def said(event: ConversationItemAddedEvent) -> None:
         item = event.item
         if isinstance(item, llm.ChatMessage) and any(item in each.chat_items for each in spoken):
-            # Models are told of a tool's call and its result in one: words between the two would
-            # come after both, as if the result had been spoken of.
+            # LLMs get a tool's call and its result together. Words dated between the two would come
+            # after both, as if the agent had said them about the result.
             item.created_at = context.function_call.created_at - 0.001
 
     context.session.on("conversation_item_added", said)

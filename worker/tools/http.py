@@ -1,9 +1,8 @@
-"""An agent's custom tools: one HTTP request per call, answered to the LLM as text.
+"""An agent's custom tools: one HTTP request per tool call, whose response goes to the LLM as text.
 
-POST sends the arguments as a JSON body, GET as query parameters; ``X-Call-Id``
-and ``X-Tool-Name`` say who asks, beside the headers that the tool's owner wants.
-Redirects are not followed: where a tool's requests go is what its owner wrote
-down, and nothing else.
+POST sends the arguments as a JSON body, GET as query parameters. ``X-Call-Id`` and
+``X-Tool-Name`` are added to the headers that the tool's owner configured. Redirects are not
+followed: requests go to the configured URL only.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ MAX_RESPONSE_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ToolAnswer:
-    """``text`` goes to the LLM, an error included, so that it can tell the caller."""
+    """A tool's result. ``text`` goes to the LLM, even an error, so that it can tell the caller."""
 
     ok: bool
     text: str
@@ -34,9 +33,9 @@ class ToolAnswer:
 async def request(
     http: aiohttp.ClientSession, tool: CustomTool, arguments: dict[str, Any], *, call_id: str
 ) -> ToolAnswer:
-    """Call the tool. Never raises for what the other side does.
+    """Call the tool. Failures of the other side are returned, not raised.
 
-    ``http``: a guarded one (core.url_guard), which takes no compressed answers.
+    ``http`` is a guarded session (core.url_guard). Compressed responses are refused.
     """
     query = _query(arguments) if tool.method == "GET" else None
     try:

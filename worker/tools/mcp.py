@@ -1,11 +1,10 @@
-"""An agent's MCP servers: connected beside the call, their tools handed over when they are there.
+"""An agent's MCP servers: connected during the call, their tools added as soon as they are listed.
 
-A server that is dead, slow or hostile costs the call nothing but that server's tools. What it
-says is bounded: so many bytes and requests in a call (worker.tools.mcp_transport), so many tools,
-so long a result. Requests lead where core.url_guard lets them; the mcp package follows redirects
-within one origin only.
+A dead, slow or hostile server costs the call only that server's tools. Bytes and requests per call
+(worker.tools.mcp_transport), the number of tools and the length of a result are limited. Requests
+go only where core.url_guard allows; the mcp package follows redirects within one origin only.
 
-To import the mcp package takes most of a second; worker.preload does it once for all calls.
+Importing the mcp package takes most of a second; worker.preload does it once for all calls.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ from worker.tools.mcp_transport import GuardedTransport
 log = logging.getLogger(__name__)
 
 MAX_TOOLS = 50
-"""Of one server; more would be more than a model can choose from."""
+"""The most tools of one server; an LLM cannot choose well among more."""
 MAX_DESCRIPTION = 1024
 CLOSE_WITHIN_S = 2.0
-# Idle streams of a server's own; a request has its own time-out.
+# The time-out of a server's idle streams; each request has its own.
 _READ_S = 300.0
-# What models take for a name.
+# The tool names that LLMs accept.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 Offer = Callable[[list[llm.Tool | llm.Toolset]], Awaitable[None]]
 
 
 class McpServers:
-    """``start`` when the agent is known; ``aclose`` when the call is over.
+    """One call's MCP servers. ``start`` them when the agent is known; ``aclose`` after the call.
 
-    ``offer`` gives tools to the agent; tools that it has already win there.
+    ``offer`` gives tools to the agent, which keeps its own tool where names are equal.
     """
 
     def __init__(
@@ -68,20 +67,20 @@ class McpServers:
             task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """Say goodbye to the servers, as far as they let us."""
+        """Close the sessions, in bounded time."""
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=CLOSE_WITHIN_S)
             for task in late:
-                # What it does to be closed takes too long: break that off, too.
+                # Closing the session takes too long, so cancel that, too.
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=CLOSE_WITHIN_S)
 
     async def _serve(self, config: McpServer) -> None:
-        """Until cancelled, or the server is no more."""
+        """Offer a server's tools, and keep the session until cancelled or the server fails."""
         name, timeout_s = urlsplit(config.url).hostname or "", config.timeout_ms / 1000
         async with guarded_session(allow_private=self._allow_private) as http:
             transport = GuardedTransport(http)
@@ -99,7 +98,7 @@ class McpServers:
                         await asyncio.Event().wait()
             except TimeoutError:
                 problem = "it did not answer in time"
-            except Exception as error:  # whatever a stranger's server makes the library raise
+            except Exception as error:  # a third party's server may make the library raise anything
                 problem = transport.problem or "it does not speak the protocol"
                 log.info("mcp server failed", extra={"error": type(error).__name__})
             self._box.post("mcp.failed", {"server": name, "message": problem})
@@ -127,7 +126,7 @@ class McpServers:
 
 class _Session(ClientSession):
     async def validate_tool_result(self, name: str, result: types.CallToolResult) -> None:
-        """Nothing: a pattern in a stranger's schema can keep this process busy for ever."""
+        """Skip validation: a pattern in a stranger's schema could block this process for ever."""
 
 
 @asynccontextmanager
@@ -177,7 +176,7 @@ def _streams(
 
 
 def _usable(listed: Sequence[types.Tool], allowed: Sequence[str] | None) -> list[dict[str, Any]]:
-    """As a model takes them; those that no model can be told of are left out."""
+    """Return the schemas in the form that LLMs accept, without tools that they cannot use."""
     found: dict[str, dict[str, Any]] = {}
     for tool in listed:
         if len(found) == MAX_TOOLS:
@@ -206,7 +205,7 @@ def _answer(result: types.CallToolResult) -> ToolAnswer:
     if len(text.encode(errors="replace")) > MAX_RESPONSE_BYTES:
         return ToolAnswer(False, "Error: the tool's answer is too long.")
     if result.is_error:
-        # The tool's own words, meant for the model to do better.
+        # The tool's error message is meant for the LLM, which may correct its arguments.
         return ToolAnswer(False, f"Error: {text or 'the tool failed'}")
     return ToolAnswer(True, text or "Done.")
 

@@ -1,7 +1,7 @@
-"""HTTP for the mcp package, which speaks through httpx: over a guarded session, and bounded.
+"""An httpx transport for the mcp package: uses a guarded session, and limits bytes and requests.
 
-Whatever goes wrong comes back as an answer with status 502, as a proxy would say it: an exception
-would end the whole session with the server, where an answer ends one request.
+Every failure is returned as a response with status 502, as a proxy would do: a response ends one
+request, while an exception would end the whole session with the server.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from yarl import URL
 from core.url_guard import AddressRefused, read_bounded
 
 MAX_BYTES = 8 * 1024 * 1024
-"""Of all answers of one server in one call."""
+"""The total size of one server's responses in one call."""
 MAX_REQUESTS = 2000
-"""To one server in one call: some answers ask for another request."""
+"""The most requests to one server in one call: some responses cause another request."""
 
 _EVENTS = "text/event-stream"
-# What aiohttp writes by itself; what comes compressed is not read.
+# aiohttp writes these itself. Compressed responses are refused.
 _OWN_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding"})
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):
-    """``http``: a guarded session (core.url_guard), which is closed by whoever opened it."""
+    """``http`` is a guarded session (core.url_guard), which the caller closes."""
 
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self._http = http
         self._bytes_left = MAX_BYTES
         self._requests_left = MAX_REQUESTS
         self.problem: str | None = None
-        """What the last request met with, in our own words."""
+        """The last request's failure, without the server's text; None if it succeeded."""
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         self.problem = None
@@ -93,7 +93,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
         return httpx2.Response(response.status, headers=headers, content=body, request=request)
 
     def take(self, count: int) -> bool:
-        """Whether so many bytes may still come."""
+        """Count received bytes; return False once they exceed the limit."""
         self._bytes_left -= count
         return self._bytes_left >= 0
 
@@ -103,7 +103,7 @@ class GuardedTransport(httpx2.AsyncBaseTransport):
 
 
 class _Events(httpx2.AsyncByteStream):
-    """Server-sent events, as they come."""
+    """A stream of server-sent events."""
 
     def __init__(self, transport: GuardedTransport, response: aiohttp.ClientResponse) -> None:
         self._transport = transport
@@ -123,7 +123,7 @@ class _Events(httpx2.AsyncByteStream):
 
 
 def _problem(error: Exception) -> str:
-    """Our own words: an exception's name addresses, and what is in our network."""
+    """Describe an error without its own text, which may name addresses in the internal network."""
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(
         error.os_error, AddressRefused
     ):
