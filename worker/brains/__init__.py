@@ -1,1 +1,1 @@
-"""Answers the caller's turns: a model that the worker asks (hosted), or the tenant's webhook."""
+"""Answers the caller's turns: an LLM that the worker asks (hosted), or the tenant's webhook."""

@@ -1,4 +1,4 @@
-"""The brain of a hosted agent: a language model with the agent's prompt and tools."""
+"""The brain of a hosted agent: an LLM with the agent's prompt and tools."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 _MOST_TOOLS = 128
-"""OpenAI refuses a request with more of them."""
+"""OpenAI refuses a request with more tools."""
 
 
 class HostedBrain:
-    """livekit-agents' own way: a language model with the agent's prompt and tools."""
+    """Uses livekit-agents' default LLM node. A worker.voice.brain.Brain."""
 
     guesses = True
 
@@ -36,7 +36,7 @@ class HostedBrain:
         self._adding = asyncio.Lock()
         self._mcp: McpServers | None = None
         if config.mcp_servers:
-            # Here, because its import takes most of a second; job processes have it already.
+            # Imported here, as it takes most of a second; job processes have it already.
             from worker.tools.mcp import McpServers
 
             self._mcp = McpServers(
@@ -44,20 +44,20 @@ class HostedBrain:
             )
 
     def attach(self, session: AgentSession[None]) -> None:
-        """Look for tools from here on; the call does not wait for them."""
+        """Start connecting to MCP servers; the call does not wait for their tools."""
         if self._mcp is not None:
             self._mcp.start()
 
     async def warm(self) -> None:
-        """Its plugin does that when the session starts."""
+        """Do nothing: the LLM's plugin connects when the session starts."""
 
     async def aclose(self) -> None:
-        """The client is the process's."""
+        """Close the MCP servers. The LLM's client belongs to the process."""
         if self._mcp is not None:
             await self._mcp.aclose()
 
     async def _add_tools(self, tools: list[llm.Tool | llm.Toolset]) -> None:
-        """Tools that turned up later. Of several of one name the first stays."""
+        """Add tools that were listed later. Of several with one name, the first is kept."""
         async with self._adding:
             known = {tool.id for tool in self.agent.tools}
             new = [tool for tool in tools if tool.id not in known]

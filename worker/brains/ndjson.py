@@ -1,8 +1,8 @@
-"""Newline-delimited JSON, as it comes: bytes in, objects out, whatever way the bytes are split.
+"""An incremental parser of newline-delimited JSON: bytes split anywhere in, objects out.
 
-Lines end with LF or CRLF, the last one may end with the stream. Blank lines mean nothing. A line
-that is no JSON object, or longer than allowed, is skipped and counted; of an over-long one no
-more than the limit is ever kept.
+Lines end with LF or CRLF; the last one may end with the stream. Blank lines are ignored. A line
+that is not a JSON object or is too long is skipped and counted. No more than the limit of a line
+is ever kept in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ MAX_LINE_BYTES = 64 * 1024
 
 
 def parse_object(text: bytes) -> dict[str, Any] | None:
-    """The JSON object that ``text`` is in UTF-8, a byte order mark before it allowed; else None."""
+    """Return the JSON object in ``text``, UTF-8 with or without byte order mark, or None."""
     try:
         value = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -23,17 +23,17 @@ def parse_object(text: bytes) -> dict[str, Any] | None:
 
 
 class NdjsonParser:
-    """``feed`` as bytes arrive, ``finish`` once at their end."""
+    """Call ``feed`` as bytes arrive, and ``finish`` once at their end."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
         self._max = max_line_bytes
         self._line = bytearray()
         self._too_long = False
         self.skipped = 0
-        """Lines that were no JSON object."""
+        """The number of lines that were not a JSON object."""
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The objects whose lines are complete now."""
+        """Return the objects whose lines are complete now."""
         *ended, rest = data.split(b"\n")
         found = []
         for part in ended:
@@ -43,7 +43,7 @@ class NdjsonParser:
         return found
 
     def finish(self) -> list[dict[str, Any]]:
-        """The object of the last line, if it did not end with a newline."""
+        """Return the object of the last line if it did not end with a newline."""
         return self._take()
 
     def _extend(self, part: bytes) -> None:

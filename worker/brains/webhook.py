@@ -1,4 +1,4 @@
-"""A tenant's webhook as what answers a call's turns: no model of ours is asked anything."""
+"""The brain of an agent whose turns the tenant's webhook answers. No LLM is used."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ log = logging.getLogger(__name__)
 Post = Callable[[str, dict[str, Any]], object]
 
 MAX_TEXT = 10_000
-"""Characters that are spoken in one turn: over ten minutes."""
+"""The most characters spoken in one turn: over ten minutes."""
 
-# The speech that a turn's answer is for. The session creates the task that asks for the answer
-# right after it has told of the speech, in the same context.
+# The speech of the current answer. The session emits ``speech_created`` and then creates the task
+# that asks for the answer, in the same context.
 _speech: ContextVar[SpeechHandle] = ContextVar("speech")
 
 
 @dataclass(slots=True)
 class _Asked:
-    """What a turn's reply wants done once its text was spoken."""
+    """The actions that a turn's reply requests for when its text has been spoken."""
 
     digits: list[str] = field(default_factory=list)
     transfer: bool = False
@@ -65,10 +65,10 @@ class _Asked:
 
 
 class WebhookBrain:
-    """``post`` appends to the call's timeline; ``on_busy`` is called when an answer is awaited,
-    and when that is over. Where the brief has no webhook every turn fails."""
+    """A worker.voice.brain.Brain. ``post`` appends to the call's timeline. ``on_busy`` is called
+    when the wait for an answer starts and ends. If the brief has no webhook, every turn fails."""
 
-    # A turn is POSTed once, so not before it is over.
+    # A turn is POSTed once, so it must be over first.
     guesses = False
 
     def __init__(
@@ -109,7 +109,7 @@ class WebhookBrain:
             await self._client.aclose()
 
     async def answer(self, messages: list[llm.ChatMessage]) -> AsyncGenerator[str, None]:
-        """What is to be said to the caller's last message, as it comes."""
+        """Yield the text that answers the caller's last message, as it arrives."""
         asked = _Asked()
         exchange = Exchange.begin()
         spoken = 0
@@ -133,7 +133,7 @@ class WebhookBrain:
             self._awaited -= 1
             self._on_busy(self._awaited > 0)
             self._tell(outcome, reason, exchange)
-        if asked:  # of one that broke off, what had come until then
+        if asked:  # if the reply broke off, the actions received until then
             self._when_spoken(asked)
 
     async def _texts(
@@ -163,8 +163,8 @@ class WebhookBrain:
         self._post(event, facts)
 
     def _let_it_finish(self) -> None:
-        """A goodbye is not interrupted any more, unless that has happened already, or may be
-        happening: whether the caller says words is not known yet while they speak."""
+        """Make a goodbye uninterruptible, unless the caller speaks now: their sound may turn out to
+        be words, which interrupt it."""
         if self._session is not None and self._session.user_state == "speaking":
             return
         with contextlib.suppress(RuntimeError):
@@ -195,7 +195,7 @@ class WebhookBrain:
             await action
         except ActionFailed as failure:
             self._refused(name, str(failure))
-        except Exception:  # what is asked for after it, a hang-up above all, must still be done
+        except Exception:  # the following actions, a hang-up above all, must still be done
             log.exception("what a webhook asked for failed", extra={"action": name})
             self._refused(name, "it could not be done")
 
@@ -228,7 +228,7 @@ class _WebhookAgent(TurnAgent):
     async def transcription_node(
         self, text: AsyncIterable[str | TimedString], model_settings: ModelSettings
     ) -> AsyncIterator[str | TimedString]:
-        """One phrase of an answer: a TTS that times its words drops the space before the first."""
+        """Restore the space before a phrase, which a TTS with word times drops."""
         speech = _speech.get(None)
         apart = speech is not None and speech in self._begun
         if speech is not None:
@@ -247,8 +247,8 @@ def _spaced(words: str | TimedString) -> str | TimedString:
 
 
 class _NoModel(llm.LLM[str]):
-    """Stands where a session looks for a model before it answers anybody."""
+    """A placeholder: a session without an LLM answers no turns."""
 
     def chat(self, **_: Any) -> llm.LLMStream:
-        """Nobody does: the agent's ``llm_node`` is the webhook's."""
+        """Never called, because ``_WebhookAgent.llm_node`` asks the webhook."""
         raise RuntimeError("turns are answered by a webhook")

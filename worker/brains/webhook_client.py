@@ -1,9 +1,9 @@
-"""The wire to the webhook that answers a call's turns: one signed POST each, never repeated.
+"""The HTTP client of the webhook that answers a call's turns: one signed POST each, never repeated.
 
-Whatever the other side does costs that turn only: an answer is read up to a size and a deadline,
-nothing is decompressed, no redirect is followed, and no private address is connected to. The
-connection stays open between turns, so only the first pays for its handshake; ``preconnect``
-pays that while the phone still rings.
+A fault of the other side costs that turn only. A response has a size limit and a deadline,
+compressed ones are refused, redirects are not followed, and private addresses are refused. The
+connection stays open between turns, so only the first turn would wait for the handshake;
+``preconnect`` does that while the phone still rings.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 EVENT = "agent.message"
 
-# Longer than people pause; a server that closes sooner is noticed before it is written to.
+# Longer than people pause. If the server closes sooner, aiohttp notices before the next request.
 _KEEP_ALIVE_S = 120.0
 _PRECONNECT_WITHIN_S = 5.0
-# What still comes after the reply's last object is mostly the end of the body, already here.
+# After the reply's last object, mostly only the end of the body is left, and already received.
 _DRAIN_BYTES, _DRAIN_WITHIN_S = 64 * 1024, 1.0
 _HEADERS: Mapping[str, str] = MappingProxyType(
     {
@@ -46,12 +46,12 @@ _HEADERS: Mapping[str, str] = MappingProxyType(
 
 
 class WebhookFailed(Exception):
-    """The turn has no answer, or no more of it. The text is ours and may be shown."""
+    """The turn's answer is missing or incomplete. The text is safe to show."""
 
 
 @dataclass(slots=True)
 class Exchange:
-    """What is known of one turn's POST so far. Times in ms since it was begun."""
+    """The state of one turn's POST so far. Times in ms count from its start."""
 
     started: float
     status: int | None = None
@@ -68,7 +68,7 @@ class Exchange:
 
 
 class WebhookClient:
-    """One call's connection to its endpoint; ``aclose`` it."""
+    """One call's client of its endpoint. ``aclose`` it."""
 
     def __init__(self, endpoint: VoiceWebhook, *, allow_private: bool) -> None:
         self._endpoint = endpoint
@@ -77,7 +77,7 @@ class WebhookClient:
             allow_private=allow_private,
             limit=4,
             keepalive_s=_KEEP_ALIVE_S,
-            # The line and header limits are aiohttp's; a turn as a whole has one deadline.
+            # aiohttp limits the size of lines and headers; this is the deadline of a whole turn.
             timeout=aiohttp.ClientTimeout(total=endpoint.timeout_s),
         )
         self._draining: set[asyncio.Task[None]] = set()
@@ -89,8 +89,8 @@ class WebhookClient:
         await self._http.close()
 
     async def preconnect(self) -> None:
-        """Have a connection ready, TLS and all, without a request. A failure is the first
-        turn's to tell."""
+        """Open a connection, including TLS, without a request. A failure is only logged; the first
+        turn reports it."""
         connector = self._http.connector
         assert connector is not None
         timeout = aiohttp.ClientTimeout(connect=_PRECONNECT_WITHIN_S)
@@ -109,9 +109,9 @@ class WebhookClient:
             log.info("webhook not reached yet", extra={"error": type(error).__name__})
 
     async def replies(self, body: str, exchange: Exchange) -> AsyncGenerator[Reply, None]:
-        """POST a turn; its replies as they come, to the one that closes the turn.
+        """POST a turn and yield its replies as they arrive, up to the one that ends the turn.
 
-        Closing the generator before that aborts the request, which the server sees. Raises
+        Closing the generator earlier aborts the request, which the server can see. Raises
         WebhookFailed.
         """
         try:
@@ -133,7 +133,7 @@ class WebhookClient:
                         exchange.first_reply_ms = exchange.elapsed_ms
                     if not reply.interim:
                         finished = True
-                        # Before the last words are handed on: whoever has them asks no more.
+                        # Before the yield: a consumer that has the last reply may not resume.
                         self._drain(response)
                     yield reply
                     if finished:
@@ -176,7 +176,7 @@ class WebhookClient:
             yield reply
 
     def _drain(self, response: aiohttp.ClientResponse) -> None:
-        """Read to the end if that is near, which frees the connection for the next turn."""
+        """Read the rest of a short body, so that the next turn can reuse the connection."""
         task = asyncio.create_task(_read_rest(response), name="webhook rest")
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
@@ -193,5 +193,5 @@ async def _read_rest(response: aiohttp.ClientResponse) -> None:
     except (aiohttp.ClientError, OSError, ValueError) as error:
         log.debug("webhook left", extra={"error": type(error).__name__})
     finally:
-        # Does nothing to a connection whose answer was read to its end.
+        # This has no effect if the response was read to its end.
         response.close()

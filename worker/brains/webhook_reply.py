@@ -1,8 +1,8 @@
-"""What a webhook answers a caller's turn with, read as it comes. Sans-I/O.
+"""Decodes a webhook's response to a caller's turn as it arrives. Sans-I/O.
 
-A reply is one JSON object, or several as NDJSON; which of the two is seen from the body, because
-frameworks label streams as they please. Only ``application/x-ndjson`` and its like are taken at
-their word, so that a broken first line costs that line.
+A response is one JSON object, or several as NDJSON. The body decides which, because frameworks
+label streams inconsistently. Only ``application/x-ndjson`` and the like are trusted, so that a
+broken first line costs only that line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NDJSON_TYPES = frozenset(
 
 
 def _speakable(value: Any) -> Any:
-    """Without what no database and no TTS takes: control characters, halves of pairs."""
+    """Replace characters that databases and TTS reject: control characters, lone surrogates."""
     if not isinstance(value, str):
         return value
     return "".join(
@@ -42,7 +42,7 @@ def _keys(value: Any) -> Any:
 
 
 class Reply(BaseModel):
-    """One object of a reply. ``interim``: there is more to come."""
+    """One object of a response. ``interim``: more objects follow."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -56,10 +56,10 @@ class Reply(BaseModel):
 
 
 class ReplyDecoder:
-    """``feed`` as bytes arrive, ``finish`` once at their end."""
+    """Call ``feed`` as bytes arrive, and ``finish`` once at their end."""
 
     def __init__(self, content_type: str) -> None:
-        """``content_type``: of the answer, without parameters."""
+        """``content_type`` is the response's, without parameters."""
         self._lines = NdjsonParser()
         self._is: Literal["unknown", "lines", "whole"] = (
             "lines" if content_type.lower() in _NDJSON_TYPES else "unknown"
@@ -69,11 +69,11 @@ class ReplyDecoder:
 
     @property
     def skipped(self) -> int:
-        """Lines that are no reply."""
+        """The number of lines that were not a reply."""
         return self._lines.skipped + self._unusable
 
     def feed(self, data: bytes) -> list[Reply]:
-        """The replies that are complete now."""
+        """Return the replies that are complete now."""
         if self._is == "lines":
             return self._replies(self._lines.feed(data))
         self._kept += data
@@ -86,7 +86,7 @@ class ReplyDecoder:
         return self._as_lines() if self._is == "lines" else []
 
     def finish(self) -> list[Reply]:
-        """What the end of the body completes."""
+        """Return the replies that the end of the body completes."""
         if self._is != "lines":
             whole = parse_object(bytes(self._kept))
             if whole is not None:

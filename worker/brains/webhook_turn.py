@@ -1,4 +1,4 @@
-"""The body of a caller's turn, as a webhook gets it. Pure."""
+"""Builds the body of a caller's turn for a webhook. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worker.voice.transcript import spoken_text
 def voice_turn(
     brief: CallBrief, messages: Sequence[ChatMessage], *, context_limit: int, at: datetime
 ) -> str:
-    """``messages``: what was said, and heard, on the call; the turn is the caller's last."""
+    """Return the body. ``messages`` are all of the call; the turn is the caller's last one."""
     position = max(i for i, message in enumerate(messages) if message.role == "user")
     turn = messages[position]
     recent = [
