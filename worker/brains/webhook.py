@@ -163,8 +163,8 @@ class WebhookBrain:
         self._post(event, facts)
 
     def _let_it_finish(self) -> None:
-        """Make a goodbye uninterruptible, unless the caller speaks now: their sound may turn out to
-        be words, which interrupt it."""
+        """Make a goodbye uninterruptible, unless it was interrupted already, or the caller speaks
+        now and may be interrupting it."""
         if self._session is not None and self._session.user_state == "speaking":
             return
         with contextlib.suppress(RuntimeError):

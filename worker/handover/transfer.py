@@ -1,10 +1,10 @@
-"""Transferring the caller to a human.
+"""Transfers the caller to a human.
 
 Cold: the gateway refers the caller's phone to the human. Warm: the gateway dials the human onto
 the caller's line; the caller hears music, the human a briefing, and neither hears the other. When
 the human accepts with a key or a word, they hear each other, and the agent leaves. In every other
-case the human is hung up and the caller is back with the agent. The line does either, or raises
-NotSupported (worker.line: ``refer``, ``consult``).
+case the human's phone is hung up and the caller is back with the agent. The line does either, or
+raises NotSupported (worker.line: ``refer``, ``consult``).
 """
 
 from __future__ import annotations
