@@ -2,7 +2,7 @@
 
 Whoever learns a fact appends an event: the gateway (the dial and its verdict),
 the worker (what it sees and hears in the room), LiveKit (webhooks), the
-reconciler. The gateway folds them into a call's status (gateway.store.call_record).
+reconciler. The gateway folds them into a call's status (gateway.store.call_status).
 
     call.queued                                          accepted, nothing dialled yet
     call.dialing     {participantId, sipCallId}          the SIP participant is in the room

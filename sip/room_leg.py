@@ -21,8 +21,8 @@ from core.legs import LEAVE_METHOD
 from sip import dtmf, endings, membership
 from sip.delay_reports import tell_delay
 from sip.endings import Ending
-from sip.leg import SAMPLE_RATE, PhoneAudio, PhoneLeg
 from sip.participant import LiveKit, Participant
+from sip.phone_audio import SAMPLE_RATE, PhoneAudio, PhoneLeg
 from sip.sdk import connect, ignore_captured_frames
 
 log = logging.getLogger(__name__)

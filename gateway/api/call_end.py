@@ -18,7 +18,7 @@ from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import STORE, TIMELINE, call_services
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.database import Scope
 from sip.twirp import livekit_errors
 

@@ -20,7 +20,7 @@ from gateway.calls.views import EventView
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import STREAMS
-from gateway.store.call_record import Call, StoredEvent
+from gateway.store.call_status import Call, StoredEvent
 
 HEARTBEAT_S = 15.0
 

@@ -25,8 +25,8 @@ from gateway.http.paging import Page
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
 from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS
-from gateway.store.call_record import Call, CallType
 from gateway.store.call_rows import CallFilter
+from gateway.store.call_status import Call, CallType
 
 MAX_WAIT_S = 600
 

@@ -16,7 +16,7 @@ from gateway.calls.timeline import Listener, Look
 from gateway.http.connection import Connection
 from gateway.http.principal import PRINCIPAL
 from gateway.keys import STOPPING, STORE, TIMELINE
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.database import Scope
 
 # After the end, the agent reports the last turns; an agent that was killed never does.

@@ -15,7 +15,7 @@ from core.models import Agent
 from core.tokens import TokenIssuer
 from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.timeline import Journal, Watch
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import Store
 from gateway.store.credentials import Unreadable
 from gateway.store.webhooks import WebhookEndpoint, WebhookStore

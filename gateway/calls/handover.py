@@ -18,7 +18,7 @@ from core.legs import Leg
 from core.models import CallEvent
 from gateway.calls.livekit import LIVEKIT_ERRORS, leg_of, present, send_away_or_log
 from gateway.calls.timeline import Timeline
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 

@@ -29,7 +29,7 @@ from gateway.calls.livekit import LIVEKIT_ERRORS, leg_of, present, send_away_or_
 from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.lookup.agents import Agents, check_takes_calls
 from gateway.lookup.numbers import Numbers
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import LiveIdentity, NewCall, Store
 from gateway.store.database import Scope
 from gateway.store.webhooks import WebhookStore

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from core.errors import TooManyRequests
 from core.models import CallEvent
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.capacity import Judge, Load
 

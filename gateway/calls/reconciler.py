@@ -36,7 +36,7 @@ from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline
 from gateway.calls.web import JOIN_WITHIN
 from gateway.fields.names import is_name
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 from sip.trunks import read_label

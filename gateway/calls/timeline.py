@@ -18,7 +18,7 @@ from core.errors import Unavailable
 from core.events import Source, ended
 from core.models import CallEvent
 from gateway.http.metrics import Metrics
-from gateway.store.call_record import Call, StoredEvent
+from gateway.store.call_status import Call, StoredEvent
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 from sip.dial import DialOutcome

@@ -12,7 +12,7 @@ from core.events import ended
 from core.models import Agent, CallEvent, DisconnectionReason
 from core.transfers import Outcome, TransferResult, failure, human_identity
 from gateway.calls.timeline import Timeline
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import Store
 
 _TOLD = ("transfer.started", "transfer.answered", "transfer.failed", "call.transferred")

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from core.models import Direction, DisconnectionReason, Model, Status, Timestamp, Turn
 from gateway.http.paging import Listing
-from gateway.store.call_record import Call, CallType, StoredEvent
+from gateway.store.call_status import Call, CallType, StoredEvent
 
 _SNIPPET = 140
 

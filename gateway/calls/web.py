@@ -21,7 +21,7 @@ from gateway.calls.livekit import close_room
 from gateway.calls.room_tokens import join_token
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Journal, Timeline, Watch
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Principal
 from gateway.store.room_names import Claim

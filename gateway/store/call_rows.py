@@ -14,7 +14,7 @@ from sqlalchemy import Select, bindparam, select, update
 
 from core.events import Source
 from core.models import CallEvent, Direction, Status, Turn
-from gateway.store.call_record import Call, CallState, CallType
+from gateway.store.call_status import Call, CallState, CallType
 from gateway.store.database import Database
 from gateway.store.tables import CallRow, EventRow
 

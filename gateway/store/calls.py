@@ -19,7 +19,6 @@ from core.events import Source
 from core.jobs import Heartbeat
 from core.models import Agent, CallEvent, Direction, Turn, now
 from gateway.store.agent_secrets import AgentSecrets
-from gateway.store.call_record import Call, CallState, StoredEvent, fold
 from gateway.store.call_rows import (
     ADVANCE,
     CALL,
@@ -37,6 +36,7 @@ from gateway.store.call_rows import (
     event_row,
     in_spoken_order,
 )
+from gateway.store.call_status import Call, CallState, StoredEvent, fold
 from gateway.store.call_trunks import CallTrunks, OwnTrunk
 from gateway.store.capacity import WORKER_STALE, Judge, Load, load_of
 from gateway.store.credentials import Unreadable, Vault

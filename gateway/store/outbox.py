@@ -21,8 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from core.models import Turn, new_id, now
-from gateway.store.call_record import Call
 from gateway.store.call_rows import in_spoken_order
+from gateway.store.call_status import Call
 from gateway.store.calls import Step
 from gateway.store.database import Database, whole
 from gateway.store.deliveries import Delivery, DeliveryStatus, delivery_of, owned

@@ -63,7 +63,7 @@ class CallRow(Base):
     meta: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
     created_at: Mapped[datetime]
 
-    # Moved by events only (gateway.store.call_record.fold).
+    # Moved by events only (gateway.store.call_status.fold).
     status: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(String(32))
     sip_status_code: Mapped[int | None]

@@ -14,7 +14,7 @@ from typing import Any
 from core.models import Turn
 from core.webhooks.payload import envelope, history
 from gateway.calls.views import CallView
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 
 
 def render(event: str, at: datetime, call: Call, turns: Sequence[Turn], context_limit: int) -> str:

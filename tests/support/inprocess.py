@@ -20,7 +20,7 @@ from dev.stack.environment import GivenSettings
 from gateway.app import create_app
 from gateway.keys import STORE
 from gateway.store import migrations
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from sip.guard import Resolver
 from tests.conftest import AUTH, write_agents

@@ -8,7 +8,7 @@ import pytest
 
 from core.events import ended
 from core.models import TERMINAL, CallEvent
-from gateway.store.call_record import CallState, fold
+from gateway.store.call_status import CallState, fold
 from worker.endings import ENDINGS, Cause, Ending
 
 pytestmark = pytest.mark.unit

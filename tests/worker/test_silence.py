@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from worker.silence import SilenceClock, warning_after_s
-from worker.voice.pipeline import VAD_SPEECH_S, interrupting_s
+from worker.voice.turn_taking import VAD_SPEECH_S, interrupting_s
 
 pytestmark = pytest.mark.unit
 

@@ -7,9 +7,10 @@ import logging
 
 from core.models import AgentConfig
 from core.settings import Settings
+from worker.voice.failures import CHAIN_OPTIONS, TTS_OPTIONS
 from worker.voice.fallback import STT_OPTIONS
-from worker.voice.pipeline import CHAIN_OPTIONS, TTS_OPTIONS, build_vad
 from worker.voice.providers import Providers
+from worker.voice.turn_taking import build_vad
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from worker.handover.aside import Aside
 from worker.handover.briefing import briefing, by_key, by_words
 from worker.line import TransferFailed
 from worker.room.far_end import FarEnd
-from worker.room.leaving import send_away
+from worker.room.hang_up import send_away
 from worker.room.separation import LIVEKIT_ERRORS, Separation
 from worker.room.side_track import SideTrack
 from worker.voice.prepared import PreparedSpeech

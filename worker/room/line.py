@@ -18,7 +18,7 @@ from core.settings import Settings
 from core.transfers import TransferResult, human_identity
 from worker.handover.aside import Aside
 from worker.line import KEYS, LineError, Listener
-from worker.room import leaving
+from worker.room import hang_up as leaving
 from worker.room.consultation import RoomConsultation
 from worker.room.far_end import FarEnd
 from worker.room.media_delay import MediaDelay

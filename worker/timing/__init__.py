@@ -1,1 +1,1 @@
-"""Measures a turn's latency from the audio."""
+"""Measures a turn's latency from the audio (worker.voice.turn_taking decides when it is over)."""

@@ -1,1 +1,1 @@
-"""The conversation: the voice pipeline, its providers and their fallbacks, the transcript."""
+"""The conversation: pipeline, turn taking, providers, their fallbacks and failures, transcript."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from livekit.agents import (
     AgentStateChangedEvent,
-    APIConnectionError,
     CloseEvent,
     ConversationItemAddedEvent,
     ErrorEvent,
@@ -24,10 +23,10 @@ from worker.line import Line
 from worker.timing.turn_clock import TurnClock
 from worker.voice import pipeline
 from worker.voice.brain import Brain
+from worker.voice.failures import apology, failure_of
 from worker.voice.fallback import describe
 from worker.voice.keys import pressed
 from worker.voice.prepared import PreparedSpeech
-from worker.voice.providers import base_language
 from worker.voice.transcript import Post, Transcript
 
 log = logging.getLogger(__name__)
@@ -36,18 +35,6 @@ _APOLOGY_WITHIN_S = 8.0
 _CLOSE_WITHIN_S = 10.0
 _INTERRUPT_WITHIN_S = 2.0
 _LAST_WORDS_WITHIN_S = 1.0
-
-# Spoken in the agent's language when its providers fail; nothing is said in other languages.
-_APOLOGIES = {
-    "en": "I am sorry, something went wrong on my side. Please call again later. Goodbye.",
-    "de": "Es tut mir leid, bei mir ist ein Fehler aufgetreten. Bitte rufen Sie später noch "
-    "einmal an. Auf Wiederhören.",
-    "es": "Lo siento, se ha producido un error. Por favor, llame más tarde. Adiós.",
-    "fr": "Je suis désolé, une erreur est survenue. Veuillez rappeler plus tard. Au revoir.",
-    "it": "Mi dispiace, si è verificato un errore. La prego di richiamare più tardi. Arrivederci.",
-    "nl": "Het spijt me, er ging iets mis. Probeer het later nog eens. Tot ziens.",
-    "pt": "Desculpe, ocorreu um erro. Por favor, ligue mais tarde. Adeus.",
-}
 
 
 class Conversation:
@@ -210,7 +197,7 @@ class Conversation:
 
     async def apologise(self) -> None:
         """Apologise in the agent's language, if the session can still speak."""
-        text = _APOLOGIES.get(base_language(self._config))
+        text = apology(self._config)
         if text is None or self._closing:
             return
         try:
@@ -271,13 +258,8 @@ class Conversation:
     def _provider_failed(self, event: ErrorEvent) -> None:
         if self._closing:
             return
-        stage = str(getattr(event.error, "type", "unknown")).removesuffix("_error")
-        cause = getattr(event.error, "error", event.error)
-        # A partly spoken answer is not restarted, nor taken over by another model. The session may
-        # still answer the caller's next turn.
-        broke_off = stage == "llm" and isinstance(cause, APIConnectionError) and not cause.retryable
-        recoverable = bool(getattr(event.error, "recoverable", False))
-        self._failed(stage, describe(cause), recoverable or broke_off)
+        failure = failure_of(event)
+        self._failed(failure.stage, failure.message, failure.recoverable)
 
     def _failed(self, stage: str, message: str, recoverable: bool) -> None:
         self._post(

@@ -20,8 +20,8 @@ from sip.endings import (
     TRANSFERRED,
     Ending,
 )
-from sip.leg import PhoneLeg
 from sip.participant import LiveKit, Participant
+from sip.phone_audio import PhoneLeg
 from sip.room_leg import RoomLeg
 
 log = logging.getLogger(__name__)

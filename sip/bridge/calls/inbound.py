@@ -14,8 +14,8 @@ import baresip
 from core.first_of import first_of
 from sip.bridge import matching
 from sip.bridge.calls import attributes
-from sip.bridge.calls.admission import Admission, Ticket
 from sip.bridge.calls.call import Call
+from sip.bridge.calls.inbound_limits import Admission, Ticket
 from sip.bridge.calls.outbound import RINGING_TIMEOUT_S
 from sip.bridge.calls.turns import Turns
 from sip.bridge.ids import new_id

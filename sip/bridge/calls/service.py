@@ -14,9 +14,9 @@ from livekit.protocol import sip as pb
 from livekit.rtc import DisconnectReason
 
 from sip.bridge.calls import outbound
-from sip.bridge.calls.admission import Admission, Ticket
 from sip.bridge.calls.call import Call
 from sip.bridge.calls.inbound import Inbound, Refused
+from sip.bridge.calls.inbound_limits import Admission, Ticket
 from sip.bridge.calls.outbound import Dial
 from sip.bridge.calls.refuser import Refuser
 from sip.bridge.calls.sweeper import Sweeper

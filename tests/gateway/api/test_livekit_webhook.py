@@ -20,7 +20,7 @@ from core.legs import LEAVING, LEG, LOST, Leg
 from core.models import Agent, AgentConfig, CallEvent, new_id, now
 from gateway.api.livekit_webhook import _ENDINGS
 from gateway.keys import TIMELINE
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.database import Scope
 from tests.gateway.api.test_agent_tools import WITH_HEADERS
 from tests.support.inprocess import KEY, SECRET, Running, running, settings_in

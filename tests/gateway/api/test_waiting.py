@@ -15,7 +15,7 @@ from core.models import CallEvent, Turn
 from gateway.api import call_streams
 from gateway.api import waiting as waiting_module
 from gateway.keys import STOPPING, TIMELINE
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from tests.conftest import ACME, RIVAL
 from tests.gateway.api.test_calls import fetch, listening, over, types
 from tests.support.inprocess import Running, running, settings_in

@@ -20,7 +20,7 @@ from gateway.calls.rooms import LABEL
 from gateway.calls.timeline import Journal
 from gateway.calls.web import JOIN_WITHIN, VISITOR, WebCalls
 from gateway.keys import LIMITS, METRICS, SETTINGS, TIMELINE, call_services
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.database import Principal, Scope
 from tests.conftest import ACME, RIVAL, operator
 from tests.gateway.api.test_livekit_webhook import deliver, left

@@ -19,7 +19,7 @@ from core.models import Agent, AgentConfig, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
 from core.transfers import human_identity
 from gateway.keys import CREDENTIALS, NUMBERS, STORE
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.call_trunks import CallTrunks, OwnTrunk
 from gateway.store.credentials import Vault
 from gateway.store.database import Scope

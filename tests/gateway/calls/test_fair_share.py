@@ -16,7 +16,7 @@ from core.models import Agent, AgentConfig, CallEvent
 from dev.stack.environment import GivenSettings
 from gateway.calls.limits import CallLimits, fair
 from gateway.calls.plan import CallPlan
-from gateway.store.call_record import Call, CallState, fold
+from gateway.store.call_status import Call, CallState, fold
 from gateway.store.calls import Store
 from gateway.store.capacity import Load
 from gateway.store.database import Database

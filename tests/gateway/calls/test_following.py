@@ -16,7 +16,7 @@ from gateway.calls.dispatcher import Arrival
 from gateway.calls.following import Following
 from gateway.calls.timeline import Timeline, Watch
 from gateway.keys import TIMELINE
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from sip.dial import ANSWERED, Dial, DialOutcome
 from tests.support.inprocess import Running, running, settings_in
 

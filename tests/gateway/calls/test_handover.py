@@ -11,7 +11,7 @@ import pytest
 
 from core.legs import Leg
 from core.models import CallEvent, now
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from tests.gateway.api.test_livekit_webhook import answered, deliver, left
 from tests.gateway.calls.test_reconciler import old_call, outcome, round_of
 from tests.support.inprocess import Running

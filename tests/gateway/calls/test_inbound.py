@@ -18,7 +18,7 @@ from core.models import AgentConfig, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
 from gateway.calls.inbound import call_id_of
 from gateway.keys import AGENT_STORE, DATABASE, NUMBERS, call_services
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.database import Scope
 from gateway.store.tables import PhoneNumberRow
 from tests.conftest import bearer

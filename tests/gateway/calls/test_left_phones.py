@@ -15,7 +15,7 @@ from livekit.protocol.room import ListParticipantsRequest
 from core.events import ended
 from core.legs import Leg
 from core.models import CallEvent, now
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from tests.gateway.calls.test_reconciler import round_of
 from tests.support.inprocess import Running
 from tests.support.livekit_stub import LiveKitStub, agent, phone, running_with

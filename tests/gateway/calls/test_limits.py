@@ -14,7 +14,7 @@ from core.events import ended
 from core.models import CallEvent, new_id
 from gateway.calls.limits import CallLimits
 from gateway.calls.plan import CallPlan
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Database
 from tests.conftest import ACME, RIVAL

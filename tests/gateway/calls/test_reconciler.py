@@ -18,7 +18,7 @@ from core.models import CallEvent, new_id, now
 from gateway.calls.inbound import call_id_of
 from gateway.calls.reconciler import Reconciler
 from gateway.keys import TIMELINE, call_services
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.database import Scope
 from tests.support.inprocess import Running, running, settings_in
 from tests.support.livekit_stub import LiveKitStub, agent, phone, running_with

@@ -24,7 +24,7 @@ from gateway.api.livekit_rooms import TOKEN_TTL
 from gateway.calls.rooms import LABEL
 from gateway.calls.web import JOIN_WITHIN
 from gateway.keys import DATABASE, LIMITS, SETTINGS, call_services
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.database import Database
 from gateway.store.room_names import LEEWAY, MARGIN, RENEWED
 from tests.conftest import ACME, RIVAL, operator

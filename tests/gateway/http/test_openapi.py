@@ -14,7 +14,7 @@ import gateway.api
 from gateway.http.openapi import build, documents
 from gateway.http.route import Route
 from gateway.routes import ROUTES
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from tests.support.edge import make_app, served
 
 pytestmark = pytest.mark.unit

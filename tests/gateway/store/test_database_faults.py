@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 from core.errors import Unavailable
 from gateway.calls import timeline
 from gateway.store import write_probe
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.database import Database, Trouble
 from gateway.store.write_probe import WriteProbe
 from tests.conftest import ACME

@@ -17,7 +17,7 @@ from core.events import ended
 from core.models import Agent, AgentConfig, CallEvent, Turn, new_id, now
 from core.url_guard import guarded_session
 from gateway.store import outbox as outbox_module
-from gateway.store.call_record import Call
+from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.credentials import Vault
 from gateway.store.database import Database

@@ -17,7 +17,7 @@ from core.models import new_id
 from dev.phone import Phone, RingOut
 from dev.stack import Stack, StackOptions
 from dev.stack.sip_backends import WAIT
-from sip.bridge.calls.admission import Limits
+from sip.bridge.calls.inbound_limits import Limits
 from sip.bridge.calls.service import JOINING
 from tests.sip.contract.rig import CALLER, IDENTITY, dial_request
 

@@ -20,8 +20,8 @@ from tests.support.inprocess import KEY, SECRET
 from tests.support.livekit_stub import LiveKitStub, phone
 from worker import server
 from worker.link.backoff import Backoff
-from worker.room import leaving
-from worker.room.leaving import send_away
+from worker.room import hang_up
+from worker.room.hang_up import send_away
 
 pytestmark = [pytest.mark.store, pytest.mark.attack]
 
@@ -107,7 +107,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     async def at_once(_backoff: Backoff) -> None:
         await asyncio.sleep(0)
 
-    monkeypatch.setattr(leaving, "_ATTEMPT_WITHIN_S", 0.2)
+    monkeypatch.setattr(hang_up, "_ATTEMPT_WITHIN_S", 0.2)
     monkeypatch.setattr(Backoff, "wait", at_once)
 
 
@@ -153,7 +153,7 @@ async def test_a_livekit_that_is_gone_holds_no_job_for_ever() -> None:
 
 
 def test_a_job_may_last_as_long_as_its_hang_up() -> None:
-    assert leaving.HANG_UP_WITHIN_S < server._SESSION_END_TIMEOUT_S
+    assert hang_up.HANG_UP_WITHIN_S < server._SESSION_END_TIMEOUT_S
 
 
 END_CALL = "lk.sip.EndCall"

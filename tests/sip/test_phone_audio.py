@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from sip.leg import BacklogGauge, Mixer, PhoneLeg
+from sip.phone_audio import BacklogGauge, Mixer, PhoneLeg
 
 pytestmark = pytest.mark.unit
 

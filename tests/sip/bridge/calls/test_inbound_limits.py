@@ -10,8 +10,8 @@ import pytest
 
 from sip import membership, room_leg
 from sip.bridge.calls import refuser, turns
-from sip.bridge.calls.admission import SOURCES_KEPT, Admission, Limits
 from sip.bridge.calls.call import Call
+from sip.bridge.calls.inbound_limits import SOURCES_KEPT, Admission, Limits
 from sip.bridge.calls.refuser import Refuser
 from sip.bridge.calls.turns import Turns
 from sip.bridge.twirp import TwirpError

@@ -9,7 +9,7 @@ import pytest
 
 from core.events import Source, ended
 from core.models import TERMINAL, CallEvent
-from gateway.store.call_record import CallState, fold
+from gateway.store.call_status import CallState, fold
 
 pytestmark = pytest.mark.unit
 
