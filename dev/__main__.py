@@ -1,4 +1,4 @@
-"""``python -m dev stack|demo|bench|setup``: the system on this machine, for people and for make."""
+"""``python -m dev stack|demo|bench|setup``: run the system on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 
 from core import settings
 from dev.process import ProcessFailed
@@ -34,10 +35,10 @@ def main() -> int:
 
 
 async def _until_signal(command: Coroutine[None, None, int]) -> int:
-    """Run it; Ctrl-C, SIGTERM and a closed terminal end it, with everything cleaned up.
+    """Run the command. Ctrl-C, SIGTERM or a closed terminal cancels it, so that it cleans up.
 
-    Ctrl-C has a handler of its own, as Python's default is not there when the parent ignores
-    SIGINT, as a shell does for what it runs in the background.
+    Ctrl-C needs a handler of its own: Python installs none if the parent ignores SIGINT, as a
+    shell does for background jobs.
     """
     task = asyncio.create_task(command)
     loop = asyncio.get_running_loop()
@@ -50,7 +51,7 @@ async def _until_signal(command: Coroutine[None, None, int]) -> int:
 
 
 async def _setup(_: argparse.Namespace) -> int:
-    """Make sure that there is a livekit-server: find it or build it."""
+    """Find a livekit-server, or build one."""
     with Checklist() as checklist:
 
         def report(line: str) -> None:
@@ -65,15 +66,15 @@ async def _setup(_: argparse.Namespace) -> int:
 
 
 async def _stack(arguments: argparse.Namespace) -> int:
-    """Run everything until Ctrl-C, printing every address."""
+    """Run the whole system until Ctrl-C, and print every address."""
     return await serve.run(settings.load(), keep=arguments.keep)
 
 
 async def _demo(arguments: argparse.Namespace) -> int:
-    """Bring everything up and hold one phone call."""
+    """Start the whole system and hold one phone call."""
     from dev import demo
 
-    return await demo.run(settings.load(), phone=arguments.phone)
+    return await demo.run(settings.load(), phone=arguments.phone, picture=arguments.picture)
 
 
 async def _bench(_: argparse.Namespace) -> int:
@@ -85,7 +86,7 @@ async def _bench(_: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m dev", description="Switchroom on this machine."
+        prog="python -m dev", description="Run Switchroom on this machine."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -96,9 +97,10 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     stack = add("stack", _stack)
-    stack.add_argument("--keep", action="store_true", help="leave logs and data behind")
+    stack.add_argument("--keep", action="store_true", help="keep logs and data")
     demo = add("demo", _demo)
-    demo.add_argument("--phone", metavar="sip:USER@HOST", help="call this phone, not the built-in")
+    demo.add_argument("--phone", metavar="sip:USER@HOST", help="call this softphone instead")
+    demo.add_argument("--picture", metavar="FILE", type=Path, help="save the output as an SVG")
     add("bench", _bench)
     add("setup", _setup)
     return parser

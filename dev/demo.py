@@ -1,13 +1,15 @@
-"""``make demo``: everything comes up, one phone is called, and a conversation is held.
+"""``make demo``: start the stack, call one phone and hold a conversation.
 
-The phone is one in code, with a voice of its own; or yours (``PHONE=sip:you@host``).
-Latencies are measured at the phone, from the audio. The exit code says whether all
-of it happened: turns both ways, an interruption, a tool call, a key, and a clean end.
+The phone is part of ``dev`` and has a synthesised voice, or it is yours
+(``PHONE=sip:you@host``). Latencies are measured at the phone, from the audio. The exit
+code is 0 if the call had turns in both directions, an interruption, a tool call and a
+key press, and ended normally.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import tempfile
 from collections.abc import AsyncIterator
@@ -37,15 +39,16 @@ from dev.stack.options import HOST, ROOT
 FROM, TO = "+15105550100", "+15105550123"
 _ANSWER_WITHIN_S = 20.0
 _END_WITHIN_S = 20.0
+_PICTURE_COLUMNS = 100
 
 
 class DemoFailed(Exception):
-    """Said to the user as it is."""
+    """The message is printed as it is."""
 
 
 @dataclass
 class _Kept:
-    """What the summary needs."""
+    """Measurements of the call for the summary."""
 
     greeting_ms: float = 0.0
     exchanges: list[Exchange] = field(default_factory=list)
@@ -53,9 +56,9 @@ class _Kept:
     levels: tuple[float, float] = (0.0, 0.0)
 
 
-async def run(settings: Settings, phone: str | None = None) -> int:
-    """Hold the call; 0 when all of it happened."""
-    console = Console(highlight=False)
+async def run(settings: Settings, phone: str | None = None, picture: Path | None = None) -> int:
+    """Hold the call; return 0 if all checks passed. ``picture`` gets the output as an SVG."""
+    console = Console(highlight=False) if picture is None else _recording_console()
     checklist = Checklist(console)
     values: dict[str, Any] = {}
     async with contextlib.AsyncExitStack() as cleanup:
@@ -71,6 +74,8 @@ async def run(settings: Settings, phone: str | None = None) -> int:
         stack = await cleanup.enter_async_context(Stack(options))
         http = await cleanup.enter_async_context(aiohttp.ClientSession(stack.gateway_url))
         checklist.pause()
+        if picture is not None:
+            cleanup.callback(_draw, console, picture)
         if "providers" in stack.components:
             await stack.set_providers(scenario.control())
         try:
@@ -79,7 +84,7 @@ async def run(settings: Settings, phone: str | None = None) -> int:
             async with Phone() as own:
                 return await _call_ourselves(console, http, own)
         except DemoFailed as error:
-            console.print(f"[red]{error}[/]\n\nThe gateway's log ends:")
+            console.print(f"[red]{error}[/]\n\nThe last lines of the gateway's log:")
             console.print("\n".join(stack.log_text("gateway").splitlines()[-10:]), markup=False)
             return 1
 
@@ -94,7 +99,7 @@ async def _call_ourselves(console: Console, http: aiohttp.ClientSession, phone: 
             await _converse(console, call, follower, kept)
             await call.ended(_END_WITHIN_S)
         except TimeoutError:
-            console.print("[red]  the conversation stopped: nothing came in time[/]")
+            console.print("[red]  the conversation stopped: no answer within the time limit[/]")
         if phone.calls and phone.calls[0].was_up:
             _save(phone.calls[0], kept)
         with contextlib.suppress(TimeoutError):
@@ -125,7 +130,7 @@ async def _converse(console: Console, call: PhoneCall, follower: Follower, kept:
 
 
 async def _call_a_person(console: Console, http: aiohttp.ClientSession, target: _Target) -> int:
-    console.print(f"\ncalling {target.uri} — pick up, and talk\n")
+    console.print(f"\ncalling {target.uri}: answer the phone and talk\n")
     call_id = await _dial(console, http, target.number, target.address)
     async with Follower(http, call_id) as follower:
         async for turn in follower.turns():
@@ -163,7 +168,7 @@ async def _record(http: aiohttp.ClientSession, call_id: str) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def reservations_server() -> AsyncIterator[str]:
-    """The restaurant's book of tables: what the agent's tool asks."""
+    """Serve the restaurant's reservations to the agent's tool; yield the tool's URL."""
 
     async def check(request: web.Request) -> web.Response:
         asked = await request.json()
@@ -195,6 +200,17 @@ def _save(call: PhoneCall, kept: _Kept) -> None:
     kept.levels = (level_dbfs(recording.sent), level_dbfs(recording.received))
 
 
+def _recording_console() -> Console:
+    # As for a pipe: a terminal's live list would be recorded once per refresh.
+    return Console(highlight=False, record=True, force_terminal=False, width=_PICTURE_COLUMNS)
+
+
+def _draw(console: Console, picture: Path) -> None:
+    svg = console.export_svg(title="make demo")
+    # Without rich's web fonts: the picture fetches nothing, and a local monospace font is used.
+    picture.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))
+
+
 def _line(console: Console, who: str, text: str, note: str = "") -> None:
     colour = "cyan" if who == "agent" else "yellow"
     console.print(f"  [{colour}]{who:>6}[/]  {text}" + (f"  [dim]{note}[/]" if note else ""))
@@ -204,9 +220,9 @@ def _summary(console: Console, record: dict[str, Any], follower: Follower, kept:
     latencies = [exchange.latency_ms for exchange in kept.exchanges]
     silences = [e.silence_ms for e in kept.exchanges if e.silence_ms is not None]
     checks = {
-        "the call ended well": record["status"] == "completed"
+        "the call ended normally": record["status"] == "completed"
         and record["disconnectionReason"] == "agent_hangup",
-        "four turns or more, both ways": len(latencies) >= 4,
+        "at least four turns in both directions": len(latencies) >= 4,
         "one interruption": bool(silences) and "barge_in" in follower.seen,
         "one tool call": "tool.called" in follower.seen,
         "one key pressed": "dtmf.received" in follower.seen,
@@ -217,7 +233,7 @@ def _summary(console: Console, record: dict[str, Any], follower: Follower, kept:
     table.add_row("first word", f"{kept.greeting_ms:.0f} ms after the answer")
     if latencies:
         table.add_row(
-            "turns, at the ear",
+            "turn latency",
             f"median {median(latencies):.0f} ms, slowest {max(latencies):.0f} ms",
         )
     if silences:
@@ -225,7 +241,7 @@ def _summary(console: Console, record: dict[str, Any], follower: Follower, kept:
     if kept.recording is not None:
         caller, agent = kept.levels
         table.add_row("recording", f"{kept.recording}  (left: caller, right: agent)")
-        table.add_row("levels", f"caller {caller:.1f} dBFS, agent {agent:.1f} dBFS")
+        table.add_row("audio levels", f"caller {caller:.1f} dBFS, agent {agent:.1f} dBFS")
     console.print()
     console.print(table)
     console.print()
@@ -238,7 +254,7 @@ def _summary(console: Console, record: dict[str, Any], follower: Follower, kept:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A softphone: ``sip:user@host[:port]``. A user that is no number is dialled as 1000."""
+    """A softphone: ``sip:user@host[:port]``. A user that is not a number is dialled as 1000."""
 
     uri: str
     number: str
