@@ -1,1 +1,1 @@
-"""Tools around the product, never imported by it: the stack, a phone, the demo, the benches."""
+"""Tools that the product never imports: the stack, a phone, the demo, the benchmarks."""

@@ -1,7 +1,7 @@
 """Makes ``.venv`` from a lock file: ``python3 dev/bootstrap.py .venv requirements-dev.txt``.
 
-Run by make before anything is installed, so: standard library only, and nothing
-that an older Python cannot read far enough to say that it is too old.
+make runs it before anything is installed, so it imports the standard library only. An
+older Python must be able to parse it, so that it can say that it is too old.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NEEDED = (3, 11)
 
 
 def main(venv: str, lock: str) -> str | None:
-    """Return what went wrong, if anything did."""
+    """Make the environment. Return an error message, or None on success."""
     ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if sys.version_info < NEEDED:
         needed = f"{NEEDED[0]}.{NEEDED[1]}"
@@ -24,12 +24,12 @@ def main(venv: str, lock: str) -> str | None:
             f"Switchroom needs Python {needed} or newer; {sys.executable} is {ours}.\n"
             "Install a newer one and name it: make PYTHON=python3.13 …"
         )
-    # Said before minutes are spent on installing what would then be of no use.
+    # Checked first: the installation takes minutes and is useless without a livekit-server.
     if (problem := no_livekit_server()) is not None:
         return problem
     started = time.monotonic()
     print(f"creating {venv} with Python {ours}", flush=True)
-    # --clear: what an older lock had and the new one has not must not stay behind.
+    # --clear: packages that are no longer in the lock must not stay installed.
     made = subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=False)
     if made.returncode != 0:
         return f"{sys.executable} -m venv failed; on Debian and Ubuntu: apt install python3-venv"
@@ -40,7 +40,7 @@ def main(venv: str, lock: str) -> str | None:
 
 
 def no_livekit_server() -> str | None:
-    """Why there can be none on this machine, unless a setting names one."""
+    """Return why this machine can have no livekit-server; None if it can or a setting names one."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path.insert(0, root)
     from dev.process import inherited_environment

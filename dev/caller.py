@@ -1,4 +1,4 @@
-"""The caller of a scenario: speaks, presses keys and interrupts, and times what it hears."""
+"""The caller of a scenario: speaks, presses keys, interrupts, and times the agent's answers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dev.phone.call import PhoneCall
 from dev.scenario import Interrupt, Press, Speak, Step
 
 _ANSWER_WITHIN_S = 20.0
-# A pause between two sentences of an answer is shorter, the agent's thinking longer.
+# Longer than a pause between two sentences of an answer, shorter than the agent's latency.
 _END_SILENCE_MS = 700.0
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One turn at the caller's ear. Milliseconds on the phone's own clock.
+    """One turn as the caller hears it, in milliseconds on the phone's clock.
 
     ``latency_ms``: from the caller's last voiced frame (the end of the key press) to
     the agent's first. ``silence_ms``: from the first voiced frame of an interruption
@@ -32,7 +32,7 @@ class Exchange:
 
 
 async def converse(call: PhoneCall, steps: Iterable[Step]) -> AsyncIterator[Exchange]:
-    """Hold the scenario's side of an answered call; the greeting has been heard already."""
+    """Play the caller's steps on an answered call, after the greeting."""
     for step in steps:
         match step:
             case Speak(text=text):

@@ -43,7 +43,7 @@ class Follower:
             await self._task
 
     async def next_answer(self) -> str:
-        """The next thing the agent has said; what was not told within 10 s is ``…``."""
+        """Wait for the agent's next words and return them; ``…`` if none come within 10 s."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 while True:
@@ -56,7 +56,7 @@ class Follower:
         return "…"
 
     async def turns(self) -> AsyncIterator[Turn]:
-        """Every answered turn as it is complete, until the call is over."""
+        """Yield each turn once it has a response, until the call has ended."""
         told: set[str] = set()
         while True:
             over = self._ended.is_set()

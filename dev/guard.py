@@ -1,19 +1,18 @@
-"""Runs one command, and ends everything it started once the caller is gone.
+"""Run one command, and kill it and all its descendants when the caller ends.
 
 ``python guard.py LINK COMMAND…``: LINK is the descriptor of one end of a socket
-pair. The guard writes the command's process id and a newline to it; every byte
-it reads from it is the number of a signal to deliver (SIGKILL goes to the
-command and all its descendants, any other signal to the command alone). When
-the other end closes, because the caller ended in whatever way, SIGKILL
-included, the whole tree is killed. The guard ends when the command and all its
-descendants have, with the command's status (128 + N after signal N).
+pair. The guard writes the command's process id and a newline to it. Every byte
+that it reads from it is the number of a signal to deliver: SIGKILL goes to the
+command and all its descendants, any other signal to the command alone. When the
+other end closes, because the caller ended (even by SIGKILL), the guard kills the
+whole tree. The guard ends when the command and all its descendants have ended,
+with the command's status (128 + N after signal N).
 
 A process group is not enough for this: job processes and daemons leave it, and
-nobody is left to signal it when the caller was killed. On Linux the guard is
-the "child subreaper", so that no descendant can get away from it.
+a caller that was killed cannot signal it. On Linux the guard is the "child
+subreaper", so that no descendant can escape it.
 
-No import of this project, and of psutil alone beside the standard library: it starts in
-milliseconds.
+It imports only psutil and the standard library, so that it starts in milliseconds.
 """
 
 import contextlib
@@ -31,8 +30,7 @@ import psutil
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-# Helpers such as multiprocessing's resource tracker end by themselves shortly after the command,
-# and clean up as they do.
+# Helpers such as multiprocessing's resource tracker clean up and end shortly after the command.
 LEFTOVERS_GRACE_S = 1.0
 KILL_TIMEOUT_S = 5.0
 
@@ -47,7 +45,7 @@ def main(link_fd: int, command: list[str]) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
 
     child = _spawn(command)
-    with contextlib.suppress(OSError):  # the caller is gone: the read below says so again
+    with contextlib.suppress(OSError):  # the caller is gone: the read below sees it too
         link.sendall(b"%d\n" % child)
 
     status = None
@@ -71,7 +69,7 @@ def main(link_fd: int, command: list[str]) -> int:
 
 def _read(link: socket.socket) -> bytes:
     try:
-        # No byte at all is the end of the stream: the caller is gone.
+        # No bytes mean the end of the stream: the caller is gone.
         return link.recv(64) or bytes([signal.SIGKILL])
     except OSError:
         return bytes([signal.SIGKILL])
@@ -83,7 +81,7 @@ def _spawn(command: list[str]) -> int:
     if child:
         return child
     try:
-        # A group of its own: Ctrl-C in the terminal reaches the caller alone, which then stops
+        # A session of its own: Ctrl-C in the terminal reaches only the caller, which then stops
         # its children in the right order.
         os.setsid()
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -111,7 +109,7 @@ def _deliver(signals: bytes, child: int) -> None:
 
 
 def _reap() -> dict[int, int]:
-    """Collect every ended child, the adopted ones too: {process id: wait status}."""
+    """Reap every ended child, including adopted ones; return {process id: wait status}."""
     ended: dict[int, int] = {}
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -123,7 +121,7 @@ def _reap() -> dict[int, int]:
 
 
 def _kill_descendants() -> None:
-    """Kill until none is left: a process may fork while it is being looked for."""
+    """Kill until no descendant is left: a process may fork during the search."""
     deadline = time.monotonic() + KILL_TIMEOUT_S
     while time.monotonic() < deadline:
         alive = _alive()
@@ -136,7 +134,7 @@ def _kill_descendants() -> None:
 
 
 def _alive() -> list[psutil.Process]:
-    """Every descendant that has not ended."""
+    """Return every descendant that has not ended."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -146,7 +144,7 @@ def _alive() -> list[psutil.Process]:
 
 
 def _prctl(option: int, value: int) -> None:
-    """Linux's prctl; elsewhere a descendant whose parent has ended gets away."""
+    """Call Linux's prctl. Elsewhere do nothing: a descendant whose parent has ended escapes."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 

@@ -1,16 +1,16 @@
-"""Notices blocking calls in the event loops of child processes, and writes them down.
+"""Detects blocking calls in the event loops of child processes, and records them.
 
-    env = loop_watch.variables(folder, ROOT)       # for a child, and whatever it forks or spawns
+    env = loop_watch.variables(folder, ROOT)       # for a child and its own children
     ...
-    assert loop_watch.found(folder) == []          # what blocked a loop, and where
+    assert loop_watch.found(folder) == []          # the calls that blocked a loop, and where
     assert "gateway" in str(loop_watch.watched(folder))
 
-Python itself starts it in each process (``sitecustomize``, on PYTHONPATH), so that the program
-under test is what it always is. What blocks is known to blockbuster (sleeping, files, sockets,
-sqlite3, locks); opening a file, asking for a name's address and starting a process are told of by
-the interpreter (audit hooks). Nothing is stopped: the call goes on, and a line is written.
+Python starts it in each process (``sitecustomize``, on PYTHONPATH), so the program under test is
+unchanged. blockbuster knows the calls that block: sleep, files, sockets, sqlite3, locks. Audit
+hooks of the interpreter add opening a file, resolving a host name and starting a process. The
+call is not prevented: it is recorded and continues.
 
-Not seen: what C code does without Python's help, ``with lock:``, and long computations.
+Not detected: blocking inside C extensions, ``with lock:``, and long computations.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from blockbuster.blockbuster import BlockBuster, BlockBusterFunction
 Frame = tuple[str, str, int]
 """File, function, line."""
 
-# A lock that another thread is about to give back does not hold a loop up.
+# A lock that another thread releases this soon does not count as blocking.
 _LOCK_PATIENCE_S: Final = 0.005
 _AUDITED: Final = frozenset(
     {"open", "socket.getaddrinfo", "socket.gethostbyname", "subprocess.Popen", "os.system"}
@@ -42,10 +42,10 @@ _DEPTH: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """A function in whose calls a loop may block, and why that is all right."""
+    """A function that may block a loop, and the reason."""
 
     file: str
-    """The end of its path."""
+    """The end of the file's path."""
     function: str
     why: str
 
@@ -55,7 +55,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """One place at which a loop was blocked. ``stack`` begins with the innermost frame."""
+    """One place where a loop was blocked. ``stack`` begins with the innermost frame."""
 
     process: str
     call: str
@@ -67,7 +67,7 @@ class Blocked:
 
 
 def variables(folder: Path, *path: Path) -> dict[str, str]:
-    """Environment of a child that is to be watched; ``path`` is what its PYTHONPATH had."""
+    """Return the environment variables for a watched child; ``path``: its former PYTHONPATH."""
     folder.mkdir(parents=True, exist_ok=True)
     code = f"from dev.loop_watch import start\nstart({str(folder)!r})\n"
     (folder / "sitecustomize.py").write_text(code)
@@ -75,7 +75,7 @@ def variables(folder: Path, *path: Path) -> dict[str, str]:
 
 
 def found(folder: Path, allowed: Sequence[Allowed] = ()) -> list[Blocked]:
-    """What blocked a loop so far, each place once."""
+    """Return the blocking calls so far, each place once."""
     seen: dict[tuple[Any, ...], Blocked] = {}
     for file in sorted(folder.glob("blocked.*")):
         for line in file.read_text().splitlines():
@@ -88,12 +88,12 @@ def found(folder: Path, allowed: Sequence[Allowed] = ()) -> list[Blocked]:
 
 
 def watched(folder: Path) -> set[str]:
-    """The processes in which a loop has run under the watch, as they were started."""
+    """Return the command lines of the processes in which a watched loop has run."""
     return {file.read_text() for file in folder.glob("watching.*")}
 
 
 def start(folder: str) -> None:
-    """Watch this process from now on; called by ``sitecustomize``."""
+    """Start to watch this process; called by ``sitecustomize``."""
     watch = _Watch(folder)
     functions = [
         *BlockBuster().functions.values(),
@@ -113,13 +113,13 @@ class _Watch:
         self._pids: set[int] = set()
 
     def predicate(self, function: BlockBusterFunction) -> Callable[..., bool]:
-        """Says to blockbuster that the call may go on, whatever it is; notes it if it blocks."""
+        """Return a predicate that lets every call continue, and records those that block."""
         harmless, places = function.can_block_predicate, function.can_block_functions
         lock = function.full_name.startswith("_thread.")
 
         def allowed(*args: Any, **kwargs: Any) -> bool:
             if getattr(self._busy, "value", False):
-                return True  # our own writing
+                return True  # the call is this module's own
             self._busy.value = True
             try:
                 self._note_process()
@@ -167,12 +167,12 @@ class _Watch:
 
 
 def _told(file: str) -> bool:
-    """The machinery of imports is the same wherever one is."""
+    """Return False for frames of the import machinery, which tell no places apart."""
     return not file.startswith("<frozen importlib")
 
 
 def _place(stack: Iterable[Frame]) -> tuple[Frame, ...]:
-    """What makes one place different from another."""
+    """Return the frames that identify a place."""
     return tuple(frame for frame in stack if _told(frame[0]))[:8]
 
 

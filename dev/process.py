@@ -1,7 +1,7 @@
-"""Child processes that are waited for, stopped in order and never left behind.
+"""Child processes that are waited for, stopped in order and never orphaned.
 
-Each runs under ``dev/guard.py``, which ends the whole tree when this process
-ends, however it ends.
+Each runs under ``dev/guard.py``, which kills the child and its descendants when this
+process ends, even by SIGKILL.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Probe = Callable[[], Awaitable[bool]]
 
 
 class ProcessFailed(RuntimeError):
-    """A child ended by itself or did not get ready. The text ends with the tail of its log."""
+    """A child exited or did not become ready. The message ends with the tail of its log."""
 
 
 class ManagedProcess:
-    """One child and the file with everything it printed. Can be started again after it ended."""
+    """One child and its log file. It can be started again after it has ended."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ManagedProcess:
         self.pid: int | None = None
         """The command's own process id (not its guard's) while it runs."""
         self.returncode: int | None = None
-        """How it ended: its exit code, 128 + N after signal N; None before the end."""
+        """The exit code, or 128 + N after signal N; None until the child has ended."""
         self._log_start = 0  # where the log of this run begins, in bytes
         self._link: socket.socket | None = None
         self._exit: asyncio.Task[int] | None = None
@@ -95,15 +95,15 @@ class ManagedProcess:
         return self.returncode
 
     async def wait(self) -> int:
-        """Wait until it and all its descendants have ended; return its exit code."""
+        """Wait until the child and all its descendants have ended; return its exit code."""
         if self._exit is None:
             raise RuntimeError(f"{self.name} was not started")
         return await asyncio.shield(self._exit)
 
     async def wait_ready(self, probe: Probe, *, timeout_s: float) -> None:
-        """Wait until the probe says yes.
+        """Wait until the probe returns True.
 
-        Raises ProcessFailed at once when the process ends, and after timeout_s.
+        Raise ProcessFailed as soon as the process ends, or after timeout_s.
         """
         if self._exit is None:
             raise RuntimeError(f"{self.name} was not started")
@@ -122,15 +122,15 @@ class ManagedProcess:
         )
 
     async def stop(self, *, grace_s: float = 10.0) -> int | None:
-        """SIGTERM to the command, after grace_s SIGKILL to it and all its descendants.
+        """Send SIGTERM to the command, and SIGKILL to the whole tree after grace_s.
 
-        Cancelled while waiting, it kills. Returns the exit code (None: was never started).
+        If cancelled meanwhile, kill at once. Return the exit code; None if it was never started.
         """
         self.signal(signal.SIGTERM)
         return await self._ended_within(grace_s)
 
     async def kill(self) -> int | None:
-        """SIGKILL to the command and all its descendants."""
+        """Send SIGKILL to the command and all its descendants."""
         return await self._ended_within(0)
 
     async def _ended_within(self, grace_s: float) -> int | None:
@@ -148,13 +148,13 @@ class ManagedProcess:
         return self._exit.result()
 
     def signal(self, number: signal.Signals) -> None:
-        """Deliver a signal: SIGKILL to the whole tree, any other to the command alone."""
+        """Send a signal: SIGKILL to the whole tree, any other to the command alone."""
         if self._link is not None:
             with contextlib.suppress(OSError):  # it has just ended
                 self._link.send(bytes([number]))
 
     def log_text(self, *, this_run: bool = False) -> str:
-        """What it has printed so far, in all its runs or since the last start."""
+        """Return the output so far, of all runs or since the last start."""
         if not self.log_path.exists():
             return ""
         with self.log_path.open("rb") as log:
@@ -171,10 +171,10 @@ class ManagedProcess:
 async def run_to_end(
     process: ManagedProcess, *, timeout_s: float, meanwhile: Callable[[float], None]
 ) -> int:
-    """Run a command that ends by itself; its exit code.
+    """Run a command until it ends by itself; return its exit code.
 
-    ``meanwhile`` is called twice a second with the seconds gone by. Raises TimeoutError; whatever
-    happens, nothing of the command is left running.
+    ``meanwhile`` is called twice a second with the elapsed seconds. Raise TimeoutError after
+    timeout_s. In every case the command and its descendants have ended on return.
     """
     started = time.monotonic()
     await process.start()
@@ -190,6 +190,6 @@ async def run_to_end(
 
 
 def inherited_environment(without: Sequence[str] = ()) -> dict[str, str]:
-    """What every child gets from ours (PATH, HOME, locale, …), settings left out by name."""
+    """Return our environment (PATH, HOME, locale, …) for a child, without the named settings."""
     dropped = {name.upper() for name in without}
     return {name: value for name, value in os.environ.items() if name.upper() not in dropped}

@@ -1,6 +1,6 @@
-"""The conversation of the demo and of the tests: what the caller says and the agent answers.
+"""The conversation of the demo and the tests: the caller's lines and the agent's answers.
 
-With the local providers the agent's mind is the script below; with real ones the
+With the local providers the agent answers from the script below. With real providers the
 same caller talks to a real model.
 """
 
@@ -34,7 +34,7 @@ CALLER_LINES = (OPENING, TABLE, SPECIALS, ENOUGH, GOODBYE)
 
 @dataclass(frozen=True, slots=True)
 class Speak:
-    """A line of the caller's, spoken when the agent has finished."""
+    """A line that the caller speaks when the agent has finished."""
 
     text: str
     answer: str
@@ -42,7 +42,7 @@ class Speak:
 
 @dataclass(frozen=True, slots=True)
 class Press:
-    """A key of the telephone."""
+    """A key that the caller presses (DTMF)."""
 
     digit: str
     answer: str
@@ -50,7 +50,7 @@ class Press:
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """A line spoken ``after_ms`` into the answer to ``question``."""
+    """A line that the caller speaks ``after_ms`` into the answer to ``question``."""
 
     question: str
     text: str
@@ -70,7 +70,7 @@ STEPS: tuple[Step, ...] = (
 
 
 def control() -> Control:
-    """How the local providers have to be set for this conversation."""
+    """Return the local providers' configuration for this conversation."""
     rules = [
         Rule(equals=OPENING, reply=OPENING_ANSWER),
         Rule(
@@ -91,7 +91,7 @@ def control() -> Control:
 
 
 def agent(tool_url: str, base: dict[str, Any]) -> dict[str, Any]:
-    """The demo agent's file with the tool that looks into the book of reservations."""
+    """Return the demo agent's definition with the tool that checks the reservations."""
     tool = {
         "name": "check_table",
         "description": "Whether a table is free: how many people, and at what time.",
