@@ -1,4 +1,4 @@
-"""The whole system as local processes on free ports, each waited for and never left behind."""
+"""The whole system as local processes on free ports, each awaited and never orphaned."""
 
 from dev.stack.options import StackOptions
 from dev.stack.stack import Stack

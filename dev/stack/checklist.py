@@ -1,4 +1,4 @@
-"""Shows what is being waited for: a live list on a terminal, one line per event elsewhere."""
+"""Shows the progress of the stack: a live list on a terminal, else one line per event."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from dev.stack.component import Progress, State
 
 DETAIL_INTERVAL_S = 5.0
-"""How often a long step's changing detail is printed where there is no terminal."""
+"""How often the detail of a long step is printed when there is no terminal."""
 
 MARKS = {
     State.READY: Text("✓", style="green"),
@@ -38,7 +38,7 @@ class _Row:
 
 
 class Checklist:
-    """Callable as the ``report`` of a stack; a context manager that ends the live list."""
+    """The ``report`` of a stack; as a context manager it ends the live list on exit."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
@@ -57,7 +57,7 @@ class Checklist:
         self.pause()
 
     def pause(self) -> None:
-        """Leave the list on the screen as it is; the next report begins a new one below."""
+        """Leave the list on the screen as it is; the next report starts a new one below it."""
         if self._live is not None:
             self._live.stop()
             self._live = None

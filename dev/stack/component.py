@@ -21,7 +21,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a component is doing now; elapsed_s counts from the start of that phase."""
+    """A component's current state; elapsed_s counts from the start of that phase."""
 
     component: str
     state: State
@@ -34,14 +34,14 @@ Report = Callable[[Progress], None]
 
 @dataclass(slots=True)
 class _Run:
-    """One life of the process, from a start to the next."""
+    """One run of the process, until the next start."""
 
-    stopped: bool = False  # an end is what somebody asked for
+    stopped: bool = False  # by stop() or kill()
     replaced: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Component:
-    """Start, stop, kill and start again one part of a running stack."""
+    """One part of a running stack, which can be started, stopped, killed and started again."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Component:
     ) -> None:
         self.process = process
         self.address = address
-        """Where it answers, for people to read."""
+        """Where it listens, in a form to print."""
         self._probe = probe
         self._ready_timeout_s = ready_timeout_s
         self._stop_grace_s = stop_grace_s
@@ -89,7 +89,7 @@ class Component:
         self._tell(State.READY, started, self.address)
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL to what is left after the grace time."""
+        """Send SIGTERM, and SIGKILL to what is left after the grace time."""
         self._run.stopped = True
         if self.running:
             started = time.monotonic()
@@ -98,12 +98,12 @@ class Component:
             self._tell(State.STOPPED, started)
 
     async def kill(self) -> None:
-        """SIGKILL to it and all its descendants, as when its machine is lost."""
+        """Send SIGKILL to it and all its descendants, as if its machine were lost."""
         self._run.stopped = True
         await self.process.kill()
 
     async def wait_unexpected_end(self) -> None:
-        """Return when it has ended without ``stop`` or ``kill`` having been asked for."""
+        """Wait until it ends without a call of ``stop`` or ``kill``."""
         while True:
             run = self._run
             if run.stopped:

@@ -1,4 +1,4 @@
-"""Settings for children: an object blind to our own environment, and the way back to variables."""
+"""Settings for children: an object that ignores our own environment, and its variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.settings import Settings
 
 
 class GivenSettings(Settings):
-    """Settings made of the values passed in and the defaults: no environment, no .env file."""
+    """Settings from the given values and the defaults only: no environment, no .env file."""
 
     @classmethod
     def settings_customise_sources(
@@ -26,12 +26,12 @@ class GivenSettings(Settings):
 
 
 def given(settings: Settings) -> dict[str, Any]:
-    """The values that somebody set, by field name; defaults are left out."""
+    """Return the values that were set, by field name, without defaults."""
     return {name: getattr(settings, name) for name in settings.model_fields_set}
 
 
 def as_variables(settings: Settings) -> dict[str, str]:
-    """The environment variables from which ``core.settings.load`` makes the same settings."""
+    """Return the environment variables from which ``core.settings.load`` makes these settings."""
     values = {name: getattr(settings, name) for name in type(settings).model_fields}
     return {
         "ENV_FILE": "",

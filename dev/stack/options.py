@@ -1,4 +1,4 @@
-"""What a stack is made of, and the settings its parts are started with."""
+"""The options of a stack, and the settings of its components."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ PROVIDER_KEYS = ("deepgram_api_key", "openai_api_key", "cartesia_api_key")
 
 
 def _ignore(_: Progress) -> None:
-    """The report of those who do not want one."""
+    """Report nothing; the default of ``StackOptions.report``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackOptions:
-    """What to start, and with which settings.
+    """The components to start, and their settings.
 
-    ``values`` are settings by field name, for all components; ``settings`` (as read from the
-    environment) contributes what was set there. LiveKit is the exception: the stack starts a
-    server of its own, on the port of LIVEKIT_URL when that names this machine. What neither sets,
-    the stack chooses: free ports, new keys, a database in the run folder. ``env`` adds variables
-    to single components, by name.
+    ``values`` are settings by field name, for all components. They override ``settings`` (as read
+    from the environment), of which only the fields that were set count. LiveKit is the exception:
+    the stack always starts its own server, on the port of LIVEKIT_URL if that names this machine.
+    For the rest the stack chooses free ports, new keys and a database in the run folder. ``env``
+    adds environment variables to single components, by name.
     """
 
     livekit: bool = True
     bridge: bool = True
     providers: bool | None = None
-    """None: unless there are keys for all three real providers."""
+    """None starts them unless there are keys for all three real providers."""
     gateway: bool = True
     worker: int = 1
-    """How many (True and False count as 1 and 0); the second is called ``worker-2``."""
+    """The number of workers (True is 1, False is 0); the second is called ``worker-2``."""
     settings: Settings | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     livekit_config: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of livekit-server's own configuration, replacing ours at the top level."""
+    """Top-level keys of livekit-server's configuration, which replace ours."""
     keep: bool = False
-    """Leave the run folder with the logs and the database behind."""
+    """Keep the run folder with the logs and the database."""
     ready_timeout_s: float = 60.0
     stop_grace_s: float = 10.0
     report: Report = _ignore
@@ -55,16 +55,16 @@ class StackOptions:
 def choose_settings(
     options: StackOptions, run_dir: Path, take_port: Callable[[], int]
 ) -> tuple[Settings, int | None]:
-    """Settings with every address and key filled in, and the port for local provider servers.
+    """Return settings with every address and key, and the port of the local provider servers.
 
-    That port is None when they are not wanted.
+    The port is None if they are not started.
     """
     chosen = given(options.settings) if options.settings else {}
     chosen.update(options.values)
     livekit_port = _local_port(chosen.pop("livekit_url", None)) or take_port()
     chosen.pop("livekit_public_url", None)  # another server's
     for name in ("gateway_port", "bridge_port", "worker_http_port"):
-        if not chosen.get(name):  # 0 too: the other components have to know the real one
+        if not chosen.get(name):  # also for 0: the other components must know the port
             chosen[name] = take_port()
     providers_port = take_port() if _local_providers(options, chosen) else None
     if providers_port is not None:
@@ -77,7 +77,7 @@ def choose_settings(
         chosen["livekit_api_key"] = f"API{secrets.token_hex(6)}"
         chosen["livekit_api_secret"] = secrets.token_hex(32)
     chosen["livekit_url"] = f"ws://{HOST}:{livekit_port}"
-    # Without the bridge livekit-server may have livekit-sip beside it, and speaks for it.
+    # Without the bridge there may be a livekit-sip, whose API livekit-server serves.
     sip_port = chosen["bridge_port"] if options.bridge else livekit_port
     if "livekit_sip_url" not in options.values:
         chosen["livekit_sip_url"] = f"http://{HOST}:{sip_port}"
@@ -86,9 +86,8 @@ def choose_settings(
     chosen.setdefault("data_dir", run_dir / "data")
     chosen.setdefault("database_url", f"sqlite:///{run_dir / 'data' / 'switchroom.db'}")
     chosen.setdefault("agents_dir", ROOT / "agents")
-    # Tools and webhooks of a stack on one machine are on it, too.
+    # The stack's tools, webhooks and phones are on this machine, at private addresses.
     chosen.setdefault("webhook_allow_private", True)
-    # So are the phones that its tenants call.
     chosen.setdefault("sip_allow_private", True)
     return GivenSettings(**chosen), providers_port
 
@@ -100,13 +99,13 @@ def _local_providers(options: StackOptions, chosen: Mapping[str, Any]) -> bool:
 
 
 def _local_port(url: str | None) -> int | None:
-    """The port of an address of this machine."""
+    """Return the port of a URL on this machine; None for any other URL."""
     parts = urlsplit(url or "")
     return parts.port if parts.hostname in {HOST, "localhost"} else None
 
 
 def livekit_config(settings: Settings, udp_port: int) -> dict[str, Any]:
-    """livekit-server's configuration: one node, no Redis, nothing outside this machine."""
+    """Return livekit-server's configuration: one node, no Redis, loopback only."""
     key, secret = settings.livekit_api_key, settings.livekit_api_secret
     if key is None or secret is None:
         raise ValueError("livekit-server needs a key and a secret")
@@ -126,7 +125,7 @@ def livekit_config(settings: Settings, udp_port: int) -> dict[str, Any]:
             "api_key": key,
             "urls": [f"{settings.gateway_base_url}/livekit/webhook"],
         },
-        # A room that a late agent made by joining must not outlive it for long.
+        # A late agent may create a room by joining it; LiveKit then closes it soon.
         "room": {"empty_timeout": 5, "departure_timeout": 3},
         "logging": {"level": "info", "json": True},
     }

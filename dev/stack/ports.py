@@ -1,10 +1,9 @@
-"""Free ports for children that cannot take port 0 and say which one they got.
+"""Free ports for children that cannot bind port 0 and report which port they got.
 
-A port that was free when it was asked for can be taken before the child binds
-it. Two things make that rare enough to rely on: the ports come from below the
-kernel's ephemeral range, so that no outgoing connection and no port-0 bind gets
-them, and each is held by a record lock that every user of this module on this
-machine respects, pytest's parallel workers included.
+Another process can take a free port before the child binds it. Two measures make
+this rare: the ports are below the kernel's ephemeral range, so that no outgoing
+connection and no port-0 bind gets them, and a record lock reserves each of them
+among all users of this module on this machine, including pytest's parallel workers.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class PortsExhausted(RuntimeError):
 
 
 class PortLocks:
-    """Record locks on one file, byte N for port N; the kernel drops them when the process ends.
+    """Record locks on one file: byte N for port N. The kernel drops them when the process ends.
 
     One instance per process (``PORTS`` below): record locks belong to the process, and closing
     any descriptor of the file would drop them all.
@@ -39,7 +38,7 @@ class PortLocks:
         self._held: set[int] = set()
 
     def take(self, host: str = "127.0.0.1") -> int:
-        """A port that is free for TCP and UDP on the host, held until given back."""
+        """Reserve a port that is free for TCP and UDP on the host, until ``give_back``."""
         for _ in range(1000):
             port = random.randint(FIRST_PORT, LAST_PORT)
             if port not in self._held and self._lock(port):
@@ -71,7 +70,7 @@ class PortLocks:
 def _is_free(host: str, port: int) -> bool:
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         with socket.socket(socket.AF_INET, kind) as probe:
-            # As the servers do: a connection in TIME_WAIT does not make a port unusable.
+            # The servers set it too: a port with connections in TIME_WAIT is usable.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)
             try:
                 probe.bind((host, port))
@@ -84,7 +83,7 @@ PORTS = PortLocks(Path(tempfile.gettempdir()) / f"switchroom-ports-{os.getuid()}
 
 
 async def listening(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether somebody takes TCP connections there; to wait for a child with."""
+    """Return True if the port accepts TCP connections; a probe for ``wait_ready``."""
     try:
         _, writer = await asyncio.open_connection(host, port)
     except OSError:

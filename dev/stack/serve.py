@@ -1,4 +1,4 @@
-"""``python -m dev stack``: everything, until Ctrl-C, and on the screen what one needs to use it."""
+"""``python -m dev stack``: run the whole system until Ctrl-C, and print how to use it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def run(settings: Settings, *, keep: bool = False) -> int:
     checklist = Checklist(console)
     options = StackOptions(settings=settings, keep=keep, report=checklist)
     async with contextlib.AsyncExitStack() as cleanup:
-        # Entered before the stack, so that stopping is shown too.
+        # Entered before the stack, so that it also shows the stop.
         cleanup.enter_context(checklist)
         stack = await cleanup.enter_async_context(Stack(options))
         checklist.pause()
@@ -44,7 +44,7 @@ async def run(settings: Settings, *, keep: bool = False) -> int:
 
 
 def describe(stack: Stack) -> str:
-    """Addresses, keys and a first call to try."""
+    """Return the text with the addresses, the keys and an example call."""
     settings = stack.settings
     secret = settings.livekit_api_secret
     lines = [
@@ -57,7 +57,7 @@ def describe(stack: Stack) -> str:
         f"SIP         sip:NUMBER@{stack.sip_address}",
         f"logs, data  {stack.run_dir}",
         "",
-        "Call a SIP phone (in place of 127.0.0.1:5070, where it listens):",
+        "Call a SIP phone (replace 127.0.0.1:5070 with its address):",
         "",
         *_example_call(stack),
         "",

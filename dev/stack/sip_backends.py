@@ -1,6 +1,6 @@
-"""A livekit-server with a SIP service beside it: the bridge, or livekit-sip with its Redis.
+"""A livekit-server with a SIP service: the bridge, or livekit-sip with its Redis.
 
-For what compares the two: the SIP contract and the benchmarks.
+For the SIP contract and the benchmarks, which compare the two.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _backend(name: str, stack: Stack, sip_url: str, sip_address: str) -> Backend
 
 @contextlib.asynccontextmanager
 async def bridge_backend() -> AsyncIterator[Backend]:
-    """livekit-server without Redis, and the embedded service."""
+    """Run livekit-server without Redis, and the bridge."""
     options = StackOptions(worker=0, gateway=False, providers=False, livekit_config={"webhook": {}})
     async with Stack(options) as stack:
         yield _backend("bridge", stack, stack.bridge_url, stack.sip_address)
@@ -67,7 +67,7 @@ async def bridge_backend() -> AsyncIterator[Backend]:
 
 @contextlib.asynccontextmanager
 async def livekit_sip_backend(directory: Path, binary: str) -> AsyncIterator[Backend]:
-    """livekit-server with Redis and livekit-sip; their logs go to ``directory``."""
+    """Run livekit-server with Redis, and livekit-sip; their logs go to ``directory``."""
     options = StackOptions(worker=0, gateway=False, providers=False, livekit_config={"webhook": {}})
     async with livekit_sip_stack(directory, binary, options) as (stack, sip_address):
         yield _backend("livekit-sip", stack, stack.bridge_url, sip_address)
@@ -77,7 +77,7 @@ async def livekit_sip_backend(directory: Path, binary: str) -> AsyncIterator[Bac
 async def livekit_sip_stack(
     directory: Path, binary: str, options: StackOptions
 ) -> AsyncIterator[tuple[Stack, str]]:
-    """A stack with livekit-sip and a Redis in place of the bridge; where phones call it."""
+    """Run a stack with livekit-sip and Redis for the bridge; yield it and its SIP address."""
     redis = shutil.which("redis-server")
     if redis is None:
         raise FileNotFoundError("redis-server")
@@ -127,8 +127,10 @@ async def livekit_sip_stack(
 
 @contextlib.asynccontextmanager
 async def sip_stack(options: StackOptions, livekit_sip: str) -> AsyncIterator[tuple[Stack, str]]:
-    """A stack with the livekit-sip at that path, or with the bridge when there is none; where
-    phones call it."""
+    """Run a stack with the livekit-sip at that path, or with the bridge if the path is empty.
+
+    Yield the stack and the SIP address that phones call.
+    """
     async with contextlib.AsyncExitStack() as cleanup:
         if livekit_sip:
             logs = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
@@ -139,6 +141,6 @@ async def sip_stack(options: StackOptions, livekit_sip: str) -> AsyncIterator[tu
 
 
 def livekit_sip_binary(settings: Settings) -> str:
-    """The livekit-sip to compare with; empty when it, or the Redis that it needs, is not there."""
+    """Return the path of livekit-sip; empty if it or the Redis that it needs is missing."""
     binary = str(settings.livekit_sip_bin or shutil.which("livekit-sip") or "")
     return binary if shutil.which("redis-server") else ""

@@ -2,7 +2,7 @@
 
 ``async with Stack(StackOptions()) as stack`` starts a livekit-server without
 Redis, the SIP bridge, the provider servers (unless real keys are given), the
-gateway and a worker; on the way out, by whatever way, all of them are ended.
+gateway and a worker. All of them have ended when the block is left, also by an error.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ LIVEKIT_GRACE_S = 0.5
 
 
 class Stack:
-    """The running system. Raises ProcessFailed or LiveKitServerMissing when it does not come up."""
+    """The running system. Entering raises ProcessFailed or LiveKitServerMissing on failure."""
 
     run_dir: Path
     """Logs (``<component>.log``) and data; removed at the end unless ``keep``."""
     settings: Settings
-    """What the components were started with."""
+    """The settings that the components were started with."""
 
     def __init__(self, options: StackOptions | None = None) -> None:
         self.options = options or StackOptions()
@@ -63,15 +63,15 @@ class Stack:
 
     @property
     def sip_address(self) -> str:
-        """``host:port`` where the bridge takes calls from phones."""
+        """``host:port`` where the bridge accepts calls from phones."""
         return self.settings.bridge_sip_listen
 
     def api(self) -> LiveKitAPI:
-        """A client of the LiveKit server; the caller closes it."""
+        """Return a client of the LiveKit server; the caller closes it."""
         return self._client(self.settings.livekit_http_url)
 
     def sip_api(self) -> LiveKitAPI:
-        """A client of the SIP service (``.sip``); the caller closes it."""
+        """Return a client of the SIP service (``.sip``); the caller closes it."""
         return self._client(self.settings.sip_http_url)
 
     def _client(self, url: str) -> LiveKitAPI:
@@ -103,17 +103,17 @@ class Stack:
         return self.components["worker"]
 
     def log_text(self, name: str) -> str:
-        """Everything the component has printed."""
+        """Return everything that the component has printed."""
         return self.components[name].process.log_text()
 
     async def set_providers(self, control: Control) -> None:
-        """What the local providers hear, answer and how late, from now on."""
+        """Set what the local providers recognise, what they answer, and after which delay."""
         document = control.model_dump(mode="json")
         async with self._session.put(f"{self.providers.address}/control", json=document) as answer:
             answer.raise_for_status()
 
     async def provider_log(self, since: int = 0) -> list[dict[str, Any]]:
-        """What the local providers did after the entry with that ``seq``."""
+        """Return the local providers' log entries after the one with that ``seq``."""
         address = f"{self.providers.address}/control/log"
         async with self._session.get(address, params={"since": since}) as answer:
             answer.raise_for_status()
@@ -167,8 +167,8 @@ class Stack:
         traceback: TracebackType | None,
     ) -> None:
         async with self._cleanup:
-            # The bridge first: it ends the calls, which lets the workers end theirs, whose last
-            # events the gateway still takes.
+            # The bridge first: it hangs up, so that the workers end their calls and report the
+            # last events to the gateway.
             workers = [name for name in self.components if name.startswith("worker")]
             for layer in (["bridge"], workers, ["gateway"], ["providers", "livekit-server"]):
                 await asyncio.gather(
@@ -199,9 +199,9 @@ class Stack:
             [str(server.path)],
             self._answers(settings.livekit_http_url),
             settings.livekit_url,
-            # In a variable: neither the process list nor a file shows the secret.
+            # In a variable, so that neither the process list nor a file shows the secret.
             {"LIVEKIT_CONFIG": json.dumps(config)},
-            # It would wait for rooms to close, but whoever was in them has been stopped by then.
+            # It would wait for rooms to close, but their participants have been stopped before.
             stop_grace_s=LIVEKIT_GRACE_S,
         )
 
@@ -211,7 +211,7 @@ class Stack:
         self._add("providers", command, self._answers(f"{base}/control"), base)
 
     def _add_gateway(self) -> None:
-        # Without a LiveKit server it runs, but is never ready.
+        # Without a LiveKit server it runs but never becomes ready.
         path = "readyz" if self.options.livekit else "healthz"
         ready = self._answers(f"{self.gateway_url}/{path}")
         self._add("gateway", [*PYTHON, "gateway"], ready, self.gateway_url)
@@ -225,7 +225,7 @@ class Stack:
         port = self.settings.worker_http_port if number == 1 else take_port()
         variables = {"WORKER_HTTP_PORT": str(port)}
         if self.settings.log_level in ("WARNING", "ERROR"):
-            variables["LOG_LEVEL"] = "INFO"  # that it has registered shows only in its log
+            variables["LOG_LEVEL"] = "INFO"  # the probe looks for a line at level INFO
         self._add(
             name,
             [*PYTHON, "worker", "start"],
@@ -267,7 +267,7 @@ class Stack:
         return probe
 
     def _free_for_calls(self, name: str) -> Probe:
-        """LiveKit gives it calls and, if there is a gateway, that counts on it too."""
+        """Return a probe: LiveKit and, if there is one, the gateway know the worker."""
         line = "heartbeat taken" if self.options.gateway else "registered worker"
 
         async def probe() -> bool:
