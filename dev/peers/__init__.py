@@ -1,1 +1,1 @@
-"""What Switchroom is measured against; never imported by it."""
+"""The programs that Switchroom is compared with; it never imports them."""

@@ -1,14 +1,14 @@
-"""The least that could serve ``POST /sip/call``: aiohttp and pydantic, as their docs show.
+"""A minimal ``POST /sip/call`` from aiohttp and pydantic, written as their docs show.
 
-The peer of the gateway's benchmark. It checks the body with the gateway's own model and answers
-the gateway's own JSON. Nobody is authenticated, no room belongs to anybody and nothing is kept.
+The peer of the gateway's benchmark. It validates the body with the gateway's own model and
+returns the gateway's own JSON. It has no authentication, no tenants and no storage.
 
-    python -m dev.peers.bare_gateway --port 8080                   # calls nobody
+    python -m dev.peers.bare_gateway --port 8080                   # dials nothing
     python -m dev.peers.bare_gateway --port 8080 --dial HOST:PORT  # asks LiveKit to dial there
 
-With ``--dial`` it does what a hand-written endpoint must: ``create_room`` and
-``create_sip_participant``, which do not wait for the answer. LIVEKIT_URL and the keys are read
-from the environment by the library.
+With ``--dial`` it makes the requests of any hand-written endpoint: ``create_room`` and
+``create_sip_participant``, which do not wait for the answer. The library reads LIVEKIT_URL and
+the keys from the environment.
 """
 
 from __future__ import annotations

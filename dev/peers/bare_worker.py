@@ -1,10 +1,10 @@
-"""A livekit-agents worker as LiveKit's own documentation writes one, and nothing more.
+"""A minimal livekit-agents worker, written as LiveKit's own documentation shows.
 
-The peer of the benchmarks: the same plugins, models and providers as ours, the endpointing
-silence as configured (``ENDPOINTING_MS``), everything else at the library's defaults. The
-library and its plugins read LIVEKIT_URL, the keys and the like themselves; the phone to dial
-comes in the job's metadata (``{"address", "to", "from"}``), as in LiveKit's outbound example; a job
-without comes from the dispatch rule of an inbound call.
+The peer of the benchmarks. It has the same plugins, models and providers as our worker and the
+configured endpointing silence (``ENDPOINTING_MS``); everything else is at the library's defaults.
+The library and its plugins read LIVEKIT_URL and the keys from the environment. The phone to dial
+is in the job's metadata (``{"address", "to", "from"}``), as in LiveKit's outbound example. A job
+without metadata comes from the dispatch rule of an inbound call.
 
     python -m dev.peers.bare_worker start
 """
@@ -24,8 +24,8 @@ AGENT_NAME = "bare"
 GREETING = "Hello, how can I help you?"
 INSTRUCTIONS = "You are a helpful voice assistant on the phone."
 
-# As many idle processes as ours. The load of this machine, which also carries the phones and the
-# providers, must not keep jobs away: LiveKit offers none to a worker at full load.
+# As many idle processes as our worker. LiveKit offers no jobs to a worker at full load, and this
+# machine also runs the phones and the providers, so the reported load is constantly 0.
 server = AgentServer(
     port=0,
     num_idle_processes=load().worker_idle_processes,

@@ -1,1 +1,1 @@
-"""Finds or builds livekit-server. Standard library only: make asks before it installs anything."""
+"""Finds or builds livekit-server. Standard library only: make runs it before any installation."""

