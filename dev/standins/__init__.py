@@ -1,1 +1,1 @@
-"""Stand-ins for what a call meets: LiveKit, Twilio, a trunk, an agent that echoes; their faults."""
+"""Stand-ins for LiveKit, Twilio, a SIP trunk and an agent (an echo), with faults on demand."""

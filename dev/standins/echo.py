@@ -1,4 +1,4 @@
-"""A participant that sends back what it hears, and how long that takes at the phone."""
+"""A participant that echoes the caller's audio, and the round trip measured at the phone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sip.sdk import capture, ignore_captured_frames, only_own_frames
 
 
 class Echo:
-    """Sends back what it hears, without a queue of its own."""
+    """Sends back the audio it receives, without a queue of its own."""
 
     def __init__(self, backend: Backend, room: str) -> None:
         self._backend = backend
@@ -58,16 +58,16 @@ class Echo:
 
 
 def noise(seconds: float, seed: int = 1) -> Pcm:
-    """A signal that fits itself in one place only."""
+    """Return noise, which correlates with itself at one offset only."""
     samples = np.random.default_rng(seed).normal(0, 6000, int(seconds * 8000))
     return samples.clip(-30000, 30000).astype(np.int16)
 
 
 async def measure_rtt(call: PhoneCall, *, seed: int = 1) -> float:
-    """Round trip of one burst, phone → room → echo → phone, in ms, on the phone's own clocks.
+    """Return the round trip of one burst, phone → room → echo → phone, in ms at the phone.
 
-    The burst is 200 ms of noise; where it comes back is found by correlation, so the
-    result is exact to the sample and independent of how busy this process is.
+    The burst is 200 ms of noise. It is located in the received track by correlation, so the
+    result is exact to the sample and independent of the load of this process.
     """
     burst = noise(0.2, seed)
     span = await call.play(burst)

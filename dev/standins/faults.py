@@ -1,4 +1,4 @@
-"""Faults on demand, for servers that stand in for others'."""
+"""Faults on demand, for the stand-in servers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _T = TypeVar("_T")
 
 @dataclass
 class Fault:
-    """What happens to requests whose ``METHOD path`` the pattern matches.
+    """A fault for requests whose ``METHOD path`` matches the pattern.
 
-    They are refused with ``status`` and ``code``, or (``hang``) never answered; before, or
-    (``late``) after they have had their effect.
+    They are refused with ``status`` and ``code``; with ``hang`` they are never answered. The fault
+    comes before the request takes effect, or with ``late`` after it.
     """
 
     pattern: str
@@ -26,11 +26,11 @@ class Fault:
     late: bool = False
     times: int = 1_000_000
     hit: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when such a request has come, and, if late, has had its effect."""
+    """Set when such a request has arrived and, with ``late``, has taken effect."""
 
 
 class Faulty(Exception):
-    """The request is to be refused as the fault says."""
+    """The request must be refused with the fault's status and code."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.pattern)
@@ -38,7 +38,7 @@ class Faulty(Exception):
 
 
 class Faults:
-    """Of the faults asked for, the first that matches counts."""
+    """A list of faults; the first that matches a request applies."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -52,7 +52,7 @@ class Faults:
         self._faults.clear()
 
     async def apply(self, line: str, answer: Callable[[], Awaitable[_T]]) -> _T:
-        """The answer to the request ``METHOD path``. Raises Faulty."""
+        """Return the answer to the request ``METHOD path``. Raise Faulty if a fault applies."""
         fault = next((f for f in self._faults if f.times and re.search(f.pattern, line)), None)
         if fault is None:
             return await answer()

@@ -1,6 +1,7 @@
-"""What the gateway asks of LiveKit about rooms and phones, answered from a dictionary, over HTTP.
+"""The part of LiveKit's HTTP API that the gateway uses, answered from a dictionary.
 
-For tests of what LiveKit cannot be made to do, and for benchmarks of the gateway alone:
+For tests of cases that a real LiveKit server cannot produce, and for benchmarks of the gateway
+alone:
 
     python -m dev.standins.livekit --port 7880
 """
@@ -45,7 +46,7 @@ from livekit.protocol.sip import (
 )
 
 _AGENT_NAME = "switchroom"  # the default of AGENT_NAME
-# Twirp's HTTP statuses; 400 for all others that are used.
+# Twirp's HTTP statuses; all other codes that are used here have 400.
 _STATUSES = {
     "canceled": 408,
     "deadline_exceeded": 408,
@@ -71,21 +72,21 @@ class Refusal(Exception):
 
 @dataclass
 class LiveKitStub:
-    """Rooms by name, with who is in them."""
+    """The rooms by name, with their participants."""
 
     rooms: dict[str, list[ParticipantInfo]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     failing: dict[str, str] = field(default_factory=dict)
-    """Rooms that LiveKit will not talk about: the Twirp code it answers with."""
+    """Rooms for which every request fails, with the Twirp code of the error."""
     removed: list[tuple[str, str]] = field(default_factory=list)
     dispatched: list[CreateAgentDispatchRequest] = field(default_factory=list)
     workers_full: bool = False
-    """Whether no worker takes what is dispatched."""
+    """True if no worker accepts a dispatched job."""
     created: list[CreateRoomRequest] = field(default_factory=list)
     dialled: list[CreateSIPParticipantRequest] = field(default_factory=list)
     referred: list[TransferSIPParticipantRequest] = field(default_factory=list)
     answer: Refusal | None = None
-    """What the phone says that is dialled, or referred to; None: it picks up."""
+    """The error of a dialled phone or a transfer target; None if it answers."""
     _dispatches: dict[str, list[AgentDispatch]] = field(default_factory=dict)
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -141,7 +142,7 @@ class LiveKitStub:
         raise Refusal("not_found")
 
     def dial(self, asked: CreateSIPParticipantRequest) -> Message:
-        """Raises Refusal."""
+        """Dial a phone. Raise Refusal with the configured ``answer``."""
         self.dialled.append(asked)
         if self.answer is not None:
             raise self.answer
@@ -181,7 +182,8 @@ class LiveKitStub:
         return ListAgentDispatchResponse(agent_dispatches=listed)
 
     def _dispatches_of(self, room: str) -> list[AgentDispatch]:
-        """A room that nobody asked for was made by a caller, whose dispatch rule sends an agent."""
+        """Return a room's dispatches. A room without any was made by an inbound call, whose
+        dispatch rule sends an agent."""
         by_rule = AgentDispatch(id="AD_0", agent_name=_AGENT_NAME)
         return self._dispatches.setdefault(room, [by_rule])
 

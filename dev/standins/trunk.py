@@ -1,11 +1,11 @@
-"""A SIP trunk for tests: asks for credentials, refuses, or swallows; else relays to a phone.
+"""A SIP trunk for tests: it challenges, refuses or ignores calls, or relays them to a phone.
 
     async with Phone() as phone, Trunk(phone.address, Credentials("alice", "s3cret")) as trunk:
         ...  # dial trunk.address; the call reaches the phone only with that password
         assert trunk.invites == 1 and trunk.gate.challenges == 1
 
 UDP on loopback. The trunk is a stateless proxy (:mod:`dev.sip.relay`) with Record-Route,
-so ACK, BYE, CANCEL, REFER and re-INVITE take the same way; media goes directly.
+so ACK, BYE, CANCEL, REFER and re-INVITE take the same path. Media does not pass through it.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class FixedReply:
 
 @dataclass(frozen=True)
 class Blackhole:
-    """Answer nothing at all, as a host that drops every packet."""
+    """Answer nothing, like a host that drops every packet."""
 
 
 @dataclass
 class Seen:
-    """What has reached a trunk."""
+    """The requests that have reached a trunk."""
 
     call_ids: set[str] = field(default_factory=set)
-    called: list[str] = field(default_factory=list)  # numbers, one a call, in order
+    called: list[str] = field(default_factory=list)  # numbers, one per call, in order
     callers: list[str] = field(default_factory=list)
-    methods: Counter[str] = field(default_factory=Counter)  # every request, repeats too
+    methods: Counter[str] = field(default_factory=Counter)  # every request, with retransmissions
 
 
 class Trunk:
@@ -65,14 +65,14 @@ class Trunk:
     ) -> None:
         """
         Args:
-            target: ``host:port`` of what lies behind it (a phone's address).
-            credentials: Asked for if given; without, everyone may call.
-            mode: Refuse or swallow everything instead.
-            port: Where it listens; 0 takes a free port.
+            target: ``host:port`` to which calls are relayed (a phone's address).
+            credentials: The trunk challenges for them if given; else it accepts every call.
+            mode: Refuse or ignore everything instead.
+            port: The port to listen on; 0 takes a free one.
             challenge_status: 407 with Proxy-Authenticate, or 401 with WWW-Authenticate.
-            qop: Whether to ask for ``qop=auth`` (RFC 7616) or the old form.
-            wrong_answers_allowed: So many wrong answers of one call are challenged
-                again; the next one is refused with 403.
+            qop: True asks for ``qop=auth`` (RFC 7616), False for the old form.
+            wrong_answers_allowed: The number of wrong answers of one call that are
+                challenged again; the next one is refused with 403.
         """
         if target is None and mode is None:
             raise ValueError("a trunk needs a target or a mode")
@@ -94,7 +94,7 @@ class Trunk:
                 wrong_answers_allowed=wrong_answers_allowed,
             )
         )
-        self._refused: set[str] = set()  # Call-IDs whose ACK is for us
+        self._refused: set[str] = set()  # Call-IDs whose ACK ends here
         self._decided: dict[str, SipResponse | None] = {}  # by branch, for retransmissions
         self._relay: SipRelay | None = None
 
@@ -114,13 +114,13 @@ class Trunk:
 
     @property
     def invites(self) -> int:
-        """How many calls have reached the trunk: INVITEs of distinct Call-IDs. Zero
-        proves that nothing was dialled."""
+        """The number of calls that have reached the trunk: INVITEs with distinct Call-IDs.
+        Zero proves that nothing was dialled."""
         return len(self.seen.call_ids)
 
     @property
     def malformed(self) -> int:
-        """Datagrams that were no SIP message."""
+        """The number of datagrams that were not SIP messages."""
         return 0 if self._relay is None else self._relay.malformed
 
     # --- the relay's policy
@@ -135,7 +135,7 @@ class Trunk:
         assert self._relay is not None
         call_id = request.call_id or ""
         if request.method == "ACK" and call_id in self._refused:
-            return False  # it ends a refusal of ours
+            return False  # it acknowledges our refusal
         if isinstance(self._mode, FixedReply):
             if request.method != "ACK":
                 status = 481 if request.method == "CANCEL" else self._mode.status

@@ -1,8 +1,9 @@
-"""A local server that speaks the part of Twilio's REST API that this system uses.
+"""A local server for the part of Twilio's REST API that this system uses.
 
-Phone numbers (list, look for, buy, change, release) of ``api.twilio.com``, and Elastic SIP
-Trunking (trunks, origination URLs, their numbers) of ``trunking.twilio.com``, both on one port:
-their paths do not overlap. Basic authentication, Twilio's errors and pages, faults on demand.
+It serves the phone numbers (list, search, buy, change, release) of ``api.twilio.com`` and the
+Elastic SIP Trunking (trunks, origination URLs, their numbers) of ``trunking.twilio.com`` on one
+port: their paths do not overlap. It has basic authentication, Twilio's errors and pagination, and
+faults on demand.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Refused(Exception):
 
 
 class TwilioServer:
-    """``async with TwilioServer({sid: token}) as twilio``: listens when the block is entered."""
+    """``async with TwilioServer({sid: token}) as twilio``: it listens inside the block."""
 
     def __init__(self, accounts: Mapping[str, str], *, host: str = "127.0.0.1") -> None:
         self.accounts = dict(accounts)
@@ -44,7 +45,7 @@ class TwilioServer:
         self.trunks: dict[str, Row] = {}
         self.urls: dict[str, Row] = {}
         self.requests: list[str] = []
-        """``METHOD path`` of each, in order."""
+        """``METHOD path`` of each request, in order."""
         self.faults = Faults()
         self.fail = self.faults.fail
         self._host = host
@@ -75,10 +76,10 @@ class TwilioServer:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    # --- What a test sets up
+    # --- Set up by tests
 
     def give(self, account: str, phone_number: str, **columns: Any) -> Row:
-        """A number that the account has."""
+        """Add a number that the account owns."""
         row = {
             "sid": new_sid("PN"),
             "account_sid": account,
@@ -93,7 +94,7 @@ class TwilioServer:
         return row
 
     def offer(self, phone_number: str, country: str = "US", **columns: Any) -> None:
-        """A number that can be bought."""
+        """Add a number that can be bought."""
         row = {"phone_number": phone_number, "iso_country": country, "locality": "", "region": ""}
         self.inventory.append({**row, **columns})
 
@@ -102,7 +103,7 @@ class TwilioServer:
         self.trunks[row["sid"]] = row
         return row
 
-    # --- The edge: who asks, and what goes wrong
+    # --- The edge: authentication and faults
 
     @web.middleware
     async def _edge(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -199,7 +200,7 @@ class TwilioServer:
     async def _change_number(self, request: web.Request) -> web.Response:
         row, form = self._number(request), await request.post()
         if "VoiceApplicationSid" in form:
-            # One excludes the other, as Twilio documents it.
+            # Twilio's documentation: the application and the trunk exclude each other.
             row.update(voice_application_sid=form["VoiceApplicationSid"], trunk_sid=None)
         return web.json_response(row)
 
@@ -280,7 +281,7 @@ class TwilioServer:
         return web.Response(status=204)
 
     def _page(self, request: web.Request, key: str, rows: list[Row]) -> web.Response:
-        """A page of the newer APIs: ``meta`` names the list and the address of the next page."""
+        """Return a page of the newer APIs: ``meta`` has the list's key and the next page's URL."""
         part, following = _cut(request, rows)
         url = None if following is None else f"{self.url}{following}"
         return web.json_response({key: part, "meta": {"key": key, "next_page_url": url}})
@@ -292,7 +293,7 @@ def _old_page(request: web.Request, key: str, rows: list[Row]) -> web.Response:
 
 
 def _cut(request: web.Request, rows: list[Row]) -> tuple[list[Row], str | None]:
-    """The page asked for, and the path of the next one."""
+    """Return the requested page, and the path of the next one."""
     number, size = int(request.query.get("Page", 0)), int(request.query.get("PageSize", 50))
     query = {**request.query, "Page": str(number + 1)}
     more = len(rows) > (number + 1) * size
