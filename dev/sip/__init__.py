@@ -1,1 +1,1 @@
-"""The SIP that phone and trunk are built on: messages, digest authentication, a stateless proxy."""
+"""SIP for the phone and the trunk: messages, digest authentication, a stateless proxy."""

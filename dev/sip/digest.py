@@ -1,4 +1,4 @@
-"""Digest authentication at the asking end (RFC 7616, RFC 2617), sans-I/O."""
+"""Digest authentication, the challenger's side (RFC 7616, RFC 2617), sans-I/O."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dev.sip import messages
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a caller must prove to know, by digest (RFC 7616; RFC 2617 without qop)."""
+    """The user name and password for the digest (RFC 7616; RFC 2617 without qop)."""
 
     username: str
     password: str = field(repr=False)
 
 
 class DigestGate:
-    """Decides on an INVITE: let it pass, challenge it, or refuse it."""
+    """Decides whether an INVITE passes, is challenged or is refused."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class DigestGate:
         self._wrong: Counter[str] = Counter()  # by Call-ID
 
     def check(self, request: SipRequest) -> SipResponse | None:
-        """None if the request carries a right answer, else the response to send."""
+        """Return None if the request has the right answer, else the response to send."""
         header = "Authorization" if self._status == 401 else "Proxy-Authorization"
         value = request.headers.get_first(header)
         if value is None:
@@ -85,7 +85,7 @@ class DigestGate:
             self._credentials.username
         ):
             return False
-        # A right hash over an answer of the wrong kind would skip the client's nonce.
+        # Without qop the hash does not cover the client's nonce.
         if self._qop and params.get("qop") != "auth":
             return False
         expected = digest_response(self._credentials, method, params)
@@ -93,7 +93,7 @@ class DigestGate:
 
 
 def digest_response(credentials: Credentials, method: str, params: dict[str, str]) -> str:
-    """The ``response`` of a digest answer with MD5 (RFC 7616 §3.4.1, RFC 2617 §3.2.2.1).
+    """Return the ``response`` of a digest answer with MD5 (RFC 7616 §3.4.1, RFC 2617 §3.2.2.1).
 
     Args:
         params: ``realm``, ``nonce``, ``uri``, and with ``qop``: ``nc`` and ``cnonce``.

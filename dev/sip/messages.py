@@ -1,8 +1,8 @@
 """SIP messages for the test elements: bytes in, bytes out, no sockets.
 
-The message model and the header codecs are ``aiosipua``'s; here is what a proxy or
-a minimal user agent server adds to them: what counts as a message at all, replies
-(RFC 3261 §8.2.6), and the Via and Route steps of a stateless proxy (§16.11).
+The message model and the header codecs are ``aiosipua``'s. This module adds the functions
+of a proxy or a minimal user agent server: validation of messages, replies (RFC 3261 §8.2.6),
+and the Via and Route steps of a stateless proxy (§16.11).
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ REASONS: Mapping[int, str] = {
 
 
 class MalformedMessage(ValueError):
-    """A datagram that is no SIP message; it gets no answer."""
+    """The datagram is not a SIP message; it gets no answer."""
 
 
 def parse(datagram: bytes) -> SipRequest | SipResponse:
-    """One datagram as a message.
+    """Parse one datagram.
 
-    Folded lines, compact forms and any case of header names are accepted; names come
-    back in their long form.
+    Folded lines, compact forms and any case of header names are accepted; names are
+    returned in their long form.
 
     Raises:
         MalformedMessage: not SIP/2.0, or without the headers that every message needs
@@ -83,13 +83,13 @@ def parse(datagram: bytes) -> SipRequest | SipResponse:
     except MalformedMessage:
         raise
     except (ValueError, IndexError, UnboundLocalError) as error:
-        # UnboundLocalError: what aiosipua makes of some Vias without "SIP/2.0/…".
+        # aiosipua raises UnboundLocalError for some Vias without "SIP/2.0/…".
         raise MalformedMessage(str(error)) from error
     if missing:
         raise MalformedMessage(f"without {', '.join(missing)}")
     if cseq is None or not cseq.method:
         raise MalformedMessage("CSeq without a method")
-    # Looked for in the text: aiosipua takes "nonsense" for a host of the default protocol.
+    # Checked in the text: aiosipua parses "nonsense" as a host of the default protocol.
     if not all(text.upper().startswith("SIP/2.0/") for text in message.headers.get("via")):
         raise MalformedMessage("Via of another protocol")
     if not all(hop.host for hop in via):
@@ -112,17 +112,17 @@ def _expand(message: SipMessage) -> None:
 
 
 def headers_of(message: SipMessage) -> dict[str, str]:
-    """Every header by lower-case name; several values joined with ", "."""
+    """Return every header by lower-case name; several values are joined with ", "."""
     return {name.lower(): ", ".join(values) for name, values in message.headers.items()}
 
 
 def uri_of(header: str) -> SipUri:
-    """The URI in a From, To, Contact, Route or Refer-To value."""
+    """Return the URI of a From, To, Contact, Route or Refer-To value."""
     return parse_address(header).uri
 
 
 def to_tag(message: SipMessage) -> str | None:
-    """The To tag: present exactly in requests inside a dialog (RFC 3261 §12.2)."""
+    """Return the To tag. Only requests inside a dialog have one (RFC 3261 §12.2)."""
     address = message.to_addr
     return address.tag if address is not None else None
 
@@ -135,12 +135,12 @@ def reply(
     tag: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> SipResponse:
-    """The response to a request, addressed by its Via (RFC 3261 §8.2.6.2).
+    """Return the response to a request, addressed by its Via (RFC 3261 §8.2.6.2).
 
     Args:
-        reason: The phrase; the standard one by default.
-        tag: The To tag where the request has none (never on a 100); a random one by
-            default. Pass the same one for every response to one request.
+        reason: The phrase; by default the standard one.
+        tag: The To tag if the request has none (never on a 100); by default a random one.
+            Pass the same one for every response to one request.
         headers: Further headers, e.g. a challenge.
     """
     response = SipResponse(
@@ -159,7 +159,7 @@ def reply(
 
 
 def stamp_received(request: SipRequest, source: Address) -> None:
-    """Note in the top Via where the request came from (RFC 3581 §4)."""
+    """Write the request's source address into its top Via (RFC 3581 §4)."""
     top, *rest = request.headers.get("via")
     via = request.via[0]
     if "rport" in via.params:
@@ -173,15 +173,15 @@ def stamp_received(request: SipRequest, source: Address) -> None:
 
 
 def response_target(response: SipResponse) -> Address:
-    """Where a response goes: what its top Via says (RFC 3261 §18.2.2, RFC 3581)."""
+    """Return the address in a response's top Via (RFC 3261 §18.2.2, RFC 3581)."""
     via = response.via[0]
     port = int(via.rport) if via.rport else (via.port or 5060)
     return via.received or via.host, port
 
 
 def push_via(request: SipRequest, address: Address) -> None:
-    """Add our Via. The branch follows from the one below it, so that a CANCEL and the
-    ACK to a refusal get the very branch of their INVITE (RFC 3261 §16.11)."""
+    """Add our Via. Its branch is computed from the Via below, so that a CANCEL and the
+    ACK to a refusal get the same branch as their INVITE (RFC 3261 §16.11)."""
     below = request.headers.get_first("via", "")
     digest = hashlib.sha256(f"{address}|{below}".encode()).hexdigest()[:24]
     via = Via(host=address[0], port=address[1])
@@ -190,12 +190,12 @@ def push_via(request: SipRequest, address: Address) -> None:
 
 
 def pop_via(response: SipResponse) -> None:
-    """Take our own Via off a response on its way back."""
+    """Remove our Via from a response."""
     _set_all(response, "Via", response.headers.get("via")[1:])
 
 
 def pop_own_routes(request: SipRequest, address: Address) -> None:
-    """Take the leading Route entries off that name this element."""
+    """Remove the leading Route entries that name this element."""
     routes = list(request.headers.get("route"))
     while routes and uri_address(uri_of(routes[0])) == address:
         routes.pop(0)
@@ -203,19 +203,19 @@ def pop_own_routes(request: SipRequest, address: Address) -> None:
 
 
 def push_record_route(request: SipRequest, address: Address) -> None:
-    """Ask that later requests of this dialog pass here too (loose routing)."""
+    """Add our Record-Route, so that later requests of the dialog pass here (loose routing)."""
     own = f"<sip:{address[0]}:{address[1]};lr>"
     _set_all(request, "Record-Route", [own, *request.headers.get("record-route")])
 
 
 def next_hop(request: SipRequest) -> Address:
-    """Where a request goes next: its first Route, else its Request-URI."""
+    """Return the address of the first Route, else of the Request-URI."""
     route = request.headers.get_first("route")
     return uri_address(uri_of(route) if route else parse_uri(request.uri))
 
 
 def uri_address(uri: SipUri) -> Address:
-    """Host and port of a SIP URI (5060 by default)."""
+    """Return the host and port of a SIP URI (by default 5060)."""
     host = "127.0.0.1" if uri.host == "localhost" else uri.host
     return host, uri.port or 5060
 

@@ -1,8 +1,7 @@
-"""A stateless SIP proxy element on one UDP socket of loopback (RFC 3261 §16.11).
+"""A stateless SIP proxy on one UDP socket of loopback (RFC 3261 §16.11).
 
-The trunk and the phone are built on it: what passes, and what is answered on the
-spot, is the policy's decision; Via, Route and Record-Route are the relay's. Media
-does not pass here.
+The trunk and the phone are built on it. The policy decides which messages pass and which
+are answered here; the relay handles Via, Route and Record-Route. Media does not pass here.
 """
 
 from __future__ import annotations
@@ -22,38 +21,38 @@ logger = logging.getLogger(__name__)
 
 
 class Policy(Protocol):
-    """What an element does with the messages that reach it."""
+    """Decides about the messages that reach a proxy."""
 
     def request(self, request: SipRequest, source: Address, for_us: bool) -> bool:
-        """See a request before it goes on; may change its URI and headers.
+        """Handle a request before it is forwarded; may change its URI and headers.
 
         Args:
-            for_us: No Route is left and the Request-URI names this element, so the
-                policy must give it another URI, or keep it.
+            for_us: No Route is left and the Request-URI names this proxy, so the
+                policy must give it another URI or return False.
 
         Returns:
-            Whether the relay sends it on; False when the policy answered or ate it.
+            True to forward it; False if the policy answered or dropped it.
         """
 
     def response(self, response: SipResponse, source: Address) -> bool:
-        """See a response before it goes back; False eats it."""
+        """Handle a response before it is forwarded; False drops it."""
 
 
 class SipRelay(asyncio.DatagramProtocol):
-    """One element. Open it with :meth:`open`, end it with :meth:`close`."""
+    """One proxy. Open it with :meth:`open`, end it with :meth:`close`."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._transport: asyncio.DatagramTransport | None = None
         self._closed = asyncio.get_running_loop().create_future()
         self.address: Address = ("", 0)
-        self.malformed = 0  # datagrams that were no SIP message
+        self.malformed = 0  # number of datagrams that were not SIP messages
 
     @classmethod
     async def open(
         cls, policy: Callable[[Self], Policy], host: str = "127.0.0.1", port: int = 0
     ) -> Self:
-        """Bind, with the policy made for this relay. Port 0 takes a free one."""
+        """Bind, and make the policy for this relay. Port 0 takes a free one."""
         relay = cls(cast(Policy, None))
         relay._policy = policy(relay)
         loop = asyncio.get_running_loop()
@@ -67,12 +66,12 @@ class SipRelay(asyncio.DatagramProtocol):
             await self._closed
 
     def send(self, message: SipRequest | SipResponse, target: Address) -> None:
-        """Put one message on the wire."""
+        """Send one message."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.sendto(bytes(message), target)
 
     def answer(self, response: SipResponse) -> None:
-        """Send a response of our own where its top Via says."""
+        """Send our own response to the address in its top Via."""
         self.send(response, messages.response_target(response))
 
     # --- asyncio.DatagramProtocol
@@ -118,7 +117,7 @@ class SipRelay(asyncio.DatagramProtocol):
             return
         target = messages.next_hop(request)
         if target == self.address or not _is_ip(target[0]):
-            # Names are not resolved here: an element of the tests talks to loopback.
+            # Host names are not resolved: this proxy is for loopback only.
             self._refuse(request, 502)
             return
         request.set_header("Max-Forwards", str(int(hops) - 1))
