@@ -1,4 +1,4 @@
-"""A SIP phone in code: it answers, refuses, speaks, listens and records."""
+"""A SIP phone in code: it answers, rejects, speaks, listens and records."""
 
 from dev.phone.audio import Heard, Span
 from dev.phone.behaviour import Answer, Behaviour, Reject, RingOut

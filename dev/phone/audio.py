@@ -1,4 +1,4 @@
-"""Talking and listening on a call of a :class:`dev.phone.Phone`."""
+"""Speaking and listening on a call of a :class:`dev.phone.Phone`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dev.speech.listen import SpeechFinder
 
 @dataclass(frozen=True)
 class Span:
-    """Where an utterance lies: first voiced frame's start, last one's end, in ms since
-    the answer, on the clock of the call's recording."""
+    """The position of an utterance: the start of its first and the end of its last voiced
+    frame, in ms since the answer, on the clock of the call's recording."""
 
     start_ms: float
     end_ms: float
@@ -34,7 +34,7 @@ class Heard:
 
 
 class SpokenCall:
-    """What a call sends and hears, once it is up. Positions are milliseconds since its answer."""
+    """The audio of an established call. Positions are milliseconds since its answer."""
 
     def __init__(self) -> None:
         self.ending: Ended | None = None
@@ -43,12 +43,12 @@ class SpokenCall:
         self._heard_until = 0  # index in the received track
 
     async def play(self, pcm: Pcm) -> Span:
-        """Send 8 kHz audio and wait until all of it has left; one after the other.
+        """Send 8 kHz audio and wait until all of it has left. Concurrent calls queue.
 
-        Cancelling stops at once. Silent audio gives the span of its frames.
+        Cancelling stops the audio at once. For silent audio the span is that of its frames.
 
         Raises:
-            CallEnded: the call is not up, or ended meanwhile.
+            CallEnded: the call is not established, or ended meanwhile.
         """
         media = self._live_media()
         async with self._mouth:
@@ -74,19 +74,19 @@ class SpokenCall:
         threshold_dbfs: float = listen.VOICE_DBFS,
         since_ms: float | None = None,
     ) -> Heard:
-        """Wait for speech of the far end to start and to stop.
+        """Wait for the far end to start and stop speaking; return that utterance.
 
-        Speech that began before this call counts, if no earlier ``listen`` returned it.
-        If the call ends during the speech, what was heard until then is returned.
+        Speech from before this method was called counts if no earlier ``listen`` returned it.
+        If the call ends during the speech, the part until then is returned.
 
         Args:
-            end_silence_ms: How long it must be silent to have stopped.
-            since_ms: Look from this time of the call on, rather than from the end of
-                what was heard last.
+            end_silence_ms: The silence that ends an utterance.
+            since_ms: Search from this time of the call, instead of from the end of the
+                last utterance.
 
         Raises:
-            CallEnded: the call was over before any speech.
-            TimeoutError: no speech in time, or it did not stop.
+            CallEnded: the call ended before any speech.
+            TimeoutError: no speech began in time, or it did not stop in time.
         """
         media = self._live_media()
         if since_ms is not None:
@@ -101,7 +101,7 @@ class SpokenCall:
         def heard() -> bool:
             nonlocal fed, found
             track = media.received
-            # Frame by frame, so that what follows the utterance is left for the next one.
+            # Frame by frame, so that the audio after the utterance is left for the next one.
             while found is None and len(track) >= fed + FRAME:
                 if finder.speaking and track.hole_ms(fed, fed + FRAME) >= end_silence_ms:
                     found = finder.finish()
@@ -125,13 +125,13 @@ class SpokenCall:
         )
 
     async def speech_begins(self, timeout: float, *, since_ms: float = 0.0) -> float:
-        """Wait for speech of the far end to begin; returns when it did, ms of the call.
+        """Wait for the far end to start speaking; return that time, in ms of the call.
 
-        What ``listen`` returns next stays as it is.
+        This does not change what ``listen`` returns next.
 
         Raises:
-            CallEnded: the call was over before any speech.
-            TimeoutError: no speech in time.
+            CallEnded: the call ended before any speech.
+            TimeoutError: no speech began in time.
         """
         media = self._live_media()
         start = fed = media.received_index(since_ms)
@@ -151,7 +151,7 @@ class SpokenCall:
         return media.received_ms(start) + finder.started_ms
 
     async def silence(self, duration_ms: float, timeout: float) -> None:
-        """Wait until the far end has been silent for that long, counted from now."""
+        """Wait until the far end has been silent for ``duration_ms``, counted from now."""
         media = self._live_media()
         frames = int(duration_ms / listen.FRAME_MS)
         fed = len(media.received)
@@ -169,7 +169,7 @@ class SpokenCall:
             await media.wait_for(silent)
 
     def now_ms(self) -> float:
-        """The time of the call, on the clock of its recording."""
+        """Return the time of the call, on the clock of its recording."""
         return 1000 * (time.monotonic() - self._any_media().zero)
 
     @property
@@ -178,7 +178,7 @@ class SpokenCall:
         return self._any_media().recording()
 
     def save(self, path: Path) -> None:
-        """Write the recording as stereo WAV: left this phone, right what it heard."""
+        """Write the recording as a stereo WAV: this phone left, the far end right."""
         self.recording.save(path)
 
     @property

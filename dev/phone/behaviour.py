@@ -1,4 +1,4 @@
-"""What a phone does with a call."""
+"""How a phone reacts to an incoming call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reject:
-    """Refuse with a SIP status, after ringing for a while if ``after_s`` is above zero."""
+    """Refuse with a SIP status; ring for ``after_s`` first if that is above zero."""
 
     status: int = 486
     reason: str | None = None

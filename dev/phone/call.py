@@ -19,7 +19,7 @@ from dev.phone.endings import CallEnded, CallRefused, Ended
 from dev.phone.media import CallMedia
 from dev.phone.runtime import Stack
 
-# What baresip reports at the end of a call that a transfer has replaced.
+# baresip's text at the end of a call that a transfer has replaced.
 _TRANSFERRED = "Call transfered"
 _ATTACH_TIMEOUT_S = 5.0
 _OFFER_ATTEMPTS = 40
@@ -28,7 +28,7 @@ _OFFER_PAUSE_S = 0.05
 
 @dataclass(frozen=True)
 class Digit:
-    """A DTMF digit of the far end; ``at_ms`` is its end on the call's clock."""
+    """A DTMF digit from the far end; ``at_ms`` is its end on the call's clock."""
 
     digit: str
     duration_ms: int
@@ -37,19 +37,19 @@ class Digit:
 
 @dataclass(frozen=True)
 class Transfer:
-    """A REFER of the far end: call someone else instead."""
+    """A REFER from the far end."""
 
     target: str
-    call: asyncio.Future[PhoneCall] = field(compare=False)  # the new call, if it is followed
+    call: asyncio.Future[PhoneCall] = field(compare=False)  # the new call, if the phone follows
 
     @property
     def succeeded(self) -> bool:
-        """Whether the new call was answered."""
+        """True if the new call was answered."""
         return self.call.done() and not self.call.cancelled() and self.call.result().was_up
 
 
 class PhoneCall(SpokenCall):
-    """One call, its signalling; see `dev.phone.audio` for what is said and heard on it."""
+    """The signalling of one call; see `dev.phone.audio` for its audio."""
 
     def __init__(
         self,
@@ -64,12 +64,12 @@ class PhoneCall(SpokenCall):
         self.inbound = inbound
         self.called = called  # the number dialled: the user part of the Request-URI
         self.caller = caller  # the user part of From
-        self.headers = headers  # of the INVITE that reached us, by lower-case name
+        self.headers = headers  # of the received INVITE, by lower-case name
         self.call_id = call_id
         self.transfers: list[Transfer] = []
-        self.refusal: SipResponse | None = None  # what the phone's front answers by itself
+        self.refusal: SipResponse | None = None  # the response of the phone's front
         self.canceled_while_refusing = asyncio.Event()
-        self.renegotiates = False  # whether a re-INVITE of ours is meant
+        self.renegotiates = False  # True if we send a re-INVITE on purpose
         self.farewell = ""  # the Reason header of the far end's BYE or CANCEL
         self._handset: Call | None = None
         self._stack: Stack | None = None
@@ -88,27 +88,27 @@ class PhoneCall(SpokenCall):
 
     @property
     def was_up(self) -> bool:
-        """Whether it has been answered, even if it is over by now."""
+        """True if the call has been answered, even if it has ended since."""
         return self._up.is_set()
 
     # --- the course of the call
 
     async def ringing(self, timeout: float) -> None:
-        """Wait for a 180 or 183 (a call we dialled).
+        """Wait for a 180 or 183 (of a call we dialled).
 
         Raises:
-            CallRefused: refused instead.
-            TimeoutError: nothing of either.
+            CallRefused: the far end refused the call.
+            TimeoutError: neither came in time.
         """
         await self._first_of(self._ringing, timeout)
 
     async def answered(self, timeout: float) -> None:
-        """Wait until the call is up and its audio flows.
+        """Wait until the call is established and its audio flows.
 
         Raises:
             CallRefused: the far end refused our call.
-            CallEnded: the caller gave up, or this phone refused.
-            TimeoutError: neither in time; the call goes on ringing.
+            CallEnded: the caller hung up, or this phone refused.
+            TimeoutError: none of these in time; the call continues to ring.
         """
         await self._first_of(self._up, timeout)
 
@@ -126,21 +126,21 @@ class PhoneCall(SpokenCall):
         raise CallEnded(str(ending))
 
     async def ended(self, timeout: float) -> Ended:
-        """Wait for the end, and say how it came.
+        """Wait until the call has ended; return how it ended.
 
         Raises:
-            TimeoutError: the call is still up.
+            TimeoutError: the call has not ended in time.
         """
         await asyncio.wait_for(self._over.wait(), timeout)
         assert self.ending is not None
         return self.ending
 
     async def answer(self) -> None:
-        """Accept a call that rings (:class:`dev.phone.RingOut`)."""
+        """Answer a ringing call (:class:`dev.phone.RingOut`)."""
         await (await self._ready()).answer()
 
     async def hangup(self) -> None:
-        """End the call: BYE, CANCEL, or 486 while it rings here. Twice does no harm."""
+        """End the call: BYE, CANCEL, or 486 while it rings here. Idempotent."""
         if self.ending is not None:
             return
         handset = await self._ready()
@@ -149,7 +149,7 @@ class PhoneCall(SpokenCall):
             await handset.hangup()
 
     async def _ready(self) -> Call:
-        """baresip's side of the call; it is there a moment after the INVITE was seen."""
+        """Wait for baresip's call object, which follows shortly after the INVITE."""
         await self._first_of(self._attached, _ATTACH_TIMEOUT_S)
         return self.handset
 
@@ -158,7 +158,7 @@ class PhoneCall(SpokenCall):
         await self._renegotiate(self.handset.hold)
 
     async def resume(self) -> None:
-        """Take it off hold again."""
+        """Take the far end off hold."""
         await self._renegotiate(self.handset.resume)
 
     async def _renegotiate(self, change: Callable[[], Awaitable[None]]) -> None:
@@ -169,45 +169,45 @@ class PhoneCall(SpokenCall):
             except StaleHandleError:
                 raise
             except BaresipError as error:
-                # Another offer is under way; baresip has no event for its end.
+                # Another offer is in flight; baresip has no event for its end.
                 if "in flight" not in str(error):
                     raise
                 await asyncio.sleep(_OFFER_PAUSE_S)
         raise TimeoutError("another re-INVITE is still unanswered")
 
     async def transfer(self, target: str) -> None:
-        """Send the far end elsewhere (REFER) and wait for the outcome.
+        """Transfer the far end to ``target`` (REFER) and wait for the outcome.
 
         Raises:
-            baresip.TransferFailed: it did not go there.
+            baresip.TransferFailed: the transfer failed.
         """
         await self.handset.transfer(target)
 
     async def next_transfer(self, timeout: float) -> Transfer:
-        """The next REFER of the far end."""
+        """Wait for the next REFER from the far end."""
         return await asyncio.wait_for(self._refers.get(), timeout)
 
     # --- DTMF
 
     async def dtmf(self, digits: str) -> None:
-        """Press keys (RFC 4733 telephone-events); returns when the last one is released."""
+        """Send keys (RFC 4733 telephone-events); return when the last one is released."""
         await self.handset.send_dtmf(digits)
 
     async def next_digit(self, timeout: float) -> Digit:
-        """The next key the far end pressed and released."""
+        """Wait for the next key that the far end presses and releases."""
         return await asyncio.wait_for(self._digits.get(), timeout)
 
     # --- called by the phone
 
     @property
     def handset(self) -> Call:
-        """baresip's side of the call."""
+        """baresip's call object."""
         if self._handset is None:
             raise CallEnded(str(self.ending or "the call never reached the phone"))
         return self._handset
 
     def refuse(self, response: SipResponse) -> None:
-        """The phone's front has refused it."""
+        """Record that the phone's front has refused the call."""
         self.refusal = response
         self.finish(Ended("local", "refused", response.status_code, response.reason_phrase))
 
@@ -217,7 +217,7 @@ class PhoneCall(SpokenCall):
         stack: Stack,
         on_transfer: Callable[[PhoneCall, Transfer], None],
     ) -> None:
-        """Bind baresip's call to this one."""
+        """Bind baresip's call object to this call."""
         self._handset = handset
         self._stack = stack
         handset.on_dtmf(self._on_digit)
@@ -234,7 +234,7 @@ class PhoneCall(SpokenCall):
         stack.watch(handset, self._on_event)
 
     def finish(self, ending: Ended) -> None:
-        """Note the end; the first one counts."""
+        """Record the end; only the first one counts."""
         if self.ending is None:
             self.ending = ending
         if self._media is not None and self._stack is not None:

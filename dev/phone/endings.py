@@ -1,4 +1,4 @@
-"""How calls of a :class:`dev.phone.Phone` end, and what that means to whoever waits for more."""
+"""How calls of a :class:`dev.phone.Phone` end, and the errors for code that waits on them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Literal
 
 
 class CallRefused(Exception):
-    """The far end refused our INVITE, or it never got an answer.
+    """The far end refused our INVITE or did not respond to it.
 
     Attributes:
-        status: The SIP status; None if nothing came back (or the wait was canceled).
-        reason: Its phrase, or what went wrong.
+        status: The SIP status; None without a response (or if the wait was cancelled).
+        reason: The reason phrase, or a description of the error.
     """
 
     def __init__(self, status: int | None, reason: str) -> None:
@@ -21,7 +21,7 @@ class CallRefused(Exception):
 
 
 class CallEnded(Exception):
-    """The call was over before what was waited for."""
+    """The call ended before the awaited event."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Ended:
     """How a call ended.
 
     Attributes:
-        by: Which side ended it (of a transfer: ``local`` if this phone asked for it).
-        how: ``cancel`` before the answer by the caller, ``refused`` before the answer by
-            the called side, ``bye`` after it, ``transfer`` when another call took its
-            place, ``error`` when the far end could not be reached or was lost.
+        by: The side that ended it (for a transfer: ``local`` if this phone asked for it).
+        how: ``cancel`` by the caller before the answer, ``refused`` by the callee before
+            the answer, ``bye`` after it, ``transfer`` if another call replaced it,
+            ``error`` if the far end could not be reached or was lost.
         status: The SIP status of a refusal.
-        reason: Its phrase, else the Reason header of the far end's BYE or CANCEL
-            (RFC 3326), else what baresip says.
+        reason: The phrase of a refusal, else the Reason header of the far end's BYE or
+            CANCEL (RFC 3326), else baresip's text.
     """
 
     by: Literal["local", "remote"]

@@ -1,4 +1,4 @@
-"""What passes between baresip and the outside, and what is answered in its place."""
+"""The SIP messages between baresip and the network, and the responses sent in its place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class Front:
-    """The policy of a phone's relay: what comes from outside, and what baresip sends."""
+    """The policy of a phone's relay, for messages from the network and from baresip."""
 
     def __init__(
         self,
@@ -31,10 +31,10 @@ class Front:
     ) -> None:
         """
         Args:
-            stack: Where baresip listens.
-            user: What baresip calls this phone.
+            stack: The address on which baresip listens.
+            user: The phone's user name in baresip.
             calls: The phone's calls by Call-ID.
-            invited: Told of each INVITE for this phone; returns whether it goes to baresip.
+            invited: Called with each INVITE for this phone; True forwards it to baresip.
             transfer_route: See :class:`dev.phone.Phone`.
         """
         self._relay = relay
@@ -43,7 +43,7 @@ class Front:
         self._calls = calls
         self._invited = invited
         self._transfer_route = transfer_route
-        self._goodbyes: set[str] = set()  # Call-IDs of our BYEs that wait for their answer
+        self._goodbyes: set[str] = set()  # Call-IDs of our unanswered BYEs
         self._all_heard = asyncio.Event()
         self._all_heard.set()
 
@@ -95,12 +95,12 @@ class Front:
         return True
 
     def _to_own_stack(self, request: SipRequest) -> None:
-        """Any number dialled here is this phone's, whatever baresip calls it."""
+        """Replace the dialled number by the phone's user name in baresip."""
         host, port = self._stack
         request.uri = f"sip:{self._user}@{host}:{port}"
 
     def _route_telephone_number(self, request: SipRequest) -> None:
-        """Give a REFER's tel: target (RFC 3966) a host, as an operator's switch would."""
+        """Turn a REFER's tel: target (RFC 3966) into a SIP URI, as an operator's switch does."""
         target = request.headers.get_first("refer-to") or ""
         scheme, _, number = target.strip("<> ").partition(":")
         if scheme.lower() == "tel" and self._transfer_route is not None:
@@ -108,9 +108,12 @@ class Front:
             request.set_header("Refer-To", f"<sip:{number}@{self._transfer_route}>")
 
     def _is_needless_offer(self, call: PhoneCall, request: SipRequest) -> bool:
-        """Within 0.2 s of every answer baresip sends a re-INVITE that changes nothing (it
-        means to say that there is no video, which was never offered). Each end restarts
-        its stream for it and drops what lies in its socket, so the far end is spared it."""
+        """Return True for a re-INVITE that changes nothing.
+
+        baresip sends one within 0.2 s of every answer, to say that there is no video, which
+        was never offered. It makes each end restart its stream and drop the packets in its
+        socket, so it is not forwarded.
+        """
         return (
             call.inbound
             and not call.renegotiates
@@ -119,7 +122,7 @@ class Front:
         )
 
     def _after_refusal(self, call: PhoneCall, request: SipRequest) -> bool:
-        """The rest of a transaction that never reached baresip."""
+        """Handle the rest of a transaction that never reached baresip."""
         if request.method == "CANCEL":
             self._relay.answer(messages.reply(request, 200))
             call.canceled_while_refusing.set()

@@ -1,17 +1,17 @@
-"""The audio of one phone call: what was sent, what was received, on one clock.
+"""The sent and the received audio of one phone call, on one clock.
 
 Both directions are kept as they went over the wire, sample by sample at 8 kHz:
 
 - **Sent**: baresip takes one 20 ms frame from its buffer per packet, or sends silence
-  when the buffer is empty, and counts those silent frames. The track is the frames we
-  wrote with the counted silence between them, so no position in it is an estimate.
+  if the buffer is empty, and counts those silent frames. The track consists of the frames
+  we wrote and the counted silence between them, so no position in it is an estimate.
 - **Received**: every decoded packet, in order, as it arrives (no playout delay). Where
-  something never came (a pause of the far end's stream, lost packets), the timeline has
+  packets are missing (the far end's stream paused, or they were lost), the timeline has
   a hole of silence, so that it keeps step with the clock (:mod:`dev.phone.tracks`).
 
-The clock starts at the answer. Where each track lies on it is found from the times at
+The clock starts at the answer. The offset of each track on it follows from the times at
 which the pump saw frames leave and packets arrive: the earliest sighting of all is the
-least delayed one, so the offset settles within a few milliseconds in the first second
+least delayed one, so the offset settles to within a few milliseconds in the first second
 and stays. Within a track, positions are exact to the sample. Between the two tracks of a
 call, and between two phones, clicks sent both ways agree to 2 ms on an idle machine after
 baresip's own 4 ms from buffer to wire (``tests/dev/phone/test_audio.py`` measures it).
@@ -39,16 +39,16 @@ from dev.phone.tracks import FRAME, SAMPLE_RATE, ReceivedTrack, SentTrack
 
 logger = logging.getLogger(__name__)
 _TICK_S = 0.010
-# How much is written ahead of the wire. It rides out a machine or an interpreter that is
-# busy for a second (baresip buffers two), and costs nothing: stopping discards it.
+# How much is written ahead of the wire: enough for a machine or an interpreter that is busy
+# for a second (baresip buffers two). It costs nothing, as stopping discards it.
 _AHEAD = SAMPLE_RATE
 _READ_BYTES = 2 * 10 * FRAME
-_IDLE_TICKS = 5  # a phone that says nothing has its frames counted every 50 ms
+_IDLE_TICKS = 5  # while nothing is played, frames are counted every 50 ms
 
 
 @dataclass
 class _Playback:
-    """One utterance on its way out."""
+    """One utterance that is being sent."""
 
     pcm: bytes
     written: int = 0  # bytes handed to baresip
@@ -78,20 +78,20 @@ class CallMedia:
     # --- the pump's thread
 
     def tick(self, now: float) -> bool:
-        """Move audio both ways; returns whether anything changed."""
+        """Move audio in both directions; return True if anything changed."""
         with self._lock:
             if self.over:
                 return False
             try:
                 return self._receive(now) | self._send(now)
             except AudioRestarted:
-                # A re-INVITE replaced the streams; the counters start anew with them.
+                # A re-INVITE replaced the streams; their counters start from zero.
                 self._silent_frames = self._flushed = self._dropped = 0
                 if self.sent.origin is not None:
                     due = int((now - self.sent.origin) * SAMPLE_RATE) // FRAME * FRAME
                     self.sent.silence(max(0, due - len(self.sent)))
             except AudioNotActive:
-                pass  # not up yet, or already gone: the call's events say which
+                pass  # not established yet, or already ended: the call's events say which
             return False
 
     def _receive(self, now: float) -> bool:
@@ -132,7 +132,7 @@ class CallMedia:
         chunk = chunk[: len(chunk) // (2 * FRAME) * 2 * FRAME]
         if chunk:
             taken = self._audio.write(chunk)
-            # Silent frames counted by now went out before what we have just written.
+            # Silent frames counted by now left before the chunk that we have just written.
             silent = self._account_silence(self._look_at_counters().tx_silence_frames)
             if playback.start is None:
                 playback.start = len(self.sent)
@@ -145,9 +145,9 @@ class CallMedia:
         return True
 
     def _look_at_counters(self) -> AudioStats:
-        """Raises AudioRestarted if they started anew.
+        """Return the counters. Raise AudioRestarted if they restarted from zero.
 
-        Asking for them does not tell of new streams, and hides them from the next read.
+        ``stats()`` does not report new streams, and prevents the next read from doing so.
         """
         stats = self._audio.stats()
         if (
@@ -155,7 +155,7 @@ class CallMedia:
             or stats.tx_flushed_bytes < self._flushed
             or _dropped_bytes(stats) < self._dropped
         ):
-            raise AudioRestarted("the counters of the call's audio started anew")
+            raise AudioRestarted("the counters of the call's audio restarted from zero")
         return stats
 
     def _account_silence(self, frames: int) -> int:
@@ -169,10 +169,10 @@ class CallMedia:
     async def play(self, pcm: bytes) -> tuple[int, int]:
         """Send PCM (8 kHz, 16 bit) and wait until its last frame has left.
 
-        Cancelling stops at once: what has not left is discarded.
+        Cancelling stops at once: frames that have not left are discarded.
 
         Returns:
-            First sample and the one after the last, as indices of the sent track.
+            The first sample and the one after the last, as indices of the sent track.
         """
         padding = -len(pcm) % (2 * FRAME)  # whole frames, so that nothing is padded midway
         playback = _Playback(pcm + bytes(padding))
@@ -194,7 +194,7 @@ class CallMedia:
         return start, end
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition holds, looked at whenever audio has moved."""
+        """Wait until the condition holds; it is checked whenever audio has moved."""
         changed = asyncio.Event()
         self._waiters.add(changed)
         try:
@@ -210,38 +210,38 @@ class CallMedia:
         await self.wait_for(lambda: next(looks))
 
     def wake(self) -> None:
-        """Let every waiter look again."""
+        """Let every waiter check its condition again."""
         for waiter in self._waiters:
             waiter.set()
 
     def finish(self) -> None:
-        """The call is over: nothing moves any more."""
+        """Stop moving audio: the call has ended."""
         with self._lock:
             self.over = True
             self._playback = None
         self.wake()
 
     def sent_ms(self, index: int) -> float:
-        """When a sample of the sent track left, in ms since the answer."""
+        """Return when a sample of the sent track left, in ms since the answer."""
         return self._ms(self.sent.time_of(index))
 
     def received_ms(self, index: int) -> float:
-        """When a sample of the received track arrived, in ms since the answer."""
+        """Return when a sample of the received track arrived, in ms since the answer."""
         return self._ms(self.received.time_of(index))
 
     def received_index(self, ms: float) -> int:
-        """The sample of the received track that arrived at a time of the call."""
+        """Return the sample of the received track that arrived at a time of the call."""
         return self.received.index_at(self.zero + ms / 1000)
 
     def idle_ms(self) -> float:
-        """How long the far end has sent nothing, not even silence, when last looked."""
+        """Return for how long the far end had sent nothing, not even silence, at the last tick."""
         return 1000 * self.received.idle_s(self._looked)
 
     def _ms(self, moment: float | None) -> float:
         return 0.0 if moment is None else 1000 * (moment - self.zero)
 
     def recording(self) -> Recording:
-        """Both directions from the answer until now, of equal length."""
+        """Return both directions from the answer until now, with equal lengths."""
         with self._lock:
             sent = _placed(self.sent.view(), self.sent_ms(0))
             received = _placed(self.received.timeline(), self.received_ms(0))
@@ -251,13 +251,13 @@ class CallMedia:
 
 @dataclass(frozen=True)
 class Recording:
-    """What one phone sent and heard, 8 kHz int16; index 0 of both is the answer."""
+    """The audio that one phone sent and received, 8 kHz int16; index 0 of both is the answer."""
 
     sent: Pcm
     received: Pcm
 
     def save(self, path: Path) -> None:
-        """Write a stereo WAV: left what the phone said, right what it heard."""
+        """Write a stereo WAV: the sent audio left, the received audio right."""
         stereo = np.stack([self.sent, self.received], axis=1).astype("<i2")
         with wave.open(str(path), "wb") as file:
             file.setnchannels(2)
@@ -278,7 +278,7 @@ def _padded(track: Pcm, length: int, *, before: bool = False) -> Pcm:
 
 class MediaPump:
     """One thread that moves the audio of every call, so that a busy event loop cannot
-    make it stutter. Pure bookkeeping; baresip's own threads keep the packet clock."""
+    make it stutter. It only does bookkeeping: baresip's own threads keep the packet clock."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -287,14 +287,14 @@ class MediaPump:
         self._thread: threading.Thread | None = None
 
     def add(self, media: CallMedia) -> None:
-        """Begin to move a call's audio."""
+        """Start to move a call's audio."""
         self._calls = (*self._calls, media)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="phone-media", daemon=True)
             self._thread.start()
 
     def remove(self, media: CallMedia) -> None:
-        """The call is over."""
+        """Stop moving a call's audio."""
         self._calls = tuple(m for m in self._calls if m is not media)
 
     def stop(self) -> None:
@@ -311,11 +311,11 @@ class MediaPump:
                     if media.tick(time.monotonic()):
                         changed.append(media)
                 except Exception:
-                    # One call's trouble must not silence the others.
+                    # An error in one call must not silence the others.
                     logger.exception("phone media tick failed")
                     self.remove(media)
             if changed:
-                # The loop is closed only when the last call has gone.
+                # The loop may be closed once the last call has ended.
                 with contextlib.suppress(RuntimeError):
                     self.loop.call_soon_threadsafe(_wake, changed)
 

@@ -1,4 +1,4 @@
-"""A SIP phone in code: it answers, refuses, rings out, speaks, listens and records.
+"""A SIP phone in code: it answers, rejects, rings out, speaks, listens and records.
 
     async with Phone() as phone:                  # phone.address == "127.0.0.1:49152"
         phone.behave(Answer(after_s=0.3))
@@ -7,12 +7,12 @@
         greeting = await call.listen(timeout=10)
         await call.say("I would like to book a table.")
         await call.hangup()
-        call.save(Path("call.wav"))               # left: this phone, right: what it heard
+        call.save(Path("call.wav"))               # left: this phone, right: the far end
 
-Signalling and media are baresip's (``baresip-python``). In front of it each phone has a
-small relay of its own (:mod:`dev.sip.relay`): so several phones live in one process, any
-status can be refused with, and every message is seen. What the recording is worth is
-written in :mod:`dev.phone.media`.
+baresip (``baresip-python``) does signalling and media. In front of it each phone has a
+small relay (:mod:`dev.sip.relay`), so that one process can have several phones, a phone
+can refuse with any status, and every message is visible. :mod:`dev.phone.media` describes
+how exact the recording is.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Phone:
     ) -> None:
         """
         Args:
-            port: Where it listens; 0 takes a free port.
-            behaviour: What it does with a call; see :meth:`behave`.
-            follow_transfers: Whether it dials where a REFER sends it, else it declines.
+            port: The port to listen on; 0 takes a free one.
+            behaviour: The reaction to incoming calls; see :meth:`behave`.
+            follow_transfers: True dials the target of a REFER, False declines it.
             transfer_route: ``host:port`` where ``tel:`` targets of a REFER are dialled,
-                as an operator's switch would do; default: they fail.
+                as an operator's switch does; without it they fail.
         """
         self.address = ""
-        self.calls: list[PhoneCall] = []  # every call of its life, oldest first
+        self.calls: list[PhoneCall] = []  # every call so far, oldest first
         self._port = port
         self._behaviour = behaviour
         self._follow = follow_transfers
@@ -90,7 +90,7 @@ class Phone:
         await self.close()
 
     async def close(self) -> None:
-        """Hang up what is still up, and give sockets, tasks and threads back."""
+        """Hang up all calls, and release sockets, tasks and threads."""
         live = [call for call in self.calls if call.ending is None and call.refusal is None]
         for call in live:
             with contextlib.suppress(BaresipError, CallEnded, TimeoutError):
@@ -129,21 +129,21 @@ class Phone:
     # --- being called
 
     def behave(self, behaviour: Behaviour | Callable[[PhoneCall], Behaviour]) -> None:
-        """Say what happens to calls from now on: one answer for all, or a function that
-        looks at the call (``call.called``, ``call.caller``, ``call.headers``)."""
+        """Set the reaction to later calls: one for all, or a function of the call
+        (``call.called``, ``call.caller``, ``call.headers``)."""
         self._behaviour = behaviour
 
     async def next_call(self, timeout: float) -> PhoneCall:
-        """The next call to this phone, as soon as its INVITE is here, refused ones too.
+        """Wait for the INVITE of the next call to this phone; refused calls count too.
 
         Raises:
-            TimeoutError: nobody called.
+            TimeoutError: no call came in time.
         """
         return await asyncio.wait_for(self._arrivals.get(), timeout)
 
     @property
     def invites(self) -> int:
-        """How many calls have reached this phone (INVITEs of distinct Call-IDs)."""
+        """The number of calls that have reached this phone (INVITEs with distinct Call-IDs)."""
         return sum(call.inbound for call in self.calls)
 
     # --- calling
@@ -157,15 +157,15 @@ class Phone:
         auth_user: str | None = None,
         auth_password: str = "",
     ) -> PhoneCall:
-        """Call a SIP URI; returns once the INVITE is out.
+        """Call a SIP URI; return once the INVITE has been sent.
 
-        ``await call.answered(timeout)`` then gives the outcome: it raises
+        ``await call.answered(timeout)`` then waits for the outcome: it raises
         :class:`CallRefused` with the far end's status.
 
         Args:
-            uri: ``sip:+15550100@127.0.0.1:5060``; the host is an IP address.
-            caller: The number in From; default: this phone's own name.
-            auth_user: Digest user name, if a proxy asks for one.
+            uri: ``sip:+15550100@127.0.0.1:5060``; the host must be an IP address.
+            caller: The number in From; by default this phone's own name.
+            auth_user: The digest user name, if a proxy challenges.
         """
         assert self._stack is not None and self._relay is not None, "the phone is not open"
         if messages.uri_address(parse_uri(uri)) == self._relay.address:
@@ -186,14 +186,14 @@ class Phone:
         call = PhoneCall(inbound=False, called=parse_uri(uri).user or "", caller=caller, headers={})
         self.calls.append(call)
         call.attach(handset, self._stack, self._on_transfer)
-        # Known by now: watch() has delivered the events that carry it.
+        # The Call-ID is known: watch() has delivered the events that carry it.
         self._by_id[call.call_id] = call
         return call
 
-    # --- what the front and baresip report
+    # --- reports of the front and of baresip
 
     def _on_invite(self, request: SipRequest, relay: SipRelay) -> bool:
-        """An INVITE for this phone; returns whether it goes on to baresip."""
+        """Handle an INVITE for this phone; return True to forward it to baresip."""
         call_id = request.call_id or ""
         call = self._by_id.get(call_id)
         if call is None:
@@ -221,7 +221,7 @@ class Phone:
         return True
 
     def _refuse(self, call: PhoneCall, how: Reject, request: SipRequest, relay: SipRelay) -> None:
-        """Answer for baresip, which knows only 486."""
+        """Refuse in baresip's place, which can only send 486."""
         tag = secrets.token_hex(4)
         final = messages.reply(request, how.status, reason=how.reason, tag=tag, headers=how.headers)
         if how.after_s > 0:

@@ -1,8 +1,8 @@
 """One baresip runtime for all phones of this process.
 
-baresip's state is global to the process, so every :class:`dev.phone.Phone` shares one
-runtime: the first phone starts it, the last one closed stops it. Signalling enters and
-leaves through each phone's own relay; only media goes directly to and from here.
+baresip's state is global to the process, so all instances of :class:`dev.phone.Phone` share
+one runtime: the first phone starts it, and closing the last one stops it. Signalling passes
+each phone's own relay; media goes directly to and from baresip.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 _BIND_ATTEMPTS = 10
 
-# Received frames reach us as packets arrive, not after a playout delay, so that they can be
-# dated. UDP only, as the relays are.
+# Without a jitter buffer received frames reach us when their packets arrive, so that we know
+# their times. UDP only, like the relays.
 _CONFIG = """\
 sip_listen {host}:{port}
 sip_transports udp
@@ -44,7 +44,7 @@ _current: Stack | None = None
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a user agent is: its SIP user, its phone's address, its credentials."""
+    """A user agent's identity: its SIP user, its phone's address, its credentials."""
 
     user: str
     phone: Address
@@ -56,7 +56,7 @@ class Identity:
 
 
 class Stack:
-    """The shared runtime. :func:`acquire` gives it, :meth:`release` hands it back."""
+    """The shared runtime. Get it with :func:`acquire`, give it back with :meth:`release`."""
 
     def __init__(self, address: Address, runtime: Runtime) -> None:
         self.address = address
@@ -83,7 +83,7 @@ class Stack:
             try:
                 await runtime.start(config)
             except BaresipError as error:
-                # Someone took the port between our look and baresip's bind.
+                # Another process took the port between our probe and baresip's bind.
                 if "already in use" not in str(error):
                     raise
                 continue
@@ -91,15 +91,15 @@ class Stack:
         raise OSError(f"no free UDP port in {_BIND_ATTEMPTS} attempts")
 
     def next_number(self) -> int:
-        """A number no other phone of this runtime has."""
+        """Return a number that no other phone of this runtime has."""
         return next(self._numbers)
 
     async def agent(
         self, identity: Identity, on_incoming: Callable[[Call], None] | None = None
     ) -> UserAgent:
-        """The user agent for an identity, made at its first use.
+        """Return the user agent for an identity; make it at the first use.
 
-        Every request of it leaves through its phone's relay (a preloaded Route).
+        All its requests leave through its phone's relay (a preloaded Route).
         """
         agent = self._agents.get(identity)
         if agent is None:
@@ -119,7 +119,7 @@ class Stack:
         return agent
 
     def watch(self, call: Call, handler: Callable[[StackEvent], None]) -> None:
-        """Deliver a call's events, first those that came before this."""
+        """Deliver a call's events to the handler, first those that have come already."""
         self._handlers[call.handle] = handler
         for event in self._early.pop(call.handle, ()):
             self._deliver(event)
@@ -130,7 +130,7 @@ class Stack:
         if event.call in self._handlers:
             self._deliver(event)
         else:
-            # A dialled call's first events can be here before dial() has returned.
+            # A dialled call's first events may come before dial() has returned.
             self._early[event.call].append(event)
 
     def _deliver(self, event: StackEvent) -> None:
@@ -140,7 +140,7 @@ class Stack:
         handler(event)
 
     async def release(self) -> None:
-        """Hand the runtime back; the last one stops it and its threads."""
+        """Give the runtime back; the last user stops it and its threads."""
         global _current
         async with _lock():
             self._users -= 1
@@ -152,10 +152,10 @@ class Stack:
 
 
 async def acquire() -> Stack:
-    """The runtime of this process, started if need be.
+    """Return the runtime of this process; start it if needed.
 
     Raises:
-        RuntimeError: another event loop's phones still use it.
+        RuntimeError: phones of another event loop still use it.
     """
     global _current
     async with _lock():

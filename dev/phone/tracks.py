@@ -1,7 +1,7 @@
-"""8 kHz audio of one direction of a call, and when each sample of it happened.
+"""8 kHz audio of one direction of a call, with the time of each sample.
 
-Both tracks only ever grow at their end, so an index once taken stays right; times are
-``time.monotonic()`` seconds. See :mod:`dev.phone.media` for where they come from.
+Both tracks only grow at their end, so an index stays valid. Times are
+``time.monotonic()`` seconds; :mod:`dev.phone.media` describes their origin.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ SAMPLE_RATE = 8000
 FRAME = 160  # samples: 20 ms, one RTP packet
 
 _LATE_S = 0.020  # packets later than this may mean a hole in the stream
-_SURE_S = 0.300  # so long none came in time: there is one
-_SETTLE_S = 3.0  # until then a stream may turn out to have begun with a burst
-_BURST_S = 0.250  # of no more than this
+_SURE_S = 0.300  # if no packet came in time for this long, there is a hole
+_SETTLE_S = 3.0  # a stream this young may have begun with a burst
+_BURST_S = 0.250  # the longest such burst
 
 
 class SentTrack:
-    """What left, frame after frame without a gap: one clock gives all times."""
+    """The sent frames. There is no gap between them, so one origin gives all times."""
 
     def __init__(self) -> None:
         self.origin: float | None = None  # when sample 0 left
@@ -36,58 +36,58 @@ class SentTrack:
         self._pcm += bytes(2 * samples)
 
     def remove(self, samples: int) -> None:
-        """Take back what was discarded before it left."""
+        """Remove samples that were discarded before they left."""
         if samples > 0:
             del self._pcm[-2 * samples :]
 
     def left(self, samples: int, now: float) -> None:
-        """So many samples have left by ``now``; the earliest sighting dates the track."""
+        """Note that ``samples`` have left by ``now``; the earliest sighting sets the origin."""
         if samples >= FRAME:
             seen = now - (samples - FRAME) / SAMPLE_RATE
             self.origin = seen if self.origin is None else min(self.origin, seen)
 
     def view(self, start: int = 0, end: int | None = None) -> Pcm:
-        """A copy of the samples from ``start`` to ``end``."""
+        """Return a copy of the samples from ``start`` to ``end``."""
         return _view(self._pcm, start, end)
 
     def time_of(self, index: int) -> float | None:
-        """When a sample left; None if none has."""
+        """Return when a sample left; None if nothing has left."""
         return None if self.origin is None else self.origin + index / SAMPLE_RATE
 
 
 class ReceivedTrack:
-    """What arrived, packet after packet, and the holes between.
+    """The received packets and the holes between them.
 
-    A packet's first sample happens when the packet arrives; the earliest arrival of all,
-    seen from the pace of 8000 samples a second, dates the stream. A hole is silence that
-    was never sent or got lost: for 0.3 s no packet came within 20 ms of its time. If the
-    stream catches up later (it was only held up), the hole closes again.
+    The time of a packet's first sample is the packet's arrival. At the pace of 8000 samples
+    a second, the earliest arrival of all sets the stream's origin. A hole is audio that was
+    never sent or was lost: for 0.3 s no packet came within 20 ms of its time. If the stream
+    catches up later (its packets were only delayed), the hole closes again.
     """
 
     def __init__(self) -> None:
         self.origin: float | None = None  # when sample 0 arrived
         self._pcm = bytearray()
-        self._holes: list[tuple[int, int]] = []  # before which index, how many samples
+        self._holes: list[tuple[int, int]] = []  # (index of the sample after it, length)
         self._hole_samples = 0
         self._began = 0.0
         self._last = 0.0
         self._late: tuple[int, float, float] | None = None  # from index, since, least delay
 
     def __len__(self) -> int:
-        """Samples that arrived, holes not counted."""
+        """Return the number of samples that arrived, without the holes."""
         return len(self._pcm) // 2
 
     @property
     def hole_samples(self) -> int:
-        """How much of the timeline never arrived."""
+        """The number of samples of the timeline that never arrived."""
         return self._hole_samples
 
     def arrived(self, pcm: bytes, now: float) -> None:
-        """Packets taken from the network by ``now``."""
+        """Append packets that were taken from the network at ``now``."""
         start = len(self)
         self._pcm += pcm
         self._last = now
-        # When sample 0 came if this newest packet came just now and in time.
+        # The arrival of sample 0, if this newest packet has arrived just now and in time.
         seen = now - (len(self) + self._hole_samples - FRAME) / SAMPLE_RATE
         if self.origin is None:
             self.origin, self._began = seen, now
@@ -97,24 +97,24 @@ class ReceivedTrack:
         self._look_for_hole(seen - self.origin, start, now)
 
     def lost(self, samples: int) -> None:
-        """Samples that arrived and were dropped before we could take them."""
+        """Note samples that arrived but were dropped before we could take them."""
         self._open_hole(len(self), samples)
 
     def idle_s(self, now: float) -> float:
-        """How long nothing has arrived."""
+        """Return for how long nothing has arrived."""
         return now - self._last if self.origin is not None else 0.0
 
     def hole_ms(self, start: int, end: int) -> float:
-        """How much silence lies in the holes before the samples from ``start`` to ``end``."""
+        """Return the length of the holes before the samples from ``start`` to ``end``, in ms."""
         samples = sum(length for at, length in self._holes if start <= at < end)
         return 1000 * samples / SAMPLE_RATE
 
     def view(self, start: int = 0, end: int | None = None) -> Pcm:
-        """A copy of the samples that arrived, without the holes."""
+        """Return a copy of the samples that arrived, without the holes."""
         return _view(self._pcm, start, end)
 
     def timeline(self) -> Pcm:
-        """All that arrived with silence in the holes: one sample each 1/8000 s."""
+        """Return all samples, with silence in the holes: one sample every 1/8000 s."""
         pieces: list[Pcm] = []
         done = 0
         for at, length in self._holes:
@@ -123,14 +123,14 @@ class ReceivedTrack:
         return np.concatenate([*pieces, self.view(done)])
 
     def time_of(self, index: int) -> float | None:
-        """When a sample arrived; None if nothing did."""
+        """Return when a sample arrived; None if nothing has arrived."""
         if self.origin is None:
             return None
         before = sum(length for at, length in self._holes if at <= index)
         return self.origin + (index + before) / SAMPLE_RATE
 
     def index_at(self, time: float) -> int:
-        """The sample that arrived at a time, or the next one."""
+        """Return the sample that arrived at a time, or the next one."""
         if self.origin is None:
             return 0
         index = round((time - self.origin) * SAMPLE_RATE)
@@ -150,7 +150,7 @@ class ReceivedTrack:
             return
         assert self.origin is not None
         if now - self._began < _SETTLE_S and least <= _BURST_S and not self._holes:
-            self.origin += least  # it began with a burst; what follows sets the pace
+            self.origin += least  # it began with a burst; later packets set the pace
         else:
             self._open_hole(at, round(least * SAMPLE_RATE))
         self._late = None
@@ -160,7 +160,7 @@ class ReceivedTrack:
         self._hole_samples += samples
 
     def _close_holes(self, seconds: float) -> float:
-        """Take that much out of the holes, newest first; returns how much it was."""
+        """Shorten the holes by up to ``seconds``, newest first; return the seconds removed."""
         wanted = min(round(seconds * SAMPLE_RATE), self._hole_samples)
         left = wanted
         holes = list(self._holes)
