@@ -1,4 +1,4 @@
-"""Offline speech for laptops and tests: a voice (espeak-ng) and an ear (pocketsphinx)."""
+"""Offline speech for laptops and tests: synthesis (espeak-ng), recognition (pocketsphinx)."""
 
 from dev.speech.espeak import (
     AGENT_VOICE,

@@ -1,8 +1,8 @@
-"""Speech from text, offline: the espeak-ng library that the espeakng-loader wheel carries.
+"""Offline speech synthesis with the espeak-ng library in the espeakng-loader wheel.
 
-espeak-ng keeps its voice and its output in globals and has to be used by one
-thread at a time (``speak_lib.h``), hence the one lock. Speaking a sentence takes
-about 10 ms, during which Python's own lock is free.
+espeak-ng keeps its voice and its output in globals, and only one thread may use it at a
+time (``speak_lib.h``), hence the lock. Synthesis of a sentence takes about 10 ms, during
+which the GIL is free.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _EVENT_WORD = 1
 _PARAM_RATE, _PARAM_PITCH, _PARAM_WORDGAP = 1, 3, 7
 _PHONEMES_IPA = 0x02
 
-# Samples below this are the pause between words, not their sound (full scale 32767).
+# Samples below this belong to the pause between words (full scale 32767).
 _SILENCE = 150
 
 
 class SpeechError(Exception):
-    """espeak-ng is unusable here or refused a voice."""
+    """espeak-ng is unusable here, or does not have the voice."""
 
 
 @dataclass(frozen=True)
 class Voice:
-    """An espeak-ng voice (``en-us``, with a variant as in ``en-us+f3``) and how it speaks."""
+    """An espeak-ng voice (``en-us``, or with a variant ``en-us+f3``) and its parameters."""
 
     name: str
     words_per_minute: int = 150
@@ -50,7 +50,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Word:
-    """One blank-separated token of the text and where its sound is."""
+    """One blank-separated token of the text and the position of its sound."""
 
     word: str
     start_ms: float
@@ -59,7 +59,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Speech:
-    """Mono 16-bit samples, and the text's words with their true places in them."""
+    """Mono 16-bit samples, and the positions of the text's words in them."""
 
     pcm: Pcm
     sample_rate: int
@@ -70,18 +70,18 @@ class Speech:
         return len(self.pcm) * 1000 / self.sample_rate
 
 
-# Measured to be recognised best through a telephone line, and easily told apart.
+# By measurement recognised best over a telephone line, and easy to tell apart.
 AGENT_VOICE = Voice("en-us")
 CALLER_VOICE = Voice("en-us+f2", words_per_minute=165)
 
 
 def synthesize(text: str, voice: Voice | str = AGENT_VOICE, sample_rate: int = 16000) -> Speech:
-    """Speak ``text``; numbers are said as ``normalize`` spells them. Empty text is 0 samples.
+    """Synthesise ``text``; numbers are said as ``normalize`` spells them. No text: 0 samples.
 
     ``voice`` is a Voice or the name of an espeak-ng voice.
 
-    Blocking for about 10 ms (call it from a thread); results are cached, so do not
-    write into ``pcm`` (it is read-only). Raises SpeechError for an unknown voice.
+    It blocks for about 10 ms, so call it from a thread. Results are cached, so ``pcm`` is
+    read-only. Raise SpeechError for an unknown voice.
     """
     voice = Voice(voice) if isinstance(voice, str) else voice
     return _synthesize(" ".join(text.split()), voice, sample_rate)
@@ -99,7 +99,7 @@ def _synthesize(text: str, voice: Voice, sample_rate: int) -> Speech:
 
 @functools.lru_cache(maxsize=512)
 def _speak(text: str, voice: Voice) -> Speech:
-    """At espeak-ng's own rate. The same samples every time: it never says a text twice alike."""
+    """Synthesise at espeak-ng's own rate. The cache repeats the samples; espeak-ng would not."""
     tokens = text.split()
     spoken, token_at = _spell(tokens)
     if not token_at:
@@ -114,14 +114,14 @@ def _speak(text: str, voice: Voice) -> Speech:
 
 
 def pronounce(word: str, language: str = "en-us") -> list[str]:
-    """The word's sounds in IPA, one string a phoneme, stress marks removed."""
+    """Return the word's phonemes in IPA, without stress marks."""
     return _engine().phonemes(word, language)
 
 
 def _spell(tokens: list[str]) -> tuple[str, list[int]]:
-    """The text to speak, and for each of its characters the token it comes from.
+    """Return the text to speak, and for each of its characters the index of its token.
 
-    Punctuation stays where it ends a token: espeak turns it into pauses and melody.
+    Punctuation at the end of a token stays: espeak turns it into pauses and intonation.
     """
     pieces: list[str] = []
     token_at: list[int] = []
@@ -129,8 +129,8 @@ def _spell(tokens: list[str]) -> tuple[str, list[int]]:
         words = spoken_words(token)
         if not words:
             continue
-        # A space belongs to the token after it: where espeak reports a word's
-        # position after a clause's end, it is that of the space.
+        # A space belongs to the token after it: after the end of a clause espeak reports
+        # the position of the space as that of the word.
         ending = token[-1] if token[-1] in ".,;:?!" else ""
         piece = " " + " ".join(words) + ending
         pieces.append(piece)
@@ -139,7 +139,7 @@ def _spell(tokens: list[str]) -> tuple[str, list[int]]:
 
 
 def _token_starts(events: Iterable[tuple[int, int]], token_at: list[int]) -> dict[int, int]:
-    """Token → its first sample, in the order of the text."""
+    """Map each token to its first sample, in the order of the text."""
     starts: dict[int, int] = {}
     for position, sample in events:
         starts.setdefault(token_at[min(position, len(token_at) - 1)], sample)
@@ -147,9 +147,9 @@ def _token_starts(events: Iterable[tuple[int, int]], token_at: list[int]) -> dic
 
 
 def _spans(starts: dict[int, int], token_at: list[int], pcm: Pcm) -> Iterator[tuple[int, int, int]]:
-    """(token, first sample, last sample + 1) of every token that is said.
+    """Yield (token, first sample, last sample + 1) for every spoken token.
 
-    Some pairs ("in the") are one word to espeak; they share its sound by their letters.
+    espeak treats some pairs ("in the") as one word; their sound is divided by their letters.
     """
     letters = Counter(token_at)
     said = list(letters)
@@ -187,7 +187,7 @@ _SynthCallback = ctypes.CFUNCTYPE(
 
 
 class _Engine:
-    """The process's one espeak-ng."""
+    """The only espeak-ng instance of the process."""
 
     def __init__(self) -> None:
         try:
@@ -202,12 +202,12 @@ class _Engine:
         self._lock = threading.Lock()
         self._chunks: list[Pcm] = []
         self._words: list[tuple[int, int]] = []
-        # Kept referenced: the C side holds only a bare pointer to it.
+        # Keeps a reference: the C library holds only a pointer.
         self._callback = _SynthCallback(self._on_audio)
         self._library.espeak_SetSynthCallback(self._callback)
 
     def speak(self, text: str, voice: Voice) -> tuple[Pcm, int, list[tuple[int, int]]]:
-        """Samples, their rate, and (character index, sample) of each word's start."""
+        """Return samples, their rate, and (character index, sample) of each word's start."""
         encoded = text.encode()
         with self._lock:
             self._select(voice.name)
@@ -217,7 +217,7 @@ class _Engine:
                 (_PARAM_WORDGAP, voice.word_gap_ms // 10),
             ):
                 self._library.espeak_SetParameter(parameter, value, 0)
-            # Voices flutter at random: not so here, or a run could not be repeated.
+            # Voices flutter at random; a fixed seed makes runs repeatable.
             self._library.espeak_ng_SetRandSeed(1)
             self._chunks, self._words = [], []
             status = self._library.espeak_Synth(
@@ -271,6 +271,6 @@ def _create_engine() -> _Engine:
 
 
 def _engine() -> _Engine:
-    # The cache alone would let two first callers initialise the library twice.
+    # With the cache alone, two threads could initialise the library twice.
     with _engine_lock:
         return _create_engine()

@@ -1,4 +1,4 @@
-"""Holes in speech that was said without any: what is known of it beside what was heard."""
+"""Finds holes in heard speech by comparing it with the speech that was sent."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from core.audio import Pcm
 from dev.speech.listen import FRAME_MS, find, frame_levels, level_dbfs
 
 _BLOCK_MS, _HOP_MS = 240, 40
-_NEAR_MS = 30  # a jitter buffer stretches and shortens speech by about so much, unheard
-_FAR_MS = 2000  # how much later a piece is looked for when it is not in its place
+_NEAR_MS = 30  # a jitter buffer stretches or shortens speech inaudibly by about this much
+_FAR_MS = 2000  # how much later a piece is searched if it is not in its place
 _FITS, _FITS_FAR = 0.6, 0.8  # normalized correlation
 _VOICE_DBFS, _SILENT_DBFS = -38.0, -50.0
 
 
 def longest_hole_ms(heard: Pcm, spoken: Pcm, sample_rate: int) -> float:
-    """The longest time for which a listener did not hear on, where the speaker did not pause.
+    """Return the longest interruption for the listener that is no pause of the speaker.
 
-    Both begin with the speech. Piece by piece, ``spoken`` is looked for in ``heard``. A hole is
-    a jump between two pieces (silence or filler was put in, or speech is missing), a stretch
-    that is silent where it should not be, or the end if that never came. Stretching by a few
-    percent, noise, another level and what follows the speech do not matter.
+    Both signals begin with the speech. ``spoken`` is located in ``heard`` piece by piece. A hole
+    is a jump between two pieces (silence or filler was inserted, or speech is missing), a silent
+    stretch where the speech is not silent, or a missing end. Stretching by a few percent, noise,
+    another level and audio after the speech do not matter.
 
     Returns:
         Milliseconds, exact to about 10; short jumps of a healthy jitter buffer included.
@@ -39,7 +39,7 @@ def longest_hole_ms(heard: Pcm, spoken: Pcm, sample_rate: int) -> float:
 
 
 def _places(heard: Pcm, spoken: Pcm, sample_rate: int) -> list[tuple[int, int]]:
-    """Samples: where a piece begins in ``spoken``, and where in ``heard``."""
+    """Return the first sample of each piece that was found, in ``spoken`` and in ``heard``."""
     block, hop = (sample_rate * ms // 1000 for ms in (_BLOCK_MS, _HOP_MS))
     found: list[tuple[int, int]] = []
     shift = 0
@@ -78,7 +78,7 @@ def _last_sound(spoken: Pcm, sample_rate: int) -> int:
 def _longest_silence_ms(
     heard: Pcm, spoken: Pcm, places: list[tuple[int, int]], sample_rate: int
 ) -> float:
-    """Of frames that are silent in ``heard``, and far from it in ``spoken``."""
+    """Return the longest run of frames that are silent in ``heard`` and voiced in ``spoken``."""
     frame = sample_rate * FRAME_MS // 1000
     starts = np.array([start for start, _ in places])
     longest = run = pause = 0
@@ -89,7 +89,7 @@ def _longest_silence_ms(
         if level_dbfs(heard[there : there + frame]) >= _SILENT_DBFS:
             run = pause = 0
         elif level < _VOICE_DBFS:
-            pause += 1  # as spoken, unless the silence began before and goes on
+            pause += 1  # counts only between frames that are silent but should not be
         else:
             run = run + pause + 1 if run else 1
             pause = 0

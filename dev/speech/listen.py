@@ -1,9 +1,9 @@
-"""Measuring at the ear: where a recording has voice, how loud, how long it is silent.
+"""Measurements on recordings: voice, levels, silence, and where one signal is in another.
 
-Signals are mono int16 arrays; positions are milliseconds from the array's start and fall
-on 20 ms frames. Levels are dBFS of the RMS over a frame, where 0 dBFS is a constant
-signal of 32768 (so a full-scale sine has -3 dBFS, as in AES17's unweighted RMS less its
-3 dB). Telephone speech lies around -20, a G.711 line's idle noise below -60 dBFS.
+Signals are mono int16 arrays. Positions are milliseconds from the array's start, in steps of
+20 ms frames. Levels are the RMS of a frame in dBFS, where 0 dBFS is a constant signal of
+32768 (so a full-scale sine has -3 dBFS, as in AES17's unweighted RMS less its 3 dB).
+Telephone speech is around -20 dBFS, the idle noise of a G.711 line below -60 dBFS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FRAME_MS = voice.FRAME_MS
 VOICE_DBFS = voice.VOICE_DBFS  # a frame at least this loud is voice
 HANGOVER_MS = 200  # a pause inside words; segments closer than this are one
 MIN_SPEECH_MS = 60  # shorter sounds are clicks
-SILENCE_DBFS = -120.0  # stands for the level of digital silence
+SILENCE_DBFS = -120.0  # the level given for digital silence
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Match:
-    """Where one signal lies in another."""
+    """The position of one signal in another."""
 
     offset: int  # samples from the start of the longer one
-    score: float  # normalized correlation there: 1.0 is the same shape, 0.0 nothing alike
+    score: float  # normalized correlation there: 1.0 for the same shape, 0.0 for unrelated ones
 
 
 def level_dbfs(pcm: Pcm) -> float:
-    """The RMS level of a whole signal; -120 for digital silence or no samples."""
+    """Return the RMS level of a whole signal; -120 for digital silence or no samples."""
     if len(pcm) == 0:
         return SILENCE_DBFS
     rms = float(np.sqrt(np.mean(np.square(pcm.astype(np.float64)))))
@@ -53,7 +53,7 @@ def level_dbfs(pcm: Pcm) -> float:
 
 
 def frame_levels(pcm: Pcm, sample_rate: int) -> NDArray[np.float64]:
-    """The level of every whole 20 ms frame, in dBFS."""
+    """Return the level of every whole 20 ms frame, in dBFS."""
     frame = sample_rate * FRAME_MS // 1000
     frames = pcm[: len(pcm) // frame * frame].reshape(-1, frame).astype(np.float64)
     rms = np.sqrt(np.mean(np.square(frames), axis=1))
@@ -70,7 +70,7 @@ def voiced_segments(
     hangover_ms: float = HANGOVER_MS,
     min_speech_ms: float = MIN_SPEECH_MS,
 ) -> list[Segment]:
-    """Where there is voice.
+    """Return the stretches of voice.
 
     Pauses shorter than ``hangover_ms`` do not split a segment; a segment with less than
     ``min_speech_ms`` of voiced frames is dropped. The hangover is not part of a segment.
@@ -89,7 +89,7 @@ def voiced_segments(
 def speech_bounds(
     pcm: Pcm, sample_rate: int, *, threshold_dbfs: float = VOICE_DBFS
 ) -> Segment | None:
-    """From the first voiced frame to the last, whatever is between; None if silent."""
+    """Return the stretch from the first voiced frame to the last; None if there is none."""
     voiced = np.flatnonzero(frame_levels(pcm, sample_rate) >= threshold_dbfs)
     if len(voiced) == 0:
         return None
@@ -97,7 +97,7 @@ def speech_bounds(
 
 
 def longest_gap_ms(pcm: Pcm, sample_rate: int, *, threshold_dbfs: float = VOICE_DBFS) -> float:
-    """The longest run of unvoiced frames between the first and the last voiced one."""
+    """Return the longest run of unvoiced frames between the first and the last voiced one."""
     voiced = np.flatnonzero(frame_levels(pcm, sample_rate) >= threshold_dbfs)
     if len(voiced) < 2:
         return 0.0
@@ -112,12 +112,12 @@ def time_to_silence_ms(
     threshold_dbfs: float = VOICE_DBFS,
     quiet_ms: float = 400,
 ) -> float | None:
-    """Barge-in: how long the far end goes on after ``from_ms`` until it falls silent.
+    """Return how long the far end continues to speak after ``from_ms`` (barge-in).
 
     Returns:
         Milliseconds from ``from_ms`` to the end of the last voiced frame before
-        ``quiet_ms`` of unvoiced ones; 0.0 if it was silent already; None if the signal
-        ends before it was silent that long.
+        ``quiet_ms`` of unvoiced ones; 0.0 if it was already silent; None if the signal
+        ends before ``quiet_ms`` of silence.
     """
     start = int(from_ms // FRAME_MS)
     voiced = frame_levels(pcm, sample_rate)[start:] >= threshold_dbfs
@@ -132,10 +132,10 @@ def time_to_silence_ms(
 
 
 def find(needle: Pcm, haystack: Pcm) -> Match:
-    """Where ``needle`` fits ``haystack`` best, by normalized cross-correlation.
+    """Return where ``needle`` fits ``haystack`` best, by normalized cross-correlation.
 
-    The score compares shapes, not levels. Exact to the sample for signals with a sharp
-    autocorrelation (clicks, noise, speech), ambiguous for a steady tone.
+    The score compares shapes, not levels. The offset is exact to the sample for signals with
+    a sharp autocorrelation (clicks, noise, speech) and ambiguous for a steady tone.
 
     Raises:
         ValueError: the needle is silent, empty, or longer than the haystack.
@@ -150,7 +150,7 @@ def find(needle: Pcm, haystack: Pcm) -> Match:
     correlation = np.fft.irfft(spectrum, size)[: len(long) - len(short) + 1]
     squares = np.concatenate(([0.0], np.cumsum(np.square(long))))
     window = squares[len(short) :] - squares[: -len(short)]
-    # A window without sound matches nothing; the floor keeps rounding noise out of it.
+    # A silent window matches nothing: the floor keeps rounding noise out of the score.
     score = correlation / np.sqrt(np.maximum(window, 1e-6 * energy) * energy)
     best = int(np.argmax(score))
     return Match(best, float(score[best]))
@@ -184,18 +184,18 @@ class SpeechFinder:
 
     @property
     def speaking(self) -> bool:
-        """Whether an utterance has begun that is not complete."""
+        """True if an utterance has begun and is not complete."""
         return self.started_ms is not None
 
     @property
     def started_ms(self) -> float | None:
-        """Where the utterance that is not complete began; None: there is none."""
+        """The start of the utterance that is not complete; None if there is none."""
         if self._first is None or self._voiced < self._min_frames:
             return None
         return float(self._first * FRAME_MS)
 
     def feed(self, pcm: Pcm) -> list[Segment]:
-        """Take the next samples; returns the utterances that are now complete."""
+        """Take the next samples; return the utterances that are now complete."""
         signal = np.concatenate([self._rest, pcm])
         whole = len(signal) // self._frame * self._frame
         self._rest = signal[whole:]

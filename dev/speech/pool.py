@@ -1,4 +1,4 @@
-"""Recognisers in processes of their own, so that no event loop waits for a decoder."""
+"""Recognisers in separate processes, so that no event loop waits for a decoder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _T = TypeVar("_T")
 class RecognizerPool:
     """``async with RecognizerPool(phrases) as pool: await pool.recognize(pcm, 8000)``.
 
-    One recogniser a process, each loaded and warm when the block is entered (about
-    a second). Cancelling a ``recognize`` is safe: its process serves the next one
-    when the decoder is done. A process that died raises BrokenProcessPool once and
-    is replaced.
+    Each process has one recogniser, which is loaded and warm when the block is entered
+    (after about a second). Cancelling ``recognize`` is safe: its process serves the next
+    one when the decoder is done. If a process dies, its ``recognize`` raises
+    BrokenProcessPool, and the process is replaced.
     """
 
     def __init__(self, phrases: Sequence[str] = (), processes: int = 2) -> None:
@@ -52,20 +52,20 @@ class RecognizerPool:
         await asyncio.shield(asyncio.to_thread(self._stop))
 
     async def expect(self, phrases: Sequence[str]) -> None:
-        """Hear these phrases from now on; returns when every process is ready to."""
+        """Set the phrases to recognise; return when every process is ready."""
         self._phrases = tuple(phrases)
         warmed = [executor.submit(_expect, self._phrases) for executor in self._all]
         await asyncio.gather(*map(asyncio.wrap_future, warmed))
 
     async def recognize(self, pcm: Pcm, sample_rate: int, *, partial: bool = False) -> Recognition:
-        """As Recognizer.recognize, by the next process that is free."""
+        """Call Recognizer.recognize in the next free process."""
         executor = await self._idle.get()
         return await self._run(executor, _recognize, self._phrases, pcm, sample_rate, partial)
 
     async def recognize_if_idle(self, pcm: Pcm, sample_rate: int) -> Recognition | None:
-        """A partial recognition, or None at once when no process can be spared.
+        """Return a partial recognition, or None at once if no process can be spared.
 
-        One of several is always kept for ``recognize``, whose caller waits.
+        If there are several processes, one is kept free for ``recognize``, whose caller waits.
         """
         if self._idle.qsize() < min(2, self._processes):
             return None
@@ -82,7 +82,7 @@ class RecognizerPool:
             self._replace(executor)
             raise
 
-        # Not in a finally: the process is busy until then, however long we wait for it.
+        # Not in a finally: the process stays busy if our wait is cancelled.
         def done(future: Future[_T]) -> None:
             broken = not future.cancelled() and isinstance(future.exception(), BrokenExecutor)
             give_back = self._replace if broken else self._idle.put_nowait
@@ -122,7 +122,7 @@ def _start() -> None:
 
 
 def _follow_parent() -> None:
-    """End with the parent, even when it is killed: the pool's pipes would not tell."""
+    """End with the parent, even if it is killed: the pool's pipes would not show that."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

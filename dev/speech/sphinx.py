@@ -1,7 +1,7 @@
-"""Text from speech, offline: pocketsphinx with a grammar of the phrases that may be said.
+"""Offline speech recognition: pocketsphinx with a grammar of the expected phrases.
 
-Free dictation is beyond its model at telephone quality; telling a few hundred
-known phrases apart is not.
+At telephone quality its model cannot do free dictation, but it can tell a few hundred
+known phrases apart.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _RATE = 16000
 _TELEPHONE_RATE = 8000
 _FRAME_MS = 10.0
 
-# Found on µ-law speech of several espeak-ng voices. The noise is what makes the
-# difference: the model was trained on wide-band microphones, and without any it
-# takes the empty band above 4 kHz and the digital silence for features of speech.
+# Tuned on µ-law speech of several espeak-ng voices. The noise matters most: the model
+# was trained on wide-band microphones, and without noise it takes the empty band above
+# 4 kHz and the digital silence for features of speech.
 _LEVEL = 0.08  # RMS, of full scale
 _NOISE = 0.012  # RMS, of full scale, if it filled the whole band
 _LINE_TOP_HZ = 3800.0
 _PADDING_S = 0.2
 _BEAMS = {"beam": 1e-50, "pbeam": 1e-50, "wbeam": 1e-35}
-_NEXT_PHRASE = 1e-3  # probability that one more phrase follows without a pause
+_NEXT_PHRASE = 1e-3  # probability that another phrase follows without a pause
 
-# The mean log score of a frame (0 is the best sound the model has for it): phrases of
-# the grammar score -2.2 in the middle and -4.0 at worst, other sentences at most -4.1.
+# The mean log score of a frame (0: the best match in the model). Phrases of the grammar
+# have a median of -2.2 and at worst -4.0, other sentences at most -4.1.
 _WORST_SCORE = -4.0
-_WORST_SCORE_OF_SEVERAL = -3.6  # a sequence of phrases fits more by chance
-_PASSED_OVER = 10  # loud frames that may be taken for noises between the words
+_WORST_SCORE_OF_SEVERAL = -3.6  # a sequence of phrases fits by chance more often
+_PASSED_OVER = 10  # loud frames that may count as noise between the words
 _LOUD = 0.03  # RMS, of full scale
 
 
@@ -55,7 +55,7 @@ class RecognizedWord:
 
 @dataclass(frozen=True)
 class Recognition:
-    """``text`` is in the phrase's own spelling; empty when no phrase was heard."""
+    """``text`` has the phrase's own spelling; it is empty if no phrase was recognised."""
 
     text: str
     confidence: float
@@ -67,8 +67,8 @@ NOTHING = Recognition("", 0.0, ())
 _ONE, _SEVERAL = "one", "several"
 _FILLERS = ("<", "[", "+", "(")
 
-# (noise within the telephone band as a share of _NOISE, grammar, worst score).
-# Little noise tells digits apart, much of it carries slurred phrases: refused once, tried again.
+# (noise within the telephone band as a share of _NOISE, grammar, worst score), tried in turn.
+# Little noise tells digits apart; more noise helps with slurred phrases.
 _ATTEMPTS = (
     (0.25, _ONE, _WORST_SCORE),
     (1.0, _ONE, _WORST_SCORE),
@@ -79,11 +79,11 @@ _Samples: TypeAlias = npt.NDArray[np.float64]
 
 
 class Recognizer:
-    """Hears one of the given phrases, a clause of one, or several of them in a row.
+    """Recognises one of the given phrases, a clause of one, or several of them in a row.
 
-    Not thread-safe, and decoding holds Python's lock (about 3 % of the audio's
-    duration): use RecognizerPool where an event loop must not stall. Loading the
-    model takes 0.2 s, ``expect`` some milliseconds.
+    It is not thread-safe, and decoding holds the GIL for about 3 % of the audio's duration:
+    use RecognizerPool where an event loop must not stall. Loading the model takes 0.2 s,
+    ``expect`` a few milliseconds.
     """
 
     def __init__(self, phrases: Iterable[str] = ()) -> None:
@@ -94,7 +94,7 @@ class Recognizer:
         self.expect(phrases)
 
     def expect(self, phrases: Iterable[str]) -> None:
-        """Hear these phrases from now on, and no others."""
+        """Set the phrases to recognise."""
         self._clauses = _clauses(phrases)
         if not self._clauses:
             return
@@ -105,14 +105,14 @@ class Recognizer:
             self._decoder.add_jsgf_string(search, _jsgf(self._clauses, search))
 
     def recognize(self, pcm: Pcm, sample_rate: int, *, partial: bool = False) -> Recognition:
-        """What was said in ``pcm`` (mono, one stretch of speech with little silence around it).
+        """Recognise ``pcm`` (mono, one stretch of speech with little silence around it).
 
-        ``partial``: the speech goes on after the samples' end; the answer is its first words.
+        ``partial``: the speech continues after the last sample; return its first words.
         """
         if not self._clauses or not np.any(pcm):
             return NOTHING
         if partial:
-            # No silence after it: the last word may be half said.
+            # No silence is appended: the last word may be incomplete.
             speech = _telephone(pcm, sample_rate, padding_after_s=0)
             return self._decode(speech, *_ATTEMPTS[1], partial=True)
         speech = _telephone(pcm, sample_rate)
@@ -140,7 +140,7 @@ class Recognizer:
     def _read(
         self, worst: float, loud: npt.NDArray[np.bool_], *, partial: bool = False
     ) -> Recognition:
-        """The decoder's best path; empty if it is poor, or passes over loud frames as noise."""
+        """Return the decoder's best path; nothing if it is poor or skips loud frames as noise."""
         if self._decoder.hyp() is None:
             return NOTHING
         last_frame = 0
@@ -169,7 +169,7 @@ class Recognizer:
         return Recognition(text, _confidence(score / frames, worst), tuple(words))
 
     def _spelling(self, words: list[str]) -> str:
-        """The heard words as the phrases write them: the fewest clauses that make them up."""
+        """Return the words in the phrases' spelling: the fewest clauses that make them up."""
         best: list[tuple[int, str] | None] = [(0, ""), *[None] * len(words)]
         for end in range(1, len(words) + 1):
             for start in range(end):
@@ -185,9 +185,9 @@ class Recognizer:
 
 
 def _clauses(phrases: Iterable[str]) -> dict[tuple[str, ...], str]:
-    """Every phrase and every clause of it: words → how it was written.
+    """Map the words of every phrase, and of every clause of it, to its spelling.
 
-    A talker pauses at punctuation, so a clause is what an endpointer may cut out.
+    Speakers pause at punctuation, so an endpointer may cut out a clause.
     """
     found: dict[tuple[str, ...], str] = {}
     for phrase in phrases:
@@ -207,19 +207,19 @@ def _jsgf(clauses: Iterable[tuple[str, ...]], name: str) -> str:
 
 
 def _log_score(score: float) -> float:
-    """A segment's score as the decoder hands it out (a power of its log base), per mille."""
+    """Return the log, times 1000, of a segment's score (a power of the decoder's log base)."""
     return 1000 * math.log(max(score, sys.float_info.min))
 
 
 def _confidence(score: float, worst: float) -> float:
-    """0..1; one half where an answer is refused."""
+    """Return 0..1; one half at the score below which a result is rejected."""
     return round(1 / (1 + math.exp(-2 * (score - worst))), 4)
 
 
 def _telephone(pcm: Pcm, sample_rate: int, padding_after_s: float = _PADDING_S) -> _Samples:
-    """16 kHz samples in the telephone band, at one level, with silence around them.
+    """Return 16 kHz samples in the telephone band, at a fixed level, padded with silence.
 
-    A 24 kHz voice and an 8 kHz line come out alike.
+    A 24 kHz voice and an 8 kHz line give the same result.
     """
     samples: _Samples = pcm.astype(np.float64) / 32768
     if sample_rate != _TELEPHONE_RATE:
@@ -231,7 +231,7 @@ def _telephone(pcm: Pcm, sample_rate: int, padding_after_s: float = _PADDING_S) 
 
 
 def _with_noise(samples: _Samples, in_band: float) -> bytes:
-    # The same noise every time: one audio, one answer.
+    # A fixed seed, so that the same audio always has the same result.
     noise = np.random.default_rng(0).normal(0, _NOISE, len(samples))
     spectrum = np.fft.rfft(noise)
     spectrum[np.fft.rfftfreq(len(noise), 1 / _RATE) < _LINE_TOP_HZ] *= in_band
@@ -240,7 +240,7 @@ def _with_noise(samples: _Samples, in_band: float) -> bytes:
 
 
 def _loud_frames(samples: _Samples) -> npt.NDArray[np.bool_]:
-    """Which 10 ms hold sound of the speech."""
+    """Return for each 10 ms frame whether it is loud enough for speech."""
     frame = int(_RATE * _FRAME_MS / 1000)
     frames = samples[: len(samples) // frame * frame].reshape(-1, frame)
     loud: npt.NDArray[np.bool_] = np.sqrt(np.mean(np.square(frames), axis=1)) > _LOUD
@@ -249,7 +249,7 @@ def _loud_frames(samples: _Samples) -> npt.NDArray[np.bool_]:
 
 @lru_cache(maxsize=4096)
 def _arpabet(word: str) -> tuple[str, ...]:
-    """A pronunciation for a word that the dictionary lacks, from espeak-ng's rules."""
+    """Return a pronunciation by espeak-ng's rules, for a word that is not in the dictionary."""
     sounds = [sound for phoneme in pronounce(word) for sound in _ipa_to_arpabet(phoneme)]
     return tuple(sounds) or ("AH",)
 

@@ -1,4 +1,4 @@
-"""What a written sentence sounds like: the words a voice says, without digits or signs."""
+"""Turns written text into the words that a voice says, without digits or signs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIGNS = {"%": "percent", "&": "and", "+": "plus", "=": "equals", "@": "at", "#"
 _CURRENCIES = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "penny")}
 _APOSTROPHES = str.maketrans({"\N{RIGHT SINGLE QUOTATION MARK}": "'", "`": "'"})
 
-# Longer than any count said aloud: telephone, order and card numbers are read digit by digit.
+# Longer numbers (telephone, order and card numbers) are read digit by digit.
 _LONGEST_CARDINAL = 6
 
 _MONEY = re.compile(r"([$€£])(\d[\d,]*)(?:\.(\d\d))?")
@@ -36,7 +36,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 
 
 def spoken_words(token: str) -> list[str]:
-    """The lower-case words one blank-separated token is said as; empty for a lone sign.
+    """Return the spoken words of one blank-separated token, in lower case; none for a lone sign.
 
     >>> spoken_words("$3.50,"), spoken_words("12:05")
     (['three', 'dollars', 'fifty', 'cents'], ['twelve', 'oh', 'five'])
@@ -54,12 +54,12 @@ def spoken_words(token: str) -> list[str]:
 
 
 def normalize(text: str) -> str:
-    """Lower case, no punctuation, numbers in words: equal for two writings of one speech."""
+    """Return lower-case words without punctuation or digits, to compare texts by their sound."""
     return " ".join(word for token in text.split() for word in spoken_words(token))
 
 
 def cardinal(number: int) -> str:
-    """0 ≤ number < 10¹² in American English, without "and" or hyphens."""
+    """Spell 0 ≤ number < 10¹² in American English, without "and" or hyphens."""
     if number < 20:
         return _ONES[number]
     if number < 100:
