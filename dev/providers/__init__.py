@@ -1,7 +1,7 @@
-"""Deepgram, OpenAI and Cartesia on one local port, with offline speech behind them.
+"""Local servers for Deepgram, OpenAI and Cartesia on one port, with offline speech.
 
-The plugins reach them through their own ``base_url``; nothing else tells them from the
-real ones. ``python -m dev.providers`` runs them, ``Providers`` does so in process.
+The plugins reach them through their ``base_url`` and see no other difference to the real
+ones. ``python -m dev.providers`` runs them; ``Providers`` runs them in process.
 """
 
 from dev.providers.control import (

@@ -1,4 +1,4 @@
-"""``python -m dev.providers --port 9000``: the provider servers until SIGINT or SIGTERM."""
+"""``python -m dev.providers --port 9000``: run the provider servers until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from dev.providers import Control, Providers
 
-# flag → (part of the control document, field, what it is)
+# flag → (part of the control document, field, meaning)
 _DELAYS = {
     "--stt-final-delay-ms": ("deepgram", "final_delay_ms", "from the endpoint to the final result"),
     "--llm-first-token-ms": ("openai", "first_token_ms", "from a request to its first token"),
@@ -25,13 +25,15 @@ _DELAYS = {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dev.providers",
-        description="Deepgram, OpenAI and Cartesia on one local port, with offline speech.",
+        description="Serve Deepgram, OpenAI and Cartesia on one local port, with offline speech.",
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="default: a free one, which is printed")
-    parser.add_argument("--control", type=Path, help="a JSON file as for PUT /control")
-    parser.add_argument("--phrases", type=Path, help="what callers may say, one phrase a line")
-    parser.add_argument("--recognizers", type=int, default=2, help="processes for recognition")
+    parser.add_argument(
+        "--port", type=int, default=0, help="default: a free port, which is printed"
+    )
+    parser.add_argument("--control", type=Path, help="a JSON file with the body of PUT /control")
+    parser.add_argument("--phrases", type=Path, help="a file of the callers' phrases, one per line")
+    parser.add_argument("--recognizers", type=int, default=2, help="number of recogniser processes")
     for flag, (_, _, meaning) in _DELAYS.items():
         parser.add_argument(flag, type=float, help=meaning)
     return parser

@@ -1,8 +1,9 @@
-"""Cartesia's ``/tts/websocket`` and ``/tts/bytes``, spoken by espeak-ng.
+"""Cartesia's ``/tts/websocket`` and ``/tts/bytes``, with espeak-ng's voice.
 
-Shapes: https://docs.cartesia.ai/api-reference/tts/websocket. For a fault, a request
-is one context (or one POST), and a message of its answer one piece of audio; an HTTP
-status meets the next connection, or the next new context as an ``error`` message.
+Message format: https://docs.cartesia.ai/api-reference/tts/websocket. A fault counts a
+context (or a POST) as a request, and a piece of audio as a message of its answer. A fault
+with an HTTP status applies to the next connection, or as an ``error`` message to the next
+new context.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ async def tts_bytes(request: web.Request) -> web.StreamResponse:
         if fault is not None and number == fault.after:
             if fault.kind == "hang":
                 await asyncio.sleep(HANG_S)
-            cut(request)  # a byte stream has no malformed form but a cut one
+            cut(request)  # for a byte stream, malformed means cut off
             return response
         if settings.speed:
             await until(first + start / speech.sample_rate / settings.speed)
@@ -154,7 +155,7 @@ async def tts_websocket(request: web.Request) -> web.StreamResponse:
 
 
 class _Connection:
-    """One socket; its contexts speak at the same time, each in the order of its texts."""
+    """One socket. Its contexts speak concurrently, each in the order of its texts."""
 
     def __init__(
         self,

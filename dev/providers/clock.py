@@ -1,4 +1,4 @@
-"""Simulated delays: moments on the monotonic clock, never sums of sleeps."""
+"""Simulated delays: deadlines on the monotonic clock, not sums of sleeps."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 
 
 def now() -> float:
-    """Seconds of the monotonic clock that all deadlines here are on."""
+    """Return the time of the clock of all deadlines here, in seconds."""
     return time.monotonic()
 
 
 async def until(deadline: float) -> float:
-    """Wait for the moment and return by how many ms it was missed (0 or more).
+    """Wait until the deadline; return by how many ms it was missed (0 or more).
 
-    A deadline in the past does not wait, so work done before it hides inside the delay.
+    A past deadline is not waited for, so the work done before it is part of the delay.
     """
     remaining = deadline - now()
     if remaining > 0:

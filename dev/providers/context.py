@@ -1,4 +1,4 @@
-"""What every server here needs: the control document, the record, voice and ear, the key check."""
+"""Shared by the servers: control document, record, synthesis, recognition, key check."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dev.speech import RecognizerPool, Speech, Voice, synthesize
 
 Name: TypeAlias = Literal["deepgram", "openai", "cartesia"]
 
-# Longer than any client's own deadline: a hanging request ends when its client goes away.
+# Longer than any client's own deadline: a hanging request ends when its client disconnects.
 HANG_S = 3600.0
 
 
 class Context:
-    """One per running server; ``control`` is replaced whole by PUT /control."""
+    """The state of a running server; PUT /control replaces ``control`` as a whole."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Context:
         return str(uuid.uuid4())
 
     def authorized(self, name: Name, key: str) -> bool:
-        """Any key will do unless one is configured; none never does."""
+        """Return True for the configured key or, if there is none, for any non-empty key."""
         expected = self._api_keys.get(name)
         return bool(key) if expected is None else key == expected
 
@@ -59,7 +59,7 @@ class Context:
         return fault
 
     async def speak(self, text: str, voice: Voice, sample_rate: int) -> Speech:
-        """Off the event loop; a sentence said before comes from a cache."""
+        """Synthesise in a thread; a repeated sentence comes from a cache."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._mouth, synthesize, text, voice, sample_rate)
 
@@ -72,7 +72,7 @@ def fault_headers(fault: Fault) -> dict[str, str]:
 
 
 def cut(request: web.Request) -> None:
-    """Drop the connection as a crashed server would: no close frame, no last chunk."""
+    """Drop the connection like a crashed server: no close frame, no last chunk."""
     transport = request.transport
     if transport is not None:
         transport.abort()

@@ -1,4 +1,4 @@
-"""The document that steers a run: what may be said, what is answered, how late, what fails."""
+"""The document that controls a run: the phrases, the answers, the delays and the faults."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class _Document(BaseModel):
 
 
 class Fault(_Document):
-    """One kind of failure, for the next ``times`` requests, or (null) until it is taken out.
+    """One kind of failure, for the next ``times`` requests, or (null) until it is removed.
 
     ``status``: answers with that HTTP status. ``rate_limit``: 429 with ``Retry-After``.
-    ``hang``: accepts and goes silent. ``drop``: cuts the TCP connection. ``malformed``:
-    sends a message that is not JSON. The last three strike after ``after`` messages of
-    the answer; what counts as a request is said by each server. ``model``: only requests
-    that ask for this model.
+    ``hang``: accepts the request and sends nothing. ``drop``: cuts the TCP connection.
+    ``malformed``: sends a message that is not JSON. The last three come after ``after``
+    messages of the answer; each server's docstring defines its requests and messages.
+    ``model``: only requests for this model.
     """
 
     kind: Literal["status", "rate_limit", "hang", "drop", "malformed"]
@@ -46,9 +46,9 @@ class _Provider(_Document):
     faults: list[Fault] = []
 
     def take_fault(self, *, before_answer: bool, model: str | None = None) -> Fault | None:
-        """The first fault of that sort, counted down; None if this request is to go well.
+        """Return the first fault that applies to a request, and count it down; None if none does.
 
-        ``model``: the one that is asked for, where a request tells.
+        ``model``: the requested model, if the request names one.
         """
         for index, fault in enumerate(self.faults):
             if fault.before_answer == before_answer and fault.model in (None, model):
@@ -61,19 +61,22 @@ class _Provider(_Document):
 
 
 class Deepgram(_Provider):
-    """``phrases`` are all that can be heard; anything else has an empty transcript."""
+    """Only ``phrases`` are recognised; any other speech has an empty transcript."""
 
     phrases: list[str] = []
     final_delay_ms: Milliseconds = Field(
-        0, description="From the endpoint (end of speech + endpointing) to the final result."
+        0, description="Delay from the endpoint (end of speech + endpointing) to the final result."
     )
-    interim_every_ms: Milliseconds = Field(500, description="Of speech; 0 for no interim results.")
+    interim_every_ms: Milliseconds = Field(
+        500, description="Speech between two interim results; 0 sends none."
+    )
     min_silence_ms: Milliseconds = Field(
         200,
-        description="An endpointing below this is raised to it: "
-        "a pause inside a word must not end an utterance.",
+        description="The least endpointing: a pause inside a word must not end an utterance.",
     )
-    speech_dbfs: float = Field(-42.0, ge=-90, le=0, description="10 ms this loud are speech.")
+    speech_dbfs: float = Field(
+        -42.0, ge=-90, le=0, description="A 10 ms frame at least this loud is speech."
+    )
 
 
 class ToolCall(_Document):
@@ -84,22 +87,22 @@ class ToolCall(_Document):
 
 
 class Rule(_Document):
-    """What is said to what. All conditions given have to hold; the first rule that fits wins.
+    """A reply to a message. All given conditions must hold; the first matching rule applies.
 
-    The message looked at is the last one: a ``user``'s, a ``tool``'s result, or ``none``
-    when the conversation has neither yet. ``equals`` compares words (case, punctuation and
-    digits do not matter), ``keywords`` asks for each of them, ``pattern`` is searched in the
-    text as it came. ``$name`` in ``reply`` and in arguments is replaced by a named group of
-    the pattern, a field of the tool's JSON result, or ``$content``, the message itself.
+    The conditions are about the last message: a ``user``'s, a ``tool``'s result, or ``none``
+    if the conversation has neither yet. ``equals`` compares words (case, punctuation and
+    digits do not matter), ``keywords`` must all occur, ``pattern`` is searched in the original
+    text. ``$name`` in ``reply`` and in arguments is replaced by a named group of the pattern or
+    a field of the tool's JSON result, ``$content`` by the message itself.
     """
 
     role: Literal["user", "tool", "none"] = "user"
     equals: str | None = None
     keywords: list[str] = []
     pattern: str | None = None
-    tool_name: str | None = Field(None, description="The tool whose result this is.")
-    after: str | None = Field(None, description="Words of the assistant's last message.")
-    turn: int | None = Field(None, ge=1, description="The how-manieth user message this is.")
+    tool_name: str | None = Field(None, description="The tool that returned the result.")
+    after: str | None = Field(None, description="Words in the assistant's last message.")
+    turn: int | None = Field(None, ge=1, description="The number of the user message, from 1.")
     reply: str | None = None
     call: ToolCall | None = None
 
@@ -121,17 +124,19 @@ class Rule(_Document):
 
 
 class Script(_Document):
-    """``default`` is said when no rule fits."""
+    """The rules of one model; ``default`` is the reply if no rule matches."""
 
     rules: list[Rule] = []
     default: str = "I am sorry, I did not catch that."
 
 
 class OpenAI(_Provider):
-    """``scripts`` by model name; a model without one of its own has the script ``default``."""
+    """``scripts`` by model name; a model without a script uses the script ``default``."""
 
-    first_token_ms: Milliseconds = Field(0, description="From the request to the first chunk.")
-    token_ms: Milliseconds = Field(0, description="From one token to the next.")
+    first_token_ms: Milliseconds = Field(
+        0, description="Delay from the request to the first chunk."
+    )
+    token_ms: Milliseconds = Field(0, description="Delay between two tokens.")
     scripts: dict[str, Script] = {"default": Script()}
 
     def script(self, model: str) -> Script:
@@ -152,12 +157,12 @@ class VoiceChoice(_Document):
 
 
 class Cartesia(_Provider):
-    """``voices`` by Cartesia voice id; any other id speaks with ``default``."""
+    """``voices`` by Cartesia voice id; any other id uses ``default``."""
 
-    first_byte_ms: Milliseconds = Field(0, description="From a sentence's text to its audio.")
-    chunk_ms: float = Field(50, ge=10, le=1000, description="Audio in one message.")
+    first_byte_ms: Milliseconds = Field(0, description="Delay from a text to its audio.")
+    chunk_ms: float = Field(50, ge=10, le=1000, description="Length of the audio in one message.")
     speed: float = Field(
-        0, ge=0, description="Seconds of audio made per second; 0 sends all at once."
+        0, ge=0, description="Seconds of audio sent per second; 0 sends all at once."
     )
     sentence_gap_ms: Milliseconds = Field(250, description="Silence between two sentences.")
     voices: dict[str, VoiceChoice] = {
@@ -173,7 +178,7 @@ class Cartesia(_Provider):
 
 
 class Control(_Document):
-    """GET and PUT /control. Keys are no part of it."""
+    """The body of GET and PUT /control. It contains no keys."""
 
     deepgram: Deepgram = Deepgram()
     openai: OpenAI = OpenAI()

@@ -1,10 +1,9 @@
 """Deepgram's ``/v1/listen`` over a WebSocket, in the form of its Nova models.
 
-Message shapes: https://developers.deepgram.com/reference/speech-to-text/listen-streaming
+Message format: https://developers.deepgram.com/reference/speech-to-text/listen-streaming
 
-For a fault, a request is a connection where the answer is an HTTP status, and an
-utterance on any connection otherwise: its final result is what is withheld, broken
-or cut off.
+A fault with an HTTP status counts a connection as a request. Any other fault counts an
+utterance, on any connection: it withholds, breaks or cuts off the final result.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dev.providers.context import CONTEXT, Context, json_error
 from dev.providers.listen_query import Query
 from dev.providers.listening import Listening
 
-# Deepgram closes a connection that got neither audio nor KeepAlive for this long.
+# Deepgram closes a connection after this long without audio or KeepAlive.
 _IDLE_S = 10.0
 
 

@@ -1,8 +1,8 @@
 """G.711 companding between 16-bit PCM and the telephone network's two 8-bit codes.
 
-The formulas are those of ITU-T G.711 tables 1 and 2 in the form of the ITU's own
-reference code (G.191, ``g711.c``); here they fill look-up tables once, and a
-frame costs one indexing operation.
+The formulas are those of ITU-T G.711 tables 1 and 2, as in the ITU's reference code
+(G.191, ``g711.c``). They fill look-up tables once, so that a frame costs one indexing
+operation.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from core.audio import Pcm
 
 
 def ulaw_encode(pcm: Pcm) -> bytes:
-    """One µ-law byte per 16-bit sample (any sample rate; telephony uses 8000 Hz)."""
+    """Return one µ-law byte per 16-bit sample (any sample rate; telephony uses 8000 Hz)."""
     return _ULAW_ENCODE[pcm.view(np.uint16)].tobytes()
 
 
 def ulaw_decode(data: bytes) -> Pcm:
-    """One 16-bit sample per µ-law byte."""
+    """Return one 16-bit sample per µ-law byte."""
     return _ULAW_DECODE[np.frombuffer(data, np.uint8)]
 
 
 def alaw_encode(pcm: Pcm) -> bytes:
-    """One A-law byte (even bits inverted, as on the wire) per 16-bit sample."""
+    """Return one A-law byte (even bits inverted, as on the wire) per 16-bit sample."""
     return _ALAW_ENCODE[pcm.view(np.uint16)].tobytes()
 
 
 def alaw_decode(data: bytes) -> Pcm:
-    """One 16-bit sample per A-law byte."""
+    """Return one 16-bit sample per A-law byte."""
     return _ALAW_DECODE[np.frombuffer(data, np.uint8)]
 
 
 def _magnitude(bits: int) -> npt.NDArray[np.int64]:
-    """Every int16 in the order of its unsigned pattern, as a magnitude of ``bits`` bits.
+    """Return the magnitude in ``bits`` bits of every int16, in the order of its bit pattern.
 
-    Negative values are taken by ones' complement: G.711 has no code for -0 and
-    is symmetric around -½.
+    Negative values use ones' complement: G.711 has no code for -0 and is symmetric
+    around -½.
     """
     sample = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.int64)
     magnitude: npt.NDArray[np.int64] = np.where(sample < 0, ~sample, sample) >> (15 - bits)

@@ -1,4 +1,4 @@
-"""The query of ``/v1/listen``: what the audio is and which messages are wanted."""
+"""The query of ``/v1/listen``: the format of the audio, and the wanted messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DECODERS: dict[str, Callable[[bytes], Pcm]] = {
 
 @dataclass(frozen=True)
 class Query:
-    """The options of a connection that matter here; the others are accepted and ignored."""
+    """The options of a connection that have an effect here; all others are ignored."""
 
     encoding: str = "linear16"
     sample_rate: int = 16000
@@ -39,7 +39,7 @@ class Query:
 
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> Self:
-        """Raises ValueError, with words for the client, for what Deepgram would refuse."""
+        """Parse a query. Raise ValueError, with a message for the client, as Deepgram would."""
         encoding = query.get("encoding", "")
         if encoding not in _DECODERS:
             raise ValueError("encoding must be one of " + ", ".join(_DECODERS))
@@ -68,7 +68,7 @@ class Query:
         return options
 
     def decode(self, data: bytes) -> Pcm:
-        """The first channel."""
+        """Return the samples of the first channel."""
         return _DECODERS[self.encoding](data)[:: self.channels]
 
 

@@ -1,4 +1,4 @@
-"""One Deepgram stream: audio in, recognised speech out."""
+"""One Deepgram stream: it receives audio and sends recognised speech."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dev.speech.text import spoken_words
 
 @dataclass(frozen=True)
 class _Utterance:
-    """A final result to come: what is being recognised, where it lies, when it is due."""
+    """A final result that is due: its recognition, its position and its deadline."""
 
     recognition: asyncio.Task[Recognition | None]
     from_ms: float
@@ -34,7 +34,7 @@ class _Utterance:
 
 @dataclass(frozen=True)
 class _Gap:
-    """An UtteranceEnd to come."""
+    """An UtteranceEnd that is due."""
 
     last_word_end_ms: float
 
@@ -42,8 +42,8 @@ class _Gap:
 class Listening:
     """Answers a stream's audio in order: SpeechStarted, interim results, the final, UtteranceEnd.
 
-    Recognition of an utterance starts when its first pause is heard, so it is done
-    by the time the endpointing and the set delay have passed.
+    Recognition of an utterance starts at its first pause, so it is done when the endpointing
+    and the configured delay have passed.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Listening:
         self._answering = self._start(self._answer())
 
     async def hear(self, data: bytes, arrived: float) -> None:
-        """The next piece of audio, which came at monotonic time ``arrived``."""
+        """Take the next piece of audio, which came at monotonic time ``arrived``."""
         for event in self._segmenter.feed(self._query.decode(data)):
             match event:
                 case Started():
@@ -94,7 +94,7 @@ class Listening:
         self._maybe_gap()
 
     async def finalize(self, arrived: float) -> None:
-        """Answer at once for all audio so far, even for none."""
+        """Send a final result for all audio so far at once, even if there is none."""
         events = self._segmenter.flush()
         for event in events:
             if isinstance(event, Ended):
@@ -105,7 +105,7 @@ class Listening:
             )
 
     async def close(self, arrived: float) -> None:
-        """Send what is due, then Metadata, then the close frame."""
+        """Send the results that are due, then Metadata, then the close frame."""
         for event in self._segmenter.flush():
             if isinstance(event, Ended):
                 self._ended(event, arrived)
@@ -125,17 +125,17 @@ class Listening:
 
     @property
     def owes_result(self) -> bool:
-        """Speech is being recognised, or its result waits for its time."""
+        """True while speech is being recognised, or its result waits for its deadline."""
         return self._guess is not None or self._owed > 0
 
     def stop(self) -> None:
-        """Cancel what runs for this stream."""
+        """Cancel the tasks of this stream."""
         for task in self._running:
             task.cancel()
 
     @property
     def _settings(self) -> Deepgram:
-        return self._context.control.deepgram  # as it is now: delays change mid-call
+        return self._context.control.deepgram  # not cached: delays change mid-call
 
     # --- from events to results
 
@@ -153,7 +153,7 @@ class Listening:
             self._forget_guess()
             self._guess = self._recognize(event.audio)
         recognition, self._guess = self._guess, None
-        self._utterance += 1  # an interim result of the old one is late now
+        self._utterance += 1  # a late interim result of the old one is dropped
         self._gap_from_ms = event.speech_end_ms
         self._owed += 1
         self._results.put_nowait(
@@ -189,7 +189,7 @@ class Listening:
         return self._start(self._hear_phrase(audio, partial=False))
 
     async def _hear_phrase(self, audio: Pcm, *, partial: bool) -> Recognition | None:
-        """None when the recogniser's process died, or has no time for a partial result."""
+        """Return None if the recogniser's process died, or is too busy for a partial result."""
         ear, rate = self._context.ear, self._query.sample_rate
         try:
             if partial:
@@ -212,7 +212,7 @@ class Listening:
             await self._send(self._result(heard, from_ms, final=False))
 
     async def _answer(self) -> None:
-        """Finals and gaps, in the order of the audio."""
+        """Send finals and UtteranceEnds, in the order of the audio."""
         while (item := await self._results.get()) is not None:
             if isinstance(item, _Gap):
                 last_word_end = round(item.last_word_end_ms / 1000, 3)
@@ -226,7 +226,7 @@ class Listening:
     async def _send_final(self, item: _Utterance) -> None:
         heard = await item.recognition
         if heard is None:
-            # Its successor is ready for the next connection.
+            # The process that replaces it serves the next connection.
             await self._socket.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR, message=b"NET-0000")
             return
         late_ms = await until(item.due)
@@ -307,7 +307,7 @@ class Listening:
 
 
 def _written_words(heard: Recognition) -> list[str]:
-    """For each spoken word how the text writes it; of a number, each of its words is kept."""
+    """Return each spoken word as the text spells it; a number stays as its spoken words."""
     written: list[str] = []
     for token in heard.text.split():
         spoken = spoken_words(token)

@@ -1,7 +1,7 @@
 """OpenAI's ``/v1/chat/completions`` and ``/v1/models``, answered by a script.
 
-Shapes: https://platform.openai.com/docs/api-reference/chat. For a fault, a request
-is one completion, and a message of its answer one chunk of the stream.
+Message format: https://platform.openai.com/docs/api-reference/chat. A fault counts a
+completion as a request, and a chunk of the stream as a message of its answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dev.providers.script import Answer, Message, answer
 
 
 def _plain_text(content: Any) -> Any:
-    """Content is a string, null, or a list of parts of which the text ones count."""
+    """Return the text of a content: a string, null, or a list of parts."""
     if content is None:
         return ""
     if isinstance(content, list):
@@ -62,7 +62,7 @@ class _StreamOptions(_Body):
 
 
 class Completion(_Body):
-    """The body of a request, as far as a script can heed it."""
+    """The fields of a request's body that a script can use."""
 
     model: str = Field(min_length=1)
     messages: list[_Message] = Field(min_length=1)
@@ -89,7 +89,7 @@ class Completion(_Body):
 
 
 def tokens(text: str) -> list[str]:
-    """Word by word with the blank before it: near enough to a model's tokens."""
+    """Return the words, each with the blank before it: close enough to a model's tokens."""
     return re.findall(r"\s*\S+", text)
 
 
@@ -101,7 +101,7 @@ def error(
 
 
 def failed(context: Context, model: str) -> web.Response | None:
-    """The HTTP error that a request for this model is to meet now."""
+    """Return the HTTP error of a fault for this model, if there is one."""
     fault = context.take_fault("openai", before_answer=True, model=model)
     if fault is None:
         return None
@@ -111,7 +111,7 @@ def failed(context: Context, model: str) -> web.Response | None:
 
 
 def refusal(request: web.Request, context: Context) -> web.Response | None:
-    """For a request with a wrong key."""
+    """Return the error for a request with a wrong key, else None."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and context.authorized("openai", key.strip()):
         return None
@@ -167,7 +167,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 
 class _Reply:
-    """One answer, sent as a stream of chunks or whole."""
+    """One answer, sent as a stream of chunks or as a whole."""
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class _Reply:
         return response
 
     async def _strike(self, number: int, response: web.StreamResponse) -> bool:
-        """Do the fault if this is its moment; True if the answer ends with it."""
+        """Apply the fault if its chunk has come; return True if it ends the answer."""
         if self._fault is None or number != self._fault.after:
             return False
         if self._fault.kind == "hang":
@@ -259,7 +259,7 @@ class _Reply:
         return False
 
     def _chunks(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Each chunk and the index of the token whose time it is sent at."""
+        """Yield each chunk and the index of the token that determines its time."""
         said = tokens(self._answer.text)
         yield self._delta({"role": "assistant", "content": ""}), 0
         for index, token in enumerate(said):

@@ -1,8 +1,8 @@
 """OpenAI's ``/v1/audio/speech`` and ``/v1/audio/transcriptions``: whole texts, whole utterances.
 
-Shapes: https://platform.openai.com/docs/api-reference/audio. They hear and speak as the other
-servers here do. Of the answers' formats only ``pcm`` (24 kHz) and ``json`` are served. For a
-fault, a request is one POST.
+Message format: https://platform.openai.com/docs/api-reference/audio. Recognition and synthesis
+are those of the other servers here. The only formats of the answers are ``pcm`` (24 kHz) and
+``json``. A fault counts a POST as a request.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
     try:
         pcm, rate = _read_wav(file.file.read())
     except (wave.Error, EOFError, ValueError):
-        return error(400, "The file is no 16 bit WAV.", "invalid_request_error", None)
+        return error(400, "The file is not a 16-bit WAV.", "invalid_request_error", None)
     if (failure := await _fail(request, context, model)) is not None:
         return failure
     heard = await context.ear.recognize(pcm, rate)
@@ -89,7 +89,7 @@ async def transcriptions(request: web.Request) -> web.StreamResponse:
 
 
 async def _fail(request: web.Request, context: Context, model: str) -> web.StreamResponse | None:
-    """What a fault makes of this request; None: all is well."""
+    """Return a fault's response to this request; None if no fault applies."""
     if (failure := failed(context, model)) is not None:
         return failure
     fault = context.take_fault("openai", before_answer=False, model=model)

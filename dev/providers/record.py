@@ -1,4 +1,4 @@
-"""What the servers saw and when: the document of ``GET /control/log``."""
+"""The servers' events with their times: the document of ``GET /control/log``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Entry: TypeAlias = dict[str, Any]
 class Record:
     """The last entries, oldest first; each has ``seq``, ``at`` (Unix s), ``provider``, ``event``.
 
-    No key and no audio ever goes in here.
+    It never contains a key or audio.
     """
 
     def __init__(self, size: int = 10_000) -> None:
@@ -24,7 +24,7 @@ class Record:
         self._added = asyncio.Event()
 
     def add(self, provider: str, event: str, **facts: Any) -> None:
-        """Append one entry; a fact that is None is left out, a ``…_ms`` is rounded to 0.01."""
+        """Append an entry; facts that are None are left out, floats are rounded to 0.01."""
         kept = {
             name: round(value, 2) if isinstance(value, float) else value
             for name, value in facts.items()
@@ -43,7 +43,7 @@ class Record:
         self._added = asyncio.Event()
 
     def entries(self, since: int = 0, provider: str | None = None) -> list[Entry]:
-        """Those after sequence number ``since``."""
+        """Return the entries after sequence number ``since``."""
         return [
             entry
             for entry in self._entries
@@ -51,7 +51,7 @@ class Record:
         ]
 
     async def wait_for(self, wanted: Callable[[Entry], bool], timeout: float) -> Entry:
-        """The first entry, past or future, that is wanted; TimeoutError after ``timeout`` s."""
+        """Wait for a matching entry; past ones count. Raise TimeoutError after ``timeout`` s."""
         async with asyncio.timeout(timeout):
             while True:
                 added = self._added

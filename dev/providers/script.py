@@ -1,4 +1,4 @@
-"""The scripted model: reads a conversation, answers with what the script has for it."""
+"""The scripted model: it answers a conversation by the rules of a script."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """``rule`` is the index of the rule that fitted, None for the default."""
+    """``rule`` is the index of the rule that matched; None for the default."""
 
     text: str
     tool_name: str | None = None
@@ -33,7 +33,7 @@ class Answer:
 
 
 def answer(script: Script, messages: Sequence[Message], tools: Iterable[str]) -> Answer:
-    """The answer to the last message. A tool that was not offered is never called."""
+    """Return the answer to the last message. A tool that was not offered is never called."""
     offered = set(tools)
     for index, rule in enumerate(script.rules):
         if rule.call is not None and rule.call.name not in offered and rule.reply is None:
@@ -46,9 +46,9 @@ def answer(script: Script, messages: Sequence[Message], tools: Iterable[str]) ->
 
 
 def _subjects(rule: Rule, messages: Sequence[Message]) -> list[str]:
-    """The texts a rule may fit: the last message, or all user messages that wait for an answer.
+    """Return the texts that a rule may match: the last message, and all unanswered user messages.
 
-    A caller who pauses mid-sentence makes two messages of it.
+    A caller who pauses in mid-sentence produces two messages.
     """
     spoken = [message for message in messages if message.role in ("user", "assistant", "tool")]
     if not spoken:
@@ -67,7 +67,7 @@ def _subjects(rule: Rule, messages: Sequence[Message]) -> list[str]:
 
 
 def _match(rule: Rule, text: str, messages: Sequence[Message]) -> dict[str, str] | None:
-    """The values for the rule's placeholders, or None if it does not fit."""
+    """Return the values for the rule's placeholders, or None if it does not match."""
     words = normalize(text)
     if rule.equals is not None and normalize(rule.equals) != words:
         return None

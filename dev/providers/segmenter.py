@@ -1,4 +1,4 @@
-"""Where speech begins and ends in a stream of audio, on the audio's own clock."""
+"""Finds where speech begins and ends in a stream of audio, on the audio's own clock."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from core.audio import Pcm
 
 _FRAME_MS = 10
 _ONSET_MS = 30  # shorter sounds are clicks
-_PAUSE_MS = 60  # after this much silence the end is worth guessing
-_BEFORE_MS, _AFTER_MS = 150, 100  # kept around the speech: soft beginnings and endings
+_PAUSE_MS = 60  # after this much silence the speech may have ended
+_BEFORE_MS, _AFTER_MS = 150, 100  # kept around the speech for soft beginnings and endings
 _LONGEST_MS = 30_000
 
 
@@ -36,9 +36,9 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Ended:
-    """The endpoint: as much silence as asked for after ``speech_end_ms``.
+    """The endpoint: the required silence has followed ``speech_end_ms``.
 
-    ``paused``: the last Paused holds this very speech; its recognition is the result.
+    ``paused``: the last Paused has the same speech, so its recognition is the result.
     """
 
     audio: Pcm
@@ -51,7 +51,7 @@ Event: TypeAlias = Started | Paused | Resumed | Ended
 
 
 class Segmenter:
-    """Feed mono samples; get what happened in them, in order. Positions are ms from the start."""
+    """Turns mono samples into events, in order. Positions are ms from the start."""
 
     def __init__(self, sample_rate: int, silence_ms: float, threshold_dbfs: float = -42.0) -> None:
         self._rate = sample_rate
@@ -69,7 +69,7 @@ class Segmenter:
 
     @property
     def now_ms(self) -> float:
-        """How much audio has been seen."""
+        """The length of the audio so far."""
         return self._now_ms
 
     @property
@@ -77,7 +77,7 @@ class Segmenter:
         return self._speaking
 
     def so_far(self) -> tuple[Pcm, float]:
-        """The audio of the utterance in progress, and the ms it begins at."""
+        """Return the audio of the utterance in progress, and its start in ms."""
         return np.concatenate([np.zeros(0, np.int16), *self._kept]), self._kept_from_ms
 
     def feed(self, pcm: Pcm) -> list[Event]:
@@ -90,7 +90,7 @@ class Segmenter:
         return events
 
     def flush(self) -> list[Event]:
-        """End the utterance in progress, if there is one, without waiting for silence."""
+        """End the utterance in progress, if there is one, without silence."""
         return [self._end()] if self._speaking else []
 
     def _step(self, frame: Pcm, events: list[Event]) -> None:

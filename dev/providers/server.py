@@ -23,10 +23,10 @@ _MAX_CONTROL_BYTES = 4 << 20
 
 
 class Providers:
-    """``async with Providers(control) as providers``: listens when the block is entered.
+    """``async with Providers(control) as providers``: the servers listen inside the block.
 
-    Port 0 takes a free one. ``api_keys`` names the only key a provider accepts; without
-    one it accepts any that is not empty.
+    Port 0 takes a free one. ``api_keys`` has the only key that a provider accepts; without
+    one it accepts any non-empty key.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Providers:
             ear = RecognizerPool(self._control.deepgram.phrases, self._recognizers)
             await stack.enter_async_context(ear)
             self._context = Context(self._control, Record(), ear, mouth, self._api_keys)
-            # The library loads on first use; that is not to be the first call's delay.
+            # The library loads on first use; this must not delay the first call.
             await self._context.speak("ready", AGENT_VOICE, 8000)
-            # A request that hangs on purpose ends when its client goes away.
+            # A request that hangs on purpose ends when its client disconnects.
             runner = web.AppRunner(
                 create_app(self._context),
                 handler_cancellation=True,
                 shutdown_timeout=1,
-                access_log=None,  # Cartesia takes keys in the query too
+                access_log=None,  # Cartesia accepts keys in the query too
             )
             stack.push_async_callback(runner.cleanup)
             await runner.setup()
@@ -96,7 +96,7 @@ class Providers:
 
     @property
     def control(self) -> Control:
-        """In force; delays and faults may be changed in place, phrases by ``set_control``."""
+        """The current document. Change delays and faults in place, phrases by ``set_control``."""
         return self._running.control
 
     @property
@@ -107,7 +107,7 @@ class Providers:
         return self._running.record.entries(provider=provider)
 
     async def set_control(self, control: Control) -> None:
-        """As PUT /control; returns when the new phrases can be heard."""
+        """Do what PUT /control does; return when the new phrases can be recognised."""
         await _replace(self._running, control)
 
     @property
@@ -140,12 +140,12 @@ def create_app(context: Context) -> web.Application:
 
 
 async def get_control(request: web.Request) -> web.Response:
-    """The document in force; a fault that has struck is counted down or gone."""
+    """Return the current document; faults that were applied are counted down or removed."""
     return _document(request.app[CONTEXT].control)
 
 
 async def put_control(request: web.Request) -> web.Response:
-    """Replace the document; what is left out has its default."""
+    """Replace the document; omitted fields get their defaults."""
     return await _change(request, lambda given, _: given)
 
 
@@ -155,7 +155,7 @@ async def patch_control(request: web.Request) -> web.Response:
 
 
 async def get_log(request: web.Request) -> web.Response:
-    """``?since=<seq>&provider=<name>``."""
+    """Return the entries of the log: ``?since=<seq>&provider=<name>``."""
     since = request.query.get("since", "0")
     if not since.isascii() or not since.isdigit():
         return web.json_response({"error": "since must be a sequence number"}, status=400)

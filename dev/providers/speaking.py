@@ -1,4 +1,4 @@
-"""One Cartesia context: texts in, audio and word timestamps out, in order."""
+"""One Cartesia context: it receives texts and sends audio and word timestamps, in order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Sentence:
 
 
 class Speaking:
-    """Speech of a sentence is made while the one before is being sent."""
+    """The speech of a context. A sentence is synthesised while the one before is being sent."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Speaking:
         self._task.add_done_callback(lambda _: on_done())
 
     def say(self, text: str, voice: Voice, arrived: float, *, last: bool, flush: bool) -> None:
-        """Queue a text that came at ``arrived``; ``last`` ends the context after it."""
+        """Enqueue a text that came at ``arrived``; ``last`` ends the context after it."""
         assert self._tasks is not None
         if text.strip():
             made = self._tasks.create_task(self._make(text, voice))
@@ -94,7 +94,7 @@ class Speaking:
             self._task.cancel()
 
     async def _make(self, text: str, voice: Voice) -> Speech | SpeechError:
-        # An error is this context's answer, not the end of the connection's task group.
+        # An error is returned: it ends this context, not the connection's task group.
         try:
             return await self._context.speak(text, voice, self._format.sample_rate)
         except SpeechError as error:
@@ -116,7 +116,7 @@ class Speaking:
         await self._send("done", done=True, status_code=200)
 
     async def _send_sentence(self, sentence: _Sentence, speech: Speech) -> bool:
-        """False when a fault ended the context."""
+        """Send a sentence's audio; return False if a fault ended the context."""
         settings = self._context.control.cartesia
         pcm = speech.pcm
         gap = 0
@@ -151,7 +151,7 @@ class Speaking:
         return True
 
     async def _strike(self) -> bool:
-        """Do the fault if this is its moment; True if nothing more is to be sent."""
+        """Apply the fault if its message has come; return True if it ends the context."""
         if self._fault is None or self._sent_messages != self._fault.after:
             return False
         if self._fault.kind == "hang":
