@@ -1,9 +1,9 @@
-"""Benchmarks: what this system adds, measured beside what it is compared with, in one run.
+"""Benchmarks: this system and its peers, measured in the same run.
 
-One module a benchmark, some in a folder with what they need, each with ``async def
-measure(settings, step)`` returning a ``Section`` of the report (report.py); runner.py names them.
-``make bench`` runs all and writes docs/benchmarks.md, and docs/benchmarks/ with the samples (JSON)
-and a plot (SVG) for each.
+Each benchmark is a module, or a folder for the larger ones, with ``async def measure(settings,
+step)``, which returns a ``Section`` of the report (report.py). runner.py lists them. ``make bench``
+runs all of them and writes docs/benchmarks.md, and the samples (JSON) and a plot (SVG) of each
+into docs/benchmarks/.
 """
 
 from dev.bench.runner import run

@@ -1,4 +1,4 @@
-"""``python -m dev.bench [NAME …]``: run some of the benchmarks; their sections of the report."""
+"""``python -m dev.bench [NAME …]``: run some benchmarks and write their sections of the report."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.bench")
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
     parser.add_argument(
-        "--minutes", type=float, default=soak.MINUTES, help="how long the soak is (%(default)g)"
+        "--minutes", type=float, default=soak.MINUTES, help="length of the soak (%(default)g)"
     )
-    parser.add_argument("--no-report", action="store_true", help="leave docs/ as it is")
+    parser.add_argument("--no-report", action="store_true", help="do not write to docs/")
     given = parser.parse_args()
     return asyncio.run(
         run(

@@ -1,4 +1,4 @@
-"""What benchmarks ask of our gateway."""
+"""The benchmarks' requests to our gateway."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def post(http: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> 
 
 
 async def answering(http: aiohttp.ClientSession, number: str, agent: dict[str, Any]) -> str:
-    """Publish the agent, and attach the number that it answers; the agent's id."""
+    """Publish the agent, and attach the number that it answers; return the agent's id."""
     agent_id = str((await post(http, "/v1/agents", agent))["id"])
     body = {"provider": "sip", "phoneNumber": number, "agentId": agent_id, "direction": "both"}
     await post(http, "/api/v1/phone-numbers/attach", body)
@@ -24,12 +24,12 @@ async def answering(http: aiohttp.ClientSession, number: str, agent: dict[str, A
 
 
 def hosted(begin_message: str, **changes: Any) -> dict[str, Any]:
-    """An agent that greets."""
+    """Return the body of a hosted agent with a greeting."""
     return {"name": "Bench", "voiceMode": "hosted", "beginMessage": begin_message, **changes}
 
 
 def sip_call(room: str, **changes: Any) -> dict[str, Any]:
-    """The body of POST /sip/call."""
+    """Return a body for POST /sip/call."""
     return {
         "room_name": room,
         "participant_name": "Bench",

@@ -1,9 +1,9 @@
-"""Barge-in, measured at the phone: how soon the agent is silent when the caller speaks.
+"""Barge-in, measured at the phone: how soon the agent is silent after the caller speaks.
 
-From the first voiced 20 ms frame that the phone sends to the end of the last voiced one that it
-receives: the network path, the VAD and the agent's own output are all in it. At the agent's
-default sensitivity. The answer that is interrupted has no pauses, so that silence is never luck;
-where in it the caller begins differs from one interruption to the next.
+The time is from the first voiced 20 ms frame that the phone sends to the end of the last voiced
+one that it receives, so it includes the network path, the VAD and the agent's output. The agent
+has the default sensitivity. The interrupted answer has no pauses, so that it is never silent by
+chance; each interruption begins at a different point of it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ ANSWER = (
 )
 _WAIT_S = 20.0
 _QUIET_MS = 400.0
-# Into the answer, s: spread, so that no phase of a buffer is met every time.
+# The interruptions' times in the answer, s: spread, so that they do not all have the same phase
+# of a buffer.
 _FIRST_S, _STEP_S = 1.0, 0.137
 
 Step = Callable[[int, int], None]
@@ -63,7 +64,7 @@ async def measure(settings: Settings, step: Step) -> Section:
 
 @contextlib.asynccontextmanager
 async def _line(settings: Settings, livekit_sip: str) -> AsyncIterator[tuple[str, Phone]]:
-    """A whole stack with one agent on one number: where that is called, and one phone."""
+    """Run a whole stack with one agent on a number; yield the SIP host and a phone."""
     async with contextlib.AsyncExitStack() as cleanup:
         stack, host = await cleanup.enter_async_context(
             sip_stack(StackOptions(settings=settings), livekit_sip)
@@ -84,7 +85,7 @@ async def _line(settings: Settings, livekit_sip: str) -> AsyncIterator[tuple[str
 
 
 async def _interruptions(host: str, phone: Phone, count: int) -> AsyncIterator[float]:
-    """One call in which the agent is interrupted ``count`` times, ms each."""
+    """Hold a call in which the agent is interrupted ``count`` times; yield the ms of each."""
     call = await phone.dial(f"sip:{NUMBER}@{host}", caller=CALLER)
     await call.answered(_WAIT_S)
     await call.listen(_WAIT_S, end_silence_ms=500)
@@ -95,7 +96,7 @@ async def _interruptions(host: str, phone: Phone, count: int) -> AsyncIterator[f
 
 
 async def _interrupt(call: PhoneCall, after_s: float) -> float:
-    """From the first voiced frame of an interruption to the agent's silence, ms."""
+    """Return the time from an interruption's first voiced frame to the agent's silence, ms."""
     await call.say(QUESTION)
     await call.speech_begins(_WAIT_S, since_ms=call.now_ms())
     await asyncio.sleep(after_s)
@@ -119,10 +120,11 @@ def _section(found: dict[str, list[float]]) -> Section:
         rows=[(service, *summary(taken)) for service, taken in found.items()],
         samples=found,
         notes=[
-            f"{counts} interruptions, {PER_CALL} a call, at interruptionSensitivity 0.8, the "
-            "default. From the first voiced 20 ms frame that the phone sends to the end of the "
-            "last that it hears; the way there and back (the echo above) is in it. Phone, "
-            "providers, LiveKit, gateway and worker share the machine. Goal: p50 ≤ 300 ms.",
-            *([] if len(found) > 1 else ["livekit-sip or its Redis was not there to go through."]),
+            f"{counts} interruptions, {PER_CALL} per call, at the default interruptionSensitivity "
+            "of 0.8. Measured from the first voiced 20 ms frame that the phone sends to the end of "
+            "the last one that it receives, so it includes the path both ways (the echo above). "
+            "The phone, the providers, LiveKit, the gateway and the worker share the machine. "
+            "Goal: p50 ≤ 300 ms.",
+            *([] if len(found) > 1 else ["Not measured with livekit-sip: it or Redis is missing."]),
         ],
     )

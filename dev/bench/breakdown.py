@@ -1,4 +1,4 @@
-"""Where a turn's time goes: the call records' own parts, checked against the wire turn by turn."""
+"""The parts of a turn's latency in the call records, checked against the phone's measurement."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One turn: as its record has it, and as the phone heard it; ms."""
+    """One turn's latency in its record, and as measured at the phone; ms."""
 
     latency: Mapping[str, float]
     wire_ms: float
 
     @property
     def unseen_ms(self) -> float:
-        """What the phone waited beyond what the record knows of."""
+        """The part of the phone's wait that is not in the record."""
         return self.wire_ms - self.latency["total"]
 
 
 def check(record: Mapping[str, Any], asked: str, wire_ms: Sequence[float]) -> list[Checked]:
-    """The turns of a call in which the caller ``asked`` that, in order; none when the record
-    has more or fewer of them than the phone, so that nobody knows which is which."""
+    """Return the turns of a call in which the caller said ``asked``, in order.
+
+    If the record and the phone have different numbers of them, they cannot be matched, and the
+    result is empty.
+    """
     turns = [turn["latency"] for turn in record["transcripts"] if turn["transcript"] == asked]
     if len(turns) != len(wire_ms):
         return []
@@ -43,7 +46,7 @@ def check(record: Mapping[str, Any], asked: str, wire_ms: Sequence[float]) -> li
 
 
 def notes(checked: Sequence[Checked], of: int) -> list[str]:
-    """For the report: the parts, their sum, and what the wire has beyond it. ``of``: all turns."""
+    """Return notes on the parts, their sum, and the rest on the wire. ``of``: number of turns."""
     if not checked:
         return [f"None of the {of} turns has a whole latency on record."]
     medians = {
@@ -59,6 +62,6 @@ def notes(checked: Sequence[Checked], of: int) -> list[str]:
         f"= {sum(medians.values()):.0f} (the median of their totals: {total:.0f}); on the wire "
         f"{median([turn.wire_ms for turn in checked]):.0f}.",
         f"Wire - record, turn by turn: {median(unseen):+.0f} ms (median; p5 "
-        f"{percentile(unseen, 0.05):+.0f}, p95 {percentile(unseen, 0.95):+.0f}): packets and codec "
-        "frames being filled, the phone's own buffer, and the queues of a busy machine.",
+        f"{percentile(unseen, 0.05):+.0f}, p95 {percentile(unseen, 0.95):+.0f}): packetisation and "
+        "codec frames, the phone's own buffer, and scheduling on a busy machine.",
     ]

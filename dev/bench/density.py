@@ -1,8 +1,8 @@
-"""How many calls the machine holds: with our worker, and with a bare livekit-agents worker.
+"""How many calls the machine holds, with our worker and with a bare livekit-agents worker.
 
-For each number of calls, both sides one after the other: the turns at the phone, holes in what
-the agent says, and the worker's CPU and memory. A side that misses the limit twice at a number
-has reached its own. Everything beside the worker is the same for both (the phone, the bridge,
+For each number of calls, both sides in turn: the turns' latency at the phone, holes in the
+agent's speech, and the worker's CPU and memory. A side that misses the limit twice at a number
+goes no further. Everything but the worker is the same for both sides (the phone, the bridge,
 LiveKit, the providers) and on the same cores.
 """
 
@@ -27,7 +27,7 @@ from dev.bench.stats import paired, percentile
 from dev.bench.usage import MACHINE
 from dev.phone.tracks import SAMPLE_RATE
 
-# Close together where two cores come to their end; a side goes no further than that.
+# Closer together where two cores reach their limit.
 LEVELS = (2, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32)
 ALLOWED_MS = 400.0  # of a turn's p95, over floor and path
 HOLE_MS = 60.0
@@ -38,7 +38,7 @@ Step = Callable[[int, int], None]
 
 @dataclass
 class Climb:
-    """One side's way up, the better try a number of calls; ``held``: the most within the limit."""
+    """One side's results: the better try at each number of calls, and the most calls ``held``."""
 
     name: str
     held: int = 0
@@ -74,13 +74,13 @@ async def _climb(line: Line, side: Side, climb: Climb, calls: int, limit_ms: flo
 
 
 def within(held: Held, limit_ms: float) -> bool:
-    """Whether callers would call it undisturbed."""
+    """Return True if every turn was answered in time and no answer had a long hole."""
     return held.unanswered == 0 and _p95(held) < limit_ms and held.longest_hole_ms <= HOLE_MS
 
 
 @contextlib.asynccontextmanager
 async def _line(settings: Settings) -> AsyncIterator[tuple[Line, list[Side], float]]:
-    """A line to hold calls on, both sides, and the path, ms (echo, no call up)."""
+    """Yield a line for the calls, both sides, and the path in ms (echo, without other calls)."""
     values = {"worker_max_calls": 2 * LEVELS[-1]}
     async with both_workers(settings, {QUESTION: ANSWER}, values) as rig:
         answer = await _synthesised(rig.http, rig.stack.providers.address, ANSWER)
@@ -88,8 +88,8 @@ async def _line(settings: Settings) -> AsyncIterator[tuple[Line, list[Side], flo
 
 
 async def _synthesised(http: aiohttp.ClientSession, providers: str, text: str) -> Pcm:
-    """What the simulated TTS says. Another process would say it a little differently: espeak-ng
-    goes by what it said before."""
+    """Return the audio of the simulated TTS. It must come from the same process: espeak-ng's
+    output depends on what it synthesised before."""
     body = {
         "model_id": "sonic-3",
         "transcript": text,
@@ -107,7 +107,7 @@ async def _synthesised(http: aiohttp.ClientSession, providers: str, text: str) -
 
 
 def section(our: Climb, bare: Climb, *, path_ms: float) -> Section:
-    """The table, and what it comes to."""
+    """Return the table and its verdict."""
     climbs = (our, bare)
     limit_ms = FLOOR_MS + path_ms + ALLOWED_MS
     rows = [
@@ -163,15 +163,15 @@ def row(name: str, held: Held, limit_ms: float) -> tuple[str, ...]:
 
 
 def verdict(our: Climb, bare: Climb) -> str:
-    """Calls, CPU and memory beside the goals."""
+    """Return the numbers of calls, CPU and memory, with the goals."""
     shared = [calls for calls in our.levels if calls in bare.levels]
     held = our.held / bare.held if bare.held else float("inf")
     cpu = [[climb.levels[n].cpu_a_call for n in shared] for climb in (our, bare)]
     pss = [[climb.levels[n].pss_a_call_mib for n in shared] for climb in (our, bare)]
     return (
-        f"Held: {our.held} and {bare.held} calls, {held:.2f} × (goal ≥ 1.3). At the same number "
-        f"of calls, ours to the bare worker's: CPU per call {paired(*cpu)} (goal ≤ 1.0), memory "
-        f"per call {paired(*pss)} (goal ≤ 0.6)."
+        f"Held: {our.held} and {bare.held} calls, {held:.2f} × (goal ≥ 1.3). Ratio of ours to the "
+        f"bare worker's at the same number of calls: CPU per call {paired(*cpu)} (goal ≤ 1.0), "
+        f"memory per call {paired(*pss)} (goal ≤ 0.6)."
     )
 
 
@@ -180,26 +180,26 @@ def _notes(climbs: tuple[Climb, Climb], path_ms: float) -> list[str]:
         f"{median(held.pss_before_mib for held in climb.levels.values()):.0f}" for climb in climbs
     )
     return [
-        f"The limit: every turn answered, p95 < floor {FLOOR_MS:.0f} + path {path_ms:.0f} (echo, "
-        f"same run, no call up) + {ALLOWED_MS:.0f} ms, and no hole > {HOLE_MS:.0f} ms in an "
-        f"answer; {TRIES} tries a number of calls. {TURNS} turns a call, one every {SLOT_S} s, "
-        "evenly spread over the calls. A hole: an answer goes on so much later than it should, or "
-        "a part of it is missing, found by correlation with what was synthesised.",
+        f"The limit: every turn answered, p95 < floor {FLOOR_MS:.0f} + path {path_ms:.0f} (echo "
+        f"in the same run, without other calls) + {ALLOWED_MS:.0f} ms, and no hole > "
+        f"{HOLE_MS:.0f} ms in an answer; {TRIES} tries for each number of calls. {TURNS} turns "
+        f"per call, one every {SLOT_S} s, evenly spread over the calls. A hole is a delay or a "
+        "missing part within an answer, found by correlation with the synthesised speech.",
         "CPU: user and system time of the worker and all its job processes while all calls talk. "
-        "Memory: PSS of the same processes with the calls up, less that before the first one, "
-        f"divided by the calls; before it is {idle} MiB, with {IDLE_PROCESSES} idle processes "
-        "each.",
+        "Memory: PSS of the same processes during the calls, minus the PSS before the first one, "
+        f"divided by the calls; before the first one it is {idle} MiB, with {IDLE_PROCESSES} idle "
+        "processes each.",
         *(f"{climb.name}, {_shares(climb)}" for climb in climbs if climb.levels),
     ]
 
 
 def _shares(climb: Climb) -> str:
-    """Who kept the cores busy at the most calls that were held."""
+    """Return how many cores each component kept busy at the side's highest number of calls."""
     calls = climb.held or min(climb.levels)
     cores = climb.levels[calls].cores
     parts = [f"{name} {busy:.2f}" for name, busy in cores.items() if name != MACHINE]
     other = cores[MACHINE] - sum(busy for name, busy in cores.items() if name != MACHINE)
-    return f"cores busy with {calls} calls: {', '.join(parts)}, all else {other:.2f}."
+    return f"cores busy with {calls} calls: {', '.join(parts)}, everything else {other:.2f}."
 
 
 def _samples(climbs: tuple[Climb, Climb]) -> Mapping[str, list[float]]:
@@ -217,5 +217,5 @@ def _samples(climbs: tuple[Climb, Climb]) -> Mapping[str, list[float]]:
 
 
 def _p95(held: Held) -> float:
-    """Ms; infinite when nothing was answered."""
+    """Return the p95 in ms; infinite if no turn was answered."""
     return percentile(held.took_ms, 0.95) if held.took_ms else float("inf")

@@ -1,10 +1,9 @@
-"""Phone → SIP service → room → echo → room → SIP service → phone, with calls up beside it.
+"""Phone → SIP service → room → echo → room → SIP service → phone, with other calls in progress.
 
-Measured at the phone, from the audio: a burst of noise, and where it comes back.
-On the bridge, and on livekit-sip when there is one. One call has an echo in its room; the
-others send noise to each other without a pause, two or three in a room, so that the SIP
-service has all calls to carry in both directions, while the rooms' other sides (agents are
-elsewhere) take nothing from it.
+Measured at the phone, from the audio: when a burst of noise comes back. The SIP service is the
+bridge, and livekit-sip if there is one. One call has an echo in its room. The others send noise
+to each other without a pause, two or three per room, so that the SIP service carries all calls
+in both directions and no agents use the machine's CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from dev.standins.echo import Echo, measure_rtt, noise
 
 CALLS = (1, 10)
 BURSTS = 10
-# While calls are set up the jitter buffers grow; they need some seconds to shrink again.
+# Jitter buffers grow while calls are set up, and take some seconds to shrink again.
 _SETTLE_S = 10.0
 _WAIT_S = 20.0
 
@@ -54,14 +53,14 @@ async def measure(settings: Settings, step: Callable[[int, int], None]) -> Secti
                         done += 1
                         step(done, total)
     notes = [
-        f"{BURSTS} bursts a row, on a call with an echo in its room; the other calls send noise "
-        f"to each other, two or three in a room. Measured {_SETTLE_S:.0f} s after the last one "
+        f"{BURSTS} bursts per row, on a call with an echo in its room; the other calls send noise "
+        f"to each other, two or three per room. Measured {_SETTLE_S:.0f} s after the last call "
         "was set up. The phones, the echo and the servers share the machine. Goal: ≤ 220 ms with "
         "10 calls up, and no longer than livekit-sip."
     ]
     if "livekit-sip" not in services:
         notes.append(
-            "livekit-sip was not there (LIVEKIT_SIP_BIN and redis-server) to compare with."
+            "Not compared with livekit-sip: it or Redis is missing (LIVEKIT_SIP_BIN, redis-server)."
         )
     return Section(
         title="Echo: from the phone to a room and back",
@@ -75,7 +74,7 @@ async def measure(settings: Settings, step: Callable[[int, int], None]) -> Secti
 
 @contextlib.asynccontextmanager
 async def _talking(backend: Backend, calls: int) -> AsyncIterator[PhoneCall]:
-    """So many answered calls; the first one is alone with an echo, and is what you get."""
+    """Hold ``calls`` answered calls; yield the first one, which is alone with an echo."""
     async with contextlib.AsyncExitStack() as cleanup:
         phone = await cleanup.enter_async_context(Phone())
         sip = backend.sip_api()

@@ -1,8 +1,8 @@
-"""Whether a phone heard a greeting from the beginning of its first word. Sans-I/O.
+"""Checks that a phone heard a greeting from the beginning of its first word. Sans-I/O.
 
-The simulated voice says a text alike every time, so the word is looked for by its shape: a
-recogniser guesses a word from what is left of it, the shape tells a clipped one. It is looked for
-piece by piece, because a jitter buffer that still finds its level stretches what it plays.
+The simulated voice always says a text in the same way, so the word is found by correlation with
+its samples, which shows a clipped word; a recogniser would guess it from the rest. The word is
+searched piece by piece, because a jitter buffer stretches the audio until it has settled.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from dev.phone.tracks import SAMPLE_RATE
 from dev.speech import AGENT_VOICE, Voice, listen, synthesize
 
 _PIECE_MS, _HOP_MS = 60, 20
-# Quieter pieces (breath, the closure of a stop) have no shape that survives a codec.
+# Quieter pieces (breath, the closure of a stop) do not correlate after a codec.
 _LOUD_DBFS = -35.0
-# A piece may come so much before and after its time.
+# How much a piece may be early or late.
 _EARLY_MS, _LATE_MS = 150, 150
-# Of a piece that went through Opus, a jitter buffer and G.711.
+# The least correlation of a piece after Opus, a jitter buffer and G.711.
 _ALIKE = 0.6
 _SHARE = 0.8
-# The pieces' places against the first voiced frame, which lies on a grid of 20 ms.
+# Limits of ``Found.shift_ms``; the first voiced frame is on a grid of 20 ms.
 _CLIPPED_MS, _LATER_MS = -40.0, 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``share``: of the word's pieces, how many were heard (0 to 1).
+    """``share``: the share of the word's pieces that were heard (0 to 1).
 
-    ``shift_ms``: how much later they came than in a word that begins with the first sound that
-    was heard; far below zero when the beginning is missing, far above after another sound.
+    ``shift_ms``: how much later they came than if the word began with the first sound that was
+    heard: far below zero if its beginning is missing, far above zero after another sound.
     """
 
     share: float
@@ -62,7 +62,7 @@ class FirstWord:
         ]
 
     def find(self, received: Pcm) -> Found | None:
-        """``received``: all that was heard from the answer on, 8 kHz; None if that is silent."""
+        """Find the word in ``received``, the audio since the answer, 8 kHz. None if silent."""
         voice = listen.speech_bounds(received, SAMPLE_RATE)
         if voice is None:
             return None

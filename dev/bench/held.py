@@ -1,8 +1,8 @@
-"""Holds a number of calls on one side, and says what the callers heard and what it took.
+"""Holds a number of calls on one side, and measures their turns and the use of the machine.
 
-The calls talk by the clock: each asks its question every ``SLOT_S``, one call after the other,
-evenly spread, so that the load is the same for both sides. What was heard is taken from the
-recordings when the calls are over: while they are up nothing is worked out beside them.
+The callers keep a schedule: each asks its question every ``SLOT_S``, evenly spread over the calls,
+so that the load is the same for both sides. The recordings are evaluated after the calls, so that
+this does not load the machine during them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from dev.speech.listen import speech_bounds, voiced_segments
 QUESTION = "What time do you open on Sunday?"
 ANSWER = "On Sunday we open from nine in the morning until late at night."
 TURNS = 3
-# The question takes 2.2 s, the answer 4.1 s; it is one clause, so that every side has it
-# synthesised in one piece.
+# The question takes 2.2 s, the answer 4.1 s. The answer is one clause, so that both sides have
+# it synthesised in one piece.
 SLOT_S = 8.5
 WORKER = "worker"
 _BESIDE = ("livekit-server", "bridge", "gateway", "providers")
 _AT_ONCE = 3  # calls being set up: as many as there are idle processes
-# After the last call is up: the jitter buffers, which grew meanwhile, shrink again.
+# After the last call is set up, for the jitter buffers to shrink again.
 _SETTLE_S = 5.0
 _STEADY_S = 1.5
 _WAIT_S = 60.0
@@ -43,7 +43,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """``took_ms``: until the agent was heard; None: it never was. ``hole_ms``: in its answer."""
+    """``took_ms``: until the agent was heard, or None. ``hole_ms``: the longest in its answer."""
 
     took_ms: float | None
     hole_ms: float
@@ -51,7 +51,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """``cores``: that each component kept busy while all calls talked, by name."""
+    """``cores``: the cores that each component kept busy while all calls talked."""
 
     calls: int
     turns: list[Turn]
@@ -59,7 +59,7 @@ class Held:
     pss_before_mib: float
     pss_mib: float
     late_ms: list[float]
-    """How late the simulated providers were, an answer each."""
+    """How late each answer of the simulated providers was."""
 
     @property
     def took_ms(self) -> list[float]:
@@ -75,20 +75,20 @@ class Held:
 
     @property
     def cpu_a_call(self) -> float:
-        """Of the worker, in % of a core."""
+        """The worker's CPU per call, in % of a core."""
         return 100 * self.cores[WORKER] / self.calls
 
     @property
     def pss_a_call_mib(self) -> float:
-        """What the calls added: the idle processes are there before and after."""
+        """The memory that each call added: idle processes are in both values."""
         return (self.pss_mib - self.pss_before_mib) / self.calls
 
 
 class Line:
-    """The one phone that all calls go to, with what else is counted beside a side's worker."""
+    """The phone of all calls, and the components whose CPU is counted besides the worker's."""
 
     def __init__(self, rig: Rig, answer: Pcm) -> None:
-        """``answer``: what is synthesised for the agents to say, 8 kHz."""
+        """``answer``: the synthesised answer of the agents, 8 kHz."""
         self._stack = rig.stack
         self._phone = rig.phone
         self._components = {name: running(rig.stack.components[name].pid) for name in _BESIDE}
@@ -96,9 +96,9 @@ class Line:
         self._logged = 0
 
     async def hold(self, side: Side, calls: int) -> Held:
-        """So many calls at once, ``TURNS`` turns each.
+        """Hold ``calls`` calls at once, with ``TURNS`` turns each.
 
-        Raises TimeoutError when they do not come up, or do not end.
+        Raise TimeoutError if they are not answered or do not end in time.
         """
         idle = await _steady(side.pid)
         before = await asyncio.to_thread(pss_mib, side.pid)
@@ -133,7 +133,7 @@ class Line:
     async def _talk(
         self, side: Side, calls: Sequence[PhoneCall]
     ) -> tuple[list[list[Span]], dict[str, float]]:
-        """Where in each call its questions lie, and the cores that were busy."""
+        """Ask the questions; return their positions in each call, and the busy cores."""
         loop = asyncio.get_running_loop()
         begin = loop.time()
         components = {**self._components, WORKER: side.pid}
@@ -150,7 +150,7 @@ class Line:
                 tasks.create_task(talk(call, begin + number * SLOT_S / len(calls)))
                 for number, call in enumerate(calls)
             ]
-            # From where all have begun to where the first is done.
+            # From when all calls have begun to talk until the first one has finished.
             await asyncio.sleep(SLOT_S)
             start = await asyncio.to_thread(Snapshot.take, components)
             await asyncio.sleep(begin + TURNS * SLOT_S - loop.time())
@@ -159,16 +159,16 @@ class Line:
         return [talk.result() for talk in talks], start.cores(end)
 
     async def _late(self) -> list[float]:
-        """How late the simulated providers were since this was asked last, ms each."""
+        """Return how late each provider answer since the last call of this method was, in ms."""
         entries = await self._stack.provider_log(self._logged)
         self._logged = max((entry["seq"] for entry in entries), default=self._logged)
         return [entry["late_ms"] for entry in entries if "late_ms" in entry]
 
 
 async def _steady(pid: int, *, at_least: int = 0, at_most: int = sys.maxsize) -> int:
-    """Wait until no process of the tree comes or goes for a while; how many there are.
+    """Wait until the number of processes in the tree is stable for a while; return it.
 
-    Raises TimeoutError.
+    Raise TimeoutError.
     """
     async with asyncio.timeout(_WAIT_S):
         count, since = 0, time.monotonic()
@@ -197,7 +197,7 @@ def _heard(
 
 
 def _turn(heard: Pcm, answer: Pcm) -> Turn:
-    """``heard``: from the end of the question to the next one."""
+    """Measure a turn. ``heard``: the audio from the end of its question to the next question."""
     speech = voiced_segments(heard, SAMPLE_RATE)
     if not speech:
         return Turn(None, 0.0)

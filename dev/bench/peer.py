@@ -17,7 +17,7 @@ _READY_WITHIN_S = 60.0
 
 @contextlib.asynccontextmanager
 async def bare_worker(stack: Stack) -> AsyncIterator[ManagedProcess]:
-    """Registered with the stack's LiveKit server. Raises ProcessFailed when it does not come up."""
+    """Run the bare worker, registered with the stack's LiveKit server. Raise ProcessFailed."""
     env = inherited_environment(without=list(Settings.model_fields))
     env |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **as_variables(stack.settings)}
     process = ManagedProcess(

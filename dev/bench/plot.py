@@ -1,4 +1,4 @@
-"""A benchmark's picture, as SVG: lines over two axes."""
+"""A benchmark's plot as an SVG."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Line = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """``lines``: points by name, in the order of their x."""
+    """``lines``: by name, points in the order of their x."""
 
     x: str
     y: str
     lines: Mapping[str, Line]
 
     def save(self, path: Path, title: str) -> None:
-        # The same picture for the same numbers: no date, no random ids.
+        # No date and no random ids, so that the same numbers give the same file.
         with matplotlib.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none"}):
             figure = Figure(figsize=(7.0, 3.5), layout="constrained")
             axes = figure.subplots()
@@ -34,7 +34,7 @@ class Plot:
 
 
 def shares(samples: Mapping[str, Sequence[float]]) -> Plot:
-    """What share of each series is done by when (ms)."""
+    """Return a plot of the cumulative share of each series over time (ms)."""
     return Plot(
         "ms", "share", {name: _cumulative(values) for name, values in samples.items() if values}
     )

@@ -1,4 +1,4 @@
-"""Numbers as tables: docs/benchmarks.md, with a JSON file and a plot for each benchmark."""
+"""The report: docs/benchmarks.md, with a JSON file and a plot for each benchmark."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ PACKAGES = ("aiohttp", "livekit", "livekit-api", "livekit-agents", "sqlalchemy",
 _HEAD = """\
 # Benchmarks
 
-Written by `make bench`, or a section at a time by the command it names. Both sides of a \
-comparison run in alternation in one run: what counts is the ratio, not the milliseconds of a \
-particular machine. Times of calls are taken from the audio at the caller's ear (RTP at the \
-phone), not from our own logs; the providers are simulated with fixed delays.
+`make bench` writes this file; the command in each section writes that section alone. Both sides \
+of a comparison alternate in one run: compare the ratios, not the milliseconds, which depend on \
+the machine. Call times are measured in the audio at the phone (RTP), not taken from our own logs. \
+The providers are simulated with fixed delays.
 
 - **Answer**: inbound, from the phone's INVITE to the 200, and to the first voiced frame that \
 it hears; outbound, from the phone's 200 to the first voiced frame that it hears. A first word is \
-heard whole when it begins with that frame, and 80 % of its pieces (60 ms) correlate with the \
+heard whole if it begins with that frame, and 80 % of its pieces (60 ms) correlate with the \
 voice's own samples, in their places.
 - **Turn**: from the end of the caller's last voiced frame to the agent's first voiced frame, \
 both at the phone.
-- **Floor**: what the providers and the endpointing take as configured: endpointing 200 + STT's \
+- **Floor**: the configured delays of the endpointing and the providers: endpointing 200 + STT's \
 final 0 + LLM's first token 250 + TTS's first byte 90 = 540 ms.
 - **Path**: the round trip of an echo over the same legs, in the same run.
 - **Overhead**: turn - floor - path.
 - **CI**: the 95 % confidence interval of the median (bootstrap, 2,000 draws). A ratio is the \
-median of the rounds' ratios, with the least and the greatest of them.
+median of the rounds' ratios, with their minimum and maximum.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One benchmark's part of the report.
+    """One benchmark's section of the report.
 
-    ``notes``: what a reader must know to judge it. ``samples``: what was measured, by series,
-    in the order of measuring, each in the unit that its name tells (ms without one); ``plot``
-    shows them, or, if None, what share of each series was done by when. ``failures``: what must
-    not be, however fast the machine is; with any the run's exit code is 1.
+    ``notes`` explain the table. ``samples``: the measurements by series, in their order, in the
+    unit that the series' name gives (by default ms). ``plot`` shows them; if it is None, the plot
+    is their cumulative share over time. ``failures``: errors that do not depend on the machine's
+    speed; if there are any, the exit code of the run is 1.
     """
 
     title: str
@@ -60,11 +60,11 @@ class Section:
 
     @property
     def name(self) -> str:
-        """As on the command line, where options may follow it."""
+        """The name on the command line, without the options after it."""
         return self.command.partition("dev.bench ")[2].partition(" ")[0]
 
     def markdown(self, on: str) -> str:
-        """``on``: the day and the machine."""
+        """Return the section's text. ``on``: the day and the machine."""
         head = [
             f"## {self.title}",
             "",
@@ -85,7 +85,7 @@ class Section:
         return "\n".join([*head, *body, *notes, *(shown if self.samples else []), ""])
 
     def save(self, directory: Path, on: str) -> None:
-        """The samples as JSON, and the plot, into a directory of the report's own."""
+        """Write the samples (JSON) and the plot into ``directory``."""
         if not self.samples:
             return
         directory.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ class Section:
 
 
 def machine() -> str:
-    """The day, and what it ran on, without naming the machine."""
+    """Return the day and the machine's hardware and software, without its name."""
     cores = os.cpu_count()
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     load = os.getloadavg()[0]
@@ -121,7 +121,7 @@ def versions() -> dict[str, str]:
 
 
 def document(sections: Sequence[str]) -> str:
-    """The whole report."""
+    """Return the whole report."""
     return "\n".join(
         [
             _HEAD,
@@ -133,7 +133,7 @@ def document(sections: Sequence[str]) -> str:
 
 
 def merged(old: str, new: Sequence[str]) -> list[str]:
-    """The sections of a report with the new ones in the place of those with the same title."""
+    """Return a report's sections, with new ones in place of those with the same title."""
     kept = {_title(text): text for text in _sections(old)}
     return list((kept | {_title(text): text for text in new}).values())
 

@@ -1,4 +1,4 @@
-"""What benchmarks of both workers share: fixed delays of providers, a stack, a phone, the path."""
+"""Shared by benchmarks of both workers: the providers' delays, a stack, a phone, the path."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from dev.standins.echo import Echo, measure_rtt
 ENDPOINTING_MS: Final = 200
 STT_FINAL_MS, LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS = 0.0, 250.0, 90.0
 FLOOR_MS: Final = ENDPOINTING_MS + STT_FINAL_MS + LLM_FIRST_TOKEN_MS + TTS_FIRST_BYTE_MS
-"""What a turn takes in any case."""
+"""The part of every turn that the configured delays take."""
 IDLE_PROCESSES: Final = 3
 AGENT: Final = hosted(GREETING, systemPrompt=INSTRUCTIONS)
-"""Ours, as the bare worker's."""
+"""Our agent, with the bare worker's greeting and instructions."""
 _ECHOES = 5
 _WAIT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """``http`` is of our gateway."""
+    """A stack, both sides and a phone. ``http`` is a session for our gateway."""
 
     stack: Stack
     http: aiohttp.ClientSession
@@ -48,7 +48,7 @@ class Rig:
     bare: Side
 
     async def echo(self, room: str) -> list[float]:
-        """The path: round trips over the same SIP service, ms."""
+        """Measure the path: return round trips through the same SIP service, ms."""
         settings = self.stack.settings
         assert settings.livekit_api_key is not None and settings.livekit_api_secret is not None
         secret = settings.livekit_api_secret.get_secret_value()
@@ -72,8 +72,8 @@ class Rig:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Our stack and a bare worker at its LiveKit, and a phone. ``http`` is of our gateway;
-    phones call ``sip_address``."""
+    """Our stack, a bare worker on its LiveKit server, and a phone. ``http`` is a session for our
+    gateway; phones call ``sip_address``."""
 
     stack: Stack
     sip_address: str
@@ -87,8 +87,8 @@ class Pair:
 async def pair(
     settings: Settings, values: Mapping[str, Any], *, token: str = "", livekit_sip: str = ""
 ) -> AsyncIterator[Pair]:
-    """``values``: further settings; ``token``: for our gateway; ``livekit_sip``: its path, in
-    place of the bridge."""
+    """Run a pair. ``values``: further settings; ``token``: for our gateway; ``livekit_sip``: its
+    path, to use it instead of the bridge."""
     values = {"worker_idle_processes": IDLE_PROCESSES, **values}
     options = StackOptions(settings=settings, values=values)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -110,8 +110,8 @@ async def both_workers(
     *,
     livekit_sip: str = "",
 ) -> AsyncIterator[Rig]:
-    """A stack with both workers and a phone that both call. ``replies``: what callers say, and
-    what the LLM answers; ``values`` and ``livekit_sip`` as in ``pair``."""
+    """Run a stack with both workers, and a phone that both call. ``replies``: the callers' lines
+    with the LLM's answers; ``values`` and ``livekit_sip`` as in ``pair``."""
     with tempfile.TemporaryDirectory() as agents:
         (Path(agents) / "bench.yaml").write_text(yaml.safe_dump(AGENT))
         all_values = {

@@ -1,6 +1,6 @@
-"""Runs benchmarks one after the other, shows how far they are, and writes the report.
+"""Runs benchmarks in turn, shows their progress, and writes the report.
 
-Each one is written as soon as it is measured: what a later one loses costs no earlier one.
+Each result is written as soon as it is measured, so that a later failure does not lose it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def run(
     soak_minutes: float = soak.MINUTES,
     into_report: bool = True,
 ) -> int:
-    """All of them, or the named ones: printed, and put into the report; 1 if any has failed."""
+    """Run, print and report all benchmarks or the named ones; return 1 if any has failed."""
     console = Console()
     failed = False
     benchmarks = BENCHMARKS | {"soak": partial(soak.measure, minutes=soak_minutes)}

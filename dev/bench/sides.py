@@ -1,4 +1,4 @@
-"""The two that are compared: how each has the phone called, and its process."""
+"""The two sides of a comparison: how each places a call, and its worker's process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dev.peers.bare_worker import AGENT_NAME
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """``place``: have the phone called from a room of that name; returns the id of the call's
-    record, empty where there is none. ``pid``: the worker's."""
+    """``place``: call the phone from a room with that name, and return the id of the call's
+    record (empty if there is none). ``pid``: the worker's process id."""
 
     name: str
     pid: int
@@ -27,8 +27,8 @@ class Side:
 
 
 def ours(http: aiohttp.ClientSession, pid: int, phone: str, **changes: str) -> Side:
-    """``http``: of the gateway; ``phone``: ``host:port``; ``changes``: of the request, which
-    without an agent needs a default one."""
+    """Return our side. ``http``: a session for the gateway; ``phone``: ``host:port``;
+    ``changes``: fields of the request; without ``agent`` there must be a default agent."""
 
     async def place(room: str) -> str:
         body = sip_call(room, sip={"outbound_address": phone}, **changes)
@@ -38,7 +38,7 @@ def ours(http: aiohttp.ClientSession, pid: int, phone: str, **changes: str) -> S
 
 
 def bare(livekit: LiveKitAPI, pid: int, phone: str, caller: str = FROM) -> Side:
-    """As LiveKit's example does: the dispatched agent dials the phone itself."""
+    """Return the bare side: as in LiveKit's example, the dispatched agent dials the phone."""
     metadata = json.dumps({"address": phone, "to": TO, "from": caller})
 
     async def place(room: str) -> str:
@@ -52,7 +52,7 @@ def bare(livekit: LiveKitAPI, pid: int, phone: str, caller: str = FROM) -> Side:
 def dial(
     phone: str, room: str, *, called: str = TO, identity: str = "phone"
 ) -> CreateSIPParticipantRequest:
-    """The phone, into a room, with no agent."""
+    """Return a request that dials the phone into a room, without an agent."""
     return CreateSIPParticipantRequest(
         trunk=SIPOutboundConfig(hostname=phone),
         sip_call_to=called,

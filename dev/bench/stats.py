@@ -1,4 +1,4 @@
-"""The few statistics that the benchmarks use."""
+"""The statistics of the benchmarks."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import numpy as np
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Nearest rank; ``share`` from 0 to 1."""
+    """Return a percentile (nearest rank); ``share`` is from 0 to 1."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % confidence interval of the median, by bootstrap (2,000 draws)."""
+    """Return the 95 % confidence interval of the median, by bootstrap (2,000 draws)."""
     draws = np.random.default_rng(1).choice(np.asarray(values), (2000, len(values)))
     low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """The median of the rounds' ratios, and the span of all of them."""
+    """Return the median of the rounds' ratios, with their minimum and maximum."""
     ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
     return f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
 SUMMARY = ("p50 (95 % CI)", "p95", "p99", "max")
-"""The columns that ``summary`` fills."""
+"""The columns of ``summary``."""
 
 
 def summary(values: Sequence[float]) -> tuple[str, str, str, str]:
-    """Of times in ms."""
+    """Summarise times in ms."""
     low, high = interval(values)
     return (
         f"{median(values):.0f} ms ({low:.0f}–{high:.0f})",

@@ -1,11 +1,10 @@
-"""A caller's turn, measured at the phone: ours beside a bare livekit-agents worker.
+"""A caller's turn, measured at the phone: our worker and a bare livekit-agents worker.
 
-**Turn**: from the end of the caller's last voiced frame to the agent's first. **Floor**: what the
-simulated providers and the configured endpointing take in any case. **Path**: the round trip of an
+**Turn**: from the end of the caller's last voiced frame to the agent's first. **Floor**: the
+configured delays of the simulated providers and the endpointing. **Path**: the round trip of an
 echo over the same legs, in the same run. **Overhead**: turn - floor - path. Both sides use the
 same SIP service (the bridge, then livekit-sip if there is one), providers, delays and endpointing;
-calls alternate, ours and theirs. A turn in which a simulated provider was late by more than 3 ms
-is left out.
+their calls alternate. A turn in which a simulated provider was more than 3 ms late is left out.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ Step = Callable[[int, int], None]
 
 @dataclass
 class Taken:
-    """What one side's calls took, ms; ``turns`` by round."""
+    """The times of one side's calls, ms; ``turns`` by round."""
 
     name: str
     turns: list[list[float]] = field(default_factory=list)
@@ -67,7 +66,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Service:
-    """What was measured through one SIP service. ``checked``: ours, record and wire."""
+    """The measurements through one SIP service. ``checked``: our turns, record and wire."""
 
     ours: Taken
     bare: Taken
@@ -109,14 +108,14 @@ async def _through(rig: Rig, service: str, rounds: int, tick: Callable[[], None]
 
 
 class _Bench:
-    """Holds calls, and compares what was recorded of ours with what the phone heard."""
+    """Holds calls, and compares the records of ours with the phone's measurements."""
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
-        self._wire: dict[str, list[float]] = {}  # our calls' turns as the phone heard them (ms)
+        self._wire: dict[str, list[float]] = {}  # our calls' turns measured at the phone (ms)
 
     async def hold(self, side: Side, into: Taken, *, turns: int) -> None:
-        """One call: the greeting, the turns, one interruption."""
+        """Hold one call: the greeting, the turns, one interruption."""
         call_id = await side.place(new_id("turns"))
         call = await self._rig.phone.next_call(_WAIT_S)
         await call.answered(_WAIT_S)
@@ -140,7 +139,7 @@ class _Bench:
         await call.ended(_WAIT_S)
 
     async def checked(self) -> list[Checked]:
-        """Every turn of our calls: the record beside the wire."""
+        """Return every turn of our calls, from the record and from the wire."""
         found = []
         for call_id, wire_ms in self._wire.items():
             async with self._rig.http.get(f"/v1/calls/{call_id}") as response:
@@ -151,7 +150,7 @@ class _Bench:
         return max((entry["seq"] for entry in await self._rig.stack.provider_log()), default=0)
 
     async def _latest_delay(self, since: int) -> float:
-        """How late a simulated provider was at most since then, ms; of a voice, its first byte."""
+        """Return the latest provider answer since then, ms; for a voice, its first byte."""
         return max(
             (
                 entry.get("first_byte_late_ms", entry.get("late_ms", 0.0))
@@ -162,10 +161,10 @@ class _Bench:
 
 
 async def _interrupt(call: PhoneCall) -> float:
-    """From the first voiced frame of an interruption to the agent's silence, ms."""
+    """Return the time from an interruption's first voiced frame to the agent's silence, ms."""
     await call.say(LONG_QUESTION)
     asked_ms = call.now_ms()
-    await asyncio.sleep(2.5)  # the answer is under way and takes over eight seconds
+    await asyncio.sleep(2.5)  # the answer has begun and takes over eight seconds
     span = await call.say(INTERRUPTION)
     cut = await call.listen(_WAIT_S, since_ms=asked_ms, end_silence_ms=300)
     return cut.end_ms - span.start_ms
@@ -197,9 +196,10 @@ def _section(services: list[Service]) -> Section:
             "Goals: turn p50 < 900 ms, overhead ≤ 120 ms, p95 - p50 ≤ 150 ms, barge-in p50 ≤ "
             "300 ms, 200 → first word p50 ≤ 250 ms.",
             "The bare worker is dev/peers/bare_worker.py: the same plugins, delays and "
-            "endpointing, Silero's VAD and all else at livekit-agents' defaults; its call is "
-            "dispatched and dialled by plain livekit-api requests, as in LiveKit's example.",
-            *([] if others else ["livekit-sip or its Redis was not there to measure through."]),
+            "endpointing, with Silero's VAD and everything else at livekit-agents' defaults. Its "
+            "call is dispatched and dialled by plain livekit-api requests, as in LiveKit's "
+            "example.",
+            *([] if others else ["Not measured with livekit-sip: it or Redis is missing."]),
         ],
     )
 

@@ -1,4 +1,4 @@
-"""What a component and everything that it started take of the machine."""
+"""The CPU and memory of a component and all its descendants."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PHONE, MACHINE = "phone", "machine"
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """CPU seconds until a moment, user and system, by component.
+    """CPU seconds (user and system) up to one moment, by component.
 
-    Beside those asked for: ``PHONE``, this process without its descendants, and ``MACHINE``, all
-    that runs on it, whoever started it.
+    It also has ``PHONE``, this process without its descendants, and ``MACHINE``, all processes of
+    the machine.
     """
 
     at: float  # time.monotonic()
@@ -28,7 +28,7 @@ class Snapshot:
 
     @classmethod
     def take(cls, components: Mapping[str, int]) -> Snapshot:
-        """``components``: process ids by name, each with all its descendants."""
+        """Take a snapshot. ``components``: process ids by name; their descendants count too."""
         own = psutil.Process().cpu_times()
         machine = psutil.cpu_times()
         busy = sum(machine) - machine.idle - machine.iowait
@@ -36,18 +36,18 @@ class Snapshot:
         return cls(time.monotonic(), {**spent, PHONE: own.user + own.system, MACHINE: busy})
 
     def cores(self, later: Snapshot) -> dict[str, float]:
-        """How many cores each kept busy from here until a later moment."""
+        """Return how many cores each component kept busy until a later snapshot."""
         seconds = later.at - self.at
         return {name: (later.cpu_s[name] - spent) / seconds for name, spent in self.cpu_s.items()}
 
 
 def processes(pid: int) -> int:
-    """How many it is: itself and all its descendants."""
+    """Return the number of processes: the process and all its descendants."""
     return len(_tree(pid))
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of those that run, in seconds; one that ends takes its time away."""
+    """Return user and system time of the running processes, in seconds; ended ones do not count."""
     total = 0.0
     for process in _tree(pid):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -57,7 +57,7 @@ def cpu_s(pid: int) -> float:
 
 
 def pss_mib(pid: int) -> float:
-    """Memory: what is private, and of what is shared the share (Linux), in MiB."""
+    """Return the PSS (private memory, and the share of shared memory; Linux), in MiB."""
     total = 0.0
     for process in _tree(pid):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,1 +1,1 @@
-"""The benchmark of the first word: from the answer to the agent's voice, beside a bare worker."""
+"""The benchmark of the answer and the first word, compared with a bare worker."""

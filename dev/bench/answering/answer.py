@@ -1,10 +1,10 @@
-"""How soon a caller hears the agent, measured at the phone: ours beside a bare LiveKit worker.
+"""How soon a caller hears the agent, at the phone: our worker and a bare LiveKit worker.
 
-Inbound: from our INVITE to the 200, and to the first voiced frame of the greeting. Outbound:
-from the phone's own 200 to the first voiced frame. A burst of calls at once, and its slowest. And
-inbound again right after a publish: the first call with a new version beside the tenth. Of every
-call: whether its greeting was heard from the beginning of its first word. What the sides are
-made of is in dev.bench.answering.rig.
+Inbound: from the phone's INVITE to the 200, and to the first voiced frame of the greeting.
+Outbound: from the phone's own 200 to the first voiced frame. Bursts: the slowest of several
+concurrent calls. After a publish: the first and the tenth inbound call with a new version. For
+every call it is checked that the greeting was heard from the beginning of its first word.
+dev.bench.answering.rig describes both sides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUNDS, PER_ROUND = 5, 5
 LIVEKIT_SIP_ROUNDS = 2
 BURST, BURSTS, LIVEKIT_SIP_BURSTS = 12, 5, 2
 PUBLISHES, FILLERS = 5, 8
-# Outbound calls beyond the measured ones, several at once, to have heard 100 first words.
+# Outbound calls beyond the measured ones, several at once, for 100 first words in total.
 FURTHER, AT_ONCE = 66, 3
 WARM = 2
 
@@ -60,7 +60,7 @@ async def measure(settings: Settings, step: Step) -> Section:
 
 
 async def _alternate(rig: Rig, results: Results, rounds: int, tick: Tick) -> None:
-    """One call at a time, the sides in turn."""
+    """Hold one call at a time, the sides in turn."""
     for _ in range(WARM):
         for side in SIDES:
             await rig.inbound(side)
@@ -70,7 +70,7 @@ async def _alternate(rig: Rig, results: Results, rounds: int, tick: Tick) -> Non
             for side in SIDES:
                 calls[side].append([])
             for number in range(PER_ROUND):
-                # Who goes first alternates too.
+                # The first side alternates too.
                 for side in SIDES if number % 2 else SIDES[::-1]:
                     await rig.idle()
                     calls[side][-1] += await _at_once(call, side, 1, results)
@@ -106,7 +106,7 @@ async def _publishes(rig: Rig, results: Results, tick: Tick) -> None:
 
 
 async def _at_once(call: Call, side: Side, count: int, results: Results) -> list[Heard]:
-    """The calls that were heard; the others are counted: too many at once lose some."""
+    """Hold calls at once; return those that were heard, and count the lost ones."""
     heard = list[Heard]()
 
     async def one() -> None:
@@ -123,24 +123,25 @@ async def _at_once(call: Call, side: Side, count: int, results: Results) -> list
 
 def _notes(livekit_sip: bool) -> list[str]:
     notes = [
-        f"{ROUNDS} rounds of {PER_ROUND} calls a side ({LIVEKIT_SIP_ROUNDS} with livekit-sip), one "
-        f"at a time in alternation, {BURSTS} ({LIVEKIT_SIP_BURSTS}) bursts a side, {PUBLISHES} "
-        "publishes. Each call "
-        f"waits until both workers have their {IDLE_PROCESSES} idle job processes again; after a "
-        f"publish only the first and the tenth do. The called phone rings for {RINGING_S} s. The "
-        f"TTS gives its first byte after {TTS_FIRST_BYTE_MS:.0f} ms. The phone, the providers, "
-        "LiveKit, gateway and both workers share the machine.",
-        "Ours has authentication, a tenant's number and the stored record (SQLite) in the path. "
+        f"{ROUNDS} rounds of {PER_ROUND} calls per side ({LIVEKIT_SIP_ROUNDS} with livekit-sip), "
+        f"one at a time in alternation, {BURSTS} ({LIVEKIT_SIP_BURSTS}) bursts per side, "
+        f"{PUBLISHES} publishes. Before each call both workers must have their {IDLE_PROCESSES} "
+        "idle job processes again; after a publish this holds for the first and the tenth call "
+        f"only. The called phone rings for {RINGING_S} s. The TTS sends its first byte after "
+        f"{TTS_FIRST_BYTE_MS:.0f} ms. The phone, the providers, LiveKit, the gateway and both "
+        "workers share the machine.",
+        "Our side includes authentication, a tenant's number and the stored record (SQLite). "
         "The bare worker is dev/peers/bare_worker.py, with an inbound trunk and an individual "
         "dispatch rule at the same SIP service and no gateway; outbound it is dispatched to a new "
         "room and dials when its session has started. Ratio: median (min–max) of the rounds' "
         "ratios.",
-        f"First words are counted in all calls, and for ours in {FURTHER} more outbound, {AT_ONCE} "
-        "at once, and in those between the publishes.",
+        f"First words are counted in all calls; on our side also in {FURTHER} more outbound calls, "
+        f"{AT_ONCE} at once, and in the calls between the publishes.",
         "Goals: INVITE → 200 no later than the bare worker; INVITE → first word p50 < 800 ms and "
-        "≤ 0.85 times the bare worker's; 200 → first word p50 ≤ 250 ms; a burst's slowest ≤ 2 "
-        "times a single one; the first call after a publish no slower than the tenth (medians).",
+        "≤ 0.85 times the bare worker's; 200 → first word p50 ≤ 250 ms; the slowest call of a "
+        "burst ≤ 2 times a single one; the first call after a publish no slower than the tenth "
+        "(medians).",
     ]
     if not livekit_sip:
-        notes.append("livekit-sip or its Redis was not there to compare with.")
+        notes.append("Not compared with livekit-sip: it or Redis is missing.")
     return notes

@@ -1,4 +1,4 @@
-"""What the answer benchmark says of the calls that it has held."""
+"""The report of the answer benchmark."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _by_side() -> BySide:
 
 @dataclass
 class Results:
-    """What one SIP service gave. ``first`` and ``tenth``: calls after a publish, ours."""
+    """The calls through one SIP service. ``first`` and ``tenth``: our calls after a publish."""
 
     service: str
     inbound: BySide = field(default_factory=_by_side)
@@ -32,9 +32,9 @@ class Results:
     first: list[Heard] = field(default_factory=list)
     tenth: list[Heard] = field(default_factory=list)
     others: dict[str, list[Heard]] = field(default_factory=lambda: {"in": [], "out": []})
-    """Ours that count for the first word only."""
+    """Our calls that count for the first word only."""
     lost: dict[Side, list[str]] = field(default_factory=lambda: {side: [] for side in SIDES})
-    """Why calls were not heard."""
+    """The causes of lost calls."""
 
 
 def _answered(call: Heard) -> float:
@@ -46,7 +46,7 @@ def _word(call: Heard) -> float:
 
 
 def section(found: Sequence[Results], notes: Sequence[str]) -> Section:
-    """``notes``: how it was measured."""
+    """Return the section. ``notes``: how it was measured."""
     rows: list[tuple[str, ...]] = []
     samples: dict[str, list[float]] = {}
 
@@ -92,7 +92,10 @@ def section(found: Sequence[Results], notes: Sequence[str]) -> Section:
 
 def _bursts(found: Sequence[Results]) -> str:
     services = "; ".join(f"{one.service} {_burst_factors(one)}" for one in found)
-    return f"A burst's slowest call against a single one, INVITE → first word, medians: {services}."
+    return (
+        "The slowest call of a burst compared with a single call, INVITE → first word, medians: "
+        f"{services}."
+    )
 
 
 def _burst_factors(results: Results) -> str:
@@ -105,7 +108,7 @@ def _burst_factors(results: Results) -> str:
 
 
 def _first_words(found: Sequence[Results]) -> str:
-    """Of how many calls the first word was heard whole."""
+    """Return in how many calls the first word was heard whole."""
 
     def share(calls: list[Heard]) -> str:
         whole = sum(call.word is not None and call.word.whole for call in calls)
@@ -120,12 +123,12 @@ def _first_words(found: Sequence[Results]) -> str:
                 inbound += one.first + one.tenth + one.others["in"]
                 outbound += one.others["out"]
         return (
-            f"{NAMES[side]} outbound {share(outbound)}, inbound {share(inbound)}, in the bursts "
+            f"{NAMES[side]} outbound {share(outbound)}, inbound {share(inbound)}, in bursts "
             f"{share(bursts)}"
         )
 
     return (
-        f"First word heard whole, from its beginning and nothing before it: {all_of('ours')}; "
+        f"First word heard whole, from its beginning, with nothing before it: {all_of('ours')}; "
         f"{all_of('bare')}."
     )
 
@@ -137,7 +140,7 @@ def _lost(found: Sequence[Results]) -> str:
         return f"{NAMES[side]} {causes.total()}{f' ({listed})' if listed else ''}"
 
     return (
-        "Calls lost (refused, cut off, or without a word for 20 s; they are in no figure): "
+        "Calls lost (refused, cut off, or silent for 20 s; they are not in the other figures): "
         f"{of('ours')}; {of('bare')}."
     )
 

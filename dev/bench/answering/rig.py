@@ -1,9 +1,9 @@
-"""Both sides of the answer benchmark at one LiveKit: our stack, and a bare worker with rules.
+"""Both sides of the answer benchmark: our stack, and a bare worker on its LiveKit server.
 
-Ours answers a tenant's number, with authentication on and a store (SQLite) in the path. The bare
-side is what LiveKit's documentation has for telephony: an inbound trunk and a dispatch rule that
+Our side answers a tenant's number, with authentication and a store (SQLite). The bare side is
+what LiveKit's documentation describes for telephony: inbound, a trunk and a dispatch rule that
 names the agent, made by plain livekit-api requests; outbound, a room with a dispatch, whose agent
-dials. Both are in the same SIP service, LiveKit server and providers.
+dials. Both sides use the same SIP service, LiveKit server and providers.
 """
 
 from __future__ import annotations
@@ -51,26 +51,26 @@ from dev.stack import Stack
 
 Side = Literal["ours", "bare"]
 SIDES: Final[tuple[Side, Side]] = ("ours", "bare")
-# A person takes longer to pick up; an agent has got to be ready by then.
+# A person takes longer to answer; the agent must be ready by then.
 RINGING_S: Final = 1.5
 _NUMBERS: Final[dict[Side, str]] = {"ours": "+15105550199", "bare": "+15105550198"}
 _CALLER: Final = "+15105550123"
 _WAIT_S: Final = 20.0
 _IDLE_WITHIN_S: Final = 60.0
-# For the processes of calls just ended to be gone.
+# For the processes of the last calls to end.
 _QUIET_S: Final = 0.3
-# What a call that went wrong has begun ends by then.
+# For the remains of a failed call to end.
 _LOST_QUIET_S: Final = 5.0
-# Beyond the word, for its end to have come.
+# After the word's duration, for its end to arrive.
 _HEAR_OUT_S: Final = 0.2
-# livekit-agents: LiveKit gave the job to nobody, or to another worker, after all.
+# livekit-agents' log line if LiveKit assigned the job to no worker or to another one.
 _NOT_ASSIGNED: Final = re.compile(r"assignment for job \S+ timed out")
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One call, ms. ``answered_ms``: INVITE → 200, 0 for outbound; ``word_ms``: to the first
-    voiced frame, from the INVITE or, outbound, from the 200."""
+    """One call, ms. ``answered_ms``: INVITE → 200, 0 for outbound; ``word_ms``: from the INVITE
+    (outbound: from the 200) to the first voiced frame."""
 
     answered_ms: float
     word_ms: float
@@ -78,7 +78,7 @@ class Heard:
 
 
 class CallLost(Exception):
-    """The caller was refused, cut off, or left without a first word for 20 s."""
+    """The call was refused, cut off, or silent for 20 s."""
 
 
 class Rig:
@@ -106,7 +106,7 @@ class Rig:
     @classmethod
     @contextlib.asynccontextmanager
     async def run(cls, settings: Settings, *, livekit_sip: str = "") -> AsyncIterator[Rig]:
-        """With the bridge, or the livekit-sip at that path."""
+        """Run a rig with the bridge, or with the livekit-sip at that path."""
         secret = secrets.token_hex(16)
         values = {
             "worker_max_calls": 100,  # the bare worker has no limit
@@ -125,22 +125,22 @@ class Rig:
             yield cls(both, await answering(both.http, _NUMBERS["ours"], AGENT))
 
     async def publish(self, greeting: str) -> None:
-        """A new version of our agent."""
+        """Publish a new version of our agent."""
         path = f"/v1/agents/{self._agent_id}"
         async with self._http.patch(path, json={"beginMessage": greeting}) as response:
             response.raise_for_status()
         self._greetings["ours"] = FirstWord(greeting)
 
     async def idle(self) -> None:
-        """Wait until both workers have all their idle processes again, so that no call pays for
-        the one before. Raises ProcessFailed."""
+        """Wait until both workers have all their idle processes again, so that no call is slowed
+        down by the one before. Raise ProcessFailed."""
         for side in SIDES:
             probe = partial(self._is_idle, side)
             await self._workers[side].wait_ready(probe, timeout_s=_IDLE_WITHIN_S)
         await asyncio.sleep(_QUIET_S)
 
     async def inbound(self, side: Side) -> Heard:
-        """Dial the side's number, hear the first word, hang up. Raises CallLost."""
+        """Dial the side's number, hear the first word, hang up. Raise CallLost."""
         invited = time.monotonic()
         uri = f"sip:{_NUMBERS[side]}@{self._sip_address}"
         call = await self._phone.dial(uri, caller=_CALLER)
@@ -151,7 +151,7 @@ class Rig:
         return Heard(answered_ms, answered_ms + word_ms, word)
 
     async def outbound(self, side: Side) -> Heard:
-        """Be called by the side, answer, hear the first word, hang up. Raises CallLost."""
+        """Have the side call the phone, answer, hear the first word, hang up. Raise CallLost."""
         self._rooms += 1
         await self._place[side](f"bench-{self._rooms}")
         async with _unless_lost():
@@ -161,7 +161,7 @@ class Rig:
             return Heard(0.0, *await self._first_word(side, call))
 
     async def _first_word(self, side: Side, call: PhoneCall) -> tuple[float, Found | None]:
-        """When it began, ms since the answer, and what of it was heard; hangs up then."""
+        """Hear the first word and hang up; return its start (ms since the answer) and the match."""
         word = self._greetings[side]
         heard_ms = await call.speech_begins(_WAIT_S)
         await asyncio.sleep(word.duration_s + _HEAR_OUT_S)
@@ -171,13 +171,13 @@ class Rig:
 
     async def _is_idle(self, side: Side) -> bool:
         log = self._workers[side].log_text()
-        # Each taken process is replaced. A job that came too late for its dispatch takes none.
+        # Each used process is replaced. A job that was not assigned uses none.
         taken = log.count("received job request") - len(_NOT_ASSIGNED.findall(log))
         return log.count("process initialized") >= taken + IDLE_PROCESSES
 
 
 async def _answer_bare(stack: Stack) -> None:
-    """The trunk and the rule of the bare worker's number."""
+    """Create the trunk and the dispatch rule of the bare worker's number."""
     async with stack.sip_api() as sip:
         trunk = await sip.sip.create_inbound_trunk(
             CreateSIPInboundTrunkRequest(

@@ -1,1 +1,1 @@
-"""The soak: calls for minutes or hours, and what grew meanwhile."""
+"""The soak: calls for minutes or hours, and checks that nothing grows."""

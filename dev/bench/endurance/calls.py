@@ -1,4 +1,4 @@
-"""Calls of a few seconds, some at once, both ways, ended by each side in turn."""
+"""Short calls, several at once, inbound and outbound, ended by each side in turn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script, Too
 from dev.stack import Stack
 
 NUMBER, CALLER = "+15105550199", "+15105550123"
-# Short, so that there are many calls: what leaks, leaks by the call.
+# Short, so that there are many calls: leaks are per call.
 GREETING = "Hello."
 QUESTION, ANSWER = "What time do you open?", "We open at five."
 GOODBYE, FAREWELL = "Thank you, goodbye.", "Goodbye."
@@ -27,15 +27,15 @@ RINGING_S = 0.5
 _WAIT_S = 20.0
 _REQUESTS_AT_ONCE = 40
 _END_SILENCE_MS = 400.0
-# Between the first calls of a round: callers do not come in step.
+# Between the first calls of a round, so that the callers are not in step.
 _STAGGER_S = 0.7
-# After a call that went wrong: a fault that stays shall not be met thousands of times.
+# After a failed call, so that a permanent fault does not occur thousands of times.
 _PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A call that went as it should, ms. ``calls``: how many had begun before it."""
+    """A successful call, times in ms. ``calls``: how many calls had begun before it."""
 
     calls: int
     way: str
@@ -45,7 +45,7 @@ class Held:
 
 @dataclass(slots=True)
 class Load:
-    """An agent on a number, and phones that call it and are called by it."""
+    """An agent on a number, and phones that call it and that it calls."""
 
     stack: Stack
     http: aiohttp.ClientSession
@@ -74,8 +74,8 @@ class Load:
         return load
 
     async def _fill_pools(self) -> None:
-        """Have the gateway open all the database connections that it keeps: with few calls at a
-        time it would do so one by one, for minutes, and seem to leak files."""
+        """Make the gateway open all its database connections. With few concurrent calls it would
+        open them one by one over minutes, and seem to leak files."""
 
         async def ask() -> None:
             async with self.http.get("/v1/calls") as response:
@@ -86,9 +86,9 @@ class Load:
                 requests.create_task(ask())
 
     async def hold(self, at_once: int, seconds: float) -> None:
-        """Hold calls until the time is over; what has begun by then is ended in order.
+        """Hold calls until the time is over; calls that have begun by then end normally.
 
-        Phones of their own each time: what a phone keeps of its calls is not to grow either.
+        Each time the phones are new, so that the calls that a phone remembers do not grow.
         """
         until = time.monotonic() + seconds
         async with asyncio.TaskGroup() as lanes:
@@ -150,7 +150,8 @@ class Load:
         return Held(begun, "outbound", first_word_ms, (turn_ms,))
 
     async def _inbound(self, phone: Phone) -> tuple[PhoneCall, float, int]:
-        """A call whose greeting is over; from the INVITE to its first word, ms."""
+        """Dial, and wait until the greeting has ended; return the call, the time from the INVITE
+        to the first word in ms, and the number of calls before."""
         begun, invited = self.begun, time.monotonic()
         host = self.stack.settings.bridge_sip_listen
         call = await phone.dial(f"sip:{NUMBER}@{host}", caller=CALLER)
@@ -159,7 +160,8 @@ class Load:
         return call, 1000 * (call.media.zero - invited) + greeting.start_ms, begun
 
     async def _outbound(self, phone: Phone) -> tuple[PhoneCall, float, int, str]:
-        """A call whose greeting is over; from the phone's 200 to its first word, ms; its id."""
+        """Place a call, and wait until the greeting has ended; return the call, the time from the
+        phone's 200 to the first word in ms, the number of calls before, and the call's id."""
         begun = self.begun
         body = sip_call(
             f"soak-{begun}",
@@ -176,7 +178,7 @@ class Load:
 
 
 async def _turn(call: PhoneCall) -> float:
-    """Ask, hear the answer; from the end of the one to the beginning of the other, ms."""
+    """Ask, and return the time from the end of the question to the start of the answer, ms."""
     span = await call.say(QUESTION)
     heard = await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
     return heard.start_ms - span.end_ms

@@ -1,4 +1,4 @@
-"""What the parts of a stack hold: memory, file descriptors, threads, tasks, rooms, records."""
+"""Samples of a stack's resources: memory, file descriptors, threads, tasks, rooms, records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker.link.spool import leftovers
 OPEN_STATUSES = ("queued", "ringing", "in-progress")
 MISHAPS = ("busy", "no-answer", "failed", "canceled")
 FORK_SERVER = "fork server"
-"""The worker's child that its job processes, one for each call, are forked from."""
+"""The worker's child from which the job processes, one per call, are forked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Watch:
-    """Takes samples of a running stack. ``metrics``: where a component tells of itself."""
+    """Takes samples of a running stack. ``metrics``: the components' metrics URLs."""
 
     stack: Stack
     http: aiohttp.ClientSession
@@ -52,7 +52,7 @@ class Watch:
         return Sample(at_s, calls, values | await self.left())
 
     async def left(self) -> dict[str, float]:
-        """What there is none of, when no call is."""
+        """Return the counts that must be 0 when there is no call."""
         rooms = await self.livekit.room.list_rooms(ListRoomsRequest())
         async with self.http.get(f"{self.stack.bridge_url}/") as response:
             legs = (await response.json())["live_calls"]
@@ -65,7 +65,7 @@ class Watch:
         }
 
     async def mishaps(self) -> list[str]:
-        """What the records say of calls that ended in another way than by a hang-up."""
+        """Return the records of calls that did not end by a hang-up."""
         found = []
         for status in MISHAPS:
             async with self.http.get("/v1/calls", params={"status": status}) as response:
@@ -75,7 +75,7 @@ class Watch:
         return found
 
     async def records(self, status: str) -> int:
-        """How many calls there are with that status."""
+        """Return the number of calls with that status."""
         async with self.http.get("/v1/calls", params={"status": status, "limit": 1}) as response:
             response.raise_for_status()
             return int((await response.json())["total"])
@@ -87,11 +87,11 @@ class Watch:
         for family in text_string_to_metric_families(text):
             if family.name == "switchroom_asyncio_tasks":
                 return family.samples[0].value
-        raise LookupError(f"{url} does not tell of tasks")
+        raise LookupError(f"{url} has no metric of the tasks")
 
 
 def held_by(pids: Mapping[str, int]) -> dict[str, float]:
-    """What processes hold, by name; with the worker its fork server."""
+    """Return the resources of processes, and of the worker's fork server, by name."""
     processes = {name: psutil.Process(pid) for name, pid in pids.items()}
     values: dict[str, float] = {}
     if "worker" in processes:

@@ -1,9 +1,9 @@
-"""Calls for as long as one likes, and whether anything grows meanwhile.
+"""Holds calls for a given time, and checks that nothing grows.
 
-The time is cut into rounds. In each, calls are held, some at once; then all of them end, and when
-the stack has come to rest it is looked at: a file, a task or a room more than after the round
-before is a leak, as no call is there to need it. Memory is judged by its trend over these
-moments. The first rounds are not judged: caches fill and code is loaded then.
+The time is divided into rounds. In each, several calls are held at once; then all of them end,
+and a sample is taken once the stack is at rest. Without a call, more files, tasks or rooms than
+after earlier rounds are a leak. Memory is judged by its trend over these samples. The first rounds
+are not judged, as caches fill and code is loaded then.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MINUTES = 5.0
 ROUNDS, WARM_ROUNDS = 10, 2
 IDLE_PROCESSES = 3
 _SAMPLE_EVERY_S = 3.0
-# What the calls of a round take to end, and the stack to come to rest.
+# For the calls of a round to end, and the stack to come to rest.
 _REST_S = 8.0
 _LOOK_EVERY_S, _LOOKS_FOR_REST = 0.5, 80
 _LEAST_ROUND_S = 5.0
@@ -50,7 +50,7 @@ Step = Callable[[int, int], None]
 
 
 async def measure(settings: Settings, step: Step, minutes: float = MINUTES) -> Section:
-    """``minutes``: how long, from the first call to the end of the last."""
+    """Run the soak. ``minutes``: from the first call to the end of the last."""
     round_s = max(60 * minutes / ROUNDS - _REST_S, _LEAST_ROUND_S)
     busy: list[Sample] = []
     calm: list[Sample] = []
@@ -100,12 +100,12 @@ async def _round(load: Load, watch: Watch, seconds: float, busy: list[Sample]) -
 
 
 async def _at_rest(watch: Watch) -> None:
-    """Wait until nothing of a call is left; what is there after 40 s shows in the sample."""
+    """Wait until nothing is left of any call; after 40 s the sample shows what is."""
     for _ in range(_LOOKS_FOR_REST):
         if not any((await watch.left()).values()):
             break
         await asyncio.sleep(_LOOK_EVERY_S)
-    # Closed connections and ended job processes are given back a moment later.
+    # Closed connections and ended job processes are released a moment later.
     await asyncio.sleep(_SETTLE_S)
 
 
@@ -146,14 +146,13 @@ def _section(
         ),
         notes=[
             f"{load.begun} calls in {took_s / 60:.0f} minutes, {CALLS_AT_ONCE} at once, "
-            f"both ways, ended by the phone, the agent and the API in turn. {ROUNDS} rounds "
-            f"of calls; the samples are taken after each, when all calls are over; the first "
+            f"inbound and outbound, ended by the phone, the agent and the API in turn. {ROUNDS} "
+            "rounds of calls; a sample is taken after each, when all calls have ended; the first "
             f"{WARM_ROUNDS} rounds are not judged.",
             f"Growth over {PER_CALLS} calls: Theil-Sen slope over the calls that had begun. "
             "The job processes end with their calls; they are forked from the fork server. "
-            "A growth in numbers, a lost call, a record that is not as it should be, or memory "
-            "that grew beyond the limit within the run, and whose whole interval is beyond it, "
-            "makes the exit code 1.",
+            "The exit code is 1 if a count grows, if a call is lost, if a record is wrong, or if "
+            "memory grew beyond the limit within the run and its whole interval is beyond it.",
         ],
     )
 

@@ -1,4 +1,4 @@
-"""Whether something grows: a slope that a few odd points cannot bend."""
+"""The trend of a series: a slope that is robust against outliers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _Z = 1.96  # 95 %
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """By how much y grows for each unit of x, with the 95 % confidence interval."""
+    """The growth of y per unit of x, with the 95 % confidence interval."""
 
     slope: float
     low: float
     high: float
 
     def over(self, length: float) -> Trend:
-        """By how much y grows over that much of x."""
+        """Return the growth of y over that length of x."""
         return Trend(self.slope * length, self.low * length, self.high * length)
 
 
 def theil_sen(x: Sequence[float], y: Sequence[float]) -> Trend:
-    """The median of the slopes between all pairs of points; its interval after Sen (1968).
+    """Return the median slope between all pairs of points, with its interval after Sen (1968).
 
-    Raises ValueError when no two points differ in x.
+    Raise ValueError if no two points differ in x.
     """
     first, second = np.triu_indices(len(x), 1)
     xs, ys = np.asarray(x, float), np.asarray(y, float)
@@ -37,7 +37,7 @@ def theil_sen(x: Sequence[float], y: Sequence[float]) -> Trend:
     if not len(slopes):
         raise ValueError("a trend needs two points that differ in x")
     n = len(x)
-    # The spread of Kendall's S when there is no trend at all.
+    # The spread of Kendall's S without any trend.
     spread = _Z * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     low = max(round((len(slopes) - spread) / 2) - 1, 0)
     high = min(round((len(slopes) + spread) / 2), len(slopes) - 1)
@@ -45,6 +45,6 @@ def theil_sen(x: Sequence[float], y: Sequence[float]) -> Trend:
 
 
 def ends(values: Sequence[float], share: float = 0.2) -> tuple[float, float]:
-    """The medians of the first and of the last share of the values."""
+    """Return the medians of the first and of the last share of the values."""
     count = max(1, round(share * len(values)))
     return median(values[:count]), median(values[-count:])

@@ -1,4 +1,4 @@
-"""Judges the samples of a soak: what grew, and by how much."""
+"""Judges the growth in the samples of a soak."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dev.bench.endurance.trend import Trend, ends, theil_sen
 
 PER_CALLS = 500
 RSS_MIB, RSS_SHARE = 10.0, 0.05
-"""What the memory of a process may grow by over ``PER_CALLS`` calls: the greater of the two."""
+"""The allowed growth of a process's memory over ``PER_CALLS`` calls: the greater of the two."""
 SLACK = 3
-"""By how many files, threads, tasks or processes two moments without calls may differ."""
+"""The allowed difference in files, threads, tasks or processes between two samples at rest."""
 LATENCY_RATIO = 1.15
 SETTLED = "phone legs", "rooms", "spooled calls", "unfinished records"
-"""What there is none of, when no call is."""
+"""The counts that must be 0 when there is no call."""
 
 _RSS, _PSS = ", RSS (MiB)", ", PSS (MiB)"
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One line of the verdict. ``failure``: what it says when it fails the run, not only the goal.
+    """One line of the verdict. ``failure``: the message if it fails the run and not only the goal.
 
-    The trend of a short run is drawn out to many more calls than it had, so memory fails a run
-    only if the whole of its interval is beyond the limit, and what was seen to grow is, too.
-    Latency, which every neighbour on the machine moves, never does.
+    The trend of a short run is extrapolated to many more calls than it had. So memory fails a run
+    only if its whole interval and the observed growth are beyond the limit. Latency never fails a
+    run, as it depends on the other processes on the machine.
     """
 
     name: str
@@ -54,12 +54,12 @@ COLUMNS = (
 
 
 def judge(calm: Sequence[Sample]) -> list[Judged]:
-    """``calm``: samples between which calls were held, taken when there were none."""
+    """Judge ``calm``: the samples after the rounds, without calls."""
     return [*_memory(calm), *_counts(calm), *_settled(calm)]
 
 
 def judge_latency(name: str, values: Sequence[float]) -> Judged:
-    """``values``: ms, in the order of the calls."""
+    """Judge a latency. ``values``: ms, in the order of the calls."""
     first, last = ends(values)
     grows = last > LATENCY_RATIO * first
     limit = f"≤ {LATENCY_RATIO:g} ×"
@@ -67,7 +67,7 @@ def judge_latency(name: str, values: Sequence[float]) -> Judged:
 
 
 def judge_number(name: str, found: int, wanted: int) -> Judged:
-    """Of something that is counted once, at the end."""
+    """Judge a number that is counted once, at the end."""
     wrong = found != wanted
     failure = f"{name}: {found}, not {wanted}" if wrong else ""
     return Judged(name, "", str(found), "", str(wanted), wrong, failure)
@@ -96,7 +96,7 @@ def _memory(calm: Sequence[Sample]) -> Iterator[Judged]:
 def _failed(growth: Trend, seen: float, limit: float, title: str) -> str:
     if min(growth.low, seen) <= limit:
         return ""
-    return f"{title} grew by {seen:.0f} MiB, {growth.low:.0f} MiB at least over {PER_CALLS} calls"
+    return f"{title} grew by {seen:.0f} MiB, at least {growth.low:.0f} MiB over {PER_CALLS} calls"
 
 
 def _counts(calm: Sequence[Sample]) -> Iterator[Judged]:
@@ -121,6 +121,6 @@ def _counts(calm: Sequence[Sample]) -> Iterator[Judged]:
 def _settled(calm: Sequence[Sample]) -> Iterator[Judged]:
     for name in SETTLED:
         most = max(sample.values[name] for sample in calm)
-        failure = f"{name}: {most:.0f} left when all calls were over" if most else ""
+        failure = f"{name}: {most:.0f} left after all calls had ended" if most else ""
         last = f"{calm[-1].values[name]:.0f}"
         yield Judged(name, f"{calm[0].values[name]:.0f}", last, "", "0", bool(most), failure)

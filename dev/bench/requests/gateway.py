@@ -1,8 +1,8 @@
-"""POST /sip/call beside the LiveKit requests it stands for.
+"""POST /sip/call compared with the LiveKit requests that it makes.
 
-Ours: one POST with a bearer token, a tenant and an agentless call, up to the answer
-that names the participant; authentication, the room's tenancy, the record and its
-timeline are in it. Bare: ``create_room`` and ``create_sip_participant`` with
+Ours: a POST with a bearer token, for a tenant, without an agent, until the response that
+names the participant. It includes authentication, the room's tenancy, the record and its
+timeline. Bare: ``create_room`` and ``create_sip_participant`` with
 ``wait_until_answered=False``, from a client that keeps its connections. Both dial the
 same trunk, which is busy. Requests alternate one by one, in rounds.
 """
@@ -32,7 +32,7 @@ from dev.standins.trunk import FixedReply, Trunk
 ROUNDS, PER_ROUND = 8, 20
 SIDES = ("POST /sip/call", "create_room + create_sip_participant")
 CONCURRENCY, BURST, BURST_ROUNDS = 10, 60, 5
-# Between two requests, for the call just placed to end: neither side pays for the other's.
+# Between two requests, for the last call to end, so that it does not slow down the next.
 _SETTLE_S = 0.15
 
 Step = Callable[[int, int], None]
@@ -94,12 +94,12 @@ def _section(latency: list[list[list[float]]], bursts: list[list[float]]) -> Sec
         columns=("", *SIDES, "ratio"),
         rows=rows,
         notes=(
-            f"{ROUNDS} rounds of {PER_ROUND} requests a side, alternating one by one; then "
-            f"{BURST_ROUNDS} rounds of {BURST} requests a side. Ratio: median (min–max) of the "
+            f"{ROUNDS} rounds of {PER_ROUND} requests per side, alternating one by one; then "
+            f"{BURST_ROUNDS} rounds of {BURST} requests per side. Ratio: median (min–max) of the "
             "rounds' ratios.",
             "Ours includes authentication, the room's tenancy, the stored record (SQLite) and "
             "its timeline. Goals: p50 ratio ≤ 1.0, throughput ratio ≥ 0.95.",
-            "Both sides speak to the embedded SIP service, on the same machine as everything else.",
+            "Both sides use the bridge. Everything runs on the same machine.",
         ),
         samples={
             name: [taken for round_ in side for taken in round_]
@@ -111,13 +111,13 @@ def _section(latency: list[list[list[float]]], bursts: list[list[float]]) -> Sec
 async def _one_by_one(
     livekit: LiveKitAPI, sides: tuple[Call, Call], step: Callable[[int], None]
 ) -> list[list[list[float]]]:
-    """ms, by side, by round."""
+    """Return the times in ms, by side, by round."""
     taken: list[list[list[float]]] = [[], []]
     for round_ in range(ROUNDS):
         for side in (0, 1):
             taken[side].append([])
         for n in range(PER_ROUND):
-            # Who goes first alternates too.
+            # The first side alternates too.
             for side in ((0, 1), (1, 0))[n % 2]:
                 room = f"b-{round_}-{n}-{side}"
                 began = time.perf_counter()
@@ -132,7 +132,7 @@ async def _one_by_one(
 async def _in_bursts(
     livekit: LiveKitAPI, sides: tuple[Call, Call], step: Callable[[int], None]
 ) -> list[list[float]]:
-    """Requests a second, by side, by round."""
+    """Return the requests per second, by side, by round."""
     rates: list[list[float]] = [[], []]
     for round_ in range(BURST_ROUNDS):
         for side in ((0, 1), (1, 0))[round_ % 2]:
@@ -172,5 +172,5 @@ def _bare(livekit: LiveKitAPI, sip: LiveKitAPI, address: str) -> Call:
 
 
 async def _delete(livekit: LiveKitAPI, room: str) -> None:
-    with contextlib.suppress(ServerError):  # it may have gone by itself
+    with contextlib.suppress(ServerError):  # LiveKit may have closed it
         await livekit.room.delete_room(DeleteRoomRequest(room=room))

@@ -1,7 +1,7 @@
-"""200 calls at once: what becomes of each of them, by POST /sip/call and by bare LiveKit requests.
+"""200 calls at concurrency 40: the outcome of each, by POST /sip/call and by LiveKit requests.
 
-Both sides dial a trunk that is busy and counts whom it was asked to call. Of each request the
-benchmark knows what it was answered, how late, and how often the trunk was dialled for it.
+Both sides dial a trunk that is busy and counts the numbers that it was asked to call. For each
+request the benchmark records the response, its time, and how often the trunk was dialled.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ _GONE_WITHIN_S = 60.0
 
 Step = Callable[[int, int], None]
 Place = Callable[[str, str], Awaitable[str]]
-"""Room and number to call; returns how it was answered: "" for accepted, else a code."""
+"""Takes a room and a number to call; returns "" if the call was accepted, else a code."""
 
 
 @dataclass
 class _Side:
-    """One side's results; each list but ``taken`` has an entry for each round."""
+    """One side's results; ``rates`` has an entry for each round."""
 
     taken: list[float] = field(default_factory=list)
-    """ms, of every request."""
+    """The times of the accepted requests, ms."""
     rates: list[float] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
     twice: int = 0
     """Numbers that were dialled more than once."""
     lost: int = 0
-    """Numbers that were accepted and never dialled, or refused and dialled all the same."""
+    """Numbers that were accepted and never dialled, or refused and dialled nevertheless."""
 
 
 async def measure(settings: Settings, step: Step) -> Section:
@@ -77,12 +77,12 @@ async def measure(settings: Settings, step: Step) -> Section:
         columns=("", *_SIDES),
         rows=rows,
         notes=(
-            f"{ROUNDS} rounds of {CALLS} requests a side, in alternation, each to a room and a "
-            "number of its own, without an agent; the trunk is busy. Of all rounds together: "
-            "accepted; refused, by the code of the refusal; dialled twice, or lost: accepted and "
-            "never dialled, or refused and dialled. Times are of accepted requests.",
-            "Every refusal of ours carries Retry-After, and every record is ended afterwards: "
-            "else the benchmark fails.",
+            f"{ROUNDS} rounds of {CALLS} requests per side, in alternation, each with its own room "
+            "and number, without an agent; the trunk is busy. Over all rounds: accepted; refused, "
+            "by the code of the refusal; dialled twice; lost, which is accepted and never dialled, "
+            "or refused and dialled. Times are of accepted requests.",
+            "The benchmark fails if one of our refusals has no Retry-After, or if a record has not "
+            "ended afterwards.",
         ),
         samples=samples,
     )
@@ -137,7 +137,7 @@ async def _on(
 
 
 async def _place_all(place: Place, numbers: list[str], side: _Side) -> dict[str, str]:
-    """How each number was answered."""
+    """Call the numbers; return the response for each."""
     answers: dict[str, str] = {}
     waiting = iter(numbers)
 
@@ -190,7 +190,7 @@ def _bare(livekit: LiveKitAPI, sip: LiveKitAPI, address: str) -> Place:
 
 
 async def _over(http: aiohttp.ClientSession) -> None:
-    """Until every record is ended. Raises TimeoutError."""
+    """Wait until every record has ended. Raise TimeoutError."""
     async with asyncio.timeout(_OVER_WITHIN_S):
         for status in ("queued", "ringing", "in-progress"):
             while await _how_many(http, status):  # noqa: ASYNC110 (told by nobody)
@@ -203,11 +203,11 @@ async def _how_many(http: aiohttp.ClientSession, status: str) -> int:
 
 
 async def _gone(livekit: LiveKitAPI, *, settle: bool) -> None:
-    """Until no room is left; ``settle``: rooms that nobody else takes away. Raises TimeoutError."""
+    """Wait until no room is left; ``settle`` deletes them. Raise TimeoutError."""
     if settle:
-        await asyncio.sleep(1.0)  # the last of them are still being told that the phone is busy
+        await asyncio.sleep(1.0)  # for the last busy responses to arrive
         for room in (await livekit.room.list_rooms(ListRoomsRequest())).rooms:
-            with contextlib.suppress(ServerError):  # it may have gone by itself
+            with contextlib.suppress(ServerError):  # LiveKit may have closed it
                 await livekit.room.delete_room(DeleteRoomRequest(room=room.name))
     async with asyncio.timeout(_GONE_WITHIN_S):
         while (await livekit.room.list_rooms(ListRoomsRequest())).rooms:  # noqa: ASYNC110 (told by nobody)
@@ -215,7 +215,7 @@ async def _gone(livekit: LiveKitAPI, *, settle: bool) -> None:
 
 
 def _options(settings: Settings, backend: Backend, secret: str, trunk: str) -> StackOptions:
-    """A gateway beside a LiveKit that runs already."""
+    """Return the options of a gateway for a LiveKit server that is already running."""
     return lone_gateway.options(
         settings,
         secret,

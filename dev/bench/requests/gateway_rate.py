@@ -1,12 +1,12 @@
-"""How many POST /sip/call a second, when LiveKit answers at once (dev.standins.livekit).
+"""The rate of POST /sip/call if LiveKit answers at once (dev.standins.livekit).
 
-Ours is the gateway as it runs, with authentication, tenancy, the record and its timeline in
-SQLite. Beside it dev.peers.bare_gateway, once calling nobody and once making the two LiveKit
-requests that a hand-written endpoint makes. One client drives all of them, in alternating rounds.
+Ours is the real gateway, with authentication, tenancy, the record and its timeline in SQLite. The
+peer is dev.peers.bare_gateway, once without LiveKit and once with the two LiveKit requests of a
+hand-written endpoint. One client drives all of them, in alternating rounds.
 
-Where the gateway's time goes is told by requests that stop on the way: one with a wrong number
-(HTTP, authentication, the body's checks), and a dry run (also the destination's policy, and one
-LiveKit request). The rest is the call: LiveKit requests, the record, the timeline, following it.
+Two requests that stop early show where the gateway's time goes: one with an invalid number (HTTP,
+authentication, validation of the body), and a dry run (also the destination policy and one LiveKit
+request). The rest is the call: LiveKit requests, the record, the timeline, following the call.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dev.stack.options import HOST, ROOT
 from dev.stack.ports import PORTS, listening
 
 ROUNDS, SECONDS, CONNECTIONS = 5, 3.0, 16
-# Nobody dials it: the stub takes every call.
+# It is never dialled: the stub accepts every call.
 _TRUNK = "127.0.0.1:9"
 _READY_WITHIN_S = 30.0
 
@@ -52,11 +52,11 @@ class _Side:
     port: int
     pid: int
     change: Mapping[str, object] = field(default_factory=dict)
-    """What is different in the request's body."""
+    """The fields that differ in the request's body."""
     status: int = 200
     rates: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
-    """Of the server's process for one request, by round."""
+    """The server's CPU time per request, by round."""
 
 
 async def measure(settings: Settings, step: Step) -> Section:
@@ -112,12 +112,12 @@ def _section(sides: list[_Side]) -> Section:
         columns=("", "rate", "CPU for one", "gateway ÷ this"),
         rows=rows,
         notes=(
-            f"{ROUNDS} rounds of {SECONDS:g} s a side over {CONNECTIONS} connections, in "
-            "alternation. CPU: of the server's own process. The client, the stub and the server "
+            f"{ROUNDS} rounds of {SECONDS:g} s per side over {CONNECTIONS} connections, in "
+            "alternation. CPU is that of the server's process. The client, the stub and the server "
             "share the machine.",
-            "Bare is aiohttp, pydantic with the gateway's own request model, and uvloop: without "
-            "authentication, tenancy, a record, and whatever follows the call. Goal: 0.5 times "
-            "the rate of the one that calls nobody.",
+            "Bare is aiohttp, pydantic with the gateway's own request model, and uvloop, without "
+            "authentication, tenancy, a record, and following the call. Goal: 0.5 times the rate "
+            "of the one without LiveKit.",
         ),
         samples={f"{side.name} (1/s)": side.rates for side in sides},
     )
@@ -148,7 +148,7 @@ def _body(number: int, change: Mapping[str, object]) -> bytes:
 
 @contextlib.asynccontextmanager
 async def _running(command: list[str], port: int, variables: dict[str, str]) -> AsyncIterator[int]:
-    """A module of ours that listens on ``port``: its process id. Raises ProcessFailed."""
+    """Run a module that listens on ``port``; yield its process id. Raise ProcessFailed."""
     env = {**inherited_environment(without=list(Settings.model_fields)), **variables}
     process = ManagedProcess(
         command[0],

@@ -1,6 +1,6 @@
-"""An HTTP client that costs little: what it drives shall be the bottleneck, not it.
+"""An HTTP client that uses little CPU, so that the server under test is the bottleneck.
 
-Raw HTTP/1.1 over kept connections, one request at a time on each.
+It sends raw HTTP/1.1 over persistent connections, one request at a time on each.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
-_DEADLINE_S = 30.0  # beyond the time it was asked for; not an expectation
+_DEADLINE_S = 30.0  # after ``seconds``; not an expectation
 
 
 class _Connection(asyncio.Protocol):
-    """Sends the next request as soon as the last one is answered, until there is none."""
+    """Sends the next request as soon as the last one is answered, until there are no more."""
 
     def __init__(self, next_request: Callable[[], bytes | None], statuses: Counter[int]) -> None:
         self._next = next_request
@@ -58,9 +58,9 @@ class _Connection(asyncio.Protocol):
 async def drive(
     host: str, port: int, make: Callable[[], bytes], *, connections: int, seconds: float
 ) -> tuple[float, Counter[int]]:
-    """Requests as ``make`` writes them for so long: answers a second, and their statuses.
+    """Send the requests of ``make`` for ``seconds``; return answers per second, and statuses.
 
-    Raises ConnectionError, TimeoutError.
+    Raise ConnectionError, TimeoutError.
     """
     statuses: Counter[int] = Counter()
     began = time.perf_counter()
@@ -80,7 +80,7 @@ async def drive(
 
 
 def post(path: str, host: str, token: str, body: bytes) -> bytes:
-    """A POST of JSON with a bearer token."""
+    """Return the bytes of a POST of JSON with a bearer token."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

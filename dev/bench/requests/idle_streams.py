@@ -1,7 +1,7 @@
 """``python -m dev.bench.requests.idle_streams``: the cost of idle event streams for a gateway.
 
-A gateway of its own, with as many unfinished calls; of each one the events are followed. Once all
-have been shown what happened so far, the gateway's CPU time is counted.
+It starts a gateway with unfinished calls, and follows the events of each. Once all streams have
+received the past events, it measures the gateway's CPU time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dev.stack import Stack
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Database
 
-_TRUNK = "127.0.0.1:9"  # nobody dials it
+_TRUNK = "127.0.0.1:9"  # never dialled
 _CONNECTING = 50
 _FIRST = b"event: call.queued"
 
@@ -76,7 +76,7 @@ async def _call(store: Store) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.bench.requests.idle_streams")
     parser.add_argument("--streams", type=int, default=1000)
-    parser.add_argument("--calls", type=int, default=1000, help="the streams are spread over them")
+    parser.add_argument("--calls", type=int, default=1000, help="number of calls that are followed")
     parser.add_argument("--seconds", type=float, default=20)
     given = parser.parse_args()
     print(asyncio.run(measure(settings.load(), given.streams, given.calls, given.seconds)))

@@ -10,8 +10,8 @@ from dev.stack import StackOptions
 
 
 def options(settings: Settings, secret: str, trunk: str, **values: Any) -> StackOptions:
-    """``secret``: the bearer token of its one tenant; ``trunk``: ``host:port`` that all calls go
-    to; ``values``: where LiveKit is, and further settings."""
+    """Return the stack's options. ``secret``: the bearer token of the only tenant; ``trunk``:
+    ``host:port`` for all calls; ``values``: LiveKit's URLs, and further settings."""
     return StackOptions(
         settings=settings,
         livekit=False,
