@@ -1,4 +1,4 @@
-"""How many calls the machine holds, with our worker and with a bare livekit-agents worker.
+"""The number of calls that the machine holds, with our worker and with a bare one.
 
 For each number of calls, both sides in turn: the turns' latency at the phone, holes in the
 agent's speech, and the worker's CPU and memory. A side that misses the limit twice at a number

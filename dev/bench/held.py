@@ -59,7 +59,7 @@ class Held:
     pss_before_mib: float
     pss_mib: float
     late_ms: list[float]
-    """How late each answer of the simulated providers was."""
+    """The delay beyond the configured one, for each answer of the simulated providers."""
 
     @property
     def took_ms(self) -> list[float]:

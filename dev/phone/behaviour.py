@@ -1,4 +1,4 @@
-"""How a phone reacts to an incoming call."""
+"""A phone's reactions to an incoming call."""
 
 from __future__ import annotations
 

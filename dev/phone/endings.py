@@ -1,4 +1,4 @@
-"""How calls of a :class:`dev.phone.Phone` end, and the errors for code that waits on them."""
+"""The ways in which a call ends, and the errors for code that waits on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CallEnded(Exception):
 
 @dataclass(frozen=True)
 class Ended:
-    """How a call ended.
+    """The end of a call.
 
     Attributes:
         by: The side that ended it (for a transfer: ``local`` if this phone asked for it).

@@ -16,7 +16,7 @@ from rich.text import Text
 from dev.stack.component import Progress, State
 
 DETAIL_INTERVAL_S = 5.0
-"""How often the detail of a long step is printed when there is no terminal."""
+"""The interval at which a long step's detail is printed when there is no terminal."""
 
 MARKS = {
     State.READY: Text("✓", style="green"),

@@ -55,7 +55,7 @@ class Component:
     ) -> None:
         self.process = process
         self.address = address
-        """Where it listens, in a form to print."""
+        """The URL on which it listens, to be printed."""
         self._probe = probe
         self._ready_timeout_s = ready_timeout_s
         self._stop_grace_s = stop_grace_s

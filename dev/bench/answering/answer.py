@@ -1,4 +1,4 @@
-"""How soon a caller hears the agent, at the phone: our worker and a bare LiveKit worker.
+"""The time until a caller hears the agent, at the phone: our worker and a bare LiveKit worker.
 
 Inbound: from the phone's INVITE to the 200, and to the first voiced frame of the greeting.
 Outbound: from the phone's own 200 to the first voiced frame. Bursts: the slowest of several

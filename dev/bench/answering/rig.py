@@ -111,7 +111,7 @@ class Rig:
         values = {
             "worker_max_calls": 100,  # the bare worker has no limit
             "auth_required": True,
-            "sip_numbers_need_approval": False,  # nobody is there to approve
+            "sip_numbers_need_approval": False,  # there is no operator
             "auth_api_secrets_json": json.dumps([{"id": "bench", "secret": secret}]),
         }
         async with pair(settings, values, token=secret, livekit_sip=livekit_sip) as both:

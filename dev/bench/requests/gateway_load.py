@@ -193,7 +193,7 @@ async def _over(http: aiohttp.ClientSession) -> None:
     """Wait until every record has ended. Raise TimeoutError."""
     async with asyncio.timeout(_OVER_WITHIN_S):
         for status in ("queued", "ringing", "in-progress"):
-            while await _how_many(http, status):  # noqa: ASYNC110 (told by nobody)
+            while await _how_many(http, status):  # noqa: ASYNC110 (there is no event)
                 await asyncio.sleep(0.2)
 
 
@@ -210,7 +210,7 @@ async def _gone(livekit: LiveKitAPI, *, settle: bool) -> None:
             with contextlib.suppress(ServerError):  # LiveKit may have closed it
                 await livekit.room.delete_room(DeleteRoomRequest(room=room.name))
     async with asyncio.timeout(_GONE_WITHIN_S):
-        while (await livekit.room.list_rooms(ListRoomsRequest())).rooms:  # noqa: ASYNC110 (told by nobody)
+        while (await livekit.room.list_rooms(ListRoomsRequest())).rooms:  # noqa: ASYNC110 (there is no event)
             await asyncio.sleep(0.2)
 
 

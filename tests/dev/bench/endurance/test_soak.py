@@ -108,7 +108,7 @@ def test_memory_that_grows_fast_but_little_fails_no_run() -> None:
 
 def test_a_room_that_is_left_once_fails() -> None:
     line = only(judge(samples(rooms=lambda moment: float(moment == 3))), "rooms")
-    assert line.grows and line.failure == "rooms: 1 left when all calls were over"
+    assert line.grows and line.failure == "rooms: 1 left after all calls had ended"
 
 
 def test_latency_misses_the_goal_but_fails_no_run() -> None:
