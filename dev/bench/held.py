@@ -88,7 +88,7 @@ class Line:
     """The phone of all calls, and the components whose CPU is counted besides the worker's."""
 
     def __init__(self, rig: Rig, answer: Pcm) -> None:
-        """``answer``: the synthesised answer of the agents, 8 kHz."""
+        """Watch the rig's components. ``answer``: the agents' synthesised answer, 8 kHz."""
         self._stack = rig.stack
         self._phone = rig.phone
         self._components = {name: running(rig.stack.components[name].pid) for name in _BESIDE}

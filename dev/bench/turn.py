@@ -150,7 +150,7 @@ class _Bench:
         return max((entry["seq"] for entry in await self._rig.stack.provider_log()), default=0)
 
     async def _latest_delay(self, since: int) -> float:
-        """Return the latest provider answer since then, ms; for a voice, its first byte."""
+        """Return how late the latest provider answer since then was, ms; a voice's first byte."""
         return max(
             (
                 entry.get("first_byte_late_ms", entry.get("late_ms", 0.0))

@@ -115,9 +115,9 @@ def _section(sides: list[_Side]) -> Section:
             f"{ROUNDS} rounds of {SECONDS:g} s per side over {CONNECTIONS} connections, in "
             "alternation. CPU is that of the server's process. The client, the stub and the server "
             "share the machine.",
-            "Bare is aiohttp, pydantic with the gateway's own request model, and uvloop, without "
-            "authentication, tenancy, a record, and following the call. Goal: 0.5 times the rate "
-            "of the one without LiveKit.",
+            "Bare is aiohttp, pydantic with the gateway's own request model, and uvloop. It has no "
+            "authentication, tenancy or record, and does not follow the call. Goal: 0.5 times the "
+            "rate of the one without LiveKit.",
         ),
         samples={f"{side.name} (1/s)": side.rates for side in sides},
     )
