@@ -93,8 +93,9 @@ def _by_hints(said: str) -> Machine | None:
 class FirstWords:
     """Listens to the far end's first words. Times are seconds on any one clock."""
 
-    def __init__(self, answered_at: float) -> None:
+    def __init__(self, answered_at: float, *, open_for_s: float = OPEN_FOR_S) -> None:
         self._answered_at = answered_at
+        self._open_for_s = open_for_s
         self._finals: list[str] = []
         self._interim = ""
         self._began_at: float | None = None
@@ -118,7 +119,7 @@ class FirstWords:
 
     def open(self, at: float) -> bool:
         """Return True while a machine may still be recognised."""
-        return at - self._answered_at < OPEN_FOR_S
+        return at - self._answered_at < self._open_for_s
 
     def speech(self, speaking: bool, at: float) -> None:
         """Note that the far end starts or stops speaking."""

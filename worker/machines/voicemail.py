@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from core.audio import Pcm
 from core.models import AgentConfig, OnVoicemail
-from worker.machines.answering_machine import FirstWords, Machine
+from worker.machines.answering_machine import OPEN_FOR_S, FirstWords, Machine
 from worker.machines.beep import BeepDetector
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.transcript import Post
@@ -31,13 +32,20 @@ LEAVE_VOICEMAIL = {
 }
 
 SAMPLE_RATE = 8000
-_AFTER_BEEP_S = 0.3  # some boxes lose the first moments of a recording
-_SILENCE_S = 1.5  # ends an announcement; pauses inside one are shorter
-_TONE_WITHIN_S = 3.0  # the same if a tone was announced
-_ANNOUNCEMENT_WITHIN_S = 60.0
 _PLAYOUT_WITHIN_S = 300.0  # 2,000 characters take about 150 s
 
 Ends = Literal["voicemail_reached", "ivr_reached"]
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """How long the policy waits, in seconds."""
+
+    open_for_s: float = OPEN_FOR_S
+    after_beep_s: float = 0.3  # some boxes lose the first moments of a recording
+    silence_s: float = 1.5  # ends an announcement; pauses inside one are shorter
+    tone_within_s: float = 3.0  # the same if a tone was announced
+    announcement_within_s: float = 60.0
 
 
 class Speaker(Protocol):
@@ -67,6 +75,7 @@ class MachinePolicy:
         post: Post,
         end: Callable[[Ends], None],
         hush: Callable[[], Coroutine[Any, Any, None]],
+        durations: Durations = Durations(),
     ) -> None:
         self._message = config.voicemail_message
         self._on_voicemail = config.voicemail_policy
@@ -74,6 +83,7 @@ class MachinePolicy:
         self._post = post
         self._end = end
         self._hush = hush
+        self._durations = durations
         self._first: FirstWords | None = None
         self._recognised: asyncio.Future[Machine] = asyncio.get_running_loop().create_future()
         self._changed = asyncio.Event()
@@ -134,7 +144,7 @@ class MachinePolicy:
         ``audio`` is the far end's audio at 8 kHz.
         """
         answered_at = self._silent_since = _now()
-        self._first = FirstWords(answered_at)
+        self._first = FirstWords(answered_at, open_for_s=self._durations.open_for_s)
         async with asyncio.TaskGroup() as tasks:
             ear = tasks.create_task(self._listen(audio)) if self.detects else None
             machine = await self._recognised
@@ -184,7 +194,7 @@ class MachinePolicy:
     async def _records(self) -> bool:
         """Wait until the box records; return False if it takes no message or keeps talking."""
         try:
-            async with asyncio.timeout(_ANNOUNCEMENT_WITHIN_S):
+            async with asyncio.timeout(self._durations.announcement_within_s):
                 while self._first is None or not self._first.takes_no_message:
                     patience_s = self._patience_s()
                     if patience_s is not None and patience_s <= 0:
@@ -198,12 +208,14 @@ class MachinePolicy:
 
     def _patience_s(self) -> float | None:
         """Return how long nothing must change before the message may begin; None while it talks."""
+        durations = self._durations
         if self._beeped_at is not None:
-            return self._beeped_at + _AFTER_BEEP_S - _now()
+            return self._beeped_at + durations.after_beep_s - _now()
         if self._speaking:
             return None
         expected = self._first is not None and self._first.expects_tone
-        return self._silent_since + (_TONE_WITHIN_S if expected else _SILENCE_S) - _now()
+        wait_s = durations.tone_within_s if expected else durations.silence_s
+        return self._silent_since + wait_s - _now()
 
     async def _listen(self, audio: Callable[[], AsyncGenerator[Pcm]]) -> None:
         """Listen for a beep while a machine may still be recognised."""

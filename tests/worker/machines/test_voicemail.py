@@ -13,8 +13,7 @@ import pytest
 from core.audio import Pcm
 from core.models import AgentConfig
 from worker.line import Line as CallLine
-from worker.machines import answering_machine, voicemail
-from worker.machines.voicemail import MachinePolicy
+from worker.machines.voicemail import Durations, MachinePolicy
 from worker.voice.ambient import AmbientSound
 from worker.voice.prepared import PreparedSpeech
 
@@ -25,6 +24,9 @@ TIMES = np.arange(8000 * 3 // 10) / 8000
 BEEP: Pcm = np.concatenate(
     [(np.sin(2 * np.pi * 1000 * TIMES) * 9000).astype(np.int16), np.zeros(1600, np.int16)]
 )
+
+
+QUICK = Durations(after_beep_s=0.01)
 
 
 class Line:
@@ -62,7 +64,7 @@ class Line:
 class Watched:
     """A policy at work."""
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, durations: Durations, **config: Any) -> None:
         self.line = Line()
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.endings: list[str] = []
@@ -71,7 +73,11 @@ class Watched:
         self.quiet = asyncio.Event()
         self.quiet.set()
         self.policy = MachinePolicy(
-            AgentConfig(**values), post=self._post, end=self._end, hush=self._hush
+            AgentConfig(**values),
+            post=self._post,
+            end=self._end,
+            hush=self._hush,
+            durations=durations,
         )
 
     async def _hush(self) -> None:
@@ -91,9 +97,9 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(**config: Any) -> AsyncIterator[Watched]:
+async def watched(durations: Durations = QUICK, **config: Any) -> AsyncIterator[Watched]:
     """Answered; ended when the block is left."""
-    call = Watched(**config)
+    call = Watched(durations, **config)
     running = asyncio.create_task(call.policy.run(call.line, call.line.audio))
     await asyncio.sleep(0)
     try:
@@ -102,11 +108,6 @@ async def watched(**config: Any) -> AsyncIterator[Watched]:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voicemail, "_AFTER_BEEP_S", 0.01)
 
 
 async def settled() -> None:
@@ -154,9 +155,8 @@ async def test_a_beep_heard_before_the_words_were_understood_counts() -> None:
         await call.line.reciting.wait()
 
 
-async def test_without_a_beep_silence_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voicemail, "_SILENCE_S", 0.05)
-    async with watched() as call:
+async def test_without_a_beep_silence_is_enough() -> None:
+    async with watched(Durations(silence_s=0.05)) as call:
         call.policy.busy("caller", True)
         call.policy.heard("You have reached the voicemail of Sam.", True)
         await asyncio.sleep(0.1)
@@ -166,39 +166,42 @@ async def test_without_a_beep_silence_is_enough(monkeypatch: pytest.MonkeyPatch)
     assert "voicemail.left" in call.types
 
 
-async def test_an_announced_tone_is_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voicemail, "_SILENCE_S", 0.0)
-    monkeypatch.setattr(voicemail, "_TONE_WITHIN_S", 60.0)
-    async with watched() as call:
+@pytest.mark.parametrize("waits", [True, False])
+async def test_an_announced_tone_is_waited_for_longer(waits: bool) -> None:
+    silence_s, tone_within_s = (0.0, 60.0) if waits else (60.0, 0.0)
+    async with watched(Durations(silence_s=silence_s, tone_within_s=tone_within_s)) as call:
         call.policy.busy("caller", True)
         call.policy.heard("Leave it after the tone.", True)
         call.policy.busy("caller", False)
-        await settled()
-        assert "recite" not in call.line.did
-        monkeypatch.setattr(voicemail, "_TONE_WITHIN_S", 0.0)
-        call.policy.busy("caller", False)
-        await call.ended.wait()
-    assert "recite" in call.line.did
+        if waits:
+            await settled()
+        else:
+            await call.ended.wait()
+    assert ("recite" in call.line.did) is not waits
 
 
-async def test_talk_after_a_beep_means_that_it_was_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voicemail, "_AFTER_BEEP_S", 60.0)
-    async with watched() as call:
+async def test_talk_after_a_beep_means_that_it_was_none() -> None:
+    async with watched(Durations(after_beep_s=60.0, silence_s=0.0)) as call:
+        call.policy.busy("caller", True)
         call.policy.heard("You have reached the voicemail of Sam.", True)
         await call.line.beeps()
         call.policy.busy("caller", True)
-        monkeypatch.setattr(voicemail, "_AFTER_BEEP_S", 0.0)
-        await asyncio.sleep(0.05)
+        await settled()
         assert "recite" not in call.line.did
+        call.policy.busy("caller", False)
+        await call.line.reciting.wait()
+
+
+async def test_a_beep_counts_while_the_far_end_seems_to_talk() -> None:
+    async with watched() as call:
+        call.policy.busy("caller", True)
+        call.policy.heard("You have reached the voicemail of Sam.", True)
         await call.line.beeps()
         await call.line.reciting.wait()
 
 
-async def test_an_announcement_without_end_gets_no_message(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(voicemail, "_ANNOUNCEMENT_WITHIN_S", 0.05)
-    async with watched() as call:
+async def test_an_announcement_without_end_gets_no_message() -> None:
+    async with watched(Durations(announcement_within_s=0.05)) as call:
         call.policy.busy("caller", True)
         call.policy.heard("You have reached the voicemail of Sam.", True)
         await call.ended.wait()
@@ -262,11 +265,8 @@ async def test_people_are_left_alone() -> None:
         assert (call.endings, call.events, call.line.did) == ([], [], [])
 
 
-async def test_after_the_opening_time_nothing_is_a_machine(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(answering_machine, "OPEN_FOR_S", 0.0)
-    async with watched() as call:
+async def test_after_the_opening_time_nothing_is_a_machine() -> None:
+    async with watched(Durations(open_for_s=0.0, after_beep_s=0.01)) as call:
         call.policy.heard("Please leave a message after the tone.", True)
         await settled()
         assert call.events == []
