@@ -37,6 +37,7 @@ class FarEnd:
         on_answered: Callable[[], None],
         on_digit: Callable[[str], None],
         on_left: Callable[[Cause, str], None],
+        return_within_s: float = _RETURN_WITHIN_S,
     ) -> None:
         self.identity = identity
         self._inbound = inbound
@@ -50,6 +51,7 @@ class FarEnd:
         self._on_answered = on_answered
         self._on_digit = on_digit
         self._on_left = on_left
+        self._return_within_s = return_within_s
         self._returning: asyncio.TimerHandle | None = None
         room.on("participant_connected", self._connected)
         room.on("participant_attributes_changed", self._attributes_changed)
@@ -168,7 +170,7 @@ class FarEnd:
             if self._connected_ourselves:
                 self._left(cause, detail)
 
-        self._returning = asyncio.get_running_loop().call_later(_RETURN_WITHIN_S, give_up)
+        self._returning = asyncio.get_running_loop().call_later(self._return_within_s, give_up)
 
 
 def _is_sip(participant: rtc.Participant) -> bool:

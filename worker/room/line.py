@@ -35,11 +35,19 @@ _LEG_DRAIN_S = 0.4  # the phone's leg still has this much to play when the last 
 class RoomLine:
     """A worker.line.Line. ``inbound``: the room was made for a caller."""
 
-    def __init__(self, ctx: JobContext, settings: Settings, *, inbound: bool) -> None:
+    def __init__(
+        self,
+        ctx: JobContext,
+        settings: Settings,
+        *,
+        inbound: bool,
+        reconnect_within_s: float = _RECONNECT_WITHIN_S,
+    ) -> None:
         self._ctx = ctx
         self._room = ctx.room
         self._settings = settings
         self._inbound = inbound
+        self._reconnect_within_s = reconnect_within_s
         self._identity: str | None = None
         self._listener: Listener | None = None
         self._far_end: FarEnd | None = None
@@ -200,7 +208,7 @@ class RoomLine:
         log.warning("connection to LiveKit lost")
         if self._giving_up is None and self._listener is not None:
             self._giving_up = asyncio.get_running_loop().call_later(
-                _RECONNECT_WITHIN_S, self._listener.lost, "media_lost", ""
+                self._reconnect_within_s, self._listener.lost, "media_lost", ""
             )
 
     def _reconnected(self) -> None:

@@ -95,7 +95,7 @@ class Party:
 class Watched(rtc.EventEmitter[str]):
     """A room with one participant to watch, and what its watcher told."""
 
-    def __init__(self, *, inbound: bool = False) -> None:
+    def __init__(self, *, inbound: bool = False, return_within_s: float = 10.0) -> None:
         super().__init__()
         self.remote_participants: dict[str, Party] = {}
         self.told: list[str] = []
@@ -108,6 +108,7 @@ class Watched(rtc.EventEmitter[str]):
             on_answered=lambda: self.told.append("answered"),
             on_digit=lambda digit: self.told.append(f"digit {digit}"),
             on_left=lambda cause, why: self.told.append(f"{cause} {why}"),
+            return_within_s=return_within_s,
         )
 
     @property
@@ -136,6 +137,12 @@ class Watched(rtc.EventEmitter[str]):
 @pytest.fixture
 def room() -> Watched:
     return Watched()
+
+
+@pytest.fixture
+def impatient() -> Watched:
+    """A room whose watcher gives a lost far end no time to return."""
+    return Watched(return_within_s=0)
 
 
 async def test_a_phone_call_from_dialing_to_hangup(room: Watched) -> None:
@@ -214,48 +221,39 @@ async def test_digits(room: Watched) -> None:
     assert room.told == ["answered", "digit 5"]
 
 
-async def test_one_who_comes_back_has_not_left(
-    room: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.room.far_end._RETURN_WITHIN_S", 0)
-    phone = room.joins(Party(status="active"))
-    room.leaves(phone, R.SIGNAL_CLOSE)
-    room.joins(phone)
+async def test_one_who_comes_back_has_not_left(impatient: Watched) -> None:
+    phone = impatient.joins(Party(status="active"))
+    impatient.leaves(phone, R.SIGNAL_CLOSE)
+    impatient.joins(phone)
     await turns_of_the_loop()
-    assert room.told == ["answered"]
-    room.leaves(phone, R.SIGNAL_CLOSE)
+    assert impatient.told == ["answered"]
+    impatient.leaves(phone, R.SIGNAL_CLOSE)
     await turns_of_the_loop()
-    assert room.told == ["answered", "leg_lost SIGNAL_CLOSE"]
+    assert impatient.told == ["answered", "leg_lost SIGNAL_CLOSE"]
 
 
-async def test_one_who_is_gone_after_a_reconnect(
-    room: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.room.far_end._RETURN_WITHIN_S", 0)
-    room.joins(Party(status="active"))
-    room.far_end.recheck()
+async def test_one_who_is_gone_after_a_reconnect(impatient: Watched) -> None:
+    impatient.joins(Party(status="active"))
+    impatient.far_end.recheck()
     await turns_of_the_loop()
-    assert room.told == ["answered"], "it is there"
-    room.remote_participants.clear()
-    room.far_end.recheck()
+    assert impatient.told == ["answered"], "it is there"
+    impatient.remote_participants.clear()
+    impatient.far_end.recheck()
     await turns_of_the_loop()
-    assert room.told == ["answered", "leg_lost gone after a reconnect"]
+    assert impatient.told == ["answered", "leg_lost gone after a reconnect"]
 
 
-async def test_nobody_leaves_while_we_are_cut_off(
-    room: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.room.far_end._RETURN_WITHIN_S", 0)
-    phone = room.joins(Party(status="active"))
-    room.connected = False
-    room.leaves(phone, None)
+async def test_nobody_leaves_while_we_are_cut_off(impatient: Watched) -> None:
+    phone = impatient.joins(Party(status="active"))
+    impatient.connected = False
+    impatient.leaves(phone, None)
     await turns_of_the_loop()
-    assert room.told == ["answered"]
-    room.connected = True
-    room.joins(phone)
-    room.far_end.recheck()
+    assert impatient.told == ["answered"]
+    impatient.connected = True
+    impatient.joins(phone)
+    impatient.far_end.recheck()
     await turns_of_the_loop()
-    assert room.told == ["answered"]
+    assert impatient.told == ["answered"]
 
 
 async def test_nothing_is_told_after_close(room: Watched) -> None:

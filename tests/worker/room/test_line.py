@@ -71,13 +71,18 @@ class Session:
 class Held:
     """A room line, and what it told its listener."""
 
-    def __init__(self, *, inbound: bool = False) -> None:
+    def __init__(self, *, inbound: bool = False, reconnect_within_s: float = 20.0) -> None:
         self.room = Room()
         self.told: list[str] = []
         self.over = asyncio.Event()
         self.session = Session()
         ctx = SimpleNamespace(room=self.room, connect=self._connect, api=None)
-        self.line = RoomLine(cast(Any, ctx), GivenSettings(), inbound=inbound)
+        self.line = RoomLine(
+            cast(Any, ctx),
+            GivenSettings(),
+            inbound=inbound,
+            reconnect_within_s=reconnect_within_s,
+        )
         self.as_line: Line = self.line
 
     async def _connect(self) -> None: ...
@@ -163,10 +168,8 @@ async def test_a_callers_room_that_is_deleted_before_it_is_known_whose_it_is() -
     assert held.told == ["lost ring_removed ROOM_DELETED"]
 
 
-async def test_a_connection_that_does_not_come_back(
-    held: Held, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room_line, "_RECONNECT_WITHIN_S", 0)
+async def test_a_connection_that_does_not_come_back() -> None:
+    held = Held(reconnect_within_s=0)
     await held.line.connect(held)
     held.room.emit("reconnecting")
     async with asyncio.timeout(5):
@@ -174,8 +177,8 @@ async def test_a_connection_that_does_not_come_back(
     assert held.told == ["lost media_lost"]
 
 
-async def test_a_connection_that_comes_back(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room_line, "_RECONNECT_WITHIN_S", 0)
+async def test_a_connection_that_comes_back() -> None:
+    held = Held(reconnect_within_s=0)
     await held.line.connect(held)
     held.room.emit("reconnecting")
     held.room.emit("reconnecting")
