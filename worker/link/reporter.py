@@ -18,7 +18,7 @@ from typing import Any
 
 from core.models import CallEvent, new_id, now
 from worker.link import spool
-from worker.link.backoff import Backoff
+from worker.link.backoff import FIRST_S, Backoff
 from worker.link.client import Gateway, Refused, Unavailable
 from worker.link.keeper import Keeper
 from worker.link.spool import Owner, Spool
@@ -40,8 +40,11 @@ class Reporter:
     on_over: Callable[[], None] | None = None
     """Called whenever the gateway says that the call is over."""
 
-    def __init__(self, gateway: Gateway, directory: Path) -> None:
+    def __init__(
+        self, gateway: Gateway, directory: Path, *, retry_after_s: float = FIRST_S
+    ) -> None:
         self._gateway = gateway
+        self._retry_after_s = retry_after_s
         self._keeper = Keeper(directory)
         self._pending: deque[CallEvent] = deque()
         self._wake = asyncio.Event()
@@ -114,7 +117,7 @@ class Reporter:
             await self._keeper.aclose(delivered=not self._pending)
 
     async def _ship(self, owner: Owner) -> None:
-        backoff = Backoff()
+        backoff = Backoff(self._retry_after_s)
         while True:
             await self._wake.wait()
             self._wake.clear()

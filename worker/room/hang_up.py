@@ -10,7 +10,7 @@ from livekit import api, rtc
 from livekit.rtc.participant import UnpublishTrackError
 
 from core.legs import BRIDGE, LEAVE_METHOD
-from worker.link.backoff import Backoff
+from worker.link.backoff import FIRST_S, Backoff
 from worker.room.far_end import CALL_STATUS
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ async def send_away(
     *,
     told: bool,
     within_s: float = HANG_UP_WITHIN_S,
+    attempt_within_s: float = _ATTEMPT_WITHIN_S,
+    retry_after_s: float = FIRST_S,
 ) -> None:
     """Make a participant leave the room; a phone's leg hangs up then.
 
@@ -40,12 +42,12 @@ async def send_away(
     reconciler hangs up. ``told``: the call's record has the reason for the end.
     """
     target = api.RoomParticipantIdentity(room=room.name, identity=identity)
-    backoff = Backoff(longest=2.0)
+    backoff = Backoff(retry_after_s, longest=2.0)
     if await _leaves_by_itself(room, identity, told=told):
         return
     try:
         async with asyncio.timeout(within_s):
-            while (failure := await _remove(livekit, target)) is not None:
+            while (failure := await _remove(livekit, target, attempt_within_s)) is not None:
                 log.warning("could not hang up", extra={"error": failure})
                 await backoff.wait()
     except TimeoutError:
@@ -82,10 +84,12 @@ async def _leaves_by_itself(room: rtc.Room, identity: str, *, told: bool) -> boo
     return True
 
 
-async def _remove(livekit: api.LiveKitAPI, target: api.RoomParticipantIdentity) -> str | None:
+async def _remove(
+    livekit: api.LiveKitAPI, target: api.RoomParticipantIdentity, within_s: float
+) -> str | None:
     """Remove a participant; return the error, or None once it is gone."""
     try:
-        async with asyncio.timeout(_ATTEMPT_WITHIN_S):
+        async with asyncio.timeout(within_s):
             await livekit.room.remove_participant(target)
     except api.TwirpError as error:
         return None if error.code == api.TwirpErrorCode.NOT_FOUND else error.code

@@ -16,7 +16,6 @@ import pytest
 from aiohttp import web
 
 from core.models import CallEvent
-from worker.link import reporter as reporter_module
 from worker.link.backoff import Backoff
 from worker.link.client import Gateway, Refused, Unavailable
 from worker.link.reporter import BATCH, Reporter, sweep
@@ -76,17 +75,6 @@ async def gateway(inbox: Inbox) -> AsyncIterator[Gateway]:
     await runner.cleanup()
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries at once: the order of things is tested, not the delay."""
-
-    class NoDelay(Backoff):
-        async def wait(self) -> None:
-            await asyncio.sleep(0)
-
-    monkeypatch.setattr(reporter_module, "Backoff", NoDelay)
-
-
 @pytest.fixture
 def unreachable() -> Any:
     class Unreachable:
@@ -96,8 +84,13 @@ def unreachable() -> Any:
     return Unreachable()
 
 
+def impatient(gateway: Any, directory: Path) -> Reporter:
+    """Return a reporter that retries at once: the order is tested, not the delay."""
+    return Reporter(gateway, directory, retry_after_s=0)
+
+
 def owned(gateway: Any, directory: Path) -> Reporter:
-    reporter = Reporter(gateway, directory)
+    reporter = impatient(gateway, directory)
     reporter.own(OWNER)
     return reporter
 
@@ -210,7 +203,7 @@ async def test_the_spool_is_readable_by_its_owner_only(tmp_path: Path, gateway: 
 
 
 async def test_events_wait_for_their_call(tmp_path: Path, inbox: Inbox, gateway: Gateway) -> None:
-    reporter = Reporter(gateway, tmp_path)
+    reporter = impatient(gateway, tmp_path)
     reporter.post("agent.joined")
     assert not files(tmp_path) and not inbox.types
     reporter.own(OWNER)
@@ -221,7 +214,7 @@ async def test_events_wait_for_their_call(tmp_path: Path, inbox: Inbox, gateway:
 
 
 async def test_events_of_no_call_go_nowhere(tmp_path: Path, inbox: Inbox, gateway: Gateway) -> None:
-    reporter = Reporter(gateway, tmp_path)
+    reporter = impatient(gateway, tmp_path)
     reporter.post("agent.joined")
     await reporter.aclose(5)
     assert not files(tmp_path) and not inbox.types
@@ -291,19 +284,18 @@ async def test_failures_of_the_gateway_are_told_apart(inbox: Inbox, gateway: Gat
             await Gateway(http, "http://127.0.0.1:9").post_events("call_1", "t", [event])
 
 
-async def test_backoff_doubles_up_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_backoff_doubles_up_to_its_limit() -> None:
     waited: list[float] = []
 
     async def sleep(delay: float) -> None:
         waited.append(delay)
 
-    monkeypatch.setattr("worker.link.backoff.asyncio.sleep", sleep)
-    monkeypatch.setattr("worker.link.backoff.random.uniform", lambda low, high: high)
-    backoff = Backoff(0.5, 5.0)
+    backoff = Backoff(0.5, 5.0, sleep=sleep)
     assert not backoff.failing
     for _ in range(6):
         await backoff.wait()
-    assert waited == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    longest = [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert all(0.75 * most <= delay <= most for delay, most in zip(waited, longest, strict=True))
     assert backoff.failing
     backoff.reset()
     assert not backoff.failing
@@ -315,7 +307,7 @@ async def test_what_is_posted_by_a_dying_job_arrives(
     tmp_path: Path, inbox: Inbox, gateway: Gateway, busy: bool
 ) -> None:
     """Its worker's main process was killed: asyncio.run has cancelled every task there is."""
-    reporter = Reporter(gateway, tmp_path)
+    reporter = impatient(gateway, tmp_path)
     reporter.own(OWNER)
     reporter.post("agent.joined")
     if not busy:
@@ -340,7 +332,7 @@ async def test_what_was_cut_off_is_sent_at_the_end(
     tmp_path: Path, inbox: Inbox, gateway: Gateway, steps: int
 ) -> None:
     """Before it was begun, or in the middle of it."""
-    reporter = Reporter(gateway, tmp_path)
+    reporter = impatient(gateway, tmp_path)
     reporter.own(OWNER)
     reporter.post("call.ended")
     for _ in range(steps):

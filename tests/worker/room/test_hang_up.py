@@ -19,7 +19,6 @@ from tests.support.edge import served
 from tests.support.inprocess import KEY, SECRET
 from tests.support.livekit_stub import LiveKitStub, phone
 from worker import server
-from worker.link.backoff import Backoff
 from worker.room import hang_up
 from worker.room.hang_up import send_away
 
@@ -102,16 +101,19 @@ async def serving(livekit: LiveKitStub) -> AsyncIterator[LiveKitAPI]:
             await api.aclose()
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(_backoff: Backoff) -> None:
-        await asyncio.sleep(0)
+async def send_away_quickly(api: LiveKitAPI, *, within_s: float = hang_up.HANG_UP_WITHIN_S) -> None:
+    """Send the phone away with short attempts and no delay between them."""
+    await send_away(
+        nobody_in_it(),
+        api,
+        IDENTITY,
+        told=True,
+        within_s=within_s,
+        attempt_within_s=0.2,
+        retry_after_s=0,
+    )
 
-    monkeypatch.setattr(hang_up, "_ATTEMPT_WITHIN_S", 0.2)
-    monkeypatch.setattr(Backoff, "wait", at_once)
 
-
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "ways",
     [
@@ -128,26 +130,22 @@ async def test_a_hang_up_is_tried_until_it_is_done(ways: list[str]) -> None:
     livekit = Failing(*ways)
     livekit.enter(ROOM, phone(IDENTITY))
     async with serving(livekit) as api:
-        await send_away(nobody_in_it(), api, IDENTITY, told=True)
+        await send_away_quickly(api)
     assert livekit.removed == [(ROOM, IDENTITY)]
     assert livekit.asked == len(ways) + 1
 
 
-@pytest.mark.usefixtures("quick")
 async def test_one_who_left_meanwhile_is_not_asked_for_again() -> None:
     livekit = Failing("unavailable")
     async with serving(livekit) as api:
-        await send_away(nobody_in_it(), api, IDENTITY, told=True)
+        await send_away_quickly(api)
     assert livekit.asked == 2
 
 
-@pytest.mark.usefixtures("quick")
 async def test_a_livekit_that_is_gone_holds_no_job_for_ever() -> None:
     livekit = Failing(*["unavailable"] * 100_000)
     async with serving(livekit) as api:
-        await asyncio.wait_for(
-            send_away(nobody_in_it(), api, IDENTITY, told=True, within_s=0.3), 10
-        )
+        await asyncio.wait_for(send_away_quickly(api, within_s=0.3), 10)
     assert livekit.asked > 2
     assert livekit.removed == []
 
