@@ -55,6 +55,7 @@ class Transfers:
         delivered: Callable[[], Awaitable[None]],
         on_hold: Callable[[bool], None],
         on_over: Callable[[Cause, str], None],
+        ask_longer_s: float = _ASK_LONGER_S,
     ) -> None:
         """``ask`` asks the gateway for the transfer and raises Unavailable or Refused.
 
@@ -69,6 +70,7 @@ class Transfers:
         self._delivered = delivered
         self._on_hold = on_hold
         self._on_over = on_over
+        self._ask_within_s = brief.agent.config.transfer_ringing_ms / 1000 + ask_longer_s
         self._task: asyncio.Task[None] | None = None
         self._referring = False
         self._connected = False
@@ -138,7 +140,7 @@ class Transfers:
         """Ask the gateway and return its answer. Retries are idempotent, as the order has an id."""
         backoff = Backoff(longest=2.0)
         try:
-            async with asyncio.timeout(self._config.transfer_ringing_ms / 1000 + _ASK_LONGER_S):
+            async with asyncio.timeout(self._ask_within_s):
                 while True:
                     try:
                         return await self._ask(order)

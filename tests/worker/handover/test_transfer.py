@@ -11,7 +11,6 @@ import pytest
 from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
 from core.transfers import Outcome, TransferOrder, TransferResult
-from worker.handover import transfer
 from worker.handover.transfer import Transfers
 from worker.link.client import Refused, Unavailable
 from worker.tools.actions import ActionFailed
@@ -24,7 +23,7 @@ Ask = Callable[[TransferOrder], Awaitable[TransferResult]]
 class Line:
     """A line that sends its far end elsewhere; a call's transfers, and what came of them."""
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, *, ask_longer_s: float = 20.0) -> None:
         config = AgentConfig(name="Ann", transfer_number="+15551230077", transfer_ringing_ms=1000)
         brief = CallBrief(
             call_id="call_1",
@@ -47,6 +46,7 @@ class Line:
             delivered=cast(Any, None),
             on_hold=self.held.append,
             on_over=lambda cause, _: self.over.append(cause),
+            ask_longer_s=ask_longer_s,
         )
 
     async def refer(self, ask: Callable[[], Awaitable[TransferResult]]) -> TransferResult:
@@ -98,15 +98,11 @@ async def test_it_is_the_same_transfer_when_the_gateway_must_be_asked_again() ->
 
 
 @pytest.mark.parametrize("error", [Refused("HTTP 409", 409), Unavailable("no route")])
-async def test_a_gateway_that_does_not_help(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transfer, "_ASK_LONGER_S", 0)
-
+async def test_a_gateway_that_does_not_help(error: Exception) -> None:
     async def ask(_: TransferOrder) -> TransferResult:
         raise error
 
-    line = Line(ask)
+    line = Line(ask, ask_longer_s=0)
     with pytest.raises(ActionFailed):
         await line.transfers.transfer()
     assert line.held == [True, False]
