@@ -9,8 +9,6 @@ from typing import Any
 
 from worker.line import KEYS, LineError
 
-_TONE_GAP_S = 0.3
-
 
 class ActionFailed(Exception):
     """The call continues unchanged. The text may be shown to users and LLMs."""
@@ -30,6 +28,7 @@ class Actions:
     post: Callable[[str, dict[str, Any]], object]
     hang_up: Callable[[], None]
     transfer: Callable[[], Awaitable[None]]
+    tone_gap_s: float = 0.3
 
     async def press(self, digits: str) -> str:
         """Play keypad tones to the far end, one after the other; return the pressed keys.
@@ -41,7 +40,7 @@ class Actions:
             raise ActionFailed("only 0-9, *, #, A-D can be pressed")
         for position, key in enumerate(keys):
             if position:
-                await asyncio.sleep(_TONE_GAP_S)
+                await asyncio.sleep(self.tone_gap_s)
             try:
                 await self.tone(key)
             except (LineError, TimeoutError) as error:

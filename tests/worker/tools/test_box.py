@@ -19,7 +19,6 @@ from livekit.agents import StopResponse
 from core.models import CustomTool
 from core.url_guard import guarded_session
 from worker.line import LineError, NotSupported
-from worker.tools import actions
 from worker.tools import http as http_tools
 from worker.tools.actions import ActionFailed, Actions, no_transfer
 from worker.tools.box import ToolBox
@@ -182,12 +181,7 @@ class Tones:
         self.tones.append(key)
 
 
-@pytest.fixture
-def quick_tones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "_TONE_GAP_S", 0)
-
-
-async def test_keys_are_played_one_by_one(quick_tones: None, box: Box) -> None:
+async def test_keys_are_played_one_by_one(box: Box) -> None:
     assert await box.box.actions.press(" 09*#aD") == "09*#AD"
     assert box.ear.tones == list("09*#AD")
     assert box.events == [("dtmf.sent", {"digits": "09*#AD"})]
@@ -227,6 +221,7 @@ class Box:
                 post=self._post,
                 hang_up=self._hang_up,
                 transfer=self._transfer,
+                tone_gap_s=0,
             ),
             keypad=Keypad(self.turns.append),
         )
@@ -257,7 +252,7 @@ async def box() -> AsyncIterator[Box]:
         yield Box(http)
 
 
-async def test_send_dtmf(box: Box, quick_tones: None) -> None:
+async def test_send_dtmf(box: Box) -> None:
     assert await box.run("send_dtmf", [], digits="1 #") == "Pressed 1#."
     assert box.ear.tones == ["1", "#"]
     assert box.events[0] == ("dtmf.sent", {"digits": "1#"})
