@@ -89,9 +89,11 @@ def watch(stage: str, adapter: Any, parts: list[Named[Any]], post: Post) -> None
     adapter.on(f"{stage}_availability_changed", changed)
 
 
-def llm_chain(parts: list[Named[llm.LLM[Any]]]) -> llm.FallbackAdapter:
+def llm_chain(
+    parts: list[Named[llm.LLM[Any]]], attempt_s: float = ATTEMPT_S
+) -> llm.FallbackAdapter:
     return llm.FallbackAdapter(
-        [part.engine for part in parts], attempt_timeout=ATTEMPT_S, max_retry_per_llm=0
+        [part.engine for part in parts], attempt_timeout=attempt_s, max_retry_per_llm=0
     )
 
 

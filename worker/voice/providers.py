@@ -21,7 +21,7 @@ from core.chains import chain
 from core.models import MODELS, AgentConfig
 from core.settings import Settings
 from worker.voice.clauses import ClauseFirst
-from worker.voice.fallback import Named, Post, llm_chain, tts_chain, watch
+from worker.voice.fallback import ATTEMPT_S, Named, Post, llm_chain, tts_chain, watch
 from worker.voice.stt_chain import SttChain
 
 VOICE_RATE = 24_000  # Hz, the output of every TTS here
@@ -154,13 +154,15 @@ def tls_context() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-def build_llm(config: AgentConfig, client: AsyncClient, post: Post) -> llm.LLM[Any]:
+def build_llm(
+    config: AgentConfig, client: AsyncClient, post: Post, *, attempt_s: float = ATTEMPT_S
+) -> llm.LLM[Any]:
     """Return the LLM of a hosted agent, or a chain of LLMs."""
     names = chain(config.model or MODELS[config.model_tier])
     parts = [Named(name, openai.LLM(model=_model(name), client=client)) for name in names]
     if len(parts) == 1:
         return parts[0].engine
-    made = llm_chain(parts)
+    made = llm_chain(parts, attempt_s)
     watch("llm", made, parts, post)
     return made
 

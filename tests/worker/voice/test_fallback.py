@@ -27,7 +27,7 @@ from core.settings import Settings
 from dev.providers import Control, Deepgram, Fault, OpenAI, Providers, Script
 from dev.stack.environment import GivenSettings
 from tests.support.provider_rig import utterances
-from worker.voice.fallback import STT_OPTIONS, watch
+from worker.voice.fallback import ATTEMPT_S, STT_OPTIONS, watch
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.providers import Providers as Plugins
 from worker.voice.providers import build_llm, build_llm_client, speed
@@ -105,11 +105,13 @@ def plugins(providers: Providers, **changes: Any) -> Plugins:
     return made
 
 
-def model(providers: Providers, timeline: Timeline, **changes: Any) -> llm.LLM[Any]:
+def model(
+    providers: Providers, timeline: Timeline, *, attempt_s: float = ATTEMPT_S, **changes: Any
+) -> llm.LLM[Any]:
     config, settings = given(providers, **changes)
     client = build_llm_client(settings)
     _made.append(client.close)
-    return build_llm(config, client, timeline.post)
+    return build_llm(config, client, timeline.post, attempt_s=attempt_s)
 
 
 async def hear(chain: SttChain, *, hangs: bool = False) -> str:
@@ -281,13 +283,12 @@ async def chat(chain: llm.LLM[Any]) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_what_one_model_fails_at_the_next_one_answers(
-    providers: Providers, kind: Any, monkeypatch: pytest.MonkeyPatch
+    providers: Providers, kind: Any
 ) -> None:
-    if kind == "hang":  # the others are not waited for
-        monkeypatch.setattr("worker.voice.fallback.ATTEMPT_S", 2.0)
     providers.control.openai.faults = [Fault(kind=kind, times=None, model="first")]
     timeline = Timeline()
-    chain = model(providers, timeline)
+    attempt_s = 2.0 if kind == "hang" else ATTEMPT_S  # the others are not waited for
+    chain = model(providers, timeline, attempt_s=attempt_s)
     assert await chat(chain) == REPLY
     assert timeline.switches() == [("llm", "openai/first", "openai/second")]
     providers.control.openai.faults = []
