@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,7 +66,7 @@ class _Segment:
 class SpokenAudio(io.AudioOutput):
     """Passes everything on to ``sink``. A segment lasts until its playback has finished."""
 
-    def __init__(self, sink: io.AudioOutput) -> None:
+    def __init__(self, sink: io.AudioOutput, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__(
             label="SpokenAudio",
             next_in_chain=sink,
@@ -74,6 +75,7 @@ class SpokenAudio(io.AudioOutput):
         )
         assert self.next_in_chain is not None  # livekit-agents may put something in between
         self._next = self.next_in_chain
+        self._clock = clock
         self._segment: _Segment | None = None
         self._spoken: deque[Spoken] = deque(maxlen=_KEPT)
         self.on("playback_started", self._started)
@@ -87,8 +89,9 @@ class SpokenAudio(io.AudioOutput):
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
         segment = self._segment
         if segment is None:
+            now = self._clock()
             segment = self._segment = _Segment(
-                FirstVoice(frame.sample_rate), time.time(), _given_text(frame)
+                FirstVoice(frame.sample_rate), now, _given_text(frame, now)
             )
         if segment.voice.position is None:
             segment.voice.feed(np.frombuffer(frame.data, np.int16))
@@ -120,7 +123,7 @@ class SpokenAudio(io.AudioOutput):
             self._spoken.append(spoken)
 
 
-def _given_text(frame: rtc.AudioFrame) -> float | None:
+def _given_text(frame: rtc.AudioFrame, now: float) -> float | None:
     """Return when the TTS was given the words of ``frame``, which is stored by another clock."""
     started: float | None = frame.userdata.get(USERDATA_TTS_STARTED_TIME)
-    return None if started is None else time.time() - (time.perf_counter() - started)
+    return None if started is None else now - (time.perf_counter() - started)

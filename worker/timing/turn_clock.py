@@ -27,8 +27,13 @@ class TurnClock:
     """
 
     def __init__(
-        self, endpointing_s: float, transport_ms: Callable[[], float | None] = lambda: None
+        self,
+        endpointing_s: float,
+        transport_ms: Callable[[], float | None] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self._endpointing_s = endpointing_s
         self._transport_ms = transport_ms
         self._heard = HeardAudio()
@@ -40,21 +45,21 @@ class TurnClock:
     async def listen(self, audio: AsyncIterable[rtc.AudioFrame]) -> AsyncIterator[rtc.AudioFrame]:
         """Yield ``audio`` unchanged on its way to the STT, and record it."""
         async for frame in audio:
-            self._heard.push(np.frombuffer(frame.data, np.int16), frame.sample_rate, time.time())
+            self._heard.push(np.frombuffer(frame.data, np.int16), frame.sample_rate, self._clock())
             yield frame
 
     def speak(self, sink: io.AudioOutput) -> io.AudioOutput:
         """Return an output that records the audio and passes it on to ``sink``."""
-        self._mouth = SpokenAudio(sink)
+        self._mouth = SpokenAudio(sink, clock=self._clock)
         return self._mouth
 
     def quiet(self) -> None:
         """Note that the voice activity detector has just reported the end of speech."""
-        self._quiet.append(time.time())
+        self._quiet.append(self._clock())
 
     def understood(self) -> None:
         """Note that a final transcript has just arrived."""
-        self._finals.append(time.time())
+        self._finals.append(self._clock())
 
     def tools_ran(self, event: FunctionToolsExecutedEvent) -> None:
         """Note when tools have run, from the session's event."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -249,29 +249,25 @@ class TestParts:
 
 
 class TestTurnClock:
-    @pytest.fixture
-    def now(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-        at = [START]
-        monkeypatch.setattr(time, "time", lambda: at[0])
-        yield at
-
-    async def test_a_turn_from_its_frames_to_its_parts(self, now: list[float]) -> None:
-        clock = TurnClock(0.2, lambda: 60.0)
+    async def test_a_turn_from_its_frames_to_its_parts(self) -> None:
+        now = START
+        clock = TurnClock(0.2, lambda: 60.0, clock=lambda: now)
 
         async def audio() -> AsyncIterator[rtc.AudioFrame]:
+            nonlocal now
             for number in range(1, 64):
-                now[0] = START + number * 0.02
+                now = START + number * 0.02
                 pcm = level(20, -20 if number <= 50 else -70)
                 yield rtc.AudioFrame(pcm.tobytes(), RATE, 1, len(pcm))
 
         assert len([None async for _ in clock.listen(audio())]) == 63
-        now[0] = START + 1.1
+        now = START + 1.1
         clock.understood()
-        now[0] = START + 1.25
+        now = START + 1.25
         clock.quiet()
         sink = Sink()
         mouth = clock.speak(sink)
-        now[0] = START + 1.65
+        now = START + 1.65
         await mouth.capture_frame(frame(40, -80))
         await mouth.capture_frame(frame(100, -20))
         mouth.flush()
