@@ -17,7 +17,15 @@ LOOK_S: Final = 0.25
 COMES_WITHIN_S: Final = 3.0
 
 
-async def absent(client: api.LiveKitAPI, room: str, identity: str, call_id: str) -> bool:
+async def absent(
+    client: api.LiveKitAPI,
+    room: str,
+    identity: str,
+    call_id: str,
+    *,
+    look_s: float = LOOK_S,
+    comes_within_s: float = COMES_WITHIN_S,
+) -> bool:
     """Wait until LiveKit says that the participant of this call is not in the room.
 
     Return True if it was there before, False if it did not come in time. The caller cancels the
@@ -30,9 +38,9 @@ async def absent(client: api.LiveKitAPI, room: str, identity: str, call_id: str)
                 came, misses = True, 0
             case False:
                 misses += 1
-        if misses and (came or misses * LOOK_S >= COMES_WITHIN_S):
+        if misses and (came or misses * look_s >= comes_within_s):
             return came
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(look_s)
 
 
 async def gone(client: api.LiveKitAPI, room: str, identity: str, sid: str) -> bool:

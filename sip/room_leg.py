@@ -62,12 +62,22 @@ class RoomLeg:
     ``digits`` receives the keys that others in the room press for the far end, once audio runs.
     """
 
-    def __init__(self, call_id: str, participant: Participant, livekit: LiveKit) -> None:
+    def __init__(
+        self,
+        call_id: str,
+        participant: Participant,
+        livekit: LiveKit,
+        *,
+        look_after_s: float = membership.LOOK_S,
+        tells_within_s: float = TELLS_WITHIN_S,
+    ) -> None:
         self.participant = participant
         self.over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.digits: asyncio.Queue[str] = asyncio.Queue()
         self._call_id = call_id
         self._livekit = livekit
+        self._look_after_s = look_after_s
+        self._tells_within_s = tells_within_s
         self._room = rtc.Room()
         # No queue: the leg captures the phone's audio as it arrives.
         self._source = rtc.AudioSource(SAMPLE_RATE, 1, queue_size_ms=0)
@@ -155,7 +165,7 @@ class RoomLeg:
                 return
             ending = self.over.result()
             if ending.last_word:
-                await asyncio.wait({task}, timeout=TELLS_WITHIN_S)
+                await asyncio.wait({task}, timeout=self._tells_within_s)
         finally:
             task.cancel()
             # The result no longer matters: the call is over.
@@ -170,7 +180,7 @@ class RoomLeg:
         While it connects, the SDK (livekit 1.1.21) does not notice a removal. It continues for
         15 s and more (measured); meanwhile other calls wait for this one's turn.
         """
-        await asyncio.sleep(membership.LOOK_S)  # usually it has connected by then
+        await asyncio.sleep(self._look_after_s)  # usually it has connected by then
         room, identity = self.participant.room, self.participant.identity
         async with self._livekit.client() as client:
             came = await membership.absent(client, room, identity, self._call_id)

@@ -42,21 +42,17 @@ class TestMembership:
             (["SCL_1", None, None, ""], True),
         ],
     )
-    async def test_one_who_is_not_there(
-        self, looks: list[str | None], came: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(membership, "LOOK_S", 0.001)
-        monkeypatch.setattr(membership, "COMES_WITHIN_S", 0.005)
+    async def test_one_who_is_not_there(self, looks: list[str | None], came: bool) -> None:
         client: Any = Rooms(*looks)
+        gone = membership.absent(
+            client, "room", "phone", "SCL_1", look_s=0.001, comes_within_s=0.005
+        )
         async with asyncio.timeout(2):
-            assert await membership.absent(client, "room", "phone", "SCL_1") is came
+            assert await gone is came
 
     @pytest.mark.parametrize("looks", [["SCL_1"], [None], ["", "SCL_1"]])
-    async def test_one_who_is_or_of_whom_nothing_is_known(
-        self, looks: list[str | None], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(membership, "LOOK_S", 0.001)
+    async def test_one_who_is_or_of_whom_nothing_is_known(self, looks: list[str | None]) -> None:
         client: Any = Rooms(*looks)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await membership.absent(client, "room", "phone", "SCL_1")
+                await membership.absent(client, "room", "phone", "SCL_1", look_s=0.001)

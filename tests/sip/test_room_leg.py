@@ -71,7 +71,9 @@ class Room:
         self.connected = False
 
 
-def outside(monkeypatch: pytest.MonkeyPatch) -> tuple[RoomLeg, Room]:
+def outside(
+    monkeypatch: pytest.MonkeyPatch, *, tells_within_s: float = 2.0
+) -> tuple[RoomLeg, Room]:
     room = Room()
 
     async def connect(*_: object, **__: object) -> None:
@@ -80,7 +82,8 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> tuple[RoomLeg, Room]:
     monkeypatch.setattr(rtc, "Room", lambda: room)
     monkeypatch.setattr(room_leg, "connect", connect)
     livekit = LiveKit("ws://127.0.0.1:1", "key", "a-secret-of-more-than-32-bytes-for-tests")
-    return RoomLeg("SCL_1", Participant("room", "phone", "Phone", "", {}), livekit), room
+    phone = Participant("room", "phone", "Phone", "", {})
+    return RoomLeg("SCL_1", phone, livekit, tells_within_s=tells_within_s), room
 
 
 async def join(monkeypatch: pytest.MonkeyPatch) -> tuple[RoomLeg, Room]:
@@ -116,8 +119,7 @@ async def test_a_last_word_waits_for_the_room_and_for_no_publication(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Who gave up while the room was joined must not look like one whom nobody served."""
-    monkeypatch.setattr(room_leg, "TELLS_WITHIN_S", 0)
-    leg, room = outside(monkeypatch)
+    leg, room = outside(monkeypatch, tells_within_s=0)
     room.local_participant.publishes.clear()
     joining = asyncio.create_task(leg.join(asyncio.get_running_loop().time() + 5))
     await asyncio.sleep(0)
