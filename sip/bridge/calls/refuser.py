@@ -20,7 +20,8 @@ CLOSE_WITHIN_S: Final = 3.0
 class Refuser:
     """Refuses calls from one task, since the stack takes few commands at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
+        self._close_within_s = close_within_s
         self._calls: deque[PhoneCall] = deque()
         self._task: asyncio.Task[None] | None = None
         self._told: Counter[str] = Counter()
@@ -36,12 +37,12 @@ class Refuser:
             self._timer = asyncio.get_running_loop().call_later(TELL_EVERY_S, self._tell)
 
     async def close(self) -> None:
-        """Wait until all calls are refused, at most ``CLOSE_WITHIN_S``.
+        """Wait until all calls are refused, at most ``close_within_s``.
 
         ``refuse`` must not be called afterwards.
         """
         if (task := self._task) is not None:
-            _, late = await asyncio.wait({task}, timeout=CLOSE_WITHIN_S)
+            _, late = await asyncio.wait({task}, timeout=self._close_within_s)
             if late:
                 left = len(self._calls) + 1  # one more is being refused
                 task.cancel()

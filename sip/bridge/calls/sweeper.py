@@ -22,15 +22,16 @@ def settle() -> None:
 
 
 class Sweeper:
-    """Collects ``AFTER_S`` after a call has ended, once for all that end in that time."""
+    """Collects ``after_s`` after a call has ended, once for all that end in that time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, after_s: float = AFTER_S) -> None:
+        self._after_s = after_s
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def soon(self) -> None:
         if self._timer is None and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(AFTER_S, self._sweep)
+            self._timer = asyncio.get_running_loop().call_later(self._after_s, self._sweep)
 
     def close(self) -> None:
         self._closed = True

@@ -18,10 +18,11 @@ JOIN_WITHIN_S: Final = 9.0
 class Turns:
     """Queues joins: ``at_once`` may run, and no further call may queue while ``waiting`` do."""
 
-    def __init__(self, at_once: int, waiting: int) -> None:
+    def __init__(self, at_once: int, waiting: int, *, join_within_s: float = JOIN_WITHIN_S) -> None:
         self._turns = asyncio.Semaphore(at_once)
         self._may_wait = waiting
         self._waiting = 0
+        self._join_within_s = join_within_s
 
     def check(self) -> None:
         """Raises TwirpError ``resource_exhausted`` if no further call may wait."""
@@ -35,7 +36,7 @@ class Turns:
         the turn does not come in time, ``canceled`` as soon as the call is over, which frees the
         turn or the place in the queue.
         """
-        deadline = asyncio.get_running_loop().time() + JOIN_WITHIN_S
+        deadline = asyncio.get_running_loop().time() + self._join_within_s
         self._waiting += 1
         try:
             await self._turn(leg, deadline)

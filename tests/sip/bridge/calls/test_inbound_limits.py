@@ -9,8 +9,6 @@ from typing import Any, cast
 import pytest
 
 from sip import membership, room_leg
-from sip.bridge.calls import refuser, turns
-from sip.bridge.calls.call import Call
 from sip.bridge.calls.inbound_limits import SOURCES_KEPT, Admission, Limits
 from sip.bridge.calls.refuser import Refuser
 from sip.bridge.calls.turns import Turns
@@ -114,11 +112,8 @@ class TestTurns:
             call.let.set()
         await asyncio.gather(*tasks)
 
-    async def test_whoever_waits_too_long_is_refused_and_joins_nothing(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(turns, "JOIN_WITHIN_S", 0.05)
-        line, first, late = Turns(1, 10), Joining(), Joining()
+    async def test_whoever_waits_too_long_is_refused_and_joins_nothing(self) -> None:
+        line, first, late = Turns(1, 10, join_within_s=0.05), Joining(), Joining()
         holding = asyncio.create_task(line.join(as_leg(first)))
         await first.began.wait()
         with pytest.raises(TwirpError) as refused:
@@ -195,15 +190,15 @@ async def test_a_join_that_cannot_succeed_gives_its_turn_back(
 
     monkeypatch.setattr(room_leg, "connect", connect)
     monkeypatch.setattr(membership, "absent", absent)
-    monkeypatch.setattr(membership, "LOOK_S", 0)
     livekit = LiveKit("ws://127.0.0.1:1", "key", "a-secret-of-more-than-32-bytes-for-tests")
     line = Turns(1, 10)
     for number in range(3):
-        call = Call(f"SCL_{number}", Participant("room", "phone", "Phone", "", {}), livekit)
+        phone = Participant("room", "phone", "Phone", "", {})
+        leg = RoomLeg(f"SCL_{number}", phone, livekit, look_after_s=0)
         async with asyncio.timeout(2):
             with pytest.raises(TwirpError) as refused:
-                await line.join(call.room_leg)
-            await call.finish(call.over.result())
+                await line.join(leg)
+            await leg.leave(leg.over.result())
         assert refused.value.code == code
 
 
@@ -254,10 +249,9 @@ class TestRefuser:
         ] * 2
 
     async def test_a_stack_that_hangs_does_not_hold_up_the_stop(
-        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+        self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(refuser, "CLOSE_WITHIN_S", 0.01)
-        line = Refuser()
+        line = Refuser(close_within_s=0.01)
         phone: Any = SimpleNamespace(hang_up=asyncio.Event().wait)
         for _ in range(3):
             line.refuse(phone, "too many")

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from sip.bridge.calls import sweeper
+from sip.bridge.calls.sweeper import Sweeper
 
 pytestmark = pytest.mark.unit
 
@@ -19,12 +19,11 @@ class Circle:
         self.itself = self
 
 
-async def test_ended_calls_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeper, "AFTER_S", 0)
+async def test_ended_calls_are_let_go() -> None:
     circle = Circle()
     gone = asyncio.Event()
     weakref.finalize(circle, gone.set)
-    ended = sweeper.Sweeper()
+    ended = Sweeper(after_s=0)
     ended.soon()
     del circle
     async with asyncio.timeout(5):
@@ -34,9 +33,8 @@ async def test_ended_calls_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_service_that_has_closed_searches_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     searches: list[int] = []
-    monkeypatch.setattr(sweeper, "AFTER_S", 0)
     monkeypatch.setattr("gc.collect", lambda: searches.append(1))
-    ended = sweeper.Sweeper()
+    ended = Sweeper(after_s=0)
     ended.soon()
     ended.close()
     ended.soon()
