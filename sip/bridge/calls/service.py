@@ -46,13 +46,19 @@ class SipService:
     """Owns one task per call; ``close`` ends them all."""
 
     def __init__(
-        self, endpoint: Endpoint, registry: Registry, livekit: LiveKit, guard: SipGuard
+        self,
+        endpoint: Endpoint,
+        registry: Registry,
+        livekit: LiveKit,
+        guard: SipGuard,
+        *,
+        dials_waiting: int = DIALS_WAITING,
     ) -> None:
         self._endpoint = endpoint
         self._guard = guard
         self._registry = registry
         self._livekit = livekit
-        self._dials = Turns(JOINING, DIALS_WAITING)
+        self._dials = Turns(JOINING, dials_waiting)
         self._admission = Admission()
         self._inbound = Inbound(
             endpoint,

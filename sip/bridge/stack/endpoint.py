@@ -68,7 +68,7 @@ class TooManyIdentities(Exception):
 class Endpoint:
     """Owns the SIP stack of this process (the library allows one)."""
 
-    def __init__(self, listen: str) -> None:
+    def __init__(self, listen: str, *, max_agents: int = MAX_AGENTS) -> None:
         """``listen``: ``address:port``, port 0 for a free one. Raises ValueError."""
         host, _, port = listen.rpartition(":")
         try:
@@ -78,6 +78,7 @@ class Endpoint:
             raise ValueError("BRIDGE_SIP_LISTEN must be an IP address and a port") from None
         self._runtime: baresip.Runtime | None = None
         self._agents: dict[str, baresip.UserAgent] = {}
+        self._max_agents = max_agents
         self._agents_lock = asyncio.Lock()
         self._dialled: weakref.WeakValueDictionary[str, PhoneCall] = weakref.WeakValueDictionary()
         self._dialling = 0
@@ -172,7 +173,7 @@ class Endpoint:
             if agent is None:
                 if self._runtime is None:
                     raise baresip.BaresipError("the SIP endpoint is not running")
-                if len(self._agents) >= MAX_AGENTS:
+                if len(self._agents) >= self._max_agents:
                     log.warning("no further identity can be dialled from until a restart")
                     raise TooManyIdentities
                 agent = await baresip.UserAgent.create(

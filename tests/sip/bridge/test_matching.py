@@ -16,7 +16,6 @@ from sip.bridge.calls.inbound import parse_address
 from sip.bridge.calls.outbound import plan
 from sip.bridge.calls.transfer import transfer_target
 from sip.bridge.matching import Invite
-from sip.bridge.stack import endpoint as endpoint_module
 from sip.bridge.stack.endpoint import Endpoint
 from sip.bridge.twirp import TwirpError
 from sip.guard import SipGuard
@@ -257,10 +256,10 @@ async def test_a_process_dials_from_so_many_identities(
         made.append(account)
         return Unreachable()
 
-    monkeypatch.setattr(endpoint_module, "MAX_AGENTS", 3)
     monkeypatch.setattr(baresip.UserAgent, "create", create)
     over = asyncio.get_running_loop().create_future()
-    endpoint, call = Endpoint("127.0.0.1:5060"), cast("Any", SimpleNamespace(over=over))
+    endpoint = Endpoint("127.0.0.1:5060", max_agents=3)
+    call = cast("Any", SimpleNamespace(over=over))
     monkeypatch.setattr(endpoint, "_runtime", object())
 
     async def dialled_from(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from livekit.api import LiveKitAPI
 from livekit.protocol import sip as pb
 
 from sip.bridge.api.server import create_app
-from sip.bridge.calls import service
 from sip.bridge.calls.service import SipService
 from sip.bridge.registry import Registry
 from sip.bridge.stack.endpoint import Endpoint
@@ -30,14 +30,22 @@ TRUNK = {"trunk": {"name": "t", "numbers": ["+15550100"]}}
 Client = TestClient[Any, Any]
 
 
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    """The service with nothing behind it: no SIP socket, no LiveKit."""
+@asynccontextmanager
+async def serving(tmp_path: Path, *, dials_waiting: int = 100) -> AsyncIterator[Client]:
+    """Serve with nothing behind it: no SIP socket, no LiveKit."""
     livekit = LiveKit("ws://127.0.0.1:1", KEY, SECRET)
     registry = Registry(tmp_path / "bridge.json")
-    sip = SipService(Endpoint("127.0.0.1:5060"), registry, livekit, SipGuard())
+    sip = SipService(
+        Endpoint("127.0.0.1:5060"), registry, livekit, SipGuard(), dials_waiting=dials_waiting
+    )
     app = create_app(sip, registry, livekit, lambda: {"sip": "127.0.0.1:5060"})
     async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[Client]:
+    async with serving(tmp_path) as client:
         yield client
 
 
@@ -195,13 +203,7 @@ async def test_every_method_of_the_api_with_livekits_own_client(client: Client) 
         await lk.aclose()
 
 
-@pytest.fixture
-def nobody_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "DIALS_WAITING", 0)
-
-
-@pytest.mark.usefixtures("nobody_may_wait")
-async def test_more_dials_than_can_join_their_rooms_are_refused(client: Client) -> None:
+async def test_more_dials_than_can_join_their_rooms_are_refused(tmp_path: Path) -> None:
     dial = {
         "trunk": {"hostname": "127.0.0.1:5080"},
         "sip_call_to": "+15550101",
@@ -209,6 +211,7 @@ async def test_more_dials_than_can_join_their_rooms_are_refused(client: Client) 
         "room_name": "a",
         "participant_identity": "phone",
     }
-    status, refusal = await post(client, "CreateSIPParticipant", dial, bearer(call=True))
+    async with serving(tmp_path, dials_waiting=0) as client:
+        status, refusal = await post(client, "CreateSIPParticipant", dial, bearer(call=True))
     assert (status, refusal["code"]) == (429, "resource_exhausted")
     assert "meta" not in refusal  # no SIP status: the far end was never asked
