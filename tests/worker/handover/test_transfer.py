@@ -104,7 +104,7 @@ async def test_a_gateway_that_does_not_help(error: Exception) -> None:
 
     line = Line(ask, ask_longer_s=0)
     with pytest.raises(ActionFailed):
-        await line.transfers.transfer()
+        await asyncio.wait_for(line.transfers.transfer(), 10)
     assert line.held == [True, False]
     assert [data for _, data, _ in line.posted] == [{"reason": "failed"}]
 

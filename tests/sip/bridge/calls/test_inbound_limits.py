@@ -117,7 +117,7 @@ class TestTurns:
         holding = asyncio.create_task(line.join(as_leg(first)))
         await first.began.wait()
         with pytest.raises(TwirpError) as refused:
-            await line.join(as_leg(late))
+            await asyncio.wait_for(line.join(as_leg(late)), 5)
         assert refused.value.code == "resource_exhausted"
         assert not late.began.is_set()
         first.let.set()
