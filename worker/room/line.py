@@ -18,7 +18,7 @@ from core.settings import Settings
 from core.transfers import TransferResult, human_identity
 from worker.handover.aside import Aside
 from worker.line import KEYS, LineError, Listener
-from worker.room import hang_up as leaving
+from worker.room import hang_up
 from worker.room.consultation import RoomConsultation
 from worker.room.far_end import FarEnd
 from worker.room.media_delay import MediaDelay
@@ -171,11 +171,11 @@ class RoomLine:
     async def hang_up(self, *, told: bool) -> None:
         """Hang up on the far end only: other participants may be in the room."""
         if (identity := self._whom()) is not None:
-            await leaving.send_away(self._room, self._ctx.api, identity, told=told)
+            await hang_up.send_away(self._room, self._ctx.api, identity, told=told)
 
     async def fall_silent(self) -> None:
         if self._room.isconnected():
-            await leaving.fall_silent(self._room)
+            await hang_up.fall_silent(self._room)
 
     async def leave(self) -> None:
         self._stop_giving_up()
@@ -183,7 +183,7 @@ class RoomLine:
             await self._delay.aclose()
         if self._far_end is not None:
             self._far_end.close()
-        await leaving.leave(self._room)
+        await hang_up.leave(self._room)
 
     def _whom(self) -> str | None:
         if self._far_end is not None:
