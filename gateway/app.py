@@ -88,7 +88,7 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
     agents = AgentFiles(settings.agents_dir)
     known = agents.check()
     if settings.default_agent not in known:
-        raise ValueError(f"DEFAULT_AGENT={settings.default_agent} is no file in AGENTS_DIR")
+        raise ValueError(f"DEFAULT_AGENT={settings.default_agent} names no file in AGENTS_DIR")
     metrics = Metrics()
     watch_process(metrics.registry)
     app = web.Application(

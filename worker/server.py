@@ -67,7 +67,7 @@ class Admission:
         try:
             job = read_job(request.job.metadata)
         except ValidationError:
-            log.error("a job without our metadata", extra={"room": request.room.name})
+            log.error("a job without Switchroom's metadata", extra={"room": request.room.name})
             return await request.reject(terminate=True)
         if len(self.jobs) >= self._capacity:
             log.warning("full, call left to another worker", extra=facts(job))

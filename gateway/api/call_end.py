@@ -35,7 +35,7 @@ async def end(request: web.Request) -> web.StreamResponse:
     async def effect() -> dict[str, object]:
         call = await find(request)
         if call.ended:
-            raise Conflict("The call is over already", code="CALL_ENDED")
+            raise Conflict("The call has already ended", code="CALL_ENDED")
         over = await hang_up(request, call)
         return (await detail(request, over)).wire()
 

@@ -167,7 +167,9 @@ async def create(request: web.Request) -> web.StreamResponse:
         try:
             made = await store.create(scope, body.name, body.provider, body.secret())
         except NameTaken:
-            raise Conflict("There is a credential of this name", code="CREDENTIAL_EXISTS") from None
+            raise Conflict(
+                "A credential with this name already exists", code="CREDENTIAL_EXISTS"
+            ) from None
         return envelope(CredentialView.of(made), "Credential kept").wire()
 
     return await once(request, request.app[STORE], principal, body, effect, status=201)

@@ -151,9 +151,9 @@ async def replay(request: web.Request) -> web.StreamResponse:
         try:
             delivery = await request.app[OUTBOX].replay(_visible(request), delivery_id)
         except Pending:
-            raise Conflict("It is still being delivered", code="DELIVERY_PENDING") from None
+            raise Conflict("The delivery is still in progress", code="DELIVERY_PENDING") from None
         except NoEndpoint:
-            raise Conflict("No webhook is set for it", code="NO_WEBHOOK") from None
+            raise Conflict("The delivery's webhook no longer exists", code="NO_WEBHOOK") from None
         if delivery is None:
             raise NotFound("Delivery not found", code="DELIVERY_NOT_FOUND")
         return DeliveryView.of(delivery).wire()

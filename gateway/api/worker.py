@@ -43,12 +43,12 @@ class WorkerEvent(CallEvent):
     @model_validator(mode="after")
     def _usable(self) -> Self:
         if not _EARLIEST <= self.at < _LATEST:
-            raise ValueError("at is no time of a call")
+            raise ValueError("at is not a time during a call")
         if self.type == "turn":
             Turn.model_validate(self.data)
         code = self.data.get("sipStatusCode")
         if self.type == "call.ended" and isinstance(code, int) and not 100 <= code <= 699:
-            raise ValueError("sipStatusCode is no SIP status")
+            raise ValueError("sipStatusCode is not a SIP status code")
         return self
 
 

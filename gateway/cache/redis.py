@@ -132,7 +132,7 @@ class RedisCache(Cache):
             if self._unsaid:
                 await self._ask(lambda: self._delete(self._unsaid))
         except _Away:
-            log.warning("changes were not told to the cache", extra={"count": len(self._unsaid)})
+            log.warning("the cache was not told of changes", extra={"count": len(self._unsaid)})
         finally:
             if self._returning is not None:
                 self._returning.cancel()

@@ -73,7 +73,9 @@ class Handover:
         try:
             others = await present(self._livekit, call.room_name)
         except LIVEKIT_ERRORS as error:
-            log.warning("cannot look for a human", extra={"problem": type(error).__name__})
+            log.warning(
+                "cannot look for a transfer's human", extra={"problem": type(error).__name__}
+            )
             return
         for human in humans_of(call, others):
             await send_away_or_log(self._livekit, call.room_name, human.identity)

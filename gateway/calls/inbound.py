@@ -96,11 +96,11 @@ class Inbound:
         if found is None:
             caller = await self._caller(room)
             if caller is None:
-                raise Gone("The caller is not there any more")
+                raise Gone("The caller has left")
             await self.admit(room.room_name, caller)
             found = await self._store.call_and_agent(call_id)
         if found is None:
-            raise Gone("The call is not known")
+            raise Gone("The call is unknown")
         call, agent = found
         if call.ended or agent is None:
             raise Gone("The call is over, or takes no agent")
@@ -124,9 +124,9 @@ class Inbound:
         """
         call_id = call_id_of(room_name)
         if not can_be_named(room_name, caller):
-            log.warning("turned away a caller whose name is no text", extra={"call_id": call_id})
+            log.warning("rejected a caller whose name is not text", extra={"call_id": call_id})
             self._spawn(call_id, send_away_or_log(self._livekit, room_name, caller.identity))
-            raise Gone("The caller cannot be named")
+            raise Gone("The caller has no usable name")
         if call := await self._store.call(Scope(None), call_id):
             return call
         number = await self._numbers.get(Scope(None), number_id_of(caller))

@@ -133,7 +133,7 @@ class Reconciler:
             at = datetime.fromtimestamp(caller.joined_at, UTC) if caller.joined_at else None
             with contextlib.suppress(Gone):
                 call = await self._inbound.admit(room.name, caller, at)
-                log.warning("found a call that nobody had told of", extra={"call_id": call.id})
+                log.warning("found an unreported call", extra={"call_id": call.id})
 
     async def _clear(self, room: Room, call: Call) -> None:
         """Hang up the caller of an ended call, who still hears ringing or silence."""
@@ -147,7 +147,7 @@ class Reconciler:
             others = await present(self._livekit, room_name)
         except ServerError as error:
             facts = {"room": room_name, "problem": error.code}
-            return log.warning("LiveKit does not tell of a room", extra=facts)
+            return log.warning("LiveKit gives no information on a room", extra=facts)
         if any(other.kind == ParticipantInfo.Kind.AGENT for other in others):
             return  # an agent talks to them, whatever the record says
         for phone in others:
@@ -187,7 +187,7 @@ class Reconciler:
             except ServerError as error:
                 # One call whose room LiveKit cannot list must not keep the others open.
                 facts = {"call_id": call.id, "problem": error.code}
-                log.warning("LiveKit does not tell of a call", extra=facts)
+                log.warning("LiveKit gives no information on a call", extra=facts)
 
     async def _left_alone(self, call: Call, others: list[ParticipantInfo]) -> bool:
         humans = humans_of(call, others)

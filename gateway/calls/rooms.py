@@ -248,7 +248,7 @@ class LiveKitRooms:
             except LIVEKIT_ERRORS as error:
                 # Keep them all: any of them may be connected.
                 facts = {"room": room_name, "problem": type(error).__name__}
-                log.warning("LiveKit does not tell who is in a room", extra=facts)
+                log.warning("LiveKit does not list a room's participants", extra=facts)
                 continue
             identities &= {one for other in present for one in joining_as(other.identity)}
         await self._names.renew(ending)

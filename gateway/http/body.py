@@ -284,7 +284,7 @@ def _malformed(reason: str) -> BadRequest:
 
 
 def _misdescribed() -> BadRequest:
-    return BadRequest("The body is not what its headers say", code="INVALID_JSON")
+    return BadRequest("The body does not match its headers", code="INVALID_JSON")
 
 
 def _too_deep() -> BadRequest:

@@ -48,7 +48,7 @@ class Names:
         """Check Host and Origin. Raises BadRequest (not one Host), Forbidden (a foreign one)."""
         named = request.headers.getall(hdrs.HOST, [])
         if len(named) != 1:
-            raise BadRequest("A request names one host", code="INVALID_HOST")
+            raise BadRequest("A request must name exactly one host", code="INVALID_HOST")
         host = _host_of(named[0])
         if not self._is_here(host) or not self._is_here(_target(request, host)):
             raise Forbidden(

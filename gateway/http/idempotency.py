@@ -118,7 +118,7 @@ async def _renew(keys: IdempotencyKeys, held: HeldKey) -> None:
         await asyncio.sleep(_RENEW_S)
         try:
             if not await keys.renew(held):
-                log.warning("a running request was taken for dead")
+                log.warning("a running request was mistaken for a dead one")
                 return
         except Unavailable:
             log.warning("the lease of an idempotency key was not renewed")

@@ -46,7 +46,7 @@ class Accounts:
             ref = known[0].id
         credential, secret = await self._open(scope, ref)
         if not isinstance(secret, TwilioSecret):
-            raise Conflict("The credential is not one of Twilio", code="CREDENTIAL_REQUIRED")
+            raise Conflict("The credential is not a Twilio credential", code="CREDENTIAL_REQUIRED")
         return credential, TwilioAccount(secret, self._http)
 
     async def of(self, number: PhoneNumber) -> TwilioAccount | None:

@@ -214,7 +214,7 @@ class Provisioner:
             raise agent_not_found() from None
         except TooManyPending:
             raise TooManyRequests(
-                f"{MAX_PENDING} numbers wait for an operator's approval already",
+                f"{MAX_PENDING} numbers already wait for an operator's approval",
                 code="PENDING_LIMIT",
                 retry_after_s=_RETRY_PENDING_S,
             ) from None
@@ -279,7 +279,7 @@ class Provisioner:
     async def _note(self, number: PhoneNumber, **values: Any) -> None:
         """Store progress. Raises Conflict if another process has begun to undo the attachment."""
         if await self.numbers.move(Scope(None), number.id, {"attaching"}, values) is None:
-            raise Conflict("The attachment was given up meanwhile", code="NUMBER_BUSY")
+            raise Conflict("The attachment was abandoned in the meantime", code="NUMBER_BUSY")
 
     async def _undo(self, number: PhoneNumber, error: BaseException) -> None:
         facts = {"number_id": number.id, "problem": type(error).__name__}
@@ -325,7 +325,7 @@ class Provisioner:
             if isinstance(error, Unavailable):
                 raise
             facts = {"number_id": number.id, "problem": error.code}
-            log.warning("the provider does not take the number back", extra=facts)
+            log.warning("the provider did not release the number", extra=facts)
 
     async def _purchase(self, account: TwilioAccount, number: PhoneNumber) -> str | None:
         """Return the SID of a number that was bought for this row but not noted in it."""
@@ -350,16 +350,16 @@ class Provisioner:
 
 
 def busy() -> Conflict:
-    return Conflict("The number is being attached or detached just now", code="NUMBER_BUSY")
+    return Conflict("The number is being attached or detached", code="NUMBER_BUSY")
 
 
 def taken() -> Conflict:
-    return Conflict("The number is attached already", code="NUMBER_ATTACHED")
+    return Conflict("The number is already attached", code="NUMBER_ATTACHED")
 
 
 def _too_slow() -> Unavailable:
     return Unavailable(
-        "LiveKit or the provider took too long; what is half done will be undone",
+        "LiveKit or the provider took too long; the partial changes will be undone",
         code="PROVIDER_UNAVAILABLE",
         retry_after_s=5,
     )

@@ -86,13 +86,13 @@ class NumberRepair:
                 await self._provisioner.finish(number)
                 repairs.undone += 1
                 facts = {"number_id": number.id, "status": number.status}
-                log.info("undid what was half done of a number", extra=facts)
+                log.info("rolled back a number's partial attachment", extra=facts)
             else:
                 await self._restore(number, there, repairs)
         except (AppError, TimeoutError, NotThere) as error:
             repairs.failed += 1
             facts = {"number_id": number.id, "problem": type(error).__name__}
-            log.warning("a number could not be mended", extra=facts)
+            log.warning("a number could not be repaired", extra=facts)
 
     async def _restore(self, number: PhoneNumber, there: Listing, repairs: Repairs) -> None:
         now = await self._numbers.get(Scope(None), number.id)
@@ -104,7 +104,7 @@ class NumberRepair:
         values = {"trunk_id": trunk_id, "rule_id": rule_id}
         await self._numbers.move(Scope(None), now.id, {"active"}, values)
         repairs.restored += 1
-        log.info("made a number's trunk and rule right", extra={"number_id": now.id})
+        log.info("corrected a number's trunk and rule", extra={"number_id": now.id})
 
     async def _sweep(self, rows: dict[str, PhoneNumber], there: Listing, repairs: Repairs) -> None:
         """Delete labelled objects that belong to no row, or are duplicates."""
@@ -113,13 +113,13 @@ class NumberRepair:
             if owner is not None and _surplus(rule_id, rows.get(owner), "rule_id", there.rules):
                 await self._objects.remove_rule(rule_id)
                 repairs.removed += 1
-                log.info("removed a rule of no number", extra={"number_id": owner})
+                log.info("removed a rule without a number", extra={"number_id": owner})
         for trunk_id, trunk in there.trunks.items():
             owner = self._objects.trunk_owner(trunk)
             if owner is not None and _surplus(trunk_id, rows.get(owner), "trunk_id", there.trunks):
                 await self._objects.remove_trunk(trunk_id)
                 repairs.removed += 1
-                log.info("removed a trunk of no number", extra={"number_id": owner})
+                log.info("removed a trunk without a number", extra={"number_id": owner})
 
 
 def _surplus(found: str, number: PhoneNumber | None, column: str, there: Collection[str]) -> bool:

@@ -32,7 +32,7 @@ async def reseal(settings: Settings) -> int:
         return credentials + webhooks + trunks + await _reseal_agents(database, vault)
     except Unreadable:
         raise ValueError(
-            "SECRETS_KEY holds no key for some secret; with that key too, try again"
+            "SECRETS_KEY holds no key for some secret; add that key and try again"
         ) from None
     finally:
         await database.close()

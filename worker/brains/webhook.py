@@ -196,7 +196,7 @@ class WebhookBrain:
         except ActionFailed as failure:
             self._refused(name, str(failure))
         except Exception:  # the following actions, a hang-up above all, must still be done
-            log.exception("what a webhook asked for failed", extra={"action": name})
+            log.exception("an action requested by a webhook failed", extra={"action": name})
             self._refused(name, "it could not be done")
 
     def _refused(self, action: str, reason: str) -> None:

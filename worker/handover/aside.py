@@ -38,4 +38,4 @@ class Aside:
                     await close()
                 await self._made.aclose()
         except TimeoutError:
-            log.warning("it did not close in time")
+            log.warning("a briefing provider did not close in time")

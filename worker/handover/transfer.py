@@ -88,7 +88,7 @@ class Transfers:
         cancel the transfer.
         """
         if self.under_way:
-            raise ActionFailed("a transfer is under way already")
+            raise ActionFailed("a transfer is already in progress")
         task = self._task = asyncio.create_task(self._transfer(), name="transfer")
         task.add_done_callback(_seen)
         try:

@@ -101,7 +101,7 @@ class Reporter:
         """
         if self._task is None:
             if self._pending:
-                log.warning("events of no call", extra={"count": len(self._pending)})
+                log.warning("events of an unknown call", extra={"count": len(self._pending)})
             return
         self._keep_shipping()
         try:

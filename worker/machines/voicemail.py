@@ -185,7 +185,7 @@ class MachinePolicy:
                 async with asyncio.timeout(_PLAYOUT_WITHIN_S):
                     left = await speaker.recite(message) and await made
             except TimeoutError:
-                log.warning("the message did not come to its end")
+                log.warning("the message was not completed")
                 made.cancel()
                 return
         if left:

@@ -108,7 +108,7 @@ async def fall_silent(room: rtc.Room) -> None:
             for sid in list(room.local_participant.track_publications):
                 await room.local_participant.unpublish_track(sid)
     except (TimeoutError, UnpublishTrackError) as error:
-        log.info("a track stays until we leave", extra={"cause": str(error)})
+        log.info("a track stays until the agent leaves", extra={"cause": str(error)})
 
 
 async def leave(room: rtc.Room) -> None:

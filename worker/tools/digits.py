@@ -84,7 +84,7 @@ class Keypad:
         if another entry waits already.
         """
         if self._entry is not None:
-            raise ActionFailed("keys are asked for already")
+            raise ActionFailed("keys are already being collected")
         entry = Entry(count, terminator)
         for digit in self._take().lstrip(terminator):
             entry.press(digit)

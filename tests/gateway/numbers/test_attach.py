@@ -140,7 +140,7 @@ async def test_drift_is_repaired_at_the_start(system: System) -> None:
     (after,) = await system.reconciled()
     assert after.id == number
     assert {after.trunk_id, after.rule_id}.isdisjoint({before.trunk_id, before.rule_id})
-    assert "made a number's trunk and rule right" in system.stack.log_text("gateway")
+    assert "corrected a number's trunk and rule" in system.stack.log_text("gateway")
     async with system.gateway() as gateway:
         assert (await gateway.request("DELETE", f"{API}/{number}")).status == 200
     assert await system.labels() == ([], [])
@@ -185,7 +185,7 @@ async def test_killed_while_attaching(system: System, step: str, late: bool) -> 
         assert (await gateway.request("DELETE", f"{API}/{number.id}")).status == 200
     assert row == former
     log = system.stack.log_text("gateway")
-    assert "undid what was half done" in log
+    assert "rolled back a number's partial attachment" in log
     assert not any(secret in log for secret in (TOKEN, NUMBER, NUMBER[1:]))
 
 

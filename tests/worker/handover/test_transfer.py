@@ -140,7 +140,7 @@ async def test_one_at_a_time_and_none_is_left() -> None:
     line = Line(ask)
     transferring = asyncio.create_task(line.transfers.transfer())
     await asyncio.sleep(0)
-    with pytest.raises(ActionFailed, match="under way"):
+    with pytest.raises(ActionFailed, match="already in progress"):
         await line.transfers.transfer()
     await asyncio.sleep(0)
     await line.transfers.aclose()
