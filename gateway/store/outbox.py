@@ -71,9 +71,18 @@ class Render(Protocol):
 class Outbox:
     """Every public method but ``announce`` is one transaction."""
 
-    def __init__(self, database: Database, render: Render) -> None:
+    def __init__(
+        self,
+        database: Database,
+        render: Render,
+        *,
+        clock: Callable[[], datetime] = now,
+        leased_for: timedelta = LEASE,
+    ) -> None:
         self._database = database
         self._render = render
+        self._clock = clock
+        self.leased_for = leased_for
         self.bell = asyncio.Event()
         """Set when this process has enqueued a delivery."""
 
@@ -98,6 +107,7 @@ class Outbox:
                 name,
                 self._render(name, step.event.at, step.call(), turns, endpoint["context_limit"]),
                 lane=call.id,
+                at=self._clock(),
             )
             for name, step in news
         ]
@@ -113,8 +123,9 @@ class Outbox:
         self, owner: str, endpoint_id: str, agent_id: str | None, event: str, body: str, lease: str
     ) -> Delivery:
         """Enqueue a delivery that the caller sends itself, at once and only once (a test)."""
-        row = _row(owner, endpoint_id, agent_id, event, body, max_attempts=1)
-        row |= {"lease": lease, "leased_until": now() + LEASE}
+        moment = self._clock()
+        row = _row(owner, endpoint_id, agent_id, event, body, at=moment, max_attempts=1)
+        row |= {"lease": lease, "leased_until": moment + self.leased_for}
         statement = insert(DeliveryRow).values(**row).returning(DeliveryRow.__table__)
         async with self._database.write() as connection:
             return delivery_of((await connection.execute(statement)).mappings().one())
@@ -146,7 +157,7 @@ class Outbox:
                     lane=row["id"],
                     status="pending",
                     max_attempts=row["attempts"] + MAX_ATTEMPTS,
-                    next_attempt_at=now(),
+                    next_attempt_at=self._clock(),
                 )
                 .returning(DeliveryRow.__table__)
             )
@@ -174,7 +185,7 @@ class Outbox:
         Only the first pending delivery of a lane is due. Concurrent claims never get the same
         delivery, and on PostgreSQL they do not wait for each other.
         """
-        moment = now()
+        moment = self._clock()
         earlier = aliased(DeliveryRow)
         waits = exists().where(
             earlier.lane == DeliveryRow.lane,
@@ -206,7 +217,7 @@ class Outbox:
             statement = (
                 update(DeliveryRow)
                 .where(DeliveryRow.seq.in_(seqs))
-                .values(lease=lease, leased_until=now() + LEASE)
+                .values(lease=lease, leased_until=self._clock() + self.leased_for)
                 .returning(DeliveryRow.__table__)
             )
             rows = (await connection.execute(statement)).mappings().all()
@@ -214,12 +225,12 @@ class Outbox:
 
     @whole
     async def renew(self, lease: str, seqs: Collection[int]) -> None:
-        """Renew the lease of the deliveries in flight; call it once every third of LEASE."""
+        """Renew the lease of the deliveries in flight; call it every third of ``leased_for``."""
         statement = (
             update(DeliveryRow)
             .where(DeliveryRow.status == "pending", DeliveryRow.lease == lease)
             .where(DeliveryRow.seq.in_(list(seqs)))
-            .values(leased_until=now() + LEASE)
+            .values(leased_until=self._clock() + self.leased_for)
         )
         async with self._database.write() as connection:
             await connection.execute(statement)
@@ -240,7 +251,7 @@ class Outbox:
         self, delivery: Delivery, lease: str, outcome: Outcome, retry_in: timedelta
     ) -> Delivery | None:
         """Store the result of an attempt. None: the lease was lost to another process."""
-        moment, attempts = now(), delivery.attempts + 1
+        moment, attempts = self._clock(), delivery.attempts + 1
         status: DeliveryStatus = "success"
         if outcome.error is not None:
             status = "failed" if outcome.final or attempts >= delivery.max_attempts else "pending"
@@ -274,7 +285,7 @@ class Outbox:
         async with self._database.write() as connection:
             await connection.execute(
                 delete(DeliveryRow).where(
-                    DeliveryRow.created_at < now() - KEPT, DeliveryRow.status != "pending"
+                    DeliveryRow.created_at < self._clock() - KEPT, DeliveryRow.status != "pending"
                 )
             )
 
@@ -301,10 +312,11 @@ def _row(
     event: str,
     body: str,
     *,
+    at: datetime,
     lane: str | None = None,
     max_attempts: int = MAX_ATTEMPTS,
 ) -> dict[str, Any]:
-    delivery_id, moment = new_id("msg"), now()
+    delivery_id = new_id("msg")
     return {
         "id": delivery_id,
         "owner": owner,
@@ -313,11 +325,11 @@ def _row(
         "lane": lane or delivery_id,
         "event": event,
         "body": body,
-        "created_at": moment,
+        "created_at": at,
         "status": "pending",
         "attempts": 0,
         "max_attempts": max_attempts,
-        "next_attempt_at": moment,
+        "next_attempt_at": at,
     }
 
 

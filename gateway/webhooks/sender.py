@@ -22,7 +22,7 @@ from core.url_guard import read_bounded
 from core.webhooks.faults import problem, refusal
 from core.webhooks.signing import signed_headers
 from gateway.store.deliveries import Delivery
-from gateway.store.outbox import LEASE, Outbox, Outcome
+from gateway.store.outbox import Outbox, Outcome
 from gateway.store.webhooks import WebhookEndpoint, WebhookStore
 
 log = logging.getLogger(__name__)
@@ -75,10 +75,10 @@ class Sender:
 
     async def run(self) -> None:
         """Send until cancelled. A round that fails is logged, and the next one is tried."""
-        bell = self._outbox.bell
+        bell, renew_s = self._outbox.bell, self._outbox.leased_for.total_seconds() / 3
         async with asyncio.TaskGroup() as group:
             group.create_task(_repeat(self._send_due, POLL_S, bell), name="webhooks")
-            group.create_task(_repeat(self._renew, LEASE.total_seconds() / 3), name="leases")
+            group.create_task(_repeat(self._renew, renew_s), name="leases")
             group.create_task(_repeat(self._outbox.sweep, SWEEP_S), name="old deliveries")
 
     async def aclose(self, grace_s: float = DRAIN_S) -> None:

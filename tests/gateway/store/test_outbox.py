@@ -14,9 +14,8 @@ from aiohttp import web
 from cryptography.fernet import Fernet
 
 from core.events import ended
-from core.models import Agent, AgentConfig, CallEvent, Turn, new_id, now
+from core.models import Agent, AgentConfig, CallEvent, Turn, new_id
 from core.url_guard import guarded_session
-from gateway.store import outbox as outbox_module
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.credentials import Vault
@@ -26,6 +25,7 @@ from gateway.store.outbox import KEPT, LEASE, MAX_ATTEMPTS, Outbox, Outcome
 from gateway.store.webhooks import PROJECT, WebhookStore
 from gateway.webhooks.payload import render
 from gateway.webhooks.sender import SLOTS_PER_ENDPOINT, Sender, backoff
+from tests.support.clock import Clock
 from tests.support.databases import OnPostgres, OnSqlite
 from tests.support.receiver import Received, Receiver, receiving
 
@@ -38,9 +38,9 @@ KINDS = ["call.started", "call.ringing", "call.answered", "agent.call_ended"]
 class Rig:
     """A gateway's outbox, without the gateway."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.outbox = Outbox(database, render)
+    def __init__(self, database: Database, *, leased_for: timedelta = LEASE) -> None:
+        self.database, self.clock = database, Clock()
+        self.outbox = Outbox(database, render, clock=self.clock, leased_for=leased_for)
         self.store = Store(database, self.outbox)
         self.webhooks = WebhookStore(database, VAULT)
 
@@ -327,16 +327,13 @@ class Contract:
         room[one] = 2
         assert len(await rig.outbox.claim("gw", room.__getitem__, 4)) == 4
 
-    async def test_a_killed_gateways_work_is_taken_up(
-        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_killed_gateways_work_is_taken_up(self, rig: Rig) -> None:
         await rig.hook("http://127.0.0.1:9/")
         await rig.call()
         [lost] = await rig.outbox.claim("killed", all_room, 9)
         assert await rig.outbox.claim("other", all_room, 9) == []
         await rig.outbox.renew("killed", [lost.seq])
-        later = now() + LEASE + timedelta(seconds=1)
-        monkeypatch.setattr(outbox_module, "now", lambda: later)
+        rig.clock.forward(LEASE + timedelta(seconds=1))
         [taken] = await rig.outbox.claim("other", all_room, 9)
         assert taken.id == lost.id
         # The first one was only slow: what it says now counts no more.
@@ -348,8 +345,7 @@ class Contract:
     async def test_a_lease_is_renewed_while_an_answer_is_awaited(
         self, rig: Rig, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("gateway.webhooks.sender.LEASE", timedelta(seconds=0.6))
-        monkeypatch.setattr(outbox_module, "LEASE", timedelta(seconds=0.6))
+        rig = Rig(rig.database, leased_for=timedelta(seconds=0.6))
         released = asyncio.Event()
 
         async def hang(_received: Received) -> web.StreamResponse:
@@ -440,9 +436,7 @@ class Contract:
         assert (refused.status, refused.error) == ("failed", "The address is not public")
         assert receiver.received == []
 
-    async def test_only_what_is_over_is_dropped(
-        self, rig: Rig, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_only_what_is_over_is_dropped(self, rig: Rig, receiver: Receiver) -> None:
         await rig.hook(receiver.url)
         await rig.call()
         async with rig.sending():
@@ -450,7 +444,7 @@ class Contract:
         await rig.call()
         await rig.outbox.sweep()
         assert len(await rig.deliveries()) == 2
-        monkeypatch.setattr(outbox_module, "now", lambda: now() + KEPT + timedelta(minutes=1))
+        rig.clock.forward(KEPT + timedelta(minutes=1))
         await rig.outbox.sweep()
         assert [each.status for each in await rig.deliveries()] == ["pending"]
 

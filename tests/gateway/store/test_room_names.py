@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import event, insert
 
 from core.events import ended
-from core.models import CallEvent, new_id, now
+from core.models import CallEvent, new_id
 from gateway.store.calls import LiveIdentity, NewCall, Store
 from gateway.store.database import Database
 from gateway.store.room_names import (
@@ -25,6 +25,7 @@ from gateway.store.room_names import (
     joining_as,
 )
 from gateway.store.tables import RoomTokenRow
+from tests.support.clock import Clock
 from tests.support.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store
@@ -32,17 +33,6 @@ pytestmark = pytest.mark.store
 HOUR = timedelta(hours=1)
 MOMENT = timedelta(seconds=1)
 VALID = HOUR + LEEWAY + MARGIN
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.ahead = timedelta()
-
-    def __call__(self) -> datetime:
-        return now() + self.ahead
-
-    def forward(self, by: timedelta) -> None:
-        self.ahead += by
 
 
 def new_call(room_name: str, identity: str, **changes: object) -> NewCall:
