@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 
 from aiohttp import web
 
 from core.alongside import alongside
+from core.models import now
 from core.process_metrics import watch_process
 from core.settings import Settings
 from core.url_guard import guarded_session
@@ -40,6 +42,7 @@ from gateway.keys import (
     NUMBERS,
     OUTBOX,
     POLICY,
+    ROOM_NAMES,
     SETTINGS,
     SIP_GUARD,
     STOPPING,
@@ -67,6 +70,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries import Deliveries
 from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
+from gateway.store.room_names import RoomNames
 from gateway.store.webhooks import WebhookStore
 from gateway.store.write_probe import WriteProbe
 from gateway.webhooks.payload import render
@@ -77,10 +81,16 @@ from sip.numbering import load_tables
 log = logging.getLogger(__name__)
 
 
-async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> web.Application:
+async def create_app(
+    settings: Settings,
+    *,
+    resolve: Resolver | None = None,
+    clock: Callable[[], datetime] = now,
+) -> web.Application:
     """Return the application, ready to serve.
 
     ``resolve`` resolves the names in tenants' SIP addresses; the default is the system's resolver.
+    ``clock`` tells the time by which leases and holds in the database end.
     Raises ValueError (an invalid setting), Unavailable (no database).
     """
     check_settings(settings)
@@ -113,9 +123,10 @@ async def create_app(settings: Settings, *, resolve: Resolver | None = None) -> 
     vault = app[VAULT] = Vault.from_settings(settings)
     database = app[DATABASE] = await Database.open(settings.database_url)
     app[WRITE_PROBE] = WriteProbe(database)
-    outbox = app[OUTBOX] = Outbox(database, render)
+    outbox = app[OUTBOX] = Outbox(database, render, clock=clock)
     app[DELIVERIES] = Deliveries(database)
-    app[STORE] = Store(database, outbox, vault, metrics.counted)
+    app[STORE] = Store(database, outbox, vault, metrics.counted, clock)
+    app[ROOM_NAMES] = RoomNames(database, clock)
     app[WEBHOOKS] = WebhookStore(database, vault)
     app[LIMITS] = CallLimits(
         app[STORE],

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.store.deliveries import Deliveries
     from gateway.store.numbers import NumberStore
     from gateway.store.outbox import Outbox
+    from gateway.store.room_names import RoomNames
     from gateway.store.webhooks import WebhookStore
     from gateway.store.write_probe import WriteProbe
     from gateway.webhooks.sender import Sender
@@ -77,6 +78,8 @@ SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 DATABASE: web.AppKey[Database] = web.AppKey("database")
 WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
 STORE: web.AppKey[Store] = web.AppKey("store")
+ROOM_NAMES: web.AppKey[RoomNames] = web.AppKey("room_names")
+"""The holds on names of rooms; ``CallServices.rooms`` decides by them."""
 AGENT_STORE: web.AppKey[AgentStore] = web.AppKey("agent_store")
 """Agents made through the API, for changes; use AGENTS to look one up for a call."""
 NUMBERS: web.AppKey[NumberStore] = web.AppKey("numbers")

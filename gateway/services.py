@@ -23,12 +23,12 @@ from gateway.calls.web import WebCalls
 from gateway.keys import (
     AGENTS,
     CREDENTIALS,
-    DATABASE,
     LIMITS,
     METRICS,
     NUMBER_LOOKUP,
     NUMBERS,
     POLICY,
+    ROOM_NAMES,
     SETTINGS,
     SIP_GUARD,
     STORE,
@@ -40,7 +40,6 @@ from gateway.numbers.accounts import Accounts
 from gateway.numbers.provisioning import Provisioner
 from gateway.numbers.repair import NumberRepair
 from gateway.numbers.sip_objects import SipObjects
-from gateway.store.room_names import RoomNames
 
 # LiveKit answers its own requests in milliseconds; one that takes longer has failed. A dial that
 # waits for the answer sets its own time-out (livekit-api).
@@ -73,7 +72,7 @@ async def open_call_services(
         tokens = TokenIssuer(secret)
         dispatcher = Dispatcher(livekit, tokens, settings.agent_name)
         journal = Journal(app[TIMELINE], app[METRICS])
-        rooms = LiveKitRooms(livekit, RoomNames(app[DATABASE]))
+        rooms = LiveKitRooms(livekit, app[ROOM_NAMES])
         await rooms.resume()
         outbound = Outbound(
             livekit=livekit,

@@ -109,6 +109,7 @@ class Store:
         announcer: Announcer | None = None,
         vault: Vault | None = None,
         counted: Callable[[Source, int], None] | None = None,
+        clock: Callable[[], datetime] = now,
     ) -> None:
         """``counted`` is called for each stored batch of events, with its source and size.
 
@@ -116,7 +117,8 @@ class Store:
         trunk (gateway.store.call_trunks) has secrets.
         """
         self._database = database
-        self.keys = IdempotencyKeys(database)
+        self._clock = clock
+        self.keys = IdempotencyKeys(database, clock)
         self._announcer = announcer
         self._secrets = AgentSecrets(vault)
         self._trunks = CallTrunks(vault)
@@ -164,10 +166,12 @@ class Store:
             async with self._database.write() as connection:
                 if judge is not None:
                     await one_at_a_time(connection, f"calls of {new.auth_id}")
-                    judge(await load_of(connection, new.auth_id))
+                    judge(await load_of(connection, new.auth_id, self._clock()))
                 await tie(connection, new.id)
                 if new.direction == "outbound":
-                    await refuse_held(connection, new.room_name, new.participant_identity)
+                    await refuse_held(
+                        connection, new.room_name, new.participant_identity, self._clock()
+                    )
                 await connection.execute(insert(CALLS_TABLE), row)
                 await connection.execute(insert(EVENTS_TABLE), events)
                 if new.own_trunk is not None and state.ended_at is None:
@@ -291,7 +295,7 @@ class Store:
     async def load(self, auth_id: str | None) -> Load:
         """Return the current load of this tenant (None: the operator) and in total."""
         async with self._database.read() as connection:
-            return await load_of(connection, auth_id)
+            return await load_of(connection, auth_id, self._clock())
 
     @whole
     async def call_and_agent(self, call_id: str) -> tuple[Call, Agent | None] | None:
@@ -367,7 +371,7 @@ class Store:
     @whole
     async def sweep(self) -> None:
         """Delete expired idempotency keys and workers not seen for an hour."""
-        moment = now()
+        moment = self._clock()
         async with self._database.write() as connection:
             for stale in (
                 IdempotencyRow.created_at < moment - IDEMPOTENCY_TTL,
@@ -377,7 +381,7 @@ class Store:
 
     @whole
     async def heartbeat(self, beat: Heartbeat) -> None:
-        values = {**beat.model_dump(), "seen_at": now()}
+        values = {**beat.model_dump(), "seen_at": self._clock()}
         async with self._database.write() as connection:
             await connection.execute(
                 self._database.insert(WorkerRow)
@@ -388,7 +392,8 @@ class Store:
     @whole
     async def workers(self) -> list[Heartbeat]:
         """Return the workers with a recent heartbeat."""
-        query = select(WorkerRow.__table__).where(WorkerRow.seen_at >= now() - WORKER_STALE)
+        fresh = self._clock() - WORKER_STALE
+        query = select(WorkerRow.__table__).where(WorkerRow.seen_at >= fresh)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [Heartbeat.model_validate(dict(row), extra="ignore") for row in rows]

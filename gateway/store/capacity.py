@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.models import now
 from gateway.store.tables import CallRow, WorkerRow
 
 # Workers send a heartbeat every 2 s; one that missed three gets no calls.
@@ -47,10 +46,10 @@ _PLACES = select(
 ).where(WorkerRow.seen_at >= bindparam("fresh", type_=WorkerRow.seen_at.type))
 
 
-async def load_of(connection: AsyncConnection, auth_id: str | None) -> Load:
+async def load_of(connection: AsyncConnection, auth_id: str | None, moment: datetime) -> Load:
     # Reads the unfinished calls only, which have an index of their own.
     live = {row[0]: (int(row[1]), int(row[2])) for row in await connection.execute(_LIVE)}
-    places = await connection.scalar(_PLACES, {"fresh": now() - WORKER_STALE})
+    places = await connection.scalar(_PLACES, {"fresh": moment - WORKER_STALE})
     legs, agents = live.get(auth_id, (0, 0))
     busy = {tenant for tenant, (_, theirs) in live.items() if theirs}
     return Load(

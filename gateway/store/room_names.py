@@ -310,13 +310,15 @@ def joining_as(identity: str) -> list[str]:
     ]
 
 
-async def refuse_held(connection: AsyncConnection, room_name: str, identity: str) -> None:
+async def refuse_held(
+    connection: AsyncConnection, room_name: str, identity: str, moment: datetime
+) -> None:
     """Check, in the transaction that inserts a call, that no token is valid for its identity.
 
     Raises HeldByToken.
     """
     await one_at_a_time(connection, f"identities in {room_name}")
-    values = {"room": room_name, "identities": joining_as(identity), "moment": now()}
+    values = {"room": room_name, "identities": joining_as(identity), "moment": moment}
     if (await connection.execute(_HELD, values)).first() is not None:
         raise HeldByToken
 

@@ -24,6 +24,7 @@ from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from sip.guard import Resolver
 from tests.conftest import AUTH, write_agents
+from tests.support.clock import Clock
 from tests.support.edge import served
 
 KEY, SECRET = "APItest", "a-livekit-secret-of-32-bytes-at-least"
@@ -67,6 +68,8 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
 class Running:
     app: web.Application
     http: aiohttp.ClientSession
+    clock: Clock
+    """The gateway's; see gateway.app.create_app."""
 
     @property
     def store(self) -> Store:
@@ -96,7 +99,10 @@ async def somewhere(_name: str, _tenant: str | None) -> list[str]:
 
 
 @asynccontextmanager
-async def running(settings: Settings, resolve: Resolver = somewhere) -> AsyncIterator[Running]:
-    app = await create_app(settings, resolve=resolve)
+async def running(
+    settings: Settings, resolve: Resolver = somewhere, clock: Clock | None = None
+) -> AsyncIterator[Running]:
+    clock = clock or Clock()
+    app = await create_app(settings, resolve=resolve, clock=clock)
     async with served(app) as edge:
-        yield Running(app, edge.http)
+        yield Running(app, edge.http, clock)

@@ -12,12 +12,10 @@ import yaml
 from core.jobs import CallBrief
 from core.models import new_id
 from core.tokens import TokenIssuer
-from gateway.app import create_app
 from gateway.calls.plan import CallPlan
 from gateway.keys import AGENT_STORE, WEBHOOKS
 from gateway.store.database import Scope
 from tests.conftest import ACME, bearer
-from tests.support.edge import served
 from tests.support.inprocess import SECRET, Running, running, settings_in
 from tests.support.livekit_stub import LiveKitStub, running_with
 from tests.support.numbers import dial_nothing, make_agent, make_number
@@ -165,9 +163,8 @@ class TestBrief:
             call = await gateway.call(agent=await make_agent(gateway, voice_mode="webhook"))
             assert (await self.brief(gateway, call.id))["webhook"] is not None
         (tmp_path / "secrets.key").unlink()
-        app = await create_app(settings_in(tmp_path))
-        async with served(app) as edge:
-            assert (await self.brief(Running(app, edge.http), call.id))["webhook"] is None
+        async with running(settings_in(tmp_path)) as gateway:
+            assert (await self.brief(gateway, call.id))["webhook"] is None
 
     async def test_the_secret_shows_nowhere_else(self, gateway: Running) -> None:
         secret = await hook(gateway)

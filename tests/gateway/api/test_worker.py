@@ -15,9 +15,8 @@ import pytest
 from livekit.api import AccessToken, VideoGrants
 
 from core.events import ended
-from core.models import CallEvent, Turn, new_id, now
+from core.models import CallEvent, Turn, new_id
 from core.tokens import CALL_TOKEN_TTL, TokenIssuer
-from gateway.store import calls as store_module
 from gateway.store.capacity import WORKER_STALE
 from gateway.store.database import Scope
 from tests.conftest import bearer
@@ -263,13 +262,10 @@ class TestHeartbeat:
         body = {"workerId": "w1", "agentName": "switchroom", "capacity": 3, "active": 1, **changes}
         return await ask(gateway, "POST", "/internal/workers/heartbeat", bearer(token), json=body)
 
-    async def test_it_lives_until_it_is_stale(
-        self, gateway: Running, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_it_lives_until_it_is_stale(self, gateway: Running) -> None:
         assert await self.beat(gateway, ISSUER.for_worker("w1")) == (200, {"ok": True})
         assert [worker.worker_id for worker in await gateway.store.workers()] == ["w1"]
-        later = now() + WORKER_STALE + timedelta(milliseconds=1)
-        monkeypatch.setattr(store_module, "now", lambda: later)
+        gateway.clock.forward(WORKER_STALE + timedelta(milliseconds=1))
         assert await gateway.store.workers() == []
 
     @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,16 @@ from core.models import CallEvent, new_id
 from gateway.api.livekit_rooms import TOKEN_TTL
 from gateway.calls.rooms import LABEL
 from gateway.calls.web import JOIN_WITHIN
-from gateway.keys import DATABASE, LIMITS, SETTINGS, call_services
+from gateway.keys import DATABASE, LIMITS, call_services
 from gateway.store.call_status import Call
-from gateway.store.database import Database
 from gateway.store.room_names import LEEWAY, MARGIN, RENEWED
 from tests.conftest import ACME, RIVAL, operator
 from tests.gateway.api.test_livekit_webhook import deliver
 from tests.gateway.calls.test_reconciler import round_of
-from tests.support.inprocess import SECRET, Running
-from tests.support.livekit_stub import LiveKitStub, agent, phone, running_with
+from tests.support.clock import Clock
+from tests.support.edge import served
+from tests.support.inprocess import SECRET, Running, running, settings_in
+from tests.support.livekit_stub import LiveKitStub, agent, phone
 from tests.support.sip_call_rig import body
 
 pytestmark = [pytest.mark.store, pytest.mark.attack, pytest.mark.asyncio(loop_scope="module")]
@@ -55,8 +57,15 @@ async def gateway(
         yield gateway
 
 
-def started(livekit: LiveKitStub, folder: Path) -> Any:
-    return running_with(livekit, folder, sip_outbound_address="127.0.0.1:9")
+@asynccontextmanager
+async def started(
+    livekit: LiveKitStub, folder: Path, clock: Clock | None = None
+) -> AsyncIterator[Running]:
+    async with served(livekit.app()) as edge:
+        url = f"http://127.0.0.1:{edge.port}"
+        settings = settings_in(folder, livekit_url=url, sip_outbound_address="127.0.0.1:9")
+        async with running(settings, clock=clock) as gateway:
+            yield gateway
 
 
 async def post(
@@ -88,24 +97,6 @@ async def dial(
 async def show(gateway: Running, room: str, headers: Headers = ACME) -> tuple[int, Any]:
     async with gateway.http.get(f"/livekit/rooms/{room}", headers=headers) as response:
         return response.status, await response.json()
-
-
-async def pass_time(gateway: Running, by: timedelta) -> None:
-    """For all that is held: it is that much older."""
-    await age(gateway.app[DATABASE], by)
-    # What the gateway remembers of the names would be older, too.
-    call_services(gateway.app).rooms._names._held.clear()
-
-
-async def age(database: Database, by: timedelta) -> None:
-    millis = round(by.total_seconds() * 1000)
-    async with database.write() as connection:
-        for table, columns in (
-            ("room_claims", ("claimed_at", "held_until")),
-            ("room_tokens", ("valid_until",)),
-        ):
-            older = ", ".join(f"{column} = {column} - {millis}" for column in columns)
-            await connection.execute(text(f"UPDATE {table} SET {older}"))
 
 
 async def kept(gateway: Running, room: str) -> set[str]:
@@ -163,7 +154,7 @@ class TestAnOldToken:
         room = new_id("room")
         await claims_of(gateway, room, headers)
         close(livekit, room)
-        await pass_time(gateway, after)
+        gateway.clock.forward(after)
         await round_of(gateway)
         await shut_out(gateway, livekit, room)
         assert (await get_token(gateway, room, headers=headers))[0] == 200, "its own"
@@ -175,7 +166,7 @@ class TestAnOldToken:
         room = new_id("room")
         await claims_of(gateway, room)
         close(livekit, room)
-        await pass_time(gateway, TOKEN_TTL + LEEWAY + MARGIN + MINUTE)
+        gateway.clock.forward(TOKEN_TTL + LEEWAY + MARGIN + MINUTE)
         assert (await dial(gateway, room, RIVAL))[0] == 200
         assert json.loads(livekit.metadata[room]) == {"auth_id": "rival"}
         assert await get_token(gateway, room) == (404, NO_ROOM)
@@ -193,7 +184,7 @@ class TestAnOldToken:
         over = CallEvent(type="call.ended", data=ended("completed", "user_hangup"))
         await gateway.store.append(room, [over], "gateway")
         close(livekit, room)
-        await pass_time(gateway, JOIN_WITHIN + LEEWAY + MARGIN - MINUTE)
+        gateway.clock.forward(JOIN_WITHIN + LEEWAY + MARGIN - MINUTE)
         await shut_out(gateway, livekit, room)
         assert (await dial(gateway, room, participant_identity="visitor"))[0] == 409
         join(livekit, claims)
@@ -208,7 +199,7 @@ class TestAnOldToken:
         status, answer = await dial(gateway, room)
         assert status == 200, answer
         close(livekit, room)
-        await pass_time(gateway, after)
+        gateway.clock.forward(after)
         await round_of(gateway)
         await shut_out(gateway, livekit, room)
 
@@ -246,30 +237,30 @@ class TestRenewals:
         """A room whose holder has stayed in it until the first token's time was over."""
         room = new_id("room")
         join(livekit, await claims_of(gateway, room))
-        await pass_time(gateway, TOKEN_TTL + LEEWAY + MARGIN + MINUTE)
+        gateway.clock.forward(TOKEN_TTL + LEEWAY + MARGIN + MINUTE)
         return room
 
     async def test_the_regular_look_is_enough(self, gateway: Running, livekit: LiveKitStub) -> None:
         room = await self.lives_on(gateway, livekit)
         for _ in range(5):
             await round_of(gateway)
-            await pass_time(gateway, RENEWED)
+            gateway.clock.forward(RENEWED)
         await round_of(gateway)
         close(livekit, room)
-        await pass_time(gateway, self.LAST + MINUTE)
+        gateway.clock.forward(self.LAST + MINUTE)
         await round_of(gateway)
         await shut_out(gateway, livekit, room)
-        await pass_time(gateway, MARGIN)
+        gateway.clock.forward(MARGIN)
         assert (await dial(gateway, room, RIVAL))[0] == 200
 
     async def test_they_keep_the_identity_too(self, gateway: Running, livekit: LiveKitStub) -> None:
         room = await self.lives_on(gateway, livekit)
         await round_of(gateway)
         close(livekit, room)
-        await pass_time(gateway, self.LAST + MINUTE)
+        gateway.clock.forward(self.LAST + MINUTE)
         await round_of(gateway)
         assert (await dial(gateway, room, participant_identity="alice"))[0] == 409
-        await pass_time(gateway, MARGIN)
+        gateway.clock.forward(MARGIN)
         assert (await dial(gateway, room, participant_identity="alice"))[0] == 200
 
     async def visited(self, gateway: Running, livekit: LiveKitStub) -> str:
@@ -278,7 +269,7 @@ class TestRenewals:
         for identity in ("bob", "carol"):
             assert (await get_token(gateway, room, identity))[0] == 200
         livekit.enter(room, ParticipantInfo(identity="carol#2", sid="PA_c"))
-        await pass_time(gateway, TOKEN_TTL)
+        gateway.clock.forward(TOKEN_TTL)
         return room
 
     async def test_only_those_who_are_there_are_kept(
@@ -287,7 +278,7 @@ class TestRenewals:
         room = await self.visited(gateway, livekit)
         for _ in range(3):
             await round_of(gateway)
-            await pass_time(gateway, RENEWED)
+            gateway.clock.forward(RENEWED)
         await round_of(gateway)
         assert await kept(gateway, room) == {"alice", "carol"}
         assert (await dial(gateway, room, participant_identity="bob"))[0] == 200
@@ -301,7 +292,7 @@ class TestRenewals:
         room = await self.visited(gateway, livekit)
         livekit.failing[room] = problem
         await round_of(gateway)
-        await pass_time(gateway, RENEWED)
+        gateway.clock.forward(RENEWED)
         await round_of(gateway)
         assert await kept(gateway, room) == {"alice", "bob", "carol"}
 
@@ -330,7 +321,7 @@ class TestRenewals:
         if participant is not None:
             told["participant"] = {"sid": "PA_1", "identity": participant}
         assert await deliver(gateway, told) == 200
-        await pass_time(gateway, self.LAST + MARGIN - MINUTE)
+        gateway.clock.forward(self.LAST + MARGIN - MINUTE)
         await round_of(gateway)
         assert await kept(gateway, room) == stays
 
@@ -350,7 +341,7 @@ class TestRenewals:
         close(livekit, room)
         told = {"id": new_id("EV"), "event": event, "room": {"sid": "RM_1", "name": room}}
         assert await deliver(gateway, told) == 200
-        await pass_time(gateway, self.LAST + MINUTE)
+        gateway.clock.forward(self.LAST + MINUTE)
         await round_of(gateway)
         await shut_out(gateway, livekit, room)
 
@@ -361,14 +352,12 @@ class TestRenewals:
             room = new_id("room")
             join(livekit, await claims_of(before, room))
         # While no gateway runs: one that looks at the rooms meanwhile would forget the name.
-        database = await Database.open(before.app[SETTINGS].database_url)
-        await age(database, timedelta(hours=5))
-        await database.close()
+        before.clock.forward(timedelta(hours=5))
         close(livekit, room)  # just now
-        async with started(livekit, tmp_path) as gateway:
+        async with started(livekit, tmp_path, before.clock) as gateway:
             await shut_out(gateway, livekit, room)
             await round_of(gateway)
-            await pass_time(gateway, self.LAST + MINUTE)
+            gateway.clock.forward(self.LAST + MINUTE)
             await shut_out(gateway, livekit, room)
 
     async def test_a_gateway_that_could_not_look_for_a_while(
@@ -432,7 +421,7 @@ class TestALateJoin:
         room = new_id("room")
         claims = await claims_of(gateway, room)
         close(livekit, room)
-        await pass_time(gateway, timedelta(minutes=50))
+        gateway.clock.forward(timedelta(minutes=50))
         join(livekit, claims)
         assert "acme" not in livekit.metadata[room]
         return room
@@ -545,9 +534,9 @@ class TestIdentities:
         assert (status, answer["code"]) == (409, "PARTICIPANT_EXISTS")
         assert dialled_into(livekit, room) == []
         close(livekit, room)
-        await pass_time(gateway, TOKEN_TTL)
+        gateway.clock.forward(TOKEN_TTL)
         assert (await dial(gateway, room, participant_identity=identity))[0] == 409
-        await pass_time(gateway, LEEWAY + MARGIN + MINUTE)
+        gateway.clock.forward(LEEWAY + MARGIN + MINUTE)
         assert (await dial(gateway, room, participant_identity=identity))[0] == 200
 
     @pytest.mark.parametrize(("meanwhile", "status"), [("call", 409), ("token", 409), (None, 200)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -165,15 +165,11 @@ class TestPostgres(OnPostgres, KilledContract):
 
 
 class Slow:
-    """A gateway, its LiveKit, and a clock for the leases of its keys."""
+    """A gateway, its LiveKit, and the leases of its keys."""
 
     def __init__(self, gateway: Running, livekit: HeldDial) -> None:
         self.gateway, self.livekit = gateway, livekit
-        self.time = now()
-        self.keys = gateway.store.keys = IdempotencyKeys(gateway.app[DATABASE], self.clock)
-
-    def clock(self) -> datetime:
-        return self.time
+        self.keys = gateway.store.keys
 
 
 @asynccontextmanager
@@ -204,7 +200,7 @@ async def test_a_long_request_keeps_its_key(
         first = asyncio.create_task(dial(rig.gateway.http))
         await asyncio.wait_for(rig.livekit.heard.wait(), 10)
         for _ in range(4):
-            rig.time += LEASE * 0.9
+            rig.gateway.clock.forward(LEASE * 0.9)
             for _ in range(2):  # the second began after the time was moved
                 renewed.clear()
                 await asyncio.wait_for(renewed.wait(), 10)
@@ -230,7 +226,7 @@ async def test_an_answer_that_cannot_be_kept_is_given(
         rig.livekit.go_on.set()
         status, body = await dial(rig.gateway.http)
         assert status == 200
-        rig.time += LEASE
+        rig.gateway.clock.forward(LEASE)
         again, unknown = await dial(rig.gateway.http)
         assert (again, unknown["code"]) == (500, "OUTCOME_UNKNOWN")
         assert unknown["call_id"] == body["call_id"]

@@ -17,12 +17,12 @@ from core.errors import Unavailable
 from core.events import ended
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, CallEvent, Turn, new_id, now
-from gateway.store import calls as store_module
 from gateway.store.call_rows import CallFilter
-from gateway.store.calls import LiveIdentity, NewCall, Store
+from gateway.store.calls import IDEMPOTENCY_TTL, LiveIdentity, NewCall, Store
 from gateway.store.capacity import WORKER_STALE
 from gateway.store.database import Database, Scope
 from gateway.store.once import HeldKey, KeptAnswer
+from tests.support.clock import Clock
 from tests.support.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store
@@ -49,9 +49,13 @@ def queued() -> CallEvent:
 
 class StoreContract:
     @pytest.fixture
-    async def store(self, url: str) -> AsyncIterator[Store]:
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    async def store(self, url: str, clock: Clock) -> AsyncIterator[Store]:
         database = await Database.open(url)
-        yield Store(database)
+        yield Store(database, clock=clock)
         await database.close()
 
     async def test_the_last_word_of_each_call(self, store: Store) -> None:
@@ -212,29 +216,23 @@ class StoreContract:
             0,
         )
 
-    async def test_workers_are_live_while_they_beat(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_workers_are_live_while_they_beat(self, store: Store, clock: Clock) -> None:
         worker_id = new_id("worker")
         beat = Heartbeat(worker_id=worker_id, agent_name="switchroom", capacity=4, active=1)
         await store.heartbeat(beat)
         await store.heartbeat(beat.model_copy(update={"active": 2}))
         mine = [worker for worker in await store.workers() if worker.worker_id == worker_id]
         assert [worker.active for worker in mine] == [2]
-        later = now() + WORKER_STALE + timedelta(milliseconds=1)
-        monkeypatch.setattr(store_module, "now", lambda: later)
+        clock.forward(WORKER_STALE + timedelta(milliseconds=1))
         assert all(worker.worker_id != worker_id for worker in await store.workers())
 
-    async def test_what_mattered_for_a_while_is_swept(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_what_mattered_for_a_while_is_swept(self, store: Store, clock: Clock) -> None:
         scope, key = Scope("acme"), new_id("key")
         orphan = (500, "{}")
         assert isinstance(await store.keys.begin(scope, key, "h", orphan=orphan), HeldKey)
         await store.sweep()
         assert isinstance(await store.keys.begin(scope, key, "h", orphan=orphan), KeptAnswer)
-        later = now() + store_module.IDEMPOTENCY_TTL + timedelta(seconds=1)
-        monkeypatch.setattr(store_module, "now", lambda: later)
+        clock.forward(IDEMPOTENCY_TTL + timedelta(seconds=1))
         await store.sweep()
         assert isinstance(await store.keys.begin(scope, key, "h", orphan=orphan), HeldKey)
 

@@ -39,8 +39,8 @@ class Rig:
 
     def __init__(self, database: Database) -> None:
         self.database, self.clock = database, Clock()
-        self.store = Store(database)
-        self.keys = self.store.keys = IdempotencyKeys(database, self.clock)
+        self.store = Store(database, clock=self.clock)
+        self.keys = self.store.keys
         self.other = IdempotencyKeys(database, self.clock)
 
     async def begin(
