@@ -86,15 +86,17 @@ def documented(ignored: frozenset[str]) -> Callable[[dict[str, Any]], None]:
     return add
 
 
-async def read_body(request: web.Request, limit: int = MAX_BYTES) -> bytes:
-    """Read the body of a JSON request, at most ``limit`` bytes, within READ_DEADLINE_S."""
+async def read_body(
+    request: web.Request, limit: int = MAX_BYTES, *, deadline_s: float = READ_DEADLINE_S
+) -> bytes:
+    """Read the body of a JSON request, at most ``limit`` bytes, within ``deadline_s``."""
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit)
     _check_content_type(request)
     coding = _coding(request)
     received = bytearray()
     try:
-        async with asyncio.timeout(READ_DEADLINE_S):
+        async with asyncio.timeout(deadline_s):
             await _continue(request)
             async for chunk in request.content.iter_any():
                 received += chunk
