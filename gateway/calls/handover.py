@@ -7,7 +7,7 @@ too, even if the worker has died: nobody is left in an empty room.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from livekit.api import LiveKitAPI
@@ -16,7 +16,13 @@ from livekit.protocol.models import ParticipantInfo
 from core.events import ended
 from core.legs import Leg
 from core.models import CallEvent
-from gateway.calls.livekit import LIVEKIT_ERRORS, leg_of, present, send_away_or_log
+from gateway.calls.livekit import (
+    LIVEKIT_ERRORS,
+    TRY_AGAIN_S,
+    leg_of,
+    present,
+    send_away_or_log,
+)
 from gateway.calls.timeline import Timeline
 from gateway.store.call_status import Call
 from gateway.store.calls import Store
@@ -45,10 +51,19 @@ async def is_referring(store: Store, call_id: str) -> bool:
 class Handover:
     """Ends transferred calls. LiveKit's failures are logged."""
 
-    def __init__(self, livekit: LiveKitAPI, store: Store, timeline: Timeline) -> None:
+    def __init__(
+        self,
+        livekit: LiveKitAPI,
+        store: Store,
+        timeline: Timeline,
+        *,
+        pauses_s: Sequence[float] = TRY_AGAIN_S,
+    ) -> None:
+        """``pauses_s``: the pauses between the attempts to hang up."""
         self._livekit = livekit
         self._store = store
         self._timeline = timeline
+        self._pauses_s = pauses_s
 
     async def human_left(self, call_id: str, room_name: str, at: datetime) -> None:
         """End the call that the human had taken over; before that, the worker handles it."""
@@ -64,7 +79,7 @@ class Handover:
         # Before the hang-up, so that LiveKit's webhook finds the reason already recorded.
         over = CallEvent(type="call.ended", at=at, data=data)
         await self._timeline.append(call_id, [over], "livekit")
-        await send_away_or_log(self._livekit, room_name, call.participant_identity)
+        await self._hang_up(room_name, call.participant_identity)
 
     async def caller_left(self, call: Call) -> None:
         """Hang up the humans who were dialled to take over the call, or have taken it over."""
@@ -78,4 +93,7 @@ class Handover:
             )
             return
         for human in humans_of(call, others):
-            await send_away_or_log(self._livekit, call.room_name, human.identity)
+            await self._hang_up(call.room_name, human.identity)
+
+    async def _hang_up(self, room_name: str, identity: str) -> None:
+        await send_away_or_log(self._livekit, room_name, identity, pauses_s=self._pauses_s)

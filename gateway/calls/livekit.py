@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 import aiohttp
@@ -26,7 +27,7 @@ LIVEKIT_ERRORS = (ServerError, aiohttp.ClientError, TimeoutError)
 # if its phone has not responded to the INVITE at all.
 _LEAVES_WITHIN_S: Final = 4.0
 _LOOK_EVERY_S: Final = 0.1
-_TRY_AGAIN_S: Final = (0.2, 1.0)
+TRY_AGAIN_S: Final = (0.2, 1.0)
 
 
 async def participants(livekit: LiveKitAPI, room_name: str) -> list[ParticipantInfo]:
@@ -66,7 +67,9 @@ def leg_of(participant: ParticipantInfo) -> Leg | None:
     return leg if participant.kind == kind else None
 
 
-async def send_away(livekit: LiveKitAPI, room_name: str, identity: str) -> bool:
+async def send_away(
+    livekit: LiveKitAPI, room_name: str, identity: str, *, leaves_within_s: float = _LEAVES_WITHIN_S
+) -> bool:
     """Remove a participant from the room, which hangs up a phone, and wait until it has left.
 
     False: no such identity in the room. While a phone rings, its SIP service cancels or rejects
@@ -79,8 +82,9 @@ async def send_away(livekit: LiveKitAPI, room_name: str, identity: str) -> bool:
     whom = _whom(room_name, identity)
     # A leg that is still connecting cannot be asked.
     asked = BRIDGE in found.attributes and found.state == ParticipantInfo.State.ACTIVE
-    if asked and await leaves_by_itself(livekit, whom) and await _left(livekit, room_name, found):
-        return True
+    if asked and await leaves_by_itself(livekit, whom):
+        if await _left(livekit, room_name, found, leaves_within_s):
+            return True
     try:
         await livekit.room.remove_participant(whom)
     except ServerError as error:
@@ -90,12 +94,18 @@ async def send_away(livekit: LiveKitAPI, room_name: str, identity: str) -> bool:
     return True
 
 
-async def send_away_or_log(livekit: LiveKitAPI, room_name: str, identity: str) -> None:
-    """Call ``send_away`` up to three times, and log the failure.
+async def send_away_or_log(
+    livekit: LiveKitAPI,
+    room_name: str,
+    identity: str,
+    *,
+    pauses_s: Sequence[float] = TRY_AGAIN_S,
+) -> None:
+    """Call ``send_away``, again after each of ``pauses_s`` if it fails, and log the last failure.
 
     The reconciler hangs up phones that remain.
     """
-    for pause_s in (*_TRY_AGAIN_S, None):
+    for pause_s in (*pauses_s, None):
         try:
             await send_away(livekit, room_name, identity)
             return
@@ -125,10 +135,10 @@ async def tidy(livekit: LiveKitAPI, room_name: str) -> None:
         await close_room(livekit, room_name)
 
 
-async def _left(livekit: LiveKitAPI, room_name: str, leg: ParticipantInfo) -> bool:
+async def _left(livekit: LiveKitAPI, room_name: str, leg: ParticipantInfo, within_s: float) -> bool:
     """Wait for a leg that agreed to leave; False: it was still there at the deadline."""
     clock = asyncio.get_running_loop()
-    deadline = clock.time() + _LEAVES_WITHIN_S
+    deadline = clock.time() + within_s
     while True:
         found = await participant(livekit, room_name, leg.identity)
         if found is None or found.sid != leg.sid:

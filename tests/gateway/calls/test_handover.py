@@ -11,6 +11,8 @@ import pytest
 
 from core.legs import Leg
 from core.models import CallEvent, now
+from gateway.calls.handover import Handover
+from gateway.keys import TIMELINE, call_services
 from gateway.store.call_status import Call
 from tests.gateway.api.test_livekit_webhook import answered, deliver, left
 from tests.gateway.calls.test_reconciler import old_call, outcome, round_of
@@ -102,12 +104,13 @@ class TestWebhook:
         assert rooms.removed == []
 
     async def test_livekit_being_away_loses_no_record(
-        self, gateway: Running, rooms: LiveKitStub, monkeypatch: pytest.MonkeyPatch
+        self, gateway: Running, rooms: LiveKitStub
     ) -> None:
-        monkeypatch.setattr("gateway.calls.livekit._TRY_AGAIN_S", (0, 0))
+        livekit = call_services(gateway.app).livekit
+        handover = Handover(livekit, gateway.store, gateway.app[TIMELINE], pauses_s=(0, 0))
         call = await together(gateway, rooms, "call.transferred")
         rooms.failing[call.room_name] = "unavailable"
-        assert await deliver(gateway, human_left(call)) == 200
+        await handover.human_left(call.id, call.room_name, now())
         assert await deliver(gateway, left(call)) == 200
         assert await outcome(gateway, call) == ("completed", "call_transfer")
 

@@ -13,7 +13,6 @@ from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import PerformRpcRequest, PerformRpcResponse, RoomParticipantIdentity
 
 from core.legs import BRIDGE, LEAVE_METHOD, Leg, Role
-from gateway.calls import livekit as rooms
 from gateway.calls.livekit import close_room, leg_of, present, send_away, send_away_or_log, tidy
 from tests.support.edge import served
 from tests.support.inprocess import KEY, SECRET
@@ -83,12 +82,6 @@ async def livekit(stub: Legs) -> AsyncIterator[LiveKitAPI]:
             await api.aclose()
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "_TRY_AGAIN_S", (0, 0))
-    monkeypatch.setattr(rooms, "_LEAVES_WITHIN_S", 0)
-
-
 def leg(**changes: str) -> ParticipantInfo:
     return phone(IDENTITY, **{BRIDGE: "mark", "sip.callStatus": "ringing"}, **changes)
 
@@ -102,7 +95,7 @@ class TestSendAway:
     async def test_one_that_stays_is_removed(self, stub: Legs, livekit: LiveKitAPI) -> None:
         stub.obeys = False
         stub.enter(ROOM, leg())
-        assert await send_away(livekit, ROOM, IDENTITY)
+        assert await send_away(livekit, ROOM, IDENTITY, leaves_within_s=0)
         assert (stub.asked, stub.removed) == ([IDENTITY], [(ROOM, IDENTITY)])
 
     async def test_whoever_comes_after_it_stays(self, stub: Legs, livekit: LiveKitAPI) -> None:
@@ -156,7 +149,7 @@ class TestUntilItIsDone:
     ) -> None:
         stub.refusals = ["unavailable", "internal"]
         stub.enter(ROOM, phone(IDENTITY))
-        await send_away_or_log(livekit, ROOM, IDENTITY)
+        await send_away_or_log(livekit, ROOM, IDENTITY, pauses_s=(0, 0))
         assert (stub.removed, caplog.messages) == ([(ROOM, IDENTITY)], [])
 
     async def test_and_then_left_to_the_reconciler(
@@ -164,14 +157,14 @@ class TestUntilItIsDone:
     ) -> None:
         stub.refusals = ["unavailable"] * 3
         stub.enter(ROOM, phone(IDENTITY))
-        await send_away_or_log(livekit, ROOM, IDENTITY)
+        await send_away_or_log(livekit, ROOM, IDENTITY, pauses_s=(0, 0))
         assert (stub.removed, stub.refusals) == ([], [])
         assert caplog.messages == ["could not hang up"]
 
     async def test_one_who_is_gone_is_nothing_to_log(
         self, livekit: LiveKitAPI, caplog: pytest.LogCaptureFixture
     ) -> None:
-        await send_away_or_log(livekit, ROOM, IDENTITY)
+        await send_away_or_log(livekit, ROOM, IDENTITY, pauses_s=(0, 0))
         assert caplog.messages == []
 
 
