@@ -83,14 +83,14 @@ class Timeline:
         watched = self._watched.get(call_id)
         return len(watched.bells) if watched else 0
 
-    async def run(self, stopping: asyncio.Event) -> None:
+    async def run(self, stopping: asyncio.Event, *, poll_s: float = POLL_S) -> None:
         """Poll for other gateways' events; wake all listeners when this gateway begins to stop."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._poll())
+            group.create_task(self._poll(poll_s))
             await stopping.wait()
             self._ring(list(self._watched))
 
-    async def _poll(self) -> None:
+    async def _poll(self, every_s: float) -> None:
         while True:
             try:
                 self._ring(await self._tail.read())
@@ -99,7 +99,7 @@ class Timeline:
             except Exception:
                 # This loop must survive: nothing else reports other gateways' events.
                 log.exception("looking for other gateways' events failed")
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(every_s)
 
     def _ring(self, call_ids: Iterable[str]) -> None:
         for call_id in call_ids:

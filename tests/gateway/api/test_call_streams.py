@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from time import time
 from typing import Any
@@ -20,7 +20,7 @@ from core.alongside import alongside
 from core.errors import TooManyRequests
 from core.models import CallEvent
 from gateway.api import call_streams
-from gateway.calls import timeline as live
+from gateway.calls.timeline import Timeline
 from gateway.http.streams import StreamLimit
 from gateway.keys import DATABASE, STREAMS, TIMELINE
 from gateway.store.calls import Store
@@ -144,13 +144,21 @@ class Counting:
             await self._polled.wait_for(lambda: self.asked["events_since"] >= wanted)
 
 
+def polling(gateway: Running) -> AbstractAsyncContextManager[None]:
+    """Let the gateway also look for events every hundredth of a second."""
+    return alongside(gateway.app[TIMELINE].run(asyncio.Event(), poll_s=0.01), "more news")
+
+
 @attack
 async def test_idle_streams_ask_nothing_of_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for one look at the end of the events, which all of them share."""
-    monkeypatch.setattr(live, "POLL_S", 0.01)
-    async with running(settings_in(tmp_path)) as gateway, AsyncExitStack() as open_:
+    async with (
+        running(settings_in(tmp_path)) as gateway,
+        polling(gateway),
+        AsyncExitStack() as open_,
+    ):
         calls = [await gateway.call() for _ in range(20)]
         for call in calls:
             for what in ("events", "transcript/stream"):
@@ -170,8 +178,7 @@ async def test_idle_streams_ask_nothing_of_the_database(
 async def test_a_client_that_hangs_up_is_noticed_though_nothing_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "POLL_S", 0.01)
-    async with running(settings_in(tmp_path)) as gateway:
+    async with running(settings_in(tmp_path)) as gateway, polling(gateway):
         call = await gateway.call()
         response = await gateway.http.get(f"/v1/calls/{call.id}/events", headers=ACME)
         await listening(gateway, call.id, 1)
@@ -246,9 +253,8 @@ def test_places_are_given_back_whatever_happens() -> None:
 async def test_an_odd_error_does_not_end_the_news(
     gateway: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(live, "POLL_S", 0.01)
     call, other = await gateway.call(), Store(gateway.app[DATABASE])
-    timeline, stopping = live.Timeline(gateway.store), asyncio.Event()
+    timeline, stopping = Timeline(gateway.store), asyncio.Event()
     read, errors = timeline._tail.read, [RuntimeError("odd"), TimeoutError(), KeyError("odd")]
 
     async def read_at_last() -> set[str]:
@@ -257,7 +263,10 @@ async def test_an_odd_error_does_not_end_the_news(
         return await read()
 
     monkeypatch.setattr(timeline._tail, "read", read_at_last)
-    async with alongside(timeline.run(stopping), "news"), timeline.listen(call.id) as news:
+    async with (
+        alongside(timeline.run(stopping, poll_s=0.01), "news"),
+        timeline.listen(call.id) as news,
+    ):
         assert await news.wait(5), "of the call's first event"
         await other.append(call.id, [CallEvent(type="call.ringing")], "gateway")
         assert await news.wait(5)
