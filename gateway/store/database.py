@@ -99,19 +99,18 @@ async def one_at_a_time(connection: AsyncConnection, what: str) -> None:
 class Database:
     """An open database; create it with ``Database.open``."""
 
-    write_wait_s = WRITE_WAIT_S
-
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, write_wait_s: float = WRITE_WAIT_S) -> None:
         self._engine = engine
+        self.write_wait_s = write_wait_s
         self._postgres = engine.dialect.name == "postgresql"
         # SQLite has one writer at a time; queueing here is fairer than its busy loop.
         self._write_lock = asyncio.Lock()
         self._trouble = Trouble()
 
     @classmethod
-    async def open(cls, url: str) -> Database:
+    async def open(cls, url: str, *, write_wait_s: float = WRITE_WAIT_S) -> Database:
         """Connect and bring the schema up to date. Raises Unavailable, ValueError (bad URL)."""
-        database = cls(_engine(url))
+        database = cls(_engine(url), write_wait_s=write_wait_s)
         try:
             await database._upgrade()
         except BaseException:

@@ -22,8 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from core.errors import Unavailable
-from gateway.calls import timeline
-from gateway.store import write_probe
+from gateway.keys import DATABASE
 from gateway.store.call_status import Call
 from gateway.store.database import Database, Trouble
 from gateway.store.write_probe import WriteProbe
@@ -117,8 +116,7 @@ async def ready_again(database: Database) -> None:
 class TestSqlite(OnSqlite):
     @pytest.fixture
     async def database(self, url: str) -> AsyncIterator[Database]:
-        database = await Database.open(url)
-        database.write_wait_s = 0.5
+        database = await Database.open(url, write_wait_s=0.5)
         yield database
         await database.close()
 
@@ -158,16 +156,15 @@ class TestSqlite(OnSqlite):
         }
         await ready_again(database)
 
-    async def test_who_waited_does_not_wait_as_long_again(
-        self, database: Database, path: str
-    ) -> None:
+    async def test_who_waited_does_not_wait_as_long_again(self, url: str) -> None:
         """What is left of its time is what SQLite is told, and the next one has all of it."""
-        database.write_wait_s = 5
+        database = await Database.open(url, write_wait_s=5)
         async with database.write():
             second = asyncio.create_task(self._busy_timeout(database))
             await asyncio.sleep(0.6)
         assert await second < 5000
         assert await self._busy_timeout(database) == 5000
+        await database.close()
 
     async def _busy_timeout(self, database: Database) -> int:
         async with database.write() as connection:
@@ -215,8 +212,7 @@ async def ran(*command: str) -> bool:
 class TestPostgres(OnPostgres):
     @pytest.fixture
     async def database(self, url: str) -> AsyncIterator[Database]:
-        database = await Database.open(url)
-        database.write_wait_s = 0.5
+        database = await Database.open(url, write_wait_s=0.5)
         yield database
         await database.close()
 
@@ -342,10 +338,11 @@ class Touched(Database):
 
 
 class TestProbe:
-    def rig(self) -> tuple[Touched, WriteProbe]:
+    def rig(self, deadline_s: float = 2) -> tuple[Touched, WriteProbe]:
         self.time = 0.0
         database = Touched()
-        return database, WriteProbe(database, lambda: self.time)
+        probe = WriteProbe(database, lambda: self.time, every_s=2, deadline_s=deadline_s)
+        return database, probe
 
     async def test_many_who_ask_write_once(self) -> None:
         database, probe = self.rig()
@@ -363,17 +360,14 @@ class TestProbe:
         database.go_on.set()
         assert await probe.ok() is not broken
         database.broken = not broken
-        self.time += write_probe._PROBE_EVERY_S - 0.001
+        self.time += 2 - 0.001
         assert await probe.ok() is not broken
         self.time += 0.001
         assert await probe.ok() is broken
         assert database.times == 2
 
-    async def test_one_that_hangs_is_a_no_and_is_not_repeated(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(write_probe, "_CHECK_DEADLINE_S", 0.01)
-        database, probe = self.rig()
+    async def test_one_that_hangs_is_a_no_and_is_not_repeated(self) -> None:
+        database, probe = self.rig(deadline_s=0.01)
         for _ in range(5):
             assert not await probe.ok()
             self.time += 60
@@ -422,27 +416,27 @@ class Ringing(LiveKitStub):
         return app
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Database, "write_wait_s", 0.5)
-    monkeypatch.setattr(write_probe, "_PROBE_EVERY_S", 0)
-    monkeypatch.setattr(timeline, "_PATIENCE_S", (0.1,) * 100)
-
-
-@pytest.mark.usefixtures("quick")
 async def test_a_gateway_whose_database_is_locked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It says so, refuses calls, keeps the ones it has, and recovers by itself."""
     livekit = Ringing()
     async with running_with(livekit, tmp_path, sip_allow_private=True) as gateway:
+
+        async def ready() -> bool:
+            return (await readiness(gateway.http))[0] == 200
+
+        async def not_ready() -> bool:
+            return not await ready()
+
+        gateway.app[DATABASE].write_wait_s = 0.5
         assert await readiness(gateway.http) == (200, [])
         answer = await post(gateway, DIAL)
         call_id = answer[1]["call_id"]
         async with locked(str(tmp_path / "test.db")):
-            status, missing = await readiness(gateway.http)
-            assert status == 503
-            assert missing[0].startswith(TAKES_NO_WRITES)
+            await until(not_ready)
+            [missing] = (await readiness(gateway.http))[1]
+            assert missing.startswith(TAKES_NO_WRITES)
             status, body = await post(gateway, {**DIAL, "room_name": "other"})
             assert (status, body["code"]) == (503, "STORE_UNAVAILABLE")
             livekit.go_on.set()  # answered, and nobody can write it down
@@ -453,9 +447,6 @@ async def test_a_gateway_whose_database_is_locked(
             await until(not_written)
             assert (await show(gateway, call_id)).status == "queued"
         assert "OperationalError: database is locked" in causes(caplog)
-
-        async def ready() -> bool:
-            return (await readiness(gateway.http))[0] == 200
 
         async def answered() -> bool:
             return (await show(gateway, call_id)).status == "in-progress"
