@@ -25,7 +25,7 @@ from livekit.protocol.sip import CreateSIPParticipantRequest, SIPOutboundConfig,
 
 from core.models import DisconnectionReason, Status
 from sip.guard import TENANT_DIAL, tenant_mark, with_port
-from sip.leave import remove_leg
+from sip.leave import send_away
 
 Transport = Literal["auto", "udp", "tcp", "tls"]
 
@@ -187,7 +187,7 @@ class Dial:
     async def cancel(self) -> None:
         """Stop ringing, or hang up. Dropping the HTTP request would do neither."""
         with contextlib.suppress(ServerError, aiohttp.ClientError, TimeoutError):
-            await remove_leg(self._rooms, self._whom)
+            await send_away(self._rooms, self._whom)
 
     async def abandon(self) -> None:
         """Hang up and stop waiting for the verdict."""

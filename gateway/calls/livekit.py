@@ -16,17 +16,13 @@ from livekit.protocol.room import (
     RoomParticipantIdentity,
 )
 
-from core.legs import BRIDGE, Leg
-from sip.leave import leaves_by_itself
+from core.legs import Leg
+from sip import leave
 
 log = logging.getLogger(__name__)
 
 LIVEKIT_ERRORS = (ServerError, aiohttp.ClientError, TimeoutError)
 
-# A leg hangs up and waits up to a second for the agent's tracks to end. It takes two seconds more
-# if its phone has not responded to the INVITE at all.
-_LEAVES_WITHIN_S: Final = 4.0
-_LOOK_EVERY_S: Final = 0.1
 TRY_AGAIN_S: Final = (0.2, 1.0)
 
 
@@ -51,12 +47,7 @@ async def participant(livekit: LiveKitAPI, room_name: str, identity: str) -> Par
 
     Raises LIVEKIT_ERRORS.
     """
-    try:
-        return await livekit.room.get_participant(_whom(room_name, identity))
-    except ServerError as error:
-        if error.code == "not_found":
-            return None
-        raise
+    return await leave.participant(livekit, _whom(room_name, identity))
 
 
 def leg_of(participant: ParticipantInfo) -> Leg | None:
@@ -67,31 +58,12 @@ def leg_of(participant: ParticipantInfo) -> Leg | None:
     return leg if participant.kind == kind else None
 
 
-async def send_away(
-    livekit: LiveKitAPI, room_name: str, identity: str, *, leaves_within_s: float = _LEAVES_WITHIN_S
-) -> bool:
-    """Remove a participant from the room, which hangs up a phone, and wait until it has left.
+async def send_away(livekit: LiveKitAPI, room_name: str, identity: str) -> bool:
+    """Make a participant leave the room, which hangs up a phone (sip.leave.send_away).
 
-    False: no such identity in the room. While a phone rings, its SIP service cancels or rejects
-    the call. A leg of the embedded bridge is first asked to leave by itself (sip.leave), because
-    removing it leaks memory. Raises LIVEKIT_ERRORS.
+    False: no such identity in the room. Raises LIVEKIT_ERRORS.
     """
-    found = await participant(livekit, room_name, identity)
-    if found is None:
-        return False
-    whom = _whom(room_name, identity)
-    # A leg that is still connecting cannot be asked.
-    asked = BRIDGE in found.attributes and found.state == ParticipantInfo.State.ACTIVE
-    if asked and await leaves_by_itself(livekit, whom):
-        if await _left(livekit, room_name, found, leaves_within_s):
-            return True
-    try:
-        await livekit.room.remove_participant(whom)
-    except ServerError as error:
-        # LiveKit answers "unavailable" for a participant that is already leaving.
-        if error.code != "not_found" and await participant(livekit, room_name, identity):
-            raise
-    return True
+    return await leave.send_away(livekit, _whom(room_name, identity))
 
 
 async def send_away_or_log(
@@ -133,19 +105,6 @@ async def tidy(livekit: LiveKitAPI, room_name: str) -> None:
         return log.info("room left to its own time-out", extra={"room": room_name})
     if all(other.kind == ParticipantInfo.Kind.AGENT for other in others):
         await close_room(livekit, room_name)
-
-
-async def _left(livekit: LiveKitAPI, room_name: str, leg: ParticipantInfo, within_s: float) -> bool:
-    """Wait for a leg that agreed to leave; False: it was still there at the deadline."""
-    clock = asyncio.get_running_loop()
-    deadline = clock.time() + within_s
-    while True:
-        found = await participant(livekit, room_name, leg.identity)
-        if found is None or found.sid != leg.sid:
-            return True
-        if clock.time() > deadline:
-            return False
-        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _whom(room_name: str, identity: str) -> RoomParticipantIdentity:
