@@ -5,6 +5,8 @@ Each has a test in tests/core/test_private.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from livekit import rtc
 from livekit.rtc import _ffi_client
 from livekit.rtc._proto import ffi_pb2
@@ -17,13 +19,13 @@ def leave_logs_behind() -> None:
     library.livekit_ffi_initialize(_ffi_client.ffi_event_callback, False, name, version)
 
 
-async def send_dtmf(room: rtc.Room, identity: str, *, code: int, digit: str) -> str:
-    """Send a key to one participant; the SDK's error, empty when there was none."""
+async def send_dtmf(room: rtc.Room, identities: Sequence[str], *, code: int, digit: str) -> str:
+    """Send a key to these participants; the SDK's error, empty when there was none."""
     request = ffi_pb2.FfiRequest()
     wanted = request.publish_sip_dtmf
     wanted.local_participant_handle = room.local_participant._ffi_handle.handle
     wanted.code, wanted.digit = code, digit
-    wanted.destination_identities.append(identity)
+    wanted.destination_identities.extend(identities)
     client = _ffi_client.FfiClient.instance
     answers = client.queue.subscribe()
     try:

@@ -1,8 +1,9 @@
-"""Functions for which LiveKit's SDK (1.1.21) has no public call: preloading, DTMF to one."""
+"""Functions for which LiveKit's SDK (1.1.21) has no public call: preloading, DTMF to some."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from livekit import rtc
 
@@ -26,12 +27,13 @@ async def load() -> None:
     _private.leave_logs_behind()
 
 
-async def publish_dtmf(room: rtc.Room, identity: str, *, code: int, digit: str) -> None:
-    """Send a DTMF digit to this participant only; the SDK's own call sends it to the whole room.
+async def publish_dtmf(room: rtc.Room, whom: Sequence[str], *, code: int, digit: str) -> None:
+    """Send a DTMF digit to these participants only; the SDK's own call sends it to the whole room.
 
     Raises rtc.participant.PublishDTMFError, TimeoutError.
     """
     async with asyncio.timeout(_SENT_WITHIN_S):
-        error = await _private.send_dtmf(room, identity, code=code, digit=digit)
+        # To the SDK, no destination is the whole room.
+        error = await _private.send_dtmf(room, whom, code=code, digit=digit) if whom else ""
     if error:
         raise rtc.participant.PublishDTMFError(error)

@@ -6,11 +6,14 @@ phone gets the keys of another participant only while it is subscribed to that p
 audio. LiveKit tells nobody when it ends a subscription. Therefore a transfer's human, who is kept
 apart, neither gets the others' keys nor sends them any until the agent has marked the call as
 accepted. livekit-sip plays every key that it receives.
+
+Both ends check. The sender does because the mark may overtake the key that it is set for: keys and
+attributes reach a participant on different connections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Final
 
 from livekit import rtc
@@ -41,6 +44,19 @@ def reach(
     if not sender.track_publications:
         return sender.kind != rtc.ParticipantKind.PARTICIPANT_KIND_SIP
     return any(sid in heard for sid in sender.track_publications)
+
+
+def recipients(own: Mapping[str, str], others: Iterable[rtc.RemoteParticipant]) -> list[str] | None:
+    """Return the identities that a phone with the attributes ``own`` sends its keys to.
+
+    None: everybody in the room, those included who join in this moment.
+    """
+    if _apart(own):
+        agent = rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
+        return [other.identity for other in others if other.kind == agent]
+    known = list(others)
+    addressed = [other.identity for other in known if not _apart(other.attributes)]
+    return None if len(addressed) == len(known) else addressed
 
 
 def _apart(attributes: Mapping[str, str]) -> bool:

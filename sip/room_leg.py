@@ -18,6 +18,7 @@ from livekit.rtc.participant import PublishTrackError
 
 from core.first_of import first_of
 from core.legs import LEAVE_METHOD
+from core.rtc_sdk import publish_dtmf
 from sip import dtmf, endings, membership
 from sip.delay_reports import tell_delay
 from sip.endings import Ending
@@ -220,13 +221,18 @@ class RoomLeg:
         return leg
 
     async def publish_digit(self, digit: str) -> None:
-        """Send a key pressed at the far end to all in the room; ignore other characters."""
+        """Send a key pressed at the far end to all whom it is for; ignore other characters."""
         code = dtmf.CODES.get(digit)
         if code is None:
             return
+        own, others = self._room.local_participant, self._room.remote_participants
+        whom = dtmf.recipients(own.attributes, others.values())
         try:
             async with asyncio.timeout(ROOM_REQUEST_TIMEOUT_S):
-                await self._room.local_participant.publish_dtmf(code=code, digit=digit)
+                if whom is None:
+                    await own.publish_dtmf(code=code, digit=digit)
+                else:
+                    await publish_dtmf(self._room, whom, code=code, digit=digit)
         except Exception as error:  # the SDK raises bare Exception
             log.warning("a DTMF digit was not published", extra=self._facts(cause=str(error)))
 

@@ -30,7 +30,7 @@ def test_the_native_library_is_initialized_anew(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("error", ["", "no such participant"])
-async def test_a_key_is_sent_to_one(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_is_sent_to_some(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the SDK's own publish_dtmf does, with a destination."""
     client: Any = _ffi_client.FfiClient.instance
     asked: list[ffi_pb2.FfiRequest] = []
@@ -50,10 +50,10 @@ async def test_a_key_is_sent_to_one(error: str, monkeypatch: pytest.MonkeyPatch)
     sender = SimpleNamespace(_ffi_handle=SimpleNamespace(handle=3))
     room: Any = SimpleNamespace(local_participant=sender)
     subscribers = len(client.queue._subscribers)
-    assert await _private.send_dtmf(room, "phone", code=5, digit="5") == error
+    assert await _private.send_dtmf(room, ["phone", "agent"], code=5, digit="5") == error
     assert len(client.queue._subscribers) == subscribers
     (sent,) = (one.publish_sip_dtmf for one in asked)
     assert (sent.local_participant_handle, sent.code, sent.digit) == (3, 5, "5")
-    assert list(sent.destination_identities) == ["phone"]
+    assert list(sent.destination_identities) == ["phone", "agent"]
     own = inspect.getsource(rtc.LocalParticipant.publish_dtmf)
     assert "publish_sip_dtmf.local_participant_handle = self._ffi_handle.handle" in own

@@ -9,7 +9,7 @@ import pytest
 from livekit import rtc
 
 from core.legs import TAKEN, Leg
-from sip.dtmf import reach
+from sip.dtmf import reach, recipients
 from tests.sip.test_room_leg import join
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]
@@ -17,6 +17,11 @@ pytestmark = [pytest.mark.unit, pytest.mark.attack]
 Kind = rtc.ParticipantKind
 SIP, AGENT = Kind.PARTICIPANT_KIND_SIP, Kind.PARTICIPANT_KIND_AGENT
 BROWSER = Kind.PARTICIPANT_KIND_STANDARD
+
+
+def named(identity: str, kind: Kind.ValueType, **attributes: str) -> rtc.RemoteParticipant:
+    known: Any = SimpleNamespace(identity=identity, kind=kind, attributes=attributes)
+    return cast(rtc.RemoteParticipant, known)
 
 
 def sender(kind: Kind.ValueType, *tracks: str, **attributes: str) -> rtc.RemoteParticipant:
@@ -66,6 +71,22 @@ def test_a_human_who_has_not_taken_the_call_is_apart() -> None:
 
 def test_of_one_who_has_left_none() -> None:
     assert not reach(None, ["TR_1"], {})
+
+
+def test_a_key_is_sent_to_whom_it_is_for() -> None:
+    """The mark that a human has taken the call may reach a phone before the key that takes it."""
+    apart = Leg("human", "call_1").attributes
+    joined = {**apart, TAKEN: "true"}
+    caller = Leg("caller", "num_1").attributes
+    agent, phone, human = named("agent", AGENT), named("phone", SIP), named("human", SIP, **apart)
+    assert recipients(apart, [agent, phone]) == ["agent"]
+    assert recipients(apart, [phone]) == [], "nobody, which is not everybody"
+    assert recipients(caller, [agent, human]) == ["agent"]
+    assert recipients(caller, [human]) == []
+    assert recipients(caller, [agent, phone]) is None
+    assert recipients(joined, [agent, phone]) is None
+    assert recipients(caller, [agent, named("human", SIP, **joined)]) is None
+    assert recipients(caller, []) is None
 
 
 async def test_nothing_is_saved_up_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ class RoomLine:
     async def press(self, key: str) -> None:
         assert self._identity is not None, "not met"
         try:
-            await publish_dtmf(self._room, self._identity, code=KEYS.index(key), digit=key)
+            await publish_dtmf(self._room, [self._identity], code=KEYS.index(key), digit=key)
         except rtc.participant.PublishDTMFError as error:
             log.warning("a key was not played", extra={"error": str(error)})
             raise LineError("the keys could not be played") from error

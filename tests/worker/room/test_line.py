@@ -206,8 +206,9 @@ async def test_whom_there_is_to_hang_up_on(held: Held) -> None:
 async def test_keys_have_the_codes_of_rfc_4733(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     played: list[tuple[str, int, str]] = []
 
-    async def publish(room: Any, identity: str, *, code: int, digit: str) -> None:
+    async def publish(room: Any, identities: list[str], *, code: int, digit: str) -> None:
         assert room is held.room
+        (identity,) = identities
         played.append((identity, code, digit))
 
     monkeypatch.setattr(room_line, "publish_dtmf", publish)
