@@ -1,4 +1,4 @@
-"""POST /sip/call: every answer that it has, over HTTP, against LiveKit and a phone."""
+"""POST /sip/call over HTTP, against LiveKit and a phone: placed calls and refused requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.sip_call_rig import body, ended, hang_up
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-# The insertion of this room's call takes a second of counting.
+# Counting delays the insertion of this room's call by about a second.
 SLOW = """
 CREATE TRIGGER slow_insert BEFORE INSERT ON calls WHEN NEW.room_name = '{room}' BEGIN
     SELECT count(*) FROM (
@@ -245,7 +245,7 @@ class TestRefusals:
 async def test_an_agent_that_is_quicker_than_the_database(
     stack: Stack, gateway: Gateway, phone: Phone
 ) -> None:
-    """The agent is sent with the room, before the call's record is written."""
+    """The agent is dispatched with the room, before the call's record is written."""
     request = body(sip={"outbound_address": phone.address}, agent="greeter")
     database = await Database.open(stack.settings.database_url)
     try:
@@ -255,7 +255,7 @@ async def test_an_agent_that_is_quicker_than_the_database(
             answer = await gateway.post("/sip/call", json=request)
             if answer.status != 503:
                 break
-            # On a busy machine the counting outlasts the heartbeats, which wait for the same lock.
+            # On a busy machine the heartbeats, which wait for the same lock, come too late.
             assert answer.code == "AGENT_UNAVAILABLE"
             await asyncio.sleep(int(answer.headers["Retry-After"]))
         assert answer.status == 200, answer.body

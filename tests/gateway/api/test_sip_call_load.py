@@ -1,4 +1,4 @@
-"""Many calls at once: none lost, none dialled twice, every refusal says when to come back."""
+"""Many calls at once: none is lost or dialled twice, and every refusal has a Retry-After."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.support.livekit_stub import LiveKitStub, Refusal, running_with
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-# On the wire fewer than the benchmark gateway-load places, to be done in a few seconds.
+# Fewer on the wire than in the benchmark gateway-load, to be done in a few seconds.
 DIALLED, STUBBED, CONCURRENCY = 80, 200, 40
-# Of 200 so many came back from a busy livekit-sip as "cpu exhausted".
+# A busy livekit-sip refused this many of 200 dials with "cpu exhausted".
 OVERLOADED = 112
 WITHIN_S = 45.0  # a deadline, not an expectation
 
@@ -34,7 +34,7 @@ WITHIN_S = 45.0  # a deadline, not an expectation
 async def place_all(
     http: aiohttp.ClientSession, count: int, room: str, address: str
 ) -> dict[str, tuple[int, dict[str, Any], str | None]]:
-    """By called number: the status, the body and Retry-After."""
+    """Place the calls; return the status, the body and Retry-After, by called number."""
     answers: dict[str, tuple[int, dict[str, Any], str | None]] = {}
     waiting = (f"+1510{2_000_000 + n}" for n in range(count))
 
@@ -58,7 +58,7 @@ async def place_all(
 
 
 async def records(http: aiohttp.ClientSession, since: datetime) -> list[dict[str, Any]]:
-    """Of the calls made since then, newest first."""
+    """Return the records of the calls made since then, newest first."""
     found: list[dict[str, Any]] = []
     while True:
         query: dict[str, str | int] = {"limit": 100, "offset": len(found), "since": rfc3339(since)}
@@ -71,7 +71,7 @@ async def records(http: aiohttp.ClientSession, since: datetime) -> list[dict[str
 
 
 async def over(http: aiohttp.ClientSession, since: datetime) -> list[dict[str, Any]]:
-    """The records once all of them have ended."""
+    """Return the records once all of them have ended."""
     async with asyncio.timeout(WITHIN_S):
         while True:
             found = await records(http, since)
@@ -91,15 +91,15 @@ async def test_each_is_dialled_once(gateway: Gateway, livekit: LiveKitAPI) -> No
     assert len(answers) == DIALLED and placed
     for status, body, retry_after in refused:
         assert status in {429, 503} and body["code"] and int(retry_after or 0) > 0
-    # Whoever was refused was not called, whoever was accepted once; or the SIP service could not
-    # keep up after all, and the record says so.
+    # No refused number was dialled. Every accepted one was dialled once, unless the SIP service
+    # could not keep up; then the record says so.
     assert dialled and set(dialled.values()) == {1} and set(dialled) <= set(placed)
     ends = {each["id"]: each["disconnectionReason"] for each in kept}
     for number in placed:
         reason = ends[answers[number][1]["call_id"]]
         assert reason == ("dial_busy" if number in dialled else "dial_failed"), number
     async with asyncio.timeout(WITHIN_S):
-        while any(each.startswith(room) for each in await rooms(livekit)):  # noqa: ASYNC110 (told by nobody)
+        while any(each.startswith(room) for each in await rooms(livekit)):  # noqa: ASYNC110 (there is no event)
             await asyncio.sleep(0.2)
 
 
@@ -108,7 +108,7 @@ async def rooms(livekit: LiveKitAPI) -> list[str]:
 
 
 class Overloaded(LiveKitStub):
-    """Has room for the first calls, and none for the others: as livekit-sip answers then."""
+    """Accepts the first dials and refuses the others as a full livekit-sip does."""
 
     def dial(self, asked: CreateSIPParticipantRequest) -> Message:
         if len(self.dialled) >= STUBBED - OVERLOADED:
@@ -136,7 +136,7 @@ async def test_what_an_overloaded_sip_service_refuses(
     assert Counter(each.sip_call_to for each in livekit.dialled) == Counter(
         set(answers) - set(refused)
     )
-    # Each has a record that says so, and leaves no room behind.
+    # Each refused call has a record that says so, and leaves no room behind.
     kept = [each for each in await records(running.http, began) if each["endedAt"] is not None]
     assert {each["toNumber"] for each in kept} == set(refused)
     assert {each["disconnectionReason"] for each in kept} == {"dial_failed"}

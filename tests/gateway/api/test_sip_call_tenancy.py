@@ -1,4 +1,4 @@
-"""POST /sip/call: whose room it is, and once is once."""
+"""POST /sip/call: which tenant owns a room, and requests that must not dial twice."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ class TestTenancy:
     async def test_races_of_first_calls_have_one_winner(
         self, gateway: Gateway, livekit: LiveKitAPI, exchange: Phone
     ) -> None:
-        """20 concurrent first calls of two tenants into one new room, 50 rounds.
+        """Of 20 concurrent first calls into a new room, only one tenant's succeed (50 rounds).
 
-        Two identities a tenant: what comes after the winner's first two is refused
-        too, and a loser must not learn even that.
+        Each of the two tenants uses two identities: the winner's repeated calls are
+        refused, too, which the loser must not learn.
         """
         exchange.behave(RingOut())
         winners = set()
@@ -98,7 +98,7 @@ class TestTenancy:
         print("LIVE", [(c.called, c.ending) for c in exchange.calls if c.ending is None])
 
     async def _one_race(self, gateway: Gateway, room_name: str, round_: int) -> str:
-        """The number that the winner dialled; each tenant has one of its own a round."""
+        """Return the number that the winner dialled; each tenant has its own in each round."""
         numbers = (f"+1555{round_:02d}00001", f"+1555{round_:02d}00002")
         answers = await asyncio.gather(
             *(

@@ -1,4 +1,4 @@
-"""POST /sip/call: each call its own trunk, none is left behind, none rings for nobody."""
+"""POST /sip/call: each call has its own trunk, none is left behind, and no phone rings in vain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TestTrunks:
     async def test_two_calls_from_one_number_go_to_their_own_hosts(
         self, gateway: Gateway, phone: Phone
     ) -> None:
-        """Each with its own credentials, as their digest challenges see."""
+        """Each host's digest challenge gets its own call's credentials only."""
         async with (
             Trunk(phone.address, Credentials("anna", "pw-of-anna")) as one,
             Trunk(phone.address, Credentials("bert", "pw-of-bert")) as two,
@@ -92,7 +92,7 @@ class TestTrunks:
 
 
 async def test_a_far_end_quicker_than_our_lookup(stack: Stack, phone: Phone) -> None:
-    """Refused within a millisecond, the participant is gone before anybody saw it."""
+    """If a refusal removes the participant before the lookup, the bridge's error has its ids."""
     phone.behave(Reject(486))
     request = DialRequest(
         trunk=CallTrunk(address=phone.address),
@@ -112,7 +112,7 @@ async def test_a_far_end_quicker_than_our_lookup(stack: Stack, phone: Phone) -> 
 
 
 async def test_a_request_that_breaks_off_rings_no_longer(stack: Stack, phone: Phone) -> None:
-    """A proxy's time-out, a lost connection: nobody would talk to whoever picks up."""
+    """If the request's connection is lost, the ringing stops: nobody would talk to the callee."""
     host, port = stack.bridge_url.removeprefix("http://").split(":")
     relays: list[asyncio.StreamWriter] = []
 

@@ -1,4 +1,4 @@
-"""Every way in by which a tenant names a SIP host, over HTTP; LiveKit notes what is dialled."""
+"""Every request in which a tenant names a SIP host, over HTTP; a LiveKit stub records dials."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LEADS_TO = {
     "six.example": ["::ffff:127.0.0.1"],
     "ours.example": ["203.0.113.5"],
 }
-# Literal, in another spelling, by name, ours, without an address.
+# Addresses that are not public, in several spellings, and localhost.
 LITERAL = [
     "127.0.0.1",
     "127.0.0.1:22",
@@ -61,6 +61,7 @@ LITERAL = [
     "0xa9fea9fe:80",
     "127.0x1",
 ]
+# Names of private addresses, our own name, and one without an address.
 NAMED = [
     "private.example",
     "PRIVATE.example.:5080",
@@ -90,7 +91,7 @@ class Rig:
             return response.status, await response.json()
 
     async def number(self, address: str, provider: str = "sip") -> PhoneNumber:
-        """A number of acme's whose credential was stored before addresses were checked."""
+        """Return a number of acme's whose credential was stored before addresses were checked."""
         secret = {"address": address}
         if provider == "twilio":
             secret = {"accountSid": "AC1", "authToken": "t", "sipAddress": address}
