@@ -65,7 +65,7 @@ async def publish(room: rtc.Room) -> str:
 
 
 async def published(gateway: Gateway, name: str, room: rtc.Room) -> str:
-    """A track, once the server tells others of it."""
+    """Publish a track and return its sid, once the gateway shows it."""
     track = await publish(room)
     async with asyncio.timeout(10):
         while track not in str((await gateway.get(f"/livekit/rooms/{name}")).body):  # noqa: ASYNC110
@@ -145,7 +145,7 @@ class TestToken:
 
 
 class TestOldTokens:
-    """LiveKit closes an empty room after 30 s, and makes it again for whoever joins."""
+    """LiveKit closes a room that nobody enters after 30 s; a later join creates it again."""
 
     async def test_a_late_join_makes_the_tenants_own_room_again(
         self, gateway: Gateway, livekit: LiveKitAPI
@@ -155,7 +155,7 @@ class TestOldTokens:
         await livekit.room.delete_room(DeleteRoomRequest(room=room))
         assert await metadata_of(livekit, room) is None
         async with entered(token):
-            # Nobody looks at it but the gateway, whom LiveKit tells.
+            # No request names the room: the gateway learns of it from LiveKit's webhook.
             async with asyncio.timeout(10):
                 while await metadata_of(livekit, room) != '{"auth_id": "acme"}':  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
@@ -190,7 +190,7 @@ class TestOldTokens:
         await answered.hangup()
 
     async def test_what_livekit_does_with_tokens(self, stack: Stack) -> None:
-        """What gateway.store.room_names builds upon: how long tokens are renewed for, and ``#``."""
+        """gateway.store.room_names relies on LiveKit's leeway, renewal time and ``#`` suffix."""
         key, secret = stack.settings.livekit_api_key, stack.settings.livekit_api_secret
         assert key is not None and secret is not None
         room = new_id("room")
@@ -198,7 +198,7 @@ class TestOldTokens:
             AccessToken(key, secret.get_secret_value())
             .with_identity("alice")
             .with_grants(VideoGrants(room_join=True, room=room, can_publish=True))
-            # Over for half a minute, and taken all the same.
+            # Expired half a minute ago, and still accepted.
             .with_ttl(timedelta(seconds=-30))
             .to_jwt()
         )
@@ -217,7 +217,7 @@ async def metadata_of(livekit: LiveKitAPI, room: str) -> str | None:
 
 
 async def signalled(stack: Stack, token: str, **query: str) -> tuple[str, str]:
-    """Join as clients do, without media: the renewed token, and who one is in the room."""
+    """Join as clients do, without media; return the renewed token and the identity."""
     renewed = identity = ""
     query = {"access_token": token, "protocol": "9", "auto_subscribe": "0", **query}
     async with (
@@ -322,7 +322,7 @@ class TestParticipants:
             assert (answer.status, answer.body) == (200, request)
             shown = await gateway.get(f"/livekit/rooms/{room}")
             assert shown.body["participants"][0]["tracks"][0]["muted"] is True
-            # LiveKit's default: nobody opens another's microphone.
+            # LiveKit's default: nobody can unmute another's microphone.
             answer = await gateway.post(path, json={**request, "muted": False})
             assert (answer.status, answer.code) == (409, "REMOTE_UNMUTE_DISABLED")
 
@@ -330,7 +330,7 @@ class TestParticipants:
 class TestTransfer:
     @staticmethod
     async def call(gateway: Gateway, phone: Phone) -> dict[str, Any]:
-        """Dial the phone until it is in conversation; the caller's part of a transfer."""
+        """Dial the phone until it answers; return its fields of a transfer request."""
         room = new_id("room")
         dialled = await gateway.post(
             "/sip/call",

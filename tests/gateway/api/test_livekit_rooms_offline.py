@@ -1,4 +1,4 @@
-"""/livekit/* and /sip/transfer when LiveKit is not configured, not there, or refuses."""
+"""/livekit/* and /sip/transfer when LiveKit is not configured, does not answer, or refuses."""
 
 from __future__ import annotations
 

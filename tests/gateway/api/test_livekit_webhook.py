@@ -1,4 +1,4 @@
-"""POST /livekit/webhook: who is believed, and what is concluded."""
+"""POST /livekit/webhook: its signature, and what the gateway concludes from the event."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 def left(call: Call, **changes: Any) -> dict[str, Any]:
-    """As LiveKit writes it: protobuf's JSON, a kind and a reason by name."""
+    """Return a webhook as LiveKit writes it: protobuf's JSON, with kinds and reasons by name."""
     participant = {
         "sid": "PA_1",
         "identity": call.participant_identity,
@@ -199,7 +199,7 @@ class TestConclusions:
         assert (await record(gateway, call)).disconnection_reason == "agent_hangup"
 
     async def test_a_leg_whose_service_died_was_not_hung_up(self, gateway: Running) -> None:
-        """Another run of it removes what the one before left."""
+        """A restarted bridge marks the legs of its earlier run as lost and removes them."""
         call = await answered(gateway)
         lost = {
             "attributes": {"sip.callStatus": "active", LOST: "true"},
@@ -243,7 +243,7 @@ class TestConclusions:
     async def test_late_news_of_an_earlier_call_leaves_its_successor_alone(
         self, gateway: Running
     ) -> None:
-        """The same identity in the same room, for the second time."""
+        """The earlier call's phone had the same identity in the same room."""
         call = await answered(gateway)
         await deliver(gateway, left(call, participant={"sid": "PA_old"}))
         fresh = await gateway.call(room_name="second")
@@ -279,7 +279,7 @@ class TestConclusions:
 
 
 async def test_every_event_that_is_kept_is_counted(gateway: Running) -> None:
-    """Whoever tells it, and however often."""
+    """A stored event counts once, whichever source reports it and however often."""
     call, other = await answered(gateway), await answered(gateway)
     webhook = left(call)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What workers ask and tell, and who is taken for one."""
+"""Workers' requests for briefs, their events and heartbeats, and which tokens are accepted."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class TestBrief:
             assert (answer.status, (await answer.json())["code"]) == (404, "CALL_NOT_FOUND")
 
     async def test_a_call_that_is_not_on_record_yet(self, gateway: Running) -> None:
-        """The agent of a new call may be quicker than the database."""
+        """A new call's agent may ask before the call's record is written."""
         path = "/internal/calls/call_nope"
         async with gateway.http.get(path, headers=bearer(aged("call_nope", 5))) as answer:
             assert (answer.status, (await answer.json())["code"]) == (425, "CALL_NOT_READY")

@@ -1,4 +1,4 @@
-"""What a worker gets for POST /internal/calls/{id}/transfer, and what is dialled for it."""
+"""POST /internal/calls/{id}/transfer: the outcome for the worker, and what is dialled."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def gateway(tmp_path: Path, livekit: LiveKitStub) -> AsyncIterator[Running
 
 
 async def talking(gateway: Running, *, answered_s: int = 10, **changes: Any) -> Call:
-    """A call that was answered; ``changes`` of the agent's configuration, or of the call."""
+    """Return an answered call; ``changes``: of the agent's configuration, or of the call."""
     fields = {name: changes.pop(name) for name in set(changes) & set(AgentConfig.model_fields)}
     config = AgentConfig(**{"name": "Ann", "transfer_number": TO, **fields})
     agent = Agent(id="greeter", version=1, config=config)
@@ -174,7 +174,7 @@ class TestWarm:
     async def test_a_call_with_its_own_trunk_dials_the_human_by_it(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
-        """Before its number's, and before the usual one."""
+        """It takes precedence over its number's trunk and over the default one."""
         theirs = OwnTrunk(
             address="theirs.example.com:5070",
             username="anna",
@@ -308,7 +308,7 @@ class TestCold:
 
 
 class TestAskedAfterAgain:
-    """By a worker whose first request was another gateway's, which is gone."""
+    """A worker repeats a request that it sent to another gateway, which is gone."""
 
     async def begun(self, gateway: Running, mode: str, *events: str) -> tuple[Call, str]:
         call, id = await talking(gateway, transfer_mode=mode), new_id("trf")
