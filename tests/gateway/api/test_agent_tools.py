@@ -157,7 +157,7 @@ class TestShape:
 
 
 async def kept(database: Database) -> str:
-    """All that the database holds of agents, calls and answers."""
+    """Return all that the database holds of agents, calls and stored answers."""
     columns = (
         AgentRow.config,
         AgentVersionRow.config,
@@ -266,7 +266,7 @@ class TestSecrets:
 
 
 async def values(url: str) -> AsyncIterator[bytes]:
-    """All that is in a Redis."""
+    """Yield all values in a Redis."""
     async with Redis.from_url(url) as client:
         async for key in client.scan_iter():
             yield str(await client.get(key)).encode()

@@ -1,4 +1,4 @@
-"""The public ``agentphone`` library for Node, unchanged: tests/npm/walk.mjs, and its phone."""
+"""The public ``agentphone`` library for Node, unchanged: tests/npm/walk.mjs calls a phone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_the_walk(stack: Stack, gateway: Gateway, phone: Phone) -> None:
     walked = asyncio.create_task(walk.communicate())
     picking_up = asyncio.create_task(pick_up(phone))
     try:
-        # When one fails, the other will not end well either.
+        # If one fails, the other cannot succeed.
         await asyncio.wait({walked, picking_up}, timeout=120, return_when=asyncio.FIRST_COMPLETED)
         output, _ = await asyncio.wait_for(walked, 120)
         assert walk.returncode == 0, output.decode()
@@ -57,7 +57,7 @@ async def test_the_walk(stack: Stack, gateway: Gateway, phone: Phone) -> None:
 
 
 async def pick_up(phone: Phone) -> None:
-    """Hang up on the first greeting; let the second call be ended by the other side."""
+    """Hang up after the first call's greeting; let the other side end the second call."""
     greeted = await phone.next_call(60)
     await greeted.answered(10)
     await greeted.listen(20)

@@ -1,4 +1,4 @@
-"""The public ``agentphone`` library for Python, unchanged, against our base address."""
+"""The public ``agentphone`` library for Python, unchanged, with our gateway as its base URL."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _numbers = itertools.count(5105550300)
 
 
 async def do(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """A call of the library, which blocks."""
+    """Run a blocking method of the library in a thread."""
     async with asyncio.timeout(60):
         return await asyncio.to_thread(method, *args, **options)
 
@@ -60,7 +60,7 @@ class Line:
         return await do(self.client.calls.make, self.agent.id, TO, **options)
 
     async def over(self, call_id: str) -> Any:
-        """Polled to its end, as the library's users have to."""
+        """Poll the call until it has ended, as the library's users must, and return it."""
         async with asyncio.timeout(40):
             while True:
                 call = await do(self.client.calls.get, call_id)
@@ -70,7 +70,7 @@ class Line:
 
 
 async def attached(gateway: Gateway, **fields: Any) -> str:
-    """The id of a new number: a trunk's, which is the one thing the library cannot make."""
+    """Attach a trunk's number, which the library cannot do, and return its id."""
     body = {"provider": "sip", "phoneNumber": f"+1{next(_numbers)}", **fields}
     answer = await gateway.post("/api/v1/phone-numbers/attach", json=body)
     assert answer.status == 201, answer.body
@@ -286,7 +286,7 @@ async def address(gateway: Running) -> str:
 
 
 class TestErrors:
-    """Each as the library's own exception, with our words in its message."""
+    """The library raises its own exceptions, with our messages."""
 
     async def test_they_are_raised(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         dial_nothing(monkeypatch)

@@ -1,4 +1,4 @@
-"""/v1/agents over HTTP: what is taken, what is shown, what is refused."""
+"""/v1/agents over HTTP: creating and changing agents, and what is refused."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ class TestPatch:
                 answered = max(versions)
                 agent = await agents.get(api.scope, made["id"])
                 assert agent is not None and agent.version >= answered
-                # One that is newer than its answer is known when that has come, too.
+                # Its name can be compared only once the answer with its version has come.
                 assert versions.get(agent.version, agent.config.name) == agent.config.name
 
         agents = api.gateway.app[AGENTS]

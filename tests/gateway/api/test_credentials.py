@@ -1,4 +1,4 @@
-"""/api/v1/credentials: what is kept, what is refused, and that nothing secret comes out."""
+"""/api/v1/credentials: what is stored, what is refused, and that no secret is shown."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def test_another_tenants_is_not_there(gateway: Gateway) -> None:
             answer = await gateway.request(method, f"{URL}/{ref}", headers=RIVAL)
             assert (answer.status, answer.body) == (unknown.status, unknown.body)
     assert (await gateway.get(URL, headers=RIVAL)).body["data"] == []
-    # An operator sees all by id; by name only what is its own.
+    # An operator sees every credential by id, but only its own by name.
     assert (await gateway.get(f"{URL}/{view['id']}", headers=operator())).status == 200
     assert (await gateway.get(f"{URL}/TWILIO_ACME", headers=operator())).status == 404
 
@@ -196,7 +196,7 @@ async def test_nothing_secret_is_written_or_shown(
 
 
 class TestRotation:
-    """A key is added in front, everything is sealed anew, and the old one is taken away."""
+    """A new key is added in front, everything is resealed, and the old key is removed."""
 
     OLD, NEW = (Fernet.generate_key().decode() for _ in range(2))
 

@@ -227,7 +227,7 @@ class TestBinding:
         assert (await rig.api.get(url)).body["data"] == view
 
     async def test_the_first_bound_stays_the_first(self, rig: Rig) -> None:
-        """Which of an agent's numbers is the caller ID does not change by saying it again."""
+        """Binding a number again does not change which of the agent's numbers is the caller ID."""
         agent = await rig.agent()
         first = await rig.attached(agentId=agent)
         await rig.attached(agentId=agent, phoneNumber="+14155550124")
@@ -261,7 +261,7 @@ class TestBinding:
         for owner, path in ((RIVAL, f"/v1/agents/{theirs}"), (ACME, f"/v1/agents/{theirs}")):
             answer = await rig.api.post(f"{path}/numbers", headers=owner, **bind)
             assert answer.status == 404
-        # Not even an operator gives a tenant's number to another tenant's agent.
+        # Not even an operator may bind a tenant's number to another tenant's agent.
         answer = await rig.api.post(f"/v1/agents/{theirs}/numbers", headers=operator(), **bind)
         assert (answer.status, code(answer)) == (404, "AGENT_NOT_FOUND")
         answer = await rig.api.post(f"/v1/agents/{agent}/numbers", headers=operator(), **bind)
@@ -367,7 +367,7 @@ class TestBuying:
 
 
 async def test_the_public_client(rig: Rig) -> None:
-    """agentphone from PyPI, unchanged."""
+    """agentphone from PyPI works unchanged."""
     await rig.credential(TWILIO)
     rig.twilio.offer("+14155550100")
     agent = await rig.agent()

@@ -1,7 +1,7 @@
-"""What another tenant has is answered like what nobody has, by every endpoint.
+"""Every endpoint treats another tenant's resources as if they did not exist.
 
-The table names, for each operation of the OpenAPI document, the requests that carry an
-identifier; an operation that is in neither table nor ``NONE`` fails the test.
+``TABLE`` has, for each operation of the OpenAPI document, the requests that carry an identifier.
+An operation that is in neither ``TABLE`` nor ``NONE`` fails the test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 @dataclass(frozen=True)
 class Ids:
-    """Everything that has a name. ``own``: the same, but the caller's."""
+    """The identifiers of a tenant's resources, one of each kind."""
 
     agent: str
     number_id: str
@@ -50,7 +50,7 @@ UNKNOWN = Ids(
 Request = tuple[str, dict[str, Any]]
 """Path and JSON body; an empty body is not sent."""
 Probe = Callable[[Ids, Ids], Request]
-"""From the ids under test and the caller's own."""
+"""Makes a request from the ids under test and the caller's own."""
 
 
 def _path(template: str, **body: Any) -> Probe:
@@ -202,9 +202,9 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
 }
 
 NONE = {
-    # A room that nobody has is the caller's to make: the race for it is test_rooms' subject.
+    # It claims a room name that nobody holds; test_livekit_rooms tests this and another's room.
     "POST /livekit/token",
-    # Lists and makers that take no identifier.
+    # No identifier, or one that the same code checks for /api/v1/phone-numbers.
     "GET /livekit/rooms",
     "GET /v1/agents",
     "POST /v1/agents",
@@ -239,7 +239,7 @@ async def own(gateway: Gateway, livekit: LiveKitAPI) -> AsyncIterator[Ids]:
 async def _everything(
     gateway: Gateway, livekit: LiveKitAPI, auth_id: str, number: str, token: dict[str, str]
 ) -> AsyncIterator[Ids]:
-    """One of each thing, of one tenant; the number goes again at the end."""
+    """Create one resource of each kind for a tenant; detach the number at the end."""
 
     async def post(path: str, body: dict[str, Any]) -> Any:
         answer = await gateway.post(path, headers=token, json=body)
