@@ -1,4 +1,4 @@
-"""POST /v1/calls up to the dial: whose number, which agent, what is refused."""
+"""POST /v1/calls up to the dial: the caller ID, the agent, and what is refused."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class TestAgent:
         silent = plans[1].agent
         assert silent is not None
         assert silent.config.begin_message is None
-        # The agent itself is what it was.
+        # The agent itself is unchanged.
         status, _ = await post(gateway, {"agentId": agent.id, "toNumber": TO})
         assert status == 409
 

@@ -1,4 +1,4 @@
-"""Event streams and long polls: they end with their token, cost nothing idle, and are counted."""
+"""Event streams and long polls end with their token, cost nothing while idle, and are limited."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_a_stream_with_an_api_secret_has_no_end_of_its_own(
 
 
 class Counting:
-    """Counts what is asked of the store from now on."""
+    """Counts the reads of calls and events from now on."""
 
     def __init__(self, gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: Counter[str] = Counter()
@@ -145,7 +145,7 @@ class Counting:
 
 
 def polling(gateway: Running) -> AbstractAsyncContextManager[None]:
-    """Let the gateway also look for events every hundredth of a second."""
+    """Have the gateway poll for events every 10 ms as well."""
     return alongside(gateway.app[TIMELINE].run(asyncio.Event(), poll_s=0.01), "more news")
 
 
@@ -153,7 +153,7 @@ def polling(gateway: Running) -> AbstractAsyncContextManager[None]:
 async def test_idle_streams_ask_nothing_of_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for one look at the end of the events, which all of them share."""
+    """Idle streams cost only the poll for new events, which all of them share."""
     async with (
         running(settings_in(tmp_path)) as gateway,
         polling(gateway),
@@ -168,7 +168,7 @@ async def test_idle_streams_ask_nothing_of_the_database(
         for call in calls:
             await listening(gateway, call.id, 2)
         counting = Counting(gateway, monkeypatch)
-        await counting.until_polled(2)  # those that had just begun have had their first look
+        await counting.until_polled(2)  # by then, new streams have had their first look
         counting.asked.clear()
         await counting.until_polled(20)
         assert counting.asked["call"] == counting.asked["events"] == 0
@@ -183,7 +183,7 @@ async def test_a_client_that_hangs_up_is_noticed_though_nothing_happens(
         response = await gateway.http.get(f"/v1/calls/{call.id}/events", headers=ACME)
         await listening(gateway, call.id, 1)
         counting = Counting(gateway, monkeypatch)
-        await counting.until_polled(3)  # nothing wakes it from now on
+        await counting.until_polled(3)  # nothing wakes the stream from now on
         response.close()
         await listening(gateway, call.id, 0)
 

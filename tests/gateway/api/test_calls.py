@@ -1,4 +1,4 @@
-"""GET /v1/calls, /v1/calls/{id} and its event stream, over HTTP; more in test_calls_more."""
+"""GET /v1/calls, /v1/calls/{id} and its event stream, over HTTP; more in test_waiting."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def types(text: str) -> list[str]:
 
 
 async def listening(gateway: Running, call_id: str, wanted: int) -> None:
-    """Once that many readers of the call are there."""
+    """Wait until the call has that many listeners."""
     async with asyncio.timeout(10):
         while gateway.app[TIMELINE].listeners(call_id) != wanted:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""/api/v1/sessions: a call is accepted at once, and its record tells the rest."""
+"""/api/v1/sessions: a call is accepted at once, and its record shows the outcome."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_accepted_and_then_on_its_record(gateway: Running, path: str) -> N
     assert set(answer) == {"success", "data", "message", "meta"}
     call_id = answer["data"]["id"]
     assert answer["data"] == {"id": call_id, "status": "queued"}
-    # There is no LiveKit here: the dial fails, and nobody but the record says so.
+    # There is no LiveKit here: the dial fails, which only the record shows.
     _, call = await fetch(gateway, f"/v1/calls/{call_id}", ACME, wait="true")
     assert (call["status"], call["disconnectionReason"]) == ("failed", "dial_failed")
     assert (call["fromNumber"], call["toNumber"]) == (body["fromNumber"], TO)
@@ -108,7 +108,7 @@ async def test_an_agent_that_is_not_ours(gateway: Running) -> None:
     ]
     assert code(answers[0]) == (404, "AGENT_NOT_FOUND")
     assert answers[0] == answers[1]
-    # Nor may an operator mix them: the call is the number's owner's.
+    # An operator may not mix tenants either: the call belongs to the number's owner.
     mixed = await post(gateway, {**body, "agentId": theirs.id}, operator(), DISPATCH)
     assert code(mixed) == (404, "AGENT_NOT_FOUND")
 

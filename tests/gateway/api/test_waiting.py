@@ -1,4 +1,4 @@
-"""Finding calls, waiting for one, its transcript and its end, over HTTP and without LiveKit."""
+"""Finding calls, waiting for one, its transcript, and ending it, over HTTP, without LiveKit."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TestFilters:
         assert await found(gateway, search="%") == set()
         assert await found(gateway, search="_") == set()
         assert await found(gateway, search="30123", direction="outbound") == set()
-        # What an unescaped + becomes on its way.
+        # An unescaped + arrives as a space.
         assert await found(gateway, search=" 1510") == {inbound.id, ours.id}
 
     async def test_what_was_said_last_is_shown(self, gateway: Running) -> None:
@@ -205,7 +205,7 @@ async def stream(gateway: Running, call_id: str, headers: dict[str, str] | None 
 
 
 def frames(text: str) -> list[tuple[str, Any]]:
-    """As the public clients read them: (event, data)."""
+    """Return the stream's frames as the public clients read them: (event, data)."""
     found = []
     for frame in text.split("\n\n"):
         lines = dict(line.split(": ", 1) for line in frame.splitlines() if line[:1] != ":")
