@@ -29,11 +29,11 @@ if not LIVEKIT_CLIENT.is_file():
     pytest.skip("livekit-client is not installed (npm ci)", allow_module_level=True)
 
 RATE = 48_000  # Hz
-SLOWLY = 20_000  # ms, for what an agent has to do first
+SLOWLY = 20_000  # ms, for what depends on the agent
 
 
 def write_microphone(path: Path) -> None:
-    """Silence while the agent greets, the question, silence for the answer; and again."""
+    """Write silence for the greeting, the question, and silence for the answer; it is repeated."""
     question = synthesize(OPENING, CALLER_VOICE, RATE).pcm
     before, after = (np.zeros(seconds * RATE, np.int16) for seconds in (9, 7))
     with wave.open(str(path), "wb") as file:
@@ -53,7 +53,7 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bro
             args=[
                 "--use-fake-device-for-media-stream",
                 f"--use-file-for-fake-audio-capture={microphone}",
-                "--autoplay-policy=user-gesture-required",  # as browsers of people do
+                "--autoplay-policy=user-gesture-required",  # as people's browsers do
                 "--disable-gpu",
             ],
         )
@@ -62,7 +62,7 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bro
 
 
 class Visit:
-    """A tab on the page. ``faults``: errors of its scripts, and what its policy refused."""
+    """A tab with the page. ``faults``: its scripts' errors, and what its policy refused."""
 
     def __init__(self, context: BrowserContext, page: Page, address: str) -> None:
         self.context = context
@@ -73,7 +73,7 @@ class Visit:
         page.on("console", self._said)
 
     def _said(self, message: Any) -> None:
-        # LiveKit's library and refused requests are there, too: those the visitor is told of.
+        # LiveKit's library logs here, too, and so do refused requests, which the page shows.
         if "Content Security Policy" in message.text:
             self.faults.append(message.text)
 
@@ -101,7 +101,7 @@ async def visit(browser: Browser, stack: Stack) -> AsyncIterator[Visit]:
 
 
 async def last_call(gateway: Gateway) -> dict[str, Any]:
-    """The record of the newest web call, when it is over."""
+    """Return the record of the newest web call, once it has ended."""
     newest = (await gateway.get("/v1/calls?direction=web&limit=1")).body["data"][0]
     return dict((await gateway.get(f"/v1/calls/{newest['id']}?wait=true&timeout=20")).body)
 
@@ -135,7 +135,7 @@ async def test_a_conversation(visit: Visit, gateway: Gateway) -> None:
     assert (record["status"], record["disconnectionReason"]) == ("completed", "user_hangup")
     assert record["agentId"] == "greeter"
     said = [(turn["transcript"], turn["response"]) for turn in record["transcripts"]]
-    # On a machine that is busy the question may come while the agent still greets.
+    # On a busy machine the question may come during the greeting.
     assert said[0][0] == "" and GREETING.startswith(said[0][1])
     assert (OPENING, OPENING_ANSWER) in said
     await expect(page.get_by_role("button", name="Call again")).to_be_focused()

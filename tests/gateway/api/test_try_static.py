@@ -1,4 +1,4 @@
-"""GET /try/{agentId} and what it loads, as files: who may have them, and what they may do."""
+"""GET /try/{agentId} and the files that it loads: who may get them, and what they may do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_it_is_public_and_may_load_little(gateway: Running) -> None:
     host = "livekit.example.com:7443"
     assert rules["connect-src"] == f"'self' wss://{host} https://{host}"
     assert "no_such-agent" not in html, "the page is the same for every agent"
-    # Nothing inline, which the policy would refuse.
+    # The policy would refuse inline scripts and styles.
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=", html)
 
 

@@ -1,4 +1,4 @@
-"""POST /v1/calls/web without a browser: what is refused, what is made, and calls nobody joins."""
+"""POST /v1/calls/web without a browser: answers, refusals, and calls that nobody joins."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ class TestAnswer:
             "canUpdateOwnMetadata": False,
         }
         assert claims["exp"] - claims["nbf"] == JOIN_WITHIN.total_seconds()
-        # The room that LiveKit makes for a late one is the tenant's, without a worker's token;
-        # the visitor does not read whose.
+        # A room that LiveKit creates for a late visitor has a label, which does not show the
+        # tenant's name, and no dispatch, which would show a worker's token.
         assert json.loads(claims["roomConfig"]["metadata"]).keys() == {LABEL}
         assert "acme" not in json.dumps(claims)
         assert "agents" not in claims["roomConfig"]
@@ -230,7 +230,7 @@ async def calls_of(gateway: Running, agent: Agent) -> list[Call]:
 
 
 class TestNobodyComes:
-    """Calls followed by a WebCalls with less patience."""
+    """Calls that a WebCalls with shorter time-outs follows."""
 
     @staticmethod
     def web_calls(gateway: Running, **patience: Any) -> WebCalls:
@@ -255,7 +255,7 @@ class TestNobodyComes:
 
     async def ended(self, gateway: Running, livekit: LiveKitStub, call_id: str) -> Any:
         async with asyncio.timeout(5):
-            while call_id in livekit.rooms:  # noqa: ASYNC110 (the stub rings no bell)
+            while call_id in livekit.rooms:  # noqa: ASYNC110 (there is no event)
                 await asyncio.sleep(0.01)
         call = await record(gateway, call_id)
         return call.status, call.disconnection_reason
@@ -277,12 +277,12 @@ class TestNobodyComes:
     async def test_no_worker_took_the_dispatch(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
-        """LiveKit forgets it at once: it is repeated long before half time."""
+        """LiveKit does not retry it; the gateway repeats it long before half time."""
         livekit.workers_full = True
         web_calls = self.web_calls(gateway, agent_join_timeout_s=60)
         call_id = await self.open(web_calls)
         async with asyncio.timeout(10):
-            while not livekit.dispatched:  # noqa: ASYNC110 (the stub rings no bell)
+            while not livekit.dispatched:  # noqa: ASYNC110 (there is no event)
                 await asyncio.sleep(0.01)
         await self.happened(gateway, call_id, "agent.joined")
         assert {asked.room for asked in livekit.dispatched} == {call_id}
@@ -322,7 +322,7 @@ async def leave(gateway: Running, call: Call, reason: str = "CLIENT_INITIATED") 
 
 
 class TestOthersWhoTell:
-    """LiveKit's webhooks and the reconciler, when no worker says how it went."""
+    """LiveKit's webhooks and the reconciler end a call that no worker has ended."""
 
     @staticmethod
     async def call(gateway: Running, *types: str, age: timedelta = timedelta(0)) -> Call:

@@ -1,4 +1,4 @@
-"""Web calls with a real LiveKit and a real agent: what the token opens, and how calls end."""
+"""Web calls with a real LiveKit and a real agent: what the token allows, and how calls end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def visiting(call: dict[str, Any]) -> AsyncIterator[rtc.Room]:
 
 
 def greeted(room: rtc.Room) -> asyncio.Future[str]:
-    """What the agent says first, as LiveKit's text streams bring it."""
+    """Return a future of what the agent says first, from LiveKit's text streams."""
     said: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     reading: list[asyncio.Task[None]] = []
 
@@ -108,9 +108,9 @@ async def test_a_visitor_who_comes_too_late_makes_no_room_that_is_nobodys(
     assert (await gateway.post(f"/v1/calls/{call['callId']}/end", headers=ACME)).status == 200
     assert await outcome(gateway, call) == ("canceled", "canceled")
     async with asyncio.timeout(10):
-        while await rooms(livekit, call):  # noqa: ASYNC110 (no event tells of it)
+        while await rooms(livekit, call):  # noqa: ASYNC110 (there is no event)
             await asyncio.sleep(0.05)
-    # The gateway closes the call's room when it learns of the end, the visitor's new one, too.
+    # When the gateway learns of the end, it closes the call's room, even the visitor's new one.
     for _ in range(5):
         async with visiting(call):
             if await claimed(gateway, livekit, call):
@@ -119,11 +119,11 @@ async def test_a_visitor_who_comes_too_late_makes_no_room_that_is_nobodys(
 
 
 async def claimed(gateway: Gateway, livekit: LiveKitAPI, call: dict[str, Any]) -> bool:
-    """Whether the room, which names nobody at first, is the tenant's; False: it is closed."""
+    """Return True once the visitor's room is labelled as the tenant's; False: it was closed."""
     before = await rooms(livekit, call)
     answer = await gateway.get(f"/livekit/rooms/{call['callId']}")
     after = await rooms(livekit, call)
-    # A room that is closed is made again by a visitor's SDK that reconnects.
+    # If the room is closed, the visitor's SDK reconnects, which creates it again.
     if not before or not after or before[0].sid != after[0].sid:
         return False
     owned = {"auth_id": "acme"}
