@@ -1,4 +1,4 @@
-"""Agents whose turns a webhook answers: which calls they take, and what their worker is told."""
+"""Agents whose turns a webhook answers: the calls that they take, and their worker's brief."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 async def hook(gateway: Running, agent_id: str = "", owner: str = "acme") -> str:
-    """Sets a webhook; its secret."""
+    """Set a webhook and return its secret."""
     endpoint = await gateway.app[WEBHOOKS].put(
         owner, agent_id, url=URL, context_limit=5, timeout_s=20
     )
@@ -50,7 +50,7 @@ async def hook(gateway: Running, agent_id: str = "", owner: str = "acme") -> str
 
 
 async def requests(gateway: Running, agent_id: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Every way to have an agent call, or be called by a browser."""
+    """Return the requests that start an agent's call: by path, the key of an error and the body."""
     number = await make_number(gateway)
     path = f"/v1/agents/{agent_id}/numbers"
     async with gateway.http.post(path, json={"numberId": number.id}, headers=ACME) as answer:
@@ -101,7 +101,7 @@ class TestCalls:
     ) -> None:
         agent_id = "filed" if filed else (await make_agent(gateway, voice_mode="webhook")).id
         await hook(gateway, agent_id if own else "")
-        # There is no worker for the browser.
+        # Without a worker, a web call is refused.
         expected = {(200, None), (202, None), (503, "AGENT_UNAVAILABLE")}
         assert await outcomes(gateway, agent_id) == expected
 
@@ -118,7 +118,7 @@ class TestCalls:
 
 
 class TestBrief:
-    """What a call's worker is told."""
+    """The brief that a call's worker gets."""
 
     async def brief(self, gateway: Running, call_id: str) -> dict[str, Any]:
         path = f"/internal/calls/{call_id}"

@@ -1,4 +1,4 @@
-"""/v1/webhooks and /v1/agents/{id}/webhook: setting, trying and looking at what was delivered."""
+"""/v1/webhooks and /v1/agents/{id}/webhook: setting and testing webhooks, and their deliveries."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class TestSetting:
                         "type": "url_refused",
                     }
                 ]
-            # A name is looked up when it is needed; what it leads to is refused then.
+            # A name is resolved for each delivery; a private address is refused then.
             await put(gateway, "http://localhost.localdomain:9/")
             tried = await gateway.post(f"{URL}/test", json={})
             assert tried.body["success"] is False
@@ -374,7 +374,7 @@ class TestEvents:
     async def test_a_refusal_is_two_events(
         self, own: Running, gateway: Gateway, receiver: Receiver
     ) -> None:
-        """A call that is over as soon as it is kept."""
+        """A call that ends as soon as it is stored is reported as started and as ended."""
         await put(gateway, receiver.url)
         call = await own.call()
         over = CallEvent(type="call.ended", data=ended("failed", "dial_failed"))
@@ -454,7 +454,7 @@ class TestDeliveries:
 
 
 async def delivered(gateway: Gateway, delivery_id: str) -> dict[str, Any]:
-    """The delivery once it is over: what the receiver has is not yet what the outbox knows."""
+    """Return the delivery once it is over; the outbox records it after the receiver's answer."""
     async with asyncio.timeout(10):
         while True:
             items = (await gateway.get(f"{URL}/deliveries")).body["items"]
@@ -465,7 +465,7 @@ async def delivered(gateway: Gateway, delivery_id: str) -> dict[str, Any]:
 
 
 class TestClient:
-    """The product's own Python client, unchanged."""
+    """The public ``agentphone`` library for Python, unchanged."""
 
     async def test_webhooks(self, own: Running, gateway: Gateway, receiver: Receiver) -> None:
         named = await agent(gateway)
