@@ -1,4 +1,4 @@
-"""What tests/gateway/api/test_schemathesis.py has schemathesis do before each request."""
+"""Schemathesis hooks of test_schemathesis.py: they change each request before it is sent."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def before_call(
 
 
 def _renew_key(case: schemathesis.Case[Any], number: int) -> None:
-    """Most requests come with the same key, and would only be told that it was used."""
+    """Make most keys unique: most requests have the same one and would only get a 409."""
     key = case.headers.get(_HEADER)
     if isinstance(key, str) and re.fullmatch(r"[ -~]{1,200}", key) and number % 5:
         case.headers[_HEADER] = f"{key}-{number}"
 
 
 def _name_an_agent(body: dict[str, Any], number: int) -> None:
-    """A call with an agent that does not exist is refused before anything else is looked at."""
+    """Name an existing agent in two of three bodies: an unknown one hides all later checks."""
     given = body.get("agentId")
     if isinstance(given, str) and 1 <= len(given) <= 64 and number % 3:
         body["agentId"] = _AGENTS[0]
 
 
 def _lead_to_us(body: dict[str, Any]) -> None:
-    """What is sent to a webhook must not be sent to whomever the fuzzer thought of."""
+    """Send webhooks to the test's receiver, never to a host that the fuzzer made up."""
     given = body.get("url")
     if isinstance(given, str) and given.startswith(("http://", "https://")):
         body["url"] = _WEBHOOK

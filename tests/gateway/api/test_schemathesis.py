@@ -1,10 +1,9 @@
-"""The whole OpenAPI document, tried out by schemathesis on a gateway with all it needs.
+"""schemathesis tests the whole OpenAPI document against a gateway with all that it needs.
 
-It runs against a real stack, with authentication on, and not the in-process gateway: there
-LiveKit does not answer, so half of the routes would end in a documented 500 or 503 before they
-did anything. Here nothing is missing, and so no 5xx at all is right. Only one thing is kept
-from happening: the dial policy blocks every destination, or the fuzzer would send INVITEs to
-whatever address comes to its mind.
+It runs against a real stack, with authentication on, not against the in-process gateway: LiveKit
+does not answer there, so half of the routes would end in a documented 500 or 503 before they did
+anything. Here nothing is missing, so every 5xx is a fault. The dial policy blocks every
+destination; otherwise the fuzzer would send INVITEs to arbitrary addresses.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ async def listening(_request: web.Request) -> web.Response:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def webhook() -> AsyncIterator[str]:
-    """Where webhooks lead that the fuzzer sets."""
+    """The URL that replaces those of the fuzzer's webhooks."""
     app = web.Application()
     app.router.add_post("/", listening)
     async with served(app) as edge:
@@ -73,7 +72,7 @@ async def webhook() -> AsyncIterator[str]:
 
 
 async def furnish(gateway: Gateway, livekit: LiveKitAPI, webhook: str) -> dict[str, list[str]]:
-    """Make something for the requests to find: ids, by the name of their dictionary."""
+    """Create resources for the requests to find; return their ids, by dictionary name."""
 
     async def made(path: str, **body: Any) -> Any:
         answer = await gateway.post(path, json=body)
@@ -116,7 +115,7 @@ async def furnish(gateway: Gateway, livekit: LiveKitAPI, webhook: str) -> dict[s
 
 
 async def explore(folder: Path, url: str) -> tuple[int, str]:
-    """Run schemathesis with the configuration in ``folder``: its exit code and what it says."""
+    """Run schemathesis with the configuration in ``folder``; return exit code and output."""
     command = [str(Path(sys.executable).with_name("schemathesis"))]
     command += ["--config-file", str(folder / "schemathesis.toml"), "--no-color"]
     command += ["run", f"{url}/openapi.json", "--report-json-path", str(folder / "report.json")]
