@@ -1,4 +1,4 @@
-"""Tells when a library changes a private part that the gateway uses (gateway._private)."""
+"""Tests of gateway._private: they fail if a library changes a private part that it uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
 
 
 class Connection(web.RequestHandler):
-    """Notes how many requests there were, before and after what has arrived."""
+    """Records the count of requests whenever data arrives, before the data is parsed."""
 
     made: list[dict[str, Any]] = []
     seen: list[tuple[int, bool]] = []

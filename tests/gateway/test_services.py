@@ -1,4 +1,4 @@
-"""One place says what is missing when LiveKit is not configured."""
+"""Without LiveKit's settings only gateway.keys raises LIVEKIT_NOT_CONFIGURED."""
 
 from __future__ import annotations
 

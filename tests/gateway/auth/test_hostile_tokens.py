@@ -1,4 +1,4 @@
-"""Made-up tokens, against each way of verifying one: all of them are 401, and none is a 500."""
+"""Forged and malformed tokens, against each way of verifying one: all get 401, none a 500."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.attack]
 
 KID = "r"
 INTERNAL = TokenIssuer("a-livekit-secret-of-32-bytes-at-least")
-"""Of gateway and workers."""
+"""The issuer of the tokens between gateway and workers."""
 
 
 def part(value: bytes) -> str:
@@ -49,7 +49,7 @@ def claims(**changes: Any) -> dict[str, Any]:
 
 
 class Maker:
-    """Signs with a key that is good: whatever is refused is refused for what it holds."""
+    """Makes tokens; except FORGER's, the signatures are valid and only the content is wrong."""
 
     def __init__(self, alg: str, sign: Callable[[bytes], bytes]) -> None:
         self.alg, self._sign = alg, sign
@@ -72,7 +72,7 @@ FORGER = Maker("HS256", lambda _: b"x" * 32)
 
 @dataclass(frozen=True)
 class Gate:
-    """A gateway with its one way of verifying tokens, and who can sign for it."""
+    """A gateway, its ways of verifying tokens, and a maker that can sign for it."""
 
     kind: str
     at: Served
@@ -120,7 +120,7 @@ async def gates(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[
 
 
 async def refused(gates: list[Gate], bearer: Callable[[Maker], str]) -> bool:
-    """By all of them, in the one way."""
+    """Check that every gateway refuses the token with the same answer."""
     answers = {gate.kind: await gate.answer(bearer(gate.maker)) for gate in gates}
     assert answers == {gate.kind: (401, "UNAUTHORIZED") for gate in gates}
     return True
@@ -226,7 +226,7 @@ async def test_claims_that_are_not_as_they_must_be(
 
 
 async def test_the_same_makers_get_in_with_good_ones(gates: list[Gate]) -> None:
-    """Otherwise nothing above would show anything."""
+    """The makers' good tokens are accepted, so the tests above show refusals of the content."""
     for gate in gates:
         maker = gate.maker
         for bearer in (maker.headed(), maker.claiming(), maker.claiming(exp=1e308)):

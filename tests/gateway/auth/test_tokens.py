@@ -257,7 +257,7 @@ async def test_the_algorithm_is_never_the_tokens_choice(tmp_path: Path) -> None:
     )
     assert await auth_id(authenticator, token(sub="s")) == "s"
     assert await auth_id(authenticator, token(RSA_KEY, "RS256", sub="s")) == "s"
-    # HMAC with the public key, made by hand, as pyjwt itself refuses to sign so.
+    # An HMAC with the public key, made by hand because pyjwt refuses such a key.
     signer = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
     forged = token(b"x" * 32, sub="s").rpartition(".")[0]
     signature = base64.urlsafe_b64encode(signer.sign(forged.encode(), public)).rstrip(b"=")

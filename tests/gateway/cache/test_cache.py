@@ -1,4 +1,4 @@
-"""What is kept for calls: one contract in memory and on a real Redis, and what is kept with it."""
+"""Tests of gateway.cache: one contract, in memory and on a real Redis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.store
 
 
 class Source:
-    """Where the truth is; a load can be held up after it has read."""
+    """The source of the values; ``answering`` can hold a load up after it has read."""
 
     def __init__(self) -> None:
         self.value: str | None = "first"
@@ -39,7 +39,7 @@ class Source:
 
 
 class CacheContract:
-    """``gateways``: caches that share what they keep."""
+    """``gateways``: caches that share their values."""
 
     @pytest.fixture
     def source(self) -> Source:
@@ -191,7 +191,7 @@ class CacheContract:
 class TestMemory(CacheContract):
     @pytest.fixture
     def gateways(self) -> list[Cache]:
-        # Memory knows one process only, so the two are one.
+        # A cache in memory serves one process, so both gateways have the same one.
         return [MemoryCache()] * 2
 
     async def test_a_value_expires(self, source: Source) -> None:
@@ -248,7 +248,7 @@ class TestRedis(CacheContract):
 
     @pytest.fixture
     async def gateways(self, port: int) -> AsyncIterator[list[Cache]]:
-        # The contract is not about time: a machine that is busy must not look like a slow Redis.
+        # The contract tests no deadlines: on a busy machine Redis must not count as slow.
         caches = [RedisCache(f"redis://{HOST}:{port}/0", deadline_s=20) for _ in range(2)]
         yield [*caches]
         for cache in caches:
@@ -304,7 +304,7 @@ class TestRedis(CacheContract):
         assert await far.read("k", source.load) == "second"
         assert await near.read("k", source.load) == "first"
         line.restore()
-        # Nobody else writes here: when the near one reads anew, it was told.
+        # Only ``far`` can have invalidated the key when ``near`` reads the new value.
         async with asyncio.timeout(20):
             while await near.read("k", source.load) != "second":
                 pass
@@ -325,7 +325,7 @@ class TestRedis(CacheContract):
         assert await near.read("k", source.load) == "second"
 
     async def test_a_late_answer_is_nobody_elses(self, line: Line, source: Source) -> None:
-        """A command that was given up on leaves no answer behind for the next one."""
+        """The answer to a cancelled command is not taken for the answer to the next one."""
         cache = RedisCache(f"redis://{HOST}:{line.port}", deadline_s=20)
         await cache.read("k", source.load)
         line.silence()

@@ -1,4 +1,4 @@
-"""A field about recording or consent is never ignored: it asks for nothing, or it is refused."""
+"""A field about recording or consent is never ignored: it is refused if it asks for anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rooms and participants may be called, on every path that takes a name."""
+"""Names that rooms and participants may have, on every path that takes one."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ UNSEEN = [
     "\U000e007f",
     "\U0001d173",
     "\u034f",  # combining grapheme joiner
-    "\u115f",  # fillers of Hangul
+    "\u115f",  # Hangul fillers
     "\u1160",
     "\u3164",
     "\uffa0",
-    "\u17b4",  # vowels of Khmer that nobody writes
+    "\u17b4",  # Khmer vowels that are never written
     "\u17b5",
     "\u2065",  # reserved
     "\ufff0",
     "\U000e0080",
-    "\u2800",  # Braille's blank
-    "\U000e0100",  # selectors for 240 more variants: a byte each
+    "\u2800",  # Braille blank
+    "\U000e0100",  # 240 more variation selectors, which can encode bytes
     "\U000e0141",
     "\U000e01ef",
     "\ud800",
@@ -129,10 +129,10 @@ def test_the_schema_takes_what_the_rule_takes(name: str) -> None:
 
 
 def test_the_schema_refuses_what_the_rule_refuses() -> None:
-    """In the first plane; "x" so that none is blank."""
+    """They agree on every character of plane 0; the "x" keeps the name from being blank."""
     for code in range(0x10000):
         if 0xD800 <= code < 0xE000:
-            continue  # half of a character of another plane, for who knows of no planes
+            continue  # a surrogate: half a character of another plane in UTF-16
         for form in ("x{}", "x {}", "{}x"):
             name = form.format(chr(code))
             for pattern in PATTERNS:
@@ -162,7 +162,7 @@ def test_names_that_livekit_or_a_reader_could_not_take(name: str) -> None:
     "blank", ["", " ", "\t", "\n", "\r\n", "\u00a0", "\u2003", "\u2028", "\x1c"]
 )
 def test_blank_is_left_to_those_with_words_for_it(blank: str) -> None:
-    """POST /sip/call says which of its names is blank, as it always has."""
+    """POST /sip/call has its own error messages for blank names."""
     assert Named(name="x", given=blank).given == blank
     assert not is_name(blank)
     with pytest.raises(ValidationError):
@@ -249,7 +249,7 @@ def test_one_rule_on_all_paths(
 def test_no_token_carries_an_agents_or_a_phones_identity(identity: str) -> None:
     with pytest.raises(ValidationError, match="must not begin as"):
         TokenRequest(room_name="r", participant_name="n", participant_identity=identity)
-    # The operator of a phone may call it what they like.
+    # A phone that is dialled may have any identity.
     SipCallRequest(
         room_name="r",
         participant_name="n",

@@ -1,4 +1,4 @@
-"""User names and passwords in addresses: refused; one that was kept before is not shown."""
+"""URLs with a login are refused; a login that an earlier release stored is not shown."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_a_kept_agent_shows_no_password_and_works_as_before(gateway: Runni
     body = {"name": "One", **tool(BARE), "mcpServers": [{"url": BARE}]}
     status, made, _ = await asked(gateway, "POST", "/v1/agents", body)
     assert status == 200
-    # As a gateway of another release kept it.
+    # An earlier release stored the login within the URL.
     config = {"name": "One", **tool(KEPT), "mcpServers": [{"url": KEPT}]}
     async with gateway.app[DATABASE].write() as connection:
         await connection.execute(

@@ -260,7 +260,7 @@ async def test_the_deadline_ends_with_the_headers(in_a_hurry: Served) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", in_a_hurry.port)
     writer.write(request)
     assert (await reader.readuntil(b"}]}")).startswith(b"HTTP/1.1 404")
-    # Idle between requests is not the same as stuck within one.
+    # The deadline does not apply to a connection that is idle between requests.
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
             await reader.read(1)

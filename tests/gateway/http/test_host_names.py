@@ -1,4 +1,4 @@
-"""Without authentication a gateway answers to this machine's names, and to no stranger's page."""
+"""Without authentication a gateway answers only under its own names, and to no foreign page."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def serving(**values: Any) -> AsyncIterator[Served]:
 
 @pytest.fixture(scope="module")
 async def local() -> AsyncIterator[Served]:
-    """As it is by default, but for the name that workers reach it by."""
+    """A gateway with the default settings, plus the host name that workers use."""
     async for at in serving(gateway_url="http://gateway:8080"):
         yield at
 
@@ -66,7 +66,7 @@ async def closed() -> AsyncIterator[Served]:
 
 
 async def ask(at: Served, *lines: str, target: str = "/v1/x", version: str = "1.1") -> str:
-    """The status and the body of a request that is sent as it stands."""
+    """Send the request as it stands; return the answer's status and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
     head = [f"GET {target} HTTP/{version}", *lines, "Connection: close", "", ""]
     writer.write("\r\n".join(head).encode("latin-1"))
@@ -268,7 +268,7 @@ async def test_an_open_gateway_too_has_only_its_own_names(open_: Served, host: s
     assert (await ask(open_, f"Host: {host}")).startswith("403")
 
 
-# --- who may listen for others
+# --- which addresses a gateway may listen on
 
 
 @attack

@@ -1,4 +1,4 @@
-"""Requests with an Idempotency-Key that die with their gateway in mid-dial, or nearly."""
+"""Requests with an Idempotency-Key whose gateway is killed during the dial, or is only slow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEADERS = {**ACME, "Idempotency-Key": "once"}
 
 
 class HeldDial(LiveKitStub):
-    """LiveKit that hears of a dial, and has not answered yet."""
+    """A LiveKit that receives a dial and answers it only after ``go_on``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,21 +65,21 @@ async def dial(http: aiohttp.ClientSession, **changes: Any) -> tuple[int, Any]:
 
 
 async def in_the_database(database: Database) -> tuple[int, str | None]:
-    """How many calls there are, and the one that the key is tied to."""
+    """Return the number of calls, and the id of the call that the key names."""
     async with database.read() as connection:
         calls = await connection.scalar(select(func.count()).select_from(CallRow))
         return calls or 0, await connection.scalar(select(IdempotencyRow.call_id))
 
 
 async def let_the_lease_lapse(database: Database) -> None:
-    """As time would."""
+    """Move the end of the key's lease into the past."""
     async with database.write() as connection:
         past = now() - timedelta(seconds=1)
         await connection.execute(update(IdempotencyRow).values(leased_until=past))
 
 
 async def waiting(twins: list[asyncio.Task[Any]], looks: asyncio.Queue[None]) -> None:
-    """Until the twins have looked at the key again and again."""
+    """Wait until the twins have looked at the key repeatedly; none of them may be done."""
     while not looks.empty():
         looks.get_nowait()
     async with asyncio.timeout(20):
@@ -92,7 +92,7 @@ class KilledContract:
     async def test_killed_while_twins_wait(
         self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The twins wait at another gateway; all hear which call it was, and none dials."""
+        """Twins that wait at another gateway all get the call's id, and none of them dials."""
         monkeypatch.setattr(idempotency, "_TWIN_WAIT_S", 60)
         looks: asyncio.Queue[None] = asyncio.Queue()
 
@@ -137,7 +137,7 @@ class KilledContract:
                 assert (await in_the_database(database))[0] == 1
                 async with other.http.get(f"/v1/calls/{call_id}", headers=ACME) as response:
                     assert response.status == 200
-                # A key is one tenant's: another's request with it is a new one.
+                # Keys are per tenant: another tenant's request with this key is a new one.
                 livekit.go_on.set()
                 status, body = await dial(
                     other.http,
@@ -165,7 +165,7 @@ class TestPostgres(OnPostgres, KilledContract):
 
 
 class Slow:
-    """A gateway, its LiveKit, and the leases of its keys."""
+    """A gateway, its LiveKit and its idempotency keys."""
 
     def __init__(self, gateway: Running, livekit: HeldDial) -> None:
         self.gateway, self.livekit = gateway, livekit
@@ -201,7 +201,7 @@ async def test_a_long_request_keeps_its_key(
         await asyncio.wait_for(rig.livekit.heard.wait(), 10)
         for _ in range(4):
             rig.gateway.clock.forward(LEASE * 0.9)
-            for _ in range(2):  # the second began after the time was moved
+            for _ in range(2):  # the second renewal began after the clock moved
                 renewed.clear()
                 await asyncio.wait_for(renewed.wait(), 10)
             status, body = await dial(rig.gateway.http)
@@ -216,7 +216,7 @@ async def test_a_long_request_keeps_its_key(
 async def test_an_answer_that_cannot_be_kept_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The phone rings: its caller must hear of it. A repetition hears which call it was."""
+    """The phone rings, so the client is answered; a retry gets an error with the call's id."""
 
     async def finish(_held: HeldKey, _status: int, _body: str) -> None:
         raise Unavailable("away", code="STORE_UNAVAILABLE")

@@ -74,7 +74,7 @@ def test_every_route_is_in_a_chapter_and_names_each_error_once() -> None:
 
 
 def test_an_error_of_several_routes_is_named_in_one_place() -> None:
-    """What more than one route answers with stands in ``gateway.api.faults``."""
+    """An error that several routes answer with is defined once, in ``gateway.api.faults``."""
     api = Path(gateway.api.__file__).parent
     text = "\n".join(path.read_text() for path in api.glob("*.py"))
     named = Counter(re.findall(r'\([1-5][0-9]{2}, "[A-Z_]+"\)', text))

@@ -1,4 +1,4 @@
-"""Packed, torn and mislabelled bodies: a clear answer, nothing unpacked in vain, no traceback."""
+"""Compressed, broken and mislabelled bodies: clear errors, bounded memory, no tracebacks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def at() -> AsyncIterator[Served]:
 async def post(
     at: Served, *parts: bytes, path: str = "/v1/orders", **headers: str
 ) -> tuple[int, str | None]:
-    """Status and code of the answer; each part in a packet of its own."""
+    """Send each part in a packet of its own; return the answer's status and code."""
     named = {"Host": "a", "Content-Type": "application/json", "Connection": "close"}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = [f"{name}: {value}" for name, value in named.items()]
@@ -143,7 +143,7 @@ async def test_packed_otherwise(at: Served, number: int, caplog: pytest.LogCaptu
         for parts in ([chunk + b"0\r\n\r\n"], [chunk, b"0\r\n\r\n"]):
             chunked = await post(at, *parts, Content_Encoding=coding, Transfer_Encoding="chunked")
             assert chunked == expected
-        # Whoever is refused before the body is read is no traceback either.
+        # A refusal before the body is read logs no traceback either.
         refused = await post(
             at, data, path="/v1/refused", Content_Encoding=coding, Content_Length=length
         )

@@ -1,4 +1,4 @@
-"""Agents from files: what is one, what is not, and what a change does."""
+"""Tests of gateway.lookup.agent_files: which files are agents, and when a change applies."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_what_is_no_readable_file(tmp_path: Path) -> None:
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
-    """Kubernetes mounts configuration as links."""
+    """Kubernetes mounts configuration as symbolic links."""
     write(tmp_path, "data", "name: Linked")
     (tmp_path / "a.yaml").symlink_to("data")
     assert AgentFiles(tmp_path).check() == ["a"]

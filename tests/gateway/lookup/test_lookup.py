@@ -28,7 +28,7 @@ ACME, RIVAL, OPERATOR = Scope("acme"), Scope("rival"), Scope(None)
 
 @dataclass
 class Desk:
-    """Agents and numbers as a gateway has them."""
+    """The stores, lookups and cache of a gateway's agents and numbers."""
 
     database: Database
     agents: AgentStore

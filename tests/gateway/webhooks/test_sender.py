@@ -31,7 +31,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 @asynccontextmanager
 async def behaving(behaviour: Behaviour) -> AsyncIterator[str]:
-    """A TCP server that reads a request's head, and then does what it does."""
+    """Serve TCP: read a request's head, then call ``behaviour``. Yields the server's URL."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,7 +57,7 @@ async def behaving(behaviour: Behaviour) -> AsyncIterator[str]:
 
 
 async def attempted(rig: Rig, behaviour: Behaviour) -> Delivery:
-    """How a single attempt with a time-out of one second goes."""
+    """Return the delivery after a single attempt with a timeout of one second."""
     async with behaving(behaviour) as url:
         await rig.hook(url, timeout_s=1)
         endpoint = await rig.webhooks.get("acme", PROJECT)
