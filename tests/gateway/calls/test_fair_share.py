@@ -1,4 +1,4 @@
-"""One tenant cannot take every worker's place, nor dial humans beyond its number of calls."""
+"""One tenant cannot take all workers' places, nor exceed its call limit with transfers."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ OVER = ended("completed", "user_hangup")
 @pytest.mark.parametrize(
     ("places", "own", "others", "tenants", "allowed"),
     [
-        # Alone: all but the reserve.
+        # A tenant alone gets all places but the reserve.
         (20, 17, 0, 1, True),
         (20, 18, 0, 1, False),
         (10, 8, 0, 1, True),
         (10, 9, 0, 1, False),
-        # Who comes then gets what is left, up to its share.
+        # Later tenants get what is left, up to their share.
         (20, 0, 18, 2, True),
         (20, 1, 18, 2, True),
         (20, 18, 1, 2, False),
         (20, 5, 13, 3, False),
         (20, 4, 14, 3, True),
-        # One call at least is everybody's share.
+        # Every share is at least one call.
         (4, 0, 4, 9, True),
         (4, 1, 3, 9, False),
         (2, 1, 0, 1, False),
         (2, 0, 1, 2, True),
         (1, 0, 0, 1, True),
         (1, 1, 0, 1, False),
-        # No worker at all is another error.
+        # Without workers the call fails with another error.
         (0, 5, 5, 2, True),
     ],
 )
@@ -95,7 +95,7 @@ class Fleet:
         return await self.limits.insert(again, CallEvent(type="call.queued"))
 
     async def calls(self, tenant: str | None, wanted: int, **options: Any) -> int:
-        """How many of so many at once were let in."""
+        """Start ``wanted`` calls at once; return how many were admitted."""
         answers = await asyncio.gather(
             *(self.call(tenant, **options) for _ in range(wanted)), return_exceptions=True
         )
@@ -214,7 +214,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[CallPlan]:
 
 @pytest.mark.attack
 async def test_over_http(tmp_path: Path, plans: list[CallPlan]) -> None:
-    """The default: of ten places one tenant gets nine, another the last, an operator any."""
+    """With the default reserve, one tenant gets nine of ten places and another gets the last."""
     settings = settings_in(tmp_path, sip_outbound_address="h", fair_share_reserve=RESERVE)
     async with running(settings) as gateway:
         beat = {"worker_id": "w", "agent_name": "switchroom", "capacity": 10, "active": 0}

@@ -1,4 +1,4 @@
-"""One dial and what is written of it, whoever is called: a call's phone or a transfer's human."""
+"""Tests of gateway.calls.following: a dial is followed and its outcome is recorded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CANCELED = DialOutcome(status="canceled", reason="canceled")
 
 
 class Phone:
-    """A dial whose phone does as it is told; ``done`` is what was asked of it."""
+    """A stand-in for a dial, with the given statuses; ``done`` lists what was asked of it."""
 
     def __init__(self, *statuses: str) -> None:
         self.statuses = list(statuses) or ["active"]
@@ -124,7 +124,7 @@ async def test_the_call_is_over_while_it_rings(gateway: Running) -> None:
 
 
 async def test_the_call_is_over_when_it_is_answered(gateway: Running) -> None:
-    """The verdict is written all the same, and nobody's phone is left in an empty room."""
+    """The verdict is written, and the answered phone is hung up rather than left alone."""
     followed = Followed(gateway, await gateway.call(), "dialing")
     followed.phone.far_end.set_result(ANSWERED)
     await followed.over()

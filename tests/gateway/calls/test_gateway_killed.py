@@ -1,4 +1,4 @@
-"""A gateway that dies in the middle of a dial, and webhooks that come twice and in disorder."""
+"""A gateway that is killed during a dial, and webhooks that arrive twice and out of order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY, SECRET = "webhook-test", "a-secret-for-webhooks-of-32-bytes!"
 
 
 async def test_killed_while_the_phone_rings(tmp_path: Path, phone: Phone) -> None:
-    """Nobody dials again; the agent talks all the same, and the record is finished."""
+    """The phone is not dialled again, the agent still talks, and the record is finished."""
     write_agents(tmp_path)
     values = {**AUTH, "agents_dir": tmp_path, "default_agent": "greeter"}
     phone.behave(Answer(after_s=6))
@@ -48,7 +48,7 @@ async def test_killed_while_the_phone_rings(tmp_path: Path, phone: Phone) -> Non
 
 
 class Disorder:
-    """Takes LiveKit's webhooks and brings them to the gateway late, backwards, each twice."""
+    """Holds LiveKit's webhooks back, then delivers them in reverse order, each twice."""
 
     def __init__(self) -> None:
         self.gateway_url = ""
@@ -92,7 +92,7 @@ async def disorder() -> AsyncIterator[tuple[Disorder, str]]:
 
 
 async def test_webhooks_late_backwards_and_twice(tmp_path: Path, phone: Phone) -> None:
-    """What LiveKit tells of a call that is over changes nothing of its record."""
+    """Webhooks that arrive after the end of a call do not change its record."""
     write_agents(tmp_path)
     async with disorder() as (webhooks, url):
         options = StackOptions(
@@ -117,7 +117,7 @@ async def test_webhooks_late_backwards_and_twice(tmp_path: Path, phone: Phone) -
             await up.hangup()
             before = await call.record()
             await left_nothing(own, call.room)
-            # The last one tells that the room, which has gone by now, is finished.
+            # The last webhook says that the room is finished; LiveKit has deleted it by then.
             await asyncio.wait_for(webhooks.room_finished.wait(), 10)
             await webhooks.deliver()
             assert len(webhooks.answers) >= 8

@@ -1,4 +1,4 @@
-"""Calls whose agent has left them to a human: how they end, and who is hung up on."""
+"""Calls that an agent has handed over to a human: how they end, and which leg is hung up."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def note(gateway: Running, call: Call, type: str, mode: str = "warm") -> N
 async def together(
     gateway: Running, rooms: LiveKitStub, *events: str, ago_s: float = 5, **changes: Any
 ) -> Call:
-    """Caller and human in one room."""
+    """Return an answered call whose caller and human are in its room."""
     call = await answered(gateway, ago_s=ago_s, **changes)
     for event in ("transfer.started", *events):
         await note(gateway, call, event)

@@ -1,4 +1,4 @@
-"""Callers whose names no record can hold: the call gets through or is turned away, no more."""
+"""Callers with text that no record can hold: the call is taken or turned away, nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.livekit_stub import LiveKitStub, running_with
 
 pytestmark = [pytest.mark.store, pytest.mark.attack]
 
-# What JSON and protobuf can carry.
+# Text that JSON and protobuf can carry.
 SAID = [text for text in NO_TEXT if "\ud800" not in text]
 
 
@@ -41,7 +41,7 @@ class Contract:
     async def test_a_number_that_is_no_text_is_unknown(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
-        """By livekit-sip, which passes on what the caller's From says."""
+        """livekit-sip passes the caller's From header on as it stands."""
         attached = await number(gateway)
         for said in SAID:
             caller = Caller(attached.id)
@@ -71,7 +71,7 @@ class Contract:
             assert await deliver(gateway, caller.webhook("participant_joined")) == 200
             await sent_away(livekit, caller)
             livekit.enter(caller.room, caller.participant)
-            # A room's name with a NUL is no request at all.
+            # A room name with a NUL makes the request invalid (400).
             assert (await caller.asked_by_worker(gateway))[0] in {400, 410}
             assert await deliver(gateway, caller.left("ringing")) == 200
             assert await gateway.store.call(Scope(None), caller.call_id) is None

@@ -1,4 +1,4 @@
-"""The record of a call that comes in: made once, by whoever is first, and ended right."""
+"""Records of inbound calls: made once, by whichever report comes first, and ended correctly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def gateway(tmp_path: Path, livekit: LiveKitStub) -> AsyncIterator[Running
 
 
 async def number(gateway: Running, **changes: Any) -> PhoneNumber:
-    """Acme's, bound to an agent that takes calls."""
+    """Return a number of acme's; by default it is bound to an agent that takes calls."""
     config = AgentConfig(name="Hosted", voice_mode="hosted", max_duration_ms=60_000)
     record = await gateway.app[AGENT_STORE].create(Scope("acme"), config)
     values = {
@@ -67,7 +67,7 @@ async def number(gateway: Running, **changes: Any) -> PhoneNumber:
     }
     attached = PhoneNumber(**{**values, **changes})
     await gateway.app[NUMBERS].insert(attached.model_copy(update={"agent_id": None}))
-    # Its agent may be gone, or another's, by now; none of these is bound to it.
+    # ``insert`` would refuse an agent that is missing or another tenant's.
     row = update(PhoneNumberRow).where(PhoneNumberRow.id == attached.id)
     async with gateway.app[DATABASE].write() as connection:
         await connection.execute(row.values(agent_id=attached.agent_id))
@@ -75,7 +75,7 @@ async def number(gateway: Running, **changes: Any) -> PhoneNumber:
 
 
 class Caller:
-    """Somebody's phone in the room that was made for the call."""
+    """A caller's phone, in the room that the dispatch rule creates for the call."""
 
     def __init__(self, number_id: str, auth_id: str | None = "acme") -> None:
         self.room = f"in_{CALLER}_{new_id('r')}"
@@ -269,7 +269,7 @@ class TestRefused:
     async def test_a_number_that_was_detached_meanwhile(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
-        """Its rule still brought the call: the rule says whose the number was."""
+        """The number's dispatch rule still routed the call, and names the tenant."""
         caller = Caller("num_gone")
         livekit.enter(caller.room, caller.participant)
         await deliver(gateway, caller.webhook("participant_joined"))
@@ -360,7 +360,7 @@ class TestTheEnd:
         assert await caller.outcome(gateway) == wanted
 
     async def test_a_leg_that_was_asked_to_leave_was_removed(self, gateway: Running) -> None:
-        """It leaves by itself, as one that rang for too long does."""
+        """It leaves by itself (CLIENT_INITIATED), like a leg that rang for too long."""
         caller = Caller((await number(gateway)).id)
         await deliver(gateway, caller.webhook("participant_joined"))
         asked = {"sip.callStatus": "ringing", LEAVING: "true"}
@@ -369,7 +369,7 @@ class TestTheEnd:
         )
         await deliver(gateway, left)
         assert await caller.outcome(gateway) == ("canceled", "canceled")
-        # The reconciler reads it there, of a call that an agent had and did not finish.
+        # The reconciler reads this reason if the call's agent does not finish it.
         (told,) = await gateway.store.events(caller.call_id, types=["livekit.participant_left"])
         assert told.data["disconnectReason"] == "PARTICIPANT_REMOVED"
 
@@ -389,7 +389,7 @@ class TestTheEnd:
     async def test_where_an_agent_was_it_is_the_agents_to_tell(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
-        """Its word that the call was answered may still be on its way."""
+        """The agent's report that it answered the call may still be in flight."""
         caller = Caller((await number(gateway)).id)
         livekit.enter(caller.room, caller.participant)
         await caller.asked_by_worker(gateway)
@@ -399,7 +399,7 @@ class TestTheEnd:
         assert (await caller.record(gateway)).status == "in-progress"
 
     async def test_no_agent_comes(self, tmp_path: Path, livekit: LiveKitStub) -> None:
-        """The dispatch is repeated as the rule made it; then the caller is sent away."""
+        """The rule's dispatch is repeated once; then the caller is sent away."""
         async with running_with(livekit, tmp_path, agent_join_timeout_s=0.4) as gateway:
             attached = await number(gateway)
             caller = Caller(attached.id)

@@ -1,4 +1,4 @@
-"""Phones that could not be hung up on: the gateway sweeps."""
+"""Phones that are left in a room after their call: the gateway removes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.store, pytest.mark.attack]
 
 
 class Asked(LiveKitStub):
-    """Remembers into which rooms somebody looked."""
+    """Records the rooms whose participants were listed."""
 
     def __init__(self) -> None:
         super().__init__()

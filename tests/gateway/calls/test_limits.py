@@ -1,4 +1,4 @@
-"""How many calls a tenant may begin and have, per gateway and over all of them."""
+"""Limits on the calls that a tenant may begin per second, and have in progress."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def insert(limits: CallLimits, tenant: str | None = "acme") -> Call:
 
 
 def refused(limits: CallLimits, tenant: str | None = "acme") -> int | None:
-    """None: the call may begin; otherwise after how many seconds it may be tried again."""
+    """Return None if the call may begin, else the seconds until it may be tried again."""
     try:
         limits.take(tenant)
     except TooManyRequests as error:

@@ -1,4 +1,4 @@
-"""LiveKit's rooms: hang-ups that are tried again, whose leg a participant is, closing rooms."""
+"""Tests of gateway.calls.livekit: hang-ups are retried, legs recognised and rooms closed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class TestUntilItIsDone:
 
 
 def test_nobody_is_what_they_only_say() -> None:
-    """A phone's attributes are of whoever dialled it, a browser's of whoever signed its token."""
+    """A phone cannot claim a browser's role, nor a browser a phone's: the dialler sets a phone's
+    attributes, and the signer of the token sets a browser's."""
     phones, browsers = ParticipantInfo.Kind.SIP, ParticipantInfo.Kind.STANDARD
     for role, kind, other in (
         ("callee", phones, browsers),

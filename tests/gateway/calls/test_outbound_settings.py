@@ -1,4 +1,4 @@
-"""SIP_OUTBOUND_… are checked when the gateway starts, as a request's ``sip`` is."""
+"""The gateway checks SIP_OUTBOUND_… at its start, as it checks a request's ``sip``."""
 
 from __future__ import annotations
 

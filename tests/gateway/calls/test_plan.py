@@ -1,4 +1,4 @@
-"""What of a plan is dialled, and what is kept of it."""
+"""Tests of gateway.calls.plan: the dial and the record that a plan makes."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def test_the_phone_says_whose_leg_it_is_and_the_record_whose_call() -> None:
     dialled, kept = plan.dial(AGENT), plan.record(AGENT)
     assert Leg.read(dialled.to_proto().participant_attributes) == Leg("callee", plan.call_id)
     assert (kept.id, kept.auth_id, kept.max_duration_ms) == (plan.call_id, "acme", 60_000)
-    # An agent ends the call with a word; the SIP service only when that failed.
+    # The agent ends the call at 60 s; the SIP service does only if that failed.
     assert dialled.max_call_duration_s == 70
     assert plan.dial(None).max_call_duration_s == 60

@@ -1,4 +1,4 @@
-"""Which numbers may be called; what libphonenumber does not decide, our rules do."""
+"""The destination policy: libphonenumber decides, and our own rules where it does not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEFAULT = DialPolicy()
         ("0", "0"),
         ("42", "100"),
         ("654321", DE),
-        # Nobody's number anywhere, and so for the trunk to refuse.
+        # Numbers that exist nowhere, which the trunk will refuse.
         ("+2105551234567", US),
         ("+999" + "8" * 17, US),
     ],
@@ -55,7 +55,7 @@ def test_ordinary_numbers(to_number: str, from_number: str) -> None:
         ("US", "15105550123"),
         ("US", "15551234567"),
         ("US", "01149301234567"),
-        ("US", "5550123"),  # within the city
+        ("US", "5550123"),  # a local number
         ("DE", "030123456"),
         ("DE", "015112345678"),
         ("DE", "004930123456"),
@@ -97,7 +97,7 @@ def test_the_operator_knows_what_stands_behind_the_trunk(to_number: str, from_nu
     why = DEFAULT.objection(to_number, from_number=from_number, tenant=False)
     assert why is None
     assert DEFAULT.objection(to_number, from_number=from_number, tenant=True) is not None
-    # As far as the operator has not said something else.
+    # The operator's own settings still apply.
     for policy in (
         DialPolicy(allowed_countries=frozenset({"JP"})),
         DialPolicy(blocked_prefixes=(to_number[:3],)),
@@ -106,7 +106,7 @@ def test_the_operator_knows_what_stands_behind_the_trunk(to_number: str, from_nu
 
 
 SAMPLE = random.Random(1)
-# Of the US within a city: no area code, and no N11 for an exchange.
+# US local numbers: no area code, and an exchange that is not N11.
 LOCAL = [
     f"{SAMPLE.randint(2, 9)}{SAMPLE.choice('023456789')}{SAMPLE.randint(0, 99999):05}"
     for _ in range(1500)
@@ -118,7 +118,7 @@ def test_a_number_within_the_city_is_not_taken_for_one_abroad() -> None:
     for to_number in ("6011070", "3859468", "3255591", "4105837", "9998500"):
         assert policy.objection(to_number) is None
     refused = [number for number in LOCAL if policy.objection(number) is not None]
-    # Left: what begins like a premium-rate number, at home or behind another country's exit code.
+    # These begin like a premium-rate number, at home or behind another country's exit code.
     assert len(refused) < len(LOCAL) / 200
 
 
@@ -137,7 +137,7 @@ def test_emergency_numbers_of_the_trunk_are_no_extensions(home: str) -> None:
         for way in ("", "00", "011", "810"):
             assert DialPolicy(home_country=home).objection(f"{way}{number}", tenant=False)
             assert DEFAULT.objection(f"{way}{number}", trunk_country=home)
-            # What a trunk says of its country takes nothing away.
+            # A trunk's country adds readings and removes none.
             other = DialPolicy(home_country="JP")
             assert other.objection(f"{way}{number}", trunk_country=home)
 
@@ -154,14 +154,14 @@ def test_three_digit_extensions_are_free_where_the_country_is_known() -> None:
     [
         ("US", "9115550"),
         ("US", "1125550"),
-        ("US", "9005551"),  # and digits more to come
+        ("US", "9005551"),  # and more digits may follow
         ("US", "0049112"),
         ("US", "0111911"),
         ("US", "+601107"),
         ("US", "+385946"),
         ("US", "+449991"),
         ("RU", "8101911"),
-        # Nor is a number local that is longer than any, or where there is no such thing.
+        # Too long for a local number, or in a country that has none, or in an unknown one.
         ("US", "44999123"),
         ("DE", "6011070"),
         (None, "6011070"),
@@ -175,7 +175,7 @@ def test_what_else_may_be_meant_is_refused_all_the_same(home: str | None, to_num
 @pytest.mark.parametrize(
     ("to_number", "from_number"),
     [
-        ("9002345678", US),  # national, where the caller ID is from
+        ("9002345678", US),  # national in the caller ID's country
         ("09001234567", DE),
         ("19002345678", "100"),
         ("0019002345678", "100"),
@@ -251,7 +251,7 @@ def test_what_is_refused_by_default(to_number: str, from_number: str, kind: str)
         ("+442071234567", US, False),
         ("442071234567", US, False),
         ("00442071234567", US, False),
-        ("4420712345678", US, False),  # a digit too many
+        ("4420712345678", US, False),  # one digit too many
         ("0011442071234567", US, False),
         ("+0442071234567", US, False),
         ("+14162345678", US, False),  # Toronto
@@ -373,7 +373,7 @@ def test_a_wrong_setting_refuses_to_start(
         ("sips:+1-(900)-234.5678@pbx.example.com:5061", "+19002345678"),
         ("sip:reception@pbx.example.com", ""),
         ("sip:desk-1@pbx", ""),
-        # Which parse_transfer_target refuses; a server makes a number of each.
+        # parse_transfer_target refuses these, but a server may read a number in each.
         ("sip:+19002345678~@pbx", "+19002345678"),
         ("sip:1900-names@pbx", "1900"),
         ("sip:%2B19002345678;x@pbx", "219002345678"),
@@ -395,7 +395,7 @@ async def test_a_transfer_is_a_way_out_too(tmp_path: Path, target: str) -> None:
 
 
 async def test_a_refused_destination_leaves_no_trace(tmp_path: Path) -> None:
-    """Refused before LiveKit is asked for anything; it is not there."""
+    """The call is refused before the gateway asks LiveKit, which does not run here."""
     configured = settings_in(tmp_path, sip_outbound_address="trunk.example.com")
     body: dict[str, Any] = {
         "room_name": "r",

@@ -1,4 +1,4 @@
-"""What records and rooms disagree about: settled when it is sure, left alone when it is not."""
+"""Where records and rooms disagree, the reconciler acts if it is sure, and else waits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def round_of(gateway: Running, second_look_s: float = 0, alone_s: float = 
 
 
 class Rooms:
-    """Rooms that cannot be looked at."""
+    """Rooms whose every look fails."""
 
     def __init__(self, fault: Exception) -> None:
         self.asked = asyncio.Queue[None]()
@@ -127,7 +127,7 @@ async def test_what_is_there_or_new_is_left_alone(gateway: Running, rooms: LiveK
 
 
 async def test_a_verdict_on_its_way_is_waited_for(gateway: Running) -> None:
-    """Missing from its room because it ended just now, as another gateway is about to tell."""
+    """A phone may be missing because its call just ended, as another gateway is about to record."""
     call = await old_call(gateway)
     busy = CallEvent(type="call.ended", data=ended("busy", "dial_busy", sip_status_code=486))
     looking = asyncio.create_task(round_of(gateway, second_look_s=0.5))

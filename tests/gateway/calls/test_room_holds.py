@@ -1,4 +1,4 @@
-"""Tokens that outlive their rooms: what their holders can open, and what tenants can take."""
+"""Tokens that outlive their rooms: which rooms they open, and which names are held for them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def livekit() -> LiveKitStub:
 async def gateway(
     tmp_path_factory: pytest.TempPathFactory, livekit: LiveKitStub
 ) -> AsyncIterator[Running]:
-    """One for all: every test has names of its own."""
+    """One gateway for all tests; every test uses names of its own."""
     async with started(livekit, tmp_path_factory.mktemp("gateway")) as gateway:
         yield gateway
 
@@ -100,7 +100,7 @@ async def show(gateway: Running, room: str, headers: Headers = ACME) -> tuple[in
 
 
 async def kept(gateway: Running, room: str) -> set[str]:
-    """The identities of the room's tokens."""
+    """Return the identities of the room's tokens."""
     query = text("SELECT identity FROM room_tokens WHERE room_name = :room")
     async with gateway.app[DATABASE].read() as connection:
         return set(await connection.scalars(query, {"room": room}))
@@ -111,13 +111,13 @@ def dialled_into(livekit: LiveKitStub, room: str) -> list[str]:
 
 
 def close(livekit: LiveKitStub, room: str) -> None:
-    """As LiveKit does when nobody is left."""
+    """Close the room, as LiveKit does when nobody is left."""
     livekit.rooms.pop(room, None)
     livekit.metadata.pop(room, None)
 
 
 def join(livekit: LiveKitStub, claims: Any) -> None:
-    """What a join with the token makes, when LiveKit has no such room."""
+    """Join with the token, which creates the room if LiveKit has none of that name."""
     room = claims["video"]["room"]
     if room not in livekit.rooms:
         livekit.metadata[room] = claims.get("roomConfig", {}).get("metadata", "")
@@ -125,7 +125,7 @@ def join(livekit: LiveKitStub, claims: Any) -> None:
 
 
 async def shut_out(gateway: Running, livekit: LiveKitStub, room: str) -> None:
-    """The rival cannot have the name, by no way, and is told nothing."""
+    """Check that the rival cannot get the name in any way, and learns nothing about it."""
     before = len(livekit.created), dialled_into(livekit, room)
     assert await get_token(gateway, room, headers=RIVAL) == (404, NO_ROOM)
     assert await dial(gateway, room, RIVAL, dry_run=True) == (404, NO_ROOM)
@@ -150,7 +150,7 @@ class TestAnOldToken:
     async def test_opens_no_room_of_another_tenants(
         self, gateway: Running, livekit: LiveKitStub, after: timedelta, whose: Callable[[], Headers]
     ) -> None:
-        headers = whose()  # a token of now: those of the collection may have expired
+        headers = whose()  # made now: a token made at collection may have expired
         room = new_id("room")
         await claims_of(gateway, room, headers)
         close(livekit, room)
@@ -194,7 +194,7 @@ class TestAnOldToken:
     async def test_a_phones_and_an_agents(
         self, gateway: Running, livekit: LiveKitStub, after: timedelta
     ) -> None:
-        """LiveKit's SIP service has tokens for a day."""
+        """The tokens of LiveKit's SIP service are valid for a day."""
         room = new_id("room")
         status, answer = await dial(gateway, room)
         assert status == 200, answer
@@ -207,7 +207,7 @@ class TestAnOldToken:
     async def test_opens_no_room_that_others_have_made_since(
         self, gateway: Running, livekit: LiveKitStub, room_of: str
     ) -> None:
-        """Made by hand, for the tenant who now asks: the rival's token would open it."""
+        """A room made by hand is refused even to its tenant: the rival's token would open it."""
         room = new_id("room")
         await claims_of(gateway, room, RIVAL)
         close(livekit, room)
@@ -229,12 +229,12 @@ class TestAnOldToken:
 
 
 class TestRenewals:
-    """LiveKit renews the tokens of those who are in a room, to ten minutes."""
+    """LiveKit renews the tokens of connected participants, for ten minutes each time."""
 
     LAST = RENEWED + LEEWAY
 
     async def lives_on(self, gateway: Running, livekit: LiveKitStub) -> str:
-        """A room whose holder has stayed in it until the first token's time was over."""
+        """Return a room whose participant has stayed until after the first token expired."""
         room = new_id("room")
         join(livekit, await claims_of(gateway, room))
         gateway.clock.forward(TOKEN_TTL + LEEWAY + MARGIN + MINUTE)
@@ -264,7 +264,7 @@ class TestRenewals:
         assert (await dial(gateway, room, participant_identity="alice"))[0] == 200
 
     async def visited(self, gateway: Running, livekit: LiveKitStub) -> str:
-        """alice and carol have stayed, bob has gone, and the time of all their tokens is over."""
+        """Return a room with alice and carol but without bob; all three tokens have expired."""
         room = await self.lives_on(gateway, livekit)
         for identity in ("bob", "carol"):
             assert (await get_token(gateway, room, identity))[0] == 200
@@ -314,7 +314,7 @@ class TestRenewals:
         participant: str | None,
         stays: set[str],
     ) -> None:
-        """Between two looks somebody may have come and gone."""
+        """A participant may have joined and left between two rounds."""
         room = await self.visited(gateway, livekit)
         close(livekit, room)
         told = {"id": new_id("EV"), "event": event, "room": {"sid": "RM_1", "name": room}}
@@ -351,7 +351,7 @@ class TestRenewals:
         async with started(livekit, tmp_path) as before:
             room = new_id("room")
             join(livekit, await claims_of(before, room))
-        # While no gateway runs: one that looks at the rooms meanwhile would forget the name.
+        # The clock moves while no gateway runs: one that ran would sweep the expired name.
         before.clock.forward(timedelta(hours=5))
         close(livekit, room)  # just now
         async with started(livekit, tmp_path, before.clock) as gateway:
@@ -396,7 +396,7 @@ class TestRenewals:
     async def test_names_that_are_no_names_do_no_harm(
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
-        """Only by LiveKit's own keys can a room be called so; PostgreSQL could not keep it."""
+        """Only LiveKit's own keys can create such rooms; PostgreSQL cannot store a NUL."""
         for name in ("\x00", "a\x00b", "a\nb", " ", "x" * 300):
             livekit.enter(name)
             livekit.metadata[name] = '{"auth_id": "acme"}'
@@ -406,7 +406,7 @@ class TestRenewals:
 
 
 class TestALateJoin:
-    """LiveKit has closed the empty room; a join with the token makes it again."""
+    """LiveKit has closed the empty room; a join with the token creates it again."""
 
     async def test_the_token_names_nobody(self, gateway: Running) -> None:
         claims = await claims_of(gateway, new_id("room"))
@@ -547,7 +547,7 @@ class TestIdentities:
         meanwhile: str | None,
         status: int,
     ) -> None:
-        """The identity was a call's that a gateway left behind, and is another's at once."""
+        """A stale call's identity is freed, and may be taken again before the dial is retried."""
         room, limits = new_id("room"), gateway.app[LIMITS]
         left = await gateway.call(room_name=room, participant_identity="desk")
         await gateway.store.append(left.id, [CallEvent(type="call.dialing")], "gateway")
@@ -572,7 +572,7 @@ class TestIdentities:
     async def test_no_token_carries_a_phones(
         self, gateway: Running, identity: str, whose: Callable[[], Headers]
     ) -> None:
-        headers = whose()  # a token of now: those of the collection may have expired
+        headers = whose()  # made now: a token made at collection may have expired
         room = new_id("room")
         status, call = await dial(gateway, room, participant_identity="bob#a#b")
         assert status == 200, call
@@ -640,7 +640,7 @@ class TestIdentities:
 
 
 class TestNames:
-    """The types' rule is tests/gateway/fields/test_names.py's; this is what the paths answer."""
+    """The endpoints' answers; tests/gateway/fields/test_names.py tests the rule itself."""
 
     @pytest.mark.parametrize("bad", ["a\nb", "\x1b[31m", "a\x7f", "a\u202eb", "\u200bx", "é" * 129])
     @pytest.mark.parametrize(
@@ -688,7 +688,7 @@ class TestNames:
     async def test_no_room_is_called_so(
         self, gateway: Running, name: str, whose: Callable[[], Headers]
     ) -> None:
-        headers = whose()  # a token of now: those of the collection may have expired
+        headers = whose()  # made now: a token made at collection may have expired
         url = URL(f"/livekit/rooms/{name}", encoded=True)
         async with gateway.http.get(url, headers=headers) as response:
             assert (response.status, await response.json()) == (404, NO_ROOM)

@@ -1,4 +1,4 @@
-"""The end of the table of events: each event is told once, of whichever gateway it is."""
+"""Tests of gateway.calls.timeline.Tail: each event of another gateway is reported once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.store
 
 
 class Table:
-    """Events by number, as they become visible."""
+    """The events that are visible so far: number → call."""
 
     def __init__(self, visible: dict[int, str]) -> None:
         self.visible = visible
@@ -36,7 +36,7 @@ async def test_what_becomes_visible_late_is_told_and_nothing_twice() -> None:
     table = Table({7: "old"})
     time = 0.0
     end = Tail(table, clock=lambda: time)
-    assert await end.read() == {"old"}  # the first look, at what may just have been written
+    assert await end.read() == {"old"}  # the first read includes the newest events
     assert await end.read() == set()
     table.visible |= {10: "c", 12: "d"}  # 8, 9 and 11 are not committed yet
     assert await end.read() == {"c", "d"}
@@ -46,7 +46,7 @@ async def test_what_becomes_visible_late_is_told_and_nothing_twice() -> None:
     time = timeline._MISSING_S + 1
     await end.read()
     await end.read()
-    assert table.asked[-1] == (12, ())  # nobody commits 8 and 11 any more
+    assert table.asked[-1] == (12, ())  # 8 and 11 will never be committed
 
 
 async def test_what_this_gateway_wrote_itself_is_not_told() -> None:

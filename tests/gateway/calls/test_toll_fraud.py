@@ -1,6 +1,6 @@
-"""Attacks on the destination policy: numbers that cost, in every form that a switch may read.
+"""Attacks on the destination policy: costly numbers, in every form that a switch may read.
 
-The numbers are libphonenumber's own examples, so that every country is there.
+The numbers are libphonenumber's own examples, so that every country is covered.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REGIONS = sorted(phonenumbers.SUPPORTED_REGIONS)
 HOMES = (None, "US", "DE", "GB", "RU", "JP")
 POLICIES = {home: DialPolicy(home_country=home) for home in (None, *REGIONS)}
 
-# One of each country's, and those that carriers have of their own.
+# Each country's exit code, and those of single carriers.
 EXIT_CODES = (
     *("00", "011", "0011", "010", "810", "119", "00700", "0014", "0015", "0018", "0019", "001"),
     *("002", "005", "008", "009", "000", "012", "020", "0041", "0052", "0161", "0130", "0033010"),
@@ -52,8 +52,8 @@ def refused(destination: str, home: str | None = None, **context: Any) -> bool:
 
 
 def is_somebodys(dialled: str, home: str | None) -> bool:
-    """Whether libphonenumber takes it for a whole number that is not premium, by a plain reading:
-    with its country code, behind 00 or 011, or national at home.
+    """Return True if libphonenumber reads ``dialled`` plainly (with a country code, behind 00 or
+    011, or national at home) as a complete number that is not premium.
     """
     forms: list[tuple[str, str | None]]
     if dialled.startswith("+"):
@@ -74,7 +74,7 @@ def _is_ordinary(text: str, region: str | None) -> bool:
     return kind not in {PhoneNumberType.PREMIUM_RATE, PhoneNumberType.UNKNOWN}
 
 
-# What passed once, or would with one of the readings left out: (destination, home, caller).
+# Each passed once, or would if the policy left a reading out: (destination, home, caller).
 US_900, UK_909, DE_900 = "9005551234", "9098790879", "9001234567"
 HOSTILE: tuple[tuple[str, str | None, str], ...] = (
     # No country code begins with 0.
@@ -82,7 +82,7 @@ HOSTILE: tuple[tuple[str, str | None, str], ...] = (
     *((f"+0{rest}", None, "100") for rest in (f"0441{UK_909}", "112", "911", f"11{US_900}")),
     *((f"+{code}44{UK_909}", None, "") for code in ("00", "011", "0011", "010", "000", "0000")),
     *((f"+{code}1{US_900}", "US", "") for code in ("00", "011", "0011", "0", "01", "001")),
-    # Whatever caller ID was chosen.
+    # With any caller ID.
     *((US_900, None, c) for c in ("", "100", "+4930123456", "+15105550123", "+88161", "+999")),
     *((US_900, "US", c) for c in ("", "100", "+4930123456", "+442071234567", "442071234567")),
     *((f"1{US_900}", home, "100") for home in HOMES),
@@ -92,7 +92,7 @@ HOSTILE: tuple[tuple[str, str | None, str], ...] = (
     *((f"0{UK_909}", "GB", c) for c in ("", "100", "+15105550123", "+4930123456")),
     *((f"0{UK_909}", None, c) for c in ("", "100", "+442071234567")),
     ("9005551234", "DE", "+15105550123"),
-    # Digits too many, and too few.
+    # Too many digits, and too few.
     *((f"+1{US_900}{more}", None, "100") for more in ("0", "12", "999", "1234", "99999999")),
     *((f"+44{UK_909}{more}", "US", "100") for more in ("0", "12", "999", "1234", "99999999")),
     *((f"{US_900}{more}", "US", "100") for more in ("0", "12", "999", "1234", "9999999999")),
@@ -101,7 +101,7 @@ HOSTILE: tuple[tuple[str, str | None, str], ...] = (
     *(("+1900555123"[:length], None, "100") for length in (5, 6, 8, 9, 10, 11)),
     ("+97912345678", None, "100"),
     ("+9791234567899", None, "100"),
-    # Exit codes of other countries, one and several.
+    # One or several exit codes of other countries.
     *((f"{code}44{UK_909}", None, "100") for code in EXIT_CODES if code not in {"0014", "0018"}),
     *((f"{code}{code}44{UK_909}", "US", "100") for code in ("00", "011", "0011", "010", "810")),
     *((f"{one}{two}44{UK_909}", "US", "") for one, two in (("00", "011"), ("011", "00"))),
@@ -156,8 +156,8 @@ def test_premium_numbers_of_every_country(region: str) -> None:
             assert not passes or is_somebodys(dialled, None), dialled
 
 
-# What is premium there looks like another country's number with its country code. Only a home
-# country can tell.
+# Premium numbers there look like another country's number with its country code; they are told
+# apart only if the home country is known.
 READS_ABROAD = {"CO", "GT", "MT", "SG", "ZA"}
 
 
@@ -219,15 +219,15 @@ def test_emergency_numbers_of_every_country(region: str) -> None:
     number, code = EMERGENCY[region], phonenumbers.country_code_for_region(region)
     for home in (None, "US", region):
         bare = [f"{way}{number}" for way in ("", "00", "011", "0011", "810", "0000")]
-        # With its country code and without a way abroad it may be an extension.
+        # Without a prefix, country code and number may be an extension, so "" is left out.
         coded = [f"{way}{code}{number}" for way in ("+", "00", "011", "0011", "810", "0000")]
         for dialled in (*bare, *coded, f"+{number}", f"sip:{number}@pbx.example.com"):
-            # Another country's is an extension like any other when the country is known.
+            # If the home country is known, another country's number is an extension.
             bare_form = number if dialled.startswith("sip:") else dialled
             extension = bare_form.isdigit() and len(bare_form) <= 6
             if extension and home == "US" and number not in US_KNOWS:
                 continue
-            # Or shorter than any that could be told from an extension (810 7 01).
+            # Shorter forms cannot be told from an extension (810 7 01).
             if len(dialled) > 6 or len(number) > 2:
                 assert refused(dialled, home) or is_somebodys(dialled, home), (dialled, home)
 

@@ -1,4 +1,4 @@
-"""What an attached number looks like at LiveKit, and the trunk its calls go out by."""
+"""The LiveKit objects of an attached number, and the trunk that its calls go out by."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_the_inbound_trunk() -> None:
 
 def test_the_dispatch_rule() -> None:
     rule = dispatch.dispatch_rule(number(), "ST_1", agent_name="switchroom").dispatch_rule
-    callee = rule.rule.dispatch_rule_callee  # the caller's number is in no room's name
+    callee = rule.rule.dispatch_rule_callee  # no room name holds the caller's number
     assert (callee.room_prefix, callee.pin, callee.randomize) == ("in", "", True)
     assert list(rule.trunk_ids) == ["ST_1"]
     assert (rule.name, dict(rule.attributes)) == ("num_1", {"switchroom.leg": "caller:num_1"})
@@ -143,7 +143,7 @@ async def test_which_trunk_a_call_goes_out_by(
     secret: Secret,
     wanted: Trunk,
 ) -> None:
-    """The credential's host gets the credential's login, and counts as its tenant's choice."""
+    """Only the credential's own host gets its login, and that host is its tenant's choice."""
     made = await credentials.create(Scope("acme"), "trunk", provider, secret.reveal())
     trunk = await outbound_trunk(
         number(credential_id=made.id), credentials, settings_in(tmp_path, **GLOBAL)

@@ -39,12 +39,12 @@ SPOKEN = {
     "voicemail_message",
     "transfer_briefing",
 }
-# Text that nobody hears, and no model is told.
+# Text that is not spoken and not given to a model.
 UNSPOKEN = {"name", "description", "language", "voice", "stt", "model", "tts", "transfer_number"}
 
 
 def _texts(model: type[BaseModel]) -> set[str]:
-    """The fields that can hold free text, alone or in a list."""
+    """Return the fields that can hold free text, alone or in a list."""
 
     def holds(kind: Any) -> bool:
         return kind is str or (get_origin(kind) is not Literal and any(map(holds, get_args(kind))))
@@ -60,7 +60,7 @@ def _marked(model: type[BaseModel]) -> set[str]:
 
 
 def test_every_text_of_an_agent_is_filled_or_known_to_be_silent() -> None:
-    """A new field is in neither set, and fails here until somebody has thought of it."""
+    """A new field is in neither set, so this test fails until it is added to one."""
     assert _texts(AgentConfig) == SPOKEN | UNSPOKEN
     assert _marked(AgentConfig) == SPOKEN
     assert _texts(CustomTool) == {

@@ -1,4 +1,4 @@
-"""Every way that leads to a phone passes the destination policy first, and there is no other."""
+"""Every function that dials or refers a phone is preceded by the destination policy."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ pytestmark = [pytest.mark.store, pytest.mark.attack]
 TO, FROM = "+15551230077", "+15105550123"
 DIALS = {"create_sip_participant", "transfer_sip_participant", "Dial", "refer"}
 ASKS = {"check", "_admit"}
-# Who dials or refers, and who asks the policy for it. The SIP service itself does as it is told.
+# Functions that dial or refer → the one that asks the policy. The sip package never asks.
 WAYS = {
-    "sip/dial.py:Dial._run": "",  # begun by Dial(…) alone
+    "sip/dial.py:Dial._run": "",  # begun only by Dial(…)
     "sip/refer.py:refer": "",
-    "worker/handover/transfer.py:Transfers._refer": "",  # asks the line, and that the gateway
+    "worker/handover/transfer.py:Transfers._refer": "",  # through the line, which asks the gateway
     "gateway/api/sip_transfer.py:create": "gateway/api/sip_transfer.py:create",
     "gateway/calls/transfers.py:Transfers._refer": "gateway/calls/transfers.py:Transfers._refer",
     "gateway/calls/transfers.py:Transfers._dial": "gateway/calls/transfers.py:Transfers._dial",
@@ -44,7 +44,7 @@ def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
 
 
 def called(function: ast.AST) -> Iterator[tuple[str, int]]:
-    """The last name of what is called, and its line."""
+    """Yield the last name of each called function, and the line of the call."""
     for node in ast.walk(function):
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Attribute):
@@ -78,7 +78,7 @@ def test_nobody_else_dials_or_refers() -> None:
             if asker == dialler:
                 first = min(line for what, line in called(found[dialler]) if what in DIALS)
                 assert lines["check"] < first, dialler
-    # What Outbound offers is admitted before a task is begun for it.
+    # Outbound's public methods admit a call before they start a task for it.
     begins = {"_place", "_accept"}
     for name, node in everything.items():
         if name.startswith("gateway/") and begins & {what for what, _ in called(node)}:
@@ -103,7 +103,7 @@ async def gateway(tmp_path: Path, livekit: LiveKitStub) -> AsyncIterator[Running
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Every destination that the policy is asked for, with the caller ID; it refuses all."""
+    """The destinations and caller IDs that the policy is asked about; it refuses all."""
     destinations: list[tuple[str, str]] = []
 
     def refuse(
@@ -202,7 +202,7 @@ class TestRefused:
 async def test_the_policy_is_told_whether_it_is_a_tenants_call(
     tmp_path: Path, livekit: LiveKitStub, monkeypatch: pytest.MonkeyPatch, owner: str | None
 ) -> None:
-    """By every way out. Without authentication everybody is the operator."""
+    """Every way out says so. Without authentication every client is the operator."""
     tenants: list[bool | None] = []
 
     def refuse(self: DialPolicy, destination: str, **context: Any) -> str:
@@ -262,7 +262,7 @@ async def test_a_transfer_is_read_as_a_call_is(
 async def test_the_country_of_a_trunk_counts(
     gateway: Running, livekit: LiveKitStub, country: str | None, allowed: bool
 ) -> None:
-    """Of the credential of the number that a human is dialled from."""
+    """The country is that of the credential of the number that a human is dialled from."""
     trunk = {"name": "office", "provider": "sip", "address": "pbx.example.com", "country": country}
     status, body = await post(gateway, "/api/v1/credentials", trunk)
     assert status == 201
