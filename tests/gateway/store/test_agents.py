@@ -1,4 +1,4 @@
-"""Agents, their versions and what becomes of their numbers: one contract, both databases."""
+"""Agents, their versions and their numbers: one contract on both databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trunk that a call brings along: sealed while the call lasts, gone when it is over."""
+"""The trunk that a call's request specifies: sealed while the call lasts, deleted at its end."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Contract:
             assert secret not in kept[with_one.id]
 
     async def test_it_goes_when_the_call_has_ended(self, database: Database, store: Store) -> None:
-        """Once: what is told later of an end does not bring it back."""
+        """A later report of an end does not bring it back."""
         call = await store.insert_call(new_call(own_trunk=THEIRS), queued())
         other = await store.insert_call(new_call(own_trunk=THEIRS), queued())
         await store.append(call.id, [CallEvent(type="call.answered")], "gateway")
@@ -138,7 +138,7 @@ USUAL: dict[str, Any] = {
 
 
 def some(values: dict[str, str], *names: str) -> dict[str, str | None]:
-    """The object with those fields, and null for the others."""
+    """Return the object with only those fields; the others are None."""
     return {
         name: value if name.lower().replace("_", "") in names else None
         for name, value in values.items()
@@ -146,7 +146,7 @@ def some(values: dict[str, str], *names: str) -> dict[str, str | None]:
 
 
 class TestRequests:
-    """Which trunk a request leaves with its call."""
+    """The trunk that is stored with a request's call."""
 
     @pytest.mark.parametrize(
         ("names", "kept"),

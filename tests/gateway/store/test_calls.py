@@ -1,4 +1,4 @@
-"""One contract, both databases: SQLite in a file, PostgreSQL from its wheel."""
+"""Calls: one contract on both databases, SQLite in a file and PostgreSQL from its wheel."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ class TestPostgres(OnPostgres, StoreContract):
 
 
 async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
-    """What is asked for every call, or again and again, is found by an index; SQLite says how."""
+    """Queries for every call, and periodic ones, use an index, as SQLite's query plans show."""
     path = tmp_path / "calls.db"
     database = await Database.open(f"sqlite:///{path}")
     store, asked = Store(database), list[tuple[str, Any]]()
@@ -295,10 +295,10 @@ async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
             if not sql.startswith("BEGIN")
         }
     assert len(plans) >= 10
-    # By its age alone every call that ever was would be looked at.
+    # Without these indexes, a query by age would read every call ever made.
     for index in ("ix_calls_live_created_at", "ix_calls_room_name_created_at"):
         assert any(index in step for plan in plans.values() for step in plan)
-    # An index of the unfinished calls alone is as short as they are few, and so are the workers.
+    # Scans of the workers, or of an index of the unfinished calls alone, are short.
     short = ("SCAN calls USING INDEX ix_calls_live_", "SCAN workers")
     steps = {
         sql: [step for step in plan if not step.startswith(short)] for sql, plan in plans.items()

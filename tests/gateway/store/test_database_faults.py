@@ -1,4 +1,4 @@
-"""A database that takes no writes: who notices, how long anybody waits, and what is logged."""
+"""A database that takes no writes: it is noticed, waits are bounded, and errors are logged."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ DIAL = request("127.0.0.1:9", agent=None)
 
 @asynccontextmanager
 async def locked(path: str) -> AsyncIterator[None]:
-    """Another process holds SQLite's write lock."""
+    """Have another process hold SQLite's write lock."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", LOCKER, path),
         stdin=asyncio.subprocess.PIPE,
@@ -66,7 +66,7 @@ async def locked(path: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def on_postgres(url: str, *faults: str, undo: tuple[str, ...] = ()) -> AsyncIterator[None]:
-    """What somebody does to our database, from another one."""
+    """Run ``faults`` against our database from another one, and ``undo`` at the end."""
     address = make_url(url)
     engine = create_async_engine(
         address.set(drivername="postgresql+asyncpg", database="postgres"),
@@ -108,7 +108,7 @@ def causes(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def ready_again(database: Database) -> None:
-    """The same object, nothing restarted."""
+    """Check that the same object takes writes again, without a restart."""
     await database.touch()
     assert await WriteProbe(database).ok()
 
@@ -139,7 +139,7 @@ class TestSqlite(OnSqlite):
     async def test_those_who_queue_give_up_together(
         self, database: Database, path: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Only who stands first waits for the other process; nobody waits one after the other."""
+        """Only the first writer waits for the other process; the waits do not add up."""
         told: list[str] = []
         monkeypatch.setattr(Trouble, "_tell", lambda _, cause: told.append(cause))
         async with locked(path):
@@ -148,7 +148,7 @@ class TestSqlite(OnSqlite):
             )
         assert all(isinstance(result, Unavailable) for result in results)
         assert len(told) == 8
-        # One may get the lock in the moment in which its time is up.
+        # A second writer may get to SQLite just as its time is up.
         assert 1 <= told.count("OperationalError: database is locked") <= 2
         assert set(told[2:]) <= {
             "TimeoutError: other writes took too long",
@@ -157,7 +157,7 @@ class TestSqlite(OnSqlite):
         await ready_again(database)
 
     async def test_who_waited_does_not_wait_as_long_again(self, url: str) -> None:
-        """What is left of its time is what SQLite is told, and the next one has all of it."""
+        """SQLite is given only the rest of the writer's time; the next writer has its full time."""
         database = await Database.open(url, write_wait_s=5)
         async with database.write():
             second = asyncio.create_task(self._busy_timeout(database))
@@ -191,7 +191,7 @@ async def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
-        # What was written before may be overwritten for a while.
+        # For a while SQLite can overwrite what it wrote before.
         with pytest.raises(Unavailable):
             for _ in range(2000):
                 await database.touch()
@@ -222,7 +222,7 @@ class TestPostgres(OnPostgres):
         async with held_lock(url):
             await database.ping()
             touching = asyncio.gather(*(database.touch() for _ in range(8)), return_exceptions=True)
-            # Long before the driver would give up on a statement.
+            # The writes fail long before the driver would give up on a statement.
             results = await asyncio.wait_for(touching, 8)
             assert all(isinstance(result, Unavailable) for result in results)
             assert not await WriteProbe(database).ok()
@@ -262,7 +262,7 @@ class TestPostgres(OnPostgres):
     async def test_read_only(
         self, database: Database, url: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """As after a failover to the wrong side: all reads are served."""
+        """As after a failover to a read-only replica, reads are served."""
         fault = ("ALTER DATABASE {name} SET default_transaction_read_only = on", END_BACKENDS)
         undo = ("ALTER DATABASE {name} RESET default_transaction_read_only", END_BACKENDS)
         async with on_postgres(url, *fault, undo=undo):
@@ -325,7 +325,7 @@ class TestTrouble:
 
 
 class Touched(Database):
-    """Counts, and answers when it is told to."""
+    """Counts the writes; each waits for ``go_on``, and then fails if ``broken``."""
 
     def __init__(self) -> None:
         self.times, self.go_on, self.broken = 0, asyncio.Event(), False
@@ -419,7 +419,7 @@ class Ringing(LiveKitStub):
 async def test_a_gateway_whose_database_is_locked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It says so, refuses calls, keeps the ones it has, and recovers by itself."""
+    """It reports not ready, refuses new calls, keeps those it has, and recovers by itself."""
     livekit = Ringing()
     async with running_with(livekit, tmp_path, sip_allow_private=True) as gateway:
 
@@ -439,7 +439,7 @@ async def test_a_gateway_whose_database_is_locked(
             assert missing.startswith(TAKES_NO_WRITES)
             status, body = await post(gateway, {**DIAL, "room_name": "other"})
             assert (status, body["code"]) == (503, "STORE_UNAVAILABLE")
-            livekit.go_on.set()  # answered, and nobody can write it down
+            livekit.go_on.set()  # answered, but the answer cannot be recorded
 
             async def not_written() -> bool:
                 return "verdict not written yet" in caplog.messages
@@ -466,12 +466,12 @@ async def show(gateway: Running, call_id: str) -> Call:
 
 
 async def test_a_gateway_whose_disk_is_full(tmp_path: Path) -> None:
-    """No file of its process may grow, which SQLite meets where it would meet a full disk."""
+    """A limit on file sizes makes SQLite's writes fail where they would on a full disk."""
     url = f"sqlite:///{tmp_path}/test.db"
     async with served(LiveKitStub().app()) as edge:
         livekit = f"http://127.0.0.1:{edge.port}"
         async with killable(tmp_path, url, livekit_url=livekit) as (gateway, _):
-            # It makes its own, and so its journal has become longer than its log will.
+            # The gateway creates a new database, which makes its journal longer than its log.
             (tmp_path / "test.db").unlink()
             await gateway.start()
             async with aiohttp.ClientSession(gateway.url) as http:

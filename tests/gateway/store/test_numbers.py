@@ -1,4 +1,4 @@
-"""What is kept of numbers and credentials, on SQLite and on PostgreSQL."""
+"""Numbers and credentials: one contract on both databases."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Contract:
                 await stores.numbers.insert(number(status="pending", agent_id=agent_id))
 
     async def test_an_upgrade_keeps_the_numbers_there_were(self, url: str) -> None:
-        """And what they point at: SQLite makes the table anew."""
+        """Numbers outlast a migration for which SQLite creates their table again."""
 
         def at(revision: str) -> Callable[[Connection], None]:
             return lambda connection: command.upgrade(migrations.config(connection), revision)
@@ -173,7 +173,7 @@ class Contract:
         assert bound is not None and bound.bound_at is not None
         assert (bound.agent_id, bound.direction) == (mine, "inbound")
         assert await stores.numbers.get(ACME, kept.id) == bound
-        # Bound again it keeps its place among the agent's numbers.
+        # Bound again, the number keeps its place among the agent's numbers.
         assert await stores.numbers.bind(ACME, kept.id, mine) == bound
         file = await stores.numbers.bind(ACME, kept.id, "greeter")
         assert file is not None and file.agent_id == "greeter"
@@ -203,7 +203,7 @@ class Contract:
         assert moved is not None and moved.status == "detaching"
 
     async def test_a_credential_in_use_stays(self, stores: Stores) -> None:
-        """Whichever comes first, no number is left with a credential that is gone."""
+        """Whichever request wins, no number is left with a deleted credential."""
         for turn in range(8):
             name = f"trunk{turn}"
             credential = await stores.credentials.create(ACME, name, "sip", {"address": "a"})

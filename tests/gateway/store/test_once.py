@@ -1,4 +1,4 @@
-"""Idempotency keys whose request died: nobody runs it again, and its call is known."""
+"""Idempotency keys of requests that died: they are not run again, and their call is known."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Clock:
 
 
 class Rig:
-    """Two gateways with one clock; ``request``: the first of them serves it, with the key "k"."""
+    """Two gateways with one clock: ``keys`` runs the request of key "k", ``other`` its retries."""
 
     def __init__(self, database: Database) -> None:
         self.database, self.clock = database, Clock()
@@ -54,7 +54,7 @@ class Rig:
         return held
 
     async def died(self) -> HeldKey:
-        """The request, and what is left of it when its lease is over."""
+        """Return the key of a request, after its lease has lapsed."""
         held = await self.held()
         self.clock.time += LEASE
         return held
@@ -126,7 +126,7 @@ class Contract:
         assert await rig.begin() == KeptAnswer("h1", *ORPHAN, call_id=call.id)
 
     async def test_one_taken_for_dead_makes_no_call(self, rig: Rig) -> None:
-        """Its gateway was frozen. Whoever repeated it was told of no call: there must be none."""
+        """Its gateway was suspended. A retry was told of no call, so there must be none."""
         HELD.set(await rig.died())
         await rig.begin()
         new = new_call()
@@ -135,7 +135,7 @@ class Contract:
         assert await rig.store.call(Scope(None), new.id) is None
 
     async def test_one_that_was_only_slow_makes_its_call(self, rig: Rig) -> None:
-        """Nobody has asked yet: the key is still its own."""
+        """There was no retry yet, so the request still holds its key."""
         HELD.set(await rig.died())
         call = await rig.store.insert_call(new_call(), queued())
         assert await rig.begin() == KeptAnswer("h1", *ORPHAN, call_id=call.id)

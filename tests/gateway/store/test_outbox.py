@@ -1,4 +1,4 @@
-"""The outbox: nothing is lost, order is kept within a call, nobody waits for another's endpoint."""
+"""The outbox: no event is lost, a call's events stay in order, no endpoint delays another."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ class Rig:
         return (await self.store.insert_call(new, CallEvent(type="call.queued"), *more)).id
 
     async def whole_call(self, owner: str = "acme") -> str:
-        """Four events."""
+        """Store a call with four events; return its id."""
         call_id = await self.call(owner)
         for event in rest_of_call():
             await self.store.append(call_id, [event], "worker")
         return call_id
 
     async def deliveries(self, owner: str = "acme") -> list[Delivery]:
-        """Oldest first."""
+        """Return the owner's deliveries, oldest first."""
         found, _ = await Deliveries(self.database).page(owner, limit=100_000, offset=0)
         return found[::-1]
 
     async def over(self, owner: str = "acme", timeout: float = 30) -> list[Delivery]:
-        """Once none is pending."""
+        """Return the deliveries, once none is pending."""
         async with asyncio.timeout(timeout):
             while True:
                 found = await self.deliveries(owner)
@@ -87,7 +87,7 @@ class Rig:
                 await asyncio.sleep(0.05)
 
     async def attempted(self, owner: str = "acme") -> None:
-        """Once how the first delivery's first attempt went is known."""
+        """Wait until the first delivery's first attempt has an outcome."""
         async with asyncio.timeout(10):
             while not (await self.deliveries(owner))[0].attempts:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -170,7 +170,7 @@ class Contract:
         await rig.store.append(
             call_id,
             [
-                # Late, or better informed: the end was told.
+                # Late, or with another reason: the end is already reported.
                 CallEvent(type="call.answered"),
                 CallEvent(type="call.ended", data=ended("completed", "agent_hangup")),
             ],
@@ -341,7 +341,7 @@ class Contract:
         rig.clock.forward(2 * moment)
         [taken] = await rig.outbox.claim("other", all_room, 9)
         assert taken.id == lost.id
-        # The first one was only slow: what it says now counts no more.
+        # The first gateway was only slow: its late outcome is ignored.
         assert await rig.outbox.finish(lost, "killed", Outcome(200), timedelta()) is None
         done = await rig.outbox.finish(taken, "other", Outcome(200), timedelta())
         assert done is not None

@@ -1,4 +1,4 @@
-"""A gateway that is killed again and again while a thousand events are on their way."""
+"""A gateway that is killed repeatedly while it delivers a thousand events."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ KILLS = 3
 
 
 def killing_points() -> list[int]:
-    """Anywhere: so many different events have arrived by then."""
+    """Return the random counts of received events at which the gateway is killed."""
     return sorted(random.sample(range(1, EVENTS - 100), KILLS))
 
 
 class Gateway:
-    """The process, and the address it has whenever it lives."""
+    """A gateway's process, which has the same address after every restart."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.url = settings.gateway_base_url
@@ -94,7 +94,7 @@ async def killable(
 async def tell(
     session: aiohttp.ClientSession, token: str, call_id: str, *posts: list[CallEvent]
 ) -> None:
-    """As a worker does: one after the other, each again until the gateway says that it has it."""
+    """Post as a worker does: in order, and each again until the gateway confirms it."""
     for events in posts:
         while True:
             try:
@@ -123,7 +123,7 @@ def ids(receiver: Receiver) -> set[str]:
 
 
 def verify(received: list[Received], secret: str) -> None:
-    """As receivers do, each in its own way; a byte more and it is refused."""
+    """Verify as receivers do, by both signatures; one more byte makes each of them fail."""
     for each in received:
         headers = each.headers
         signed = (headers["X-Webhook-Signature"], secret, headers["X-Webhook-Timestamp"])
@@ -162,7 +162,7 @@ class Contract:
             order = by_call(receiver.received)
             assert set(order) == set(calls), points
             for told in order.values():
-                # One that was on its way when the gateway died comes twice, and in its place.
+                # An event in flight when the gateway died arrives twice, in its place.
                 assert [kind for kind, _ in itertools.groupby(told)] == KINDS, points
             verify(receiver.received[-50:], hook.secret)
 

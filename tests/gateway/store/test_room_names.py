@@ -1,4 +1,4 @@
-"""Whose a name is and for how long: one contract, both databases, and a clock of the test's own."""
+"""Which tenant holds a room name, and until when: one contract on both databases."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class RoomNamesContract:
     async def test_what_is_held_for_long_is_not_looked_up_at_each_webhook(
         self, database: Database, names: RoomNames, clock: Clock
     ) -> None:
-        """A call has some six of them; another gateway must look once."""
+        """A call has about six webhooks; each gateway looks up the name only once."""
         await names.claim("room", "acme", HOUR)
         other = RoomNames(database, clock)
         await other.seen({"room": "acme"})
@@ -180,7 +180,7 @@ class RoomNamesContract:
         assert await names.claim("nobodys", "rival", HOUR) is not None
 
     async def test_what_is_no_name_harms_nobody(self, names: RoomNames) -> None:
-        """Only with LiveKit's own keys can a room be called so."""
+        """Only LiveKit's own keys can create rooms with such names."""
         odd = ["\x00", "a\x00b", "a\nb", "", " ", "x" * 300, "\u202ea"]
         await names.seen({**dict.fromkeys(odd, "acme"), "room": "acme"})
         assert await names.claim("room", "rival", HOUR) is None
@@ -287,7 +287,7 @@ class RoomNamesContract:
         self, names: RoomNames, database: Database, clock: Clock
     ) -> None:
         store = Store(database)
-        clock.forward(-VALID - MOMENT)  # calls go by the real clock
+        clock.forward(-VALID - MOMENT)  # calls use the real clock
         await names.admit("room", "bob", HOUR)
         await names.admit("lives", "bob", HOUR)
         clock.forward(VALID - RENEWED)
@@ -305,7 +305,7 @@ class RoomNamesContract:
     async def test_a_room_that_lives_keeps_no_identity_by_itself(
         self, names: RoomNames, database: Database, clock: Clock
     ) -> None:
-        clock.forward(-VALID - MOMENT)  # calls go by the real clock
+        clock.forward(-VALID - MOMENT)  # calls use the real clock
         await names.claim("room", "acme", HOUR)
         await names.admit("room", "bob", HOUR)
         for _ in range(6):

@@ -1,4 +1,4 @@
-"""One way to SQLite's thread and back for a statement, and no transaction left behind."""
+"""A statement takes one round trip to SQLite's thread; no transaction is left open."""
 
 from __future__ import annotations
 
