@@ -1,4 +1,4 @@
-"""Attaching with the real processes: objects in the bridge, and gateways killed in every step."""
+"""Attaching with real processes: objects in the bridge, and gateways killed at each step."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DEADLINE_S = 60.0
 
 
 class System:
-    """A bridge and a gateway as processes; a proxy between them, and a Twilio."""
+    """A bridge and a gateway as processes, a proxy between them, and a Twilio server."""
 
     def __init__(self, stack: Stack, sip: LiveKitAPI, faults: Faults, twilio: TwilioServer) -> None:
         self.stack = stack
@@ -55,7 +55,7 @@ class System:
             yield Gateway(session)
 
     async def labels(self) -> tuple[list[str], list[str]]:
-        """The names of the trunks and of the rules at the bridge."""
+        """Return the names of the trunks and of the rules at the bridge."""
         trunks = await self.sip.sip.list_inbound_trunk(ListSIPInboundTrunkRequest())
         rules = await self.sip.sip.list_dispatch_rule(ListSIPDispatchRuleRequest())
         return [trunk.name for trunk in trunks.items], [rule.name for rule in rules.items]
@@ -68,7 +68,7 @@ class System:
             await database.close()
 
     async def reconciled(self) -> list[PhoneNumber]:
-        """Wait until the gateway's database and the bridge tell the same; the numbers."""
+        """Return the numbers, once the gateway's database and the bridge agree."""
         objects = SipObjects(self.sip, self.stack.settings.agent_name)
         async with asyncio.timeout(DEADLINE_S):
             while True:
@@ -90,7 +90,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
     write_agents(agents)
     async with contextlib.AsyncExitStack() as cleanup:
         twilio = await cleanup.enter_async_context(TwilioServer({ACCOUNT: TOKEN}))
-        # The proxy needs the bridge's address, the gateway the proxy's.
+        # The proxy needs the bridge's address, and the gateway needs the proxy's.
         bridge = Stack(StackOptions(livekit=False, providers=False, gateway=False, worker=0))
         await cleanup.enter_async_context(bridge)
         proxy, faults = await cleanup.enter_async_context(sip_proxy(bridge.bridge_url))
@@ -121,7 +121,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
 
 
 async def test_drift_is_repaired_at_the_start(system: System) -> None:
-    """Objects removed and added by hand while the gateway was down."""
+    """Objects that were removed while the gateway was down are created again."""
     async with system.gateway() as gateway:
         body = {"provider": "sip", "phoneNumber": "+14155550999", "agentId": "greeter"}
         answer = await gateway.post(ATTACH, json=body)
@@ -157,7 +157,7 @@ async def test_drift_is_repaired_at_the_start(system: System) -> None:
     ],
 )
 async def test_killed_while_attaching(system: System, step: str, late: bool) -> None:
-    """After the restart nothing is left of it, and the number can be attached."""
+    """After the restart the attachment is undone, and the number can be attached."""
     app = "AP" + "3" * 32
     system.twilio.trunks.clear()
     system.twilio.urls.clear()
@@ -191,7 +191,7 @@ async def test_killed_while_attaching(system: System, step: str, late: bool) -> 
 
 @pytest.mark.parametrize("step", ["DELETE .*/PhoneNumbers/", "DeleteSIPDispatchRule"])
 async def test_killed_while_detaching(system: System, step: str) -> None:
-    """After the restart it is finished."""
+    """After the restart the number is detached."""
     system.twilio.numbers.clear()
     row = system.twilio.give(ACCOUNT, NUMBER)
     body = {"provider": "twilio", "phoneNumber": NUMBER, "credentialsRef": "main"}
@@ -210,7 +210,7 @@ async def test_killed_while_detaching(system: System, step: str) -> None:
 
 
 async def test_with_livekits_own_sip_api(tmp_path: Path) -> None:
-    """livekit-server serves it when it has Redis; our objects come back as they went."""
+    """livekit-server serves the SIP API if it has Redis, and returns our objects unchanged."""
     write_agents(tmp_path)
     async with redis_server(tmp_path) as port:
         options = StackOptions(

@@ -1,4 +1,4 @@
-"""A tenant's number of provider sip waits for an operator; nobody learns of another's claim."""
+"""A tenant's number of provider sip waits for an operator; other tenants do not learn of it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def claim(n: int) -> PhoneNumber:
 
 
 def untold(view: dict[str, Any]) -> dict[str, Any]:
-    """Without what is any record's own."""
+    """Return the view without the fields that differ between records."""
     return {name: view[name] for name in view if name not in {"id", "createdAt", "authId"}}
 
 
@@ -91,7 +91,7 @@ class TestClaim:
     @pytest.mark.attack
     @pytest.mark.parametrize("theirs", ["nobody's", "claimed", "an operator's", "approved"])
     async def test_no_answer_tells_of_anothers(self, rig: Rig, theirs: str) -> None:
-        """The very answer for a number that nobody has, and for one that somebody has."""
+        """A number that others have gets the same answer as one that nobody has."""
         wanted = untold(await rig.attached(phoneNumber="+14155550199"))
         if theirs == "an operator's":
             await rig.attached(headers=operator())
@@ -127,7 +127,7 @@ class TestClaim:
         assert int(refused.headers["Retry-After"]) > 0
         again = await rig.attach()
         assert (again.status, code(again)) == (409, "NUMBER_ATTACHED")
-        # What others claim, and what an operator attaches, does not count.
+        # Other tenants' claims and an operator's numbers do not count.
         await rig.attached(headers=RIVAL)
         await rig.attached(phoneNumber="+14155559000", headers=operator())
         gone = await rig.api.request("DELETE", f"{API}/{first['id']}")
@@ -179,7 +179,7 @@ class TestClaim:
         body = {"provider": "twilio", "phoneNumber": NUMBER, "credentialsRef": "main"}
         refused = await rig.api.post(ATTACH, json=body)
         assert (refused.status, code(refused)) == (422, "NUMBER_NOT_IN_ACCOUNT")
-        # Another's claim is in the way of nobody who can prove it.
+        # Another tenant's claim does not stop one who can prove the number.
         await rig.attached(headers=RIVAL)
         rig.twilio.give(ACCOUNT, NUMBER)
         assert (await rig.attached("twilio", credentialsRef="main"))["status"] == "active"
@@ -212,7 +212,7 @@ class TestApproval:
         assert await rig.repair.reconcile() == Repairs()
         (row,) = await rig.rows()
         assert ProviderRef.model_validate(row.provider_ref) == ProviderRef()
-        # Asked for twice, it is done once.
+        # A second approval changes nothing.
         assert (await approve(rig, view["id"])).body["data"] == wanted
         assert (await rig.api.request("DELETE", f"{API}/{view['id']}")).status == 200
         assert rig.sip.names == [[], []]
@@ -244,7 +244,7 @@ class TestApproval:
         waits = mine if statuses[0] == "pending" else theirs
         refused = await approve(rig, waits)
         assert (refused.status, code(refused)) == (409, "NUMBER_ATTACHED")
-        # The one that has it gives it up: then the other can have it.
+        # Once the number is detached, the other claim can be approved.
         has = theirs if waits == mine else mine
         gone = await rig.api.request("DELETE", f"{API}/{has}", headers=operator())
         assert gone.status == 200

@@ -1,4 +1,4 @@
-"""Attachments that fail half-way are undone, and what differs from LiveKit is put right."""
+"""Attachments that fail halfway are undone, and differences from LiveKit are repaired."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOTHING = Repairs()
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     async with number_rig(tmp_path) as rig:
-        # The gateway's own first look is over before anything is there to be looked at.
+        # The gateway's own first round is over before there is anything to repair.
         assert await rig.repair.reconcile() == NOTHING
         yield rig
 
@@ -58,14 +58,14 @@ class TestRollback:
         assert (answer.status, code(answer)) == wanted
         await self.is_undone(rig)
         assert row == former
-        # And nothing is in the way of a second attempt.
+        # A second attempt succeeds.
         faults.clear()
         await rig.attached("twilio", credentialsRef="main", agentId="greeter")
 
     @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("step", [*SIP_STEPS, *BUY_STEPS, TRUNK_STEPS[-1]])
     async def test_buying(self, rig: Rig, step: str, late: bool) -> None:
-        """What was paid for and cannot be used is released again."""
+        """A number that was bought but cannot be attached is released."""
         await rig.credential(TWILIO)
         rig.twilio.offer("+14155550100")
         faults = rig.sip.faults if step in SIP_STEPS else rig.twilio.faults
@@ -90,7 +90,7 @@ class TestRollback:
         assert row == former
 
     async def test_the_client_goes_away(self, rig: Rig) -> None:
-        """Then it is attached all the same, or not at all."""
+        """A client that disconnects does not leave a number half attached."""
         fault = rig.sip.faults.fail("CreateSIPInboundTrunk", hang=True, times=1)
         asking = asyncio.create_task(rig.attach())
         await asyncio.wait_for(fault.hit.wait(), 5)
@@ -100,7 +100,7 @@ class TestRollback:
         assert row.status == "attaching"
         busy = await rig.api.request("DELETE", f"{API}/{row.id}")
         assert (busy.status, code(busy)) == (409, "NUMBER_BUSY")
-        # The reconciler does not cut in on what this gateway is doing.
+        # The reconciler leaves alone what its own gateway is still attaching.
         assert await rig.repair.reconcile() == NOTHING
         await rig.provisioner.drain(0)
         await self.is_undone(rig)
@@ -121,7 +121,7 @@ class TestRollback:
         await self.is_undone(rig)
 
     async def test_livekit_is_away(self, rig: Rig) -> None:
-        """Nothing is written down, so nothing is in the way later."""
+        """No row is stored, so nothing blocks a later attempt."""
         rig.sip.faults.fail("ListSIPInboundTrunk", status=503)
         answer = await rig.attach()
         assert answer.status in (500, 503)
@@ -185,7 +185,7 @@ class TestDetach:
         rig.twilio.fail(".", status=503)
         answer = await rig.api.request("DELETE", f"{V1}/{view['id']}")
         assert (answer.status, code(answer)) == (503, "PROVIDER_UNAVAILABLE")
-        # Calls still come in, so there is still something to take them.
+        # Calls still come in, so the trunk and the rule for them stay.
         assert [len(names) for names in rig.sip.names] == [1, 1]
         rig.twilio.faults.clear()
         assert await rig.repair.reconcile() == Repairs(undone=1)
@@ -243,7 +243,7 @@ class TestDrift:
         assert rule.room_config.agents[0].agent_name == "switchroom"
 
     async def test_a_rule_of_before_that_named_rooms_after_their_callers(self, rig: Rig) -> None:
-        """Changed where it is: a call that is coming in finds a rule at any moment."""
+        """The rule is changed in place, so that an incoming call finds a rule at any moment."""
         await rig.attached()
         (before,) = rig.sip.registry.rules.values()
         old = before.sip_dispatch_rule_id
@@ -255,7 +255,7 @@ class TestDrift:
         assert await rig.repair.reconcile() == NOTHING
 
     async def test_of_nobody(self, rig: Rig) -> None:
-        """Ours is removed; what somebody else made is not."""
+        """Our trunk and rule without a row are removed; those that others made are not."""
         kept = await rig.attached()
         gone, theirs = (
             _number(id=f"num_{name}", phone_number=f"+1415555020{turn}")
@@ -299,7 +299,7 @@ class TestDrift:
 
 
 class TestLeftBehind:
-    """Rows of a gateway that died, or that is still at it."""
+    """Rows of a gateway that died, or that is still working on them."""
 
     @pytest.mark.parametrize("status", ["attaching", "detaching"])
     async def test_by_a_gateway_that_died(self, rig: Rig, status: Any) -> None:
