@@ -129,7 +129,7 @@ def test_the_schema_takes_what_the_rule_takes(name: str) -> None:
 
 
 def test_the_schema_refuses_what_the_rule_refuses() -> None:
-    """They agree on every character of plane 0; the "x" keeps the name from being blank."""
+    """Schema and rule agree on all characters of plane 0; the "x" keeps names from being blank."""
     for code in range(0x10000):
         if 0xD800 <= code < 0xE000:
             continue  # a surrogate: half a character of another plane in UTF-16

@@ -419,7 +419,7 @@ class Ringing(LiveKitStub):
 async def test_a_gateway_whose_database_is_locked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It reports not ready, refuses new calls, keeps those it has, and recovers by itself."""
+    """The gateway reports not ready, refuses calls, keeps those it has, and recovers by itself."""
     livekit = Ringing()
     async with running_with(livekit, tmp_path, sip_allow_private=True) as gateway:
 
