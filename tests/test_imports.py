@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md), and that settings are read in one place."""
+"""The import rules of docs/architecture.md, and the one place that reads the environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODULES = [
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Every imported module by its full name, ``from a import b`` as ``a`` and ``a.b``."""
+    """Yield the full name of every imported module; ``from a import b`` gives ``a`` and ``a.b``."""
     for node in ast.walk(tree):
         yield from of_node(node)
 
@@ -56,7 +56,10 @@ def against_the_direction(source: str, package: str) -> set[str]:
 
 
 def reads_environment(source: str) -> bool:
-    """Setting a variable for a library (``os.environ["NAME"] = …``) is no reading."""
+    """Return True if the environment is read.
+
+    Setting a variable for a library (``os.environ["NAME"] = …``) is not reading.
+    """
     tree = ast.parse(source)
     written = {
         id(node.value)
@@ -90,7 +93,7 @@ def test_an_import_against_the_direction_is_seen(source: str, package: str) -> N
     assert against_the_direction(source, package)
 
 
-# From the top: a module imports its own folder, and what stands in a later line.
+# From the top: a module imports from its own folder and from later lines only.
 GATEWAY_ORDER: tuple[frozenset[str], ...] = tuple(
     map(
         frozenset,
@@ -113,7 +116,7 @@ GATEWAY = [path for path in sorted((ROOT / "gateway").rglob("*.py")) if path.par
 
 
 def part(module: str) -> str | None:
-    """The folder or module of the gateway that ``module`` is, or is in."""
+    """Return the gateway's folder or module that ``module`` is or is in; None if there is none."""
     parts = module.split(".")
     return parts[1] if parts[0] == "gateway" and len(parts) > 1 else None
 
@@ -166,7 +169,7 @@ SIP = sorted((ROOT / "sip").rglob("*.py"))
 
 
 def above_in_sip(source: str, own: str) -> set[str]:
-    """What ``own``, a module of sip, imports and must not."""
+    """Return the modules that ``own``, a module of sip, imports and must not."""
     within = [module for module in imported(ast.parse(source)) if is_within(module, "sip.bridge")]
     if not is_within(own, "sip.bridge"):
         return set(within)
@@ -195,7 +198,7 @@ def test_an_import_upwards_in_sip_is_seen(source: str, own: str) -> None:
 
 
 def while_loading(tree: ast.Module) -> Iterator[ast.AST]:
-    """What runs when the module is imported."""
+    """Yield the nodes that run when the module is imported."""
     waiting: list[ast.AST] = list(tree.body)
     while waiting:
         node = waiting.pop()
@@ -209,7 +212,7 @@ def while_loading(tree: ast.Module) -> Iterator[ast.AST]:
 
 @pytest.mark.parametrize("package", ["core", "sip", "gateway", "worker"])
 def test_there_is_no_circle(package: str) -> None:
-    """A module that another one needs, and that needs it, cannot be read without it."""
+    """Modules that import each other cannot be understood separately."""
     paths = {module_of(path): path for path in (ROOT / package).rglob("*.py")}
     needs = {
         module: {
@@ -231,7 +234,7 @@ def test_there_is_no_circle(package: str) -> None:
     ],
 )
 def test_what_a_module_does_not_load(module: str, without: set[str]) -> None:
-    """Not even by what it imports."""
+    """Its imports must not load them either."""
     code = f"import sys, {module}; print(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -243,7 +246,7 @@ def test_names_that_only_begin_alike_are_allowed() -> None:
     assert not against_the_direction("import device\nfrom sipmsg import gateway", "core")
 
 
-# dev.process hands the environment on to children as a whole.
+# dev.process passes the whole environment on to its children.
 @pytest.mark.parametrize("path", MODULES)
 def test_the_environment_is_read_in_one_place(path: Path) -> None:
     readers = {ROOT / "core" / "settings.py", ROOT / "dev" / "process.py"}

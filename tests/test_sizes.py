@@ -1,4 +1,4 @@
-"""How large files and folders may become, so that each keeps one job and can be read at once."""
+"""Size limits of files and folders, so that each keeps one job and can be read at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEDIAN_LINES = 120
 FOLDER_FILES = 20
 API_FILES = 26
 
-# Not parted yet, with what they have now; taken out when they are, and nothing new comes in.
+# Not split yet, with their present size. An entry is removed once split; none is added.
 LONG_FILES: dict[str, int] = {}
 FULL_FOLDERS: dict[str, int] = {}
 
@@ -34,7 +34,7 @@ def limit_of(folder: str) -> int:
 
 
 def test_core_stays_small() -> None:
-    """A number, because each package finds it handy to put things there."""
+    """The limit is a number because every package finds it handy to put things there."""
     assert sum(lines for name, lines in LINES.items() if name.startswith("core/")) <= CORE_LINES
 
 

@@ -1,4 +1,4 @@
-"""Waiting for the first of several things: results, errors, and what is left behind."""
+"""Tests of core.first_of: the first result, errors, and the end of the other awaitables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose leg a participant is, by its attribute."""
+"""Tests of core.legs: the attribute that holds a leg's role and call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a log line may show, at every level and in either form."""
+"""Tests of core.logs: the content of log lines, at every level and in both formats."""
 
 from __future__ import annotations
 

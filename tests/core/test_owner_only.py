@@ -1,4 +1,4 @@
-"""What our processes keep on disk is readable by their owner alone, old files included."""
+"""Files that our processes keep, old ones included, are readable by their owner only."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ pytestmark = [pytest.mark.store, pytest.mark.attack]
 
 @pytest.fixture(autouse=True)
 def careless() -> Iterator[None]:
-    """The umask of most machines, whatever the tests' own."""
+    """Set the umask of most machines, whatever the tests' own is."""
     before = os.umask(0o022)
     yield
     os.umask(before)
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """What is in there, and the folder itself, that somebody else may touch."""
+    """Return the paths in the folder, and the folder itself, that others have rights to."""
     found = [folder, *folder.rglob("*")]
     return [
         str(path.relative_to(folder))
@@ -43,7 +43,7 @@ def open_to_others(folder: Path) -> list[str]:
 
 
 def old_folder(folder: Path) -> Settings:
-    """As an earlier version left it."""
+    """Fill the folder as an earlier version left it; return its settings."""
     data = folder / "data"
     for name in ("secrets.key", "bridge.json", "spool/worker/call_1.jsonl", "spool/worker/x.new"):
         path = data / name
@@ -79,7 +79,7 @@ def test_a_database_elsewhere_is_mended_and_its_neighbours_are_not(tmp_path: Pat
 
 
 def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
-    """DATA_DIR may be a shared folder, and a link may lead anywhere."""
+    """DATA_DIR may be a shared folder, and a link in it may lead anywhere."""
     outside = tmp_path / "outside"
     outside.write_text("theirs")
     data = tmp_path / "tmp"
@@ -116,7 +116,7 @@ async def test_a_gateway_closes_the_database_it_finds(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     database = data / "switchroom.db"
-    # With a journal of its own, as one has that was killed.
+    # It has a journal, like the database of a killed process.
     keeper = sqlite3.connect(database)
     keeper.execute("PRAGMA journal_mode=WAL")
     keeper.execute("CREATE TABLE theirs (x)")

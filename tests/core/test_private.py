@@ -1,4 +1,4 @@
-"""Tells when LiveKit's SDK changes a private part that core uses (core._private)."""
+"""Checks that LiveKit's SDK still has the private parts that core._private uses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_the_native_library_is_initialized_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes of it is shown in test_rtc_sdk."""
+    """test_rtc_sdk shows the effect."""
     library: Any = _ffi_client.FfiClient.instance._ffi_lib
     told: list[tuple[Any, ...]] = []
     takes = library.livekit_ffi_initialize.argtypes
@@ -31,13 +31,13 @@ def test_the_native_library_is_initialized_anew(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("error", ["", "no such participant"])
 async def test_a_key_is_sent_to_some(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the SDK's own publish_dtmf does, with a destination."""
+    """The request is the one of the SDK's publish_dtmf, plus destinations."""
     client: Any = _ffi_client.FfiClient.instance
     asked: list[ffi_pb2.FfiRequest] = []
 
     def request(wanted: ffi_pb2.FfiRequest) -> ffi_pb2.FfiResponse:
         asked.append(wanted)
-        for number in (6, 7):  # the first is the answer to another's
+        for number in (6, 7):  # the first one answers another request
             event = ffi_pb2.FfiEvent()
             event.publish_sip_dtmf.async_id = number
             event.publish_sip_dtmf.error = error if number == 7 else "another's"

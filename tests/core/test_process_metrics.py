@@ -1,4 +1,4 @@
-"""What a process tells of itself: memory, file descriptors, tasks."""
+"""Tests of core.process_metrics: a process's memory, file descriptors and tasks."""
 
 from __future__ import annotations
 

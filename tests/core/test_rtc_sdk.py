@@ -13,7 +13,7 @@ from dev.stack.ports import PORTS
 
 pytestmark = pytest.mark.unit
 
-# Its log as it comes to Python, of a join that fails: nothing listens there.
+# Prints the SDK's log, as far as it reaches Python, of a join that fails: nothing listens.
 JOIN = """
 import asyncio, logging, sys
 from livekit import rtc
@@ -34,7 +34,7 @@ OF_THE_JOIN = "livekit_signaling"
 
 
 def join(**variables: str) -> tuple[str, str]:
-    """Output and error output; what the SDK says shows all of it, if Python is told."""
+    """Return stdout and stderr. All of the SDK's log that reaches Python is on stdout."""
     env = {**os.environ, "LIVEKIT_RTC_DEBUG": "1", **variables}
     port = PORTS.take(HOST)
     try:

@@ -1,4 +1,4 @@
-"""Settings from the environment: what starts, what refuses to, and what is never printed."""
+"""Settings from the environment: accepted and refused values, and secrets that are not printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens between gateway and workers: for one thing, by one key."""
+"""Tokens between gateway and workers: each has one purpose, all have one key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_each_is_for_its_own_purpose() -> None:
 
 
 def test_no_key_has_a_codec_read_from_disk_while_a_token_is_verified() -> None:
-    """json takes the key of this secret for UTF-16."""
+    """json takes the key that is derived from this secret for UTF-16."""
     code = (
         "import sys\n"
         "from core.tokens import TokenIssuer\n"
@@ -78,7 +78,7 @@ def _nested() -> str:
         "é",
         _nested(),
         "A" * 100_000,
-        made(SECRET),  # LiveKit's own key signs nothing for us
+        made(SECRET),  # LiveKit's own key signs none of our tokens
         made("", "none"),
         made(exp=datetime.now(UTC) - timedelta(minutes=1)),
         made(exp=None),

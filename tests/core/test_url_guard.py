@@ -1,4 +1,4 @@
-"""Which addresses a tenant's URL may lead to, checked where the connection is made."""
+"""Addresses that a tenant's URL may lead to, checked when the connection is made."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_left_to_the_connection(url: str) -> None:
 
 @pytest.fixture
 async def server() -> AsyncIterator[tuple[int, list[str]]]:
-    """A loopback server, and the hosts it was asked for."""
+    """The port of a loopback server, and the hosts that its requests named."""
     asked: list[str] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -143,7 +143,7 @@ async def server() -> AsyncIterator[tuple[int, list[str]]]:
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """What DNS says, one answer after the other (the last stays); the names that were asked."""
+    """Make DNS give these answers in turn (the last one repeats); return the names asked for."""
     names: list[str] = []
     left = list(answers)
 
@@ -193,7 +193,7 @@ class TestSession:
     async def test_a_name_that_changes_its_mind(
         self, server: tuple[int, list[str]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The name is asked once, and the socket goes where the check was."""
+        """The name is resolved once, and the socket connects to the address that was checked."""
         port, asked = server
         checked: list[str] = []
         connected: list[Any] = []

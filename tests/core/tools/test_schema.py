@@ -1,4 +1,4 @@
-"""Schemas of tools' arguments: whatever is given, it is taken, or refused with a reason."""
+"""Schemas of tools' arguments: any input is accepted, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ _PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "requir
         (_PERSON, _PERSON),
         ({**_PERSON, "anyOf": [{"required": ["name"]}], "not": {}}, _PERSON),
         ({"enum": [{}], "type": ["object", "null"]}, {"type": "object", "properties": {}}),
-        # What generators make of a named type.
+        # A named type, as generators write it.
         (
             {"$ref": "#/definitions/Person", "definitions": {"Person": _PERSON}},
             {**_PERSON, "definitions": {"Person": _PERSON}},
@@ -131,7 +131,7 @@ _PERSON = {"type": "object", "properties": {"name": {"type": "string"}}, "requir
                 "$defs": {"p": {**_PERSON, "oneOf": []}},
             },
         ),
-        # One that leads to itself says nothing.
+        # A reference to itself says nothing.
         ({"$ref": "#"}, {"type": "object", "properties": {}}),
     ],
 )

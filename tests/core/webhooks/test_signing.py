@@ -1,4 +1,4 @@
-"""Our signatures, as the verifiers that users have see them."""
+"""Our signatures, checked by the verifiers that users have."""
 
 from __future__ import annotations
 
