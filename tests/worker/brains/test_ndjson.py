@@ -71,7 +71,7 @@ def test_hostile_json_is_no_object(text: bytes) -> None:
 
 
 class TestReply:
-    """What of it is a webhook's reply."""
+    """The replies that a webhook's answer contains."""
 
     def decoded(self, body: bytes, type: str = "application/x-ndjson") -> list[Reply]:
         decoder = ReplyDecoder(type)

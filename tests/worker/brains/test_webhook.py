@@ -29,7 +29,7 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 
 @dataclass
 class Call:
-    """One call's turns, and what became of them in order."""
+    """One call's turns; ``log`` has their effects in order."""
 
     brain: WebhookBrain
     session: AgentSession[None]
@@ -44,12 +44,12 @@ class Call:
         self.receiver.answers["/"] = reply
 
     async def turn(self, words: str | llm.ChatMessage) -> str:
-        """What the agent said to it."""
+        """Give the agent a turn; return what it said."""
         message = words if isinstance(words, str) else None
         speech = self.session.generate_reply(user_input=message or words)
         async with asyncio.timeout(20):
             await speech.wait_for_playout()
-        # What is done after a speech is begun when it ends.
+        # Actions that follow a speech begin when it ends.
         await asyncio.sleep(0)
         await asyncio.gather(*self.brain._doing)
         return " ".join(

@@ -1,4 +1,4 @@
-"""One turn's POST against real servers, good and bad ones: what goes wrong costs that turn."""
+"""One turn's POST against real servers, good and bad ones: an error costs only that turn."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ class TestConnection:
 
 
 class TestBadServers:
-    """The turn fails with our own words, and the next one works."""
+    """The turn fails with a reason in our own words, and the next turn works."""
 
     @pytest.mark.parametrize(
         ("status", "reason"),
@@ -280,7 +280,7 @@ class TestBadServers:
 
         async with served(endless) as url, connected(url) as client:
             assert await failure(client) == "The answer is longer than 256 KiB"
-        # What was read, and what lay in buffers of sockets.
+        # What was read, plus what was in the sockets' buffers.
         assert sent < MAX_BODY_BYTES + 20_000_000
 
     @pytest.mark.parametrize("dribble", [b"", b" ", b"\n", b'{"text": "x", "interim": true}\n'])

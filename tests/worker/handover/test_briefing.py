@@ -1,4 +1,4 @@
-"""What a human is told and may answer, and what the caller hears meanwhile."""
+"""A human's briefing and possible answers, and the music that the caller hears meanwhile."""
 
 from __future__ import annotations
 

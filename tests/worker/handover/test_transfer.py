@@ -1,4 +1,4 @@
-"""Cold transfers as the worker goes through them, with a gateway that answers as told."""
+"""The worker's part of cold transfers, with a gateway that answers as each test needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ask = Callable[[TransferOrder], Awaitable[TransferResult]]
 
 
 class Line:
-    """A line that sends its far end elsewhere; a call's transfers, and what came of them."""
+    """A line that refers its far end, with a call's transfers and a record of their effects."""
 
     def __init__(self, ask: Ask, *, ask_longer_s: float = 20.0) -> None:
         config = AgentConfig(name="Ann", transfer_number="+15551230077", transfer_ringing_ms=1000)

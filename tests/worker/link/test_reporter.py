@@ -1,4 +1,4 @@
-"""Events reach the gateway in order, whatever happens in between."""
+"""Tests of worker.link.reporter: events reach the gateway in order, despite failures."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Inbox:
         self.tokens: set[str] = set()
         self.over = False
         self.taken = asyncio.Event()
-        """At least one request's events."""
+        """Set once a request's events were taken."""
         self.answers: list[int] = []
-        """Statuses for the next requests; then 200."""
+        """Statuses for the next requests; later ones get 200."""
 
     async def take(self, request: web.Request) -> web.Response:
         self.tokens.add(request.headers["Authorization"])
@@ -306,7 +306,7 @@ async def test_backoff_doubles_up_to_its_limit() -> None:
 async def test_what_is_posted_by_a_dying_job_arrives(
     tmp_path: Path, inbox: Inbox, gateway: Gateway, busy: bool
 ) -> None:
-    """Its worker's main process was killed: asyncio.run has cancelled every task there is."""
+    """When a worker's main process is killed, asyncio.run cancels every task of the job."""
     reporter = impatient(gateway, tmp_path)
     reporter.own(OWNER)
     reporter.post("agent.joined")
@@ -331,7 +331,7 @@ async def test_what_is_posted_by_a_dying_job_arrives(
 async def test_what_was_cut_off_is_sent_at_the_end(
     tmp_path: Path, inbox: Inbox, gateway: Gateway, steps: int
 ) -> None:
-    """Before it was begun, or in the middle of it."""
+    """The delivery is cancelled before it begins, or in the middle."""
     reporter = impatient(gateway, tmp_path)
     reporter.own(OWNER)
     reporter.post("call.ended")

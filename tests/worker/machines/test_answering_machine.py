@@ -1,4 +1,4 @@
-"""Who answered, by what they say first: stock announcements, and people."""
+"""Machines and people, told apart by their first words: announcements, menus, answers."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ PEOPLE = [
     "I thought this would go to voicemail.",
     "Hang on, I'm just leaving the house.",
     "Press the doorbell when you get here.",
-    # screening services: they want to know who calls, and the agent can say it
+    # screening services: they ask who calls, which the agent can answer
     "Hi, if you record your name and reason for calling, I'll see if this person is available.",
     "The person you're calling is using a screening service. Say your name, and why you call.",
     # de
@@ -130,7 +130,7 @@ def test_telephone_menus(text: str) -> None:
 @pytest.mark.parametrize("text", PEOPLE)
 def test_people(text: str) -> None:
     assert by_words(words(text)) is None
-    # Nor does what a person says grow into a machine while it is being understood.
+    # Nor is an interim text of a person's words taken for a machine.
     said = text.split()
     assert all(by_words(words(" ".join(said[:count]))) is None for count in range(len(said)))
 
@@ -166,10 +166,10 @@ class TestFirstWords:
         first.speech(True, 0.5)
         assert first.heard("You've reached Bob.", 1.0, final=True) is None
         first.speech(False, 1.0)
-        first.speech(True, 3.0)  # it has listened to the agent in between
+        first.speech(True, 3.0)  # the far end listened to the agent in between
         assert first.heard("I am not available on Sunday.", 4.0, final=True) is None
         assert first.heard("Please leave a message with my wife.", 4.5, final=True) is None
-        # What only a machine says still does.
+        # Words that only a machine says still count.
         assert first.heard("Leave it after the beep.", 5.0, final=True) is not None
 
     def test_a_long_monologue_is_a_machine(self) -> None:

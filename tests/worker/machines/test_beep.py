@@ -1,4 +1,4 @@
-"""The beep, in signals made for it: found where there is one, and nowhere else."""
+"""Beep detection on generated signals: a beep is found where there is one, and nowhere else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def noise(ms: float, level: float, rate: int = 8000) -> Pcm:
 
 
 def found(*parts: Pcm, rate: int = 8000, piece_ms: int = 20) -> list[Beep]:
-    """What a detector finds that is fed in pieces, as audio comes."""
+    """Return the beeps that a detector finds when it is fed in pieces, as audio arrives."""
     detector = BeepDetector(rate)
     signal = np.concatenate(parts)
     piece = rate * piece_ms // 1000

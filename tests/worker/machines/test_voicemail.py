@@ -1,4 +1,4 @@
-"""What becomes of a call that a machine answers: decided without a call, on made-up audio."""
+"""The policy for calls that a machine answers, without a call and on made-up audio."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUICK = Durations(after_beep_s=0.01)
 
 
 class Line:
-    """A conversation and a telephone line, as far as a policy sees them."""
+    """A conversation and a telephone line, as far as a policy uses them."""
 
     def __init__(self) -> None:
         self.did: list[str] = []
@@ -56,13 +56,13 @@ class Line:
             self.sounds.task_done()
 
     async def beeps(self) -> None:
-        """The box beeps, and the policy has heard it."""
+        """Let the box beep, and wait until the policy has heard it."""
         await self.sounds.put(BEEP)
         await self.sounds.join()
 
 
 class Watched:
-    """A policy at work."""
+    """A policy, with its events and the endings it asked for."""
 
     def __init__(self, durations: Durations, **config: Any) -> None:
         self.line = Line()
@@ -98,7 +98,7 @@ class Watched:
 
 @asynccontextmanager
 async def watched(durations: Durations = QUICK, **config: Any) -> AsyncIterator[Watched]:
-    """Answered; ended when the block is left."""
+    """Run the policy on an answered call, until the block is left."""
     call = Watched(durations, **config)
     running = asyncio.create_task(call.policy.run(call.line, call.line.audio))
     await asyncio.sleep(0)
@@ -111,7 +111,7 @@ async def watched(durations: Durations = QUICK, **config: Any) -> AsyncIterator[
 
 
 async def settled() -> None:
-    """What could have happened by now has."""
+    """Let everything happen that can happen now."""
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -140,7 +140,7 @@ async def test_nothing_is_left_before_everything_else_is_silent() -> None:
         call.policy.heard("Please leave a message after the tone", True)
         call.policy.busy("caller", False)
         await call.line.beeps()
-        await asyncio.sleep(0.05)  # five times what follows a beep
+        await asyncio.sleep(0.05)  # five times the wait after a beep
         assert not call.line.reciting.is_set()
         call.quiet.set()
         await call.line.reciting.wait()
@@ -240,7 +240,7 @@ async def test_hang_up_is_at_once() -> None:
 
 async def test_a_menu_is_hung_up_on_only_if_wanted() -> None:
     async with watched(on_ivr="hang_up", voicemail_message=None) as call:
-        call.policy.heard("You have reached the voicemail of Sam.", True)  # goes on
+        call.policy.heard("You have reached the voicemail of Sam.", True)  # and more follows
         call.policy.heard("For sales, press 1.", True)
         await settled()
         assert call.endings == []
@@ -270,7 +270,7 @@ async def test_after_the_opening_time_nothing_is_a_machine() -> None:
         call.policy.heard("Please leave a message after the tone.", True)
         await settled()
         assert call.events == []
-        # But the agent may say so at any time.
+        # But the agent may report a machine at any time.
         call.policy.told()
         call.policy.told()
         await call.line.beeps()
@@ -316,5 +316,5 @@ async def test_a_sound_that_was_stopped_does_not_begin() -> None:
     """A machine may be recognised while the sound's track is still being published."""
     sound = AmbientSound("office")
     await sound.stop()
-    await sound.start(cast(CallLine, None))  # which would be asked to play it
+    await sound.start(cast(CallLine, None))  # None: it must not be asked to play
     await sound.stop()

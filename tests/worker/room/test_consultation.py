@@ -1,4 +1,4 @@
-"""A consultation whose human's phone refuses sooner than the worker can speak of it."""
+"""A consultation that fails before the answer: its human has left already, or LiveKit fails."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Room(rtc.EventEmitter[str]):
 
 
 class Server:
-    """LiveKit, for which nobody is in the room, or which fails."""
+    """A LiveKit that answers every request with this error code."""
 
     def __init__(self, code: str) -> None:
         self.room = self

@@ -1,4 +1,4 @@
-"""The far end in a room: what it does, and how a leaving participant is read."""
+"""Tests of worker.room.far_end: the far end's events, and the cause of its leaving."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_room_deleted_under_a_ringing_caller() -> None:
 
 
 class Party:
-    """A participant, as far as its watcher looks."""
+    """A participant, as far as its watcher reads it."""
 
     def __init__(self, identity: str = "phone", *, sip: bool = True, status: str = "") -> None:
         kinds = rtc.ParticipantKind
@@ -93,7 +93,7 @@ class Party:
 
 
 class Watched(rtc.EventEmitter[str]):
-    """A room with one participant to watch, and what its watcher told."""
+    """A room with one watched participant; ``told`` has what the watcher reported."""
 
     def __init__(self, *, inbound: bool = False, return_within_s: float = 10.0) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ async def test_a_phone_that_was_asked_to_leave_while_it_rang(inbound: bool, caus
 
 
 async def test_a_caller_who_hangs_up_at_once_was_answered() -> None:
-    """LiveKit tells of attributes together that change together."""
+    """LiveKit reports attributes that change together in one event."""
     room = Watched(inbound=True)
     phone = room.joins(Party(status="ringing"))
     room.hears_us()

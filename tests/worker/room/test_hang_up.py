@@ -1,4 +1,4 @@
-"""Sending somebody out of a room: legs are asked, others removed, until they are gone."""
+"""Tests of worker.room.hang_up: legs are asked to leave, others removed until they are gone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HANG = "hang"
 
 
 class Failing(LiveKitStub):
-    """Refuses the first removals, each in its own way; ``hang`` answers none at all."""
+    """Fails the first removals, each in its own way; ``hang`` never answers."""
 
     def __init__(self, *ways: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Failing(LiveKitStub):
 
 
 class Legs:
-    """What is asked of the legs in a room, and whether they do it."""
+    """The legs in a room: what they were asked, and whether they obey."""
 
     def __init__(self, *, obey: bool = True) -> None:
         self.obey = obey
@@ -81,7 +81,7 @@ def room_of(legs: Legs, whom: object = None) -> rtc.Room:
 
 
 def nobody_in_it() -> rtc.Room:
-    """As a worker sees it that has lost the room."""
+    """Return a room as a worker that has lost it sees it."""
     return room_of(Legs())
 
 
@@ -163,15 +163,15 @@ END_CALL = "lk.sip.EndCall"
         (leg(), True, END_CALL),
         (leg(), False, LEAVE_METHOD),
         (leg(bridge=False), True, END_CALL),
-        # It knows no way to leave that looks like a removal.
+        # Only the bridge's legs can leave as if they had been removed.
         (leg(bridge=False), False, None),
-        # Nobody has picked up: the dial is to be called off.
+        # It has not answered, so the dial must be canceled.
         (leg("ringing"), False, None),
         (leg(kind="STANDARD"), True, None),
     ],
 )
 async def test_a_leg_leaves_by_itself_if_it_can(whom: object, told: bool, method: str) -> None:
-    """One that is removed costs half a megabyte and some threads."""
+    """Removing a leg leaks half a megabyte and some threads."""
     livekit, legs = LiveKitStub(), Legs()
     livekit.enter(ROOM, phone(IDENTITY))
     async with serving(livekit) as api:

@@ -1,4 +1,4 @@
-"""A room as a line: what LiveKit tells of it and is asked for, without a LiveKit."""
+"""Tests of worker.room.line: LiveKit's events and the requests to it, without a LiveKit."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Room(rtc.EventEmitter[str]):
 
 
 class Session:
-    """Takes the room, and does nothing with it."""
+    """Keeps what it is started with, and does nothing."""
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
@@ -69,7 +69,7 @@ class Session:
 
 
 class Held:
-    """A room line, and what it told its listener."""
+    """A room line and its listener; ``told`` has what the line reported."""
 
     def __init__(self, *, inbound: bool = False, reconnect_within_s: float = 20.0) -> None:
         self.room = Room()

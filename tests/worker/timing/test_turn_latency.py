@@ -1,4 +1,4 @@
-"""A turn's latency: from positions in the audio to parts that add up."""
+"""Tests of worker.timing: a turn's latency, from positions in the audio, in parts that add up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ START = 1_700_000_000.0  # Unix seconds
 
 
 def level(ms: float, dbfs: float, rate: int = RATE) -> Pcm:
-    """A constant of that level."""
+    """Return a constant signal of this level."""
     return np.full(round(ms * rate / 1000), round(32768 * 10 ** (dbfs / 20)), np.int16)
 
 
@@ -62,7 +62,7 @@ class TestVoice:
 
 class TestHeardAudio:
     def heard(self, *parts: tuple[float, float]) -> HeardAudio:
-        """``(ms, dbfs)`` in frames of 20 ms, each there when its last sample was spoken."""
+        """Hear ``(ms, dbfs)`` in 20 ms frames; each arrives when its last sample is spoken."""
         heard = HeardAudio()
         at = START
         for ms, dbfs in parts:
@@ -111,7 +111,7 @@ class TestHeardAudio:
 
 
 class Sink(io.AudioOutput):
-    """Plays what it is told to."""
+    """An output whose playback the test reports."""
 
     def __init__(self) -> None:
         super().__init__(label="Sink", capabilities=io.AudioOutputCapabilities(pause=True))
@@ -126,7 +126,7 @@ class Sink(io.AudioOutput):
         super().flush()
 
     def play(self, *runs: tuple[float, float, float]) -> None:
-        """Each ``(began, offset, duration)``, then the end."""
+        """Report the playback of each ``(began, offset, duration)``, then its end."""
         self.on_playback_started(created_at=START + runs[0][0])
         for began, offset, duration in runs:
             self.on_playback_progressed(started_at=START + began, offset=offset, duration=duration)
@@ -193,7 +193,7 @@ def make_spoken() -> tuple[SpokenAudio, Sink]:
 
 
 def turn_end(*, quiet: float, decided: float, final: float | None = 0.1) -> TurnEnd:
-    """Seconds from the end of the caller's speech."""
+    """Return a turn's end. The times are in seconds from the end of the caller's speech."""
     return TurnEnd(START, START + quiet, None if final is None else START + final, START + decided)
 
 
@@ -220,8 +220,8 @@ class TestParts:
         [
             (0.15, 0.23, 230.0, 0.0),  # within the silence
             (0.50, 0.51, 240.0, 270.0),  # beyond it
-            (0.50, 0.80, 530.0, 270.0),  # and an end-of-turn model took its time after that
-            (None, 0.51, 510.0, 0.0),  # nobody knows
+            (0.50, 0.80, 530.0, 270.0),  # and an end-of-turn model decided even later
+            (None, 0.51, 510.0, 0.0),  # unknown
         ],
     )
     def test_waiting_for_the_transcript_counts_beyond_the_silence(

@@ -1,4 +1,4 @@
-"""The agent's tools, against a real HTTP server and a room that records tones."""
+"""The agent's tools, against a real HTTP server and a far end that records keys."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.unit
 
 
 class Server:
-    """Answers as told; keeps what was asked."""
+    """A server that answers by path and records its requests."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -169,7 +169,7 @@ async def test_nobody_there(server: Server) -> None:
 
 
 class Tones:
-    """The far end's ear for keys."""
+    """A far end that records the keys it gets, or fails."""
 
     def __init__(self) -> None:
         self.tones: list[str] = []
@@ -203,7 +203,7 @@ async def test_a_line_that_plays_no_keys(error: Exception, words: str, box: Box)
 
 
 class Box:
-    """A tool box, and what its tools did."""
+    """A tool box, and a record of what its tools did."""
 
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -266,7 +266,7 @@ async def test_send_dtmf_refuses_what_no_keypad_has(box: Box) -> None:
 
 
 class Said:
-    """As much of a tool's context as speaking first needs."""
+    """The part of a tool's context that a tool needs to let the agent finish speaking."""
 
     def __init__(self, box: Box, *, interrupted: bool = False, speaking: bool = False) -> None:
         self._box = box
@@ -305,7 +305,7 @@ async def test_a_transfer_that_fails_is_for_the_agent_to_tell(box: Box) -> None:
 
 async def test_who_interrupts_is_not_handed_over(box: Box) -> None:
     assert "interrupted" in await hand_over(box, interrupted=True)
-    # Whether it will be one is not known yet: the agent's voice is only held back.
+    # The caller's speech may yet be an interruption: the agent's voice is only paused so far.
     assert "interrupted" in await hand_over(box, speaking=True)
     assert box.steps == []
 
@@ -372,7 +372,7 @@ async def test_a_schema_from_before_they_were_checked_costs_the_tool_only(
 
 
 async def test_a_schema_that_models_refuse_is_kept_from_them(box: Box, server: Server) -> None:
-    """One from before such schemas were refused; its arguments are checked all the same."""
+    """A tool stored before such schemas were refused still has its arguments checked."""
     schema = {**PEOPLE, "anyOf": [{"required": ["note"]}, {"required": ["name"]}]}
     tool = CustomTool(
         name="lookup", description="Looks up.", url=f"{server.url}/ok", parameters=schema
@@ -419,7 +419,7 @@ async def test_a_message_is_left_only_where_there_is_one(box: Box) -> None:
     left: list[str] = []
     box.box = replace(box.box, leave_voicemail=lambda: left.append("message"))
     assert names(box.box) == {"end_call", "send_dtmf", "collect_digits", "leave_voicemail"}
-    with pytest.raises(StopResponse):  # the model has nothing to say to it
+    with pytest.raises(StopResponse):  # the model must not answer it
         await box.run("leave_voicemail", [])
     assert left == ["message"]
     assert [data["ok"] for _, data in box.events] == [True]

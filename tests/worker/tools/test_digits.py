@@ -1,4 +1,4 @@
-"""Keys: turns of the caller's, or what was asked for."""
+"""Keys that a caller presses: turns, or the digits that a tool asked for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 
 class Turns:
-    """A keypad whose turns are kept."""
+    """A keypad, and the turns that its keys made."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -37,7 +37,7 @@ def turns() -> Turns:
 
 
 async def asked() -> None:
-    """The question was spoken at once."""
+    """Return at once: the question takes no time to speak."""
 
 
 async def collecting(
@@ -47,7 +47,7 @@ async def collecting(
     next_s: float = NEXT_S,
     **arguments: Any,
 ) -> str:
-    """The tool's answer when these keys are pressed once it waits for them."""
+    """Press the keys once the tool waits for them; return its answer."""
     running = asyncio.create_task(
         collect(turns.keypad, {"digits": 4, **arguments}, asked=asked, next_s=next_s)
     )

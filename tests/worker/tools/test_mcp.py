@@ -1,4 +1,4 @@
-"""An agent's MCP servers: real ones, and such as are dead, slow or hostile."""
+"""An agent's MCP servers: real ones, and dead, slow or hostile ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOOLS = ["find_item", "several", "broken", "long", "slow", "end_call"]
 
 
 class Agent:
-    """What is offered, and what is on the timeline."""
+    """An agent: the tools that it is offered, and the events on its timeline."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -65,7 +65,7 @@ class Agent:
         self.tools |= {tool.id: tool for tool in tools}
 
     async def until(self, type: str, count: int = 1) -> dict[str, Any]:
-        """The event's data, waited for."""
+        """Wait for ``count`` events of the type; return the data of the last one."""
         async with asyncio.timeout(30), self._told:
             await self._told.wait_for(lambda: len(self.of(type)) >= count)
         return self.of(type)[-1]
@@ -276,7 +276,7 @@ async def test_a_redirect_within_the_origin_is_followed_and_no_other() -> None:
 
 
 async def test_what_a_hostile_server_lists_is_bounded() -> None:
-    """Names, schemas and patterns that would break a model's request, or this process."""
+    """Names, schemas and patterns may not break a model's request or the process."""
     evil = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
     listed: list[dict[str, Any]] = [
         {"name": "x" * 65, "inputSchema": {"type": "object"}},

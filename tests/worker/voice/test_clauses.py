@@ -1,4 +1,4 @@
-"""The first thing that a TTS is given of an answer, however the LLM's words come."""
+"""The first piece of an answer that a TTS is given, however the LLM's words arrive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def spoken(*words: str) -> list[str]:
 
 
 async def begun(*words: str) -> str | None:
-    """What is spoken while more may come."""
+    """Return what is spoken while more words may come; None if nothing is."""
     stream = ClauseFirst().stream()
     for word in words:
         stream.push_text(word)

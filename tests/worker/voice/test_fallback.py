@@ -1,4 +1,4 @@
-"""Chains of providers, with the real plugins: what the first one fails at, the next one does."""
+"""Chains of providers, with the real plugins: when one fails, the next one takes over."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def providers(server: Providers) -> AsyncIterator[Providers]:
         yield server
         while _made:
             await _made.pop()()
-    # What the adapters' cut off probes had to say is logged now, not while somebody parses.
+    # The adapters' cancelled probes log their errors now, not in the middle of a later test.
     gc.collect()
 
 
@@ -115,7 +115,7 @@ def model(
 
 
 async def hear(chain: SttChain, *, hangs: bool = False) -> str:
-    """What is understood of the phrase."""
+    """Return the transcript of the phrase."""
     pcm = utterances(PHRASE, rate=RATE)
     pcm = np.concatenate([pcm, np.zeros(RATE, np.int16)])
     step = RATE // 50
@@ -162,12 +162,12 @@ async def test_another_company_hears_it(providers: Providers, kind: Any) -> None
 
 
 def failures(timeline: Timeline) -> list[str]:
-    """Who failed, in order; the last one's last is the session's to tell."""
+    """Return who failed, in order, but for the final failure, which the session reports."""
     return [data["provider"] for type, data in timeline.posts if type == "provider.error"]
 
 
 async def gives_up(ear: stt.STT[Any]) -> list[bool]:
-    """It does not serve; of the errors that the session learns, whether they are recoverable."""
+    """Check that it fails; return whether each error that the session gets is recoverable."""
     errors: list[stt.STTError] = []
     ear.on("error", errors.append)
     with pytest.raises(APIError):
@@ -178,7 +178,7 @@ async def gives_up(ear: stt.STT[Any]) -> list[bool]:
 
 
 async def test_each_ear_of_a_chain_is_asked_as_often_as_one_alone(providers: Providers) -> None:
-    """One after the other; only then the last error comes out."""
+    """They are tried in turn; only the last error reaches the session."""
     providers.control.deepgram.faults = [Fault(kind="status", times=None)]
     single, _ = plugins(providers, stt="deepgram/nova-3").make_stt(inference.VAD(model="silero"))
     assert await gives_up(single) == [True, True, True, False]
@@ -189,7 +189,7 @@ async def test_each_ear_of_a_chain_is_asked_as_often_as_one_alone(providers: Pro
 
 
 async def test_when_no_ear_serves_the_last_error_comes_out(providers: Providers) -> None:
-    """Also one that fails only when there is something to hear."""
+    """One of them fails only when there is something to hear."""
     providers.control.deepgram.faults = [Fault(kind="status", times=None)]
     providers.control.openai.faults = [Fault(kind="rate_limit", times=None)]
     timeline = Timeline()
@@ -206,7 +206,7 @@ async def test_when_no_ear_serves_the_last_error_comes_out(providers: Providers)
 async def test_an_ear_that_comes_back_at_its_last_attempt_is_heard(
     providers: Providers, kind: Any
 ) -> None:
-    """Whichever it is: both of the chain fail three times, then the first serves again."""
+    """Both STTs of the chain fail three times, then the first one serves again."""
     names = CHAINS["stt"][:2]
     providers.control.deepgram.faults = [
         Fault(kind=kind, times=3, model="nova-3"),
@@ -220,7 +220,7 @@ async def test_an_ear_that_comes_back_at_its_last_attempt_is_heard(
 
 
 async def test_an_ear_that_refuses_is_not_asked_again(providers: Providers) -> None:
-    """A wrong key stays wrong; the other is asked alone, and is not told to replace itself."""
+    """A wrong key stays wrong: the other STT is retried alone, without a switch to itself."""
     names = CHAINS["stt"][:2]
     providers.control.deepgram.faults = [
         Fault(kind="status", status=401, times=None, model="nova-3"),
@@ -238,7 +238,7 @@ async def test_an_ear_that_refuses_is_not_asked_again(providers: Providers) -> N
 
 
 async def test_failures_long_past_do_not_count(providers: Providers) -> None:
-    """Of a connection that served for a while, or was understood since."""
+    """A failure does not count if the connection served for a while, or speech was understood."""
     names = CHAINS["stt"][:2]
     chain = ears(providers, Timeline(), stt=names)
     down, cut = APIConnectionError("down"), STT_OPTIONS.timeout + 1
@@ -287,13 +287,13 @@ async def test_what_one_model_fails_at_the_next_one_answers(
 ) -> None:
     providers.control.openai.faults = [Fault(kind=kind, times=None, model="first")]
     timeline = Timeline()
-    attempt_s = 2.0 if kind == "hang" else ATTEMPT_S  # the others are not waited for
+    attempt_s = 2.0 if kind == "hang" else ATTEMPT_S  # the others fail at once
     chain = model(providers, timeline, attempt_s=attempt_s)
     assert await chat(chain) == REPLY
     assert timeline.switches() == [("llm", "openai/first", "openai/second")]
     providers.control.openai.faults = []
     async with asyncio.timeout(20):
-        while len(timeline.switches()) < 2:  # each turn asks it again, aside
+        while len(timeline.switches()) < 2:  # each turn probes the first one in the background
             assert await chat(chain) == REPLY
     assert timeline.switches()[1] == ("llm", "openai/second", "openai/first")
 

@@ -1,4 +1,4 @@
-"""When what has come of a text is spoken."""
+"""Tests of worker.voice.phrasing: when the text received so far is spoken."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def given(*pieces: str) -> AsyncIterator[str]:
 
 
 async def phrases(*pieces: str) -> list[str]:
-    """The pieces, a bar where a phrase ends."""
+    """Return the pieces, with a bar where a phrase ends."""
     return [
         "|" if isinstance(part, FlushSentinel) else part
         async for part in in_phrases(given(*pieces))

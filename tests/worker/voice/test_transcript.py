@@ -1,4 +1,4 @@
-"""What was said becomes turns: once, complete, in ms from the answer."""
+"""Tests of worker.voice.transcript: speech becomes turns: once, complete, in ms from the answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Timeline:
 
     @property
     def turns(self) -> list[dict[str, Any]]:
-        """As last posted, in order of appearance."""
+        """The turns as last posted, in order of appearance."""
         return list({data["id"]: data for type, data in self.posts if type == "turn"}.values())
 
     def of(self, type: str) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ class Timeline:
 
 
 class Clock(TurnClock):
-    """One that has heard and spoken what it is told here, instead of audio."""
+    """A clock whose times the test sets, instead of audio."""
 
     def __init__(self) -> None:
         super().__init__(endpointing_s=0.2)
@@ -48,12 +48,12 @@ class Clock(TurnClock):
         return self.voiced.get(message.text_content or "")
 
     def ends(self, at: float) -> None:
-        """The caller's next turn: silence from ``at`` on, decided 0.25 s later."""
+        """End the caller's next turn: silence from ``at`` on, decided 0.25 s later."""
         at += ANSWERED
         self.ended = TurnEnd(speech_end=at, quiet=at + 0.25, final=at + 0.1, decided=at + 0.25)
 
     def speaks(self, text: str, *, asked: float, voiced: float) -> None:
-        """The TTS gets the words, and its first voiced sample leaves."""
+        """Set when the TTS gets the words, and when its first voiced sample leaves."""
         began = ANSWERED + voiced - 0.02
         self.voiced[text] = Spoken(began, began - 0.01, ANSWERED + asked, ANSWERED + voiced)
 
