@@ -318,7 +318,7 @@ async def test_inbound_rings_until_the_agent_can_speak(worker: WorkerStack) -> N
         await call.event("agent.left")
     (end,) = call.of("call.ended")
     assert (end.data["status"], end.data["reason"]) == ("completed", "user_hangup")
-    # That it rings is for the gateway to tell: the record begins with it.
+    # The gateway reports the ringing, with which the record begins.
     assert call.of("call.ringing") == []
 
 
@@ -405,7 +405,7 @@ async def test_an_ear_that_fails_ends_the_call(worker: WorkerStack) -> None:
 
 
 async def test_without_a_brief_the_phone_is_not_left_alone(worker: WorkerStack) -> None:
-    """A worker that the gateway does not know for one of its own; not a call that is not there."""
+    """The gateway refuses the worker's token; it does not say that there is no such call."""
     call, other = (worker.gateway.new_call(config()) for _ in range(2))
     token = worker.gateway.tokens.for_call(other.id)
     job = JobMetadata(call_id=call.id, token=token).model_dump_json(by_alias=True)
@@ -430,7 +430,7 @@ async def test_an_agent_that_is_there_before_its_calls_record(worker: WorkerStac
 
 
 async def test_the_agent_of_no_call_leaves_the_phone_of_another_alone(worker: WorkerStack) -> None:
-    """Two requests for one room: the refused one's agent finds the other's phone."""
+    """Of two requests for one room, one is refused; its agent finds the other's phone."""
     call = worker.gateway.new_call(config())
     job = worker.gateway.job(call, made_earlier=True)
 
@@ -446,7 +446,7 @@ async def test_the_agent_of_no_call_leaves_the_phone_of_another_alone(worker: Wo
 
 
 async def test_nothing_of_a_call_is_left(worker: WorkerStack) -> None:
-    """Last: after all calls above, no job, no spool file, no secret in the log."""
+    """This test is the last: all calls above leave no job, spool file or logged secret."""
     await worker.gateway.heartbeat(lambda beat: beat.active == 0, within_s=30)
     spool = worker.stack.settings.data_dir / "spool" / "worker"
     assert [path.name for path in spool.glob("*.jsonl")] == []

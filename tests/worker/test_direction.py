@@ -1,4 +1,4 @@
-"""Who may import whom in the worker; and that rooms are known behind the line only."""
+"""The worker's import order; only the modules behind the line may use rooms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.test_imports import ROOT, imported, is_within, module_of
 
 pytestmark = pytest.mark.repo
 
-# From the top: a module imports its own folder, and what stands in a later line.
+# From the top: a module imports from its own folder and from later lines only.
 ORDER = (
     {"__main__"},
     {"server", "preload"},
@@ -28,14 +28,14 @@ ORDER = (
     {"link", "endings", "silence", "_private"},
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-# These know rooms: the room line, and what LiveKit hands its jobs to.
+# These may use rooms: the room line, and the modules that take LiveKit's jobs.
 ROOMS = {"room", "entrypoint", "server", "preload", "presence", "__main__"}
 PATHS = sorted(path for path in (ROOT / "worker").rglob("*.py") if module_of(path) != "worker")
 BELOW_THE_LINE = [path for path in PATHS if module_of(path).split(".")[1] not in ROOMS]
 
 
 def part(module: str) -> str | None:
-    """The folder or module of the worker that ``module`` is, or is in."""
+    """Return the worker's folder or module that ``module`` is or is in; None if there is none."""
     parts = module.split(".")
     return parts[1] if parts[0] == "worker" and len(parts) > 1 else None
 
@@ -49,7 +49,7 @@ def against_the_order(source: str, own: str) -> set[str]:
 
 
 def of_rooms(source: str) -> Iterator[str]:
-    """Whatever a module knows of rooms: of ``livekit.rtc`` only audio frames are none of it."""
+    """Yield a module's uses of rooms. Of ``livekit.rtc``, only audio frames are allowed."""
     tree = ast.parse(source)
     for module in imported(tree):
         if any(is_within(module, package) for package in ("worker.room", "livekit.api")):

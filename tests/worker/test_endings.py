@@ -1,4 +1,4 @@
-"""Every ending: what it means for the record."""
+"""Tests of worker.endings: what every ending means for the record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker survives: a gateway that is away, being full, stopped, killed, cut off."""
+"""Faults of a worker: gateway unreachable, full, stopped, killed, cut off from LiveKit."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ async def running() -> AsyncIterator[WorkerStack]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def worker(running: WorkerStack) -> AsyncIterator[WorkerStack]:
-    """All of it up and free; what the test before has ended is started again."""
+    """A stack that runs with no call; what the previous test stopped is started again."""
     stack = running.stack
     running.gateway.failing_with = None
     if not stack.livekit.running:
-        await stack.worker.kill()  # only one that starts says when LiveKit gives it calls
+        await stack.worker.kill()  # only a worker that starts says when LiveKit gives it calls
         await stack.livekit.start()
     if not stack.worker.running:
         await stack.worker.start()
@@ -56,7 +56,7 @@ async def worker(running: WorkerStack) -> AsyncIterator[WorkerStack]:
 
 @contextlib.asynccontextmanager
 async def changed(worker: WorkerStack, **variables: str) -> AsyncIterator[None]:
-    """The worker with other settings."""
+    """Run the worker with other settings."""
     process = worker.stack.worker.process
     before = dict(process.env or {})
     await worker.stack.worker.kill()
@@ -118,11 +118,11 @@ async def test_takes_as_many_calls_as_it_may_all_at_once(worker: WorkerStack) ->
 
 
 async def test_the_last_free_place_is_offered(worker: WorkerStack) -> None:
-    """LiveKit drops a dispatch when all it knows are workers that say they are 70 % full."""
+    """LiveKit drops a dispatch when no worker that it knows reports a load below 70 %."""
     async with changed(worker, WORKER_MAX_CALLS="4"):
         for _ in range(3):
             await (await worker.dispatch(QUIET)).event("agent.joined")
-        # Three heartbeats, two seconds apart: LiveKit has been told as well, as it is every 2.5 s.
+        # After three heartbeats, two seconds apart, LiveKit knows too: it is told every 2.5 s.
         for _ in range(3):
             await worker.gateway.heartbeat(lambda beat: beat.active == 3)
         await (await worker.dispatch(QUIET)).event("agent.joined")
@@ -145,7 +145,7 @@ async def test_drains(worker: WorkerStack) -> None:
 async def test_a_call_that_outlasts_the_drain_is_ended_and_told(worker: WorkerStack) -> None:
     async with changed(worker, WORKER_DRAIN_TIMEOUT_S="1"), worker.talk(QUIET) as (call, _):
         worker.stack.worker.process.signal(signal.SIGTERM)
-        # livekit-agents lets a call end by itself for another 15 s.
+        # livekit-agents gives a call another 15 s to end by itself.
         end = await call.event("call.ended", within_s=40)
         assert (end.data["status"], end.data["cause"]) == ("failed", "worker_stopped")
         async with asyncio.timeout(30):
@@ -171,7 +171,7 @@ async def test_a_media_server_that_dies(worker: WorkerStack) -> None:
     assert (end.data["status"], end.data["cause"]) == ("failed", "media_lost")
 
 
-# The phone's own SDK drops a handle twice when its room is rebuilt; nothing of ours.
+# The SDK of the test's phone drops a handle twice when its room is rebuilt.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_media_server_that_comes_back(worker: WorkerStack) -> None:
     async with worker.talk(QUIET) as (call, phone):
@@ -186,7 +186,7 @@ async def test_a_media_server_that_comes_back(worker: WorkerStack) -> None:
         await phone.say("Thank you, and goodbye!")
         end = await call.event("call.ended")
     assert end.data["reason"] == "agent_hangup"
-    await worker.stack.livekit.kill()  # a new one for the next test
+    await worker.stack.livekit.kill()  # the next test starts a new one
 
 
 async def test_a_second_agent_takes_over(worker: WorkerStack) -> None:

@@ -1,4 +1,4 @@
-"""A worker whose main process is killed in a call: its record says what happened."""
+"""When a worker's main process is killed in a call, the call's record says what happened."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ async def test_the_main_process(tmp_path: Path, phone: Phone) -> None:
         pid = own.worker.process.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        # The job says so before it hangs up; or, if it died too, the reconciler does.
+        # The job reports this before it hangs up; if it died too, the reconciler does.
         assert await call.outcome(120) == ("failed", "agent_error", None)
         await up.ended(60)

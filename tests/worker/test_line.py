@@ -1,4 +1,4 @@
-"""A call on a line that a test plays: what worker.call does needs no room and no LiveKit."""
+"""Tests of worker.call on a scripted line: a call needs no room and no LiveKit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ CONTROL = Control(
 
 
 class Keeping(Gateway):
-    """A gateway that keeps what it is told, and orders nothing."""
+    """A gateway that keeps the reported events and orders nothing."""
 
     def __init__(self, http: aiohttp.ClientSession, call: ReportedCall) -> None:
         super().__init__(http, "http://127.0.0.1:9")
@@ -92,7 +92,7 @@ def brief(**changes: Any) -> CallBrief:
 
 
 class Served:
-    """A call while it is served."""
+    """A call that a worker serves."""
 
     def __init__(self, line: ScriptedLine, call: ReportedCall, running: asyncio.Task[None]) -> None:
         self.line = line
@@ -100,13 +100,13 @@ class Served:
         self._running = running
 
     async def greeted(self) -> None:
-        """The far end has picked up, and heard who calls."""
+        """Answer as the far end, and wait for the greeting."""
         await self.call.event("agent.ready")
         await self.line.answers()
         assert await self.turn(0) == ("", GREETING)
 
     async def turn(self, number: int) -> tuple[str, str]:
-        """What was said, once the agent has answered: the first turn is the greeting."""
+        """Return what caller and agent said in a turn, once it is over. Turn 0 is the greeting."""
         await self.call.until(
             lambda told: told.turns[number:] and told.turns[number].response, "answer"
         )
@@ -114,7 +114,7 @@ class Served:
         return turn.transcript.lower().rstrip("?.!"), turn.response
 
     async def over(self) -> dict[str, Any]:
-        """The data of ``call.ended``, once the worker has left."""
+        """Return the data of ``call.ended``, once the worker has left."""
         async with asyncio.timeout(20):
             await self._running
         await self.call.event("agent.left")

@@ -1,4 +1,4 @@
-"""What an agent is set up to do on a call: whom it falls back on, and what may stop it."""
+"""An agent's configuration in whole calls: fallback providers, and what may stop its speech."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Libraries are built as worker._private takes them to be.
+"""Checks that the libraries still have the private parts that worker._private uses.
 
-An interrupted agent's voice stops with the pause, and what was played is counted right, on
-livekit-agents' own output to a room: its queue plays in real time with nobody in the room.
+An interrupted agent's voice stops at once, and its played audio is counted correctly. This is
+tested on livekit-agents' own output to a room, whose queue plays in real time even if the room
+is empty.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from worker.timing.spoken_audio import SpokenAudio
 pytestmark = pytest.mark.unit
 
 RATE = 24_000
-FULL_S = 0.2  # with as much in it the queue lets the next frame wait
+FULL_S = 0.2  # a queue that holds this much makes the next frame wait
 WAIT_S = 10.0
 _PRECISE_S = 0.05
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """At most ``queued_s``, and less by what was played in the ``within_s`` that it took."""
+    """A pause drops ``queued_s``, less what is played in the ``within_s`` that it takes."""
 
     queued_s: float
     within_s: float
@@ -45,7 +46,7 @@ class Dropped:
 
 
 class Mouth:
-    """The output to a room, as a session holds it, without the room."""
+    """A session's output to a room, without the room."""
 
     def __init__(self, sink: _ParticipantAudioOutput) -> None:
         self.sink = sink
@@ -63,7 +64,7 @@ class Mouth:
         return self.sink._audio_source.queued_duration
 
     def pause(self) -> Dropped:
-        """Pause; how much of the queue that can have dropped, which plays on meanwhile."""
+        """Pause. Return how much of the queue that can have dropped; it plays on meanwhile."""
         began, queued_s = time.monotonic(), self.queued_s
         self.output.pause()
         return Dropped(queued_s, time.monotonic() - began)
@@ -74,7 +75,7 @@ class Mouth:
                 await asyncio.sleep(0.005)
 
     async def all_is_queued(self, seconds: float) -> None:
-        """A queue of 0.2 s takes a segment that long at once, and the rest as it plays."""
+        """Wait until the queue has taken it all: the first 0.2 s at once, the rest as it plays."""
         async with asyncio.timeout(WAIT_S):
             while self.sink._source_pushed_duration < seconds - 1e-6:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Clocks of a call, and what an agent's sensitivity means in seconds."""
+"""The timers of a call, and an agent's interruption sensitivity in seconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_silence_never_interrupts() -> None:
 
 
 class Clock(SilenceClock):
-    """Without a real second in it; ``told`` has what it did."""
+    """A clock whose limits are a fraction of a second; ``told`` has what it did."""
 
     def __init__(self, *prompts: str, limit_s: float = 0.02) -> None:
         self.told: list[str] = []
