@@ -1,4 +1,4 @@
-"""The SIP contract on the embedded bridge, and on livekit-sip where there is one."""
+"""The SIP contract on the embedded bridge, and on livekit-sip if it is installed."""
 
 from __future__ import annotations
 

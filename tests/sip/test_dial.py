@@ -1,4 +1,4 @@
-"""LiveKit's answers to a dial as verdicts; what is sent, and what is never printed."""
+"""sip.dial: the request for a dial, and the outcomes that LiveKit's errors map to."""
 
 from __future__ import annotations
 

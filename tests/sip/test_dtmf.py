@@ -1,4 +1,4 @@
-"""Whose keys the embedded SIP service hands on to its phone."""
+"""sip.dtmf: whose keys reach a phone, and whom a phone's keys are sent to."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_keys_go_where_the_voice_goes(
 
 
 def test_a_human_who_has_not_taken_the_call_is_apart() -> None:
-    """Whatever is subscribed: the end of a subscription is told to nobody."""
+    """Subscriptions do not count, because LiveKit tells nobody when it ends one."""
     apart = Leg("human", "call_1").attributes
     joined = {**apart, TAKEN: "true"}
     heard = ["TR_1"]
@@ -90,7 +90,7 @@ def test_a_key_is_sent_to_whom_it_is_for() -> None:
 
 
 async def test_nothing_is_saved_up_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was pressed in the room while the phone rang is not played when it is picked up."""
+    """Keys that were pressed in the room while the phone rang are not played after the answer."""
     leg, room = await join(monkeypatch)
     told = room.handlers["sip_dtmf_received"]
     told(rtc.SipDTMF(code=1, digit="1", participant=sender(AGENT)))

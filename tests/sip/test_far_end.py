@@ -1,4 +1,4 @@
-"""What a far end says of itself, at the bridge's door and in general."""
+"""sip.far_end: names and numbers that a far end states, and the bridge's address parser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_TEXT = [
     "+1510\u2028",
     "+1510\u202e5550123",  # right-to-left override
     "+1510\u200b",
-    "+1510\ufffd",  # bytes that were no UTF-8
+    "+1510\ufffd",  # bytes that were not UTF-8
     "+1510\ud800",
     "+1510\ue000",
     "1" * (LONGEST_NAME + 1),

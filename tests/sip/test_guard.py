@@ -1,4 +1,4 @@
-"""Which SIP addresses a tenant may use: every spelling, every name, and never our own."""
+"""sip.guard: a tenant's SIP address in any spelling, its DNS answers, and our own listeners."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PUBLIC, PUBLIC6 = "93.184.216.34", "2606:4700::1111"
 
 
 class Names:
-    """A resolver: what each name leads to now, one answer after the other, and who asked."""
+    """A resolver with each name's answers, one per lookup; it notes who asked."""
 
     def __init__(self, **answers: Sequence[Sequence[str]]) -> None:
         self._answers = {name.replace("_", "."): [*each] for name, each in answers.items()}
@@ -54,7 +54,7 @@ async def allowed(address: str, *, tls: bool = False, **options: Any) -> bool:
     return True
 
 
-# What needs no DNS, in every spelling that reaches a resolver or a socket.
+# Addresses that need no DNS, in every spelling that a resolver or a socket accepts.
 PRIVATE = [
     "0.0.0.0",
     "0.1.2.3",
@@ -134,7 +134,7 @@ PRIVATE = [
     "10.0x1",
 ]
 
-# No SIP host at all, should one have been stored before hosts were checked.
+# Invalid SIP hosts, which may have been stored before hosts were checked.
 MALFORMED = [
     "",
     " ",
@@ -296,7 +296,7 @@ class TestNames:
         assert [*texts] == [(403, "DESTINATION_NOT_ALLOWED", AddressRefused().message)]
 
 
-# Ours: a SIP service on one address, one on all, one known by name, and something else.
+# Our own: a SIP service on one address, one on all, one known by name, and Redis.
 OWN = [
     *sip_listeners("127.0.0.1", 5070),
     *sip_listeners("0.0.0.0", 5080),
@@ -317,7 +317,7 @@ class TestOwn:
             "x.localhost.:5070",
             "loop.example:5070",
             "127.0.0.1:5080",
-            "127.9.9.9:5080",  # every address of this machine
+            "127.9.9.9:5080",  # an address of this machine
             "[::1]:5080",
             "loop.example:5080",
             "sip.ours.example",
@@ -356,7 +356,7 @@ class TestOwn:
         [
             ("127.0.0.1:5070", False),
             ("127.0.0.1:5071", False),
-            ("sip.ours.example", False),  # 5061, by TLS
+            ("sip.ours.example", False),  # port 5061 with TLS
             ("sip.ours.example:5061", False),
             ("sip.ours.example:5062", True),
         ],
@@ -423,7 +423,7 @@ class TestOwn:
     async def test_a_sip_service_beside_us_listens_on_every_address(
         self, monkeypatch: pytest.MonkeyPatch, host: str, by_setting: str
     ) -> None:
-        """As in the production set of containers: the API's address is not the only one."""
+        """As with the production containers: its API's address is not its only one."""
         monkeypatch.setattr(guard, "_is_local", lambda ip: str(ip) in {PUBLIC, PUBLIC6})
         urls: dict[str, Any] = {by_setting: f"ws://{host}:7880"}
         settings = GivenSettings(**urls)
@@ -444,7 +444,7 @@ class TestOwn:
 
 
 class TestDial:
-    """What the SIP service is told of a tenant's dial."""
+    """The dial request to the SIP service for a tenant's trunk."""
 
     @pytest.mark.parametrize(
         ("address", "transport", "hostname"),
@@ -499,7 +499,7 @@ def answer(*addresses: str) -> list[tuple[Any, ...]]:
 
 
 async def asked(lookups: Lookups, name: str, tenant: str | None) -> list[str] | None:
-    """None: no answer."""
+    """Return the addresses; None if there was no answer."""
     try:
         return await lookups.resolve(name, tenant)
     except NoAnswer:
@@ -583,7 +583,7 @@ class TestLookups:
         assert len(heard) == 2
 
     async def test_our_own_names_have_room_beyond_any_tenants_share(self) -> None:
-        """All at once: each has to wait for the last of them."""
+        """All lookups run at once: each waits for the last of them."""
         ours = [f"{n}.ours.example" for n in range(LOOKUPS_PER_TENANT + 1)]
         together = threading.Barrier(len(ours))
 
@@ -597,7 +597,7 @@ class TestLookups:
 
 
 class Moody(Names):
-    """A resolver that may be silent."""
+    """A resolver that stops answering while ``silent``."""
 
     silent = False
 
@@ -609,7 +609,7 @@ class Moody(Names):
 
 
 class TestOwnNames:
-    """Where a listener of ours is that the settings give by name."""
+    """The addresses of own listeners that the settings give by name."""
 
     OWN = (Listener("sip.ours.example", 5060), Listener("rtc.ours.example", 5060))
 
@@ -671,7 +671,7 @@ class TestOwnNames:
         assert await passes(SipGuard(own=own, resolve=together), "8.8.8.8")
 
     async def test_a_tenant_with_a_slow_name_server_hides_none(self) -> None:
-        """Its share is full, whichever tenant's that is: our own is found all the same."""
+        """Our own names are still resolved if tenants have used up their lookups."""
         stuck = threading.Event()
 
         def system(name: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
@@ -704,12 +704,12 @@ async def passes(checked: SipGuard, address: str, *, tls: bool | None = False) -
 
 
 class TestUnknownTransport:
-    """What a far end names may be reached with TLS or without."""
+    """An address that a far end names may be reached with or without TLS."""
 
     @pytest.mark.parametrize(
         ("address", "allowed"),
         [
-            (PUBLIC, False),  # 5061, if it is by TLS
+            (PUBLIC, False),  # port 5061 with TLS
             (f"{PUBLIC}:5061", False),
             (f"{PUBLIC}:5070", False),
             (f"{PUBLIC}:5062", True),

@@ -1,4 +1,4 @@
-"""What really arrives on this machine when a tenant names it: nothing."""
+"""The SIP guard on a running stack: nothing arrives at a listener that a tenant may not call."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ANSWER_SDP = (
 
 
 class Ear(asyncio.DatagramProtocol):
-    """A UDP socket, and a TCP one on the same port, that note whatever reaches them."""
+    """A UDP and a TCP socket on the same port that note everything they receive."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -69,7 +69,7 @@ class Ear(asyncio.DatagramProtocol):
         return f"127.0.0.1:{self.port}"
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        if data[:1].isalpha():  # RTP is not
+        if data[:1].isalpha():  # SIP, not RTP
             self._note(data.decode(), addr)
             self.on_request(data.decode(), addr)
 
@@ -126,7 +126,7 @@ async def far() -> AsyncIterator[Ear]:
 
 @dataclass
 class Guarded:
-    """A gateway and a bridge without SIP_ALLOW_PRIVATE, at the stack's LiveKit."""
+    """A gateway and a bridge without SIP_ALLOW_PRIVATE, on the stack's LiveKit."""
 
     gateway: Running
     sip: Any
@@ -198,7 +198,7 @@ class TestGateway:
     async def test_nothing_arrives(self, guarded: Guarded, ear: Ear, host: str) -> None:
         answer = await guarded.call(f"{host}:{ear.port}")
         assert answer[0] == 403
-        # Nobody listens there: the very same answer.
+        # A port that nobody listens on gets the same answer.
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             assert await guarded.call(f"{host}:{free.getsockname()[1]}") == answer
@@ -246,7 +246,7 @@ class TestBridge:
         assert ear.heard == []
 
     async def test_what_it_says_ends_the_call(self, guarded: Guarded, ear: Ear) -> None:
-        """The name leads elsewhere after the gateway has asked it."""
+        """The gateway lets the address pass, as if its name had resolved to another one then."""
         app = guarded.gateway.app
         fooled = SipGuard(allow_private=True)
         real, outbound = app[SIP_GUARD], call_services(app).outbound
@@ -293,7 +293,7 @@ class TestBridge:
 
 
 class TestFarEnd:
-    """A far end that a call was allowed to, and that then leads elsewhere."""
+    """A far end that was allowed and then sends the call elsewhere."""
 
     @pytest.mark.parametrize("status", ["300 Choices", "301 Moved", "302 Moved", "305 Use Proxy"])
     async def test_a_redirection_is_not_followed(
@@ -327,7 +327,7 @@ class TestFarEnd:
 
 
 class TestFrom:
-    """A caller's word for where it calls from (livekit's allowed_addresses)."""
+    """A caller's From never counts as its source address (LiveKit's allowed_addresses)."""
 
     @pytest.mark.parametrize(
         ("mask", "host", "status"),
@@ -367,7 +367,7 @@ class TestFrom:
         try:
             name, _, port = guarded.sip_address.partition(":")
             ear.send(invite(called, host, guarded.sip_address, ear.port), (name, int(port)))
-            # The stack says 180 to everybody; one who was let in goes on ringing, in its room.
+            # The stack sends 180 to every caller; one that is let in goes on ringing in its room.
             if status == "487":
                 await in_room(livekit, room)
                 ear.send(cancel(called, host, guarded.sip_address, ear.port), (name, int(port)))
@@ -382,7 +382,7 @@ class TestFrom:
 
 
 async def in_room(livekit: LiveKitAPI, room: str) -> None:
-    """Until the caller is there."""
+    """Wait until the caller is in the room."""
     async with asyncio.timeout(WAIT):
         while True:
             asked = api.ListParticipantsRequest(room=room)

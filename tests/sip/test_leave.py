@@ -1,4 +1,4 @@
-"""Sending a phone's leg out of its room: who has left already is fine, and there is one door."""
+"""sip.leave: a leg that has already left is no error, and only this module removes legs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestSendAway:
         assert stub.removed == []
 
     async def test_others_are_not_asked(self, stub: Legs, livekit: LiveKitAPI) -> None:
-        """livekit-sip's legs and browsers do not answer, and each question takes up to 2 s."""
+        """livekit-sip's legs and browsers do not answer, and each request takes up to 2 s."""
         connecting = leg()
         connecting.state = ParticipantInfo.State.JOINING
         for other in (
@@ -108,7 +108,7 @@ class TestSendAway:
     async def test_a_dial_that_is_cancelled_asks_first(
         self, stub: Legs, livekit: LiveKitAPI
     ) -> None:
-        """The phone may have been answered, and removing an active leg leaks memory."""
+        """The phone may have answered, and removing an active leg leaks memory."""
         held = asyncio.Event()
         async with served(silent(held)) as sip_service:
             sip = LiveKitAPI(f"http://127.0.0.1:{sip_service.port}", KEY, SECRET, failover=False)
@@ -130,7 +130,7 @@ class TestSendAway:
 
 
 def silent(until: asyncio.Event) -> web.Application:
-    """A SIP service that does not answer ``until`` told to."""
+    """Return a SIP service that does not respond before ``until`` is set."""
 
     async def wait(_: web.Request) -> web.Response:
         await until.wait()

@@ -1,4 +1,4 @@
-"""What LiveKit says of a participant whose own connection tells nothing."""
+"""sip.membership: LiveKit is asked for a participant whose own connection reports nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.attack]
 
 
 class Rooms:
-    """What LiveKit says when it is asked for a participant, look by look; then the same again."""
+    """LiveKit's answers about a participant, one per look; the last one repeats."""
 
     def __init__(self, *looks: str | None) -> None:
         self._looks = list(looks)
@@ -36,7 +36,7 @@ class TestMembership:
             (["SCL_1", ""], True),
             (["", "", "SCL_1", "SCL_1", ""], True),
             ([""], False),
-            (["SCL_of_another"], False),  # who holds the identity now
+            (["SCL_of_another"], False),  # the identity's present holder
             (["SCL_1", "SCL_of_another"], True),
             ([None, None, ""], False),
             (["SCL_1", None, None, ""], True),

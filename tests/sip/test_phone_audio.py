@@ -1,4 +1,4 @@
-"""What a phone hears of a room: tracks that come, stall, and come back."""
+"""sip.phone_audio: a phone hears its room's tracks mixed, also if they stall or come back."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestMixer:
 
 
 async def test_a_track_that_is_back_at_once_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """LiveKit tells of the end of a subscription only when the next one begins."""
+    """LiveKit reports the end of a subscription only when the next one begins."""
     started: list[object] = []
 
     async def downlink(self: PhoneLeg, track: object) -> None:

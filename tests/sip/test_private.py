@@ -1,4 +1,4 @@
-"""Tells when a library changes a private part that sip uses (sip._private)."""
+"""sip._private: these tests fail if a library changes a private part that sip uses."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_subscriber_hears_only_what_it_is_narrowed_to() -> None:
 
 @pytest.mark.parametrize("subscribes", [rtc.Room.connect, rtc.AudioStream.__init__])
 def test_rooms_and_streams_subscribe_so(subscribes: Callable[..., Any]) -> None:
-    """A room does when it connects, for which there would have to be a server."""
+    """The source is read because a room subscribes when it connects, which needs a server."""
     assert "self._ffi_queue = FfiClient.instance.queue.subscribe(" in inspect.getsource(subscribes)
 
 

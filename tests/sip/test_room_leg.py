@@ -1,4 +1,4 @@
-"""A leg in a room gives back what it took from the SDK."""
+"""sip.room_leg: joining, last words, and release of what the leg took from the SDK."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def join(monkeypatch: pytest.MonkeyPatch) -> tuple[RoomLeg, Room]:
 async def test_no_handler_is_left_in_the_room(
     removed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The SDK frees no room that has one, in any way of leaving."""
+    """The SDK never frees a room that still has a handler."""
     leg, room = await join(monkeypatch)
     assert room.local_participant.methods == {"lk.sip.EndCall", LEAVE_METHOD}
     room.connected = not removed
@@ -105,7 +105,7 @@ async def test_no_handler_is_left_in_the_room(
 
 
 async def test_a_track_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it rings and at the answer; asked again, the answer's status would be 40 ms late."""
+    """It is asked for while ringing; a second time would make the answer's status 40 ms late."""
     leg, room = await join(monkeypatch)
     voice, screen = Publication(rtc.TrackKind.KIND_AUDIO), Publication(rtc.TrackKind.KIND_VIDEO)
     room.remote_participants["agent"] = Remote(voice, screen)
@@ -118,7 +118,7 @@ async def test_a_track_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_a_last_word_waits_for_the_room_and_for_no_publication(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Who gave up while the room was joined must not look like one whom nobody served."""
+    """A caller who hung up during the join must not look like one whom nobody answered."""
     leg, room = outside(monkeypatch, tells_within_s=0)
     room.local_participant.publishes.clear()
     joining = asyncio.create_task(leg.join(asyncio.get_running_loop().time() + 5))

@@ -1,7 +1,7 @@
-"""What a SIP service for LiveKit must do, as one suite: run on the bridge and on livekit-sip.
+"""The contract of a SIP service for LiveKit, as one suite for the bridge and livekit-sip.
 
-Phones and trunks are real SIP on loopback (:mod:`dev.phone`, :mod:`dev.standins.trunk`), rooms are
-a real livekit-server's."""
+Phones and trunks speak real SIP on loopback (:mod:`dev.phone`, :mod:`dev.standins.trunk`), and
+the rooms are on a real livekit-server."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ from tests.sip.contract.outbound import OutboundContract
 
 
 class SipContract(OutboundContract, MediaContract, InboundContract):
-    """Subclasses give the fixture ``rig``."""
+    """Subclasses provide the fixture ``rig``."""

@@ -1,4 +1,4 @@
-"""Phones that call, and the trunks and rules that say where they are put through to."""
+"""Inbound calls, and the trunks and rules that choose their rooms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.sip.contract.rig import (
 
 
 class InboundContract:
-    """Subclasses give the fixture ``rig``."""
+    """Subclasses provide the fixture ``rig``."""
 
     # --- inbound
 
@@ -87,7 +87,7 @@ class InboundContract:
                 assert await watcher.reason(sid) == "CLIENT_INITIATED"
 
     async def test_a_caller_who_is_sent_away(self, rig: Rig) -> None:
-        """Removed as soon as it is all there, and after a while: refused, at once."""
+        """A caller removed while unanswered is refused at once, however long it has rung."""
         async with self.inbound(rig):
             for rings in (False, True):
                 call = await self.ring(rig)
@@ -100,7 +100,7 @@ class InboundContract:
                 await rig.lk.room.remove_participant(
                     api.RoomParticipantIdentity(room=rig.room, identity=f"sip_{CALLER}")
                 )
-                # Sooner than any time-out of the SIP service's.
+                # Sooner than any timeout of the SIP service.
                 ended = await call.ended(8)
                 assert (ended.how, ended.status) == ("refused", 486)
 
@@ -190,7 +190,7 @@ class InboundContract:
         ringing_timeout: Duration | None = None,
         **fields: Any,
     ) -> AsyncIterator[tuple[pb.SIPInboundTrunkInfo, pb.SIPDispatchRuleInfo]]:
-        """A trunk for one number, and a rule that leads to the rig's room."""
+        """Create a trunk for one number, and a rule that leads to the rig's room."""
         info = trunk or pb.SIPInboundTrunkInfo()
         info.numbers[:] = [CALLED]
         info.ringing_timeout.CopyFrom(ringing_timeout or seconds(30))
@@ -224,7 +224,7 @@ class InboundContract:
         )
 
     async def caller_in(self, rig: Rig) -> Any:
-        """The caller's participant, once it is in the rig's room."""
+        """Return the caller's participant, once it is in the rig's room."""
         async with asyncio.timeout(WAIT):
             while True:
                 try:

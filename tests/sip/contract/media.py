@@ -1,4 +1,4 @@
-"""What is heard on a call, digits, and transfers."""
+"""Audio, digits and transfers of a call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.sip.contract.rig import (
 
 
 class MediaContract:
-    """Subclasses give the fixture ``rig``."""
+    """Subclasses provide the fixture ``rig``."""
 
     # --- audio and digits
 
@@ -55,7 +55,7 @@ class MediaContract:
         assert level_at(heard, 1500) > 0.2
 
     async def test_it_hears_what_livekit_lets_it_hear(self, rig: Rig) -> None:
-        """As a human who is told first, and then put through (worker.room.separation)."""
+        """A transfer's human is briefed first and then put through (worker.room.separation)."""
         rig.phone.behave(RingOut())
         async with rig.watch() as one, in_room(rig.backend, rig.room, "second") as two:
             voices = {600: Voice(one.room), 1500: Voice(two.room)}

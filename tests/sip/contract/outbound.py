@@ -1,4 +1,4 @@
-"""Phones that are dialled: what is known when, refusals, trunks, and how calls end."""
+"""Outbound calls: what is known before the answer, refusals, trunks, and how calls end."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from tests.sip.contract.rig import (
 
 
 class OutboundContract:
-    """Subclasses give the fixture ``rig``."""
+    """Subclasses provide the fixture ``rig``."""
 
-    # --- outbound: when what is known
+    # --- outbound: before and at the answer
 
     async def test_the_participant_is_there_with_its_ids_before_the_answer(self, rig: Rig) -> None:
         rig.phone.behave(RingOut())
@@ -183,7 +183,7 @@ class OutboundContract:
         assert (raised.value.code, raised.value.status) == ("invalid_argument", 400)
         assert rig.phone.invites == 0
 
-    # --- outbound: what is on the wire
+    # --- outbound: the INVITE
 
     async def test_the_caller_and_headers_on_the_wire(self, rig: Rig) -> None:
         _, call = await rig.connect(headers={"X-Order": "a 17"}, display_name="Ann Lee")
@@ -298,7 +298,7 @@ class OutboundContract:
         assert by_us(await call.ended(WAIT)) == ("remote", "cancel")
 
     async def test_removal_before_it_rings_cancels_too(self, rig: Rig) -> None:
-        """The INVITE is on its way, its answers are not: nobody's phone may ring on."""
+        """The INVITE has been sent but not yet answered; no phone may go on ringing."""
         rig.phone.behave(RingOut())
         async with Trunk(rig.phone.address) as trunk:
             rooms = [new_room() for _ in range(8)]
@@ -311,7 +311,7 @@ class OutboundContract:
                 )
 
             await asyncio.gather(*(dial_and_remove(room) for room in rooms))
-            for _ in rooms:  # under way, not all of them at the phone yet
+            for _ in rooms:  # not all INVITEs have reached the phone yet
                 call = await rig.phone.next_call(WAIT)
                 assert by_us(await call.ended(WAIT)) == ("remote", "cancel")
             assert trunk.invites == len(rooms)
@@ -338,7 +338,7 @@ class OutboundContract:
     async def test_the_room_hangs_up_by_rpc(self, rig: Rig) -> None:
         async with rig.watch() as watcher:
             info, call = await rig.connect()
-            # livekit-sip is gone before its answer at times.
+            # livekit-sip sometimes leaves before it has answered the RPC.
             with contextlib.suppress(rtc.RpcError):
                 await watcher.room.local_participant.perform_rpc(
                     destination_identity=IDENTITY, method="lk.sip.EndCall", payload='{"headers":{}}'

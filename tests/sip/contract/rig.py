@@ -1,4 +1,4 @@
-"""Both sides of a SIP service under test: rooms and who is in them, phones and trunks."""
+"""Both sides of a SIP service under test: rooms with their participants, and a phone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IDENTITY: Final = "phone"
 
 
 def missing_for_livekit_sip() -> str:
-    """Why livekit-sip cannot be run here; empty when it can."""
+    """Return what livekit-sip needs and this machine lacks; empty if it can run."""
     missing = []
     if livekit_sip_binary() is None:
         missing.append("livekit-sip (LIVEKIT_SIP_BIN or PATH)")
@@ -40,7 +40,7 @@ def livekit_sip_binary() -> str | None:
     return os.environ.get("LIVEKIT_SIP_BIN") or shutil.which("livekit-sip")
 
 
-# --- what is on the other side: rooms
+# --- rooms
 
 
 class Watcher:
@@ -86,7 +86,7 @@ class Watcher:
         self._changed.set()
 
     async def until(self, condition: Any) -> None:
-        """Until ``condition()`` holds, looked at whenever something happens."""
+        """Wait until ``condition()`` holds; check it after every event."""
         async with asyncio.timeout(WAIT):
             while not condition():
                 self._changed.clear()
@@ -115,7 +115,7 @@ class Voice:
         self._source = rtc.AudioSource(8000, 1, queue_size_ms=100)
 
     async def publish(self) -> str:
-        """The track's id."""
+        """Publish the track and return its id."""
         track = rtc.LocalAudioTrack.create_audio_track("voice", self._source)
         options = rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE)
         return (await self._room.local_participant.publish_track(track, options)).sid
@@ -134,7 +134,7 @@ def tone(hz: float, seconds: float) -> Pcm:
 
 
 def level_at(pcm: Pcm, hz: float) -> float:
-    """The share of a signal's energy within 20 Hz of a frequency, 0 to 1."""
+    """Return the share of a signal's energy within 20 Hz of a frequency, 0 to 1."""
     spectrum = np.abs(np.fft.rfft(pcm.astype(np.float64))) ** 2
     near = np.abs(np.fft.rfftfreq(len(pcm), 1 / 8000) - hz) < 20
     total = float(spectrum.sum())
@@ -169,7 +169,7 @@ def seconds(value: float) -> Duration:
 
 @dataclass
 class Rig:
-    """A backend with clients, a phone, and a room that nobody used before."""
+    """A backend with clients, a phone, and an unused room."""
 
     backend: Backend
     lk: LiveKitAPI
@@ -185,7 +185,7 @@ class Rig:
         return info
 
     async def connect(self, **fields: Any) -> tuple[pb.SIPParticipantInfo, PhoneCall]:
-        """A call that is up."""
+        """Dial the phone and return an answered call."""
         info = await self.dial(wait_until_answered=True, **fields)
         call = await self.phone.next_call(WAIT)
         await call.answered(WAIT)
@@ -197,7 +197,7 @@ class Rig:
         )
 
     async def visible(self) -> Any:
-        """The participant, as soon as it is in the room."""
+        """Return the participant, as soon as it is in the room."""
         async with asyncio.timeout(WAIT):
             while True:
                 try:
@@ -244,7 +244,7 @@ def by_us(ended: Ended) -> tuple[str, str]:
 
 
 def tracks(room: rtc.Room) -> list[rtc.RemoteAudioTrack]:
-    """The phone's tracks that this room is subscribed to."""
+    """Return the phones' tracks that this room is subscribed to."""
     return [
         publication.track
         for participant in room.remote_participants.values()
