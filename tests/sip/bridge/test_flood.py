@@ -1,4 +1,4 @@
-"""The bridge under a flood of INVITEs, and under dials whose rooms go away."""
+"""The bridge under a flood of INVITEs, and under dials whose rooms are deleted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.sip, pytest.mark.attack, pytest.mark.asyncio(loop_scop
 
 FLOODED, OTHERS = "+15105550177", "+15105550188"
 INVITES, WITHIN_S = 150, 2.0
-# Rooms of twenty callers, each some 2 MB with its native half, and room for the process.
+# The rooms of twenty callers at some 2 MB each, native half included, and some headroom.
 MAY_GROW_MB = 110
 
 
@@ -45,7 +45,7 @@ async def sip(bridge: Stack) -> AsyncIterator[Any]:
 
 @contextlib.asynccontextmanager
 async def attached(sip: Any, number: str) -> AsyncIterator[str]:
-    """A trunk of the number, a room for each of its calls; the rooms' prefix."""
+    """Attach the number to a trunk, with a room for each call; yield the rooms' prefix."""
     trunk = await sip.create_inbound_trunk(
         pb.CreateSIPInboundTrunkRequest(trunk=pb.SIPInboundTrunkInfo(name=number, numbers=[number]))
     )
@@ -158,7 +158,7 @@ def memory_mb(stack: Stack) -> float:
 
 async def test_a_flood_of_invites_is_refused_and_others_go_on(bridge: Stack, sip: Any) -> None:
     limits, target = Limits(), bridge.sip_address
-    async with Phone() as phone:  # what the first call loads stays
+    async with Phone() as phone:  # the first call loads what stays in memory
         first = dial_request(new_id("first"), phone.address, wait_until_answered=True)
         await sip.create_sip_participant(first)
         await (await phone.next_call(WAIT)).hangup()
@@ -175,7 +175,7 @@ async def test_a_flood_of_invites_is_refused_and_others_go_on(bridge: Stack, sip
         dialled = []
         for number in range(INVITES):
             flood.invite(FLOODED)
-            if number % 50 == 25:  # meanwhile, another tenant: a call out, and a call in
+            if number % 50 == 25:  # another tenant's calls: one out, one in
                 dialled.append(
                     asyncio.create_task(
                         sip.create_sip_participant(dial_request(new_id("out"), phone.address))
@@ -191,7 +191,7 @@ async def test_a_flood_of_invites_is_refused_and_others_go_on(bridge: Stack, sip
             lambda: sum(map(flood.final, flood.statuses)) >= INVITES - limits.unanswered_of_trunk
         )
         async with asyncio.timeout(WAIT):
-            while len(await rooms(livekit, others)) < len(dialled):  # noqa: ASYNC110 (told by nobody)
+            while len(await rooms(livekit, others)) < len(dialled):  # noqa: ASYNC110 (no event)
                 await asyncio.sleep(0.05)
         assert len(await rooms(livekit, flooded)) <= limits.unanswered_of_trunk
         assert not any(map(caller.refused, caller.statuses))
@@ -201,7 +201,7 @@ async def test_a_flood_of_invites_is_refused_and_others_go_on(bridge: Stack, sip
         assert grown < MAY_GROW_MB
     log = bridge.log_text("bridge")
     assert "too many calls from one address" in log
-    assert log.count("incoming calls refused") < INVITES / 3  # one line tells of many
+    assert log.count("incoming calls refused") < INVITES / 3  # one line counts many
     assert "Traceback" not in log
 
 
@@ -211,7 +211,7 @@ async def rooms(livekit: api.LiveKitAPI, prefix: str) -> list[str]:
 
 
 async def test_dials_whose_rooms_are_deleted_keep_nobody_waiting(bridge: Stack, sip: Any) -> None:
-    """The SDK does not hear of it while it connects: as many as join at a time, then one more."""
+    """The SDK misses a deletion while it connects; such dials must not block the next one."""
     async with Phone() as phone, bridge.api() as livekit:
         phone.behave(RingOut())
 

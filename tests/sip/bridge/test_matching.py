@@ -1,4 +1,4 @@
-"""Which trunk and rule a call belongs to, and what is dialled."""
+"""Trunks and rules that match an inbound call (sip.bridge.matching), and the plan of a dial."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.unit
 CALLER, CALLED = "+15105550100", "+15105550199"
 
 
-# What allowed_addresses may hold, and a caller may therefore write into its From.
+# Values of allowed_addresses that a caller may forge in its From.
 FORGED = [
     "198.51.100.0/24",
     "198.51.100.7",
@@ -67,7 +67,7 @@ class TestMatching:
             (["198.51.100.7"], "::ffff:198.51.100.8", False),
             (["::ffff:198.51.100.7"], "::ffff:198.51.100.7", True),
             (["::ffff:0:0/96"], "::ffff:198.51.100.7", True),
-            # Wrapped in another way it is somebody else's word.
+            # Any other wrapping is not the IPv4 address in it.
             (["198.51.100.7"], "2002:c633:6407::1", False),
             (["198.51.100.7"], "64:ff9b::c633:6407", False),
             (["198.51.100.7"], "::198.51.100.7", False),
@@ -249,7 +249,7 @@ class Unreachable:
 async def test_a_process_dials_from_so_many_identities(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The stack keeps each for good, and a tenant may show any number of them."""
+    """The stack never frees an identity, and a tenant may dial from any number of them."""
     made: list[str] = []
 
     async def create(runtime: object, account: str, **options: object) -> Unreachable:

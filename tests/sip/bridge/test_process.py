@@ -1,4 +1,4 @@
-"""The bridge as a process: start, stop, restart, and LiveKit going away under a call."""
+"""The bridge as a process: start, stop, restart, and the loss of LiveKit during a call."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.sip.contract.rig import CALLED, IDENTITY, dial_request, new_room
 
 pytestmark = pytest.mark.sip
 
-# The SDK's own attempts, or the bridge's grace, whichever is over first; and some.
+# Until the SDK's own attempts or the bridge's grace period are over, with a margin.
 ROOM_LOST_S = 45.0
 
 
@@ -54,14 +54,14 @@ async def phone() -> AsyncIterator[Phone]:
 
 
 async def restart(bridge: Component, **changes: str) -> None:
-    """Anew, with other settings."""
+    """Restart the bridge with other settings."""
     await bridge.stop()
     bridge.process.env = {**(bridge.process.env or {}), **changes}
     await bridge.start()
 
 
 class Line:
-    """A TCP relay to LiveKit that goes deaf (what the server says is lost), waits, or is cut."""
+    """A TCP relay to LiveKit that can drop the server's data (``deaf``), hold it, or be cut."""
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
@@ -69,7 +69,7 @@ class Line:
         self._writers: list[asyncio.StreamWriter] = []
         self.deaf = False
         self.answers = asyncio.Event()
-        """While clear, what the server says waits."""
+        """While clear, the server's data is held."""
         self.answers.set()
         self.connections = 0
         self.url = ""
@@ -84,7 +84,7 @@ class Line:
         self.cut()
 
     def cut(self) -> None:
-        """End the connections that there are; new ones hear again."""
+        """Abort all connections; new ones pass the server's data on again."""
         self.deaf = False
         for writer in self._writers:
             writer.transport.abort()
@@ -123,7 +123,7 @@ async def health(stack: Stack) -> Any:
 
 
 async def no_calls(stack: Stack) -> None:
-    """Until the bridge has none left."""
+    """Wait until the bridge has no call left."""
     async with asyncio.timeout(WAIT):
         while (await health(stack))["live_calls"]:  # noqa: ASYNC110 - nothing to await
             await asyncio.sleep(0.1)
@@ -154,7 +154,7 @@ async def test_a_stop_hangs_up_every_call(stack: Stack, sip: Any, phone: Phone) 
 
 
 async def test_what_a_killed_bridge_left_is_removed(stack: Stack, sip: Any, phone: Phone) -> None:
-    """By the next one before it takes a call, and nobody else's leg."""
+    """The next run removes its legs before it takes a call, and leaves those of others alone."""
     room = new_room()
     await sip.create_sip_participant(dial_request(room, phone.address, wait_until_answered=True))
     settings = stack.settings
@@ -202,7 +202,7 @@ async def test_calls_leave_nothing_behind(stack: Stack, sip: Any, phone: Phone) 
             await call.hangup()
         await no_calls(stack)
 
-    await round_of_calls()  # what the first calls load stays, and so do the client's connections
+    await round_of_calls()  # the first calls and the client open files that stay open
     pid = stack.bridge.process.pid
     before = len(os.listdir(f"/proc/{pid}/fd"))
     await round_of_calls()
@@ -226,7 +226,7 @@ async def test_livekit_goes_away(stack: Stack, sip: Any, phone: Phone) -> None:
 async def test_a_caller_who_gives_up_while_the_room_is_joined(
     stack: Stack, sip: Any, phone: Phone
 ) -> None:
-    """The room is told why, though the phone has gone before the bridge is in."""
+    """The room is told why, although the phone hung up before the bridge had joined."""
     room, changes = new_room(), asyncio.Queue[str]()
     rule = pb.SIPDispatchRule(dispatch_rule_direct=pb.SIPDispatchRuleDirect(room_name=room))
     await sip.create_dispatch_rule(pb.CreateSIPDispatchRuleRequest(rule=rule))
@@ -258,7 +258,7 @@ async def test_a_caller_who_gives_up_while_the_room_is_joined(
 
 
 async def test_a_removal_that_is_not_heard(stack: Stack, sip: Any, phone: Phone) -> None:
-    """The connection closes before the room's last word is read: the SDK would join again."""
+    """The connection breaks before the room's last message is read, so the SDK would rejoin."""
     async with Line(stack.settings.livekit_url) as line:
         await restart(stack.bridge, LIVEKIT_URL=line.url)
         room = new_room()
@@ -279,7 +279,7 @@ async def test_a_removal_that_is_not_heard(stack: Stack, sip: Any, phone: Phone)
 
 
 async def test_a_connection_that_breaks_for_a_moment(stack: Stack, sip: Any, phone: Phone) -> None:
-    """The room still has the participant: the call goes on."""
+    """The room still has the participant, so the call goes on."""
     async with Line(stack.settings.livekit_url) as line:
         await restart(stack.bridge, LIVEKIT_URL=line.url)
         call = await connect(sip, phone)
@@ -287,7 +287,7 @@ async def test_a_connection_that_breaks_for_a_moment(stack: Stack, sip: Any, pho
         line.cut()
         async with asyncio.timeout(WAIT):
             while line.connections < before + 2:  # noqa: ASYNC110 - nothing to await
-                await asyncio.sleep(0.01)  # the question, and the SDK again
+                await asyncio.sleep(0.01)  # the bridge's lookup, and the SDK's reconnection
         with pytest.raises(TimeoutError):
             await call.ended(2)
 

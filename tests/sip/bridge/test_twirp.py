@@ -1,4 +1,4 @@
-"""The bridge's Twirp codec, and what a dial's end is told as."""
+"""The bridge's Twirp codec, and the verdicts on failed dials."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class TestVerdict:
         assert (found.error.code, found.reason) == (code, reason)
 
     def test_an_invite_that_was_sent_is_never_worth_a_retry(self) -> None:
-        """Clients dial again after a 5xx: the phone would ring twice."""
+        """Clients retry after a 5xx, and the phone would ring twice."""
         for text in ["500 X", "503 X", "599 X", "Connection refused [111]", "Odd [5]", ""]:
             assert verdict.refused(text).error.http_status < 500
 

@@ -1,4 +1,4 @@
-"""The bridge's HTTP face: who may call what, in which form, and what an error looks like."""
+"""The bridge's Twirp API over HTTP: permissions, formats of requests and responses, errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Client = TestClient[Any, Any]
 
 @asynccontextmanager
 async def serving(tmp_path: Path, *, dials_waiting: int = 100) -> AsyncIterator[Client]:
-    """Serve with nothing behind it: no SIP socket, no LiveKit."""
+    """Serve the API without a SIP socket and without LiveKit."""
     livekit = LiveKit("ws://127.0.0.1:1", KEY, SECRET)
     registry = Registry(tmp_path / "bridge.json")
     sip = SipService(
@@ -177,7 +177,7 @@ async def test_every_method_of_the_api_with_livekits_own_client(client: Client) 
             await sip.list_outbound_trunk(pb.ListSIPOutboundTrunkRequest(numbers=["+4"]))
         ).items
         rule = await sip.create_dispatch_rule(
-            pb.CreateSIPDispatchRuleRequest(  # the form before dispatch_rule
+            pb.CreateSIPDispatchRuleRequest(  # the older form, without dispatch_rule
                 name="r",
                 trunk_ids=[trunk],
                 attributes={"a": "1", "b": "2"},
@@ -214,4 +214,4 @@ async def test_more_dials_than_can_join_their_rooms_are_refused(tmp_path: Path) 
     async with serving(tmp_path, dials_waiting=0) as client:
         status, refusal = await post(client, "CreateSIPParticipant", dial, bearer(call=True))
     assert (status, refusal["code"]) == (429, "resource_exhausted")
-    assert "meta" not in refusal  # no SIP status: the far end was never asked
+    assert "meta" not in refusal  # no SIP status: the far end was never dialled

@@ -1,4 +1,4 @@
-"""The bridge's own check of a tenant's dial, and what it does where a far end leads elsewhere."""
+"""The bridge's own check of a tenant's dial, and of the next hop that the far end names."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Phone:
 
 
 class Stack:
-    """A SIP stack that notes what it is told to dial, and what the far end then says."""
+    """A SIP stack that notes the URIs dialled; the far end answers with the given headers."""
 
     host = "192.0.2.7"
 
@@ -138,7 +138,7 @@ class Stack:
 
 
 def ringing_out() -> Any:
-    """A call that has joined its room."""
+    """Return a call that has joined its room."""
     return SimpleNamespace(
         participant=SimpleNamespace(attributes={}),
         adopt=lambda _phone: None,
@@ -156,7 +156,7 @@ async def dial(
     call: Any = None,
     **fields: Any,
 ) -> str | None:
-    """The code of the error; None: answered."""
+    """Dial; return the error's code, or None if the far end answered."""
     endpoint: Any = stack
     verdict = await outbound.dial(
         call or ringing_out(), order(hostname, tenant=tenant, **fields), endpoint, guard
@@ -166,7 +166,7 @@ async def dial(
 
 class TestDial:
     async def test_a_name_that_leads_elsewhere_the_second_time(self) -> None:
-        """Public when the gateway asked, private when it is dialled."""
+        """The name is public when the gateway resolves it, and private when the bridge does."""
         names = Names(rebind_example=[[PUBLIC], ["127.0.0.1"]])
         guard = SipGuard(resolve=names)
         assert await guard.check("rebind.example:5060", tenant="acme") == [PUBLIC]
@@ -175,7 +175,7 @@ class TestDial:
         assert stack.dialled == []
 
     async def test_a_name_that_would_lead_elsewhere_the_third_time(self) -> None:
-        """It is not asked again: the stack gets the address."""
+        """The stack gets the checked address, so it does not resolve the name."""
         names = Names(rebind_example=[[PUBLIC], ["127.0.0.1"]])
         stack = Stack(("contact", "<sip:200@8.8.4.4>"))
         assert await dial("rebind.example:5060", SipGuard(resolve=names), stack) is None
@@ -193,7 +193,7 @@ class TestDial:
             [("contact", "<sip:200@gone.example>")],
             [("contact", "<sip:200@ours.example>")],
             [("contact", "<sip:200@8.8.8.8>"), ("record-route", "<sip:10.0.0.1;lr>")],
-            # Taken for another address by a careless reader than by the stack.
+            # A careless parser reads another address here than the stack does.
             [("contact", '"<sip:q@8.8.8.8>" <sip:b@10.0.0.1>')],
             [("contact", '"sip:q@8.8.8.8 " <sip:b@10.0.0.1>')],
             [("contact", "sip:q@8.8.8.8 <sip:b@10.0.0.1>")],
@@ -222,7 +222,7 @@ class TestDial:
         "headers",
         [
             [("contact", "<sip:200@8.8.4.4:5080>")],
-            # A switch behind its edge: nothing of ours goes to its Contact.
+            # A switch behind its edge: we send nothing to its Contact.
             [("contact", "<sip:200@172.25.1.1>"), ("record-route", "<sip:8.8.8.8;lr>")],
             [("contact", '"Doe, <John>" <sip:200@8.8.4.4>')],
             [
@@ -244,7 +244,7 @@ class TestDial:
 
     @pytest.mark.parametrize("mark", ["mark", "true", ""])
     async def test_the_lookups_are_its_tenants(self, mark: str) -> None:
-        """Before and after the answer, whatever the rooms, and never in our own pool."""
+        """Lookups before and after the answer, in any room, count as the tenant's, not as ours."""
         names = Names(trunk_example=[[PUBLIC]], far_example=[[PUBLIC]])
         stack = Stack(("contact", "<sip:200@far.example>"))
         for _ in range(2):
@@ -282,7 +282,7 @@ class TestDial:
 
 
 class Silent:
-    """A resolver that never answers, except to ``late``; it tells when it is asked."""
+    """A resolver that never answers; or, with ``late``, one that calls it and answers."""
 
     def __init__(self, *, late: Callable[[], None] | None = None) -> None:
         self.asked = asyncio.Event()

@@ -1,4 +1,4 @@
-"""How many calls the bridge lets in, how fast, and in whose turn they join their rooms."""
+"""The bridge's limits on inbound calls: their number and rate, turns to join, and refusals."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class TestTurns:
 async def test_a_join_that_cannot_succeed_gives_its_turn_back(
     came: bool, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The SDK does not hear of a removal while it connects."""
+    """The SDK misses a removal while it connects."""
 
     async def connect(*_: object, **__: object) -> None:
         await asyncio.Event().wait()

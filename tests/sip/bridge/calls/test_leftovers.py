@@ -1,4 +1,4 @@
-"""What an earlier run of the embedded SIP service left is found, whatever ends meanwhile."""
+"""sip.bridge.calls.leftovers: legs of an earlier run are removed, whatever ends meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ended calls are let go, their rooms' native halves with them."""
+"""sip.bridge.calls.sweeper: ended calls are freed, with their rooms' native halves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 class Circle:
-    """What refers to itself, as a room and its handlers do."""
+    """A reference cycle, like that of a room and its handlers."""
 
     def __init__(self) -> None:
         self.itself = self

@@ -1,4 +1,4 @@
-"""What the bridge reads off the wire: dialogs, their headers, attributes."""
+"""Data from the bridge's SIP trace: messages, dialogs, and attributes from their headers."""
 
 from __future__ import annotations
 
