@@ -1,4 +1,4 @@
-"""What an agent's policies sound like at a phone, through the SIP service."""
+"""An agent's policies as a phone hears them through the SIP service."""
 
 from __future__ import annotations
 

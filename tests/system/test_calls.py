@@ -45,13 +45,13 @@ class Line:
         return dict(answer.body)
 
     async def over(self, call_id: str) -> dict[str, Any]:
-        """The record, once the call is over."""
+        """Return the record, once the call is over."""
         answer = await self.gateway.get(f"/v1/calls/{call_id}?wait=true&timeout=40")
         assert answer.body["endedAt"], answer.body
         return dict(answer.body)
 
     async def end(self, call_id: str) -> tuple[int, Any]:
-        # As the public clients do it: one sends {}, the other nothing.
+        # Of the public clients, one sends {} and the other no body.
         answer = await self.gateway.post(f"/v1/calls/{call_id}/end", json={})
         return answer.status, answer.body
 

@@ -1,4 +1,4 @@
-"""Whole conversations: the transcript is what was said, and the phone heard what it says."""
+"""Whole conversations: the transcript equals what was said and what the phone heard."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STEPS: tuple[Step, ...] = (
 
 
 class Talk:
-    """One scripted call: what the record says, and what the phone heard."""
+    """One scripted call; ``heard`` has the agent's words as the phone received them."""
 
     def __init__(self, gateway: Gateway, phone: Phone) -> None:
         self._gateway = gateway
@@ -47,7 +47,7 @@ class Talk:
         self.call: PhoneCall | None = None
 
     async def hold(self, number: int, ear: Recognizer) -> list[tuple[str, str]]:
-        """Returns (caller, agent) of every turn on the record, words only."""
+        """Hold the call; return each recorded turn as (caller, agent), normalized."""
         body = request(self._phone.address, to_phone_number=f"+1555777{number:04d}")
         placed = await Placed.place(self._gateway, body)
         call = self.call = await self._phone.next_call(10)
@@ -131,8 +131,8 @@ async def test_the_demo_conversation_with_an_interruption_a_tool_and_a_key(
                 whole = normalize(scenario.SPECIALS_ANSWER)
                 assert whole.startswith(heard) and heard != whole
                 assert normalize(told[normalize(text)]["response"]) == normalize(answer)
-    # The record is of the audio that the phone heard: what is left are packets, and buffers that a
-    # busy machine fills faster than they are asked for.
+    # The recorded latency includes the transport to the phone. The rest are packets, and buffers
+    # that a busy machine fills faster than they are read.
     assert abs(median(unseen_ms)) < 500
     events = await gateway.session.get(
         f"/v1/calls/{placed.call_id}/events", headers=gateway.headers

@@ -29,7 +29,7 @@ def _ended(line: str, room: str) -> bool:
 
 
 async def left_nothing(stack: Stack, room: str, timeout: float = 30) -> None:
-    """No room, no participant in it, no job, no spooled event."""
+    """Wait until the call's room, all jobs and all spooled events are gone."""
     livekit = stack.api()
     deadline = time.monotonic() + timeout
     async with aiohttp.ClientSession() as http:
@@ -97,7 +97,7 @@ class TestNeverAnswered:
         body = request("no-such-host.invalid")
         refused = await gateway.post("/sip/call", json=body)
         assert (refused.status, refused.code) == (403, "DESTINATION_NOT_ALLOWED")
-        # The operator's is not looked up before it is dialled.
+        # The operator's address is not looked up before the dial.
         answer = await gateway.post("/sip/call", json=body, headers=operator())
         assert answer.status == 200 or (answer.status, answer.code) == (500, "CALL_FAILED")
         listed = await gateway.get("/v1/calls", params={"limit": "1"}, headers=operator())
@@ -115,7 +115,7 @@ class TestNeverAnswered:
                 "auth_password": "wrong",
             }
             call = await Placed.place(gateway, request(trunk.address, sip=sip))
-            # The SIP service keeps to itself which status it gave up at.
+            # The SIP service does not report the status at which it gave up.
             assert await call.outcome() == ("failed", "dial_rejected", None)
             assert (await call.record())["sipReason"] == "Authentication failed"
         assert phone.invites == 0
@@ -193,7 +193,7 @@ class TestAnswered:
         assert (await up.ended(20)).by == "remote"
         assert await call.outcome() == ("completed", "max_duration_reached", None)
         record = await call.record()
-        # Without an agent the SIP service counts, from the answer, which we may learn of later.
+        # Without an agent the SIP service counts from the answer, which we may learn of late.
         assert record["durationSeconds"] > (1.5 if agent else 0)
         await left_nothing(stack, call.room)
 
@@ -208,10 +208,10 @@ async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
 
 
 class TestBroken:
-    """Calls that lose a part of the system: on a stack of their own."""
+    """Calls that lose a part of the system, on a stack of their own."""
 
     async def test_the_bridge_is_killed_and_comes_back(self, own: Stack, phone: Phone) -> None:
-        """The new one ends what LiveKit would take for living for 20 s more."""
+        """The new bridge removes the leg, which LiveKit would keep for 20 s more."""
         async with aiohttp.ClientSession(own.gateway_url) as session:
             gateway = Gateway(session)
             call = await Placed.place(gateway, request(phone.address))
@@ -245,7 +245,7 @@ class TestBroken:
     async def _after(
         self, own: Stack, gateway: Gateway, phone: Phone
     ) -> tuple[str, str, int | None]:
-        """The same processes serve the next call, once the worker is registered again."""
+        """Place a call once the worker is registered again; return its outcome."""
         deadline = time.monotonic() + 60
         while (ready := await gateway.get("/readyz")).body["workers"]["free"] < 1:
             assert time.monotonic() < deadline, ready.body
@@ -279,7 +279,7 @@ class TestBroken:
     async def test_the_worker_dies_before_its_agent_has_joined(
         self, tmp_path: Path, phone: Phone
     ) -> None:
-        """Killed, it is taken for living a few seconds more: the call is ended, not forgotten."""
+        """A killed worker counts as alive for a few more seconds, but its call is ended."""
         write_agents(tmp_path)
         values = {
             **AUTH,

@@ -33,7 +33,7 @@ STEPS = (
 
 ALLOWED = (
     Allowed("gateway/app.py", "create_app", "files and tables, before the first request"),
-    # In a greenlet, where the stack ends.
+    # It runs in a greenlet, where the recorded stack ends.
     Allowed(
         "gateway/store/migrations/__init__.py", "upgrade", "the schema, before the first request"
     ),

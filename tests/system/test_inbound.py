@@ -1,4 +1,4 @@
-"""Somebody dials an attached number: from the INVITE to the record, with a real phone."""
+"""Calls to an attached number, from the INVITE to the record, with a real phone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 
 async def refused(line: Line, phone: Phone, within_s: float = 20) -> int | None:
-    """The SIP status that a caller gets."""
+    """Dial the line and return the SIP status of the refusal."""
     call = await line.dial(phone)
     with pytest.raises(CallRefused) as refusal:
         await call.answered(within_s)
@@ -43,7 +43,7 @@ class TestAnswered:
         bare: bool,
         greeting: str,
     ) -> None:
-        """Whose it is, and with or without the +."""
+        """Each tenant's agent answers its own number, dialled with or without the +."""
         agent = await make_agent(gateway, tenant, beginMessage=greeting)
         line = await Line.attach(stack, gateway, agent, tenant=tenant)
         call = await line.dial(phone, bare=bare)
@@ -144,7 +144,7 @@ class TestRefused:
 
 
 async def test_fifty_calls_of_one_caller(stack: Stack, gateway: Gateway, phone: Phone) -> None:
-    """Three at a time: each in a room of its own, with an agent and a record of its own."""
+    """Three run at a time, and each has its own room, participant and record."""
     line = await Line.attach(stack, gateway, await make_agent(gateway))
     at_a_time = asyncio.Semaphore(3)
 
@@ -170,7 +170,7 @@ async def test_fifty_calls_of_one_caller(stack: Stack, gateway: Gateway, phone: 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """A stack whose parts may be killed."""
+    """A stack whose processes a test may kill."""
     agents = tmp_path_factory.mktemp("own-agents")
     write_agents(agents)
     values = {
@@ -191,7 +191,7 @@ async def client(stack: Stack) -> AsyncIterator[Gateway]:
 
 class TestKilledGateway:
     async def test_while_the_phone_rings(self, own: Stack, phone: Phone) -> None:
-        """Its worker finds nobody to ask which call it has; the phone rings until it does."""
+        """The worker cannot ask which call it has until the gateway is back; the phone rings on."""
         async with client(own) as gateway:
             line = await Line.attach(own, gateway, await make_agent(gateway))
             call = await line.dial(phone)
@@ -229,7 +229,7 @@ async def without_worker(own: Stack) -> None:
 
 @pytest.mark.usefixtures("without_worker")
 class TestNoWorkerFree:
-    """Last: the worker is stopped."""
+    """These run last, because the worker is stopped."""
 
     async def test_the_caller_hears_ringing_and_then_an_end(self, own: Stack, phone: Phone) -> None:
         async with client(own) as gateway:

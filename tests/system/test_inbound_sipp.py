@@ -1,4 +1,4 @@
-"""A phone that is not of our making dials an attached number: SIPp."""
+"""SIPp, which shares no code with this project, dials an attached number."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ c=IN IP4 [media_ip]
 t=0 0
 m=audio [media_port] RTP/AVP 0
 a=rtpmap:0 PCMU/8000"""
-# The bridge offers its codecs once more after the answer, livekit-sip does not: both are fine.
+# The bridge offers its codecs again after the answer and livekit-sip does not; both are valid.
 SCENARIO = f"""<?xml version="1.0" encoding="us-ascii"?>
 <scenario name="caller">
   <send retrans="500"><![CDATA[
@@ -89,7 +89,7 @@ async def test_calls_are_answered_by_the_numbers_agent(
     scenario = tmp_path / "caller.xml"
     scenario.write_text(SCENARIO)
     command = [str(SIPP), "-sf", str(scenario), stack.sip_address, "-s", line.number]
-    # Two at a time; a call that does not go by the scenario makes the exit code 1.
+    # Two at a time; a call that deviates from the scenario makes the exit code 1.
     command += ["-m", str(CALLS), "-l", "2", "-r", "2"]
     command += ["-i", "127.0.0.1", "-nostdin", "-timeout", "60s"]
     caller = await asyncio.create_subprocess_exec(

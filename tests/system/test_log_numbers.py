@@ -1,4 +1,4 @@
-"""LOG_REDACT: of a call's numbers nothing stands in the logs of our processes."""
+"""LOG_REDACT: no number of a call appears in the logs of our processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CALLER, DIALLED, SHOWN = "+15105557341", "+15105558452", "+15105559563"
 async def test_calls_both_ways_leave_no_number_in_any_log(
     stack: Stack, gateway: Gateway, phone: Phone
 ) -> None:
-    """The stack logs at DEBUG; livekit-server's own log is its operator's to keep."""
+    """The stack logs at DEBUG. livekit-server's own log is not redacted."""
     line = await Line.attach(stack, gateway, await make_agent(gateway))
     call = await line.dial(phone, caller=CALLER)
     await call.answered(20)

@@ -1,4 +1,4 @@
-"""What a call leaves on the disk of a running system."""
+"""File modes on a running system: other users can read no file of a call."""
 
 from __future__ import annotations
 

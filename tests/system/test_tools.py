@@ -1,4 +1,4 @@
-"""What an agent's tools are on a call, from the API to the phone: words meanwhile, MCP, secrets."""
+"""An agent's tools on a call, from the API to the phone: execution messages, MCP, secrets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECRET = "Bearer s3cret-of-the-book"
 
 
 class Book:
-    """A tool that answers when it is told to."""
+    """A tool that answers once ``go_on`` is set."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -107,7 +107,7 @@ async def test_words_meanwhile_an_mcp_tool_and_no_secret_told(
         for event in ("mcp.ready", "mcp.failed"):
             await told(gateway, placed.call_id, event)
 
-        # The tool answers when its caller has heard that it takes a while.
+        # The tool answers once the caller has heard the execution message.
         asked = await call.say(TABLE)
         meanwhile = await call.listen(30)
         assert book.asked.is_set()

@@ -1,4 +1,4 @@
-"""Callers handed over to humans: three real phones, and what each of them hears."""
+"""Transfers of callers to humans, with real phones: what each phone hears and gets."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 TO = "+15551230077"
 Timeline = list[tuple[str, dict[str, Any]]]
 BRIEFING = "A table for seven."
-# Hz; not in the music, and in no voice for as long as WINDOW.
+# Hz; neither the music nor any voice holds one of them for a WINDOW.
 CALLER_TONE, HUMAN_TONE = 1500, 2100
 WINDOW = SAMPLE_RATE * 2 // 5
-LOUD, QUIET = 3000, 800  # of 32767; the tones are 8000, what speech has there about 100
+LOUD, QUIET = 3000, 800  # of 32767; the tones have 8000, speech there about 100
 
 
 def control() -> Control:
-    """The agent transfers when 9 is pressed, and tells what became of it; to 8 it presses 6."""
+    """Return a script: on 9 the agent transfers, and apologises after that; on 8 it presses 6."""
     document = scenario.control()
     rules = [
         Rule(pattern=r"pressed 9\b", reply="One moment.", call=ToolCall(name="transfer_call")),
@@ -74,7 +74,7 @@ async def agent(gateway: Gateway, **changes: Any) -> str:
 async def asking(
     gateway: Gateway, phone: Phone, sip: dict[str, str] | None = None, **changes: Any
 ) -> AsyncIterator[tuple[Placed, PhoneCall]]:
-    """A caller who has just asked for a human; ``sip``: the call's own way out."""
+    """Yield a call whose caller has just asked for a human. ``sip``: the call's own trunk."""
     async with asking_nothing(gateway, phone, sip, **changes) as (placed, call):
         await call.dtmf("9")
         yield placed, call
@@ -84,7 +84,7 @@ async def asking(
 async def asking_nothing(
     gateway: Gateway, phone: Phone, sip: dict[str, str] | None = None, **changes: Any
 ) -> AsyncIterator[tuple[Placed, PhoneCall]]:
-    """A caller who talks with the agent."""
+    """Yield a call whose caller talks with the agent."""
     body = request("", agent=await agent(gateway, **changes), sip=sip)
     placed = await Placed.place(gateway, body)
     call = await phone.next_call(10)
@@ -104,7 +104,7 @@ def tone(frequency: int, seconds: float) -> Pcm:
 
 
 def loudest(pcm: Pcm, frequency: int) -> float:
-    """The amplitude of the tone in the window where it is loudest."""
+    """Return the amplitude of the tone in the window where it is loudest."""
     at = np.arange(WINDOW) / SAMPLE_RATE
     wave = np.exp(-2j * np.pi * frequency * at)
     windows = range(0, max(1, len(pcm) - WINDOW), WINDOW // 4)
@@ -123,7 +123,7 @@ async def sounding(call: PhoneCall, frequency: int) -> AsyncIterator[None]:
 
 
 async def hears(call: PhoneCall, frequency: int) -> None:
-    """From now on, in time."""
+    """Wait until the phone hears the tone, from now on."""
     begin = len(call.recording.received)
     async with asyncio.timeout(15):
         while loudest(call.recording.received[begin:], frequency) < LOUD:  # noqa: ASYNC110
@@ -131,7 +131,7 @@ async def hears(call: PhoneCall, frequency: int) -> None:
 
 
 async def events(gateway: Gateway, placed: Placed, until: str, times: int = 1) -> Timeline:
-    """The timeline so far, as soon as it has an event of this type so many times."""
+    """Return the timeline up to the ``times``-th event of the type ``until``."""
     path = f"/v1/calls/{placed.call_id}/events"
     found: Timeline = []
     async with asyncio.timeout(30), gateway.session.get(path, headers=ACME) as stream:
@@ -152,7 +152,7 @@ def of(timeline: Timeline, type: str) -> list[dict[str, Any]]:
 
 
 async def spoken(caller: PhoneCall, digit: str) -> None:
-    """The agent is back: what is pressed now is answered."""
+    """Press a key once the agent is silent, and so back with the caller."""
     await caller.silence(500, 15)
     await caller.dtmf(digit)
 
@@ -175,7 +175,7 @@ async def test_a_human_takes_the_call(gateway: Gateway, exchange: Phone) -> None
             await hears(human, CALLER_TONE)
         async with sounding(human, HUMAN_TONE):
             await hears(caller, HUMAN_TONE)
-        await caller.silence(500, 10)  # no music any more
+        await caller.silence(500, 10)  # the music has stopped
         await human.hangup()
         await caller.ended(10)
     assert (await placed.outcome())[:2] == ("completed", "call_transfer")
@@ -192,13 +192,13 @@ async def test_a_human_takes_the_call(gateway: Gateway, exchange: Phone) -> None
 
 @pytest.mark.attack
 async def test_keys_do_not_cross_a_consultation(gateway: Gateway, exchange: Phone) -> None:
-    """Neither phone gets the other's as RFC 4733 events, not even the key that takes the call;
-    the agent takes the human's for the human's. Later keys prove it: none is missing or new."""
+    """Neither phone gets the other's keys as RFC 4733 events, not even the key that takes the call,
+    and the agent tells the two apart. Each phone gets only the keys pressed afterwards."""
     async with asking(gateway, exchange, transferMode="warm") as (placed, caller):
         human = await exchange.next_call(10)
         await human.answered(10)
         await human.speech_begins(10)
-        await caller.dtmf("15")  # no yes of the human's
+        await caller.dtmf("15")  # not the human's yes
         await human.dtmf("7")
         await human.dtmf("1")
         timeline = await events(gateway, placed, "agent.left")
@@ -223,7 +223,7 @@ async def test_keys_do_not_cross_a_consultation(gateway: Gateway, exchange: Phon
 
 @pytest.mark.attack
 async def test_an_agents_keys_are_for_its_caller_only(gateway: Gateway, exchange: Phone) -> None:
-    """Not for another phone in the same room, which hears the agent."""
+    """Another phone in the room, which hears the agent, gets none of its keys."""
     async with asking_nothing(gateway, exchange) as (placed, caller):
         body = request("", room_name=placed.room, participant_identity="other", sip=None)
         await Placed.place(gateway, {**body, "agent": None})
@@ -266,7 +266,7 @@ async def test_declined_by_voice_and_given_up_by_the_caller(
         human = await exchange.next_call(10)
         await human.answered(10)
         await human.listen(20, end_silence_ms=1000)
-        with contextlib.suppress(CallEnded):  # understood before it was said to its end
+        with contextlib.suppress(CallEnded):  # it may be understood before its end
             await human.say(scenario.GOODBYE)  # a no
         await human.ended(20)
         timeline = await events(gateway, placed, "transfer.failed")
@@ -284,8 +284,8 @@ async def test_declined_by_voice_and_given_up_by_the_caller(
 async def test_a_call_with_its_own_trunk_finds_its_human_there(
     gateway: Gateway, phone: Phone, exchange: Phone, stack: Stack
 ) -> None:
-    """Behind the trunk's digest challenge, with the request's password, which is kept nowhere
-    in the open; nothing of the call reaches the usual trunk."""
+    """The human is dialled through the request's trunk with its password, which is nowhere in plain
+    text; nothing of the call reaches the default trunk."""
     phone.behave(lambda call: RingOut() if call.called == TO else Answer())
     user, password = "anna", "pw-of-anna-0815"
     async with (

@@ -1,4 +1,4 @@
-"""Calls that machines answer, and keys that were asked for, over real SIP."""
+"""Calls over SIP that machines answer, and digits that the agent collects."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def script(stack: Stack) -> AsyncIterator[None]:
 
 
 class Dialled:
-    """A call of an agent made for it, answered by the phone."""
+    """A call of its own agent, answered by the phone."""
 
     def __init__(self, gateway: Gateway, placed: Placed, call: PhoneCall) -> None:
         self._gateway = gateway
@@ -80,12 +80,12 @@ class Dialled:
 
 
 def announcement(text: str) -> Pcm:
-    """It begins half a second after the answer, as machines do."""
+    """Return the spoken text after half a second of silence, as machines begin."""
     return np.concatenate([np.zeros(4000, np.int16), synthesize(text, CALLER_VOICE, 8000).pcm])
 
 
 def beep() -> Pcm:
-    """Half a second of silence, then 0.4 s of 1 kHz."""
+    """Return half a second of silence, then 0.4 s of 1 kHz."""
     times = np.arange(3200) / 8000
     tone = (np.sin(2 * np.pi * 1000 * times) * 8000).astype(np.int16)
     return np.concatenate([np.zeros(4000, np.int16), tone])
@@ -118,7 +118,7 @@ async def test_the_message_is_left_after_the_beep(gateway: Gateway, phone: Phone
 
 
 async def test_no_ambient_sound_is_left_in_the_box(gateway: Gateway, phone: Phone) -> None:
-    """It plays behind the call, and is gone when the message begins."""
+    """It plays during the call, and has stopped when the message begins."""
     fields = {"voicemailMessage": MESSAGE, "beginMessage": None, "ambientSound": "coffee-shop"}
     dialled = await Dialled.dial(gateway, phone, **fields)
     call = dialled.call
@@ -131,7 +131,7 @@ async def test_no_ambient_sound_is_left_in_the_box(gateway: Gateway, phone: Phon
     heard = await call.listen(20, since_ms=tone.end_ms)
     await call.ended(20)
     assert await recognised(heard.pcm) == normalize(MESSAGE)
-    # From the first word to the hang-up: the voice is loud, and between words nothing.
+    # From the first word to the hang-up, there is silence between the words.
     received = call.recording.received
     behind = frame_levels(received[began : began + 8000], 8000)
     message = frame_levels(received[int(heard.start_ms * 8) :], 8000)
@@ -160,7 +160,7 @@ async def test_a_menu_is_hung_up_on(gateway: Gateway, phone: Phone) -> None:
     await dialled.call.ended(20)
     record = await dialled.record()
     assert (record["status"], record["disconnectionReason"]) == ("completed", "ivr_reached")
-    # Its comma may part the turn in two.
+    # The pause at its comma may split the turn in two.
     said = " ".join(turn["transcript"] for turn in record["transcripts"])
     assert normalize(said) == normalize(MENU)
 

@@ -41,14 +41,14 @@ BYE = "Goodbye, and thank you for calling."
 
 
 async def hook(gateway: Gateway, agent_id: str, url: str) -> str:
-    """Sets the agent's webhook; its secret."""
+    """Set the agent's webhook and return its secret."""
     answer = await gateway.post(f"/v1/agents/{agent_id}/webhook", json={"url": url})
     assert answer.status == 200, answer.body
     return str(answer.body["secret"])
 
 
 async def timeline(gateway: Gateway, call_id: str) -> list[dict[str, Any]]:
-    """The events of a call that is over."""
+    """Return the events of a call that is over."""
     path = f"/v1/calls/{call_id}/events"
     async with gateway.session.get(path, headers=gateway.headers) as events:
         lines = (await events.text()).splitlines()
@@ -58,7 +58,7 @@ async def timeline(gateway: Gateway, call_id: str) -> list[dict[str, Any]]:
 
 @contextlib.asynccontextmanager
 async def example(port: int, secret: str) -> AsyncIterator[None]:
-    """The example as its reader starts it."""
+    """Run the example as its readers start it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLE),
@@ -78,7 +78,7 @@ async def example(port: int, secret: str) -> AsyncIterator[None]:
         yield
     finally:
         process.terminate()
-        # Also reads the rest: a full pipe would keep it from ending.
+        # This also reads the rest of its output: a full pipe would block its exit.
         await process.communicate()
 
 
@@ -167,7 +167,7 @@ async def test_a_barge_in_aborts_the_answer_and_what_was_not_heard_is_not_on_rec
     assert normalize(SPECIALS_ANSWER).startswith(normalize(heard))
     assert len(heard) < len(SPECIALS_ANSWER)
     assert (last["transcript"], last["response"]) == (ENOUGH, ENOUGH_ANSWER)
-    # Every turn was posted once; the second with what was heard of the first one's answer.
+    # Every turn was posted once; the second with the heard part of the first one's answer.
     assert [turn["data"]["transcript"] for turn in turns] == [SPECIALS, ENOUGH]
     history = [(entry["direction"], entry["content"]) for entry in turns[1]["recentHistory"]]
     assert history == [("inbound", SPECIALS), ("outbound", heard)]
@@ -221,7 +221,7 @@ async def test_switching_the_voice_mode_loses_no_call(
             await switches
     records = [await line.record(index=number) for number in range(5)]
     assert [outcome(record) for record in records] == [("completed", "user_hangup")] * 5
-    # Each kept what it began with.
+    # Each call kept the mode that it began with.
     assert [record["transcripts"][0]["response"] for record in records[:2]] == [
         FREE,
         OPENING_ANSWER,
