@@ -50,7 +50,7 @@ print("up", flush=True)
 time.sleep(600)
 """
 
-# Starts the program it is given as a child, and passes on what it printed once it is up.
+# Starts the given program as a child, and prints the child's output once it is up.
 CALLER = """
 import asyncio, sys
 from pathlib import Path
@@ -89,7 +89,7 @@ def printed_pids(log: str) -> dict[str, int]:
 
 
 async def assert_ends(pid: int) -> None:
-    """The process ends within 10 s. A pidfd is readable from then on."""
+    """Check that the process ends within 10 s. A pidfd is readable from then on."""
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:

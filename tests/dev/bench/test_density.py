@@ -1,4 +1,4 @@
-"""The density benchmark's judgement of what it measured, and its measure of processes."""
+"""The density benchmark: the verdict on its measurements, and its accounting of processes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_side_that_answers_nothing_is_reported_all_the_same() -> None:
 
 
 def test_a_tree_is_counted_with_its_descendants() -> None:
-    # The kernel counts CPU time in ticks: the descendant spends several before it says so.
+    # The kernel counts CPU time in ticks: the descendant uses several before it prints "up".
     spend = "import time\nwhile time.process_time() < 0.1: pass\nprint('up', flush=True); input()"
     nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spend!r}])"
     process = subprocess.Popen(

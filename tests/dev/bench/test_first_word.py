@@ -1,4 +1,4 @@
-"""A clipped first word is told from a whole one, over a telephone line's noise."""
+"""A clipped first word is told from a whole one, despite a telephone line's noise."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def greeting(*, from_ms: float = 0) -> Pcm:
 
 
 def line(*parts: Pcm) -> Pcm:
-    """As a phone hears it: G.711, at another level, with some noise."""
+    """Return the audio as a phone hears it: G.711, at another level, with some noise."""
     signal = np.concatenate(parts) * 0.5
     noise = np.random.default_rng(1).normal(0, 30, len(signal))
     return ulaw_decode(ulaw_encode((signal + noise).astype(np.int16)))

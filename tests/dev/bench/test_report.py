@@ -1,4 +1,4 @@
-"""The report of the benchmarks: a section that is measured again takes its own place."""
+"""The report of the benchmarks: a section that is measured again is replaced in its place."""
 
 from __future__ import annotations
 

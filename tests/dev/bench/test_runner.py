@@ -1,4 +1,4 @@
-"""Running benchmarks: what is written where, and the exit code."""
+"""dev.bench.runner: the files that it writes, and its exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Measure = Callable[[Settings, Step], Awaitable[Section]]
 
 @pytest.fixture
 def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A report of this test's own; returns its file."""
+    """Give the test a report of its own; return the report's file."""
     monkeypatch.setattr(runner, "ROOT", tmp_path)
     monkeypatch.setattr(runner, "REPORT", tmp_path / "benchmarks.md")
     monkeypatch.setattr(runner, "FILES", tmp_path / "benchmarks")

@@ -1,4 +1,4 @@
-"""What a phone hears is what the other one sent; and nothing while it is on hold."""
+"""Audio between two phones: each hears exactly what the other sent, and learns of a hold."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class TestAudio:
         assert heard.end_ms - heard.start_ms == pytest.approx(800, abs=20)
         match = listen.find(signal, outbound.recording.sent)
         assert match.score == pytest.approx(1.0)
-        # The first sightings date the track; later, better ones may move it a little.
+        # The first sightings set the track's time; later, better ones may move it a little.
         assert match.offset / 8 == pytest.approx(span.start_ms, abs=10)
 
     async def test_what_arrives_is_what_was_sent_sample_by_sample(
         self, alice: Phone, bob: Phone
     ) -> None:
-        """No frame is lost, doubled or moved, though the event loop stands still for
-        half a second on both ends."""
+        """No frame is lost, doubled or moved, although the event loop of both ends is blocked
+        for half a second."""
         outbound, inbound = await connect(alice, bob)
         await settled(outbound, inbound)
         signal = noise(3, 1)
@@ -69,9 +69,9 @@ class TestAudio:
         assert outbound.media.starved_frames == 0
 
     async def test_both_ears_lie_on_one_clock(self, alice: Phone, bob: Phone) -> None:
-        """Clicks sent both ways: each lies on the other side where it left, later by the
-        few milliseconds that a packet needs. The two clocks start at each side's own
-        answer, so their starts are compared on the machine's clock.
+        """Clicks are sent both ways. Each arrives when it was sent, plus the few milliseconds
+        that a packet needs. Each side's clock starts at its own answer, so the two starts are
+        compared on the machine's clock.
 
         Measured on an idle machine with two cores: 3 to 6 ms each way. Other work on the
         machine only ever delays, so the quickest click counts, and 60 ms are allowed.
@@ -111,7 +111,7 @@ class TestAudio:
             await playing
         heard = await inbound.listen(WAIT, end_silence_ms=300)
         assert heard.end_ms - heard.start_ms < 2000
-        # The record shows what left, not what was cut off.
+        # The recording has only the audio that left, not the part that was cut off.
         voiced = listen.voiced_segments(outbound.media.sent.view(), SAMPLE_RATE)
         assert [s.duration_ms for s in voiced] == [pytest.approx(heard.end_ms - heard.start_ms)]
         again = noise(0.5, 2)
@@ -123,14 +123,14 @@ class TestAudio:
     ) -> None:
         outbound, inbound = await connect(alice, bob)
         first, second = noise(0.4, 1), noise(0.6, 2)
-        # In its first second the stream still finds its place on the clock (dev/phone/media).
+        # The stream's place on the clock settles in its first second (dev/phone/media.py).
         lead, gap = np.zeros(SAMPLE_RATE, np.int16), np.zeros(SAMPLE_RATE // 2, np.int16)
         await outbound.play(np.concatenate([lead, first, gap, second]))
         heard = [await inbound.listen(WAIT, end_silence_ms=300) for _ in range(2)]
         assert [round(h.end_ms - h.start_ms, -2) for h in heard] == [400, 600]
         assert listen.find(heard[1].pcm[:4000], second).score > 0.9
         again = await inbound.listen(WAIT, end_silence_ms=300, since_ms=0)
-        # Where the stream lies on the clock may still have moved by a few frames.
+        # The stream may still have moved on the clock by a few frames.
         assert again.start_ms == pytest.approx(heard[0].start_ms, abs=100), "the first one again"
         assert listen.find(again.pcm[:2400], first).score > 0.9
         with pytest.raises(TimeoutError):

@@ -1,4 +1,4 @@
-"""The media of one call of the phone, on counters that no call can be made to show on demand."""
+"""dev.phone.media with simulated counters, which no real call shows on demand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOTHING_YET = AudioStats(
 
 
 class Streams:
-    """baresip's, as far as an idle phone asks them."""
+    """The part of baresip's streams that an idle phone uses."""
 
     def __init__(self) -> None:
         self.counters = NOTHING_YET
@@ -63,7 +63,7 @@ def test_silence_is_counted(streams: Streams, media: CallMedia) -> None:
 
 
 def test_new_streams_that_only_the_counters_tell_of(streams: Streams, media: CallMedia) -> None:
-    """A re-INVITE between a read and a look at the counters: the phone goes on."""
+    """The phone goes on if a re-INVITE comes between reading the audio and the counters."""
     streams.counters = replace(NOTHING_YET, tx_silence_frames=50, rx_dropped_bytes=320)
     look(media, 1.0)
     streams.counters = replace(NOTHING_YET, tx_silence_frames=2)

@@ -239,7 +239,7 @@ class TestManyAndNone:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(outbound.play(noise(5, 1)), 0.1)
 
-        await use()  # whatever is made once and kept exists now
+        await use()  # creates whatever is made once and kept
         before = _sockets(), _threads(), len(asyncio.all_tasks())
         await use()
         assert (_sockets(), _threads(), len(asyncio.all_tasks())) == before

@@ -1,4 +1,4 @@
-"""Keeping a received stream in step with the clock, on simulated arrivals."""
+"""dev.phone.tracks: a received stream keeps in step with the clock, on simulated arrivals."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ START = 1000.0  # a time.monotonic() far from zero
 
 
 def packet(number: int) -> bytes:
-    """A packet that can be told from every other and from silence."""
+    """Return a packet that differs from every other and from silence."""
     return np.full(FRAME, number + 1, np.int16).tobytes()
 
 
@@ -40,16 +40,16 @@ def steady(first: int, count: int, begin_s: float) -> list[tuple[int, float]]:
 
 
 def frames(track: ReceivedTrack) -> Pcm:
-    """One number per 20 ms: which packet lies there, 0 for silence."""
+    """Return one value per 20 ms: the packet's number plus one, or 0 for silence."""
     return track.timeline()[FRAME // 2 :: FRAME]
 
 
 def at(track: ReceivedTrack, number: int) -> float:
-    """Where a packet lies, in seconds after START."""
+    """Return a packet's place, in seconds after START."""
     index = int(np.flatnonzero(track.view() == number + 1)[0])
     time = track.time_of(index)
     assert time is not None
-    # The timeline and the index say the same.
+    # The timeline and the index agree.
     assert track.origin is not None
     place = int(np.flatnonzero(track.timeline() == number + 1)[0])
     assert place == round((time - track.origin) * SAMPLE_RATE)
@@ -90,7 +90,7 @@ def test_how_long_nothing_has_come_is_known() -> None:
 
 
 def test_packets_held_up_and_sent_at_once_leave_no_hole() -> None:
-    # The far end stalls for 300 ms, then sends what it owes: 15 packets in 12 ms.
+    # The far end stalls for 300 ms, then sends the overdue 15 packets in 12 ms.
     burst = [(50 + i, 1.284 + i * 0.0008) for i in range(15)]
     track = receive([*steady(0, 50, 0.0), *burst, *steady(65, 100, 1.3)], until_s=3.3)
     assert track.hole_samples == 0
@@ -132,8 +132,8 @@ def test_silence_before_the_first_packet_is_not_invented() -> None:
 
 
 def test_a_stream_that_recovers_slowly_from_a_stall_keeps_no_hole() -> None:
-    """Half a second late at once, in time again only seconds later: first taken for a
-    hole, then seen to be none."""
+    """The stream falls half a second behind at once and needs 2 s to catch up. This counts as
+    a hole at first, and then no longer."""
     arrivals = []
     for number in range(500):
         due = number * PACKET_S

@@ -1,4 +1,4 @@
-"""Phones that are sent elsewhere (REFER)."""
+"""Phones that are transferred (REFER)."""
 
 from __future__ import annotations
 

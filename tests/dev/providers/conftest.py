@@ -1,4 +1,4 @@
-"""One provider server for the tests of a module, set anew for each test."""
+"""Fixtures: one provider server per test module, reset for each test."""
 
 from __future__ import annotations
 

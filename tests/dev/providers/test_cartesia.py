@@ -1,4 +1,4 @@
-"""Cartesia's protocol, met by the real plugin and by raw messages."""
+"""Cartesia's protocol, tested with the real plugin and with raw messages."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def samples(frames: list[rtc.AudioFrame]) -> Pcm:
 async def speak(
     plugin: tts.TTS[Any], text: str, options: APIConnectOptions = ONCE
 ) -> tuple[Pcm, list[Any]]:
-    """The audio, and the words with their times."""
+    """Return the audio, and the words with their times."""
     frames, words = [], []
     async with plugin.stream(conn_options=options) as stream:
         stream.push_text(text)
@@ -81,7 +81,7 @@ def connect(
 async def collect(
     socket: aiohttp.ClientWebSocketResponse[bool], contexts: set[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """All messages by context, until each context is done."""
+    """Return all messages by context, once each context is done."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in contexts}
     waiting = set(contexts)
     async with asyncio.timeout(20):
@@ -107,7 +107,7 @@ async def test_the_plugin_speaks_and_its_words_are_timed(
     assert "".join(words).split() == " ".join(REPLIES).split()
     times = [word.start_time for word in words]
     assert times == sorted(times)
-    # Where the timestamps say there is a word there is one, to the ear too.
+    # The recogniser hears each word at the time that its timestamp says.
     for word, found in zip(words, heard.words, strict=True):
         assert normalize(str(word)) == found.word
         assert word.start_time == pytest.approx(found.start_ms / 1000, abs=0.15)
@@ -138,7 +138,7 @@ async def test_contexts_share_a_socket_and_keep_apart(
     expected = np.concatenate([first.pcm, gap, last.pcm])
     assert np.frombuffer(audio_of(found["a"]), "<i2").tolist() == expected.tolist()
     assert [m["type"] for m in found["a"]][-2:] == ["flush_done", "done"]
-    assert not any(m["type"] == "timestamps" for m in found["a"])  # as its first request said
+    assert not any(m["type"] == "timestamps" for m in found["a"])  # as its first request asked
     (stamps,) = [m["word_timestamps"] for m in found["b"] if m["type"] == "timestamps"]
     assert stamps["words"] == REPLIES[1].split()
     assert all(start < end for start, end in zip(stamps["start"], stamps["end"], strict=True))
@@ -200,7 +200,7 @@ async def test_cartesia_faults(providers: Providers, http: aiohttp.ClientSession
             await speak(plugin, REPLIES[0])
         assert limited.value.status_code == 429
         pcm, _ = await speak(plugin, REPLIES[0])
-        # The socket is open now: the status comes as a message on it.
+        # The socket is open now, so the status comes as a message on it.
         settings.faults = [Fault(kind="status", status=503)]
         with pytest.raises(APIError):
             await speak(plugin, REPLIES[0])

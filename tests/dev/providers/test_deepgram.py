@@ -1,4 +1,4 @@
-"""Deepgram's protocol, met by the real plugin and by raw messages."""
+"""Deepgram's protocol, tested with the real plugin and with raw messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def transcribe(
     options: APIConnectOptions = ONCE,
     key: str = KEYS["deepgram"],
 ) -> list[stt.SpeechEvent]:
-    """Everything the plugin says to the audio, usage reports aside."""
+    """Return the plugin's events for the audio, without usage reports."""
     plugin = deepgram.STT(
         api_key=key, base_url=providers.deepgram_base_url, http_session=http, endpointing_ms=200
     )
@@ -73,7 +73,7 @@ async def test_the_plugin_hears_what_was_said_and_when(
     kinds = [event.type for event in events]
     assert kinds[0] is stt.SpeechEventType.START_OF_SPEECH
     assert kinds[-1] is stt.SpeechEventType.END_OF_SPEECH
-    # The second phrase has no pause in it: its words are where they were spoken.
+    # The second phrase has no pause, so its words have the times at which they were spoken.
     alternative = next(
         event.alternatives[0]
         for event in events

@@ -1,4 +1,4 @@
-"""G.711 against bytes and values of the recommendation itself."""
+"""dev.providers.g711 against bytes and values of the ITU-T recommendation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_milliwatt_has_its_level() -> None:
 
 def test_a_code_survives_decoding_and_encoding() -> None:
     codes = bytes(range(256))
-    # 0x7F is µ-law's second zero: both are sent as the positive one.
+    # 0x7F is µ-law's second zero: both are encoded as the positive one.
     assert ulaw_encode(ulaw_decode(codes)) == codes.replace(b"\x7f", b"\xff")
     assert alaw_encode(alaw_decode(codes)) == codes
 

@@ -1,4 +1,4 @@
-"""OpenAI's protocol, met by the real plugin and by raw requests."""
+"""OpenAI's protocol, tested with the real plugin and with raw requests."""
 
 from __future__ import annotations
 

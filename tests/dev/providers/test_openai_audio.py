@@ -1,4 +1,4 @@
-"""OpenAI's speech as the provider server serves it: what is wrong is told as OpenAI does."""
+"""OpenAI's speech and transcription endpoints on the provider server, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripted model, the control document and the segmentation: no network, no speech."""
+"""The scripted model, control document, record, query and segmenter, without a network."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SCRIPT = Script(
         ([user("yes")], "Yes to what?"),
         ([user("a"), assistant("b"), user("yes")], "Pardon?"),
         ([user("a"), assistant("Shall I book it?"), user("Yes!")], "Done."),
-        # Two messages of one turn are read together, but first the last alone.
+        # The last message is matched alone first, then with the other of its turn.
         ([assistant("x"), user("One and"), user("2")], "Both."),
         ([user("my name is Bob"), assistant("Hi."), user("what?")], "Pardon?"),
     ],
@@ -73,7 +73,7 @@ def test_a_tool_is_called_with_filled_arguments() -> None:
     called = answer(SCRIPT, heard, ["weather"])
     assert called.tool_name == "weather" and called.rule == 3
     assert json.loads(called.arguments) == {"where": {"city": "Paris"}, "days": [1]}
-    # What was not offered is not called.
+    # A tool that was not offered is not called.
     assert answer(SCRIPT, heard, ["book"]) == Answer("Pardon?")
 
 
@@ -186,7 +186,7 @@ def test_a_query_is_read() -> None:
     assert Query.parse({**QUERY, "smart_format": "true"}).punctuate
     stereo = Query.parse({**QUERY, "channels": "2"})
     assert stereo.decode(np.array([1, 9, 2, 9], "<i2").tobytes()).tolist() == [1, 2]
-    # Half a sample is left over when a client cuts its bytes badly.
+    # The odd byte of a client that cuts a sample in two is dropped.
     assert Query.parse(QUERY).decode(b"\x01\x00\x02").tolist() == [1]
 
 
@@ -212,7 +212,7 @@ RATE = 8000
 
 
 def sound(*parts_ms: int) -> Pcm:
-    """Silence, tone, silence, tone … of the given lengths."""
+    """Return silence, tone, silence, tone … of the given lengths."""
     parts = []
     for index, length_ms in enumerate(parts_ms):
         samples = np.arange(length_ms * RATE // 1000)
@@ -235,7 +235,7 @@ def test_speech_is_found_on_the_audios_own_clock(piece: int) -> None:
     assert started == Started(500.0)
     assert isinstance(paused, Paused) and isinstance(ended, Ended)
     assert ended.speech_end_ms == 900.0 and ended.paused
-    assert ended.from_ms == 520.0 - 150  # before the frame at which it was sure
+    assert ended.from_ms == 520.0 - 150  # before the frame at which speech was certain
     assert len(ended.audio) == RATE * (900 + 100 - 370) // 1000
     assert np.array_equal(paused.audio, ended.audio[: len(paused.audio)])
 

@@ -1,4 +1,4 @@
-"""The provider servers as one: their control document, their log, their command."""
+"""The provider servers as a whole: control document, log and command."""
 
 from __future__ import annotations
 

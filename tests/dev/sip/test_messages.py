@@ -1,4 +1,4 @@
-"""SIP messages byte by byte: what is read, what is refused, what is written."""
+"""dev.sip.messages: SIP messages are parsed, refused and written, byte by byte."""
 
 import pytest
 from aiosipua.message import SipRequest, SipResponse

@@ -19,7 +19,7 @@ AT = (300, 1000, 1700)
 
 @pytest.fixture(scope="module")
 def spoken() -> Pcm:
-    """With pauses of its own, as speech has."""
+    """Speech with natural pauses."""
     pcm = synthesize("On Sunday we open from nine until late at night.", AGENT_VOICE, RATE).pcm
     bounds = speech_bounds(pcm, RATE)
     assert bounds is not None
@@ -27,7 +27,7 @@ def spoken() -> Pcm:
 
 
 def as_heard(pcm: Pcm) -> Pcm:
-    """Through a line: softer, with noise, and silence after it."""
+    """Return the audio as a line delivers it: softer, with noise, and silence after it."""
     line = np.concatenate([pcm, np.zeros(RATE, np.int16)])
     noise = np.random.default_rng(1).normal(0, 30, len(line))
     return (0.7 * line + noise).clip(-32768, 32767).astype(np.int16)

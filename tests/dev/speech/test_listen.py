@@ -1,4 +1,4 @@
-"""Measurements on synthetic signals whose answers are known."""
+"""dev.speech.listen: measurements of synthetic signals with known results."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The offline voice and ear, in the forms that telephone calls give them."""
+"""The offline synthesiser and recogniser, on audio as telephone calls carry it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ STRANGERS = [
 
 
 def telephone(pcm: Pcm) -> Pcm:
-    """As it comes off a µ-law line, with silence around it."""
+    """Return the audio as a µ-law line delivers it, with silence around it."""
     silence = np.zeros(800, np.int16)
     return ulaw_decode(ulaw_encode(np.concatenate([silence, pcm, silence])))
 
@@ -156,7 +156,7 @@ def test_threads_do_not_mix_their_speech() -> None:
     with ThreadPoolExecutor(8) as threads:
         other = list(threads.map(lambda text: synthesize(text, voice, 8000), texts))
         again = list(threads.map(lambda text: synthesize(text + " ", AGENT_VOICE, 8000), texts))
-    # A little of the sentence before is left in the synthesiser: its phase.
+    # The synthesiser keeps some state of the sentence before: its phase.
     assert [len(speech.pcm) for speech in again] == pytest.approx(alone, rel=0.02)
     for text, speech in zip(texts, other, strict=True):
         assert [word.word for word in speech.words] == text.split()

@@ -14,7 +14,7 @@ from dev.stack.ports import FIRST_PORT, PORTS, PortLocks
 
 pytestmark = pytest.mark.stack
 
-# Takes ports, says so, and holds them until its input ends.
+# Takes ports, prints them, and holds them until its input ends.
 TAKER = """
 import sys
 from pathlib import Path

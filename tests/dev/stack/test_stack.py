@@ -1,4 +1,4 @@
-"""dev.stack: what it starts is ready, separate from other stacks, replaceable, and gone after."""
+"""dev.stack: its components are ready, separate from other stacks, replaceable, and stopped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.stack
 LOOPBACK = "0100007F:"  # 127.0.0.1 as /proc/net/tcp writes it
 LIVEKIT_ONLY = StackOptions(bridge=False, providers=False, gateway=False, worker=0)
 
-# Starts a stack, says where and what runs, and waits to be killed.
+# Starts a stack, prints its server's pid and its run folder, and waits to be killed.
 OWNER = """
 import asyncio
 from dev.stack import Stack, StackOptions
@@ -56,7 +56,7 @@ async def create_room(stack: Stack, name: str) -> None:
 
 
 def processes_in(folder: Path) -> list[int]:
-    """Process ids of everything that has a file of this folder open (logs, databases)."""
+    """Return the ids of all processes with an open file in this folder (logs, databases)."""
     found = set()
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
@@ -66,7 +66,7 @@ def processes_in(folder: Path) -> list[int]:
 
 
 def listening(pid: int) -> set[str]:
-    """The process's own ends of sockets that take connections or datagrams from anybody."""
+    """Return the local addresses at which the process accepts connections or datagrams."""
     links = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
     sockets = {link[8:-1] for link in links if link.startswith("socket:[")}
     found = set()
@@ -84,7 +84,7 @@ def command_line(pid: int) -> list[str]:
 
 
 async def assert_ends(pid: int) -> None:
-    """The process ends within 10 s. A pidfd is readable from then on."""
+    """Check that the process ends within 10 s. A pidfd is readable from then on."""
     with contextlib.suppress(ProcessLookupError):
         fd = os.pidfd_open(pid)
         try:
@@ -316,7 +316,7 @@ class TestRunDir:
 
 
 class TestCommand:
-    """``python -m dev stack`` as somebody at a terminal uses it."""
+    """``python -m dev stack`` as a user at a terminal runs it."""
 
     @contextlib.asynccontextmanager
     async def started(self, tmp_path: Path) -> AsyncIterator[tuple[ManagedProcess, str]]:

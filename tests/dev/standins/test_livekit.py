@@ -1,4 +1,4 @@
-"""The stand-in for LiveKit answers as a livekit-server does: one suite, on both."""
+"""dev.standins.livekit answers as a real livekit-server does: one suite runs on both."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ACTIVE = ParticipantInfo.State.ACTIVE
 
 
 class Rig(ABC):
-    """A LiveKit without a worker, and how a phone comes into a room of it."""
+    """A LiveKit without a worker; ``enter`` brings a phone into a room."""
 
     def __init__(self, api: LiveKitAPI) -> None:
         self.api = api
@@ -51,7 +51,7 @@ class Rig(ABC):
         assert made.name == name
 
     async def rooms(self, *names: str) -> dict[str, str]:
-        """Metadata by name."""
+        """Return the rooms' metadata by name."""
         listed = await self.api.room.list_rooms(ListRoomsRequest(names=names))
         return {room.name: room.metadata for room in listed.rooms}
 
@@ -60,9 +60,9 @@ class Rig(ABC):
         return list(listed.participants)
 
     async def dispatches(self, room: str) -> list[tuple[str, int]]:
-        """The agent's name and how many workers have taken it, of each.
+        """Return the agent's name and the number of jobs of each dispatch.
 
-        Without the one without a name that LiveKit adds to a room made without agents.
+        LiveKit adds a dispatch without a name to a room made without agents; it is left out.
         """
         listed = await self.api.agent_dispatch.list_dispatch(room)
         return [(one.agent_name, len(one.state.jobs)) for one in listed if one.agent_name]
@@ -106,7 +106,7 @@ def refused(code: str, status: int) -> Iterator[None]:
 
 
 class LiveKitContract:
-    """Subclasses give the fixture ``rig``."""
+    """Subclasses provide the fixture ``rig``."""
 
     async def test_a_room_is_listed_with_its_metadata(self, rig: Rig) -> None:
         room, other = new_id("room"), new_id("room")
@@ -191,7 +191,7 @@ class LiveKitContract:
         assert await rig.dispatches(room) == [(AGENT, 0)]
 
     async def test_an_agent_is_sent_later(self, rig: Rig) -> None:
-        """Into a room that is made if need be."""
+        """The room is created if it does not exist."""
         room = new_id("room")
         asked = CreateAgentDispatchRequest(room=room, agent_name=AGENT)
         first, second = [await rig.api.agent_dispatch.create_dispatch(asked) for _ in range(2)]

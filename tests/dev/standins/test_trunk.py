@@ -1,4 +1,4 @@
-"""The trunk between two phones: who may call, what is counted, what is refused."""
+"""dev.standins.trunk between two phones: authentication, relaying, counts and refusals."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ async def refusal(call: PhoneCall) -> int | None:
 
 
 class TestDigest:
-    # RFC 2617 §3.5 and RFC 7616 §3.9.1, their users, words and results.
+    # The examples of RFC 2617 §3.5 and RFC 7616 §3.9.1.
     RFC2617 = {
         "realm": "testrealm@host.com",
         "nonce": "dcd98b7102dd2f0e8b11d0f600bfb0c093",
@@ -193,7 +193,7 @@ class TestModes:
                 await outbound.answered(timeout=0.7)
             await outbound.hangup()
             await outbound.ended(WAIT)
-            # Sent again after half a second for want of an answer, yet one call.
+            # The INVITE is sent again after half a second without an answer, but it is one call.
             assert trunk.seen.methods["INVITE"] >= 2
             assert (trunk.invites, bob.invites) == (1, 0)
 
@@ -205,7 +205,7 @@ class TestModes:
 
 
 class Wire(asyncio.DatagramProtocol):
-    """A bare socket, for what a well-behaved phone never sends."""
+    """A bare socket, for messages that a well-behaved phone never sends."""
 
     def __init__(self) -> None:
         self.received: asyncio.Queue[bytes] = asyncio.Queue()

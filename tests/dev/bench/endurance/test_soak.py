@@ -1,4 +1,4 @@
-"""The verdict of a soak: what counts as growth, and what fails a run."""
+"""The verdict on a soak: growth that misses the goal, and growth that fails the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Series = Callable[[int], float]
 
 
 def samples(**changed: Series) -> list[Sample]:
-    """Eight moments without calls, 100 calls apart; ``changed``: by moment 0 to 7."""
+    """Return eight samples without calls, 100 calls apart. ``changed``: values by moment 0 to 7."""
     steady = {
         "gateway, RSS (MiB)": 90.0,
         "gateway, PSS (MiB)": 60.0,
@@ -40,7 +40,7 @@ def samples(**changed: Series) -> list[Sample]:
 
 
 def _key(name: str) -> str:
-    """``gateway, RSS (MiB)`` as a keyword."""
+    """Return ``gateway, RSS (MiB)`` as a keyword."""
     return "_".join(re.findall(r"\w+", name)).lower()
 
 
@@ -92,14 +92,14 @@ def test_memory_that_grows_below_the_limit_is_told_and_holds() -> None:
 
 
 def test_memory_that_may_be_noise_fails_no_run() -> None:
-    """Up by far too much, but as often down: the goal is missed, the interval holds zero."""
+    """The slope misses the goal, but its interval includes zero."""
     wave = [90.0, 130, 80, 140, 85, 150, 95, 145]
     line = only(judge(samples(gateway_rss_mib=lambda moment: wave[moment])), "gateway, RSS")
     assert line.grows and not line.failure
 
 
 def test_memory_that_grows_fast_but_little_fails_no_run() -> None:
-    """A run of few calls: its 4 MiB would be 20 over 500, were they to go on."""
+    """A short run grows by 3.5 MiB over 70 calls, which would be 25 MiB over 500."""
     many = samples(gateway_rss_mib=lambda moment: 90.0 + moment / 2)
     judged = judge([replace(sample, calls=sample.calls // 10) for sample in many])
     line = only(judged, "gateway, RSS")

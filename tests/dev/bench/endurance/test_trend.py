@@ -26,7 +26,7 @@ def test_outliers_do_not_bend_it() -> None:
 
 
 def test_the_interval_holds_the_slope_and_noise_alone_is_no_growth() -> None:
-    """95 % intervals: of 200 series about 10 may miss."""
+    """With 95 % intervals, about 10 of 200 series may miss the slope."""
     draw = np.random.default_rng(7)
     x = [float(each) for each in range(12)]
     missed = 0
@@ -40,7 +40,7 @@ def test_the_interval_holds_the_slope_and_noise_alone_is_no_growth() -> None:
 
 
 def test_the_interval_is_sens() -> None:
-    """Of 5 points 10 slopes; Kendall's S spreads by 4.08 · 1.96 = 8.0: ranks 1 and 9 of 10."""
+    """5 points have 10 slopes. Kendall's S spreads by 4.08 · 1.96 = 8.0, hence ranks 1 and 10."""
     y = [0.0, 1.0, 3.0, 7.0, 15.0]
     slopes = sorted((y[j] - y[i]) / (j - i) for i in range(5) for j in range(i + 1, 5))
     trend = theil_sen(range(5), y)
