@@ -1,3 +1,5 @@
+"""sip.addresses: phone numbers, SIP addresses, transfer targets, headers and DTMF digits."""
+
 from __future__ import annotations
 
 import re

@@ -423,7 +423,7 @@ class TestOwn:
     async def test_a_sip_service_beside_us_listens_on_every_address(
         self, monkeypatch: pytest.MonkeyPatch, host: str, by_setting: str
     ) -> None:
-        """As with the production containers: its API's address is not its only one."""
+        """The API's address is not its only one, as with the production containers."""
         monkeypatch.setattr(guard, "_is_local", lambda ip: str(ip) in {PUBLIC, PUBLIC6})
         urls: dict[str, Any] = {by_setting: f"ws://{host}:7880"}
         settings = GivenSettings(**urls)
