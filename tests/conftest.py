@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -137,6 +138,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the slowest modules first, so that all processes end at about the same time."""
     here = Path(__file__).parent
     items.sort(key=lambda item: str(item.path.relative_to(here)) not in _LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was collected from the garbage collector.
+
+    A process holds all 8,000 tests and their modules to its end; a sixth of its CPU went into
+    looking at them again and again (measured with five of the modules alone).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 # More than 40 s each.

@@ -91,7 +91,15 @@ async def asking_nothing(
     await call.answered(10)
     for event in ("agent.ready", "call.answered"):
         await told(gateway, placed.call_id, event)
-    yield placed, call
+    try:
+        yield placed, call
+    except Exception as error:
+        so_far: Timeline = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await events(gateway, placed, "call.ended", into=so_far)
+        error.add_note(f"timeline: {so_far}")
+        raise
 
 
 def at(phone: Phone) -> dict[str, str]:
@@ -130,10 +138,20 @@ async def hears(call: PhoneCall, frequency: int) -> None:
             await asyncio.sleep(0.1)
 
 
-async def events(gateway: Gateway, placed: Placed, until: str, times: int = 1) -> Timeline:
-    """Return the timeline up to the ``times``-th event of the type ``until``."""
+async def events(
+    gateway: Gateway,
+    placed: Placed,
+    until: str,
+    times: int = 1,
+    *,
+    into: Timeline | None = None,
+) -> Timeline:
+    """Return the timeline up to the ``times``-th event of the type ``until``.
+
+    ``into`` gets each event as it comes.
+    """
     path = f"/v1/calls/{placed.call_id}/events"
-    found: Timeline = []
+    found: Timeline = [] if into is None else into
     async with asyncio.timeout(30), gateway.session.get(path, headers=ACME) as stream:
         type = ""
         async for line in stream.content:
