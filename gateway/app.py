@@ -26,6 +26,7 @@ from gateway.http.body import MAX_BYTES, add_ignored_fields
 from gateway.http.errors import add_request_id, error_middleware
 from gateway.http.host_names import Names
 from gateway.http.metrics import Metrics
+from gateway.http.pace import PACE, USUAL, Pace
 from gateway.http.route import Route, register
 from gateway.http.streams import StreamLimit
 from gateway.keys import (
@@ -86,11 +87,13 @@ async def create_app(
     *,
     resolve: Resolver | None = None,
     clock: Callable[[], datetime] = now,
+    pace: Pace = USUAL,
 ) -> web.Application:
     """Return the application, ready to serve.
 
     ``resolve`` resolves the names in tenants' SIP addresses; the default is the system's resolver.
-    ``clock`` tells the time by which leases and holds in the database end.
+    ``clock`` tells the time by which leases and holds in the database end; ``pace``, how long
+    requests wait.
     Raises ValueError (an invalid setting), Unavailable (no database).
     """
     check_settings(settings)
@@ -113,6 +116,7 @@ async def create_app(
     app[SETTINGS] = settings
     app[METRICS] = metrics
     app[STOPPING] = asyncio.Event()
+    app[PACE] = pace
     app[POLICY] = DialPolicy.from_settings(settings)
     if settings.auth_required and settings.dial_home_country is None:
         log.warning("DIAL_HOME_COUNTRY is not set: tenants' bare numbers need their country code")

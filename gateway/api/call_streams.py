@@ -17,12 +17,11 @@ from gateway.api import faults
 from gateway.api.calls import find
 from gateway.api.waiting import Last, attentive, over, valid_for_s
 from gateway.calls.views import EventView
+from gateway.http.pace import PACE
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import STREAMS
 from gateway.store.call_status import Call, StoredEvent
-
-HEARTBEAT_S = 15.0
 
 Render = Callable[[Iterable[StoredEvent]], Iterable[bytes]]
 
@@ -91,7 +90,8 @@ async def _follow(
     request: web.Request, stream: web.StreamResponse, call_id: str, after: int, render: Render
 ) -> None:
     clock = asyncio.get_running_loop()
-    last = Last()
+    pace = request.app[PACE]
+    last = Last(pace.settle_s)
     async with attentive(request, call_id) as news:
         silent_since = clock.time()
         while not over(request):
@@ -105,9 +105,9 @@ async def _follow(
                 await stream.write(_frame("ended", {"status": status}))
                 return
             while (moment := clock.time()) < last.deadline:
-                if await news.wait(min(silent_since + HEARTBEAT_S, last.deadline) - moment):
+                if await news.wait(min(silent_since + pace.heartbeat_s, last.deadline) - moment):
                     break
-                if clock.time() >= silent_since + HEARTBEAT_S:
+                if clock.time() >= silent_since + pace.heartbeat_s:
                     await stream.write(b": heartbeat\n\n")
                     silent_since = clock.time()
 

@@ -14,30 +14,29 @@ from aiohttp import web
 from core.models import now
 from gateway.calls.timeline import Listener, Look
 from gateway.http.connection import Connection
+from gateway.http.pace import PACE
 from gateway.http.principal import PRINCIPAL
 from gateway.keys import STOPPING, STORE, TIMELINE
 from gateway.store.call_status import Call
 from gateway.store.database import Scope
 
-# After the end, the agent reports the last turns; an agent that was killed never does.
-SETTLE_S = 2.0
-
 
 class Last:
     """Decides when no more events of an ended call are expected."""
 
-    def __init__(self) -> None:
+    def __init__(self, settle_s: float) -> None:
+        self._settle_s = settle_s
         self._deadline = math.inf
 
     def told(self, seen: Look) -> bool:
-        """Return True once the call has ended and its agent has left, or SETTLE_S have passed."""
+        """Return True once the call has ended and its agent has left, or ``settle_s`` is over."""
         if seen.call is None:
             return True
         if seen.call.ended_at is None:
             return False
         moment = asyncio.get_running_loop().time()
-        self._deadline = min(self._deadline, moment + SETTLE_S)
-        late = now() - seen.call.ended_at > timedelta(seconds=SETTLE_S)
+        self._deadline = min(self._deadline, moment + self._settle_s)
+        late = now() - seen.call.ended_at > timedelta(seconds=self._settle_s)
         return late or moment >= self._deadline or seen.agent_gone
 
     @property
@@ -54,7 +53,7 @@ async def until_over(request: web.Request, call: Call, timeout_s: float) -> Call
     """
     clock = asyncio.get_running_loop()
     deadline = clock.time() + min(timeout_s, valid_for_s(request))
-    last = Last()
+    last = Last(request.app[PACE].settle_s)
     async with attentive(request, call.id) as news:
         while not over(request):
             # Access to the call has been checked. The events themselves are not needed here.

@@ -13,17 +13,16 @@ from aiohttp import web
 from pydantic import BaseModel, SecretStr
 
 from core.errors import AppError, BadRequest, Conflict, ServerFault, Unavailable
+from gateway.http.pace import PACE, Pace
 from gateway.store.calls import Store
 from gateway.store.database import Principal, Scope
-from gateway.store.once import HELD, LEASE, HeldKey, IdempotencyKeys, KeptAnswer
+from gateway.store.once import HELD, HeldKey, IdempotencyKeys, KeptAnswer
 
 log = logging.getLogger(__name__)
 
 HEADER = "Idempotency-Key"
 _REPLAYED = "Idempotent-Replayed"
-_TWIN_WAIT_S = 10.0
 _TWIN_LOOK_S = 0.05
-_RENEW_S = LEASE.total_seconds() / 3
 _UNKNOWN = "OUTCOME_UNKNOWN"
 _DECIDING: set[asyncio.Task[web.Response]] = set()
 
@@ -51,21 +50,23 @@ async def once(
     if not 1 <= len(key) <= 255 or not key.isascii() or not key.isprintable():
         raise BadRequest(f"{HEADER} must be 1 to 255 printable ASCII characters")
     scope = Scope(principal.auth_id)
-    kept = await _take(store.keys, scope, key, _fingerprint(request, body))
+    pace = request.app[PACE]
+    kept = await _take(store.keys, scope, key, _fingerprint(request, body), pace)
     if isinstance(kept, KeptAnswer):
         return _again(kept)
     # This request now holds the key, and must decide it even if the client disconnects.
-    deciding = asyncio.create_task(_decide(store.keys, kept, effect, status=status), name="once")
+    decision = _decide(store.keys, kept, effect, pace, status=status)
+    deciding = asyncio.create_task(decision, name="once")
     _DECIDING.add(deciding)
     deciding.add_done_callback(_DECIDING.discard)
     return await asyncio.shield(deciding)
 
 
 async def _take(
-    keys: IdempotencyKeys, scope: Scope, key: str, request_hash: str
+    keys: IdempotencyKeys, scope: Scope, key: str, request_hash: str, pace: Pace
 ) -> HeldKey | KeptAnswer:
     """Take the key, or return its stored response. Raises Conflict."""
-    deadline = asyncio.get_running_loop().time() + _TWIN_WAIT_S
+    deadline = asyncio.get_running_loop().time() + pace.twin_wait_s
     kept = await keys.begin(scope, key, request_hash, orphan=_ORPHAN)
     while isinstance(kept, KeptAnswer):
         if kept.request_hash != request_hash:
@@ -90,11 +91,12 @@ async def _decide(
     keys: IdempotencyKeys,
     held: HeldKey,
     effect: Callable[[], Awaitable[dict[str, Any]]],
+    pace: Pace,
     *,
     status: int,
 ) -> web.Response:
     HELD.set(held)  # for this task and those that the effect starts
-    renewing = asyncio.create_task(_renew(keys, held), name="lease")
+    renewing = asyncio.create_task(_renew(keys, held, pace), name="lease")
     try:
         text = json.dumps(await effect())
     except AppError as error:
@@ -113,9 +115,9 @@ async def _decide(
     return web.Response(text=text, status=status, content_type="application/json")
 
 
-async def _renew(keys: IdempotencyKeys, held: HeldKey) -> None:
+async def _renew(keys: IdempotencyKeys, held: HeldKey, pace: Pace) -> None:
     while True:
-        await asyncio.sleep(_RENEW_S)
+        await asyncio.sleep(pace.renew_key_s)
         try:
             if not await keys.renew(held):
                 log.warning("a running request was mistaken for a dead one")

@@ -18,6 +18,7 @@ from core.models import Agent, AgentConfig, CallEvent, new_id
 from core.settings import Settings
 from dev.stack.environment import GivenSettings
 from gateway.app import create_app
+from gateway.http.pace import USUAL, Pace
 from gateway.keys import STORE
 from gateway.store import migrations
 from gateway.store.call_status import Call
@@ -100,9 +101,12 @@ async def somewhere(_name: str, _tenant: str | None) -> list[str]:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, resolve: Resolver = somewhere, clock: Clock | None = None
+    settings: Settings,
+    resolve: Resolver = somewhere,
+    clock: Clock | None = None,
+    pace: Pace = USUAL,
 ) -> AsyncIterator[Running]:
     clock = clock or Clock()
-    app = await create_app(settings, resolve=resolve, clock=clock)
+    app = await create_app(settings, resolve=resolve, clock=clock, pace=pace)
     async with served(app) as edge:
         yield Running(app, edge.http, clock)

@@ -21,6 +21,7 @@ from core.errors import TooManyRequests
 from core.models import CallEvent
 from gateway.api import call_streams
 from gateway.calls.timeline import Timeline
+from gateway.http.pace import Pace
 from gateway.http.streams import StreamLimit
 from gateway.keys import DATABASE, STREAMS, TIMELINE
 from gateway.store.calls import Store
@@ -105,12 +106,10 @@ async def test_a_reader_that_does_not_read_does_not_outlive_its_token(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_a_stream_with_an_api_secret_has_no_end_of_its_own(
-    gateway: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(call_streams, "HEARTBEAT_S", 0.05)
-    call = await gateway.call()
-    async with asyncio.timeout(10):
+async def test_a_stream_with_an_api_secret_has_no_end_of_its_own(tmp_path: Path) -> None:
+    pace = Pace(heartbeat_s=0.05)
+    async with asyncio.timeout(10), running(settings_in(tmp_path), pace=pace) as gateway:
+        call = await gateway.call()
         async with gateway.http.get(f"/v1/calls/{call.id}/events", headers=ACME) as response:
             for _ in range(3):
                 assert await response.content.readuntil(b": heartbeat\n\n")

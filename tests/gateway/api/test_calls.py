@@ -13,7 +13,7 @@ import pytest
 
 from core.events import ended
 from core.models import CallEvent, Turn, new_id, now, rfc3339
-from gateway.api import call_streams
+from gateway.http.pace import Pace
 from gateway.keys import STOPPING, TIMELINE
 from gateway.store.calls import Store
 from gateway.store.database import Database
@@ -223,12 +223,10 @@ class TestEvents:
         await other.close()
         assert types(await reader) == ["call.queued", "call.ended", "ended"]
 
-    async def test_silence_is_filled(
-        self, gateway: Running, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(call_streams, "HEARTBEAT_S", 0.05)
-        call = await gateway.call()
-        async with asyncio.timeout(10):
+    async def test_silence_is_filled(self, tmp_path: Path) -> None:
+        pace = Pace(heartbeat_s=0.05)
+        async with asyncio.timeout(10), running(settings_in(tmp_path), pace=pace) as gateway:
+            call = await gateway.call()
             async with gateway.http.get(f"/v1/calls/{call.id}/events", headers=ACME) as response:
                 assert await response.content.readuntil(b": heartbeat\n\n")
 

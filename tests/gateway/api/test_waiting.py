@@ -12,8 +12,7 @@ import pytest
 
 from core.events import ended
 from core.models import CallEvent, Turn
-from gateway.api import call_streams
-from gateway.api import waiting as waiting_module
+from gateway.http.pace import Pace
 from gateway.keys import STOPPING, TIMELINE
 from gateway.store.call_status import Call
 from tests.conftest import ACME, RIVAL
@@ -257,14 +256,12 @@ class TestTranscriptStream:
         assert types(await reader) == ["connected", "turn", "ended"]
         assert [turn["response"] for turn in (await waiter)[1]["transcripts"]] == ["Good"]
 
-    async def test_an_agent_that_never_leaves_is_not_waited_for_long(
-        self, gateway: Running, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        call = await gateway.call()
-        events = [CallEvent(type="agent.joined"), over()]
-        await gateway.store.append(call.id, events, "worker")
-        monkeypatch.setattr(waiting_module, "SETTLE_S", 0.2)
-        assert types(await stream(gateway, call.id)) == ["connected", "ended"]
+    async def test_an_agent_that_never_leaves_is_not_waited_for_long(self, tmp_path: Path) -> None:
+        async with running(settings_in(tmp_path), pace=Pace(settle_s=0.2)) as gateway:
+            call = await gateway.call()
+            events = [CallEvent(type="agent.joined"), over()]
+            await gateway.store.append(call.id, events, "worker")
+            assert types(await stream(gateway, call.id)) == ["connected", "ended"]
 
     async def test_it_can_be_taken_up_again(self, gateway: Running) -> None:
         call = await gateway.call()
@@ -274,14 +271,13 @@ class TestTranscriptStream:
         told = frames(await stream(gateway, call.id, {"Last-Event-ID": str(first.seq)}))
         assert [data["id"] for name, data in told if name == "turn"] == ["t2"]
 
-    async def test_silence_is_filled(
-        self, gateway: Running, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(call_streams, "HEARTBEAT_S", 0.05)
-        call = await gateway.call()
-        path = f"/v1/calls/{call.id}/transcript/stream"
-        async with asyncio.timeout(10), gateway.http.get(path, headers=ACME) as response:
-            assert await response.content.readuntil(b": heartbeat\n\n")
+    async def test_silence_is_filled(self, tmp_path: Path) -> None:
+        pace = Pace(heartbeat_s=0.05)
+        async with asyncio.timeout(10), running(settings_in(tmp_path), pace=pace) as gateway:
+            call = await gateway.call()
+            path = f"/v1/calls/{call.id}/transcript/stream"
+            async with gateway.http.get(path, headers=ACME) as response:
+                assert await response.content.readuntil(b": heartbeat\n\n")
 
 
 class TestEnd:

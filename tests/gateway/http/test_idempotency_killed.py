@@ -17,7 +17,7 @@ from sqlalchemy import func, select, update
 
 from core.errors import Unavailable
 from core.models import now
-from gateway.http import idempotency
+from gateway.http.pace import USUAL, Pace
 from gateway.keys import DATABASE
 from gateway.store.database import Database
 from gateway.store.once import LEASE, HeldKey, IdempotencyKeys
@@ -27,8 +27,8 @@ from tests.gateway.store.test_outbox_killed import killable
 from tests.support.calls import request
 from tests.support.databases import OnPostgres, OnSqlite
 from tests.support.edge import served
-from tests.support.inprocess import Running, running
-from tests.support.livekit_stub import LiveKitStub, running_with
+from tests.support.inprocess import Running, running, settings_in
+from tests.support.livekit_stub import LiveKitStub
 
 pytestmark = [pytest.mark.store, pytest.mark.attack]
 
@@ -93,7 +93,6 @@ class KilledContract:
         self, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Twins that wait at another gateway all get the call's id, and none of them dials."""
-        monkeypatch.setattr(idempotency, "_TWIN_WAIT_S", 60)
         looks: asyncio.Queue[None] = asyncio.Queue()
 
         async def look(keys: IdempotencyKeys, *asked: Any) -> Any:
@@ -113,7 +112,7 @@ class KilledContract:
             await doomed.start()
             async with (
                 aiohttp.ClientSession(doomed.url) as http,
-                running(settings) as other,
+                running(settings, pace=Pace(twin_wait_s=60)) as other,
                 asyncio.TaskGroup() as group,
             ):
                 first = group.create_task(cut_off(http))
@@ -173,21 +172,22 @@ class Slow:
 
 
 @asynccontextmanager
-async def slow(folder: Path) -> AsyncIterator[Slow]:
+async def slow(folder: Path, pace: Pace = USUAL) -> AsyncIterator[Slow]:
     livekit = HeldDial()
-    async with running_with(livekit, folder, sip_allow_private=True) as gateway:
-        try:
-            yield Slow(gateway, livekit)
-        finally:
-            livekit.go_on.set()
+    async with served(livekit.app()) as edge:
+        url = f"http://127.0.0.1:{edge.port}"
+        settings = settings_in(folder, livekit_url=url, sip_allow_private=True)
+        async with running(settings, pace=pace) as gateway:
+            try:
+                yield Slow(gateway, livekit)
+            finally:
+                livekit.go_on.set()
 
 
 async def test_a_long_request_keeps_its_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency, "_RENEW_S", 0.01)
-    monkeypatch.setattr(idempotency, "_TWIN_WAIT_S", 0)
-    async with slow(tmp_path) as rig:
+    async with slow(tmp_path, Pace(renew_key_s=0.01, twin_wait_s=0)) as rig:
         renewed = asyncio.Event()
         original = rig.keys.renew
 

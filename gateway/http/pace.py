@@ -1,0 +1,28 @@
+"""How long the gateway waits for what may never come; tests pass shorter waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from gateway.store.once import LEASE
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """All in seconds."""
+
+    heartbeat_s: float = 15.0
+    """The longest silence of an event stream; proxies close silent connections."""
+    settle_s: float = 2.0
+    """After a call's end, the wait for the agent's last turns; a killed agent sends none."""
+    twin_wait_s: float = 10.0
+    """A repeated request's wait for the first one with its Idempotency-Key."""
+    renew_key_s: float = LEASE.total_seconds() / 3
+    """Between two renewals of a running request's lease on its Idempotency-Key."""
+
+
+USUAL: Final = Pace()
+PACE = web.AppKey("pace", Pace)
