@@ -127,15 +127,14 @@ class LiveKitStub:
         return ListParticipantsResponse(participants=self._of(asked.room))
 
     def _remove(self, asked: RoomParticipantIdentity) -> Message:
-        present = self._of(asked.room)
-        gone = [other for other in present if other.identity == asked.identity]
-        if not gone:
-            raise Refusal("not_found")
-        present.remove(gone[0])
+        self._take(asked)
         self.removed.append((asked.room, asked.identity))
         return RemoveParticipantResponse()
 
-    def _get(self, asked: RoomParticipantIdentity) -> Message:
+    def _take(self, asked: RoomParticipantIdentity) -> None:
+        self._of(asked.room).remove(self._get(asked))
+
+    def _get(self, asked: RoomParticipantIdentity) -> ParticipantInfo:
         for other in self._of(asked.room):
             if other.identity == asked.identity:
                 return other
@@ -161,6 +160,8 @@ class LiveKitStub:
         self.referred.append(asked)
         if self.answer is not None:
             raise self.answer
+        leg = RoomParticipantIdentity(room=asked.room_name, identity=asked.participant_identity)
+        self._take(leg)
         return TransferSIPParticipantResponse()
 
     def _dispatch(self, asked: CreateAgentDispatchRequest) -> Message:

@@ -31,7 +31,7 @@ class Legs(LiveKitStub):
             assert asked.method == LEAVE_METHOD
             self.asked.append(asked.destination_identity)
             if self.obeys:
-                self._take(asked.room, asked.destination_identity)
+                self._leave(asked.room, asked.destination_identity)
             if self.returns:
                 self.enter(asked.room, phone(asked.destination_identity, "PA_next"))
             return web.Response(
@@ -46,9 +46,9 @@ class Legs(LiveKitStub):
     def _remove(self, asked: RoomParticipantIdentity) -> Message:
         if self.refusals:
             if self.vanishes:
-                self._take(asked.room, asked.identity)
+                self._leave(asked.room, asked.identity)
             raise Refusal(self.refusals.pop(0))
         return super()._remove(asked)
 
-    def _take(self, room: str, identity: str) -> None:
+    def _leave(self, room: str, identity: str) -> None:
         self.rooms[room] = [one for one in self.rooms[room] if one.identity != identity]

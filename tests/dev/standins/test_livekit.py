@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 from livekit import rtc
-from livekit.api import AccessToken, LiveKitAPI, ServerError, VideoGrants
+from livekit.api import AccessToken, LiveKitAPI, ServerError, SipCallError, VideoGrants
 from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgentDispatch
 from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import (
@@ -21,11 +21,18 @@ from livekit.protocol.room import (
     RoomParticipantIdentity,
     UpdateRoomMetadataRequest,
 )
+from livekit.protocol.sip import (
+    CreateSIPParticipantRequest,
+    SIPOutboundConfig,
+    SIPParticipantInfo,
+    TransferSIPParticipantRequest,
+)
 
 from core.models import new_id
+from dev.phone import Answer, Phone, Reject
 from dev.stack import Stack, StackOptions
 from dev.standins import livekit
-from dev.standins.livekit import LiveKitStub
+from dev.standins.livekit import LiveKitStub, Refusal
 from tests.support.edge import served
 from tests.support.inprocess import KEY, SECRET
 
@@ -33,16 +40,60 @@ pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 AGENT = "switchroom"
 ACTIVE = ParticipantInfo.State.ACTIVE
+# The refusals of the far end that the gateway's tests rely on, as the SIP API reports them.
+REFUSALS = {
+    404: Refusal("not_found", sip_status_code="404"),
+    486: Refusal("resource_exhausted", sip_status_code="486"),
+    603: Refusal("permission_denied", sip_status_code="603"),
+}
 
 
 class Rig(ABC):
-    """A LiveKit without a worker; ``enter`` brings a phone into a room."""
+    """A LiveKit without a worker; ``enter`` brings a phone into a room.
 
-    def __init__(self, api: LiveKitAPI) -> None:
+    ``sip`` is its SIP API; ``callee`` and ``human`` are addresses of phones that answer as
+    ``answers`` says.
+    """
+
+    def __init__(self, api: LiveKitAPI, sip: LiveKitAPI, callee: str, human: str) -> None:
         self.api = api
+        self.sip = sip
+        self.callee = callee
+        self.human = human
 
     @abstractmethod
     async def enter(self, room: str, identity: str, **attributes: str) -> None: ...
+
+    @abstractmethod
+    def answers(self, status: int | None) -> None:
+        """Refuse later calls with a SIP status; None: answer them."""
+
+    async def dial(self, room: str, identity: str, **attributes: str) -> SIPParticipantInfo:
+        """Dial a phone, and wait until it answers or refuses."""
+        asked = CreateSIPParticipantRequest(
+            trunk=SIPOutboundConfig(hostname=self.callee),
+            sip_call_to="+15551234567",
+            sip_number="+15105550123",
+            room_name=room,
+            participant_identity=identity,
+            participant_attributes=attributes,
+            wait_until_answered=True,
+        )
+        return await self.sip.sip.create_sip_participant(asked)
+
+    async def refer(self, room: str, identity: str) -> None:
+        asked = TransferSIPParticipantRequest(
+            room_name=room,
+            participant_identity=identity,
+            transfer_to=f"sip:+15557654321@{self.human}",
+        )
+        await self.sip.sip.transfer_sip_participant(asked)
+
+    async def gone(self, room: str) -> None:
+        """Wait until the room is empty."""
+        async with asyncio.timeout(10):
+            while await self.present(room):  # noqa: ASYNC110 (nothing to await)
+                await asyncio.sleep(0.05)
 
     async def create(self, name: str, metadata: str = "", agent: str = "") -> None:
         agents = [RoomAgentDispatch(agent_name=agent)] if agent else []
@@ -70,18 +121,34 @@ class Rig(ABC):
 
 class StubRig(Rig):
     def __init__(self, api: LiveKitAPI, stub: LiveKitStub) -> None:
-        super().__init__(api)
+        super().__init__(api, api, "callee.example", "human.example")
         self._stub = stub
+
+    def answers(self, status: int | None) -> None:
+        self._stub.answer = REFUSALS[status] if status is not None else None
 
     async def enter(self, room: str, identity: str, **attributes: str) -> None:
         self._stub.enter(room, livekit.phone(identity, **attributes))
 
 
 class ServerRig(Rig):
-    def __init__(self, api: LiveKitAPI, stack: Stack, cleanup: contextlib.AsyncExitStack) -> None:
-        super().__init__(api)
+    def __init__(
+        self,
+        api: LiveKitAPI,
+        sip: LiveKitAPI,
+        callee: Phone,
+        human: Phone,
+        stack: Stack,
+        cleanup: contextlib.AsyncExitStack,
+    ) -> None:
+        super().__init__(api, sip, callee.address, human.address)
+        self._phones = (callee, human)
         self._settings = stack.settings
         self._cleanup = cleanup
+
+    def answers(self, status: int | None) -> None:
+        for phone in self._phones:
+            phone.behave(Answer() if status is None else Reject(status))
 
     async def enter(self, room: str, identity: str, **attributes: str) -> None:
         key, secret = self._settings.livekit_api_key, self._settings.livekit_api_secret
@@ -180,9 +247,7 @@ class LiveKitContract:
         await rig.enter(room, "phone")
         phone = RoomParticipantIdentity(room=room, identity="phone")
         await rig.api.room.remove_participant(phone)
-        async with asyncio.timeout(10):
-            while await rig.present(room):  # noqa: ASYNC110 (nothing to await)
-                await asyncio.sleep(0.05)
+        await rig.gone(room)
         assert room in await rig.rooms(room)
 
     async def test_an_agent_is_sent_with_the_room(self, rig: Rig) -> None:
@@ -204,6 +269,58 @@ class LiveKitContract:
         with refused("unavailable", 503):
             await rig.dispatches(new_id("room"))
 
+    async def test_a_phone_that_answers(self, rig: Rig) -> None:
+        room = new_id("room")
+        rig.answers(None)
+        made = await rig.dial(room, "callee", **{"our.mark": "yes"})
+        assert (made.room_name, made.participant_identity) == (room, "callee")
+        (found,) = await rig.present(room)
+        assert (found.identity, found.kind) == ("callee", ParticipantInfo.Kind.SIP)
+        assert found.sid == made.participant_id
+        assert found.attributes["sip.callID"] == made.sip_call_id != ""
+        assert found.attributes["our.mark"] == "yes"
+        async with asyncio.timeout(10):  # the answer is told first
+            while found.attributes["sip.callStatus"] != "active":
+                await asyncio.sleep(0.05)
+                (found,) = await rig.present(room)
+
+    @pytest.mark.parametrize("status", REFUSALS)
+    async def test_a_phone_that_refuses(self, rig: Rig, status: int) -> None:
+        room = new_id("room")
+        rig.answers(status)
+        with pytest.raises(SipCallError) as caught:
+            await rig.dial(room, "callee")
+        wanted = REFUSALS[status]
+        assert (caught.value.code, caught.value.status) == (str(wanted), wanted.status)
+        assert caught.value.sip_status_code == status
+        await rig.gone(room)
+
+    async def test_a_phone_that_is_sent_elsewhere(self, rig: Rig) -> None:
+        room = new_id("room")
+        rig.answers(None)
+        await rig.dial(room, "callee")
+        await rig.refer(room, "callee")
+        await rig.gone(room)
+
+    @pytest.mark.parametrize("status", REFUSALS)
+    async def test_a_phone_whose_new_callee_refuses(self, rig: Rig, status: int) -> None:
+        room = new_id("room")
+        rig.answers(None)
+        await rig.dial(room, "callee")
+        rig.answers(status)
+        with pytest.raises(SipCallError) as caught:
+            await rig.refer(room, "callee")
+        wanted = REFUSALS[status]
+        assert (caught.value.code, caught.value.status) == (str(wanted), wanted.status)
+        assert caught.value.sip_status_code == status
+        (found,) = await rig.present(room)
+        assert found.identity == "callee"
+
+    async def test_nobody_is_sent_elsewhere(self, rig: Rig) -> None:
+        rig.answers(None)
+        with refused("not_found", 404):
+            await rig.refer(new_id("room"), "callee")
+
 
 class TestStub(LiveKitContract):
     @pytest_asyncio.fixture(loop_scope="session")
@@ -218,7 +335,7 @@ class TestStub(LiveKitContract):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server() -> AsyncIterator[Stack]:
-    options = StackOptions(bridge=False, providers=False, gateway=False, worker=0)
+    options = StackOptions(providers=False, gateway=False, worker=0)
     async with Stack(options) as stack:
         yield stack
 
@@ -228,4 +345,6 @@ class TestServer(LiveKitContract):
     async def rig(self, server: Stack) -> AsyncIterator[Rig]:
         async with contextlib.AsyncExitStack() as cleanup:
             api = await cleanup.enter_async_context(server.api())
-            yield ServerRig(api, server, cleanup)
+            sip = await cleanup.enter_async_context(server.sip_api())
+            callee, human = [await cleanup.enter_async_context(Phone()) for _ in range(2)]
+            yield ServerRig(api, sip, callee, human, server, cleanup)

@@ -269,6 +269,7 @@ class TestCold:
         self, gateway: Running, livekit: LiveKitStub
     ) -> None:
         call, id = await talking(gateway), new_id("trf")
+        livekit.enter(call.room_name, phone(call.participant_identity))
         assert (await ask(gateway, call.id, id))[1]["outcome"] == "transferred"
         (referred,) = livekit.referred
         assert referred.transfer_to == f"tel:{TO}"
