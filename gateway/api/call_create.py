@@ -27,8 +27,9 @@ from gateway.http.body import documented, parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Route
-from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS, call_services
+from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS, WEBHOOKS, call_services
 from gateway.lookup.agents import check_takes_calls
+from gateway.store.call_status import Call
 from gateway.store.database import Scope
 
 # API clients send these. Call screening and recording are not implemented; a request for a
@@ -87,16 +88,23 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, CreateCall, ignored=IGNORED)
 
     async def effect() -> dict[str, Any]:
-        plan = await _plan(request, body)
-        placed = await call_services(request.app).outbound.place(plan)
-        call = await request.app[STORE].call(Scope(None), placed.call_id)
-        assert call is not None, "it was kept a moment ago, and calls are not removed"
-        if body.wait_for_completion:
+        if not body.wait_for_completion:
+            return (await detail(request, await _place(request, body))).wire()
+        # Before the dial: a request that may not wait must not have called anybody.
+        with request.app[STREAMS].one(principal.auth_id):
             wait_s = 120 if body.max_wait_seconds is None else body.max_wait_seconds
-            call = await until_over(request, call, wait_s)
+            call = await until_over(request, await _place(request, body), wait_s)
         return (await detail(request, call)).wire()
 
     return await once(request, request.app[STORE], principal, body, effect)
+
+
+async def _place(request: web.Request, body: CreateCall) -> Call:
+    plan = await _plan(request, body)
+    placed = await call_services(request.app).outbound.place(plan)
+    call = await request.app[STORE].call(Scope(None), placed.call_id)
+    assert call is not None, "it was kept a moment ago, and calls are not removed"
+    return call
 
 
 async def _plan(request: web.Request, body: CreateCall) -> CallPlan:

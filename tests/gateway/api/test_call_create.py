@@ -12,7 +12,7 @@ import pytest
 from core.events import ended
 from core.models import CallEvent
 from gateway.calls.plan import CallPlan
-from gateway.keys import TIMELINE
+from gateway.keys import STREAMS, TIMELINE
 from tests.conftest import ACME, GLOBAL_PASSWORD, GLOBAL_USER, RIVAL, operator
 from tests.support.inprocess import Running, running, settings_in
 from tests.support.numbers import dial_nothing, make_agent, make_number
@@ -314,6 +314,25 @@ class TestWaiting:
         body = {"agentId": agent.id, "toNumber": TO, "waitForCompletion": True, "maxWaitSeconds": 0}
         status, call = await post(gateway, body)
         assert (status, call["status"]) == (200, "queued")
+
+    @pytest.mark.attack
+    async def test_it_counts_as_a_stream(self, tmp_path: Path, plans: list[CallPlan]) -> None:
+        """A request that may not wait calls nobody, and its key is free again."""
+        settings = settings_in(tmp_path, sip_outbound_address="trunk.example.com", max_streams=1)
+        async with running(settings) as gateway:
+            agent = await make_agent(gateway)
+            await make_number(gateway, agent=agent)
+            at_once = {"agentId": agent.id, "toNumber": TO}
+            body = {**at_once, "waitForCompletion": True, "maxWaitSeconds": 0}
+            key = {**ACME, "Idempotency-Key": "once"}
+            with gateway.app[STREAMS].one("acme"):
+                status, answer = await post(gateway, body, key)
+                assert (status, answer["error"]["code"]) == (429, "STREAM_LIMIT")
+                assert plans == []
+                assert (await post(gateway, at_once))[0] == 200
+            assert (await post(gateway, body, key))[0] == 200
+            assert len(plans) == 2
+            assert not gateway.app[STREAMS]._held
 
 
 async def test_a_call_that_livekit_does_not_take(gateway: Running) -> None:
