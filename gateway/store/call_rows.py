@@ -22,7 +22,9 @@ STATE_FIELDS = tuple(field.name for field in fields(CallState))
 
 CALLS_TABLE: Any = CallRow.__table__
 EVENTS_TABLE: Any = EventRow.__table__
-CALL = select(CALLS_TABLE).where(CALLS_TABLE.c.id == bindparam("call")).with_for_update()
+FOUND = select(CALLS_TABLE).where(CALLS_TABLE.c.id == bindparam("call"))
+OWNED = FOUND.where(CALLS_TABLE.c.auth_id == bindparam("auth_id"))
+CALL = FOUND.with_for_update()
 ADVANCE = update(CALLS_TABLE).where(CALLS_TABLE.c.id == bindparam("call"))
 EVENTS = (
     select(EVENTS_TABLE)

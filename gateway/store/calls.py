@@ -26,8 +26,10 @@ from gateway.store.call_rows import (
     EVENTS,
     EVENTS_OF_TYPES,
     EVENTS_TABLE,
+    FOUND,
     NEWER,
     NEWER_OR_AMONG,
+    OWNED,
     STATE_FIELDS,
     CallFilter,
     adding_events,
@@ -230,10 +232,9 @@ class Store:
     @whole
     async def call(self, scope: Scope, call_id: str) -> Call | None:
         async with self._database.read() as connection:
-            query = select(CallRow.__table__).where(
-                CallRow.id == call_id, scope.owns(CallRow.auth_id)
-            )
-            row = (await connection.execute(query)).mappings().one_or_none()
+            query = FOUND if scope.auth_id is None else OWNED
+            values = {"call": call_id, "auth_id": scope.auth_id}
+            row = (await connection.execute(query, values)).mappings().one_or_none()
             return None if row is None else call_of(row)
 
     @whole
@@ -304,8 +305,7 @@ class Store:
         Raises ServerFault ``CREDENTIAL_UNREADABLE`` if the key of the agent's secrets is gone.
         """
         async with self._database.read() as connection:
-            query = select(CallRow.__table__).where(CallRow.id == call_id)
-            row = (await connection.execute(query)).mappings().one_or_none()
+            row = (await connection.execute(FOUND, {"call": call_id})).mappings().one_or_none()
         if row is None:
             return None
         agent = self._secrets.unpin(row["agent"]) if row["agent"] else None
