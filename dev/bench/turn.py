@@ -216,7 +216,9 @@ def _row(side: Taken, path_ms: float) -> tuple[str, ...]:
 
 def _counts(service: Service) -> str:
     ours, bare = service.ours, service.bare
-    ratios = paired([median(one) for one in ours.turns], [median(one) for one in bare.turns])
+    # On a busy machine all turns of a call may have been left out.
+    calls = [pair for pair in zip(ours.turns, bare.turns, strict=True) if all(pair)]
+    ratios = paired([median(our) for our, _ in calls], [median(their) for _, their in calls])
     return (
         f"{ours.name} and the bare worker: {len(ours.all_turns)} and {len(bare.all_turns)} turns "
         f"in {len(ours.turns)} calls a side, {ours.dropped} and {bare.dropped} left out for a late "
