@@ -242,6 +242,25 @@ def test_what_a_module_does_not_load(module: str, without: set[str]) -> None:
     assert without.isdisjoint(run.stdout.split())
 
 
+def test_a_call_needs_no_web_server() -> None:
+    """None of our modules that worker.call loads imports aiohttp.web; livekit-agents does."""
+    code = (
+        "import sys, worker.call; print(*(module.__file__ for name, module in sys.modules.items()"
+        " if name.split('.')[0] in {'core', 'worker'}))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {Path(name) for name in run.stdout.split()}
+    assert ROOT / "worker" / "line.py" in loaded
+    using = {
+        path
+        for path in loaded
+        if any(is_within(name, "aiohttp.web") for name in imported(ast.parse(path.read_text())))
+    }
+    assert using == set()
+
+
 def test_names_that_only_begin_alike_are_allowed() -> None:
     assert not against_the_direction("import device\nfrom sipmsg import gateway", "core")
 
