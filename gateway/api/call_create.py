@@ -89,17 +89,17 @@ async def create(request: web.Request) -> web.StreamResponse:
 
     async def effect() -> dict[str, Any]:
         if not body.wait_for_completion:
-            return (await detail(request, await _place(request, body))).wire()
+            return (await detail(request, await _placed(request, body))).wire()
         # Before the dial: a request that may not wait must not have called anybody.
         with request.app[STREAMS].one(principal.auth_id):
             wait_s = 120 if body.max_wait_seconds is None else body.max_wait_seconds
-            call = await until_over(request, await _place(request, body), wait_s)
+            call = await until_over(request, await _placed(request, body), wait_s)
         return (await detail(request, call)).wire()
 
     return await once(request, request.app[STORE], principal, body, effect)
 
 
-async def _place(request: web.Request, body: CreateCall) -> Call:
+async def _placed(request: web.Request, body: CreateCall) -> Call:
     plan = await _plan(request, body)
     placed = await call_services(request.app).outbound.place(plan)
     call = await request.app[STORE].call(Scope(None), placed.call_id)
