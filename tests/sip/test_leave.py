@@ -19,7 +19,7 @@ from sip.leave import remove_leg, send_away
 from tests.support.edge import served
 from tests.support.inprocess import KEY, SECRET
 from tests.support.legs import Legs
-from tests.support.livekit_stub import agent, phone
+from tests.support.livekit_stub import agent, phone, reached
 
 pytestmark = pytest.mark.unit
 
@@ -35,12 +35,8 @@ def stub() -> Legs:
 
 @pytest.fixture
 async def livekit(stub: Legs) -> AsyncIterator[LiveKitAPI]:
-    async with served(stub.app()) as edge:
-        api = LiveKitAPI(f"http://127.0.0.1:{edge.port}", KEY, SECRET, failover=False)
-        try:
-            yield api
-        finally:
-            await api.aclose()
+    async with reached(stub) as api:
+        yield api
 
 
 def leg(**changes: str) -> ParticipantInfo:

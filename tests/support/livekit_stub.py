@@ -7,11 +7,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from livekit.api import LiveKitAPI
+
 from dev.standins.livekit import LiveKitStub, Refusal, agent, phone
 from tests.support.edge import served
-from tests.support.inprocess import Running, running, settings_in
+from tests.support.inprocess import KEY, SECRET, Running, running, settings_in
 
-__all__ = ["LiveKitStub", "Refusal", "agent", "phone", "running_with"]
+__all__ = ["LiveKitStub", "Refusal", "agent", "phone", "reached", "running_with"]
+
+
+@asynccontextmanager
+async def reached(livekit: LiveKitStub) -> AsyncIterator[LiveKitAPI]:
+    """Serve the stub, and yield a client of it."""
+    async with (
+        served(livekit.app()) as edge,
+        LiveKitAPI(f"http://127.0.0.1:{edge.port}", KEY, SECRET, failover=False) as api,
+    ):
+        yield api
 
 
 @asynccontextmanager

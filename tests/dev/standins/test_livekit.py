@@ -33,8 +33,7 @@ from dev.phone import Answer, Phone, Reject
 from dev.stack import Stack, StackOptions
 from dev.standins import livekit
 from dev.standins.livekit import LiveKitStub, Refusal
-from tests.support.edge import served
-from tests.support.inprocess import KEY, SECRET
+from tests.support.livekit_stub import reached
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
@@ -172,6 +171,15 @@ def refused(code: str, status: int) -> Iterator[None]:
     assert (caught.value.code, caught.value.status) == (code, status)
 
 
+@contextlib.contextmanager
+def refused_by_phone(sip_status: int) -> Iterator[None]:
+    wanted = REFUSALS[sip_status]
+    with pytest.raises(SipCallError) as caught:
+        yield
+    assert (caught.value.code, caught.value.status) == (str(wanted), wanted.status)
+    assert caught.value.sip_status_code == sip_status
+
+
 class LiveKitContract:
     """Subclasses provide the fixture ``rig``."""
 
@@ -288,11 +296,8 @@ class LiveKitContract:
     async def test_a_phone_that_refuses(self, rig: Rig, status: int) -> None:
         room = new_id("room")
         rig.answers(status)
-        with pytest.raises(SipCallError) as caught:
+        with refused_by_phone(status):
             await rig.dial(room, "callee")
-        wanted = REFUSALS[status]
-        assert (caught.value.code, caught.value.status) == (str(wanted), wanted.status)
-        assert caught.value.sip_status_code == status
         await rig.gone(room)
 
     async def test_a_phone_that_is_sent_elsewhere(self, rig: Rig) -> None:
@@ -308,11 +313,8 @@ class LiveKitContract:
         rig.answers(None)
         await rig.dial(room, "callee")
         rig.answers(status)
-        with pytest.raises(SipCallError) as caught:
+        with refused_by_phone(status):
             await rig.refer(room, "callee")
-        wanted = REFUSALS[status]
-        assert (caught.value.code, caught.value.status) == (str(wanted), wanted.status)
-        assert caught.value.sip_status_code == status
         (found,) = await rig.present(room)
         assert found.identity == "callee"
 
@@ -326,10 +328,7 @@ class TestStub(LiveKitContract):
     @pytest_asyncio.fixture(loop_scope="session")
     async def rig(self) -> AsyncIterator[Rig]:
         stub = LiveKitStub(workers_full=True)
-        async with (
-            served(stub.app()) as edge,
-            LiveKitAPI(f"http://127.0.0.1:{edge.port}", KEY, SECRET) as api,
-        ):
+        async with reached(stub) as api:
             yield StubRig(api, stub)
 
 

@@ -11,10 +11,8 @@ from livekit.protocol.models import ParticipantInfo
 
 from core.legs import Leg, Role
 from gateway.calls.livekit import close_room, leg_of, present, send_away_or_log, tidy
-from tests.support.edge import served
-from tests.support.inprocess import KEY, SECRET
 from tests.support.legs import Legs
-from tests.support.livekit_stub import agent, phone
+from tests.support.livekit_stub import agent, phone, reached
 
 pytestmark = pytest.mark.unit
 
@@ -28,12 +26,8 @@ def stub() -> Legs:
 
 @pytest.fixture
 async def livekit(stub: Legs) -> AsyncIterator[LiveKitAPI]:
-    async with served(stub.app()) as edge:
-        api = LiveKitAPI(f"http://127.0.0.1:{edge.port}", KEY, SECRET, failover=False)
-        try:
-            yield api
-        finally:
-            await api.aclose()
+    async with reached(stub) as api:
+        yield api
 
 
 class TestUntilItIsDone:
