@@ -26,7 +26,8 @@ from sip.guard import (
     Lookups,
     SipGuard,
 )
-from tests.sip.test_guard import PUBLIC, PUBLIC6, Names, answer
+from tests.sip.test_guard import PUBLIC, PUBLIC6, Names
+from tests.sip.test_guard_lookups import answer
 
 pytestmark = [pytest.mark.unit, pytest.mark.attack]
 
