@@ -87,3 +87,5 @@ class Heartbeat(Model):
     capacity: int = Field(ge=0)
     active: int = Field(ge=0)
     draining: bool = False
+    address: str | None = Field(None, max_length=512)
+    """Where the gateway reaches a stream worker; None: the worker takes calls in rooms."""

@@ -95,6 +95,11 @@ class Settings(BaseSettings):
         "gateway can place calls.",
     )
     gateway_port: int = Field(8080, ge=0, le=65535)
+    public_url: str | None = Field(
+        None,
+        description="Where Twilio and browsers reach the gateway: https://voice.example.com; "
+        "default: GATEWAY_URL.",
+    )
     gateway_url: str | None = Field(
         None, description="Where workers reach the gateway; default http://127.0.0.1:GATEWAY_PORT."
     )
@@ -234,6 +239,22 @@ class Settings(BaseSettings):
         description="A call whose agent has not joined by then is ended.",
     )
 
+    # --- Stream worker: calls on WebSockets, without a room
+    streams_host: str = Field("127.0.0.1", description="Listen address of the stream worker.")
+    streams_port: int = Field(8082, ge=0, le=65535)
+    streams_url: str | None = Field(
+        None, description="Where gateways reach this stream worker; default: its host and port."
+    )
+    streams_max_sessions: int = Field(
+        20, ge=1, description="Sessions one stream worker takes at a time."
+    )
+    session_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)] = (
+        Field(
+            (),
+            description="Origins of web pages that may open sessions besides PUBLIC_URL's; *: all.",
+        )
+    )
+
     # --- Providers
     deepgram_api_key: SecretStr | None = None
     deepgram_base_url: str = "https://api.deepgram.com/v1/listen"
@@ -256,7 +277,14 @@ class Settings(BaseSettings):
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("livekit_url", "livekit_public_url", "livekit_sip_url", "gateway_url")
+    @field_validator(
+        "livekit_url",
+        "livekit_public_url",
+        "livekit_sip_url",
+        "gateway_url",
+        "public_url",
+        "streams_url",
+    )
     @classmethod
     def _url(cls, value: str | None) -> str | None:
         if value is None:
@@ -313,6 +341,10 @@ class Settings(BaseSettings):
     @property
     def listen_host(self) -> str:
         return self.gateway_host or ("0.0.0.0" if self.auth_required else "127.0.0.1")
+
+    @property
+    def public_base_url(self) -> str:
+        return _http(self.public_url or self.gateway_base_url)
 
     @property
     def gateway_base_url(self) -> str:

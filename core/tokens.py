@@ -14,11 +14,12 @@ import jwt
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-Audience = Literal["switchroom:call", "switchroom:worker"]
+Audience = Literal["switchroom:call", "switchroom:worker", "switchroom:stream"]
 
 # A call lasts at most 24 h; its last events may come a while after its end.
 CALL_TOKEN_TTL = timedelta(hours=48)
 WORKER_TOKEN_TTL = timedelta(minutes=10)
+STREAM_TOKEN_TTL = timedelta(minutes=1)
 
 # PyJWT (2.x) parses every HMAC key as JSON, and json takes one of 127 random keys (measured) for
 # UTF-16 or UTF-32. Loading the codecs now keeps the event loop from reading their files then.
@@ -42,6 +43,10 @@ class TokenIssuer:
 
     def for_worker(self, worker_id: str) -> str:
         return self._sign("switchroom:worker", worker_id, WORKER_TOKEN_TTL)
+
+    def for_stream(self, call_id: str) -> str:
+        """Return the gateway's token to attach a socket to the call's session on its worker."""
+        return self._sign("switchroom:stream", call_id, STREAM_TOKEN_TTL)
 
     def verify(self, token: str, audience: Audience) -> str:
         """Return the call's or worker's id. Raises InvalidToken."""

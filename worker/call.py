@@ -236,6 +236,16 @@ class Call:
             self._silence.touch()
         self._keys.pressed(key)
 
+    def typed(self, text: str) -> None:
+        if self._silence is not None:
+            self._silence.touch()
+        if self._conversation is not None and self._is_ours:
+            self._conversation.typed(text)
+
+    def interrupted(self) -> None:
+        if self._conversation is not None and self._is_ours:
+            self._conversation.interrupt()
+
     def left(self, cause: Cause, detail: str) -> None:
         if self._transfers is None:
             self._end(cause, detail)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from livekit.agents import Agent, AgentSession, BackgroundAudioPlayer
@@ -18,6 +19,14 @@ from worker.endings import Cause
 
 KEYS: Final = "0123456789*#ABCD"
 """A telephone's keys; the position of each is its event code (RFC 4733 §3.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """A line's sample rates in Hz: what the session hears, and what it is to speak."""
+
+    speech: int
+    voice: int
 
 
 class LineError(Exception):
@@ -54,6 +63,12 @@ class Listener(Protocol):
     def key(self, key: str) -> None:
         """The far end pressed one of KEYS."""
 
+    def typed(self, text: str) -> None:
+        """The far end wrote instead of speaking."""
+
+    def interrupted(self) -> None:
+        """The far end asks the agent to stop speaking."""
+
     def left(self, cause: Cause, detail: str) -> None:
         """The far end has left."""
 
@@ -87,6 +102,10 @@ class Line(Protocol):
 
     A line that does not have an operation raises NotSupported.
     """
+
+    @property
+    def rates(self) -> Rates:
+        """The sample rates of the session's audio."""
 
     async def connect(self, listener: Listener) -> None:
         """Connect to where the far end is or will be. ``meet`` may be called meanwhile."""

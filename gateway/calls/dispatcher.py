@@ -125,7 +125,10 @@ class Arrival:
 async def worker_free(store: Store, agent_name: str) -> bool:
     """Return True if a worker can take a call now. Raises Unavailable (the database)."""
     return any(
-        worker.agent_name == agent_name and not worker.draining and worker.active < worker.capacity
+        worker.agent_name == agent_name
+        and worker.address is None
+        and not worker.draining
+        and worker.active < worker.capacity
         for worker in await store.workers()
     )
 

@@ -87,6 +87,7 @@ class WebCalls:
             id=call_id,
             auth_id=principal.auth_id,
             direction="web",
+            type="web",
             room_name=call_id,
             participant_identity=VISITOR,
             from_number=None,

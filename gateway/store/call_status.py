@@ -23,11 +23,12 @@ from core.models import (
     Timestamp,
 )
 
-CallType = Literal["pstn", "web"]
+CallType = Literal["pstn", "web", "stream"]
+"""A phone by SIP, a browser by WebRTC, or a session on a WebSocket."""
 
 
 class Call(Model):
-    """The record of a call: inbound, outbound or web."""
+    """The record of a call."""
 
     id: str
     auth_id: str | None = Field(default=None, exclude=True)

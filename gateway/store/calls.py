@@ -38,7 +38,7 @@ from gateway.store.call_rows import (
     event_row,
     in_spoken_order,
 )
-from gateway.store.call_status import Call, CallState, StoredEvent, fold
+from gateway.store.call_status import Call, CallState, CallType, StoredEvent, fold
 from gateway.store.call_trunks import CallTrunks, OwnTrunk
 from gateway.store.capacity import WORKER_STALE, Judge, Load, load_of
 from gateway.store.credentials import Unreadable, Vault
@@ -63,6 +63,7 @@ class NewCall:
     to_number: str | None
     max_duration_ms: int
     agent: Agent | None = None
+    type: CallType = "pstn"
     phone_number_id: str | None = None
     own_trunk: OwnTrunk | None = None
     """The trunk that the request specified, stored sealed until the call ends; None: no own one."""
@@ -155,7 +156,7 @@ class Store:
             "from_number": new.from_number,
             "to_number": new.to_number,
             "direction": new.direction,
-            "type": "web" if new.direction == "web" else "pstn",
+            "type": new.type,
             "max_duration_ms": new.max_duration_ms,
             "room_name": new.room_name,
             "participant_identity": new.participant_identity,

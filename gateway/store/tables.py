@@ -218,6 +218,30 @@ class PhoneNumberRow(Base):
     )
 
 
+class SessionRow(Base):
+    """A call on a WebSocket, without a room (gateway.store.sessions)."""
+
+    __tablename__ = "sessions"
+
+    call_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    """twilio, socket."""
+    token_id: Mapped[str | None] = mapped_column(String(64))
+    """The one unused token for this session, valid until ``token_until``."""
+    token_until: Mapped[datetime | None]
+    worker_id: Mapped[str | None] = mapped_column(String(128))
+    """The stream worker that has the session; None until a socket has come."""
+    worker_address: Mapped[str | None] = mapped_column(Text)
+    account_sid: Mapped[str | None] = mapped_column(String(64))
+    call_sid: Mapped[str | None] = mapped_column(String(64))
+    """Twilio's ids, as far as they are known."""
+
+    __table_args__ = (
+        # Twilio repeats a request that it believes lost: one session per call of Twilio's.
+        Index("uq_sessions_call_sid", "call_sid", unique=True),
+    )
+
+
 class RoomClaimRow(Base):
     """The tenant that owns a room name; settles races of first calls (gateway.store.room_names)."""
 
@@ -266,6 +290,7 @@ class WorkerRow(Base):
     capacity: Mapped[int]
     active: Mapped[int]
     draining: Mapped[bool]
+    address: Mapped[str | None] = mapped_column(Text)
     seen_at: Mapped[datetime]
 
 

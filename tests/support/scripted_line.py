@@ -15,7 +15,7 @@ from core.audio import Pcm
 from core.jobs import CallBrief
 from core.transfers import TransferResult
 from dev.speech import CALLER_VOICE, synthesize
-from worker.line import Consultation, Listener, NotSupported
+from worker.line import Consultation, Listener, NotSupported, Rates
 
 RATE = 16_000
 _FRAME = RATE // 50
@@ -87,6 +87,7 @@ class ScriptedLine:
         self._joined = asyncio.Event()
         self._answered = asyncio.Event()
         self.present = False
+        self.rates = Rates(speech=RATE, voice=24_000)
 
     # --- what the test does
 

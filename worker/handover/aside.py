@@ -7,6 +7,7 @@ import logging
 
 from core.models import AgentConfig
 from core.settings import Settings
+from worker.line import Rates
 from worker.voice.failures import CHAIN_OPTIONS, TTS_OPTIONS
 from worker.voice.fallback import STT_OPTIONS
 from worker.voice.providers import Providers
@@ -21,8 +22,8 @@ class Aside:
     """Uses the agent's providers but not the session's own instances, so that a failure here does
     not fail the call. ``aclose`` it."""
 
-    def __init__(self, config: AgentConfig, settings: Settings) -> None:
-        self._made = Providers(config, settings)
+    def __init__(self, config: AgentConfig, settings: Settings, rates: Rates) -> None:
+        self._made = Providers(config, settings, rates)
         self.stt, stt_parts = self._made.make_stt(build_vad(settings))
         self.tts, tts_parts = self._made.make_tts()
         self.stt_options = STT_OPTIONS

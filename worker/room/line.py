@@ -17,16 +17,16 @@ from core.rtc_sdk import publish_dtmf
 from core.settings import Settings
 from core.transfers import TransferResult, human_identity
 from worker.handover.aside import Aside
-from worker.line import KEYS, LineError, Listener
+from worker.line import KEYS, LineError, Listener, Rates
 from worker.room import hang_up
 from worker.room.consultation import RoomConsultation
 from worker.room.far_end import FarEnd
 from worker.room.media_delay import MediaDelay
 from worker.room.reasons import agent_disconnected
-from worker.voice.pipeline import SPEECH_RATE
-from worker.voice.providers import VOICE_RATE
 
 log = logging.getLogger(__name__)
+
+_RATES = Rates(speech=16_000, voice=24_000)
 
 _RECONNECT_WITHIN_S = 20.0
 _LEG_DRAIN_S = 0.4  # the phone's leg still has this much to play when the last word is sent
@@ -53,6 +53,10 @@ class RoomLine:
         self._far_end: FarEnd | None = None
         self._delay: MediaDelay | None = None
         self._giving_up: asyncio.TimerHandle | None = None
+
+    @property
+    def rates(self) -> Rates:
+        return _RATES
 
     # Connecting
 
@@ -158,7 +162,7 @@ class RoomLine:
             human_identity(transfer_id),
             room=self._room,
             livekit=self._ctx.api,
-            aside=Aside(brief.agent.config, self._settings),
+            aside=Aside(brief.agent.config, self._settings, _RATES),
             on_connected=on_connected,
             on_left=on_left,
         )
@@ -228,12 +232,12 @@ def _options(identity: str) -> room_io.RoomOptions:
     return room_io.RoomOptions(
         participant_identity=identity,
         audio_input=room_io.AudioInputOptions(
-            sample_rate=SPEECH_RATE,
+            sample_rate=_RATES.speech,
             frame_size_ms=20,
             auto_gain_control=False,
             pre_connect_audio=False,
         ),
-        audio_output=room_io.AudioOutputOptions(sample_rate=VOICE_RATE),
+        audio_output=room_io.AudioOutputOptions(sample_rate=_RATES.voice),
         text_input=False,
         close_on_disconnect=False,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -66,7 +67,7 @@ class Conversation:
         self._line = line
         brain.agent.takes_turn = self._takes_turn
         self._session = pipeline.build_session(
-            config, settings, brain.llm, post, guesses=brain.guesses
+            config, settings, brain.llm, post, rates=line.rates, guesses=brain.guesses
         )
         brain.attach(self._session)
         self._clock = TurnClock(settings.endpointing_ms / 1000, lambda: line.delay_ms)
@@ -131,9 +132,22 @@ class Conversation:
 
     def pressed(self, digits: str) -> None:
         """Answer keys as a turn of the caller."""
+        self._asked(pressed(digits))
+
+    def typed(self, text: str) -> None:
+        """Answer written words as a turn of the caller."""
+        self._asked(llm.ChatMessage(role="user", content=[text]))
+
+    def interrupt(self) -> None:
+        """Stop the current speech, unless it must be said to its end."""
+        if not self._closing:
+            with contextlib.suppress(RuntimeError):
+                self._session.interrupt()
+
+    def _asked(self, message: llm.ChatMessage) -> None:
         if self._closing or self._silent:
             return
-        task = asyncio.create_task(self._answer(pressed(digits)), name="keys")
+        task = asyncio.create_task(self._answer(message), name="written turn")
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 

@@ -20,11 +20,10 @@ from pydantic import SecretStr
 from core.chains import chain
 from core.models import MODELS, AgentConfig
 from core.settings import Settings
+from worker.line import Rates
 from worker.voice.clauses import ClauseFirst
 from worker.voice.fallback import ATTEMPT_S, Named, Post, llm_chain, tts_chain, watch
 from worker.voice.stt_chain import SttChain
-
-VOICE_RATE = 24_000  # Hz, the output of every TTS here
 
 # The range of a voice's speed, from Cartesia's and OpenAI's API documentation.
 _SPEEDS = {"cartesia": (0.6, 1.5), "openai": (0.25, 4.0)}
@@ -54,8 +53,9 @@ def base_language(config: AgentConfig) -> str:
 class Providers:
     """Makes one agent's STT and TTS."""
 
-    def __init__(self, config: AgentConfig, settings: Settings) -> None:
+    def __init__(self, config: AgentConfig, settings: Settings, rates: Rates) -> None:
         self._config = config
+        self._rates = rates
         self._settings = settings
         self._speech_client: AsyncClient | None = None
 
@@ -86,6 +86,7 @@ class Providers:
             language=self._config.language,
             api_key=_key(self._settings.deepgram_api_key),
             base_url=self._settings.deepgram_base_url,
+            sample_rate=self._rates.speech,
         )
 
     def _one_tts(self, name: str, voice: str | None) -> tts.TTS[Any]:
@@ -106,7 +107,7 @@ class Providers:
             language=config.language,
             api_key=_key(settings.cartesia_api_key),
             base_url=settings.cartesia_base_url,
-            sample_rate=VOICE_RATE,
+            sample_rate=self._rates.voice,
             word_timestamps=timed(config),
             tokenizer=ClauseFirst(),
             voice=voice or TTSDefaultVoiceId,

@@ -101,6 +101,12 @@ class Held:
     def key(self, key: str) -> None:
         self.told.append(f"key {key}")
 
+    def typed(self, text: str) -> None:
+        self.told.append(f"typed {text}")
+
+    def interrupted(self) -> None:
+        self.told.append("interrupted")
+
     def left(self, cause: Cause, detail: str) -> None:
         self.told.append(f"left {cause}")
 

@@ -27,6 +27,7 @@ from core.settings import Settings
 from dev.providers import Control, Deepgram, Fault, OpenAI, Providers, Script
 from dev.stack.environment import GivenSettings
 from tests.support.provider_rig import utterances
+from worker.line import Rates
 from worker.voice.fallback import ATTEMPT_S, STT_OPTIONS, watch
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.providers import Providers as Plugins
@@ -100,7 +101,7 @@ def given(providers: Providers, **changes: Any) -> tuple[AgentConfig, Settings]:
 
 
 def plugins(providers: Providers, **changes: Any) -> Plugins:
-    made = Plugins(*given(providers, **changes))
+    made = Plugins(*given(providers, **changes), Rates(speech=16_000, voice=24_000))
     _made.append(made.aclose)
     return made
 

@@ -1,0 +1,60 @@
+"""Messages between the gateway and a stream worker about sessions, which are calls without a room.
+
+The gateway opens a WebSocket to ``{worker's address}/sessions/{call id}``, authorized by a token
+for that session (core.tokens), and sends one Attach. Then it passes the client's frames in both
+directions as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from core.models import Model
+
+GRACE_S: Final = 30.0
+"""A session outlives its socket for so long, and continues on another one."""
+
+LOST: Final = 4000
+"""WebSocket close code, from the gateway to the worker: the client's socket broke."""
+
+GONE: Final = 4404
+"""WebSocket close code: the session does not exist any more."""
+
+
+class Format(Model):
+    """One direction of a socket's audio, mono."""
+
+    encoding: Literal["pcm_s16le", "audio/x-mulaw"] = "pcm_s16le"
+    sample_rate: Literal[8000, 16000] = 16000
+
+
+class TwilioAttach(Model):
+    """Attach a Twilio Media Stream; the gateway has read its ``connected`` and ``start``."""
+
+    kind: Literal["twilio"] = "twilio"
+    token: str
+    """For the call's events (core.tokens.TokenIssuer.for_call)."""
+    stream_sid: str
+    resume: bool = False
+    """The session must exist. Otherwise it must be new."""
+    twilio: dict[str, Any] = Field(default_factory=dict)
+    """Facts for the timeline: ``callSid``, ``accountSid``, ``streamSid``."""
+
+
+class SocketAttach(Model):
+    """Attach a client's socket; the gateway has read its first message."""
+
+    kind: Literal["socket"] = "socket"
+    token: str
+    input: Format = Field(default_factory=Format)
+    output: Format = Field(default_factory=Format)
+    resume_token: str
+    """For the client, in ``ready``."""
+    resume: bool = False
+    last_seq: int = 0
+    """The last server event that the client has seen; later ones are sent again."""
+
+
+Attach = Annotated[TwilioAttach | SocketAttach, Field(discriminator="kind")]
