@@ -8,8 +8,8 @@ from typing import Self
 
 import numpy as np
 
-from core.audio import Pcm
-from dev.providers.g711 import alaw_decode, ulaw_decode
+from core.audio import Pcm, ulaw_decode
+from dev.providers.g711 import alaw_decode
 
 
 def _linear16(data: bytes) -> Pcm:

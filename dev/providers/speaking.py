@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from core.audio import Pcm
+from core.audio import Pcm, ulaw_encode
 from dev.providers.clock import until
 from dev.providers.context import HANG_S, Context, cut
 from dev.providers.control import Fault
-from dev.providers.g711 import alaw_encode, ulaw_encode
+from dev.providers.g711 import alaw_encode
 from dev.speech import Speech, Voice
 from dev.speech.espeak import SpeechError
 

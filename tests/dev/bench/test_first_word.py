@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from core.audio import Pcm
+from core.audio import Pcm, ulaw_decode, ulaw_encode
 from dev.bench.first_word import FirstWord
-from dev.providers.g711 import ulaw_decode, ulaw_encode
 from dev.speech import AGENT_VOICE, CALLER_VOICE, synthesize
 
 pytestmark = pytest.mark.unit

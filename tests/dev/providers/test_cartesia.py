@@ -21,9 +21,8 @@ from livekit.agents import (
 )
 from livekit.plugins import cartesia
 
-from core.audio import Pcm
+from core.audio import Pcm, ulaw_decode
 from dev.providers import Cartesia, Fault, Providers
-from dev.providers.g711 import ulaw_decode
 from dev.speech import AGENT_VOICE, Recognizer, normalize, synthesize
 from tests.support.provider_rig import (
     KEYS,

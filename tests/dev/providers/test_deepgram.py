@@ -16,9 +16,8 @@ from livekit.agents import (
 )
 from livekit.plugins import deepgram
 
-from core.audio import Pcm
+from core.audio import Pcm, ulaw_encode
 from dev.providers import Fault, Providers
-from dev.providers.g711 import ulaw_encode
 from dev.speech import CALLER_VOICE, normalize, synthesize
 from tests.support.provider_rig import (
     KEYS,

@@ -1,11 +1,12 @@
-"""dev.providers.g711 against bytes and values of the ITU-T recommendation."""
+"""core.audio (µ-law) and dev.providers.g711 (A-law) against the ITU-T recommendation."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from dev.providers.g711 import alaw_decode, alaw_encode, ulaw_decode, ulaw_encode
+from core.audio import ulaw_decode, ulaw_encode
+from dev.providers.g711 import alaw_decode, alaw_encode
 
 pytestmark = pytest.mark.unit
 

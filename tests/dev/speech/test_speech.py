@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from core.audio import Pcm
-from dev.providers.g711 import ulaw_decode, ulaw_encode
+from core.audio import Pcm, ulaw_decode, ulaw_encode
 from dev.speech import (
     AGENT_VOICE,
     CALLER_VOICE,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.audio import Pcm
-from dev.providers.g711 import ulaw_decode, ulaw_encode
+from core.audio import Pcm, ulaw_decode, ulaw_encode
 from dev.speech import AGENT_VOICE, CALLER_VOICE, Voice, synthesize
 from worker.machines.beep import Beep, BeepDetector
 
