@@ -1,0 +1,1 @@
+"""Sessions without a room: the far end is on a WebSocket (Twilio Media Streams, or ours)."""
