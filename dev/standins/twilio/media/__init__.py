@@ -1,0 +1,1 @@
+"""Media Streams: the audio of a call over a WebSocket, as Twilio sends and plays it."""
