@@ -40,6 +40,8 @@ class StackOptions:
     gateway: bool = True
     worker: int = 1
     """The number of workers (True is 1, False is 0); the second is called ``worker-2``."""
+    streams: int = 0
+    """The number of stream workers; the second is called ``streams-2``."""
     settings: Settings | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

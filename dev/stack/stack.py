@@ -102,6 +102,10 @@ class Stack:
     def worker(self) -> Component:
         return self.components["worker"]
 
+    @property
+    def streams(self) -> Component:
+        return self.components["streams"]
+
     def log_text(self, name: str) -> str:
         """Return everything that the component has printed."""
         return self.components[name].process.log_text()
@@ -155,6 +159,8 @@ class Stack:
                 self._add_bridge()
             for number in range(1, int(self.options.worker) + 1):
                 self._add_worker(number, take_port)
+            for number in range(1, self.options.streams + 1):
+                self._add_streams(number, take_port())
             cleanup.push_async_callback(self._kill)
             await self._start()
             self._cleanup = cleanup.pop_all()
@@ -169,7 +175,7 @@ class Stack:
         async with self._cleanup:
             # The bridge first: it hangs up, so that the workers end their calls and report the
             # last events to the gateway.
-            workers = [name for name in self.components if name.startswith("worker")]
+            workers = [name for name in self.components if name.startswith(("worker", "streams"))]
             for layer in (["bridge"], workers, ["gateway"], ["providers", "livekit-server"]):
                 await asyncio.gather(
                     *(self.components[name].stop() for name in layer if name in self.components)
@@ -221,14 +227,20 @@ class Stack:
         self._add("bridge", [*PYTHON, "sip.bridge"], self._answers(self.bridge_url), address)
 
     def _add_worker(self, number: int, take_port: Callable[[], int]) -> None:
-        name = "worker" if number == 1 else f"worker-{number}"
         port = self.settings.worker_http_port if number == 1 else take_port()
-        variables = {"WORKER_HTTP_PORT": str(port)}
+        self._add_fleet("worker", number, "start", port, "WORKER_HTTP_PORT")
+
+    def _add_streams(self, number: int, port: int) -> None:
+        self._add_fleet("streams", number, "streams", port, "STREAMS_PORT")
+
+    def _add_fleet(self, kind: str, number: int, command: str, port: int, variable: str) -> None:
+        name = kind if number == 1 else f"{kind}-{number}"
+        variables = {variable: str(port)}
         if self.settings.log_level in ("WARNING", "ERROR"):
             variables["LOG_LEVEL"] = "INFO"  # the probe looks for a line at level INFO
         self._add(
             name,
-            [*PYTHON, "worker", "start"],
+            [*PYTHON, "worker", command],
             self._free_for_calls(name),
             f"http://{HOST}:{port}",
             variables,

@@ -13,8 +13,7 @@ from typing import Protocol
 import av
 import numpy as np
 
-from core.audio import Pcm
-from dev.providers.g711 import ulaw_encode
+from core.audio import Pcm, ulaw_encode
 from dev.speech import CALLER_VOICE, synthesize
 from dev.standins.twilio.media.heard import SILENCE, Heard
 from dev.standins.twilio.media.playout import BYTES_PER_MS, FRAME

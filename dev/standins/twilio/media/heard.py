@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from core.audio import Pcm
-from dev.providers.g711 import ulaw_decode
+from core.audio import Pcm, ulaw_decode
 from dev.standins.twilio.media.playout import BYTES_PER_MS, FRAME
 from dev.standins.twilio.watch import Watch
 
