@@ -18,7 +18,7 @@ pytestmark = pytest.mark.repo
 ORDER = (
     {"__main__"},
     {"server", "preload"},
-    {"entrypoint", "presence"},
+    {"entrypoint", "presence", "streams"},
     {"call", "room"},
     {"handover", "brains"},
     {"tools"},
