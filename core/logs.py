@@ -56,6 +56,7 @@ def configure(settings: Settings, service: Literal["gateway", "worker", "bridge"
         else structlog.processors.JSONRenderer()
     )
     shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
         _service(service),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

@@ -149,7 +149,8 @@ class TestCompose:
         assert checked.returncode != 0
 
     def test_the_whole_set_is_there(self) -> None:
-        assert set(self.SERVICES) == {"redis", "postgres", "livekit", "sip", "gateway", "worker"}
+        ours = {"gateway", "worker", "streams"}
+        assert set(self.SERVICES) == {"redis", "postgres", "livekit", "sip", *ours}
 
     @pytest.mark.parametrize("name", SERVICES)
     def test_a_service_is_pinned_watched_and_restarted(self, name: str) -> None:
@@ -158,7 +159,7 @@ class TestCompose:
         assert service["healthcheck"]["test"]
         assert service["restart"] == "unless-stopped"
 
-    @pytest.mark.parametrize("name", ["livekit", "sip", "gateway", "worker"])
+    @pytest.mark.parametrize("name", ["livekit", "sip", "gateway", "worker", "streams"])
     def test_a_service_in_the_hosts_network_has_no_privileges(self, name: str) -> None:
         service = self.SERVICES[name]
         assert service["read_only"] is True

@@ -1,4 +1,5 @@
-"""``python -m worker start``: take calls until a signal stops the worker."""
+"""``python -m worker start``: take calls in rooms until a signal stops the worker; ``streams``:
+take sessions on WebSockets."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import asyncio
 import logging
 import os
 import sys
+
+import uvloop
 
 from core import logs, settings
 from core.owner_only import keep_private
@@ -22,8 +25,8 @@ _QUIET = ("httpx", "httpx2", "httpcore", "openai", "livekit", "websockets")
 
 
 def main(arguments: list[str]) -> None:
-    if arguments != ["start"]:
-        sys.exit("usage: python -m worker start")
+    if arguments not in (["start"], ["streams"]):
+        sys.exit("usage: python -m worker start|streams")
     loaded = settings.load()
     missing = _missing(loaded)
     if missing:
@@ -41,6 +44,11 @@ def main(arguments: list[str]) -> None:
     if loaded.turn_detection == "vad":
         # livekit-agents reads it where it forks job processes. worker.preload loads the VAD itself.
         os.environ["LIVEKIT_AGENTS_PRELOAD_LOCAL_INFERENCE"] = "0"
+    if arguments == ["streams"]:
+        # Imported here: each kind of worker loads its own libraries only.
+        from worker.streams.server import serve as serve_streams
+
+        return uvloop.run(serve_streams(loaded))
     asyncio.run(serve(loaded))
 
 

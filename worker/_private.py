@@ -46,6 +46,8 @@ def drop_queued(output: io.AudioOutput) -> None:
     sink: Any = output
     while sink.next_in_chain is not None:
         sink = sink.next_in_chain
+    if getattr(sink, "drops_when_paused", False):
+        return
     try:
         waiting, source = sink._audio_buf, sink._audio_source
         pushed: float = sink._source_pushed_duration

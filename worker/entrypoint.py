@@ -15,7 +15,7 @@ from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
 from worker.call import Call
-from worker.job import CallJob, facts, read_job
+from worker.job import CallJob, facts, placed, read_job
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
@@ -70,13 +70,8 @@ def _asking(
     """
     if isinstance(job, JobMetadata):
         reporter.own(Owner(job.call_id, job.token))
-        return partial(_placed, job, gateway)
+        return partial(placed, job, gateway)
     return partial(_received, ctx, job, gateway, reporter)
-
-
-async def _placed(job: JobMetadata, gateway: Gateway) -> Assignment:
-    brief = await gateway.brief(job.call_id, job.token)
-    return Assignment(brief=brief, token=job.token)
 
 
 async def _received(

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from core.jobs import Assignment, InboundJob, JobMetadata
 from worker.endings import Cause
 from worker.link.backoff import Backoff
-from worker.link.client import Refused, Unavailable
+from worker.link.client import Gateway, Refused, Unavailable
 
 _BRIEF_WITHIN_S = 15.0  # a caller hears ringing for this long
 _REFUSALS: dict[int, Cause] = {HTTPStatus.GONE: "over_already", HTTPStatus.NOT_FOUND: "no_call"}
@@ -30,6 +30,11 @@ def read_job(metadata: str) -> CallJob:
 def identity(job: CallJob, room_name: str) -> str:
     """Return the agent's identity: the same for every job of a call, so a later one takes over."""
     return f"agent-{job.call_id if isinstance(job, JobMetadata) else room_name}"
+
+
+async def placed(job: JobMetadata, gateway: Gateway) -> Assignment:
+    """Return the call that the job names. Raises as the gateway does."""
+    return Assignment(brief=await gateway.brief(job.call_id, job.token), token=job.token)
 
 
 def facts(job: CallJob) -> dict[str, str]:

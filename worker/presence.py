@@ -1,17 +1,14 @@
-"""The worker's heartbeat, which tells the gateway its capacity and load."""
+"""A worker's heartbeat, which tells the gateway its capacity and load."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-
-from livekit.agents import AgentServer
+from collections.abc import Callable
 
 from core.jobs import Heartbeat
-from core.settings import Settings
 from core.tokens import TokenIssuer
-from worker._private import is_connecting
 from worker.link.client import Gateway, GatewayError
 
 log = logging.getLogger(__name__)
@@ -20,50 +17,47 @@ _EVERY_S = 2.0
 
 
 class Presence:
-    """Sends a heartbeat at registration, every two seconds, and when draining begins."""
+    """Sends a heartbeat when it begins, every two seconds, and when hurried."""
 
     def __init__(
-        self, server: AgentServer, gateway: Gateway, tokens: TokenIssuer, settings: Settings
+        self,
+        heartbeat: Callable[[], Heartbeat | None],
+        gateway: Gateway,
+        tokens: TokenIssuer,
+        *,
+        on_taken: Callable[[bool], None] | None = None,
     ) -> None:
-        self._server = server
+        """``heartbeat`` returns None while there is nothing to tell. ``on_taken`` is told whether
+        the gateway took the last one."""
+        self._heartbeat = heartbeat
         self._gateway = gateway
         self._tokens = tokens
-        self._agent_name = settings.agent_name
-        self._capacity = settings.worker_max_calls
-        self._draining = False
-        self._registered = asyncio.Event()
+        self._on_taken = on_taken
+        self._begun = asyncio.Event()
         self._now = asyncio.Event()
         self._taken: bool | None = None  # the gateway accepted the last heartbeat
-        server.on("worker_registered", self._on_registered)
 
-    def drain(self) -> None:
-        """Tell the gateway at once that this worker takes no new calls."""
-        self._draining = True
+    def begin(self) -> None:
+        """Send the first heartbeat, if none was sent yet, and the next one now."""
+        self._begun.set()
+        self._now.set()
+
+    def hurry(self) -> None:
+        """Send the next heartbeat now: the worker takes no new calls."""
         self._now.set()
 
     async def run(self) -> None:
         """Send heartbeats until cancelled. An unavailable gateway is logged once and not fatal."""
-        await self._registered.wait()
+        await self._begun.wait()
         while True:
             self._now.clear()
-            if not is_connecting(self._server):
-                await self._beat()
+            if (heartbeat := self._heartbeat()) is not None:
+                await self._beat(heartbeat)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY_S):
                     await self._now.wait()
 
-    def _on_registered(self, *_: object) -> None:
-        self._registered.set()
-        self._now.set()
-
-    async def _beat(self) -> None:
-        heartbeat = Heartbeat(
-            worker_id=self._server.id,
-            agent_name=self._agent_name,
-            capacity=self._capacity,
-            active=len(self._server.active_jobs),
-            draining=self._draining,
-        )
+    async def _beat(self, heartbeat: Heartbeat) -> None:
         try:
             await self._gateway.heartbeat(self._tokens.for_worker(heartbeat.worker_id), heartbeat)
         except GatewayError as error:
@@ -74,3 +68,5 @@ class Presence:
             if not self._taken:
                 log.info("heartbeat taken: the gateway knows this worker")
             self._taken = True
+        if self._on_taken is not None:
+            self._on_taken(self._taken)

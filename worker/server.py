@@ -14,9 +14,11 @@ from livekit.agents import AgentServer, JobRequest
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
+from core.jobs import Heartbeat
 from core.process_metrics import TaskCollector
 from core.settings import Settings
 from core.tokens import TokenIssuer
+from worker._private import is_connecting
 from worker.entrypoint import entrypoint, prewarm
 from worker.job import facts, identity, read_job
 from worker.link.client import Gateway
@@ -120,7 +122,21 @@ async def serve(settings: Settings) -> None:
     async with aiohttp.ClientSession() as http:
         gateway = Gateway(http, settings.gateway_base_url)
         server = build_server(settings)
-        presence = Presence(server, gateway, tokens, settings)
+        draining = False
+
+        def heartbeat() -> Heartbeat | None:
+            if is_connecting(server):
+                return None
+            return Heartbeat(
+                worker_id=server.id,
+                agent_name=settings.agent_name,
+                capacity=settings.worker_max_calls,
+                active=len(server.active_jobs),
+                draining=draining,
+            )
+
+        presence = Presence(heartbeat, gateway, tokens)
+        server.on("worker_registered", lambda *_: presence.begin())
         helpers = [
             asyncio.create_task(presence.run(), name="presence"),
             asyncio.create_task(
@@ -132,7 +148,8 @@ async def serve(settings: Settings) -> None:
         try:
             await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
-                presence.drain()
+                draining = True
+                presence.hurry()
                 await _drain(server)
             await server.aclose()
             await running

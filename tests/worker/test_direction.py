@@ -17,8 +17,9 @@ pytestmark = pytest.mark.repo
 # From the top: a module imports from its own folder and from later lines only.
 ORDER = (
     {"__main__"},
-    {"server", "preload"},
-    {"entrypoint", "presence", "streams"},
+    {"server", "streams"},
+    {"preload"},
+    {"entrypoint", "presence"},
     {"call", "room"},
     {"handover", "brains"},
     {"tools"},
@@ -29,7 +30,7 @@ ORDER = (
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # These may use rooms: the room line, and the modules that take LiveKit's jobs.
-ROOMS = {"room", "entrypoint", "server", "preload", "presence", "__main__"}
+ROOMS = {"room", "entrypoint", "server", "preload", "__main__"}
 PATHS = sorted(path for path in (ROOT / "worker").rglob("*.py") if module_of(path) != "worker")
 BELOW_THE_LINE = [path for path in PATHS if module_of(path).split(".")[1] not in ROOMS]
 

@@ -40,6 +40,9 @@ class Reporter:
     on_over: Callable[[], None] | None = None
     """Called whenever the gateway says that the call is over."""
 
+    on_event: Callable[[CallEvent], None] | None = None
+    """Called with each event that is posted."""
+
     def __init__(
         self, gateway: Gateway, directory: Path, *, retry_after_s: float = FIRST_S
     ) -> None:
@@ -76,6 +79,8 @@ class Reporter:
             self._keep_shipping()
         self._delivered.clear()
         self._wake.set()
+        if self.on_event is not None:
+            self.on_event(event)
         return event
 
     def _keep_shipping(self) -> None:

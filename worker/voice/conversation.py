@@ -28,6 +28,7 @@ from worker.voice.failures import apology, failure_of
 from worker.voice.fallback import describe
 from worker.voice.keys import pressed
 from worker.voice.prepared import PreparedSpeech
+from worker.voice.providers import Providers
 from worker.voice.transcript import Post, Transcript
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,9 @@ class Conversation:
         self._brain = brain
         self._line = line
         brain.agent.takes_turn = self._takes_turn
+        self._providers = Providers(config, settings, line.rates)
         self._session = pipeline.build_session(
-            config, settings, brain.llm, post, rates=line.rates, guesses=brain.guesses
+            self._providers, config, settings, brain.llm, post, guesses=brain.guesses
         )
         brain.attach(self._session)
         self._clock = TurnClock(settings.endpointing_ms / 1000, lambda: line.delay_ms)
@@ -98,7 +100,8 @@ class Conversation:
         """Start the session on the line."""
         # Outbound: ringback and announcements before the answer are no turns. Inbound: a caller
         # may speak as soon as the agent has answered, and is heard from the first frame.
-        self._session.input.set_audio_enabled(inbound)
+        if not inbound:
+            self._session.input.set_audio_enabled(False)
         await self._line.start(self._session, self._brain.agent)
         if (mouth := self._session.output.audio) is not None:
             self._session.output.audio = self._clock.speak(mouth)
@@ -239,6 +242,7 @@ class Conversation:
         except TimeoutError:
             log.error("the session did not close in time")
         await self._brain.aclose()
+        await self._providers.aclose()
 
     def _say(self, speech: PreparedSpeech) -> None:
         self._unasked.append(self._session.say(speech.words(), audio=speech.audio()))

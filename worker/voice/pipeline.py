@@ -13,7 +13,6 @@ from livekit.agents.voice.agent_session import SessionConnectOptions
 
 from core.models import AgentConfig
 from core.settings import Settings
-from worker.line import Rates
 from worker.voice.failures import CHAIN_OPTIONS, ERRORS_ARE_OURS, LLM_OPTIONS, TTS_OPTIONS
 from worker.voice.fallback import STT_OPTIONS, Post, watch
 from worker.voice.providers import Providers
@@ -22,20 +21,19 @@ from worker.voice.turn_taking import build_vad, turn_handling
 
 
 def build_session(
+    made: Providers,
     config: AgentConfig,
     settings: Settings,
     model: llm.LLM[Any],
     post: Post,
     *,
-    rates: Rates,
     guesses: bool = True,
 ) -> AgentSession[None]:
-    """Build the session for one call. It connects to the providers as soon as it starts.
+    """Build the session for one call on what ``made`` makes. It connects as soon as it starts.
 
     ``post`` gets the chains' ``provider.error`` and ``provider.switched``. ``guesses``: an answer
     is started when the caller seems to be done, before that is certain.
     """
-    made = Providers(config, settings, rates)
     ear = build_vad(settings)
     stt, stt_parts = made.make_stt(ear)
     tts, tts_parts = made.make_tts()

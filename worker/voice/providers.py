@@ -6,7 +6,9 @@ not retry: the next part is the retry.
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import logging
 import ssl
 from typing import Any
 
@@ -24,6 +26,10 @@ from worker.line import Rates
 from worker.voice.clauses import ClauseFirst
 from worker.voice.fallback import ATTEMPT_S, Named, Post, llm_chain, tts_chain, watch
 from worker.voice.stt_chain import SttChain
+
+log = logging.getLogger(__name__)
+
+_CLOSE_WITHIN_S = 3.0
 
 # The range of a voice's speed, from Cartesia's and OpenAI's API documentation.
 _SPEEDS = {"cartesia": (0.6, 1.5), "openai": (0.25, 4.0)}
@@ -51,17 +57,20 @@ def base_language(config: AgentConfig) -> str:
 
 
 class Providers:
-    """Makes one agent's STT and TTS."""
+    """Makes one agent's STT and TTS. ``aclose`` closes what was made: sessions of livekit-agents
+    leave that to the end of their process."""
 
     def __init__(self, config: AgentConfig, settings: Settings, rates: Rates) -> None:
         self._config = config
         self._rates = rates
         self._settings = settings
         self._speech_client: AsyncClient | None = None
+        self._engines: list[stt.STT[Any] | tts.TTS[Any]] = []
 
     def make_stt(self, ear: vad.VAD) -> tuple[stt.STT[Any], list[Named[stt.STT[Any]]]]:
         """Return the STT and its parts. ``ear`` segments the audio for parts that do not stream."""
         parts = [Named(name, self._one_stt(name, ear)) for name in chain(self._config.stt)]
+        self._engines += [part.engine for part in parts]
         return (SttChain(parts) if len(parts) > 1 else parts[0].engine), parts
 
     def make_tts(self) -> tuple[tts.TTS[Any], list[Named[tts.TTS[Any]]]]:
@@ -71,6 +80,7 @@ class Providers:
             Named(name, self._one_tts(name, self._config.voice if name == names[0] else None))
             for name in names
         ]
+        self._engines += [part.engine for part in parts]
         return (tts_chain(parts) if len(parts) > 1 else parts[0].engine), parts
 
     def _one_stt(self, name: str, ear: vad.VAD) -> stt.STT[Any]:
@@ -133,9 +143,15 @@ class Providers:
         return self._speech_client
 
     async def aclose(self) -> None:
-        """Close the client of OpenAI's speech."""
-        if self._speech_client is not None:
-            await self._speech_client.close()
+        """Close all of it. Bounded."""
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                for engine in self._engines:
+                    await engine.aclose()
+                if self._speech_client is not None:
+                    await self._speech_client.close()
+        except TimeoutError:
+            log.warning("a provider did not close in time")
 
 
 def build_llm_client(settings: Settings) -> AsyncClient:

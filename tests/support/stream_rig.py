@@ -1,0 +1,189 @@
+"""The environment of the stream worker's tests: a worker in this process, Twilio's stand-in.
+
+The gateway's real handlers record the calls. A bare relay between Twilio and the worker stands for
+the rest of the gateway, so that a test can cut, keep or replace each socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import aiohttp
+from aiohttp import web
+
+from core.models import AgentConfig, new_id
+from core.streams.messages import LOST, TwilioAttach
+from core.tokens import TokenIssuer
+from dev.providers import Control, Providers
+from dev.stack.environment import GivenSettings
+from dev.standins.twilio import Call, TwilioServer
+from tests.support.worker_gateway import KeptCall, WorkerGateway
+from worker.link.client import Gateway
+from worker.streams.server import StreamServer
+from worker.voice.providers import build_llm_client
+
+ACCOUNT, TOKEN = "AC" + "2" * 32, "the-auth-token"
+CALLER = "+14155550100"
+
+
+@dataclass
+class Relay:
+    """Passes frames between Twilio's sockets and the worker, as the gateway does."""
+
+    worker_url: str
+    tokens: TokenIssuer
+    http: aiohttp.ClientSession
+    gateway: WorkerGateway
+    url: str = ""
+    workers: dict[str, aiohttp.ClientWebSocketResponse] = field(default_factory=dict)
+    """The current socket to the worker, by call."""
+    resume: set[str] = field(default_factory=set)
+    """Calls that have had a socket."""
+
+    async def voice(self, request: web.Request) -> web.Response:
+        call_id = request.match_info["id"]
+        stream = escape(f"ws{self.url[4:]}/stream")
+        again = escape(f"{self.url}/voice/{call_id}")
+        over = self.gateway.calls[call_id].of("call.ended")
+        text = (
+            "<Response><Hangup/></Response>"
+            if over
+            else f'<Response><Connect><Stream url="{stream}"><Parameter name="call" '
+            f'value="{call_id}"/></Stream></Connect><Redirect>{again}</Redirect></Response>'
+        )
+        return web.Response(text=text, content_type="text/xml")
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(compress=False)
+        await socket.prepare(request)
+        await socket.receive_str()
+        start = json.loads(await socket.receive_str())["start"]
+        call_id = start["customParameters"]["call"]
+        resume = call_id in self.resume
+        self.resume.add(call_id)
+        headers = {"Authorization": f"Bearer {self.tokens.for_stream(call_id)}"}
+        url = f"{self.worker_url}/sessions/{call_id}"
+        async with self.http.ws_connect(url, headers=headers) as worker:
+            self.workers[call_id] = worker
+            token = self.tokens.for_call(call_id)
+            attach = TwilioAttach(token=token, stream_sid=start["streamSid"], resume=resume)
+            await worker.send_str(attach.model_dump_json(by_alias=True))
+            back = asyncio.create_task(_pass(worker, socket))
+            while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+                await worker.send_str(message.data)
+            closed = message.type is aiohttp.WSMsgType.CLOSE
+            await worker.close(code=message.data if closed else LOST)
+            back.cancel()
+            await asyncio.gather(back, return_exceptions=True)
+        return socket
+
+
+async def _pass(worker: aiohttp.ClientWebSocketResponse, socket: web.WebSocketResponse) -> None:
+    async for message in worker:
+        await socket.send_str(message.data)
+    code = worker.close_code
+    await socket.close(code=1011 if code in (None, 1006) else code)
+
+
+class StreamWorker:
+    """A stream worker with everything around it."""
+
+    def __init__(
+        self,
+        server: StreamServer,
+        gateway: WorkerGateway,
+        providers: Providers,
+        twilio: TwilioServer,
+        relay: Relay,
+    ) -> None:
+        self.server = server
+        self.gateway = gateway
+        self.providers = providers
+        self.twilio = twilio
+        self.relay = relay
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def run(
+        cls, control: Control | None = None, *, grace_s: float = 30.0, **values: Any
+    ) -> AsyncIterator[StreamWorker]:
+        """Run it; ``values`` are settings of the worker, by field name."""
+        key, secret = "APIstreamtests", secrets.token_hex(32)
+        async with contextlib.AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            gateway = await enter(WorkerGateway.run(key, secret))
+            providers = await enter(Providers(control))
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            settings = GivenSettings(
+                **{
+                    "gateway_url": gateway.url,
+                    "livekit_api_key": key,
+                    "livekit_api_secret": secret,
+                    "deepgram_base_url": providers.deepgram_base_url,
+                    "openai_base_url": providers.openai_base_url,
+                    "cartesia_base_url": providers.cartesia_base_url,
+                    "deepgram_api_key": "deepgram-key",
+                    "openai_api_key": "openai-key",
+                    "cartesia_api_key": "cartesia-key",
+                    "endpointing_ms": 300,
+                    "webhook_allow_private": True,
+                    "data_dir": Path(folder),
+                    **values,
+                }
+            )
+            http = await enter(aiohttp.ClientSession())
+            tokens = TokenIssuer(secret)
+            model = await enter(build_llm_client(settings))
+            server = StreamServer(
+                settings,
+                gateway=Gateway(http, gateway.url),
+                tokens=tokens,
+                llm_client=model,
+                grace_s=grace_s,
+            )
+            stack.push_async_callback(server.aclose)
+            worker_url = await enter(_served(server.app()))
+            relay = Relay(worker_url, tokens, http, gateway)
+            app = web.Application()
+            app.router.add_post("/voice/{id}", relay.voice)
+            app.router.add_get("/stream", relay.stream)
+            relay.url = await enter(_served(app))
+            twilio = await enter(TwilioServer({ACCOUNT: TOKEN}))
+            yield cls(server, gateway, providers, twilio, relay)
+
+    async def call(self, config: AgentConfig, **changes: Any) -> tuple[KeptCall, Call]:
+        """Have somebody call a number of an agent; return the record and the call at Twilio."""
+        call_id = new_id("call")
+        values = {
+            "id": call_id,
+            "room_name": call_id,
+            "direction": "inbound",
+            "type": "stream",
+            "participant_identity": "caller",
+        }
+        call = self.gateway.new_call(config, **(values | changes))
+        self.gateway.calls[call.id] = call
+        await self.gateway.record(call)
+        number = f"+1415{secrets.randbelow(10**7):07}"
+        self.twilio.give(ACCOUNT, number, voice_url=f"{self.relay.url}/voice/{call.id}")
+        return call, self.twilio.call(number, CALLER)
+
+
+@contextlib.asynccontextmanager
+async def _served(app: web.Application) -> AsyncIterator[str]:
+    runner = web.AppRunner(app, shutdown_timeout=0.5, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,191 @@
+"""The session's audio on a stream: what the caller says, and the agent's voice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+
+import numpy as np
+from livekit import rtc
+from livekit.agents.voice import io
+
+from core.audio import Pcm
+from worker.streams.playout import Finished, Mark, Playout, Progressed, Report, Send, Started, Write
+from worker.streams.wire import Wire
+
+_FRAME_S = 0.02
+# Kept for a session that is slow to read; more is older than anybody wants to hear.
+_KEPT_FRAMES = 100
+
+
+class StreamInput(io.AudioInput):
+    """The far end's audio, in frames of 20 ms. Frames that nobody listens to are dropped."""
+
+    def __init__(self, rate: int) -> None:
+        super().__init__(label="stream")
+        self._rate = rate
+        self._size = round(rate * _FRAME_S) * 2  # bytes
+        self._rest = b""
+        self._frames: deque[rtc.AudioFrame] = deque(maxlen=_KEPT_FRAMES)
+        self._arrived = asyncio.Event()
+        self._attached = False
+        self._listeners: set[asyncio.Queue[Pcm | None]] = set()
+        self._closed = False
+
+    def push(self, pcm: bytes) -> None:
+        """Add 16-bit samples at ``rate``."""
+        pcm = self._rest + pcm if self._rest else pcm
+        whole = len(pcm) - len(pcm) % self._size
+        self._rest = pcm[whole:]
+        for start in range(0, whole, self._size):
+            part = pcm[start : start + self._size]
+            if self._attached:
+                self._frames.append(rtc.AudioFrame(part, self._rate, 1, self._size // 2))
+            for listener in self._listeners:
+                listener.put_nowait(np.frombuffer(part, np.int16))
+        self._arrived.set()
+
+    def fall_silent(self, seconds: float) -> None:
+        """Add silence, so that words before a gap are understood as ended."""
+        self.push(bytes(self._size * round(seconds / _FRAME_S)))
+
+    async def listen(self) -> AsyncGenerator[Pcm]:
+        """Yield the audio from now on, beside the session, until ``close``."""
+        frames: asyncio.Queue[Pcm | None] = asyncio.Queue()
+        self._listeners.add(frames)
+        try:
+            while not self._closed and (pcm := await frames.get()) is not None:
+                yield pcm
+        finally:
+            self._listeners.discard(frames)
+
+    def close(self) -> None:
+        """End what ``listen`` yields."""
+        self._closed = True
+        for listener in self._listeners:
+            listener.put_nowait(None)
+
+    def on_attached(self) -> None:
+        self._attached = True
+
+    def on_detached(self) -> None:
+        self._attached = False
+        self._frames.clear()
+
+    async def __anext__(self) -> rtc.AudioFrame:
+        while not self._frames:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._frames.popleft()
+
+
+class StreamOutput(io.AudioOutput):
+    """The agent's voice, sent a little ahead of what the far end has heard (Playout)."""
+
+    def __init__(self, wire: Wire, write: Callable[[Write], None]) -> None:
+        super().__init__(
+            label="stream",
+            sample_rate=wire.rates.voice,
+            capabilities=io.AudioOutputCapabilities(pause=True),
+        )
+        self._wire = wire
+        self._write = write
+        self._loop = asyncio.get_running_loop()
+        width = len(wire.silence)
+        self._bytes_per_s = wire.rates.voice * width
+        self._playout = Playout(self._bytes_per_s, wire.silence, echoes=wire.echoes)
+        self._timer: asyncio.TimerHandle | None = None
+        self._first: tuple[str, float] | None = None  # a speech's first mark, when it should return
+        self.delay_ms: float | None = None
+        """The delay between here and the far end, both directions together; None if unknown."""
+
+    drops_when_paused = True  # see worker._private.drop_queued
+
+    @property
+    def stalled(self) -> bool:
+        """True if the far end should have echoed a mark long ago."""
+        return self._playout.stalled(self._loop.time())
+
+    def attach(self) -> None:
+        """A socket has come; go on from the heard position."""
+        self._playout.attach(self._loop.time())
+        self._pump()
+
+    def detach(self) -> None:
+        """The socket is lost, and all that its far end has not played."""
+        self._playout.detach(self._loop.time())
+        self._pump()
+
+    def echoed(self, mark: str) -> None:
+        now = self._loop.time()
+        if self._first is not None and self._first[0] == mark:
+            self.delay_ms = max(0.0, now - self._first[1]) * 1000
+            self._first = None
+        self._playout.echoed(mark, now)
+        self._pump()
+
+    def close(self) -> None:
+        """Send nothing any more."""
+        self._playout.clear(self._loop.time())
+        self._pump()
+        self._playout.detach(self._loop.time())
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # The session's side
+
+    async def capture_frame(self, frame: rtc.AudioFrame) -> None:
+        await super().capture_frame(frame)
+        self._playout.push(self._wire.encode(frame.data.cast("B")))
+        self._pump()
+
+    def flush(self) -> None:
+        super().flush()
+        self._playout.flush()
+        self._pump()
+
+    def clear_buffer(self) -> None:
+        self._playout.clear(self._loop.time())
+        self._pump()
+
+    def pause(self) -> None:
+        super().pause()
+        self._playout.pause(self._loop.time())
+        self._pump()
+
+    def resume(self) -> None:
+        super().resume()
+        self._playout.resume(self._loop.time())
+        self._pump()
+
+    def _pump(self) -> None:
+        """Write what is due, report what has happened, and come back when there is more."""
+        now = self._loop.time()
+        writes = self._playout.due(now)
+        for write in writes:
+            self._write(write)
+        for report in self._playout.reports(now):
+            self._report(report, writes, now)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (at := self._playout.next_at(now)) is not None:
+            self._timer = self._loop.call_at(at, self._pump)
+
+    def _report(self, report: Report, writes: list[Write], now: float) -> None:
+        unix = time.time() - now
+        match report:
+            case Started(at):
+                sent = next((write for write in writes if isinstance(write, Send)), None)
+                mark = next((write for write in writes if isinstance(write, Mark)), None)
+                if sent is not None and mark is not None:
+                    self._first = mark.name, at + len(sent.audio) / self._bytes_per_s
+                self.on_playback_started(created_at=at + unix)
+            case Progressed(started_at, offset_s, duration_s):
+                self.on_playback_progressed(
+                    started_at=started_at + unix, offset=offset_s, duration=duration_s
+                )
+            case Finished(heard_s, interrupted):
+                self.on_playback_finished(playback_position=heard_s, interrupted=interrupted)

@@ -1,0 +1,275 @@
+"""The stream line: the far end is on a WebSocket, which may be lost and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import numpy as np
+from livekit.agents import Agent, AgentSession, BackgroundAudioPlayer
+from livekit.agents.voice.transcription import TranscriptSynchronizer
+
+from core.audio import Pcm
+from core.jobs import CallBrief
+from core.models import CallEvent
+from core.streams.messages import GRACE_S, Attach
+from core.transfers import TransferResult
+from worker.endings import Cause
+from worker.line import Consultation, Listener, NotSupported, Rates
+from worker.streams.audio import StreamInput, StreamOutput
+from worker.streams.link import Link
+from worker.streams.messages import Malformed
+from worker.streams.narration import Captions, narrate
+from worker.streams.playout import Send, Write
+from worker.streams.tones import tone
+from worker.streams.wire import Frame, Wire
+
+log = logging.getLogger(__name__)
+
+_OVER, _REPLACED, _BAD, _STALLED = 1000, 4409, 1007, 1013
+# Malformed frames that a socket may send before it is closed.
+_BAD_FRAMES = 20
+# The VAD ends an utterance after 250 ms of silence at most, and smooths over as much again.
+_GAP_S = 0.6
+_DRAIN_WITHIN_S = 3.0
+
+
+class StreamLine:
+    """A worker.line.Line. ``attach`` and ``detach`` follow the sockets of the session."""
+
+    def __init__(self, wire: Wire, *, grace_s: float = GRACE_S) -> None:
+        """``grace_s``: how long the session waits for another socket."""
+        self._wire = wire
+        self._grace_s = grace_s
+        self._captions = Captions(self.tell)
+        self._input = StreamInput(wire.rates.speech)
+        self._output = StreamOutput(wire, self._write)
+        self._sync: TranscriptSynchronizer | None = None
+        self._listener: Listener | None = None
+        self._link: Link | None = None
+        self._bad_frames = 0
+        self._waiting: asyncio.TimerHandle | None = None
+        self._started = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._referring = False
+        self._gone = False
+
+    # --- the sockets
+
+    def attach(self, link: Link, attach: Attach) -> None:
+        """Use this socket, in place of an older one."""
+        if self._gone:
+            return link.close(_OVER, "the call is over")
+        if self._link is not None:
+            self._link.close(_REPLACED, "another socket took over")
+            self._output.detach()
+        self._stop_waiting()
+        self._link, self._bad_frames = link, 0
+        link.send(self._wire.attached(attach))
+        self._output.attach()
+        self._begin()
+
+    def detach(self, link: Link, *, left: bool) -> None:
+        """This socket is closed. ``left``: its client has closed it, and does not come back."""
+        if link is not self._link:
+            return
+        self._link = None
+        self._output.detach()
+        if self._gone:
+            return
+        if left:
+            return self.hung_up("socket closed")
+        log.info("socket lost, waiting for another", extra={"seconds": self._grace_s})
+        self._input.fall_silent(_GAP_S)
+        self._wait()
+
+    def receive(self, frame: Frame) -> None:
+        """Take a frame from the socket."""
+        try:
+            self._wire.receive(frame, self)
+        except Malformed as bad:
+            self._bad_frames += 1
+            self.tell("error", code="MALFORMED", message=str(bad))
+            if self._link is not None and self._bad_frames > _BAD_FRAMES:
+                log.warning("too many malformed frames", extra={"problem": str(bad)})
+                self._link.close(_BAD, "too many malformed frames")
+        if self._link is not None and self._output.stalled:
+            self._link.close(_STALLED, "marks are not echoed")
+
+    def remove(self, detail: str) -> None:
+        """End the call from outside: the API hangs up."""
+        self._leave("removed", detail)
+
+    def reported(self, event: CallEvent) -> None:
+        """Tell the far end how the call ended."""
+        if event.type == "call.ended":
+            self.tell("ended", reason=event.data["reason"])
+
+    def tell(self, type: str, **data: Any) -> None:
+        """Tell the far end of an event, if its protocol has such."""
+        frame = self._wire.event(type, data)
+        if frame is not None and self._link is not None:
+            self._link.send([frame])
+
+    def _write(self, write: Write) -> None:
+        if self._link is not None:
+            self._link.send([self._wire.media(write, self._captions.said)])
+
+    # --- what the far end sends (wire.FarEnd)
+
+    def heard(self, pcm: bytes) -> None:
+        self._input.push(pcm)
+
+    def echoed(self, mark: str) -> None:
+        self._output.echoed(mark)
+
+    def key(self, key: str) -> None:
+        if self._speaking is not None:
+            self._speaking.key(key)
+
+    def typed(self, text: str) -> None:
+        if self._speaking is not None:
+            self._speaking.typed(text)
+
+    def interrupted(self) -> None:
+        if self._speaking is not None:
+            self._speaking.interrupted()
+
+    def hung_up(self, detail: str) -> None:
+        # During a transfer the far end leaves to be referred; the gateway knows the outcome.
+        if not self._referring:
+            self._leave("caller_hung_up", detail)
+
+    @property
+    def _speaking(self) -> Listener | None:
+        return self._listener if self._answered.is_set() and not self._gone else None
+
+    # --- worker.line.Line
+
+    @property
+    def rates(self) -> Rates:
+        return self._wire.rates
+
+    async def connect(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def meet(self, brief: CallBrief) -> None:
+        pass
+
+    async def start(self, session: AgentSession[None], agent: Agent) -> None:
+        # Without a room, livekit-agents would take the whole text of a speech for heard.
+        self._sync = TranscriptSynchronizer(
+            next_in_chain_audio=self._output, next_in_chain_text=self._captions
+        )
+        session.input.audio = self._input
+        session.output.audio = self._sync.audio_output
+        session.output.transcription = self._sync.text_output
+        narrate(session, self.tell)
+        await session.start(agent)
+        self._started.set()
+        self._begin()
+
+    async def joined(self) -> None:
+        await self._answered.wait()
+
+    async def answered(self) -> None:
+        await self._answered.wait()
+
+    @property
+    def present(self) -> bool:
+        return self._answered.is_set() and not self._gone
+
+    @property
+    def delay_ms(self) -> float | None:
+        return self._output.delay_ms
+
+    async def hear(self, rate: int) -> AsyncGenerator[Pcm]:
+        own = self._wire.rates.speech
+        async for pcm in self._input.listen():
+            # Only ever from 16 to 8 kHz: the mean of two samples is enough to find a tone.
+            yield pcm if own == rate else pcm.reshape(-1, own // rate).mean(1).astype(np.int16)
+
+    async def accompany(self, player: BackgroundAudioPlayer) -> None:
+        raise NotSupported("ambient sound")
+
+    async def press(self, key: str) -> None:
+        if not self._wire.plays_keys:
+            raise NotSupported("sending keys")
+        pcm = tone(key, self._wire.rates.voice)
+        self._write(Send(self._wire.encode(pcm.tobytes())))
+        await asyncio.sleep(len(pcm) / self._wire.rates.voice)
+
+    async def refer(self, ask: Callable[[], Awaitable[TransferResult]]) -> TransferResult:
+        if not self._wire.transfers:
+            raise NotSupported("a transfer")
+        self._referring = True
+        try:
+            return await ask()
+        finally:
+            self._referring = False
+            if self._link is None:
+                self._wait()
+
+    def consult(
+        self,
+        brief: CallBrief,
+        transfer_id: str,
+        *,
+        on_connected: Callable[[], None],
+        on_left: Callable[[str], None],
+    ) -> Consultation:
+        raise NotSupported("a warm transfer")
+
+    async def drain(self) -> None:
+        if self._link is None:
+            return
+        try:
+            async with asyncio.timeout(_DRAIN_WITHIN_S):
+                await self._output.wait_for_playout()
+        except TimeoutError:
+            log.warning("the last words were not heard in time")
+
+    async def hang_up(self, *, told: bool) -> None:
+        self._gone = True
+
+    async def fall_silent(self) -> None:
+        self._output.close()
+
+    async def leave(self) -> None:
+        self._gone = True
+        self._stop_waiting()
+        self._output.close()
+        self._input.close()
+        if self._link is not None:
+            self._link.close(_OVER, "the call is over")
+        if self._sync is not None:
+            await self._sync.aclose()
+
+    # --- states
+
+    def _begin(self) -> None:
+        """The far end hears the agent once there are a socket and a session."""
+        if self._started.is_set() and self._link is not None and not self._answered.is_set():
+            assert self._listener is not None
+            self._listener.answered()
+            self._answered.set()
+
+    def _leave(self, cause: Cause, detail: str) -> None:
+        if not self._gone and self._listener is not None:
+            self._gone = True
+            self._stop_waiting()
+            self._listener.left(cause, detail)
+
+    def _wait(self) -> None:
+        if self._gone or self._referring:
+            return
+        self._stop_waiting()
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.call_later(self._grace_s, self._leave, "leg_lost", "no other socket")
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None

@@ -1,0 +1,102 @@
+"""One session: its call, and the sockets that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+import structlog
+from aiohttp import web
+from livekit.agents.utils import http_context
+from openai import AsyncClient
+
+from core.jobs import JobMetadata
+from core.settings import Settings
+from core.streams.messages import GRACE_S, Attach
+from core.url_guard import guarded_session
+from worker.call import Call
+from worker.job import placed
+from worker.line import Line
+from worker.link.client import Gateway
+from worker.link.reporter import Reporter
+from worker.link.spool import Owner
+from worker.streams.line import StreamLine
+from worker.streams.link import Link
+from worker.streams.wires import wire_for
+
+log = logging.getLogger(__name__)
+
+_DELIVER_WITHIN_S = 5.0
+# The client's own end: closed by it (RFC 6455 §7.4.1), or its page was left.
+_DATA = frozenset({aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY})
+_LEFT = frozenset({aiohttp.WSCloseCode.OK, aiohttp.WSCloseCode.GOING_AWAY})
+
+
+class StreamSession:
+    """Serves one call until it is over. ``run`` may be called once, ``serve`` for each socket."""
+
+    def __init__(
+        self,
+        call_id: str,
+        attach: Attach,
+        settings: Settings,
+        *,
+        gateway: Gateway,
+        llm_client: AsyncClient,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        """``grace_s``: how long the session waits for another socket."""
+        self._job = JobMetadata(call_id=call_id, token=attach.token)
+        self._settings = settings
+        self._gateway = gateway
+        self._llm_client = llm_client
+        self._line = StreamLine(wire_for(call_id, attach), grace_s=grace_s)
+
+    async def run(self) -> None:
+        """Serve the call. Returns when it is over and its events are delivered or on disk."""
+        structlog.contextvars.bind_contextvars(call_id=self._job.call_id)
+        spool: Path = self._settings.data_dir / "spool" / "worker"
+        reporter = Reporter(self._gateway, spool)
+        reporter.own(Owner(self._job.call_id, self._job.token))
+        reporter.on_event = self._line.reported
+        line: Line = self._line
+        async with (
+            http_context.open(),
+            guarded_session(allow_private=self._settings.webhook_allow_private) as tools_http,
+        ):
+            call = Call(
+                line,
+                partial(placed, self._job, self._gateway),
+                self._settings,
+                llm_client=self._llm_client,
+                tools_http=tools_http,
+                gateway=self._gateway,
+                reporter=reporter,
+            )
+            try:
+                await call.run()
+            finally:
+                await reporter.aclose(_DELIVER_WITHIN_S)
+
+    def remove(self, detail: str) -> None:
+        """Hang up from outside."""
+        self._line.remove(detail)
+
+    async def serve(self, socket: web.WebSocketResponse, attach: Attach) -> None:
+        """Use ``socket`` until it is closed."""
+        link = Link(socket)
+        sending = asyncio.create_task(link.run(), name="link")
+        self._line.attach(link, attach)
+        left = False
+        try:
+            while (message := await socket.receive()).type in _DATA:
+                self._line.receive(message.data)
+            # aiohttp says 1000 of a socket that broke, too; only this one was closed.
+            left = message.type is aiohttp.WSMsgType.CLOSE and message.data in _LEFT
+        finally:
+            self._line.detach(link, left=left)
+            link.close(aiohttp.WSCloseCode.OK, "")
+            await sending
