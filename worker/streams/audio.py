@@ -12,6 +12,7 @@ from livekit import rtc
 from livekit.agents.voice import io
 
 from core.audio import Pcm
+from worker.streams.heard_text import HeardText
 from worker.streams.playout import Finished, Mark, Playout, Progressed, Report, Send, Started, Write
 from worker.streams.wire import Wire
 
@@ -84,14 +85,25 @@ class StreamInput(io.AudioInput):
 class StreamOutput(io.AudioOutput):
     """The agent's voice, sent a little ahead of what the far end has heard (Playout)."""
 
-    def __init__(self, wire: Wire, write: Callable[[Write], None]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        text: HeardText,
+        write: Callable[[Write], None],
+        on_heard: Callable[[], None],
+    ) -> None:
+        """``text`` is what is spoken. ``on_heard`` is called when more of it was heard."""
         super().__init__(
             label="stream",
             sample_rate=wire.rates.voice,
             capabilities=io.AudioOutputCapabilities(pause=True),
         )
         self._wire = wire
+        self._text = text
         self._write = write
+        self._on_heard = on_heard
+        self._pushed = 0
+        self._whole_s: float | None = None
         self._loop = asyncio.get_running_loop()
         width = len(wire.silence)
         self._bytes_per_s = wire.rates.voice * width
@@ -102,6 +114,15 @@ class StreamOutput(io.AudioOutput):
         """The delay between here and the far end, both directions together; None if unknown."""
 
     drops_when_paused = True  # see worker._private.drop_queued
+
+    @property
+    def heard_s(self) -> float:
+        """How much of the current speech was heard, in seconds."""
+        return self._playout.heard_s(self._loop.time())
+
+    def said(self, heard_s: float) -> str:
+        """Return the words in so much of the current speech."""
+        return self._text.until(heard_s, self._whole_s)
 
     @property
     def stalled(self) -> bool:
@@ -138,11 +159,14 @@ class StreamOutput(io.AudioOutput):
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
         await super().capture_frame(frame)
-        self._playout.push(self._wire.encode(frame.data.cast("B")))
+        audio = self._wire.encode(frame.data.cast("B"))
+        self._pushed += len(audio)
+        self._playout.push(audio)
         self._pump()
 
     def flush(self) -> None:
         super().flush()
+        self._whole_s = self._pushed / self._bytes_per_s
         self._playout.flush()
         self._pump()
 
@@ -168,6 +192,8 @@ class StreamOutput(io.AudioOutput):
             self._write(write)
         for report in self._playout.reports(now):
             self._report(report, writes, now)
+        if self._pushed:
+            self._on_heard()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -188,4 +214,11 @@ class StreamOutput(io.AudioOutput):
                     started_at=started_at + unix, offset=offset_s, duration=duration_s
                 )
             case Finished(heard_s, interrupted):
-                self.on_playback_finished(playback_position=heard_s, interrupted=interrupted)
+                said = self.said(heard_s) if interrupted else None
+                self._pushed, self._whole_s = 0, None
+                self._text.clear()
+                self.on_playback_finished(
+                    playback_position=heard_s,
+                    interrupted=interrupted,
+                    synchronized_transcript=said,
+                )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from livekit.agents import Agent, AgentSession, BackgroundAudioPlayer
-from livekit.agents.voice.transcription import TranscriptSynchronizer
 
 from core.audio import Pcm
 from core.jobs import CallBrief
@@ -19,10 +18,11 @@ from core.transfers import TransferResult
 from worker.endings import Cause
 from worker.line import Consultation, Listener, NotSupported, Rates
 from worker.streams.audio import StreamInput, StreamOutput
+from worker.streams.heard_text import HeardText
 from worker.streams.link import Link
 from worker.streams.messages import Malformed
 from worker.streams.narration import Captions, narrate
-from worker.streams.playout import Send, Write
+from worker.streams.playout import Clear, Send, Write
 from worker.streams.tones import tone
 from worker.streams.wire import Frame, Wire
 
@@ -43,10 +43,10 @@ class StreamLine:
         """``grace_s``: how long the session waits for another socket."""
         self._wire = wire
         self._grace_s = grace_s
+        self._text = HeardText()
         self._captions = Captions(self.tell)
         self._input = StreamInput(wire.rates.speech)
-        self._output = StreamOutput(wire, self._write)
-        self._sync: TranscriptSynchronizer | None = None
+        self._output = StreamOutput(wire, self._text, self._write, self._caption)
         self._listener: Listener | None = None
         self._link: Link | None = None
         self._bad_frames = 0
@@ -115,7 +115,12 @@ class StreamLine:
 
     def _write(self, write: Write) -> None:
         if self._link is not None:
-            self._link.send([self._wire.media(write, self._captions.said)])
+            said = self._output.said(write.heard_s) if isinstance(write, Clear) else ""
+            self._link.send([self._wire.media(write, said)])
+
+    def _caption(self) -> None:
+        if self._wire.captions:
+            self._captions.show(self._output.said(self._output.heard_s))
 
     # --- what the far end sends (wire.FarEnd)
 
@@ -159,13 +164,9 @@ class StreamLine:
         pass
 
     async def start(self, session: AgentSession[None], agent: Agent) -> None:
-        # Without a room, livekit-agents would take the whole text of a speech for heard.
-        self._sync = TranscriptSynchronizer(
-            next_in_chain_audio=self._output, next_in_chain_text=self._captions
-        )
         session.input.audio = self._input
-        session.output.audio = self._sync.audio_output
-        session.output.transcription = self._sync.text_output
+        session.output.audio = self._output
+        session.output.transcription = self._text
         narrate(session, self.tell)
         await session.start(agent)
         self._started.set()
@@ -244,8 +245,6 @@ class StreamLine:
         self._input.close()
         if self._link is not None:
             self._link.close(_OVER, "the call is over")
-        if self._sync is not None:
-            await self._sync.aclose()
 
     # --- states
 

@@ -12,7 +12,6 @@ from livekit.agents import (
     UserInputTranscribedEvent,
     llm,
 )
-from livekit.agents.voice import io
 
 from worker.voice.transcript import spoken_text
 
@@ -21,23 +20,18 @@ class Tell(Protocol):
     def __call__(self, type: str, **data: Any) -> None: ...
 
 
-class Captions(io.TextOutput):
-    """The agent's words as they are heard. ``said``: those of the current speech."""
+class Captions:
+    """Tells of the agent's words while they are heard."""
 
     def __init__(self, tell: Tell) -> None:
-        super().__init__(label="captions", next_in_chain=None)
         self._tell = tell
-        self._complete = False
-        self.said = ""
+        self._shown = ""
 
-    async def capture_text(self, text: str) -> None:
-        if self._complete:
-            self._complete, self.said = False, ""
-        self.said += text
-        self._tell("transcript", role="agent", text=self.said.strip(), final=False)
-
-    def flush(self) -> None:
-        self._complete = True
+    def show(self, said: str) -> None:
+        """``said`` of the current speech was heard so far."""
+        if said and said != self._shown:
+            self._tell("transcript", role="agent", text=said, final=False)
+        self._shown = said
 
 
 def narrate(session: AgentSession[None], tell: Tell) -> None:

@@ -87,6 +87,7 @@ class StreamSession:
 
     async def serve(self, socket: web.WebSocketResponse, attach: Attach) -> None:
         """Use ``socket`` until it is closed."""
+        structlog.contextvars.bind_contextvars(call_id=self._job.call_id)
         link = Link(socket)
         sending = asyncio.create_task(link.run(), name="link")
         self._line.attach(link, attach)

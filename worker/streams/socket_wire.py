@@ -22,6 +22,7 @@ class SocketWire:
     echoes = False
     transfers = False
     plays_keys = False
+    captions = True
 
     def __init__(self, call_id: str, attach: SocketAttach) -> None:
         self._call_id = call_id

@@ -27,6 +27,7 @@ class TwilioWire:
     silence = twilio.SILENCE
     transfers = True
     plays_keys = True
+    captions = False
 
     def __init__(self) -> None:
         self._inbound = twilio.Inbound()

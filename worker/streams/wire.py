@@ -48,6 +48,8 @@ class Wire(Protocol):
     """One sample of silence for the far end."""
     transfers: bool
     """The far end can be referred elsewhere, by way of the gateway."""
+    captions: bool
+    """The far end is told what is said while it is said."""
     plays_keys: bool
     """The far end takes keys as tones."""
 

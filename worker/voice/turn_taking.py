@@ -11,11 +11,13 @@ from livekit.agents import TurnHandlingOptions, inference, vad
 
 from core.models import AgentConfig
 from core.settings import Settings
+from worker.voice.inline import InlineExecutor
 
 VAD_SPEECH_S = 0.05  # of voice before the VAD reports speech (its default)
 # The agent resumes this long after the end of a sound that stopped it; the VAD reports that end
 # 0.25 s late. Words that arrive later stop the agent again.
 _FALSE_AFTER_S = 0.8
+_INLINE = InlineExecutor()
 
 
 def build_vad(settings: Settings) -> vad.VAD:
@@ -26,7 +28,10 @@ def build_vad(settings: Settings) -> vad.VAD:
 
         return silero.VAD.load(min_speech_duration=VAD_SPEECH_S, min_silence_duration=silence_s)
     return inference.VAD(
-        model="silero", min_speech_duration=VAD_SPEECH_S, min_silence_duration=silence_s
+        model="silero",
+        min_speech_duration=VAD_SPEECH_S,
+        min_silence_duration=silence_s,
+        executor=_INLINE,
     )
 
 
