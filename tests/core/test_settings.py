@@ -64,6 +64,8 @@ def test_auth_is_not_asked_for(monkeypatch: pytest.MonkeyPatch, text: str) -> No
         ("LIVEKIT_SIP_URL", "http://"),
         ("GATEWAY_URL", "http://h:99999"),
         ("GATEWAY_URL", "http://h:s3cret"),
+        ("PUBLIC_URL", "s3cret.example.com"),
+        ("PUBLIC_URL", "https://h:99999"),
         ("GATEWAY_PORT", "65536"),
         ("GATEWAY_PORT", "s3cret"),
         ("METRICS_PORT", "-1"),
@@ -151,3 +153,11 @@ def test_secrets_are_not_in_its_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("AUTH_JWT_SECRET", "LIVEKIT_API_SECRET", "SIP_OUTBOUND_AUTH_PASSWORD")
     loaded = load(monkeypatch, **dict.fromkeys(names, SECRET), OPENAI_API_KEY=SECRET)
     assert SECRET not in repr(loaded) + str(loaded) + str(loaded.model_dump())
+
+
+def test_the_public_address_is_the_gateways_own_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, GATEWAY_PORT="8090").public_base_url == "http://127.0.0.1:8090"
+    own = "https://gateway.example.com"
+    assert load(monkeypatch, GATEWAY_URL=own).public_base_url == own
+    public = load(monkeypatch, PUBLIC_URL="https://voice.example.com/").public_base_url
+    assert public == "https://voice.example.com"
