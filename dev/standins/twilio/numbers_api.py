@@ -13,7 +13,11 @@ from dev.standins.twilio.errors import Refused, missing
 from dev.standins.twilio.pages import ACCOUNT, Row, old_page
 
 # Of the form, and of the number that is shown.
-_URLS = {"VoiceUrl": "voice_url", "StatusCallback": "status_callback"}
+_URLS = {
+    "VoiceUrl": "voice_url",
+    "VoiceFallbackUrl": "voice_fallback_url",
+    "StatusCallback": "status_callback",
+}
 _METHODS = {"VoiceMethod": "voice_method", "StatusCallbackMethod": "status_callback_method"}
 
 
