@@ -325,6 +325,8 @@ CredentialProvider = Literal["twilio", "sip"]
 
 
 NumberDirection = Literal["inbound", "outbound", "both"]
+NumberVia = Literal["sip", "stream"]
+"""How the provider sends calls in: to the SIP service, or as Twilio's Media Streams."""
 NumberStatus = Literal["pending", "attaching", "active", "detaching"]
 """``pending``: a claim that no operator has approved yet; LiveKit has no objects for it."""
 
@@ -340,6 +342,7 @@ class PhoneNumber(Model):
     """ISO 3166-1 alpha-2; ``ZZ`` for a non-geographic number."""
     provider: CredentialProvider
     direction: NumberDirection
+    via: NumberVia = "sip"
     status: NumberStatus
     credential_id: str | None = None
     agent_id: str | None = None

@@ -12,6 +12,7 @@ from core.models import (
     Model,
     NumberDirection,
     NumberStatus,
+    NumberVia,
     PhoneNumber,
     Timestamp,
 )
@@ -30,6 +31,12 @@ AreaCode = Annotated[str, StringConstraints(strict=True, pattern=r"^[0-9]{2,5}$"
 Place = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=100)]
 
 
+VIA = (
+    "sip: calls come in by the SIP service; stream: as Twilio's Media Streams, at PUBLIC_URL "
+    "(twilio only). Outbound calls are the same."
+)
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False, extra="forbid")
 
@@ -46,6 +53,7 @@ class AttachRequest(_Request):
     )
     agent_id: Ref | None = Field(None, description="The agent that answers; null: none yet.")
     direction: NumberDirection = "both"
+    via: NumberVia = Field("sip", description=VIA)
 
 
 class ChangeRequest(_Request):
@@ -53,6 +61,7 @@ class ChangeRequest(_Request):
 
     agent_id: Ref | None = Field(None, description="null: unbind the number from its agent.")
     direction: NumberDirection = Field("both", description="No default; if missing, unchanged.")
+    via: NumberVia = Field("sip", description=f"{VIA} No default; if missing, unchanged.")
 
 
 class NumberPage(Page):
@@ -95,6 +104,7 @@ class BuyRequest(_Buy):
     """Buys in your Twilio account, at Twilio's price."""
 
     credentials_ref: Ref
+    via: NumberVia = Field("sip", description=VIA)
 
 
 class NumberCreate(_Buy):
@@ -124,6 +134,7 @@ class NumberView(Model):
     provider: CredentialProvider
     credentials_ref: str | None = Field(description="The credential's name.")
     direction: NumberDirection
+    via: NumberVia
     inbound_calls_enabled: bool
     auth_id: str | None = Field(description="The tenant that owns or claims it; null: operator.")
     created_at: Timestamp
@@ -140,6 +151,7 @@ class NumberView(Model):
             provider=number.provider,
             credentials_ref=names.get(number.credential_id or ""),
             direction=number.direction,
+            via=number.via,
             inbound_calls_enabled=number.direction != "outbound" and number.status != "pending",
             auth_id=number.auth_id,
             created_at=number.created_at,

@@ -31,9 +31,10 @@ async def attach(request: web.Request) -> web.StreamResponse:
     """Attach a number that you already have, from Twilio or any SIP trunk.
 
     Creates the inbound trunk and the dispatch rule in LiveKit. A Twilio number is pointed at
-    SIP_PUBLIC_ADDRESS; any other number's carrier has to send its calls there. Nothing proves that
-    a tenant owns a number of provider sip, so it stays ``pending`` until an operator approves it,
-    unless SIP_NUMBERS_NEED_APPROVAL is false.
+    SIP_PUBLIC_ADDRESS; any other number's carrier has to send its calls there. With ``via: stream``
+    a Twilio number is pointed at PUBLIC_URL instead, without a trunk and a rule. Nothing proves
+    that a tenant owns a number of provider sip, so it stays ``pending`` until an operator approves
+    it, unless SIP_NUMBERS_NEED_APPROVAL is false.
     """
     body = await parse_body(request, AttachRequest)
 
@@ -75,9 +76,10 @@ async def approve(request: web.Request) -> web.StreamResponse:
 
 
 async def change(request: web.Request) -> web.StreamResponse:
-    """Bind the number to another agent, or to none; set the direction of its calls.
+    """Bind the number to another agent, or to none; set the direction of its calls; switch a Twilio
+    number between SIP and streams.
 
-    Applies from the next call on.
+    Applies from the next call on. If one change fails, none is made.
     """
     body = await parse_body(request, ChangeRequest)
     number = await request.app[NUMBER_SERVICE].change(
@@ -117,6 +119,7 @@ async def buy(request: web.Request) -> web.StreamResponse:
             phone_number=body.phone_number,
             credentials_ref=body.credentials_ref,
             agent_id=body.agent_id,
+            via=body.via,
         )
         return await _shown(request, number, "Number bought and attached")
 
@@ -139,7 +142,7 @@ ROUTES: tuple[Route, ...] = (
         body=AttachRequest,
         answer=Envelope[NumberView],
         status=201,
-        errors=((422, "NUMBER_NOT_IN_ACCOUNT"), (429, "PENDING_LIMIT"), *faults.NUMBER_ATTACH),
+        errors=(faults.NOT_IN_ACCOUNT, (429, "PENDING_LIMIT"), *faults.NUMBER_ATTACH),
         idempotent=True,
     ),
     Route(
@@ -195,10 +198,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         f"PATCH /api/v1/phone-numbers/{ID}",
         change,
-        "Give a number to another agent; change its direction",
+        "Give a number to another agent; change its direction; switch it",
         body=ChangeRequest,
         answer=Envelope[NumberView],
-        errors=faults.NUMBER_BIND,
+        errors=faults.NUMBER_CHANGE,
     ),
     Route(
         f"DELETE /api/v1/phone-numbers/{ID}",

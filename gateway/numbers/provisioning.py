@@ -20,11 +20,12 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from core.errors import AppError, Conflict, NotFound, TooManyRequests, Unavailable
-from core.models import Model, PhoneNumber
+from core.models import NumberVia, PhoneNumber
 from core.settings import Settings
 from gateway.numbers.accounts import Accounts
-from gateway.numbers.sip_objects import SipObjects
-from gateway.numbers.twilio import NotThere, OwnedNumber, Routing, TwilioAccount
+from gateway.numbers.provider import Provider, ProviderRef
+from gateway.numbers.sip_objects import Listing, SipObjects
+from gateway.numbers.twilio import NotThere, OwnedNumber, TwilioAccount
 from gateway.store.agents import agent_not_found
 from gateway.store.credentials import SipSecret
 from gateway.store.database import Scope
@@ -50,24 +51,6 @@ _LAST_GRACE_S = 5.0
 _RETRY_PENDING_S = 600
 
 
-class ProviderRef(Model):
-    """The content of ``PhoneNumber.provider_ref``."""
-
-    sid: str | None = None
-    before: Routing = Routing()
-    """The number's routing before it was attached."""
-    trunk_sid: str | None = None
-    """The trunk in the account that this system made."""
-    bought: bool = False
-    release: bool = False
-    """Release a bought number to the provider when it is detached."""
-    claim: bool = False
-    """An approved claim is being attached; if that is undone, it awaits approval again."""
-    held_by: str | None = None
-    """The gateway that attaches or detaches it, until ``held_until`` (s since the epoch)."""
-    held_until: float = 0.0
-
-
 class Provisioner:
     """Owns the tasks of attachments in progress; call ``drain`` at the end."""
 
@@ -77,8 +60,7 @@ class Provisioner:
         self.objects = objects
         self.numbers = numbers
         self._accounts = accounts
-        self._trunk_name = f"Switchroom ({settings.agent_name})"
-        self._sip_url = f"sip:{settings.sip_public_address}"
+        self.provider = Provider(accounts, settings)
         # Two gateways on one machine have different ports.
         self._me = f"{socket.gethostname()}:{settings.gateway_port or os.getpid()}"
         self._busy: set[str] = set()
@@ -99,7 +81,7 @@ class Provisioner:
         """
         # Check LiveKit before anything is stored: without it nothing could be undone either.
         await self.objects.listing()
-        return await self._whole(self._attach(number, agent_id, account, owned), number.id)
+        return await self.whole(self._attach(number, agent_id, account, owned), number.id)
 
     async def claim(self, number: PhoneNumber) -> PhoneNumber:
         """Store a claim on the number, which an operator must approve.
@@ -114,7 +96,7 @@ class Provisioner:
     async def approve(self, number: PhoneNumber) -> PhoneNumber:
         """Attach a claimed number. Raises as ``attach`` does; the claim then remains."""
         await self.objects.listing()
-        return await self._whole(self._approve(number), number.id)
+        return await self.whole(self._approve(number), number.id)
 
     async def detach(self, number: PhoneNumber, *, release: bool) -> None:
         """Undo the attachment, and ``release`` a number that was bought through this system.
@@ -123,9 +105,8 @@ class Provisioner:
         """
         if number.status == "pending" and await self.numbers.withdraw(number.id):
             return
-        if number.id in self._busy:
-            raise busy()
-        await self._whole(self._detach(number, release), number.id)
+        self.check_idle(number)
+        await self.whole(self._detach(number, release), number.id)
 
     async def drain(self, timeout: float) -> None:
         """Wait for tasks in progress, then cancel the rest, which undoes them."""
@@ -138,13 +119,13 @@ class Provisioner:
                     task.cancel()
                 await asyncio.wait(self._tasks, timeout=_LAST_GRACE_S)
 
-    # --- used by gateway.numbers.repair
+    # --- used by gateway.numbers.repair and gateway.numbers.switching
 
     def in_whose_hands(self, number: PhoneNumber) -> str | None:
-        """Return the gateway that attaches or detaches the number now; None if none does."""
+        """Return the gateway that attaches, switches or detaches the number now, if one does."""
         if number.id in self._busy:
             return self._me
-        ref = ProviderRef.model_validate(number.provider_ref)
+        ref = ProviderRef.of(number)
         # If it is held by this gateway but not busy, a previous process of this gateway held it.
         if ref.held_by in (None, self._me) or ref.held_until < time.time():
             return None
@@ -154,15 +135,60 @@ class Provisioner:
         secret = await self._accounts.secret(number)
         return secret.allowed_addresses if isinstance(secret, SipSecret) else ()
 
+    def check_idle(self, number: PhoneNumber) -> None:
+        """Raise Conflict ``NUMBER_BUSY`` while this gateway works on it, or another switches it."""
+        other = number.status == "active" and self.in_whose_hands(number) is not None
+        if other or number.id in self._busy:
+            raise busy()
+
+    async def put_objects(
+        self, number: PhoneNumber, there: Listing | None = None
+    ) -> dict[str, Any]:
+        """Create or correct the trunk and the rule, and return their columns."""
+        allowed = await self.allowed_addresses(number)
+        trunk_id = await self.objects.put_trunk(number, allowed, there)
+        await self._note(number, trunk_id=trunk_id)
+        rule_id = await self.objects.put_rule(number, trunk_id, there)
+        await self._note(number, rule_id=rule_id)
+        return {"trunk_id": trunk_id, "rule_id": rule_id}
+
+    async def route(
+        self,
+        number: PhoneNumber,
+        via: NumberVia,
+        account: TwilioAccount,
+        owned: OwnedNumber | None,
+    ) -> ProviderRef:
+        async def note(ref: ProviderRef) -> None:
+            await self._note(number, provider_ref=ref.wire())
+
+        return await self.provider.route(number, via, account, owned, note)
+
+    def held(self, ref: ProviderRef) -> ProviderRef:
+        return ref.model_copy(update={"held_by": self._me, "held_until": time.time() + _HELD_S})
+
+    async def whole(self, work: Coroutine[Any, Any, _T], number_id: str) -> _T:
+        self._busy.add(number_id)
+        task = asyncio.create_task(work, name=f"number {number_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._busy.discard(number_id))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise Unavailable("The gateway is stopping; nothing was done") from None
+            raise
+
     async def finish(self, number: PhoneNumber) -> None:
         """Undo the rest of an abandoned attachment or detachment."""
-        await self._whole(self._take_down(number), number.id)
+        await self.whole(self._take_down(number), number.id)
 
     # --- the steps
 
     async def _take_down(self, number: PhoneNumber) -> None:
         """Remove all objects of the number, and then its row. Idempotent."""
-        claim = ProviderRef.model_validate(number.provider_ref).claim
+        claim = ProviderRef.of(number).claim
         values: dict[str, Any] = {"status": "detaching"}
         if not claim:
             values |= {"agent_id": None, "bound_at": None}
@@ -172,7 +198,7 @@ class Provisioner:
         if moved is None:
             return
         async with asyncio.timeout(UNDO_DEADLINE_S):
-            await self._give_back(moved)
+            await self.provider.give_back(moved)
             await self.objects.remove(moved)
         if claim:
             values = {"status": "pending", "trunk_id": None, "rule_id": None, "provider_ref": {}}
@@ -187,13 +213,13 @@ class Provisioner:
         account: TwilioAccount | None,
         owned: OwnedNumber | None,
     ) -> PhoneNumber:
-        ref = self._held(ProviderRef(bought=account is not None and owned is None, release=True))
+        ref = self.held(ProviderRef(bought=account is not None and owned is None, release=True))
         number = number.model_copy(update={"provider_ref": ref.wire()})
         await self._insert(number)
         return await self._establish(number, agent_id, account, owned)
 
     async def _approve(self, number: PhoneNumber) -> PhoneNumber:
-        ref = self._held(ProviderRef(claim=True))
+        ref = self.held(ProviderRef(claim=True))
         values = {"status": "attaching", "provider_ref": ref.wire()}
         try:
             approved = await self.numbers.move(Scope(None), number.id, {"pending"}, values)
@@ -227,19 +253,14 @@ class Provisioner:
         owned: OwnedNumber | None = None,
     ) -> PhoneNumber:
         """Turn a stored row into an active number; undo everything on any error."""
-        ref = ProviderRef.model_validate(number.provider_ref)
         try:
             async with asyncio.timeout(ATTACH_DEADLINE_S):
-                trunk_id = await self.objects.put_trunk(
-                    number, await self.allowed_addresses(number)
-                )
-                await self._note(number, trunk_id=trunk_id)
-                await self._note(number, rule_id=await self.objects.put_rule(number, trunk_id))
+                ref = ProviderRef.of(number)
+                if number.via == "sip":
+                    await self.put_objects(number)
                 if account is not None:
-                    ref = await self._route(number, ref, account, owned)
-                over = {"held_by": None, "held_until": 0.0, "release": False, "claim": False}
-                done = ref.model_copy(update=over)
-                values = {"status": "active", "provider_ref": done.wire()}
+                    ref = await self.route(number, number.via, account, owned)
+                values = {"status": "active", "provider_ref": ref.settled(number.via).wire()}
                 active = await self.numbers.bind(
                     Scope(None), number.id, agent_id, before={"attaching"}, values=values
                 )
@@ -248,38 +269,18 @@ class Provisioner:
         except BaseException as error:
             await self._undo(number, error)
             if isinstance(error, TimeoutError):
-                raise _too_slow() from None
+                raise too_slow() from None
             raise
         log.info("number attached", extra={"number_id": number.id})
         return active
 
-    async def _route(
-        self,
-        number: PhoneNumber,
-        ref: ProviderRef,
-        account: TwilioAccount,
-        owned: OwnedNumber | None,
-    ) -> ProviderRef:
-        """Buy the number unless it is ``owned``, and route it to this system."""
-        trunk_sid = await account.trunk(self._trunk_name, self._sip_url)
-        if owned is None:
-            # The name identifies the purchase if this process dies right after it.
-            owned = await account.buy(number.phone_number, number.id)
-        values = {"sid": owned.sid, "before": owned.routing, "trunk_sid": trunk_sid}
-        ref = ref.model_copy(update=values)
-        await self._note(number, provider_ref=ref.wire())
-        try:
-            await account.assign(owned, trunk_sid)
-        except NotThere:
-            raise Conflict(
-                "The number or the trunk disappeared from the account", code="NUMBER_UNAVAILABLE"
-            ) from None
-        return ref
-
     async def _note(self, number: PhoneNumber, **values: Any) -> None:
-        """Store progress. Raises Conflict if another process has begun to undo the attachment."""
-        if await self.numbers.move(Scope(None), number.id, {"attaching"}, values) is None:
-            raise Conflict("The attachment was abandoned in the meantime", code="NUMBER_BUSY")
+        """Store progress. Raises Conflict if another process has taken the number over."""
+        noted = await self.numbers.move(
+            Scope(None), number.id, {number.status}, values, since=number.provider_ref
+        )
+        if noted is None:
+            raise Conflict("The change was abandoned in the meantime", code="NUMBER_BUSY")
 
     async def _undo(self, number: PhoneNumber, error: BaseException) -> None:
         facts = {"number_id": number.id, "problem": type(error).__name__}
@@ -291,73 +292,34 @@ class Provisioner:
             log.warning("attachment failed; the reconciler will undo it", extra=facts)
 
     async def _detach(self, number: PhoneNumber, release: bool) -> None:
-        ref = ProviderRef.model_validate(number.provider_ref)
-        ref = self._held(ref.model_copy(update={"release": release, "claim": False}))
+        over = {"release": release, "claim": False}
+        ref = self.held(ProviderRef.of(number).model_copy(update=over))
         values = {"status": "detaching", "provider_ref": ref.wire()}
-        moved = await self.numbers.move(Scope(None), number.id, {"active", "detaching"}, values)
+        moved = await self.numbers.move(
+            Scope(None),
+            number.id,
+            {"active", "detaching"},
+            values,
+            since=number.provider_ref,
+        )
         if moved is None:
             raise busy()
         try:
             await self._take_down(moved)
         except TimeoutError:
-            raise _too_slow() from None
+            raise too_slow() from None
         log.info("number detached", extra={"number_id": number.id})
-
-    async def _give_back(self, number: PhoneNumber) -> None:
-        """Restore or release the number at the provider.
-
-        If the provider refuses permanently, log it: the number must not stay attached forever.
-        """
-        ref = ProviderRef.model_validate(number.provider_ref)
-        if ref.sid is None and not ref.bought:
-            return
-        try:
-            account = await self._accounts.of(number)
-            if account is None:
-                return
-            if ref.bought and ref.release:
-                sid = ref.sid or await self._purchase(account, number)
-                if sid is not None:
-                    await account.release(sid)
-            elif ref.sid is not None and ref.trunk_sid is not None:
-                await account.restore(ref.sid, ref.before, ref.trunk_sid)
-        except AppError as error:
-            if isinstance(error, Unavailable):
-                raise
-            facts = {"number_id": number.id, "problem": error.code}
-            log.warning("the provider did not release the number", extra=facts)
-
-    async def _purchase(self, account: TwilioAccount, number: PhoneNumber) -> str | None:
-        """Return the SID of a number that was bought for this row but not noted in it."""
-        owned = await account.owned(number.phone_number)
-        return owned.sid if owned is not None and owned.friendly_name == number.id else None
-
-    def _held(self, ref: ProviderRef) -> ProviderRef:
-        return ref.model_copy(update={"held_by": self._me, "held_until": time.time() + _HELD_S})
-
-    async def _whole(self, work: Coroutine[Any, Any, _T], number_id: str) -> _T:
-        self._busy.add(number_id)
-        task = asyncio.create_task(work, name=f"number {number_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: self._busy.discard(number_id))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise Unavailable("The gateway is stopping; nothing was done") from None
-            raise
 
 
 def busy() -> Conflict:
-    return Conflict("The number is being attached or detached", code="NUMBER_BUSY")
+    return Conflict("The number is being attached, switched or detached", code="NUMBER_BUSY")
 
 
 def taken() -> Conflict:
     return Conflict("The number is already attached", code="NUMBER_ATTACHED")
 
 
-def _too_slow() -> Unavailable:
+def too_slow() -> Unavailable:
     return Unavailable(
         "LiveKit or the provider took too long; the partial changes will be undone",
         code="PROVIDER_UNAVAILABLE",

@@ -1,26 +1,33 @@
-"""Compares LiveKit's trunks and rules with the stored numbers, and repairs differences.
+"""Compares LiveKit's trunks and rules, and Twilio's voice URLs, with the stored numbers, and
+repairs differences.
 
 They differ after an object was deleted or changed by hand, LiveKit lost its data, or a gateway was
-killed while it attached a number. Only objects with this installation's label are ever deleted.
+killed while it attached or switched a number. Only objects with this installation's label are ever
+deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from core.errors import AppError
 from core.models import PhoneNumber
+from gateway.numbers.provider import ProviderRef
 from gateway.numbers.provisioning import Provisioner
 from gateway.numbers.sip_objects import Listing
+from gateway.numbers.switching import Switching
 from gateway.numbers.twilio import NotThere
 from gateway.store.database import Scope
 
 log = logging.getLogger(__name__)
 
 PERIOD_S = 60.0
+_LISTING_DEADLINE_S = 40.0
 
 
 @dataclass(slots=True)
@@ -28,11 +35,11 @@ class Repairs:
     """The repairs and failures of one round."""
 
     restored: int = 0
-    """Numbers whose trunk or rule was recreated or corrected."""
+    """Numbers whose trunk, rule or voice URL was recreated or corrected."""
     removed: int = 0
     """Trunks and rules that belonged to no number."""
     undone: int = 0
-    """Abandoned attachments and detachments that were undone."""
+    """Abandoned attachments, switches and detachments that were undone."""
     failed: int = 0
 
 
@@ -43,6 +50,7 @@ class NumberRepair:
         self._provisioner = provisioner
         self._objects = provisioner.objects
         self._numbers = provisioner.numbers
+        self._switching = Switching(provisioner)
 
     async def run(self, period_s: float = PERIOD_S) -> None:
         """Reconcile until cancelled."""
@@ -67,6 +75,7 @@ class NumberRepair:
             for number in wrong:
                 await self._mend(number, again, repairs)
             await self._sweep({number.id: number for number in rows}, there, repairs)
+            await self._reroute(rows, repairs)
         except AppError as error:
             repairs.failed += 1
             log.warning("numbers could not be compared", extra={"problem": error.code})
@@ -76,19 +85,31 @@ class NumberRepair:
         return repairs
 
     def _wrong(self, number: PhoneNumber, there: Listing) -> bool:
-        return number.status != "active" or not self._objects.right(number, there)
+        if number.status != "active" or _switching(number):
+            return True
+        return number.via == "sip" and not self._objects.right(number, there)
 
     async def _mend(self, number: PhoneNumber, there: Listing, repairs: Repairs) -> None:
         if self._provisioner.in_whose_hands(number) is not None:
             return
-        try:
+        with self._failures(number, repairs):
             if number.status != "active":
                 await self._provisioner.finish(number)
                 repairs.undone += 1
                 facts = {"number_id": number.id, "status": number.status}
                 log.info("rolled back a number's partial attachment", extra=facts)
+            elif _switching(number):
+                await self._switching.settle(number)
+                repairs.undone += 1
+                log.info("rolled back a number's partial switch", extra={"number_id": number.id})
             else:
                 await self._restore(number, there, repairs)
+
+    @contextlib.contextmanager
+    def _failures(self, number: PhoneNumber, repairs: Repairs) -> Iterator[None]:
+        """Count and log a failure, so that one number does not keep the others."""
+        try:
+            yield
         except (AppError, TimeoutError, NotThere) as error:
             repairs.failed += 1
             facts = {"number_id": number.id, "problem": type(error).__name__}
@@ -96,15 +117,31 @@ class NumberRepair:
 
     async def _restore(self, number: PhoneNumber, there: Listing, repairs: Repairs) -> None:
         now = await self._numbers.get(Scope(None), number.id)
-        if now is None or now.status != "active" or self._objects.right(now, there):
+        if now is None or now.status != "active" or _switching(now) or not self._wrong(now, there):
             return
         allowed = await self._provisioner.allowed_addresses(now)
         trunk_id = await self._objects.put_trunk(now, allowed, there)
         rule_id = await self._objects.put_rule(now, trunk_id, there)
         values = {"trunk_id": trunk_id, "rule_id": rule_id}
-        await self._numbers.move(Scope(None), now.id, {"active"}, values)
+        await self._numbers.move(Scope(None), now.id, {"active"}, values, since=now.provider_ref)
         repairs.restored += 1
         log.info("corrected a number's trunk and rule", extra={"number_id": now.id})
+
+    async def _reroute(self, rows: list[PhoneNumber], repairs: Repairs) -> None:
+        """Correct the voice URLs that were changed at Twilio; one listing an account finds them."""
+        accounts: dict[str | None, list[PhoneNumber]] = defaultdict(list)
+        for number in rows:
+            if number.via == "stream" and number.status == "active" and not _switching(number):
+                accounts[number.credential_id].append(number)
+        for numbers in accounts.values():
+            with self._failures(numbers[0], repairs):
+                async with asyncio.timeout(_LISTING_DEADLINE_S):
+                    astray = await self._provisioner.provider.astray(numbers)
+                for number in astray:
+                    with self._failures(number, repairs):
+                        await self._switching.settle(number)
+                        repairs.restored += 1
+                        log.info("corrected a voice URL", extra={"number_id": number.id})
 
     async def _sweep(self, rows: dict[str, PhoneNumber], there: Listing, repairs: Repairs) -> None:
         """Delete labelled objects that belong to no row, or are duplicates."""
@@ -122,9 +159,15 @@ class NumberRepair:
                 log.info("removed a trunk without a number", extra={"number_id": owner})
 
 
+def _switching(number: PhoneNumber) -> bool:
+    return ProviderRef.of(number).switching is not None
+
+
 def _surplus(found: str, number: PhoneNumber | None, column: str, there: Collection[str]) -> bool:
     if number is None:
         return True
+    if number.status == "active" and number.via == "stream":
+        return not _switching(number)
     # While the number's own object is missing, this one may replace it.
     own = getattr(number, column)
     return number.status == "active" and own in there and own != found

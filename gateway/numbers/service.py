@@ -14,12 +14,22 @@ import phonenumbers
 from phonenumbers import PhoneNumberFormat
 
 from core.errors import AppError, Conflict, Detail, NotFound, Unprocessable
-from core.models import CredentialProvider, NumberDirection, NumberStatus, PhoneNumber, new_id, now
+from core.models import (
+    CredentialProvider,
+    NumberDirection,
+    NumberStatus,
+    NumberVia,
+    PhoneNumber,
+    new_id,
+    now,
+)
 from core.settings import Settings
 from gateway.lookup.agents import Agents
 from gateway.lookup.numbers import Numbers
 from gateway.numbers.accounts import Accounts
-from gateway.numbers.provisioning import ProviderRef, Provisioner, busy, taken
+from gateway.numbers.provider import ProviderRef
+from gateway.numbers.provisioning import Provisioner, busy, taken
+from gateway.numbers.switching import Keep, Switching
 from gateway.numbers.twilio import AvailableNumber, NotThere, OwnedNumber, TwilioAccount
 from gateway.store.agents import agent_not_found
 from gateway.store.credentials import CredentialStore
@@ -109,6 +119,7 @@ class NumberService:
         credentials_ref: str | None,
         agent_id: str | None,
         direction: NumberDirection,
+        via: NumberVia,
     ) -> PhoneNumber:
         """Attach a number that the tenant already owns.
 
@@ -116,12 +127,14 @@ class NumberService:
         a tenant's claim stays ``pending`` until an operator approves it
         (SIP_NUMBERS_NEED_APPROVAL).
 
-        Raises, in this order: Unprocessable (not E.164), NotFound ``CREDENTIAL_NOT_FOUND``,
-        ``AGENT_NOT_FOUND``, Conflict ``NUMBER_ATTACHED``, ``SIP_ADDRESS_NOT_CONFIGURED``,
-        Unprocessable ``NUMBER_NOT_IN_ACCOUNT``; and as Provisioner.claim or .attach does.
+        Raises, in this order: Unprocessable (not E.164, streams of another provider), NotFound
+        ``CREDENTIAL_NOT_FOUND``, ``AGENT_NOT_FOUND``, Conflict ``NUMBER_ATTACHED``,
+        ``SIP_ADDRESS_NOT_CONFIGURED`` or ``PUBLIC_URL_NOT_CONFIGURED``, Unprocessable
+        ``NUMBER_NOT_IN_ACCOUNT``; and as Provisioner.claim or .attach does.
         """
         provisioner = self._provisioner()
-        number = _new(scope, phone_number, provider, direction)
+        number = _new(scope, phone_number, provider, direction, via)
+        _check_via(provider, via)
         if credentials_ref is not None:
             credential = await self._accounts.credential(scope, credentials_ref)
             if credential.provider != provider:
@@ -138,14 +151,12 @@ class NumberService:
         account: TwilioAccount | None = None
         owned: OwnedNumber | None = None
         if provider == "twilio":
-            self._check_address()
+            provisioner.provider.address(via)
             account = await self._accounts.of(number)
         if account is not None:
             owned = await account.owned(number.phone_number)
             if owned is None:
-                raise Unprocessable(
-                    "The number is not in that Twilio account", code="NUMBER_NOT_IN_ACCOUNT"
-                )
+                raise _not_in_account()
         return await self._warmed(await provisioner.attach(number, agent_id, account, owned))
 
     async def approve(self, number_id: str) -> PhoneNumber:
@@ -168,16 +179,17 @@ class NumberService:
         phone_number: str | None,
         credentials_ref: str | None,
         agent_id: str | None,
+        via: NumberVia = "sip",
     ) -> PhoneNumber:
         """Buy ``phone_number``, or the first number found, and attach it for both directions.
 
         Raises as ``attach`` does, and Conflict ``CREDENTIAL_REQUIRED``, ``NUMBER_UNAVAILABLE``.
         """
         provisioner = self._provisioner()
-        wanted = _new(scope, phone_number, "twilio", "both") if phone_number is not None else None
+        wanted = None if phone_number is None else _new(scope, phone_number, "twilio", "both", via)
         credential, account = await self._accounts.twilio(scope, credentials_ref)
         await self._check_agent(scope, agent_id)
-        self._check_address()
+        provisioner.provider.address(via)
         if wanted is not None:
             await self._check_free(scope, wanted)
             candidates = [wanted.phone_number]
@@ -188,7 +200,7 @@ class NumberService:
                 found = []
             candidates = [each.phone_number for each in found[:_BUY_TRIES]]
         for candidate in candidates:
-            number = _new(scope, candidate, "twilio", "both")
+            number = _new(scope, candidate, "twilio", "both", via)
             number = number.model_copy(update={"credential_id": credential.id})
             try:
                 return await self._warmed(await provisioner.attach(number, agent_id, account))
@@ -203,25 +215,48 @@ class NumberService:
     # --- changing
 
     async def change(self, scope: Scope, number_id: str, changes: dict[str, Any]) -> PhoneNumber:
-        """Change ``agent_id`` (None unbinds) and ``direction``, if given in ``changes``.
+        """Change ``agent_id`` (None unbinds), ``direction`` and ``via``, if given in ``changes``.
 
-        Raises NotFound ``NUMBER_NOT_FOUND``, ``AGENT_NOT_FOUND``, Conflict ``NUMBER_BUSY``.
+        All of them are changed, or none. Raises NotFound ``NUMBER_NOT_FOUND``,
+        ``AGENT_NOT_FOUND``, Conflict ``NUMBER_BUSY``; for ``via`` also Unprocessable (streams of
+        another provider), as Provider.address, Accounts.of and Switching.switch do, and
+        ``NUMBER_NOT_IN_ACCOUNT``.
         """
         before = await self.get(scope, number_id)
-        values = {name: value for name, value in changes.items() if name != "agent_id"}
-        if "agent_id" in changes:
-            agent_id = changes["agent_id"]
-            await self._check_agent(Scope(before.auth_id), agent_id)
-            after = await self._numbers.bind(
-                scope, number_id, agent_id, before=_CHANGEABLE, values=values
-            )
-        else:
-            after = await self._numbers.move(scope, number_id, _CHANGEABLE, values)
-        if after is None:
-            if (await self.get(scope, number_id)).status not in _CHANGEABLE:
-                raise busy()
-            raise agent_not_found()
-        return await self._warmed(after)
+        columns = {name: changes[name] for name in changes if name not in {"agent_id", "via"}}
+        await self._check_agent(Scope(before.auth_id), changes.get("agent_id"))
+
+        async def keep(values: dict[str, Any]) -> PhoneNumber:
+            merged = {**columns, **values}
+            if "agent_id" in changes:
+                after = await self._numbers.bind(
+                    scope, number_id, changes["agent_id"], before=_CHANGEABLE, values=merged
+                )
+            else:
+                after = await self._numbers.move(scope, number_id, _CHANGEABLE, merged)
+            if after is None:
+                if (await self.get(scope, number_id)).status not in _CHANGEABLE:
+                    raise busy()
+                raise agent_not_found()
+            return after
+
+        via = changes.get("via", before.via)
+        unfinished = "via" in changes and ProviderRef.of(before).switching is not None
+        if via != before.via or unfinished:
+            return await self._warmed(await self._switch(before, via, keep))
+        return await self._warmed(await keep({}))
+
+    async def _switch(self, number: PhoneNumber, via: NumberVia, keep: Keep) -> PhoneNumber:
+        _check_via(number.provider, via)
+        if number.status != "active":
+            raise busy()
+        provisioner = self._provisioner()
+        provisioner.provider.address(via)
+        try:
+            account, owned = await provisioner.provider.find(number)
+        except NotThere:
+            raise _not_in_account() from None
+        return await Switching(provisioner).switch(number, via, account, owned, keep)
 
     async def unbind(self, scope: Scope, number_id: str, agent_id: str) -> PhoneNumber:
         """Unbind the number from this agent.
@@ -259,13 +294,6 @@ class NumberService:
 
     def _needs_approval(self, scope: Scope) -> bool:
         return scope.auth_id is not None and self._settings.sip_numbers_need_approval
-
-    def _check_address(self) -> None:
-        if self._settings.sip_public_address is None:
-            raise Conflict(
-                "Set SIP_PUBLIC_ADDRESS to where Twilio reaches the SIP service",
-                code="SIP_ADDRESS_NOT_CONFIGURED",
-            )
 
     async def _check_agent(self, scope: Scope, agent_id: str | None) -> None:
         if agent_id is not None:
@@ -307,7 +335,11 @@ def _country(number: phonenumbers.PhoneNumber) -> str:
 
 
 def _new(
-    scope: Scope, phone_number: str, provider: CredentialProvider, direction: NumberDirection
+    scope: Scope,
+    phone_number: str,
+    provider: CredentialProvider,
+    direction: NumberDirection,
+    via: NumberVia,
 ) -> PhoneNumber:
     parsed = e164(phone_number)
     return PhoneNumber(
@@ -317,6 +349,7 @@ def _new(
         country=_country(parsed),
         provider=provider,
         direction=direction,
+        via=via,
         status="attaching",
         created_at=now(),
     )
@@ -331,6 +364,15 @@ async def _search(account: TwilioAccount, search: Search) -> list[AvailableNumbe
         postal_code=search.postal_code,
         limit=search.limit,
     )
+
+
+def _check_via(provider: CredentialProvider, via: NumberVia) -> None:
+    if via == "stream" and provider != "twilio":
+        raise _invalid("via", "Only numbers of twilio can stream their calls")
+
+
+def _not_in_account() -> Unprocessable:
+    return Unprocessable("The number is not in that Twilio account", code="NUMBER_NOT_IN_ACCOUNT")
 
 
 def _invalid(field: str, message: str) -> AppError:

@@ -1,8 +1,9 @@
 """Operations on a tenant's Twilio account: finding, buying and routing numbers.
 
-A number is routed to this system as LiveKit's documentation describes: it is assigned to an
+A number is routed to the SIP service as LiveKit's documentation describes: it is assigned to an
 Elastic SIP trunk in the account, whose origination URL is SIP_PUBLIC_ADDRESS. Each account has one
-such trunk, which is identified by its name.
+such trunk, which is identified by its name. A number whose calls come in as streams has the
+gateway's address as its voice URL instead.
 """
 
 from __future__ import annotations
@@ -53,6 +54,24 @@ class Routing(Model):
 
     trunk_sid: str | None = None
     voice_application_sid: str | None = None
+    voice_url: str | None = None
+    voice_method: str | None = None
+    voice_fallback_url: str | None = None
+    status_callback: str | None = None
+
+    def urls(self) -> dict[str, str]:
+        """Return the URLs as the fields of an update; an empty string unsets one."""
+        return {
+            "voice_url": self.voice_url or "",
+            "voice_method": self.voice_method or "POST",
+            "voice_fallback_url": self.voice_fallback_url or "",
+            "status_callback": self.status_callback or "",
+        }
+
+    def posts_to(self, voice_url: str) -> bool:
+        """Return True if calls are sent to ``voice_url`` with POST."""
+        elsewhere = self.trunk_sid or self.voice_application_sid
+        return not elsewhere and (self.voice_url, self.voice_method) == (voice_url, "POST")
 
 
 class OwnedNumber(Model):
@@ -144,6 +163,17 @@ class TwilioAccount:
             )
             return next((_owned(each) for each in found if each.phone_number == phone_number), None)
 
+    async def number(self, sid: str) -> OwnedNumber:
+        """Return the number. Raises NotThere."""
+        with _errors():
+            return _owned(await self._client.incoming_phone_numbers(sid).fetch_async())
+
+    async def routings(self) -> dict[str, Routing]:
+        """Return the routings of all numbers of the account, by SID."""
+        with _errors():
+            numbers = await self._client.incoming_phone_numbers.list_async(page_size=_MANY)
+            return {each.sid: _owned(each).routing for each in numbers}
+
     async def available(
         self,
         country: str,
@@ -208,27 +238,62 @@ class TwilioAccount:
                 phone_number_sid=number.sid
             )
 
-    async def restore(self, sid: str, before: Routing, trunk_sid: str) -> None:
-        """Restore the number's former routing, unless it is routed elsewhere than ``trunk_sid``.
+    async def point(self, number: OwnedNumber, voice_url: str) -> None:
+        """Send the number's calls to ``voice_url``, whatever its routing is now.
+
+        The URL is set first: it shows from then on that this system has changed the routing, and
+        calls that leave the trunk find it.
+        """
+        now = number.routing
+        changes = Routing(voice_url=voice_url).urls()
+        if now.voice_application_sid is not None:
+            changes["voice_application_sid"] = ""
+        if changes.items() - now.urls().items():
+            await self._update(number.sid, changes)
+        if now.trunk_sid is not None:
+            await self._unassign(number.sid, now.trunk_sid)
+
+    async def reset(self, number: OwnedNumber, before: Routing, voice_url: str) -> None:
+        """Restore the number's former URLs, unless its voice URL is no longer ``voice_url``."""
+        if number.routing.voice_url == voice_url:
+            await self._update(number.sid, before.urls())
+
+    async def restore(self, sid: str, before: Routing, ours: Routing) -> None:
+        """Restore the number's former routing, unless it is routed elsewhere than to ``ours``.
 
         A number, trunk or application that no longer exists is ignored.
         """
         with contextlib.suppress(NotThere):
-            with _errors():
-                now = _owned(await self._client.incoming_phone_numbers(sid).fetch_async()).routing
-            # None: the process stopped after removing the former trunk, before assigning its own.
-            if now == before or now.trunk_sid not in (None, trunk_sid):
+            number = await self.number(sid)
+            now = number.routing
+            if ours.trunk_sid is None and now.voice_url != ours.voice_url:
                 return
-            if now.trunk_sid is not None:
-                await self._unassign(sid, now.trunk_sid)
+            with contextlib.suppress(NotThere):
+                await self._leave(sid, now, before, ours)
+            # Last, since the URL shows that there is something to restore.
+            if ours.voice_url is not None:
+                await self.reset(number, before, ours.voice_url)
+
+    async def _leave(self, sid: str, now: Routing, before: Routing, ours: Routing) -> None:
+        """Restore the number's former trunk or application."""
+        former = (before.trunk_sid, before.voice_application_sid)
+        if (now.trunk_sid, now.voice_application_sid) == former:
+            return
+        # None: the process stopped after removing the former trunk, before assigning its own.
+        if now.trunk_sid not in (None, ours.trunk_sid) or now.voice_application_sid is not None:
+            return
+        if now.trunk_sid is not None:
+            await self._unassign(sid, now.trunk_sid)
+        if before.trunk_sid is not None:
             with _errors():
-                if before.trunk_sid is not None:
-                    trunk = self._client.trunking.v1.trunks(before.trunk_sid)
-                    await trunk.phone_numbers.create_async(phone_number_sid=sid)
-                elif before.voice_application_sid is not None:
-                    await self._client.incoming_phone_numbers(sid).update_async(
-                        voice_application_sid=before.voice_application_sid
-                    )
+                trunk = self._client.trunking.v1.trunks(before.trunk_sid)
+                await trunk.phone_numbers.create_async(phone_number_sid=sid)
+        elif before.voice_application_sid is not None:
+            await self._update(sid, {"voice_application_sid": before.voice_application_sid})
+
+    async def _update(self, sid: str, changes: Mapping[str, str]) -> None:
+        with _errors():
+            await self._client.incoming_phone_numbers(sid).update_async(**changes)
 
     async def _unassign(self, sid: str, trunk_sid: str) -> None:
         with contextlib.suppress(NotThere), _errors():
@@ -245,6 +310,10 @@ def _owned(number: Any) -> OwnedNumber:
         routing=Routing(
             trunk_sid=number.trunk_sid or None,
             voice_application_sid=number.voice_application_sid or None,
+            voice_url=number.voice_url or None,
+            voice_method=number.voice_method or None,
+            voice_fallback_url=number.voice_fallback_url or None,
+            status_callback=number.status_callback or None,
         ),
     )
 

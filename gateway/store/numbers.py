@@ -148,15 +148,20 @@ class NumberStore:
         number_id: str,
         before: Collection[NumberStatus],
         values: Mapping[str, Any],
+        *,
+        since: Mapping[str, Any] | None = None,
     ) -> PhoneNumber | None:
-        """Set columns by name. None: no such number, or its status is not in ``before``.
+        """Set columns by name. None: no such number, or its status is not in ``before``, or its
+        ``provider_ref`` is no longer ``since``.
 
         Raises NumberTaken if a claim was to become the attachment of a number that has one.
         """
         try:
             async with self._changing(number_id) as connection:
                 number = await self._locked(connection, scope, number_id, before)
-                return None if number is None else await self._set(connection, number, values)
+                if number is None or (since is not None and since != number.provider_ref):
+                    return None
+                return await self._set(connection, number, values)
         except IntegrityError:
             raise NumberTaken(number_id) from None
 

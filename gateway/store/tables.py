@@ -193,6 +193,7 @@ class PhoneNumberRow(Base):
     country: Mapped[str] = mapped_column(String(2))
     provider: Mapped[str] = mapped_column(String(16))
     direction: Mapped[str] = mapped_column(String(16))
+    via: Mapped[str] = mapped_column(String(16), server_default="sip")
     status: Mapped[str] = mapped_column(String(16))
     credential_id: Mapped[str | None] = mapped_column(String(64))
     agent_id: Mapped[str | None] = mapped_column(String(64))

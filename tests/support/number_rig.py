@@ -20,6 +20,7 @@ from tests.support.sip_api import SipApi, sip_api
 ACCOUNT, TOKEN = "AC" + "1" * 32, "the-auth-token"
 NUMBER = "+14155550123"
 PUBLIC = "sip.example.com:5060;transport=tcp"
+PUBLIC_URL = "https://voice.example.com"
 ATTACH = "/api/v1/phone-numbers/attach"
 API, V1 = "/api/v1/phone-numbers", "/v1/numbers"
 TWILIO = {"name": "main", "provider": "twilio", "accountSid": ACCOUNT, "authToken": TOKEN}

@@ -54,6 +54,7 @@ class TestAttach:
             "provider": "sip",
             "credentialsRef": "office",
             "direction": "inbound",
+            "via": "sip",
             "inboundCallsEnabled": True,
             "authId": "acme",
             "createdAt": view["createdAt"],

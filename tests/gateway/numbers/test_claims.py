@@ -14,7 +14,7 @@ from livekit.protocol.sip import SIPInboundTrunkInfo
 from core.models import PhoneNumber, new_id, now
 from dev.stack.environment import GivenSettings
 from gateway.keys import NUMBERS
-from gateway.numbers.provisioning import ProviderRef
+from gateway.numbers.provider import ProviderRef
 from gateway.numbers.repair import Repairs
 from gateway.store.database import Scope
 from gateway.store.numbers import MAX_PENDING

@@ -13,7 +13,7 @@ from livekit.protocol.sip import SIPDispatchRuleInfo, SIPInboundTrunkInfo
 
 from core.models import PhoneNumber, now
 from gateway.keys import NUMBERS
-from gateway.numbers.provisioning import ProviderRef
+from gateway.numbers.provider import ProviderRef
 from gateway.numbers.repair import Repairs
 from sip.dispatch import dispatch_rule
 from sip.trunks import inbound_trunk
@@ -111,9 +111,9 @@ class TestRollback:
         agent = await rig.agent()
         put_rule = rig.provisioner.objects.put_rule
 
-        async def slowly(number: PhoneNumber, trunk_id: str) -> str:
+        async def slowly(number: PhoneNumber, trunk_id: str, there: Any = None) -> str:
             assert (await rig.api.request("DELETE", f"/v1/agents/{agent}")).status == 200
-            return await put_rule(number, trunk_id)
+            return await put_rule(number, trunk_id, there)
 
         monkeypatch.setattr(rig.provisioner.objects, "put_rule", slowly)
         answer = await rig.attach(agentId=agent)

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.unit
 
 ACCOUNT, TOKEN = "AC" + "1" * 32, "the-auth-token"
 NUMBER = "+14155550123"
+VOICE_URL = "https://voice.example.com/v1/sessions/twilio"
 NAME, URL = "switchroom", "sip:sip.example.com:5060;transport=tcp"
 
 
@@ -58,7 +59,8 @@ async def test_a_number_of_the_account(twilio: TwilioServer, account: TwilioAcco
     row = twilio.give(ACCOUNT, NUMBER, trunk_sid="TK1")
     owned = await account.owned(NUMBER)
     assert owned is not None
-    assert (owned.sid, owned.routing) == (row["sid"], Routing(trunk_sid="TK1"))
+    urls = {name: row[name] for name in ("voice_url", "voice_method")}
+    assert (owned.sid, owned.routing) == (row["sid"], Routing(trunk_sid="TK1", **urls))
     assert await account.owned("+14155559999") is None
 
 
@@ -96,8 +98,99 @@ async def test_assigned_and_given_back(
     await account.assign(owned, trunk)
     assert (row["trunk_sid"], row["voice_application_sid"]) == (trunk, "")
     for _ in range(2):
-        await account.restore(owned.sid, owned.routing, trunk)
+        await account.restore(owned.sid, owned.routing, Routing(trunk_sid=trunk))
         assert row == former
+
+
+@pytest.mark.parametrize(
+    "before", [{}, {"trunk_sid": "theirs"}, {"voice_application_sid": "AP" + "3" * 32}]
+)
+async def test_pointed_at_a_url_and_given_back(
+    twilio: TwilioServer, account: TwilioAccount, before: dict[str, str]
+) -> None:
+    if "trunk_sid" in before:
+        before["trunk_sid"] = twilio.make_trunk(ACCOUNT, "theirs")["sid"]
+    own = {"voice_method": "GET", "voice_fallback_url": "https://f", "status_callback": "https://s"}
+    row = twilio.give(ACCOUNT, NUMBER, **own, **before)
+    former = dict(row)
+    owned = await account.owned(NUMBER)
+    assert owned is not None
+    await account.point(owned, VOICE_URL)
+    now = (await account.number(owned.sid)).routing
+    assert now == Routing(voice_url=VOICE_URL, voice_method="POST")
+    assert now.posts_to(VOICE_URL)
+    assert await account.routings() == {owned.sid: now}
+    for _ in range(2):
+        await account.restore(owned.sid, owned.routing, Routing(voice_url=VOICE_URL))
+        assert row == former
+
+
+async def test_a_trunk_is_left_only_after_the_url_is_set(
+    twilio: TwilioServer, account: TwilioAccount
+) -> None:
+    """At every moment the number's calls go to one or the other."""
+    row = twilio.give(ACCOUNT, NUMBER, trunk_sid=twilio.make_trunk(ACCOUNT, "theirs")["sid"])
+    owned = await account.owned(NUMBER)
+    assert owned is not None
+    twilio.fail("POST .*/IncomingPhoneNumbers/", status=500)
+    former = dict(row)
+    assert await code(account.point(owned, VOICE_URL)) == "PROVIDER_UNAVAILABLE"
+    assert row == former
+
+
+@pytest.mark.parametrize("step", ["POST .*/PhoneNumbers$", "POST .*/IncomingPhoneNumbers/"])
+async def test_stopped_while_it_is_given_back(
+    twilio: TwilioServer, account: TwilioAccount, step: str
+) -> None:
+    row = twilio.give(ACCOUNT, NUMBER, trunk_sid=twilio.make_trunk(ACCOUNT, "theirs")["sid"])
+    row |= {"voice_method": "GET", "voice_fallback_url": "", "status_callback": ""}
+    former = dict(row)
+    owned = await account.owned(NUMBER)
+    assert owned is not None
+    await account.point(owned, VOICE_URL)
+    ours = Routing(voice_url=VOICE_URL)
+    for late in (False, True):
+        twilio.fail(step, status=500, late=late, times=1)
+        work = account.restore(owned.sid, owned.routing, ours)
+        assert await code(work) == "PROVIDER_UNAVAILABLE"
+    await account.restore(owned.sid, owned.routing, ours)
+    assert row == former
+
+
+@pytest.mark.parametrize("elsewhere", ["url", "trunk", "application"])
+async def test_a_url_that_somebody_changed_since_is_left_alone(
+    twilio: TwilioServer, account: TwilioAccount, elsewhere: str
+) -> None:
+    theirs = twilio.make_trunk(ACCOUNT, "theirs")["sid"]
+    row = twilio.give(ACCOUNT, NUMBER, trunk_sid=theirs)
+    own_url = row["voice_url"]
+    owned = await account.owned(NUMBER)
+    assert owned is not None
+    await account.point(owned, VOICE_URL)
+    if elsewhere == "url":
+        row["voice_url"] = own_url = "https://new.example.com"
+    elif elsewhere == "trunk":
+        row["trunk_sid"] = twilio.make_trunk(ACCOUNT, "new")["sid"]
+    else:
+        row["voice_application_sid"] = "AP" + "4" * 32
+    routed = (row["trunk_sid"], row["voice_application_sid"])
+    await account.restore(owned.sid, owned.routing, Routing(voice_url=VOICE_URL))
+    assert (row["trunk_sid"], row["voice_application_sid"]) == routed
+    # Beneath another trunk or application, our URL would only be in the way later.
+    assert row["voice_url"] == own_url
+
+
+async def test_urls_that_were_never_ours_stay(twilio: TwilioServer, account: TwilioAccount) -> None:
+    """A switch that stopped before its first change has noted the URL all the same."""
+    row = twilio.give(ACCOUNT, NUMBER)
+    owned = await account.owned(NUMBER)
+    assert owned is not None
+    trunk = await account.trunk(NAME, URL)
+    await account.assign(owned, trunk)
+    row["voice_url"] = "https://new.example.com"
+    ours = Routing(trunk_sid=trunk, voice_url=VOICE_URL)
+    await account.restore(owned.sid, owned.routing, ours)
+    assert (row["trunk_sid"], row["voice_url"]) == (None, "https://new.example.com")
 
 
 async def test_what_somebody_changed_since_is_left_alone(
@@ -109,10 +202,10 @@ async def test_what_somebody_changed_since_is_left_alone(
     trunk = await account.trunk(NAME, URL)
     await account.assign(owned, trunk)
     row["trunk_sid"] = elsewhere = twilio.make_trunk(ACCOUNT, "new")["sid"]
-    await account.restore(owned.sid, owned.routing, trunk)
+    await account.restore(owned.sid, owned.routing, Routing(trunk_sid=trunk))
     assert row["trunk_sid"] == elsewhere
     del twilio.numbers[row["sid"]]
-    await account.restore(owned.sid, owned.routing, trunk)
+    await account.restore(owned.sid, owned.routing, Routing(trunk_sid=trunk))
 
 
 async def test_stopped_between_two_trunks(twilio: TwilioServer, account: TwilioAccount) -> None:
@@ -124,7 +217,7 @@ async def test_stopped_between_two_trunks(twilio: TwilioServer, account: TwilioA
     twilio.fail(f"POST /v1/Trunks/{trunk}/PhoneNumbers", status=500)
     assert await code(account.assign(owned, trunk)) == "PROVIDER_UNAVAILABLE"
     assert row["trunk_sid"] is None
-    await account.restore(owned.sid, owned.routing, trunk)
+    await account.restore(owned.sid, owned.routing, Routing(trunk_sid=trunk))
     assert row["trunk_sid"] == theirs
 
 

@@ -148,13 +148,33 @@ class Contract:
         numbers = NumberStore(database)
         (kept,) = await numbers.provisioned()
         assert (kept.id, kept.status, kept.auth_id) == ("num_1", "active", "acme")
+        assert kept.via == "sip"
         with pytest.raises(NumberTaken):
             await numbers.insert(number(auth_id="rival"))
         await numbers.insert(number(auth_id="rival", status="pending"))
         await database.close()
 
+    async def test_one_of_many_that_read_the_same_may_change_it(self, stores: Stores) -> None:
+        given = number(provider_ref={"sid": "PN1", "heldUntil": 1790000000.123456})
+        await stores.numbers.insert(given)
+        moves = (
+            stores.numbers.move(
+                ACME,
+                given.id,
+                {"active"},
+                {"provider_ref": {"heldBy": str(turn)}, "via": "stream"},
+                since=given.provider_ref,
+            )
+            for turn in range(5)
+        )
+        (moved,) = [done for done in await asyncio.gather(*moves) if done is not None]
+        assert moved.via == "stream"
+        assert await stores.numbers.get(ACME, given.id) == moved
+
     async def test_it_comes_back_as_it_went(self, stores: Stores) -> None:
-        given = number(provider_ref={"sid": "PN1", "before": {"trunkSid": None}}, trunk_id="ST_1")
+        given = number(
+            via="stream", provider_ref={"sid": "PN1", "before": {"trunkSid": None}}, trunk_id="ST_1"
+        )
         await stores.numbers.insert(given)
         assert await stores.numbers.get(ACME, given.id) == given
         assert await stores.numbers.by_number(ALL, given.phone_number) == given
