@@ -25,11 +25,21 @@ from core.models import PhoneNumber
 from dev.stack import Stack, StackOptions
 from dev.standins.faults import Faults
 from dev.standins.twilio import TwilioServer
+from gateway.numbers.provider import ProviderRef
 from gateway.numbers.sip_objects import SipObjects
 from gateway.store.database import Database
 from gateway.store.numbers import NumberStore
 from tests.conftest import AUTH, Gateway, write_agents
-from tests.support.number_rig import ACCOUNT, API, ATTACH, NUMBER, PUBLIC, TOKEN, TWILIO
+from tests.support.number_rig import (
+    ACCOUNT,
+    API,
+    ATTACH,
+    NUMBER,
+    PUBLIC,
+    PUBLIC_URL,
+    TOKEN,
+    TWILIO,
+)
 from tests.support.redis_server import redis_server
 from tests.support.sip_api import sip_proxy
 
@@ -78,6 +88,15 @@ class System:
                     return rows
                 await asyncio.sleep(0.05)
 
+    async def settled(self, labels: tuple[list[str], list[str]]) -> None:
+        """Wait until no switch is in progress, and the bridge has the objects with ``labels``."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                switching = [ProviderRef.of(number).switching for number in await self.rows()]
+                if not any(switching) and await self.labels() == labels:
+                    return
+                await asyncio.sleep(0.05)
+
     async def restart(self) -> None:
         self.faults.clear()
         self.twilio.faults.clear()
@@ -101,6 +120,7 @@ async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syst
             "livekit_api_key": bridge.settings.livekit_api_key,
             "livekit_api_secret": bridge.settings.livekit_api_secret,
             "sip_public_address": PUBLIC,
+            "public_url": PUBLIC_URL,
             "twilio_base_url": twilio.url,
         }
         options = StackOptions(
@@ -207,6 +227,44 @@ async def test_killed_while_detaching(system: System, step: str) -> None:
     await system.restart()
     assert await system.reconciled() == []
     assert row["trunk_sid"] is None
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("via", "step"),
+    [
+        ("stream", "POST .*/IncomingPhoneNumbers/"),
+        ("stream", "DELETE .*/PhoneNumbers/"),
+        ("sip", "CreateSIPDispatchRule"),
+        ("sip", "POST .*/PhoneNumbers$"),
+        ("sip", "POST .*/IncomingPhoneNumbers/"),
+    ],
+)
+async def test_killed_while_switching(system: System, via: str, step: str, late: bool) -> None:
+    """After the restart the number is as it was before the switch."""
+    system.twilio.numbers.clear()
+    row = system.twilio.give(ACCOUNT, NUMBER, voice_method="GET", status_callback="https://s")
+    body = {"provider": "twilio", "phoneNumber": NUMBER, "credentialsRef": "main"}
+    former_via = "sip" if via == "stream" else "stream"
+    async with system.gateway() as gateway:
+        view = (await gateway.post(ATTACH, json={**body, "via": former_via})).body["data"]
+        former, labels = dict(row), await system.labels()
+        faults = system.faults if "SIP" in step else system.twilio.faults
+        fault = faults.fail(step, hang=True, late=late)
+        path, change = f"{API}/{view['id']}", {"via": via, "direction": "inbound"}
+        asking = asyncio.create_task(gateway.request("PATCH", path, json=change))
+        await asyncio.wait_for(fault.hit.wait(), DEADLINE_S)
+        await system.stack.gateway.kill()
+        with contextlib.suppress(aiohttp.ClientError):
+            await asking
+    await system.restart()
+    await system.settled(labels)
+    assert {name: row[name] for name in former} == former
+    async with system.gateway() as gateway:
+        assert (await gateway.get(path)).body["data"] == view
+        assert (await gateway.request("PATCH", path, json=change)).body["data"]["via"] == via
+        assert (await gateway.request("DELETE", path)).status == 200
+    assert (await system.rows(), await system.labels()) == ([], ([], []))
 
 
 async def test_with_livekits_own_sip_api(tmp_path: Path) -> None:
