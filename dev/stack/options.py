@@ -37,7 +37,8 @@ class StackOptions:
     bridge: bool = True
     providers: bool | None = None
     """None starts them unless there are keys for all three real providers."""
-    gateway: bool = True
+    gateway: int = 1
+    """The number of gateways (True is 1, False is 0) on one database; workers use GATEWAY_URL."""
     worker: int = 1
     """The number of workers (True is 1, False is 0); the second is called ``worker-2``."""
     streams: int = 0

@@ -55,7 +55,8 @@ class Stack:
 
     @property
     def gateway_url(self) -> str:
-        return self.settings.gateway_base_url
+        """The first gateway's."""
+        return f"http://{HOST}:{self.settings.gateway_port}"
 
     @property
     def bridge_url(self) -> str:
@@ -153,8 +154,8 @@ class Stack:
                 await self._add_livekit({**config, **self.options.livekit_config})
             if providers_port is not None:
                 self._add_providers(providers_port)
-            if self.options.gateway:
-                self._add_gateway()
+            for number in range(1, int(self.options.gateway) + 1):
+                self._add_gateway(number, take_port)
             if self.options.bridge:
                 self._add_bridge()
             for number in range(1, int(self.options.worker) + 1):
@@ -176,7 +177,8 @@ class Stack:
             # The bridge first: it hangs up, so that the workers end their calls and report the
             # last events to the gateway.
             workers = [name for name in self.components if name.startswith(("worker", "streams"))]
-            for layer in (["bridge"], workers, ["gateway"], ["providers", "livekit-server"]):
+            gateways = [name for name in self.components if name.startswith("gateway")]
+            for layer in (["bridge"], workers, gateways, ["providers", "livekit-server"]):
                 await asyncio.gather(
                     *(self.components[name].stop() for name in layer if name in self.components)
                 )
@@ -216,11 +218,14 @@ class Stack:
         command = [*PYTHON, "dev.providers", "--port", str(port)]
         self._add("providers", command, self._answers(f"{base}/control"), base)
 
-    def _add_gateway(self) -> None:
+    def _add_gateway(self, number: int, take_port: Callable[[], int]) -> None:
+        name = "gateway" if number == 1 else f"gateway-{number}"
+        port = self.settings.gateway_port if number == 1 else take_port()
+        url = f"http://{HOST}:{port}"
         # Without a LiveKit server it runs but never becomes ready.
         path = "readyz" if self.options.livekit else "healthz"
-        ready = self._answers(f"{self.gateway_url}/{path}")
-        self._add("gateway", [*PYTHON, "gateway"], ready, self.gateway_url)
+        variables = {"GATEWAY_PORT": str(port)}
+        self._add(name, [*PYTHON, "gateway"], self._answers(f"{url}/{path}"), url, variables)
 
     def _add_bridge(self) -> None:
         address = f"{self.bridge_url}, SIP {self.sip_address}"
