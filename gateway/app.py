@@ -33,6 +33,7 @@ from gateway.keys import (
     AGENT_STORE,
     AGENTS,
     CALL_SERVICES,
+    CLOCK,
     CREDENTIALS,
     DATABASE,
     DELIVERIES,
@@ -44,6 +45,7 @@ from gateway.keys import (
     OUTBOX,
     POLICY,
     ROOM_NAMES,
+    SESSIONS,
     SETTINGS,
     SIP_GUARD,
     STOPPING,
@@ -72,6 +74,7 @@ from gateway.store.deliveries import Deliveries
 from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
 from gateway.store.room_names import RoomNames
+from gateway.store.streams.sessions import SessionStore
 from gateway.store.webhooks import WebhookStore
 from gateway.store.write_probe import WriteProbe
 from gateway.webhooks.payload import render
@@ -131,6 +134,8 @@ async def create_app(
     app[DELIVERIES] = Deliveries(database)
     app[STORE] = Store(database, outbox, vault, metrics.counted, clock)
     app[ROOM_NAMES] = RoomNames(database, clock)
+    app[SESSIONS] = SessionStore(database, vault, clock)
+    app[CLOCK] = clock
     app[WEBHOOKS] = WebhookStore(database, vault)
     app[LIMITS] = CallLimits(
         app[STORE],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from gateway.calls.outbound import Outbound
     from gateway.calls.policy import DialPolicy
     from gateway.calls.rooms import LiveKitRooms
+    from gateway.calls.streams.sessions import StreamSessions
+    from gateway.calls.streams.tokens import SessionTokens
+    from gateway.calls.streams.workers import StreamWorkers
     from gateway.calls.timeline import Timeline
     from gateway.calls.transfers import Transfers
     from gateway.calls.web import WebCalls
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from gateway.store.numbers import NumberStore
     from gateway.store.outbox import Outbox
     from gateway.store.room_names import RoomNames
+    from gateway.store.streams.sessions import SessionStore
     from gateway.store.webhooks import WebhookStore
     from gateway.store.write_probe import WriteProbe
     from gateway.webhooks.sender import Sender
@@ -64,6 +70,12 @@ class CallServices:
     """Admits callers."""
     web_calls: WebCalls
     """Opens calls for browsers."""
+    stream_sessions: StreamSessions
+    """Opens calls on WebSockets, and attaches sockets to them."""
+    session_tokens: SessionTokens
+    """Signs for those sockets, and for the callbacks of their sessions."""
+    stream_workers: StreamWorkers
+    """The workers that serve those calls."""
     transfers: Transfers
     """Transfers callers."""
     handover: Handover
@@ -80,6 +92,8 @@ WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
 STORE: web.AppKey[Store] = web.AppKey("store")
 ROOM_NAMES: web.AppKey[RoomNames] = web.AppKey("room_names")
 """The holds on names of rooms; ``CallServices.rooms`` decides by them."""
+SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions")
+"""What calls on WebSockets need beside their records."""
 AGENT_STORE: web.AppKey[AgentStore] = web.AppKey("agent_store")
 """Agents made through the API, for changes; use AGENTS to look one up for a call."""
 NUMBERS: web.AppKey[NumberStore] = web.AppKey("numbers")
@@ -108,6 +122,8 @@ LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")
 """Limits a tenant's calls; ``LIMITS.insert`` stores the record of a new call."""
 STREAMS: web.AppKey[StreamLimit] = web.AppKey("streams")
 """Limits a tenant's event streams and long polls."""
+CLOCK: web.AppKey[Callable[[], datetime]] = web.AppKey("clock")
+"""Tells the time by which tokens, leases and holds end."""
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 """Set when the gateway begins to stop: streams end, and dials get their grace period."""
 

@@ -17,11 +17,15 @@ from gateway.calls.inbound import Inbound
 from gateway.calls.outbound import Outbound
 from gateway.calls.reconciler import Reconciler
 from gateway.calls.rooms import LiveKitRooms
+from gateway.calls.streams.sessions import StreamSessions
+from gateway.calls.streams.tokens import SessionTokens
+from gateway.calls.streams.workers import StreamWorkers
 from gateway.calls.timeline import Journal
 from gateway.calls.transfers import Transfers
 from gateway.calls.web import WebCalls
 from gateway.keys import (
     AGENTS,
+    CLOCK,
     CREDENTIALS,
     LIMITS,
     METRICS,
@@ -29,6 +33,7 @@ from gateway.keys import (
     NUMBERS,
     POLICY,
     ROOM_NAMES,
+    SESSIONS,
     SETTINGS,
     SIP_GUARD,
     STORE,
@@ -113,6 +118,25 @@ async def open_call_services(
             agent_join_timeout_s=settings.agent_join_timeout_s,
         )
         stack.push_async_callback(web_calls.aclose)
+        # A socket lasts as long as its call, and each has a connection of its own.
+        sockets = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=None), connector=aiohttp.TCPConnector(limit=0)
+            )
+        )
+        stream_workers = StreamWorkers(app[STORE], tokens, sockets, settings.agent_name)
+        session_tokens = SessionTokens(secret, app[CLOCK])
+        stream_sessions = StreamSessions(
+            store=app[STORE],
+            sessions=app[SESSIONS],
+            tokens=session_tokens,
+            workers=stream_workers,
+            timeline=app[TIMELINE],
+            journal=journal,
+            limits=app[LIMITS],
+            clock=app[CLOCK],
+        )
+        stack.push_async_callback(stream_sessions.aclose)
         transfers = Transfers(
             livekit=livekit,
             sip=sip,
@@ -153,6 +177,9 @@ async def open_call_services(
             outbound=outbound,
             inbound=inbound,
             web_calls=web_calls,
+            stream_sessions=stream_sessions,
+            session_tokens=session_tokens,
+            stream_workers=stream_workers,
             transfers=transfers,
             handover=Handover(livekit, app[STORE], app[TIMELINE]),
             provisioner=provisioner,

@@ -22,6 +22,14 @@ class Pace:
     """A repeated request's wait for the first one with its Idempotency-Key."""
     renew_key_s: float = LEASE.total_seconds() / 3
     """Between two renewals of a running request's lease on its Idempotency-Key."""
+    first_words_s: float = 10.0
+    """A new socket's time to say which session it belongs to."""
+    ping_s: float = 2.0
+    """Between two pings of each socket."""
+    patience_s: float = 4.5
+    """After so long without a pong, or with a write that does not drain, a socket is broken."""
+    attach_again_s: float = 3.0
+    """To attach a client's socket again when its worker's has broken."""
 
 
 USUAL: Final = Pace()

@@ -220,7 +220,7 @@ class PhoneNumberRow(Base):
 
 
 class SessionRow(Base):
-    """A call on a WebSocket, without a room (gateway.store.sessions)."""
+    """A call on a WebSocket, without a room (gateway.store.streams.sessions)."""
 
     __tablename__ = "sessions"
 
@@ -236,11 +236,6 @@ class SessionRow(Base):
     account_sid: Mapped[str | None] = mapped_column(String(64))
     call_sid: Mapped[str | None] = mapped_column(String(64))
     """Twilio's ids, as far as they are known."""
-
-    __table_args__ = (
-        # Twilio repeats a request that it believes lost: one session per call of Twilio's.
-        Index("uq_sessions_call_sid", "call_sid", unique=True),
-    )
 
 
 class RoomClaimRow(Base):

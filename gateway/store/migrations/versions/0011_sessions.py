@@ -21,11 +21,9 @@ def upgrade() -> None:
         sa.Column("call_sid", sa.String(64), nullable=True),
         sa.PrimaryKeyConstraint("call_id", name="pk_sessions"),
     )
-    op.create_index("uq_sessions_call_sid", "sessions", ["call_sid"], unique=True)
 
 
 def downgrade() -> None:
-    op.drop_index("uq_sessions_call_sid", "sessions")
     op.drop_table("sessions")
     with op.batch_alter_table("workers") as workers:
         workers.drop_column("address")

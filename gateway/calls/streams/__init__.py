@@ -1,0 +1,1 @@
+"""Sessions: calls whose far end is on a WebSocket, without a LiveKit room."""

@@ -1,0 +1,301 @@
+"""Sessions: their records and tokens, the workers that serve them, and how they end.
+
+A session begins with its record and a token. The first socket with the token is attached to the
+least loaded stream worker; later sockets of the session are attached to the same worker. A task
+follows each new session until its socket has come or its token has expired.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from core.errors import Gone, Unauthenticated, Unavailable
+from core.events import ended
+from core.models import Agent, CallEvent, Direction, new_id, now
+from core.tokens import InvalidToken
+from gateway.calls.dispatcher import no_worker
+from gateway.calls.limits import CallLimits
+from gateway.calls.streams.tokens import TOKEN_TTL, Bound, SessionToken, SessionTokens
+from gateway.calls.streams.workers import (
+    AnyAttach,
+    NoSession,
+    Place,
+    Refused,
+    StreamWorkers,
+    WorkerSocket,
+)
+from gateway.calls.timeline import Journal, Timeline, Watch
+from gateway.store.call_status import Call
+from gateway.store.calls import NewCall, Store
+from gateway.store.database import Principal, Scope
+from gateway.store.streams.sessions import Kind, Session, SessionStore
+
+log = logging.getLogger(__name__)
+
+CALLER = "caller"
+"""The identity of the far end. The room's name in the record is the call's id."""
+
+Standing = Literal["live", "over", "failed"]
+"""``live``: a socket may be attached; ``failed``: nobody is there to answer."""
+
+
+class StreamSessions:
+    """Opens sessions, and owns the tasks that follow them."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        sessions: SessionStore,
+        tokens: SessionTokens,
+        workers: StreamWorkers,
+        timeline: Timeline,
+        journal: Journal,
+        limits: CallLimits,
+        clock: Callable[[], datetime] = now,
+        news_within_s: float = 2.0,
+    ) -> None:
+        """``news_within_s``: how long a worker's event may take to reach us."""
+        self._store = store
+        self._sessions = sessions
+        self._tokens = tokens
+        self._workers = workers
+        self._timeline = timeline
+        self._journal = journal
+        self._limits = limits
+        self._clock = clock
+        self._news_within_s = news_within_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def aclose(self) -> None:
+        """Stop following; the reconciler of the next gateway ends what nobody came to."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- the beginning
+
+    async def open(
+        self,
+        principal: Principal,
+        agent: Agent,
+        *,
+        kind: Kind,
+        direction: Direction,
+        from_number: str | None = None,
+        to_number: str | None = None,
+        metadata: dict[str, Any],
+    ) -> tuple[Call, SessionToken]:
+        """Create a session's record, and a token for its first socket.
+
+        Raises TooManyRequests, Unavailable ``AGENT_UNAVAILABLE``; the latter leaves a record that
+        says why.
+        """
+        self._limits.take(principal.auth_id)
+        call_id = new_id("call")
+        new = NewCall(
+            id=call_id,
+            auth_id=principal.auth_id,
+            direction=direction,
+            type="stream",
+            room_name=call_id,
+            participant_identity=CALLER,
+            from_number=from_number,
+            to_number=to_number,
+            max_duration_ms=agent.config.max_duration_ms,
+            agent=agent,
+            metadata=metadata,
+        )
+        call = await self._limits.insert(new, CallEvent(type="call.queued"))
+        if not await self._workers.free():
+            await self._write_off(call_id, ended("failed", "agent_unavailable"))
+            raise no_worker()
+        return call, await self.begin(call, kind)
+
+    async def begin(
+        self, call: Call, kind: Kind, *, account_sid: str | None = None, call_sid: str | None = None
+    ) -> SessionToken:
+        """Create the session of a call on record, and follow it; return its first token."""
+        token = await self.renew(call, kind, account_sid=account_sid, call_sid=call_sid)
+        self._spawn(call.id, self._follow(call.id, token.expires_at))
+        return token
+
+    async def renew(
+        self,
+        call: Call,
+        kind: Kind,
+        *,
+        ttl: timedelta = TOKEN_TTL,
+        account_sid: str | None = None,
+        call_sid: str | None = None,
+    ) -> SessionToken:
+        """Return a new token for a socket of the call; the former token is not valid any more."""
+        token = self._tokens.issue(call, ttl)
+        session = Session(
+            call_id=call.id,
+            kind=kind,
+            token_id=token.id,
+            token_until=token.expires_at,
+            account_sid=account_sid,
+            call_sid=call_sid,
+        )
+        await self._sessions.add(session)
+        return token
+
+    async def _follow(self, call_id: str, until: datetime | None) -> None:
+        """End the call if its token expires before a socket has come."""
+        while until is not None:
+            # A second more, since a token may be redeemed in its last moment.
+            await asyncio.sleep(max(0.0, (until - self._clock()).total_seconds()) + 1)
+            session = await self._sessions.find(call_id)
+            if session is None or session.attached or session.token_id is None:
+                return
+            until = session.token_until
+            if until is not None and until <= self._clock():
+                return await self.nobody_came(call_id)
+
+    async def nobody_came(self, call_id: str) -> None:
+        call = await self._store.call(Scope(None), call_id)
+        if call is not None and not call.ended:
+            await self._write_off(call_id, ended("canceled", "canceled", note="nobody came"))
+
+    # --- sockets
+
+    async def redeem(
+        self, text: str, *, account_sid: str | None = None, call_sid: str | None = None
+    ) -> tuple[Call, Session]:
+        """Use a token up; return its call and its session as they are now.
+
+        Raises Unauthenticated for a token that is not valid here and now, or, with Twilio's ids,
+        for a session of another Twilio call.
+        """
+        try:
+            token = self._tokens.verify(text)
+        except InvalidToken:
+            raise _not_valid() from None
+        session = await self._sessions.redeem(
+            token.bound.call_id, token.id, account_sid=account_sid, call_sid=call_sid
+        )
+        call = await self._store.call(Scope(None), token.bound.call_id) if session else None
+        if session is None or call is None or Bound.to(call) != token.bound:
+            raise _not_valid()
+        return call, session
+
+    async def of_token(self, text: str) -> tuple[Call, Session]:
+        """Return the call and session of a token without using it up. Raises Unauthenticated."""
+        try:
+            token = self._tokens.verify(text)
+        except InvalidToken:
+            raise _not_valid() from None
+        call = await self._store.call(Scope(None), token.bound.call_id)
+        session = await self._sessions.find(token.bound.call_id)
+        if call is None or session is None or session.token_id != token.id:
+            raise _not_valid()
+        return call, session
+
+    async def attach(self, session: Session, attach: AnyAttach) -> WorkerSocket:
+        """Attach a socket to the session: with ``resume`` to its worker, else to the best one.
+
+        Raises Gone ``CALL_ENDED``: its worker does not have it any more; Unavailable
+        ``AGENT_UNAVAILABLE``: no worker takes it, or its own does not answer.
+        """
+        if attach.resume:
+            return await self._attach_again(session, attach)
+        for place in await self._workers.free():
+            # First, so that the next gateway knows where the session may be.
+            await self._sessions.set_worker(session.call_id, place.worker_id, place.address)
+            try:
+                return await self._workers.attach(place, session.call_id, attach)
+            except (Refused, NoSession):
+                continue
+        raise no_worker()
+
+    async def _attach_again(self, session: Session, attach: AnyAttach) -> WorkerSocket:
+        known = await self._sessions.find(session.call_id)
+        place = _place(known) if known is not None else None
+        try:
+            if place is None or not await self._workers.has(place, session.call_id):
+                raise NoSession
+            return await self._workers.attach(place, session.call_id, attach)
+        except NoSession:
+            raise Gone("The session is gone") from None
+        except Refused:
+            raise no_worker() from None
+
+    # --- the end
+
+    async def standing(self, call: Call, session: Session | None) -> Standing:
+        """Return what another socket of the session would find; end a call whose worker is gone."""
+        if call.ended:
+            return "failed" if call.status == "failed" else "over"
+        if session is None or (place := _place(session)) is None:
+            return "live"
+        if await self._is_there(place, call.id):
+            return "live"
+        # The worker's last events may still be on their way.
+        watch = Watch(call.id, self._store, self._timeline)
+        if not await watch.until("call.ended", timeout_s=self._news_within_s):
+            if await self._is_there(place, call.id):
+                return "live"
+            await self.lost(call.id)
+        over = await self._store.call(Scope(None), call.id)
+        return "over" if over is not None and over.status != "failed" else "failed"
+
+    async def lost(self, call_id: str) -> None:
+        """End a call whose session no worker has any more."""
+        log.error("a session is lost", extra={"call_id": call_id})
+        await self._write_off(call_id, ended("failed", "agent_error", note="its worker is gone"))
+
+    async def unanswered(self, call_id: str) -> None:
+        """End a call whose session no worker took."""
+        await self._write_off(call_id, ended("failed", "agent_unavailable"))
+
+    async def end(self, call_id: str) -> None:
+        """End the session on its worker, which closes its socket; the record is the caller's.
+
+        Raises Unavailable ``AGENT_UNAVAILABLE``: the worker lives, but does not answer.
+        """
+        session = await self._sessions.find(call_id)
+        if session is None or (place := _place(session)) is None:
+            return
+        try:
+            await self._workers.end(place, call_id)
+        except Refused:
+            if any(worker.worker_id == place.worker_id for worker in await self._workers.live()):
+                raise Unavailable(
+                    "The agent's worker does not answer", code="AGENT_UNAVAILABLE"
+                ) from None
+
+    async def _is_there(self, place: Place, call_id: str) -> bool:
+        try:
+            return await self._workers.has(place, call_id)
+        except Refused:
+            return False
+
+    async def _write_off(self, call_id: str, data: dict[str, Any]) -> None:
+        await self._journal.write(call_id, "call.ended", data)
+
+    def _spawn(self, call_id: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"session {call_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception():
+            log.error("following a session failed", exc_info=task.exception())
+
+
+def _place(session: Session) -> Place | None:
+    if session.worker_id is None or session.worker_address is None:
+        return None
+    return Place(session.worker_id, session.worker_address)
+
+
+def _not_valid() -> Unauthenticated:
+    """Return the same error for every reason: the reason would only help an attacker."""
+    return Unauthenticated("The token is not valid")

@@ -1,0 +1,140 @@
+"""Stream workers: which one takes a session, and what the gateway asks of it (core.streams)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import aiohttp
+
+from core.jobs import Heartbeat
+from core.streams.messages import SocketAttach, TwilioAttach
+from core.tokens import TokenIssuer
+from gateway.http.sockets import CLOSE_S
+from gateway.store.calls import Store
+
+log = logging.getLogger(__name__)
+
+AnyAttach: TypeAlias = TwilioAttach | SocketAttach
+WorkerSocket: TypeAlias = aiohttp.ClientWebSocketResponse[bool]
+
+DEADLINE_S = 3.0
+"""A worker answers in milliseconds."""
+_MAX_MESSAGE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stream worker that has or may take a session."""
+
+    worker_id: str
+    address: str
+
+
+class Refused(Exception):
+    """The worker does not take the session: it is full or draining, or cannot be reached."""
+
+
+class NoSession(Exception):
+    """The worker does not have the session (any more)."""
+
+
+class StreamWorkers:
+    def __init__(
+        self, store: Store, tokens: TokenIssuer, http: aiohttp.ClientSession, agent_name: str
+    ) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._http = http
+        self._agent_name = agent_name
+
+    async def live(self) -> list[Heartbeat]:
+        """Return the stream workers with a recent heartbeat. Raises Unavailable (the database)."""
+        return [
+            worker
+            for worker in await self._store.workers()
+            if worker.address is not None and worker.agent_name == self._agent_name
+        ]
+
+    async def free(self) -> list[Place]:
+        """Return those that take sessions, the least loaded first. Raises Unavailable."""
+        takers = [
+            worker
+            for worker in await self.live()
+            if not worker.draining and worker.active < worker.capacity
+        ]
+        # Heartbeats are up to 2 s old: gateways that know the same must not all choose one worker.
+        takers.sort(key=lambda worker: (worker.active / worker.capacity, random.random()))
+        return [Place(worker.worker_id, worker.address or "") for worker in takers]
+
+    async def attach(self, place: Place, call_id: str, attach: AnyAttach) -> WorkerSocket:
+        """Attach a socket to the session. Raises Refused, NoSession."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                socket = await self._http.ws_connect(
+                    self._url(place, call_id),
+                    headers=self._headers(call_id),
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+                    autoping=False,
+                    compress=0,
+                    max_msg_size=_MAX_MESSAGE,
+                    decode_text=False,
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            raise _refusal(place, error.status) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unreachable(place, error) from None
+        try:
+            await socket.send_str(attach.model_dump_json(by_alias=True))
+        except BaseException as error:
+            await socket.close()
+            if isinstance(error, aiohttp.ClientError | OSError):
+                raise _unreachable(place, error) from None
+            raise
+        return socket
+
+    async def has(self, place: Place, call_id: str) -> bool:
+        """Return True if the worker has the session. Raises Refused: it cannot be reached."""
+        return await self._ask("GET", place, call_id) != 404
+
+    async def end(self, place: Place, call_id: str) -> None:
+        """End the session; one that is gone is fine. Raises Refused: it cannot be reached."""
+        await self._ask("DELETE", place, call_id)
+
+    async def _ask(self, method: str, place: Place, call_id: str) -> int:
+        url, headers = self._url(place, call_id), self._headers(call_id)
+        try:
+            async with (
+                asyncio.timeout(DEADLINE_S),
+                self._http.request(method, url, headers=headers) as response,
+            ):
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unreachable(place, error) from None
+        if status >= 400 and status != 404:
+            raise _refusal(place, status)
+        return status
+
+    def _url(self, place: Place, call_id: str) -> str:
+        return f"{place.address.rstrip('/')}/sessions/{call_id}"
+
+    def _headers(self, call_id: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._tokens.for_stream(call_id)}"}
+
+
+def _refusal(place: Place, status: int) -> Refused | NoSession:
+    if status == 404:
+        return NoSession(place.worker_id)
+    if status != 503:
+        facts = {"worker_id": place.worker_id, "status": status}
+        log.error("a stream worker refused a session", extra=facts)
+    return Refused(place.worker_id)
+
+
+def _unreachable(place: Place, error: BaseException) -> Refused:
+    facts = {"worker_id": place.worker_id, "problem": type(error).__name__}
+    log.warning("a stream worker cannot be reached", extra=facts)
+    return Refused(place.worker_id)

@@ -1,0 +1,1 @@
+"""Persistence of calls on WebSockets, beside the calls' own records."""
