@@ -16,6 +16,7 @@ write that does not drain.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
@@ -54,6 +55,33 @@ class _Side:
         self._clock = clock
         self.heard_at = clock()
         self._writing_since: float | None = None
+        self._pinging: asyncio.Task[None] | None = None
+
+    def ping(self) -> None:
+        """Send a ping, unless the last one still waits to be sent.
+
+        A task, which may wait as long as the socket stalls. It must not be cancelled before the
+        socket is closed: aiohttp would cancel all other writes that wait.
+        """
+        if self._pinging is None or self._pinging.done():
+            self._pinging = asyncio.create_task(self._ping(), name="ping")
+
+    async def _ping(self) -> None:
+        with contextlib.suppress(*_ERRORS):  # its reader notices
+            await self.socket.ping()
+
+    async def close(self, code: int, within_s: float = CLOSE_S) -> None:
+        """Close the socket; if the far end does not answer in time, drop the connection."""
+        if self._pinging is not None:
+            self._pinging.cancel()
+        try:
+            async with asyncio.timeout(within_s):
+                if isinstance(self.socket, web.WebSocketResponse):
+                    await self.socket.close(code=code, drain=False)
+                else:
+                    await self.socket.close(code=code)
+        except (*_ERRORS, TimeoutError):
+            log.debug("a socket did not close properly")
 
     async def send(self, data: bytes, kind: WSMsgType) -> None:
         self._writing_since = self._clock()
@@ -186,7 +214,7 @@ class Relay:
             return False
         self._attached.clear()
         log.warning("the socket to a session's worker broke")
-        await closed(self._worker.socket, LOST, _FAREWELL_S)
+        await self._worker.close(LOST, _FAREWELL_S)
         try:
             async with asyncio.timeout(self._pace.attach_again_s):
                 while True:
@@ -213,8 +241,8 @@ class Relay:
         while True:
             if self._clock() >= next_ping:
                 next_ping += self._pace.ping_s
-                for side in (self._client, self._worker):
-                    await self._ping(side)
+                self._client.ping()
+                self._worker.ping()
             await asyncio.sleep(self._pace.ping_s / 4)
             client, worker = self._client, self._worker
             if not self._attached.is_set():
@@ -232,35 +260,14 @@ class Relay:
                 log.warning("a session's worker does not read or answer")
                 self._worker_stalls.set()
 
-    async def _ping(self, side: _Side) -> None:
-        if side.waits():
-            return
-        try:
-            async with asyncio.timeout(self._pace.ping_s / 4):
-                await side.socket.ping()
-        except (*_ERRORS, TimeoutError):
-            pass  # its reader notices
-
     async def _close(self, client_code: int | None, worker_code: int) -> None:
         stalled = client_code == TRY_LATER
         async with asyncio.TaskGroup() as group:
-            group.create_task(closed(self._worker.socket, worker_code))
+            group.create_task(self._worker.close(worker_code))
             if client_code is not None:
                 # A client that does not read would not answer either.
                 within_s = _FAREWELL_S if stalled else CLOSE_S
-                group.create_task(closed(self._client.socket, client_code, within_s))
+                group.create_task(self._client.close(client_code, within_s))
         if stalled and self._transport is not None:
             # What waits to be sent would keep the connection.
             self._transport.abort()
-
-
-async def closed(socket: Socket | WorkerSocket, code: int, within_s: float = CLOSE_S) -> None:
-    """Close the socket; if the far end does not answer in time, drop the connection."""
-    try:
-        async with asyncio.timeout(within_s):
-            if isinstance(socket, web.WebSocketResponse):
-                await socket.close(code=code, drain=False)
-            else:
-                await socket.close(code=code)
-    except (*_ERRORS, TimeoutError):
-        log.debug("a socket did not close properly")

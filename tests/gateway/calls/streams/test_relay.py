@@ -275,36 +275,32 @@ class TestStalledClients:
         """The client answers pings, as far as it reads; the worker sends without end."""
         async with ends(Pace(ping_s=0.1, patience_s=1.0)) as both:
             both.client.transport.pause_reading()
-            waiting = 0
-            chunk = bytes(32 * 1024)
+            waiting, sent = 0, 0
             assert both.line.transport is not None
-            sent = 0
-            async with asyncio.timeout(20):
-                while not both.line.relayed.is_set():
-                    try:
-                        async with asyncio.timeout(0.1):
-                            await both.session.send(chunk, WSMsgType.BINARY)
-                        sent += len(chunk)
-                    except (ConnectionError, TimeoutError):
-                        pass
-                    waiting = max(waiting, both.line.transport.get_write_buffer_size())
+
+            async def talk() -> None:
+                nonlocal sent
+                while True:
+                    await both.session.send(bytes(32 * 1024), WSMsgType.BINARY)
+                    sent += 1
                     await asyncio.sleep(0)
-            assert sent > 256 * 1024, "the client's buffers were not full"
+
+            async with asyncio.timeout(20), alongside(talk(), "talk"):
+                while not both.line.relayed.is_set():
+                    waiting = max(waiting, both.line.transport.get_write_buffer_size())
+                    await asyncio.sleep(0.001)
+            assert sent > 10, "the client's buffers were not full"
             assert waiting <= 256 * 1024
 
     async def test_a_slow_worker_is_not_taken_for_a_stalled_client(self) -> None:
         """While frames wait for the worker, the client's pongs are not read."""
         async with ends() as both:
             both.worker.reading.clear()
-            sending = asyncio.create_task(self.flood(both))
-            await both.worker.session(2)
-            both.worker.reading.set()
-            await both.session.send(b"hello")
-            async with asyncio.timeout(10):
-                while await both.client.next() != "hello":
-                    pass
-            sending.cancel()
-            await asyncio.wait({sending})
+            async with alongside(self.flood(both), "flood"):
+                await both.worker.session(2)
+                both.worker.reading.set()
+                await both.session.send(b"hello")
+                assert await both.client.next() == "hello"
 
     @staticmethod
     async def flood(both: Ends) -> None:
