@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gateway.calls.policy import DialPolicy
     from gateway.calls.rooms import LiveKitRooms
     from gateway.calls.streams.sessions import StreamSessions
-    from gateway.calls.streams.tokens import SessionTokens
+    from gateway.calls.streams.twilio import TwilioSessions
     from gateway.calls.streams.workers import StreamWorkers
     from gateway.calls.timeline import Timeline
     from gateway.calls.transfers import Transfers
@@ -72,8 +72,8 @@ class CallServices:
     """Opens calls for browsers."""
     stream_sessions: StreamSessions
     """Opens calls on WebSockets, and attaches sockets to them."""
-    session_tokens: SessionTokens
-    """Signs for those sockets, and for the callbacks of their sessions."""
+    twilio_sessions: TwilioSessions
+    """Answers Twilio about calls whose audio comes by Media Streams."""
     stream_workers: StreamWorkers
     """The workers that serve those calls."""
     transfers: Transfers

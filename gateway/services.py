@@ -17,8 +17,10 @@ from gateway.calls.inbound import Inbound
 from gateway.calls.outbound import Outbound
 from gateway.calls.reconciler import Reconciler
 from gateway.calls.rooms import LiveKitRooms
+from gateway.calls.streams.reconciler import StreamReconciler
 from gateway.calls.streams.sessions import StreamSessions
 from gateway.calls.streams.tokens import SessionTokens
+from gateway.calls.streams.twilio import TwilioSessions
 from gateway.calls.streams.workers import StreamWorkers
 from gateway.calls.timeline import Journal
 from gateway.calls.transfers import Transfers
@@ -137,6 +139,20 @@ async def open_call_services(
             clock=app[CLOCK],
         )
         stack.push_async_callback(stream_sessions.aclose)
+        twilio_sessions = TwilioSessions(
+            public_url=settings.public_base_url,
+            store=app[STORE],
+            sessions=app[SESSIONS],
+            streams=stream_sessions,
+            tokens=session_tokens,
+            workers=stream_workers,
+            numbers=app[NUMBERS],
+            agents=app[AGENTS],
+            webhooks=app[WEBHOOKS],
+            limits=app[LIMITS],
+            accounts=accounts,
+        )
+        stack.push_async_callback(twilio_sessions.aclose)
         transfers = Transfers(
             livekit=livekit,
             sip=sip,
@@ -165,8 +181,16 @@ async def open_call_services(
             outbound=outbound,
             inbound=inbound,
         )
+        stream_reconciler = StreamReconciler(
+            store=app[STORE],
+            sessions=app[SESSIONS],
+            workers=stream_workers,
+            timeline=app[TIMELINE],
+            clock=app[CLOCK],
+        )
         repair = NumberRepair(provisioner)
         await stack.enter_async_context(alongside(reconciler.run(), "reconciler"))
+        await stack.enter_async_context(alongside(stream_reconciler.run(), "stream reconciler"))
         await stack.enter_async_context(alongside(repair.run(), "number repair"))
         yield CallServices(
             livekit=livekit,
@@ -178,7 +202,7 @@ async def open_call_services(
             inbound=inbound,
             web_calls=web_calls,
             stream_sessions=stream_sessions,
-            session_tokens=session_tokens,
+            twilio_sessions=twilio_sessions,
             stream_workers=stream_workers,
             transfers=transfers,
             handover=Handover(livekit, app[STORE], app[TIMELINE]),

@@ -45,18 +45,18 @@ async def end(request: web.Request) -> web.StreamResponse:
 async def hang_up(request: web.Request, call: Call) -> Call:
     """Hang up the far end, then end the record; return the call as it is afterwards.
 
-    Raises ServerFault, Unavailable (LiveKit, the database). The record is then still open, and
-    the request may be repeated.
+    Raises ServerFault, Unavailable (LiveKit, a stream worker, the database). The record is then
+    still open, and the request may be repeated.
     """
     services, store = call_services(request.app), request.app[STORE]
+    if call.type == "stream":
+        await services.stream_sessions.end(call.id)
+        await _end(request, call)
+        return await store.call(Scope(None), call.id) or call
     livekit = services.livekit
-    # Hanging up counts as the agent's side; before the answer it cancels the call.
-    answered = call.status == "in-progress"
     with livekit_errors():
         gone = await send_away(livekit, call.room_name, call.participant_identity)
-    data = ended("completed", "agent_hangup") if answered else ended("canceled", "canceled")
-    over = CallEvent(type="call.ended", data={**data, "by": "api"})
-    await request.app[TIMELINE].append(call.id, [over], "gateway")
+    await _end(request, call)
     if not gone:
         # The leg may have joined just now; if still dialling, the event cancels the dial.
         with livekit_errors():
@@ -65,13 +65,27 @@ async def hang_up(request: web.Request, call: Call) -> Call:
     return await store.call(Scope(None), call.id) or call
 
 
+async def _end(request: web.Request, call: Call) -> None:
+    # Hanging up counts as the agent's side; before the answer it cancels the call.
+    answered = call.status == "in-progress"
+    data = ended("completed", "agent_hangup") if answered else ended("canceled", "canceled")
+    over = CallEvent(type="call.ended", data={**data, "by": "api"})
+    await request.app[TIMELINE].append(call.id, [over], "gateway")
+
+
 ROUTES: tuple[Route, ...] = (
     Route(
         "POST /v1/calls/{id}/end",
         end,
         "Hang up",
         answer=CallDetail,
-        errors=(faults.NO_CALL, (409, "CALL_ENDED"), *faults.LIVEKIT, faults.STORE),
+        errors=(
+            faults.NO_CALL,
+            (409, "CALL_ENDED"),
+            *faults.LIVEKIT,
+            faults.AGENT_UNAVAILABLE,
+            faults.STORE,
+        ),
         idempotent=True,
     ),
 )

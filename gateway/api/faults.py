@@ -48,6 +48,19 @@ CALL_FROM_NUMBER: Faults = (
     STORE,
 )
 
+# Requests of Twilio's.
+NOT_TWILIO: Fault = (403, "FORBIDDEN")
+CALLBACK: Faults = (
+    (400, "INVALID_REQUEST"),
+    NOT_TWILIO,
+    (408, "REQUEST_TIMEOUT"),
+    (413, "PAYLOAD_TOO_LARGE"),
+    (415, "UNSUPPORTED_MEDIA_TYPE"),
+    CREDENTIAL_UNREADABLE,
+    NOT_CONFIGURED,
+    STORE,
+)
+
 # Searching for a number, attaching it, binding it to an agent, detaching it.
 NUMBER_BUSY: Fault = (409, "NUMBER_BUSY")
 NUMBER_ATTACHED: Fault = (409, "NUMBER_ATTACHED")

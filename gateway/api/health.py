@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ from livekit.api import ServerError
 from livekit.protocol.room import ListRoomsRequest
 
 from core.errors import AppError
+from core.jobs import Heartbeat
 from gateway.api import faults
 from gateway.http.route import Route
 from gateway.keys import (
@@ -49,15 +51,15 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     database, livekit = await asyncio.gather(
         _database(app[DATABASE], app[WRITE_PROBE]), _livekit(app[CALL_SERVICES])
     )
-    workers: dict[str, int] = {"live": 0, "free": 0}
+    nobody: dict[str, int] = {"live": 0, "free": 0}
+    workers, stream_workers = nobody, nobody
     if database is None:
         wanted = app[SETTINGS].agent_name
         live = [worker for worker in await app[STORE].workers() if worker.agent_name == wanted]
-        workers["live"] = len(live)
-        workers["free"] = sum(
-            max(0, worker.capacity - worker.active) for worker in live if not worker.draining
-        )
-        app[METRICS].workers.set(len(live))
+        workers = _counted(worker for worker in live if worker.address is None)
+        stream_workers = _counted(worker for worker in live if worker.address is not None)
+        app[METRICS].workers.set(workers["live"])
+        app[METRICS].stream_workers.set(stream_workers["live"])
     missing = [problem for problem in (database, livekit) if problem]
     if app[STOPPING].is_set():
         missing.append("the gateway is stopping")
@@ -65,8 +67,15 @@ async def readyz(request: web.Request) -> web.StreamResponse:
         "status": "not ready" if missing else "ready",
         "missing": missing,
         "workers": workers,
+        "streamWorkers": stream_workers,
     }
     return web.json_response(answer, status=503 if missing else 200)
+
+
+def _counted(workers: Iterable[Heartbeat]) -> dict[str, int]:
+    live = list(workers)
+    free = (max(0, worker.capacity - worker.active) for worker in live if not worker.draining)
+    return {"live": len(live), "free": sum(free)}
 
 
 async def _database(database: Database, writes: WriteProbe) -> str | None:

@@ -31,6 +31,7 @@ from gateway.auth.keys import (
     hmac_key,
     public_key,
 )
+from gateway.http.body import is_form
 from gateway.http.host_names import Names
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import route_of
@@ -170,7 +171,8 @@ def authentication(authenticator: Authenticator, names: Names) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         route = route_of(request)
-        if route is not None and not route.public and not route.internal:
+        signed = route is not None and route.signed_forms and is_form(request)
+        if route is not None and not route.public and not route.internal and not signed:
             headers = request.headers.getall(hdrs.AUTHORIZATION, [])
             request[PRINCIPAL] = await authenticator.authenticate(headers)
             if not headers:

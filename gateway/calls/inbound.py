@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any
 
@@ -18,8 +18,7 @@ from livekit.api import LiveKitAPI
 from livekit.protocol.agent_dispatch import RoomAgentDispatch
 from livekit.protocol.models import ParticipantInfo
 
-from core.errors import Conflict, Gone, ServerFault, TooManyRequests, Unavailable
-from core.events import ended
+from core.errors import Gone, Unavailable
 from core.jobs import Assignment, InboundJob, InboundRoom
 from core.models import Agent, CallEvent, DisconnectionReason, PhoneNumber, Status, now
 from core.tokens import TokenIssuer
@@ -27,7 +26,7 @@ from gateway.calls.dispatcher import Arrival, Dispatcher, answering_webhook, bri
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, leg_of, present, send_away_or_log
 from gateway.calls.timeline import Journal, Timeline, Watch
-from gateway.lookup.agents import Agents, check_takes_calls
+from gateway.lookup.agents import Agents, answering_agent
 from gateway.lookup.numbers import Numbers
 from gateway.store.call_status import Call
 from gateway.store.calls import LiveIdentity, NewCall, Store
@@ -130,10 +129,10 @@ class Inbound:
         if call := await self._store.call(Scope(None), call_id):
             return call
         number = await self._numbers.get(Scope(None), number_id_of(caller))
-        agent, refusal = await self._agent_of(number)
+        agent, refusal = await answering_agent(number, self._agents, self._webhooks)
         new = new_call(call_id, room_name, caller, number, agent)
         try:
-            call, refusal = await self._insert(
+            call, refusal = await self._limits.admit(
                 new, first_events(call_id, caller, at or now()), refusal
             )
         except LiveIdentity:
@@ -147,40 +146,6 @@ class Inbound:
         else:
             self._spawn(call_id, self._see_agent_in(room_name, caller, call_id))
         return call
-
-    async def _insert(
-        self, new: NewCall, events: Sequence[CallEvent], refusal: str | None
-    ) -> tuple[Call, str | None]:
-        """Insert the call; return its record, and why it was rejected (None: it was not)."""
-        if refusal is None:
-            try:
-                return await self._limits.insert(new, *events), None
-            except TooManyRequests:
-                refusal = "concurrency_limit"
-        refused = CallEvent(
-            type="call.ended", data=ended("failed", "agent_unavailable", note=refusal)
-        )
-        return await self._store.insert_call(new, *events, refused), refusal
-
-    async def _agent_of(self, number: PhoneNumber | None) -> tuple[Agent | None, str | None]:
-        """Return the agent that answers the number's calls, and why none can."""
-        if number is None or number.status in {"pending", "detaching"}:
-            return None, "number_not_attached"
-        agent = None
-        if number.agent_id is not None:
-            try:
-                agent = await self._agents.get(Scope(number.auth_id), number.agent_id)
-            except ServerFault as error:
-                return None, error.code.lower()
-        if number.direction == "outbound":
-            return agent, "number_outbound_only"
-        if agent is None:
-            return None, "agent_not_found" if number.agent_id else "number_without_agent"
-        try:
-            await check_takes_calls(agent, number.auth_id, self._webhooks)
-        except Conflict as error:
-            return agent, error.code.lower()
-        return agent, None
 
     async def _caller(self, room: InboundRoom) -> ParticipantInfo | None:
         """Wait briefly for the caller to be connected; None: no caller. Raises Unavailable.

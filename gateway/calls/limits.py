@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from core.errors import TooManyRequests
+from core.events import ended
 from core.models import CallEvent
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
@@ -81,6 +82,23 @@ class CallLimits:
         """
         judge = self._judge(new.auth_id, with_agent=new.agent is not None)
         return await self._store.insert_call(new, first, *more, judge=judge)
+
+    async def admit(
+        self, new: NewCall, events: Sequence[CallEvent], refusal: str | None
+    ) -> tuple[Call, str | None]:
+        """Insert an arriving call; return its record, and why it was rejected (None: it was not).
+
+        ``refusal``: why it is to be rejected, if that is known already.
+        """
+        if refusal is None:
+            try:
+                return await self.insert(new, *events), None
+            except TooManyRequests:
+                refusal = "concurrency_limit"
+        refused = CallEvent(
+            type="call.ended", data=ended("failed", "agent_unavailable", note=refusal)
+        )
+        return await self._store.insert_call(new, *events, refused), refusal
 
     async def check(self, auth_id: str | None, *, with_agent: bool) -> None:
         """Check early, before anything is prepared; only ``insert`` decides.

@@ -180,8 +180,8 @@ class Reconciler:
         for call in await self._store.unfinished_calls(created_before=now() - _SETTLED):
             if self._outbound.follows(call.id) or self._inbound.follows(call.id):
                 continue
-            if _awaits_visitor(call):
-                continue
+            if call.type == "stream" or _awaits_visitor(call):
+                continue  # a session has no room: see gateway.calls.streams.reconciler
             try:
                 yield call, await present(self._livekit, call.room_name)
             except ServerError as error:

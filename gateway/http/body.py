@@ -8,9 +8,11 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import parse_qsl
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import MultiDict
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -28,11 +30,14 @@ from gateway.http.errors import is_seed_path
 
 MAX_BYTES = 1024 * 1024
 """Limit after decompression; web.Application(client_max_size=…) must not be less."""
+MAX_FORM_BYTES = 64 * 1024
 MAX_DEPTH = 64
 READ_DEADLINE_S = 20.0
 MAX_DETAILS = 50
 IGNORED_HEADER = "X-Ignored-Fields"
 
+_FORM = "application/x-www-form-urlencoded"
+_MAX_FIELDS = 200
 _UNUSABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 _IGNORED: web.RequestKey[list[str]] = web.RequestKey("ignored_fields", list)
@@ -90,9 +95,30 @@ async def read_body(
     request: web.Request, limit: int = MAX_BYTES, *, deadline_s: float = READ_DEADLINE_S
 ) -> bytes:
     """Read the body of a JSON request, at most ``limit`` bytes, within ``deadline_s``."""
+    _check_content_type(request)
+    return await _read(request, limit, deadline_s)
+
+
+def is_form(request: web.BaseRequest) -> bool:
+    """Return True for an HTML form's encoding, which callbacks of other systems use."""
+    return request.content_type == _FORM
+
+
+async def read_form(request: web.Request) -> MultiDict[str]:
+    """Return the fields of a form, at most _MAX_FIELDS. Raises BadRequest, PayloadTooLarge, …"""
+    if not is_form(request):
+        raise UnsupportedMediaType(f"Content-Type must be {_FORM}")
+    text = (await _read(request, MAX_FORM_BYTES, READ_DEADLINE_S)).decode("utf-8", "replace")
+    try:
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        raise BadRequest("The form has too many fields") from None
+    return MultiDict(fields)
+
+
+async def _read(request: web.Request, limit: int, deadline_s: float) -> bytes:
     if request.content_length is not None and request.content_length > limit:
         raise _too_large(limit)
-    _check_content_type(request)
     coding = _coding(request)
     received = bytearray()
     try:

@@ -50,7 +50,19 @@ class Metrics:
             registry=self.registry,
         )
         self.workers = Gauge(
-            "switchroom_workers", "Live workers, as of the last look.", registry=self.registry
+            "switchroom_workers",
+            "Live workers for calls in rooms, as of the last look.",
+            registry=self.registry,
+        )
+        self.stream_workers = Gauge(
+            "switchroom_stream_workers",
+            "Live workers for calls on WebSockets, as of the last look.",
+            registry=self.registry,
+        )
+        self.streams = Gauge(
+            "switchroom_streams",
+            "Clients' WebSockets of sessions that are open now.",
+            registry=self.registry,
         )
 
     def dialled(self, outcome: DialOutcome) -> None:

@@ -242,7 +242,7 @@ def _responses(route: Route, refs: Refs, auth_required: bool) -> dict[str, Schem
     if route.answer is not None:
         schema = refs[route.answer, "serialization"]
     success: Schema = {"description": route.summary}
-    if route.status != 204:
+    if route.status not in (101, 204):
         success["content"] = {route.content: {"schema": schema}}
     responses = {str(route.status): success}
     codes: defaultdict[int, list[str]] = defaultdict(list)

@@ -12,6 +12,9 @@ Fault = tuple[int, str]
 """Status and code of an error that a route may answer with."""
 Faults = tuple[Fault, ...]
 
+WEBSOCKET = "websocket"
+"""``content`` of a route whose response is a WebSocket; its ``status`` is 101."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -38,6 +41,8 @@ class Route:
     errors: Faults = ()
     public: bool = False
     internal: bool = False
+    signed_forms: bool = False
+    """Takes forms, too, which need no Authorization: the handler checks their signature."""
     idempotent: bool = False
     """Honours ``Idempotency-Key``."""
 
@@ -60,10 +65,11 @@ _ROUTES: web.AppKey[dict[web.AbstractRoute, Route]] = web.AppKey("routes")
 
 def register(app: web.Application, routes: Iterable[Route]) -> None:
     """Serve ``routes``. GET routes answer HEAD too, except for streams, which have no end."""
+    endless = {"text/event-stream", WEBSOCKET}
     known = app.setdefault(_ROUTES, {})
     for route in routes:
         methods = [route.method]
-        if route.method == "GET" and route.content != "text/event-stream":
+        if route.method == "GET" and route.content not in endless:
             methods.append("HEAD")
         for method in methods:
             added = app.router.add_route(

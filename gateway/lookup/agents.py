@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 
-from core.errors import Conflict
-from core.models import Agent
+from core.errors import Conflict, ServerFault
+from core.models import Agent, PhoneNumber
 from gateway.cache.base import Cache, agent_key
 from gateway.lookup.agent_files import AgentFiles
 from gateway.lookup.kept import Kept
@@ -59,3 +59,26 @@ async def check_takes_calls(agent: Agent, auth_id: str | None, webhooks: Webhook
             "No webhook is set for the agent or its project; set one, or voiceMode to hosted",
             code="WEBHOOK_NOT_CONFIGURED",
         )
+
+
+async def answering_agent(
+    number: PhoneNumber | None, agents: Agents, webhooks: WebhookStore
+) -> tuple[Agent | None, str | None]:
+    """Return the agent that answers the number's calls, and why none can. Raises Unavailable."""
+    if number is None or number.status in {"pending", "detaching"}:
+        return None, "number_not_attached"
+    agent = None
+    if number.agent_id is not None:
+        try:
+            agent = await agents.get(Scope(number.auth_id), number.agent_id)
+        except ServerFault as error:
+            return None, error.code.lower()
+    if number.direction == "outbound":
+        return agent, "number_outbound_only"
+    if agent is None:
+        return None, "agent_not_found" if number.agent_id else "number_without_agent"
+    try:
+        await check_takes_calls(agent, number.auth_id, webhooks)
+    except Conflict as error:
+        return agent, error.code.lower()
+    return agent, None

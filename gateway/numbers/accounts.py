@@ -49,6 +49,21 @@ class Accounts:
             raise Conflict("The credential is not a Twilio credential", code="CREDENTIAL_REQUIRED")
         return credential, TwilioAccount(secret, self._http)
 
+    async def named(self, scope: Scope, account_sid: str) -> TwilioSecret | None:
+        """Return the scope's own Twilio credential for this account, if there is one.
+
+        Raises ServerFault ``CREDENTIAL_UNREADABLE``: one that cannot be read may be this one.
+        """
+        try:
+            secrets = await self._credentials.opened(scope, "twilio")
+        except Unreadable:
+            raise unreadable() from None
+        known = map(TwilioSecret.model_validate, secrets)
+        return next((each for each in known if each.account_sid == account_sid), None)
+
+    def account(self, secret: TwilioSecret) -> TwilioAccount:
+        return TwilioAccount(secret, self._http)
+
     async def of(self, number: PhoneNumber) -> TwilioAccount | None:
         """Return the number's Twilio account, if it has one.
 

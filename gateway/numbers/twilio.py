@@ -295,6 +295,11 @@ class TwilioAccount:
         with _errors():
             await self._client.incoming_phone_numbers(sid).update_async(**changes)
 
+    async def redirect(self, call_sid: str, url: str) -> None:
+        """Let a live call go on with the TwiML at ``url``; one that is over is fine."""
+        with contextlib.suppress(NotThere), _errors():
+            await self._client.calls(call_sid).update_async(url=url, method="POST")
+
     async def _unassign(self, sid: str, trunk_sid: str) -> None:
         with contextlib.suppress(NotThere), _errors():
             trunk = self._client.trunking.v1.trunks(trunk_sid)

@@ -181,6 +181,16 @@ class CredentialStore:
             return [_credential(row) for row in (await connection.execute(query)).mappings()]
 
     @whole
+    async def opened(self, scope: Scope, provider: CredentialProvider) -> list[dict[str, Any]]:
+        """Return the secrets of the scope's own credentials of a provider. Raises Unreadable."""
+        query = select(CredentialRow.sealed).where(
+            CredentialRow.owner == (scope.auth_id or ""), CredentialRow.provider == provider
+        )
+        async with self._database.read() as connection:
+            sealed = (await connection.scalars(query)).all()
+        return [self._vault.open(each) for each in sealed]
+
+    @whole
     async def names(self, ids: Collection[str]) -> dict[str, str]:
         """Return names by id, of any tenant, for numbers that the client may see."""
         query = select(CredentialRow.id, CredentialRow.name).where(CredentialRow.id.in_(ids))

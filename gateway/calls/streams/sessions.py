@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -69,6 +71,7 @@ class StreamSessions:
         self._limits = limits
         self._clock = clock
         self._news_within_s = news_within_s
+        self._connected: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
@@ -114,15 +117,13 @@ class StreamSessions:
         if not await self._workers.free():
             await self._write_off(call_id, ended("failed", "agent_unavailable"))
             raise no_worker()
-        return call, await self.begin(call, kind)
+        token = await self.renew(call, kind)
+        self.follow(call_id)
+        return call, token
 
-    async def begin(
-        self, call: Call, kind: Kind, *, account_sid: str | None = None, call_sid: str | None = None
-    ) -> SessionToken:
-        """Create the session of a call on record, and follow it; return its first token."""
-        token = await self.renew(call, kind, account_sid=account_sid, call_sid=call_sid)
-        self._spawn(call.id, self._follow(call.id, token.expires_at))
-        return token
+    def follow(self, call_id: str) -> None:
+        """End the call when its token expires before a socket has come."""
+        self._spawn(call_id, self._follow(call_id, self._clock() + TOKEN_TTL))
 
     async def renew(
         self,
@@ -133,7 +134,10 @@ class StreamSessions:
         account_sid: str | None = None,
         call_sid: str | None = None,
     ) -> SessionToken:
-        """Return a new token for a socket of the call; the former token is not valid any more."""
+        """Return a new token for a socket of the call; the former token is not valid any more.
+
+        The first token creates the session. ``follow`` it then.
+        """
         token = self._tokens.issue(call, ttl)
         session = Session(
             call_id=call.id,
@@ -147,7 +151,6 @@ class StreamSessions:
         return token
 
     async def _follow(self, call_id: str, until: datetime | None) -> None:
-        """End the call if its token expires before a socket has come."""
         while until is not None:
             # A second more, since a token may be redeemed in its last moment.
             await asyncio.sleep(max(0.0, (until - self._clock()).total_seconds()) + 1)
@@ -166,7 +169,12 @@ class StreamSessions:
     # --- sockets
 
     async def redeem(
-        self, text: str, *, account_sid: str | None = None, call_sid: str | None = None
+        self,
+        text: str,
+        kind: Kind,
+        *,
+        account_sid: str | None = None,
+        call_sid: str | None = None,
     ) -> tuple[Call, Session]:
         """Use a token up; return its call and its session as they are now.
 
@@ -178,7 +186,7 @@ class StreamSessions:
         except InvalidToken:
             raise _not_valid() from None
         session = await self._sessions.redeem(
-            token.bound.call_id, token.id, account_sid=account_sid, call_sid=call_sid
+            token.bound.call_id, token.id, kind, account_sid=account_sid, call_sid=call_sid
         )
         call = await self._store.call(Scope(None), token.bound.call_id) if session else None
         if session is None or call is None or Bound.to(call) != token.bound:
@@ -196,6 +204,21 @@ class StreamSessions:
         if call is None or session is None or session.token_id != token.id:
             raise _not_valid()
         return call, session
+
+    @contextmanager
+    def connected(self, call_id: str) -> Iterator[None]:
+        """Count a client's socket of the session for the block."""
+        self._connected[call_id] += 1
+        try:
+            yield
+        finally:
+            self._connected[call_id] -= 1
+            if not self._connected[call_id]:
+                del self._connected[call_id]
+
+    def is_connected(self, call_id: str) -> bool:
+        """Return True while a client's socket of the session is open at this gateway."""
+        return call_id in self._connected
 
     async def attach(self, session: Session, attach: AnyAttach) -> WorkerSocket:
         """Attach a socket to the session: with ``resume`` to its worker, else to the best one.
@@ -216,7 +239,7 @@ class StreamSessions:
 
     async def _attach_again(self, session: Session, attach: AnyAttach) -> WorkerSocket:
         known = await self._sessions.find(session.call_id)
-        place = _place(known) if known is not None else None
+        place = place_of(known) if known is not None else None
         try:
             if place is None or not await self._workers.has(place, session.call_id):
                 raise NoSession
@@ -232,7 +255,7 @@ class StreamSessions:
         """Return what another socket of the session would find; end a call whose worker is gone."""
         if call.ended:
             return "failed" if call.status == "failed" else "over"
-        if session is None or (place := _place(session)) is None:
+        if session is None or (place := place_of(session)) is None:
             return "live"
         if await self._is_there(place, call.id):
             return "live"
@@ -260,7 +283,7 @@ class StreamSessions:
         Raises Unavailable ``AGENT_UNAVAILABLE``: the worker lives, but does not answer.
         """
         session = await self._sessions.find(call_id)
-        if session is None or (place := _place(session)) is None:
+        if session is None or (place := place_of(session)) is None:
             return
         try:
             await self._workers.end(place, call_id)
@@ -290,7 +313,8 @@ class StreamSessions:
             log.error("following a session failed", exc_info=task.exception())
 
 
-def _place(session: Session) -> Place | None:
+def place_of(session: Session) -> Place | None:
+    """Return where the session is; None until a socket was attached."""
     if session.worker_id is None or session.worker_address is None:
         return None
     return Place(session.worker_id, session.worker_address)

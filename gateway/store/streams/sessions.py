@@ -81,6 +81,7 @@ class SessionStore:
         self,
         call_id: str,
         token_id: str,
+        kind: Kind,
         *,
         account_sid: str | None = None,
         call_sid: str | None = None,
@@ -97,6 +98,7 @@ class SessionStore:
             .where(
                 _TABLE.c.call_id == call_id,
                 _TABLE.c.token_id == token_id,
+                _TABLE.c.kind == kind,
                 _TABLE.c.token_until > self._clock(),
                 *(
                     or_(_TABLE.c[name].is_(None), _TABLE.c[name] == value)

@@ -48,7 +48,7 @@ class SessionsContract:
         return Store(database, vault=VAULT, clock=clock)
 
     @staticmethod
-    async def call(calls: Store, words: str = "Hello {{who}}.", **config: object) -> str:
+    async def call(calls: Store, **config: object) -> str:
         call_id = new_id("call")
         new = NewCall(
             id=call_id,
@@ -60,7 +60,7 @@ class SessionsContract:
             from_number="+15105550123",
             to_number="+15551234567",
             max_duration_ms=60_000,
-            agent=agent(words, **config),
+            agent=agent("Hello {{who}}.", **config),
             metadata={},
         )
         await calls.insert_call(new, CallEvent(type="call.queued"))
@@ -83,10 +83,11 @@ class SessionsContract:
     async def test_a_token_is_redeemed_once(self, sessions: SessionStore, clock: Clock) -> None:
         made = await self.session(sessions, clock)
         assert await sessions.find(made.call_id) == made
-        redeemed = await sessions.redeem(made.call_id, made.token_id or "")
+        assert await sessions.redeem(made.call_id, made.token_id or "", "socket") is None
+        redeemed = await sessions.redeem(made.call_id, made.token_id or "", "twilio")
         assert redeemed is not None
         assert (redeemed.token_id, redeemed.attached) == (None, False)
-        assert await sessions.redeem(made.call_id, made.token_id or "") is None
+        assert await sessions.redeem(made.call_id, made.token_id or "", "twilio") is None
 
     async def test_of_many_at_once_one_redeems_it(
         self, sessions: SessionStore, clock: Clock, url: str
@@ -95,7 +96,7 @@ class SessionsContract:
         other = await Database.open(url)  # another gateway's
         both = [sessions, SessionStore(other, VAULT, clock)] * 10
         redeemed = await asyncio.gather(
-            *(each.redeem(made.call_id, made.token_id or "") for each in both)
+            *(each.redeem(made.call_id, made.token_id or "", "twilio") for each in both)
         )
         await other.close()
         assert len([each for each in redeemed if each is not None]) == 1
@@ -103,10 +104,10 @@ class SessionsContract:
     async def test_it_expires_and_is_replaced(self, sessions: SessionStore, clock: Clock) -> None:
         made = await self.session(sessions, clock)
         clock.forward(MINUTE)
-        assert await sessions.redeem(made.call_id, made.token_id or "") is None
+        assert await sessions.redeem(made.call_id, made.token_id or "", "twilio") is None
         fresh = await self.session(sessions, clock, made.call_id)
-        assert await sessions.redeem(made.call_id, made.token_id or "") is None
-        assert await sessions.redeem(made.call_id, fresh.token_id or "") is not None
+        assert await sessions.redeem(made.call_id, made.token_id or "", "twilio") is None
+        assert await sessions.redeem(made.call_id, fresh.token_id or "", "twilio") is not None
 
     async def test_a_new_token_leaves_the_rest_as_it_is(
         self, sessions: SessionStore, clock: Clock
@@ -126,22 +127,21 @@ class SessionsContract:
         made = await self.session(sessions, clock, account_sid="AC1")
         token = made.token_id or ""
         twilio = {"account_sid": "AC2", "call_sid": "CA1"}
-        assert await sessions.redeem(made.call_id, token, **twilio) is None
+        assert await sessions.redeem(made.call_id, token, "twilio", **twilio) is None
         twilio["account_sid"] = "AC1"
-        redeemed = await sessions.redeem(made.call_id, token, **twilio)
+        redeemed = await sessions.redeem(made.call_id, token, "twilio", **twilio)
         assert redeemed is not None and redeemed.call_sid == "CA1"
         fresh = await self.session(sessions, clock, made.call_id)
         twilio["call_sid"] = "CA2"
-        assert await sessions.redeem(made.call_id, fresh.token_id or "", **twilio) is None
+        assert await sessions.redeem(made.call_id, fresh.token_id or "", "twilio", **twilio) is None
 
     async def test_a_call_that_nobody_answered_is_tailored(
         self, sessions: SessionStore, calls: Store
     ) -> None:
-        tool = {"name": "look", "description": "", "url": "https://example.com", "headers": {}}
-        tool["headers"] = {"Authorization": "a-secret"}
-        config = {"custom_tools": [tool]}
-        call_id = await self.call(calls, **config)
-        assert await sessions.tailor(call_id, agent("Hello Ann.", **config))
+        headers = {"Authorization": "a-secret"}
+        tool = {"name": "look", "description": "", "url": "https://example.com", "headers": headers}
+        call_id = await self.call(calls, custom_tools=[tool])
+        assert await sessions.tailor(call_id, agent("Hello Ann.", custom_tools=[tool]))
         found = await calls.call_and_agent(call_id)
         assert found is not None and found[1] is not None
         assert found[1].config.begin_message == "Hello Ann."

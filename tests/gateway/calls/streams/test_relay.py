@@ -221,7 +221,7 @@ class TestBrokenWorkers:
                 await asyncio.sleep(0)
             await both.worker.session(2)
             await both.client.socket.send_str("last")
-            heard = []
+            heard: list[bytes] = []
             while not heard or heard[-1] != b"last":
                 heard.append(await both.heard())
             # Those that were sent before the break was noticed are lost with the socket.

@@ -1,0 +1,1 @@
+"""Handlers of sessions: calls on WebSockets, without a room."""
