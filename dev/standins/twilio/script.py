@@ -17,7 +17,7 @@ from dev.standins.twilio.services import Services
 
 SAY_MS = 10
 """<Say> takes this long a character: faster than anybody speaks, so that tests need not wait."""
-CLOSED = 31921
+CLOSED, SLOW = 31921, 31930
 _INVALID_CALLER_ID = 13214
 _TOO_MANY = Fault(12200, "more than 50 documents in one call")
 _SORRY = "We are sorry. An application error has occurred. Goodbye."
@@ -109,6 +109,9 @@ class Script:
         except asyncio.CancelledError:
             self._report(stream, verb, "stream-stopped")
             raise
+        finally:
+            if stream.socket.dropped:
+                self._call.alert(Fault(SLOW, f"{stream.socket.dropped} messages were not read"))
         return await self._after(stream, verb, closed)
 
     async def _open(self, stream: MediaStream, verb: twiml.Connect) -> None:

@@ -22,6 +22,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
 class Sent:
     """A request to the application, and its answer."""
 
+    account: str
     method: str
     url: str
     form: Mapping[str, str]
@@ -53,21 +54,22 @@ class Webhooks:
         self, account: str, url: str, form: Mapping[str, str], method: str = "POST"
     ) -> Sent:
         """Send a request. Raises Fault 11200 if no answer with status 2xx comes."""
-        url = urldefrag(url).url
+        url, target = urldefrag(url).url, urldefrag(url).url
         data: Mapping[str, str] | None = form
         if method == "GET":
-            url += ("&" if urlsplit(url).query else "?") + urlencode(form)
+            target += ("&" if urlsplit(url).query else "?") + urlencode(form)
             data = None
         headers = {
-            "X-Twilio-Signature": self.sign(account, url, data or {}),
+            "X-Twilio-Signature": self.sign(account, target, data or {}),
             "I-Twilio-Idempotency-Token": str(uuid.uuid4()),
         }
-        there, host = self._located(url)
+        there, host = self._located(target)
         try:
             async with self._session.request(
                 method, there, data=data, headers={**headers, **host}, allow_redirects=False
             ) as response:
                 sent = Sent(
+                    account,
                     method,
                     url,
                     form,
@@ -76,12 +78,16 @@ class Webhooks:
                     await response.text(),
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self.sent.append(Sent(method, url, form, None))
+            self.sent.append(Sent(account, method, url, form, None))
             raise Fault(RETRIEVAL_FAILURE, f"{method} {url}: {error!r}") from None
         self.sent.append(sent)
         if not 200 <= response.status < 300:
             raise Fault(RETRIEVAL_FAILURE, f"{method} {url}: status {response.status}")
         return sent
+
+    async def replay(self, sent: Sent) -> Sent:
+        """Send a request once more, as Twilio may. Raises Fault 11200."""
+        return await self.send(sent.account, sent.url, sent.form, sent.method)
 
     def _located(self, url: str) -> tuple[yarl.URL, dict[str, str]]:
         """Return the URL to connect to, and a Host header if it names another host."""

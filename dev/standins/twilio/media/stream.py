@@ -13,7 +13,7 @@ from dev.standins.twilio.media import messages
 from dev.standins.twilio.media.heard import Heard
 from dev.standins.twilio.media.network import Network, Wire
 from dev.standins.twilio.media.playout import BYTES_PER_MS, Playout
-from dev.standins.twilio.media.ticker import FRAME_MS, FRAME_S, Ticker
+from dev.standins.twilio.media.ticker import FRAME_MS, FrameClock, Ticker
 from dev.standins.twilio.media.websocket import Closed, WebSocket, connect
 
 
@@ -60,9 +60,8 @@ class MediaStream:
         self._heard = heard
         self._next_payload = next_payload
         self._wire = Wire(network)
-        self._frame_s = FRAME_S / (1 + network.drift_ppm / 1e6)
+        self._clock = FrameClock(network.drift_ppm)
         self._socket: WebSocket | None = None
-        self._began_at: float | None = None
         self._frames = 0
         self._frame_at = 0.0
         self._frame_ms = 0.0
@@ -133,12 +132,9 @@ class MediaStream:
 
     def tick(self, now: float) -> None:
         """Send and play the frames that are due at ``now`` (the loop's time, in seconds)."""
-        if self._began_at is None:
-            # Half a frame early, so that a timer that is early or late by less changes nothing.
-            self._began_at = now - self._frame_s / 2
-        due = int((now - self._began_at) / self._frame_s)
-        while self._frames < due and self.live and not self._frozen:
-            self._frame(now)
+        for _ in range(self._clock.due(now)):
+            if self.live and not self._frozen:
+                self._frame(now)
 
     def _frame(self, now: float) -> None:
         self._echo(self.playout.finish_frame())

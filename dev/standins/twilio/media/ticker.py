@@ -13,6 +13,25 @@ Visit = Callable[[float], None]
 """It is called with the loop's time, in seconds."""
 
 
+class FrameClock:
+    """Says how many frames of 20 ms are due, on a clock that runs ``drift_ppm`` too fast."""
+
+    def __init__(self, drift_ppm: float) -> None:
+        self._frame_s = FRAME_S / (1 + drift_ppm / 1e6)
+        self._began_at: float | None = None
+        self._frames = 0
+
+    def due(self, now: float) -> int:
+        """Return the frames that became due since the last question; ``now`` in seconds."""
+        if self._began_at is None:
+            # Half a frame early, so that a timer that is early or late by less changes nothing.
+            self._began_at = now - self._frame_s / 2
+        frames = int((now - self._began_at) / self._frame_s)
+        due = max(0, frames - self._frames)
+        self._frames += due
+        return due
+
+
 class Ticker:
     """Streams are spread over four slots of 5 ms, so that not all of them send at once.
 

@@ -92,8 +92,9 @@ class WebSocket(asyncio.Protocol):
     async def close(self, code: int = 1000) -> None:
         """Close, and wait a second at most for the server to agree."""
         self._say_goodbye(code)
-        self.resume_reading()
-        await asyncio.wait([self.closed], timeout=_LINGER_S)
+        if not self._frozen:
+            self.resume_reading()
+            await asyncio.wait([self.closed], timeout=_LINGER_S)
         self.abort()
 
     def refuse(self, fault: Fault) -> None:

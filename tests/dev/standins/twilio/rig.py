@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,11 @@ class Peer:
     signature: str
     got: list[dict[str, Any]] = field(default_factory=list)
     watch: Watch = field(default_factory=Watch)
-    reading: bool = True
+    gone: bool = False
+    reading: asyncio.Event = field(default_factory=asyncio.Event)
+    """While it is not set, the application reads nothing."""
+    abort: Callable[[], None] = lambda: None
+    """Tears the connection at the application's end."""
 
     @property
     def sid(self) -> str:
@@ -54,7 +59,8 @@ class Peer:
         return await self.watch.until(found, WAIT_S)
 
     async def ended(self) -> None:
-        await self.watch.until(lambda: self.socket.closed or None, WAIT_S)
+        """Wait until the connection is gone."""
+        await self.watch.until(lambda: self.gone or None, WAIT_S)
 
     async def send(self, event: str, **details: object) -> None:
         await self.socket.send_str(
@@ -122,13 +128,20 @@ class App:
         assert self._validator.validate(f"ws{self.url[4:]}/stream", {}, signature)
         socket = web.WebSocketResponse(autoping=True)
         await socket.prepare(request)
-        peer = Peer(socket, signature)
+        assert request.transport is not None
+        peer = Peer(socket, signature, abort=request.transport.abort)
+        peer.reading.set()
         self.peers.append(peer)
         self.watch.changed()
-        async for message in socket:
-            peer.got.append(json.loads(message.data))
+        try:
+            async for message in socket:
+                peer.got.append(json.loads(message.data))
+                peer.watch.changed()
+                await peer.reading.wait()
+        finally:
+            # Cancelled if the connection was torn.
+            peer.gone = True
             peer.watch.changed()
-        peer.watch.changed()
         return socket
 
 
