@@ -144,6 +144,14 @@ class Call:
 
         await self._watch.until(there, timeout_s)
 
+    async def alerted(self, code: int, timeout_s: float = 10) -> Alert:
+        """Wait for an alert with the code."""
+
+        def found() -> Alert | None:
+            return next((alert for alert in self.alerts if alert.code == code), None)
+
+        return await self._watch.until(found, timeout_s)
+
     async def dialling(self, number: int = 1, timeout_s: float = 10) -> Call:
         """Wait for the n-th call that <Dial> places."""
         return await self._watch.until(
@@ -208,6 +216,7 @@ class Call:
         alert = Alert(fault.code, fault.message, self.sid)
         self.alerts.append(alert)
         self._services.alerts.append(alert)
+        self._watch.changed()
 
     def form(self) -> dict[str, str]:
         """Return the parameters of every request about this call."""

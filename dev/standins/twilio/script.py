@@ -102,6 +102,7 @@ class Script:
             self._report(stream, verb, "stream-error", str(fault))
             return None
         self._report(stream, verb, "stream-started")
+        stream.on_loss = lambda: call.alert(Fault(SLOW, "the server does not read"))
         call.streams.append(stream)
         call.changed()
         try:
@@ -109,9 +110,6 @@ class Script:
         except asyncio.CancelledError:
             self._report(stream, verb, "stream-stopped")
             raise
-        finally:
-            if stream.socket.dropped:
-                self._call.alert(Fault(SLOW, f"{stream.socket.dropped} messages were not read"))
         return await self._after(stream, verb, closed)
 
     async def _open(self, stream: MediaStream, verb: twiml.Connect) -> None:

@@ -56,6 +56,8 @@ class MediaStream:
         self.received_ms = 0.0
         """Audio that the server has sent."""
         self.playout = Playout()
+        self.on_loss: Callable[[], None] = lambda: None
+        """It is called when a first message is lost because the server does not read."""
         self._writer = messages.Writer(*sids)
         self._heard = heard
         self._next_payload = next_payload
@@ -173,8 +175,9 @@ class MediaStream:
         return self._heard.ms
 
     def _send(self, message: str) -> None:
-        if self._socket is not None:
-            self._socket.send(message)
+        if self._socket is not None and not self._socket.send(message):
+            if self._socket.dropped == 1:
+                self.on_loss()
 
 
 def address_of(url: str, hosts: Mapping[str, str]) -> tuple[str, int, bool]:

@@ -56,12 +56,14 @@ class Ticker:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        step, turn, due = FRAME_S / _SLOTS, 0, 0.0
+        turn, due = 0, 0.0
         while True:
             await self._some.wait()
+            # The next slot that has visitors.
+            steps = next(n for n in range(1, _SLOTS + 1) if self._slots[(turn + n) % _SLOTS])
+            turn = (turn + steps) % _SLOTS
             now = loop.time()
-            due = due + step if now - due < FRAME_S else now
+            due = due + steps * FRAME_S / _SLOTS if now - due < FRAME_S else now
             await asyncio.sleep(max(0.0, due - now))
             for visit in tuple(self._slots[turn]):
                 visit(loop.time())
-            turn = (turn + 1) % _SLOTS
