@@ -2,7 +2,7 @@
 
 async with TwilioServer({ACCOUNT: TOKEN}) as twilio:
     twilio.give(ACCOUNT, NUMBER, voice_url=f"{ours}/voice")
-    call = twilio.call(NUMBER, from_="+14155550100")     # rings; our voice URL is asked
+    call = await twilio.call(NUMBER, from_="+1415…")     # rings; our voice URL is asked
     stream = await call.streaming()                      # <Connect><Stream> has started
     await call.heard.until_sound()                       # the agent greets
     said = await call.caller.say("What is the time?")    # in real time

@@ -117,7 +117,7 @@ class Script:
         await stream.open(
             verb.url,
             (host, port),
-            (self._services.tls or ssl.create_default_context()) if secure else None,
+            ssl.create_default_context() if secure else None,
             self._services.webhooks.sign(self._call.account_sid, verb.url, {}),
             verb.parameters,
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -41,13 +40,7 @@ class TwilioServer:
     not take with ``take_alerts``.
     """
 
-    def __init__(
-        self,
-        accounts: Mapping[str, str],
-        *,
-        host: str = "127.0.0.1",
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
+    def __init__(self, accounts: Mapping[str, str], *, host: str = "127.0.0.1") -> None:
         self.accounts = dict(accounts)
         self.inventory: list[Row] = []
         self.numbers: dict[str, Row] = {}
@@ -66,7 +59,6 @@ class TwilioServer:
         self.after_break: AfterBreak = "redirect"
         """What the next calls do when a stream's socket breaks."""
         self._host = host
-        self._tls = tls
         self._runner: web.AppRunner | None = None
 
     @property
@@ -81,7 +73,6 @@ class TwilioServer:
             Callees(),
             self._owns,
             self.hosts,
-            self._tls,
         )
         self._exchange = Exchange(self._services)
         app = web.Application(middlewares=[self._edge])
@@ -158,9 +149,13 @@ class TwilioServer:
         """The requests that were sent to the application, and their answers."""
         return self._services.webhooks
 
-    def call(self, number: str, from_: str, *, network: Network | None = None) -> Call:
-        """Somebody calls a number that an account owns and that has a voice URL."""
-        row = next(row for row in self.numbers.values() if row["phone_number"] == number)
+    async def call(self, number: str, from_: str, *, network: Network | None = None) -> Call:
+        """Somebody calls a number that an account owns and that has a voice URL.
+
+        It rings when this returns, and the voice URL is being asked.
+        """
+        row = next((row for row in self.numbers.values() if row["phone_number"] == number), None)
+        assert row is not None, f"nobody owns {number}"
         assert not row["trunk_sid"], f"{number} is routed to a SIP trunk"
         call = self._made(row["account_sid"], from_, number, "inbound", network)
         self._exchange.receive(call, row)

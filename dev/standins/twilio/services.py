@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,7 +24,6 @@ class Services:
     """Whether an account may call from a number."""
     hosts: dict[str, str] = field(default_factory=dict)
     """``{"voice.example.com": "127.0.0.1:8080"}``: where public hosts are, without TLS."""
-    tls: ssl.SSLContext | None = None
     alerts: list[Alert] = field(default_factory=list)
     calls: dict[str, Call] = field(default_factory=dict)
     """All calls by their SIDs, those of <Dial> too."""

@@ -163,16 +163,14 @@ class MediaStream:
     def _clear(self) -> None:
         since_ms = (asyncio.get_running_loop().time() - self._frame_at) * 1000
         rest_ms = max(0.0, self._frame_ms - since_ms)
-        self.clears.append(ClearedAt(self._now_ms(), self.playout.queued_ms, rest_ms))
+        at_ms = self._heard.ms - max(0.0, FRAME_MS - since_ms)
+        self.clears.append(ClearedAt(at_ms, self.playout.queued_ms, rest_ms))
         self._echo(self.playout.clear(), cleared=True)
 
     def _echo(self, names: list[str], cleared: bool = False) -> None:
         for name in names:
-            self.marks.append(EchoedMark(name, self._now_ms(), cleared))
+            self.marks.append(EchoedMark(name, self._heard.ms, cleared))
             self._send(self._writer.mark(name))
-
-    def _now_ms(self) -> float:
-        return self._heard.ms
 
     def _send(self, message: str) -> None:
         if self._socket is not None and not self._socket.send(message):

@@ -25,7 +25,7 @@ async def here() -> AsyncIterator[Rig]:
 class TestVoiceUrl:
     async def test_it_is_asked_with_a_signed_form(self, here: Rig) -> None:
         here.voice("<Hangup/>")
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         assert await call.ended() == "completed"
         assert here.app.forms("/voice") == [
             {
@@ -46,7 +46,7 @@ class TestVoiceUrl:
             ACCOUNT, "+14155550124", voice_url=f"{here.app.url}/voice?a=b", voice_method="GET"
         )
         here.voice("<Hangup/>")
-        call = here.twilio.call("+14155550124", CALLER)
+        call = await here.twilio.call("+14155550124", CALLER)
         await call.ended()
         (form,) = here.app.forms("/voice")
         assert form["a"] == "b" and form["CallSid"] == call.sid
@@ -57,7 +57,7 @@ class TestVoiceUrl:
         here.twilio.give(ACCOUNT, "+14155550124", voice_url="https://voice.example.com/voice")
         here.app.url = "https://voice.example.com"
         here.voice('<Connect><Stream url="wss://voice.example.com/stream"/></Connect>')
-        call = here.twilio.call("+14155550124", CALLER)
+        call = await here.twilio.call("+14155550124", CALLER)
         # The application checks the signatures with its public URLs.
         await call.streaming()
         assert call.alerts == []
@@ -70,7 +70,7 @@ class TestVoiceUrl:
             status_callback=f"{here.app.url}/status",
         )
         here.voice("<Hangup/>")
-        await here.twilio.call("+14155550124", CALLER).ended()
+        await (await here.twilio.call("+14155550124", CALLER)).ended()
         (form,) = here.app.forms("/status")
         assert form["CallStatus"] == "completed" and form["CallDuration"] == "0"
 
@@ -79,7 +79,7 @@ class TestVerbs:
     async def test_one_after_the_other_then_the_end(self, here: Rig) -> None:
         here.voice("<Say>One.</Say><Pause length='0'/><Redirect>more?key=a</Redirect><Say>x</Say>")
         here.voice("<Say>Two.</Say>", "/more")
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         assert await call.ended() == "completed"
         assert call.said == ["One.", "Two."]
         # The call is answered by the first verb, and the URL is relative to the document's.
@@ -96,20 +96,20 @@ class TestVerbs:
     )
     async def test_ends(self, here: Rig, verb: str, status: str) -> None:
         here.voice(verb)
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         assert await call.ended() == status
         assert "b" not in call.said
 
     async def test_the_caller_hangs_up(self, here: Rig) -> None:
         here.voice("<Pause length='60'/>")
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         await call.reached("in-progress")
         call.hang_up()
         assert await call.ended() == "completed"
 
     async def test_an_endless_redirect_ends(self, here: Rig) -> None:
         here.voice("<Redirect>/voice</Redirect>")
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         await call.ended()
         assert [alert.code for alert in here.twilio.take_alerts()] == [12200]
 
@@ -118,7 +118,7 @@ class TestDial:
     async def test_two_people_talk_until_one_hangs_up(self, here: Rig) -> None:
         here.voice(f"<Dial action='/dialled' callerId='{NUMBER}'><Number>{AGENT}</Number></Dial>")
         here.voice("<Hangup/>", "/dialled")
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         child = await call.dialling()
         await child.reached("in-progress")
         assert (child.from_, child.to, child.parent_sid) == (NUMBER, AGENT, call.sid)
@@ -138,7 +138,7 @@ class TestDial:
         here.twilio.callee(AGENT, callee)
         here.voice(f"<Dial action='/dialled'><Number>{AGENT}</Number></Dial>")
         here.voice("<Hangup/>", "/dialled")
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         await call.ended()
         (form,) = here.app.forms("/dialled")
         assert form["DialCallStatus"] == status and "DialCallDuration" not in form
@@ -146,11 +146,11 @@ class TestDial:
     async def test_the_callers_end_ends_the_dialled_call(self, here: Rig) -> None:
         here.twilio.callee(AGENT, Answer(after_ms=None), Answer())
         here.voice(f"<Dial><Number>{AGENT}</Number></Dial>")
-        ringing = here.twilio.call(NUMBER, CALLER)
+        ringing = await here.twilio.call(NUMBER, CALLER)
         await ringing.dialling()
         ringing.hang_up()
         await ringing.ended()
-        talking = here.twilio.call(NUMBER, CALLER)
+        talking = await here.twilio.call(NUMBER, CALLER)
         await (await talking.dialling()).reached("in-progress")
         talking.hang_up()
         await talking.ended()
@@ -159,16 +159,16 @@ class TestDial:
     async def test_the_timeout_of_the_verb(self, here: Rig) -> None:
         here.twilio.callee(AGENT, Answer(after_ms=60_000))
         here.voice(f"<Dial timeout='1'><Number>{AGENT}</Number></Dial><Say>Nobody.</Say>")
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         await call.ended()
         assert call.dialled[0].status == "no-answer" and call.said == ["Nobody."]
 
     async def test_a_strange_caller_id_is_an_error(self, here: Rig) -> None:
         here.voice(f"<Dial callerId='+14155550777'><Number>{AGENT}</Number></Dial>")
-        await here.twilio.call(NUMBER, CALLER).ended()
+        await (await here.twilio.call(NUMBER, CALLER)).ended()
         assert [alert.code for alert in here.twilio.take_alerts()] == [13214]
         here.twilio.verified.add("+14155550777")
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         (await call.dialling()).hang_up()
         await call.ended()
 
@@ -192,20 +192,20 @@ class TestErrors:
                 here.app.twiml["/voice"] = (
                     text if "Resp" in text else f"<Response>{text}</Response>"
                 )
-                call = here.twilio.call(NUMBER, CALLER)
+                call = await here.twilio.call(NUMBER, CALLER)
                 assert await call.ended() == "failed"
                 assert call.said == ["We are sorry. An application error has occurred. Goodbye."]
 
     async def test_an_error_that_was_taken_does_not(self, here: Rig) -> None:
         here.voice("<Gather/>")
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         await call.ended()
         (alert,) = here.twilio.take_alerts()
         assert (alert.code, alert.call_sid) == (12200, call.sid)
 
     async def test_an_application_that_is_away_is_a_quiet_error(self, here: Rig) -> None:
         here.twilio.give(ACCOUNT, "+14155550124", voice_url="http://127.0.0.1:9/voice")
-        call = here.twilio.call("+14155550124", CALLER)
+        call = await here.twilio.call("+14155550124", CALLER)
         assert await call.ended() == "failed"
         (alert,) = call.alerts
         assert alert.code == 11200 and not alert.loud
@@ -213,4 +213,4 @@ class TestErrors:
     async def test_a_call_that_ends_without_its_stream_says_why(self, here: Rig) -> None:
         here.voice("<Hangup/>")
         with pytest.raises(AssertionError, match="completed"):
-            await here.twilio.call(NUMBER, CALLER).streaming()
+            await (await here.twilio.call(NUMBER, CALLER)).streaming()

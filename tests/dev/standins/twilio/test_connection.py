@@ -29,7 +29,7 @@ async def here() -> AsyncIterator[Rig]:
 
 
 async def connected(here: Rig) -> tuple[Call, Peer]:
-    call = here.twilio.call(NUMBER, CALLER)
+    call = await here.twilio.call(NUMBER, CALLER)
     return call, await here.app.peer()
 
 
@@ -71,7 +71,7 @@ class TestEnds:
 
     async def test_a_refused_stream_goes_to_the_next_verb(self, here: Rig) -> None:
         here.app.refuse = 403
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         await call.ended()
         assert call.said == ["Back."] and told(here) == ["stream-error"]
         assert [alert.code for alert in call.alerts] == [31920]
@@ -79,7 +79,7 @@ class TestEnds:
 
     async def test_a_server_that_is_away(self, here: Rig) -> None:
         here.voice(NEXT.replace("{ws}", "ws://127.0.0.1:9/s"))
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         await call.ended()
         assert [alert.code for alert in call.alerts] == [31902] and call.said == ["Back."]
 
@@ -142,7 +142,7 @@ class TestBreaks:
         call, peer = await connected(here)
         await peer.until("media", 2)
         call.caller.freeze()
-        other, witness = here.twilio.call(NUMBER, CALLER), await here.app.peer(2)
+        other, witness = await here.twilio.call(NUMBER, CALLER), await here.app.peer(2)
         before = len(peer.got)
         await peer.clear()
         await witness.until("media", 5)
@@ -162,7 +162,7 @@ class TestSlowReaders:
         await peer.until("mark")
 
     async def test_a_server_that_does_not_read_loses_audio(self, here: Rig) -> None:
-        call = here.twilio.call(NUMBER, CALLER, network=Network(drift_ppm=1e9))
+        call = await here.twilio.call(NUMBER, CALLER, network=Network(drift_ppm=1e9))
         peer = await here.app.peer()
         peer.reading.clear()
         await call.alerted(31930)
@@ -189,9 +189,9 @@ class TestClock:
         assert [clock.due(now) for now in (0, 0.02, 0.22, 0.24)] == [0, 1, 10, 1]
 
     async def test_a_calls_clock_can_run_fast(self, here: Rig) -> None:
-        slow = here.twilio.call(NUMBER, CALLER)
+        slow = await here.twilio.call(NUMBER, CALLER)
         first = await here.app.peer()
-        fast = here.twilio.call(NUMBER, CALLER, network=Network(drift_ppm=1e6))
+        fast = await here.twilio.call(NUMBER, CALLER, network=Network(drift_ppm=1e6))
         second = await here.app.peer(2)
         await first.until("media", 10)
         before = len(first.of("media")), len(second.of("media"))
@@ -203,7 +203,7 @@ class TestClock:
 
 class TestLoss:
     async def test_lost_frames_leave_gaps_in_the_numbers(self, here: Rig) -> None:
-        call = here.twilio.call(NUMBER, CALLER, network=Network(loss=50, seed=3))
+        call = await here.twilio.call(NUMBER, CALLER, network=Network(loss=50, seed=3))
         peer = await here.app.peer()
         media = await peer.until("media", 10)
         chunks = [int(each["media"]["chunk"]) for each in media]

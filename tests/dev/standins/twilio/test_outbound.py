@@ -95,6 +95,14 @@ class TestOutcomes:
         await call.ended()
         assert out.events() == ["completed"]
 
+    async def test_a_callback_can_come_twice(self, out: Outbound) -> None:
+        call = await out.with_events(twiml="<Response/>")
+        await call.ended()
+        sent = [each for each in out.rig.twilio.webhooks.sent if each.url.endswith("/status")]
+        again = await out.rig.twilio.webhooks.replay(sent[1])
+        assert again.form == sent[1].form and again.status == 200
+        assert out.events() == ["initiated", "ringing", "in-progress", "completed", "ringing"]
+
     async def test_the_timeout(self, out: Outbound) -> None:
         out.rig.twilio.callee(CALLEE, Answer(after_ms=None))
         call = await out.create(timeout=1)
@@ -146,7 +154,7 @@ class TestMachines:
 
 class TestChanges:
     async def test_a_live_call_is_completed(self, out: Outbound) -> None:
-        call = out.rig.twilio.call(NUMBER, CALLER)
+        call = await out.rig.twilio.call(NUMBER, CALLER)
         peer = await out.rig.app.peer()
         shown = await out.client.calls(call.sid).update_async(status="completed")
         assert shown.sid == call.sid
@@ -163,7 +171,7 @@ class TestChanges:
             assert await call.ended() == "canceled"
 
     async def test_a_live_call_goes_elsewhere(self, out: Outbound) -> None:
-        call = out.rig.twilio.call(NUMBER, CALLER)
+        call = await out.rig.twilio.call(NUMBER, CALLER)
         peer = await out.rig.app.peer()
         await out.client.calls(call.sid).update_async(url=f"{out.rig.app.url}/voice")
         again = await out.rig.app.peer(2)

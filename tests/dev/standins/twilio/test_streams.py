@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import wave
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ class TestMessages:
         here.voice(
             '<Connect><Stream url="{ws}"><Parameter name="token" value="t0"/></Stream></Connect>'
         )
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         peer = await here.app.peer()
         await peer.until("media", 3)
         await call.caller.press("5")
@@ -69,7 +71,7 @@ class TestMessages:
         assert peer.socket.close_code == 1000
 
     async def test_what_the_caller_says_arrives_in_frames(self, here: Rig) -> None:
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         peer = await here.app.peer()
         said = await call.caller.say(np.full(400, -32124, np.int16))  # µ-law 0x00
         media = await peer.until("media", len(peer.of("media")) + 1)
@@ -80,8 +82,23 @@ class TestMessages:
         assert frames[int(said.start_ms / 20)] == loud[0]
         assert said.end_ms - said.start_ms == 50
 
+    async def test_a_text_and_a_recording_can_be_said(self, here: Rig, tmp_path: Path) -> None:
+        call = await here.twilio.call(NUMBER, CALLER)
+        peer = await here.app.peer()
+        text = await call.caller.say("Hi.")
+        path = tmp_path / "tone.wav"
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes(np.full(1600, 8000, "<i2").tobytes())
+        said = await call.caller.say(path)
+        assert text.end_ms - text.start_ms > 200
+        assert said.start_ms >= text.end_ms and said.end_ms - said.start_ms == 100
+        media = await peer.until("media", int(said.end_ms / 20))
+        frame = base64.b64decode(media[int(said.start_ms / 20) + 2]["media"]["payload"])
+        assert frame == b"\xa0" * 160  # µ-law for 8000
+
     async def test_saying_ends_with_the_call(self, here: Rig) -> None:
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         await call.streaming()
         saying = asyncio.ensure_future(call.caller.say(np.zeros(80000, np.int16)))
         await (await here.app.peer()).until("media", 5)
@@ -92,7 +109,7 @@ class TestMessages:
 
 class TestPlaying:
     async def test_a_mark_comes_when_all_before_it_was_played(self, here: Rig) -> None:
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         peer = await here.app.peer()
         await peer.mark("at once")
         await peer.until("mark")
@@ -110,7 +127,7 @@ class TestPlaying:
         assert call.stream.longest_queue_ms == 100
 
     async def test_audio_is_played_in_real_time(self, here: Rig) -> None:
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         peer = await here.app.peer()
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -121,7 +138,7 @@ class TestPlaying:
         assert call.stream.longest_queue_ms == 300
 
     async def test_clear_drops_the_queue_and_echoes_all_marks_at_once(self, here: Rig) -> None:
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         peer = await here.app.peer()
         for name in ("g1.1", "g1.2", "g1.3"):
             await peer.media(TONE * 50)
@@ -143,7 +160,7 @@ class TestPlaying:
         assert call.heard.ulaw.count(b"\x20" * 160) == 1
 
     async def test_what_was_heard_can_be_waited_for(self, here: Rig) -> None:
-        call = here.twilio.call(NUMBER, CALLER)
+        call = await here.twilio.call(NUMBER, CALLER)
         peer = await here.app.peer()
         waiting = asyncio.ensure_future(call.heard.until_sound())
         await peer.media(SILENCE + TONE * 2)
