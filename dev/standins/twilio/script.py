@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from datetime import UTC, datetime
 from urllib.parse import urljoin
 
 from dev.standins.twilio import twiml
 from dev.standins.twilio.call import Call, Document, End, Fetch, Order, new_sid
 from dev.standins.twilio.errors import Fault
-from dev.standins.twilio.media.stream import MediaStream, address_of
+from dev.standins.twilio.media.stream import MediaStream
 from dev.standins.twilio.media.websocket import Closed
 from dev.standins.twilio.ringing import interruptible, ring
 from dev.standins.twilio.services import Services
@@ -113,11 +112,9 @@ class Script:
         return await self._after(stream, verb, closed)
 
     async def _open(self, stream: MediaStream, verb: twiml.Connect) -> None:
-        host, port, secure = address_of(verb.url, self._services.hosts)
         await stream.open(
             verb.url,
-            (host, port),
-            ssl.create_default_context() if secure else None,
+            self._services.hosts.address(verb.url),
             self._services.webhooks.sign(self._call.account_sid, verb.url, {}),
             verb.parameters,
         )

@@ -22,6 +22,7 @@ from dev.standins.twilio.callees import Callee, Callees
 from dev.standins.twilio.calls_api import CallsApi
 from dev.standins.twilio.errors import Alert, Refused, missing
 from dev.standins.twilio.exchange import Exchange
+from dev.standins.twilio.hosts import Hosts
 from dev.standins.twilio.media.network import Network
 from dev.standins.twilio.media.ticker import Ticker
 from dev.standins.twilio.numbers_api import NumbersApi
@@ -52,8 +53,11 @@ class TwilioServer:
         self.fail = self.faults.fail
         self.verified: set[str] = set()
         """Numbers elsewhere from which all accounts may call."""
-        self.hosts: dict[str, str] = {}
-        """``{"voice.example.com": "127.0.0.1:8080"}``: where public hosts are, without TLS."""
+        self.hosts = Hosts()
+        """``{"voice.example.com": "127.0.0.1:8080"}``: where public hosts are, without TLS.
+
+        No other host is connected to than these and those of this machine.
+        """
         self.network = Network()
         """That of the next calls."""
         self.after_break: AfterBreak = "redirect"
@@ -67,13 +71,8 @@ class TwilioServer:
         return f"http://{self._host}:{self._runner.addresses[0][1]}"
 
     async def __aenter__(self) -> Self:
-        self._services = Services(
-            Webhooks(self.accounts, self.hosts),
-            Ticker(),
-            Callees(),
-            self._owns,
-            self.hosts,
-        )
+        webhooks = Webhooks(self.accounts, self.hosts)
+        self._services = Services(self.hosts, webhooks, Ticker(), Callees(), self._owns)
         self._exchange = Exchange(self._services)
         app = web.Application(middlewares=[self._edge])
         numbers = NumbersApi(self.numbers, self.inventory, self.give)

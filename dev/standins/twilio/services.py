@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dev.standins.twilio.callees import Callees
 from dev.standins.twilio.errors import Alert
+from dev.standins.twilio.hosts import Hosts
 from dev.standins.twilio.media.ticker import Ticker
 from dev.standins.twilio.webhooks import Webhooks
 
@@ -17,13 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Services:
+    hosts: Hosts
     webhooks: Webhooks
     ticker: Ticker
     callees: Callees
     owns: Callable[[str, str], bool]
     """Whether an account may call from a number."""
-    hosts: dict[str, str] = field(default_factory=dict)
-    """``{"voice.example.com": "127.0.0.1:8080"}``: where public hosts are, without TLS."""
     alerts: list[Alert] = field(default_factory=list)
     calls: dict[str, Call] = field(default_factory=dict)
     """All calls by their SIDs, those of <Dial> too."""

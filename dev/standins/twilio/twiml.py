@@ -13,10 +13,10 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from dev.standins.twilio.errors import Fault
+from dev.standins.twilio.hosts import LOOPBACK
 
 NOT_XML, NOT_ALLOWED, CONTENT_TYPE = 12100, 12200, 12300
 WRONG_SCHEME, WRONG_URL, WRONG_TRACK = 31922, 31923, 31941
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _LONGEST_PARAMETER = 500
 """Characters of a <Parameter>'s name and value together."""
 
@@ -168,7 +168,7 @@ def _stream(element: ET.Element) -> Connect:
 
 def _stream_url(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme != "wss" and not (parts.scheme == "ws" and parts.hostname in _LOOPBACK):
+    if parts.scheme != "wss" and not (parts.scheme == "ws" and parts.hostname in LOOPBACK):
         raise Fault(WRONG_SCHEME, f"url {url!r} of <Stream> must be wss")
     if not parts.hostname or parts.query or parts.fragment:
         raise Fault(WRONG_URL, f"url {url!r} of <Stream>: no host, or a query string")

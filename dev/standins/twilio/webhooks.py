@@ -12,6 +12,7 @@ import yarl
 from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
 
 from dev.standins.twilio.errors import Fault
+from dev.standins.twilio.hosts import Hosts
 
 RETRIEVAL_FAILURE = 11200
 _TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
@@ -35,7 +36,7 @@ class Sent:
 class Webhooks:
     """Sends requests and records them, in the order of their answers."""
 
-    def __init__(self, tokens: Mapping[str, str], hosts: Mapping[str, str]) -> None:
+    def __init__(self, tokens: Mapping[str, str], hosts: Hosts) -> None:
         self.sent: list[Sent] = []
         self._tokens = tokens
         self._hosts = hosts
@@ -90,11 +91,10 @@ class Webhooks:
         return await self.send(sent.account, sent.url, sent.form, sent.method)
 
     def _located(self, url: str) -> tuple[yarl.URL, dict[str, str]]:
-        """Return the URL to connect to, and a Host header if it names another host."""
+        """Return the URL to connect to, and its Host header. Raises Fault 11210."""
+        host, port = self._hosts.address(url)
         parts = urlsplit(url)
-        local = self._hosts.get(parts.netloc)
-        host = {} if local is None else {"Host": parts.netloc}
-        if local is not None:
-            url = urlunsplit(("http", local, parts.path, parts.query, ""))
+        netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        there = urlunsplit(("http", netloc, parts.path, parts.query, ""))
         # As it was signed: no character is encoded otherwise.
-        return yarl.URL(url, encoded=True), host
+        return yarl.URL(there, encoded=True), {"Host": parts.netloc}

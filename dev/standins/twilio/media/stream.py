@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from dev.standins.twilio.errors import Fault
 from dev.standins.twilio.media import messages
 from dev.standins.twilio.media.heard import Heard
 from dev.standins.twilio.media.network import Network, Wire
@@ -73,7 +71,6 @@ class MediaStream:
         self,
         url: str,
         address: tuple[str, int],
-        tls: ssl.SSLContext | None,
         signature: str,
         parameters: Mapping[str, str],
     ) -> None:
@@ -89,8 +86,6 @@ class MediaStream:
             address,
             headers,
             self._on_text,
-            tls=tls,
-            server_hostname=parts.hostname,
         )
         self._socket = socket
         socket.send(messages.CONNECTED)
@@ -176,16 +171,3 @@ class MediaStream:
         if self._socket is not None and not self._socket.send(message):
             if self._socket.dropped == 1:
                 self.on_loss()
-
-
-def address_of(url: str, hosts: Mapping[str, str]) -> tuple[str, int, bool]:
-    """Return host, port and whether TLS is used. ``hosts`` maps public hosts to local ones."""
-    parts = urlsplit(url)
-    local = hosts.get(parts.netloc)
-    if local is not None:
-        host, _, port = local.rpartition(":")
-        return host, int(port), False
-    if parts.hostname is None:
-        raise Fault(31923, f"no host in {url!r}")
-    secure = parts.scheme == "wss"
-    return parts.hostname, parts.port or (443 if secure else 80), secure

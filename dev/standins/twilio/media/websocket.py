@@ -10,7 +10,6 @@ import asyncio
 import base64
 import hashlib
 import os
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -64,8 +63,6 @@ class WebSocket(asyncio.Protocol):
             if not end:
                 return
             self._head.set_result(head)
-        if self._frozen:
-            return
         try:
             for frame in self._decoder.feed(data):
                 self._received(frame)
@@ -179,27 +176,20 @@ class WebSocket(asyncio.Protocol):
 
 
 async def connect(
-    url_target: str,
+    target: str,
     address: tuple[str, int],
     headers: Mapping[str, str],
     on_text: Callable[[str], None],
     *,
-    tls: ssl.SSLContext | None = None,
-    server_hostname: str | None = None,
     timeout_s: float = 5.0,
 ) -> WebSocket:
     """Connect to a server. Raises Fault: refused 31902, no answer 31901, no upgrade 31920."""
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            _, socket = await loop.create_connection(
-                lambda: WebSocket(on_text),
-                *address,
-                ssl=tls,
-                server_hostname=server_hostname if tls is not None else None,
-            )
+            _, socket = await loop.create_connection(lambda: WebSocket(on_text), *address)
             try:
-                await socket.shake_hands(url_target, headers)
+                await socket.shake_hands(target, headers)
             except BaseException:
                 socket.abort()
                 raise

@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from dev.standins.twilio import Answer, Busy, RingOut, Unreachable
+from dev.standins.twilio.call import Document
 from tests.dev.standins.twilio.rig import ACCOUNT, CALLER, NUMBER, STREAM, Rig, rig
 
 pytestmark = pytest.mark.unit
@@ -106,6 +107,15 @@ class TestVerbs:
         await call.reached("in-progress")
         call.hang_up()
         assert await call.ended() == "completed"
+
+    async def test_nothing_follows_a_hang_up(self, here: Rig) -> None:
+        here.voice("<Pause length='60'/>")
+        call = await here.twilio.call(NUMBER, CALLER)
+        await call.reached("in-progress")
+        call.hang_up()
+        call.order(Document("<Response><Say>Late.</Say></Response>"))
+        assert await call.ended() == "completed"
+        assert call.said == []
 
     async def test_an_endless_redirect_ends(self, here: Rig) -> None:
         here.voice("<Redirect>/voice</Redirect>")
@@ -209,6 +219,12 @@ class TestErrors:
         assert await call.ended() == "failed"
         (alert,) = call.alerts
         assert alert.code == 11200 and not alert.loud
+
+    async def test_no_other_machine_is_asked(self, here: Rig) -> None:
+        here.twilio.give(ACCOUNT, "+14155550124")
+        call = await here.twilio.call("+14155550124", CALLER)
+        assert await call.ended() == "failed"
+        assert [alert.code for alert in call.alerts] == [11210]
 
     async def test_a_call_that_ends_without_its_stream_says_why(self, here: Rig) -> None:
         here.voice("<Hangup/>")

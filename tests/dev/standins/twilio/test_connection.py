@@ -77,11 +77,14 @@ class TestEnds:
         assert [alert.code for alert in call.alerts] == [31920]
         assert "403" in here.app.forms("/stream-status")[0]["StreamError"]
 
-    async def test_a_server_that_is_away(self, here: Rig) -> None:
-        here.voice(NEXT.replace("{ws}", "ws://127.0.0.1:9/s"))
+    @pytest.mark.parametrize(
+        ("url", "code"), [("ws://127.0.0.1:9/s", 31902), ("wss://a.example/s", 11210)]
+    )
+    async def test_a_server_that_is_away(self, here: Rig, url: str, code: int) -> None:
+        here.voice(NEXT.replace("{ws}", url))
         call = await here.twilio.call(NUMBER, CALLER)
         await call.ended()
-        assert [alert.code for alert in call.alerts] == [31902] and call.said == ["Back."]
+        assert [alert.code for alert in call.alerts] == [code] and call.said == ["Back."]
 
 
 class TestViolations:
