@@ -81,15 +81,9 @@ class MediaStream:
             "User-Agent": "Twilio.TmeWs/1.0",
             "X-Twilio-Signature": signature,
         }
-        socket = await connect(
-            parts.path or "/",
-            address,
-            headers,
-            self._on_text,
-        )
-        self._socket = socket
-        socket.send(messages.CONNECTED)
-        socket.send(self._writer.start(parameters))
+        self._socket = await connect(parts.path or "/", address, headers, self._on_text)
+        self._send(messages.CONNECTED)
+        self._send(self._writer.start(parameters))
 
     async def run(self, ticker: Ticker) -> Closed:
         """Send and play until the connection has ended. Cancelled: send ``stop``, and close."""
@@ -97,7 +91,7 @@ class MediaStream:
         try:
             return await asyncio.shield(self.socket.closed)
         except asyncio.CancelledError:
-            ticker.remove(self.tick)
+            ticker.remove(self.tick)  # Nothing may follow the stop.
             self._send(self._writer.stop())
             await self.socket.close()
             raise
