@@ -175,7 +175,7 @@ class StreamWorker:
         await self.gateway.record(call)
         number = f"+1415{secrets.randbelow(10**7):07}"
         self.twilio.give(ACCOUNT, number, voice_url=f"{self.relay.url}/voice/{call.id}")
-        return call, self.twilio.call(number, CALLER)
+        return call, await self.twilio.call(number, CALLER)
 
 
 @contextlib.asynccontextmanager
