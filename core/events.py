@@ -22,6 +22,8 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     transfer.started {to, mode}   transfer.ringing   transfer.answered   transfer.accepted
     transfer.failed  {reason, sipStatusCode?, sipReason?}                the agent continues
     call.transferred {to, mode}                          the caller is with a human
+    stream.connected {accountSid?, callSid?, streamSid?} a session has a socket (Twilio's ids)
+    stream.lost                                          its socket broke; it waits for another
     livekit.<webhook>{…}                                 LiveKit's webhook, reduced to facts
 """
 

@@ -37,14 +37,19 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.cleanup()
 
 
+async def fresh_database(postgres: str) -> str:
+    """Return the URL of a new database on that server."""
+    admin = make_url(postgres).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(admin, isolation_level="AUTOCOMMIT")
+    name = new_id("db")
+    async with engine.connect() as connection:
+        await connection.execute(text(f"CREATE DATABASE {name}"))
+    await engine.dispose()
+    url = admin.set(drivername="postgresql", database=name)
+    return url.render_as_string(hide_password=False)
+
+
 class OnPostgres:
     @pytest.fixture
     async def url(self, postgres: str) -> str:
-        admin = make_url(postgres).set(drivername="postgresql+asyncpg")
-        engine = create_async_engine(admin, isolation_level="AUTOCOMMIT")
-        name = new_id("db")
-        async with engine.connect() as connection:
-            await connection.execute(text(f"CREATE DATABASE {name}"))
-        await engine.dispose()
-        url = admin.set(drivername="postgresql", database=name)
-        return url.render_as_string(hide_password=False)
+        return await fresh_database(postgres)

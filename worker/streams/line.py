@@ -71,19 +71,24 @@ class StreamLine:
         self._output.attach()
         self._begin()
 
-    def detach(self, link: Link, *, left: bool) -> None:
-        """This socket is closed. ``left``: its client has closed it, and does not come back."""
+    def detach(self, link: Link, *, left: bool) -> bool:
+        """This socket is closed. ``left``: its client has closed it, and does not come back.
+
+        Return True if the session waits for another socket.
+        """
         if link is not self._link:
-            return
+            return False
         self._link = None
         self._output.detach()
         if self._gone:
-            return
+            return False
         if left:
-            return self.hung_up("socket closed")
+            self.hung_up("socket closed")
+            return False
         log.info("socket lost, waiting for another", extra={"seconds": self._grace_s})
         self._input.fall_silent(_GAP_S)
         self._wait()
+        return True
 
     def receive(self, frame: Frame) -> None:
         """Take a frame from the socket."""

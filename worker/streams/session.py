@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
-from pathlib import Path
 
 import aiohttp
 import structlog
@@ -15,11 +14,10 @@ from openai import AsyncClient
 
 from core.jobs import JobMetadata
 from core.settings import Settings
-from core.streams.messages import GRACE_S, Attach
+from core.streams.messages import GRACE_S, Attach, TwilioAttach
 from core.url_guard import guarded_session
 from worker.call import Call
 from worker.job import placed
-from worker.line import Line
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
@@ -54,15 +52,14 @@ class StreamSession:
         self._gateway = gateway
         self._llm_client = llm_client
         self._line = StreamLine(wire_for(call_id, attach), grace_s=grace_s)
+        self._reporter = Reporter(gateway, settings.data_dir / "spool" / "worker")
+        self._reporter.on_event = self._line.reported
 
     async def run(self) -> None:
         """Serve the call. Returns when it is over and its events are delivered or on disk."""
         structlog.contextvars.bind_contextvars(call_id=self._job.call_id)
-        spool: Path = self._settings.data_dir / "spool" / "worker"
-        reporter = Reporter(self._gateway, spool)
+        reporter, line = self._reporter, self._line
         reporter.own(Owner(self._job.call_id, self._job.token))
-        reporter.on_event = self._line.reported
-        line: Line = self._line
         async with (
             http_context.open(),
             guarded_session(allow_private=self._settings.webhook_allow_private) as tools_http,
@@ -90,6 +87,8 @@ class StreamSession:
         structlog.contextvars.bind_contextvars(call_id=self._job.call_id)
         link = Link(socket)
         sending = asyncio.create_task(link.run(), name="link")
+        facts = attach.twilio if isinstance(attach, TwilioAttach) else {}
+        self._reporter.post("stream.connected", facts)
         self._line.attach(link, attach)
         left = False
         try:
@@ -98,6 +97,7 @@ class StreamSession:
             # aiohttp says 1000 of a socket that broke, too; only this one was closed.
             left = message.type is aiohttp.WSMsgType.CLOSE and message.data in _LEFT
         finally:
-            self._line.detach(link, left=left)
+            if self._line.detach(link, left=left):
+                self._reporter.post("stream.lost")
             link.close(aiohttp.WSCloseCode.OK, "")
             await sending

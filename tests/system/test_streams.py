@@ -1,0 +1,235 @@
+"""Calls over Twilio's Media Streams: two gateways, two stream workers, PostgreSQL, and Twilio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from dev import scenario
+from dev.stack import Stack, StackOptions
+from dev.stack.options import HOST
+from dev.stack.ports import PORTS
+from dev.standins.twilio import Call, TwilioServer
+from tests.conftest import AUTH, GREETING, Gateway, write_agents
+from tests.support.balancer import Balancer
+from tests.support.calls import told
+from tests.support.databases import fresh_database
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+
+ACCOUNT, TOKEN = "AC" + "3" * 32, "the-auth-token"
+NUMBER = "+14155550123"
+PUBLIC = "voice.example.com"
+
+
+@dataclass
+class Streams:
+    """Twilio reaches the gateways by their public name, workers by the balancer."""
+
+    stack: Stack
+    twilio: TwilioServer
+    gateway: Gateway
+    balancer: Balancer
+
+    async def call(self) -> Call:
+        """Have somebody call the number, and wait for the first word of the greeting."""
+        call = await self.twilio.call(NUMBER, f"+1415{secrets.randbelow(10**7):07}")
+        await call.heard.until_sound()
+        return call
+
+    async def greeted(self) -> Call:
+        call = await self.call()
+        await call.heard.until_quiet(for_ms=400)
+        return call
+
+    async def record(self, call: Call) -> dict[str, Any]:
+        """Return the call's record as it is now."""
+        listed = await self.gateway.get(f"/v1/calls?search=%2B{call.from_[1:]}")
+        (found,) = listed.body["data"]
+        return dict((await self.gateway.get(f"/v1/calls/{found['id']}")).body)
+
+    async def ended(self, call: Call) -> dict[str, Any]:
+        """Return the call's record once it has ended."""
+        found = await self.record(call)
+        path = f"/v1/calls/{found['id']}?wait=true&timeout=20"
+        return dict((await self.gateway.get(path)).body)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def streams(
+    postgres: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Streams]:
+    agents = tmp_path_factory.mktemp("agents")
+    write_agents(agents, "http://127.0.0.1:9")
+    async with contextlib.AsyncExitStack() as stack:
+        balancer_port, gateway_port = PORTS.take(HOST), PORTS.take(HOST)
+        for port in (balancer_port, gateway_port):
+            stack.callback(PORTS.give_back, port)
+        enter = stack.enter_async_context
+        twilio = await enter(TwilioServer({ACCOUNT: TOKEN}))
+        twilio.hosts[PUBLIC] = f"{HOST}:{balancer_port}"
+        balancer = await enter(Balancer([gateway_port]).serve(balancer_port))
+        options = StackOptions(
+            worker=0,
+            gateway=2,
+            streams=2,
+            values={
+                **AUTH,
+                "agents_dir": agents,
+                "default_agent": "greeter",
+                "database_url": await fresh_database(postgres),
+                "gateway_port": gateway_port,
+                "gateway_url": balancer.url,
+                "public_url": f"https://{PUBLIC}",
+                "twilio_base_url": twilio.url,
+                "endpointing_ms": 300,
+                "webhook_allow_private": True,
+            },
+        )
+        running = await enter(Stack(options))
+        await running.set_providers(scenario.control())
+        balancer.ports.append(port_of(running, "gateway-2"))
+        session = await enter(aiohttp.ClientSession(balancer.url))
+        gateway = Gateway(session)
+        secret = {"accountSid": ACCOUNT, "authToken": TOKEN}
+        made = await gateway.post(
+            "/api/v1/credentials", json={"name": "twilio", "provider": "twilio", **secret}
+        )
+        assert made.status == 201, made.body
+        twilio.give(ACCOUNT, NUMBER)
+        attached = await gateway.post(
+            "/api/v1/phone-numbers/attach",
+            json={
+                "provider": "twilio",
+                "phoneNumber": NUMBER,
+                "credentialsRef": "twilio",
+                "agentId": "restaurant",
+                "direction": "both",
+                "via": "stream",
+            },
+        )
+        assert attached.status == 201, attached.body
+        yield Streams(running, twilio, gateway, balancer)
+
+
+def port_of(stack: Stack, name: str) -> int:
+    return int(stack.components[name].address.rpartition(":")[2])
+
+
+async def test_an_inbound_call(streams: Streams) -> None:
+    call = await streams.greeted()
+    said = await call.caller.say(scenario.OPENING)
+    await call.heard.until_sound(said.end_ms)
+    await call.heard.until_quiet()
+    said = await call.caller.say(scenario.GOODBYE)
+    assert await call.ended() == "completed"
+    record = await streams.ended(call)
+    assert (record["type"], record["direction"]) == ("stream", "inbound")
+    assert (record["status"], record["disconnectionReason"]) == ("completed", "agent_hangup")
+    assert [turn["response"] for turn in record["transcripts"]] == [
+        GREETING,
+        scenario.OPENING_ANSWER,
+        scenario.GOODBYE_ANSWER,
+    ]
+    assert call.stream.longest_queue_ms <= 400
+
+
+async def test_the_caller_hangs_up(streams: Streams) -> None:
+    call = await streams.greeted()
+    await call.caller.press("5")
+    call.hang_up()
+    record = await streams.ended(call)
+    assert (record["status"], record["disconnectionReason"]) == ("completed", "user_hangup")
+
+
+async def test_the_api_hangs_up(streams: Streams) -> None:
+    call = await streams.greeted()
+    record = await streams.record(call)
+    ended = await streams.gateway.post(f"/v1/calls/{record['id']}/end")
+    assert ended.status == 200, ended.body
+    assert await call.ended() == "completed"
+    record = await streams.ended(call)
+    assert (record["status"], record["disconnectionReason"]) == ("completed", "agent_hangup")
+
+
+async def goes_on(call: Call, number: int) -> None:
+    """The caller is connected again, is not greeted again, and is answered."""
+    stream = await call.streaming(number)
+    quiet_ms = await call.heard.until_quiet()
+    said = await call.caller.say(scenario.OPENING)
+    answer_ms = await call.heard.until_sound(said.end_ms)
+    assert quiet_ms < said.start_ms < answer_ms
+    await call.heard.until_quiet()
+    assert stream.live
+    call.hang_up()
+
+
+@pytest.mark.parametrize("after_break", ["redirect", "callback"])
+async def test_a_broken_connection(streams: Streams, after_break: Any) -> None:
+    streams.twilio.after_break = after_break
+    try:
+        call = await streams.greeted()
+    finally:
+        streams.twilio.after_break = "redirect"
+    streams.balancer.cut()
+    await goes_on(call, 2)
+    record = await streams.ended(call)
+    assert record["disconnectionReason"] == "user_hangup"
+    assert [turn["response"] for turn in record["transcripts"]] == [
+        GREETING,
+        scenario.OPENING_ANSWER,
+    ]
+
+
+async def test_a_caller_whose_connection_is_dead(streams: Streams) -> None:
+    """A half-open connection is noticed; nobody says that it is lost."""
+    call = await streams.greeted()
+    record = await streams.record(call)
+    call.caller.freeze()
+    await told(streams.gateway, record["id"], "stream.lost")
+
+
+async def test_a_caller_that_stops_reading(streams: Streams) -> None:
+    call = await streams.greeted()
+    call.caller.pause_reading()
+    await goes_on(call, 2)
+    assert (await streams.ended(call))["disconnectionReason"] == "user_hangup"
+
+
+async def test_ten_calls_outlive_their_gateway(streams: Streams) -> None:
+    calls = await asyncio.gather(*(streams.call() for _ in range(10)))
+    await asyncio.sleep(0.5)
+    before = [call.heard.ms for call in calls]
+    await streams.stack.gateway.kill()
+    for call in calls:
+        await call.streaming(2, timeout_s=3)
+    for call, ms in zip(calls, before, strict=True):
+        assert await call.heard.until_sound(max(ms, call.heard.ms - 20)) - ms < 3000
+    await asyncio.gather(*(goes_on(call, 2) for call in calls))
+    for call in calls:
+        record = await streams.ended(call)
+        assert record["disconnectionReason"] == "user_hangup"
+        assert [turn["response"] for turn in record["transcripts"]] == [
+            GREETING,
+            scenario.OPENING_ANSWER,
+        ]
+    await streams.stack.gateway.start()
+
+
+async def test_a_worker_that_drains_finishes_its_calls(streams: Streams) -> None:
+    calls = [await streams.greeted() for _ in range(4)]
+    stopping = asyncio.create_task(streams.stack.streams.stop())
+    await asyncio.sleep(1)
+    await asyncio.gather(*(goes_on(call, 1) for call in calls))
+    for call in calls:
+        assert (await streams.ended(call))["disconnectionReason"] == "user_hangup"
+    await stopping
+    await streams.stack.streams.start()
