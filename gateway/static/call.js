@@ -1,4 +1,5 @@
 // One call with an agent: its record and room from the gateway, its audio from LiveKit.
+// socket_call.js has the same over a WebSocket.
 
 const AGENT_STATE = "lk.agent.state";
 const AGENT_WITHIN_MS = 25_000; // longer than the gateway waits for the agent
@@ -20,6 +21,12 @@ export class Gateway {
 
   async open(agentId) {
     return this.#ask("/v1/calls/web", { method: "POST", body: JSON.stringify({ agentId }) });
+  }
+
+  /** Opens a session for a WebSocket, in place of a room. */
+  async openSession(agentId) {
+    const path = `/v1/agents/${encodeURIComponent(agentId)}/session`;
+    return this.#ask(path, { method: "POST", body: "{}" });
   }
 
   /** Returns the call's record. */
@@ -80,6 +87,8 @@ export class Conversation {
   #on;
   #timer;
   #connected = false;
+  #own; // analysers of the loudness
+  #agent;
 
   constructor(on) {
     this.#on = on;
@@ -87,13 +96,15 @@ export class Conversation {
     this.room = new this.#sdk.Room();
   }
 
-  async join({ livekitUrl, accessToken }, track, voice) {
+  async join({ livekitUrl, accessToken }, track, voice, transcript) {
+    transcript.listen(this.room);
     const { RoomEvent, Track } = this.#sdk;
     this.room
       .on(RoomEvent.TrackSubscribed, (remote) => {
         if (remote.kind !== Track.Kind.Audio) return;
         remote.attach(voice);
-        this.agentTrack = remote;
+        this.#agent?.cleanup();
+        this.#agent = this.#sdk.createAudioAnalyser(remote);
         this.#look();
       })
       .on(RoomEvent.ParticipantConnected, () => this.#look())
@@ -110,13 +121,18 @@ export class Conversation {
       const published = await this.room.localParticipant.publishTrack(track, {
         source: Track.Source.Microphone,
       });
-      this.ownTrack = published.track;
+      this.#own = this.#sdk.createAudioAnalyser(published.track);
     } catch (error) {
       if (!this.#connected) {
         throw new Problem(`LiveKit cannot be reached at ${livekitUrl}: ${error.message}`);
       }
       await this.leave(); // hung up or disconnected while joining
     }
+  }
+
+  /** Loudness of both sides, 0 to 1. */
+  get levels() {
+    return { own: this.#own?.calculateVolume() ?? 0, agent: this.#agent?.calculateVolume() ?? 0 };
   }
 
   async mute(muted) {
@@ -150,6 +166,8 @@ export class Conversation {
 
   #left() {
     clearTimeout(this.#timer);
+    this.#own?.cleanup();
+    this.#agent?.cleanup();
     if (this.#connected) this.#on.over();
   }
 }

@@ -1,5 +1,5 @@
-// The transcript, from LiveKit's text streams: the agent's words as they are spoken, the visitor's
-// as they are recognized. A line is a segment; updates replace or extend it.
+// The transcript, from LiveKit's text streams or a session's socket: the agent's words as they are
+// spoken, the visitor's as they are recognized. A line is a segment; updates replace or extend it.
 
 const TOPIC = "lk.transcription";
 const SEGMENT = "lk.segment_id";
@@ -7,6 +7,7 @@ const FINAL = "lk.transcription_final";
 
 export class Transcript {
   #lines = new Map();
+  #turns = { caller: 0, agent: 0 };
   #list;
   #empty;
   #said;
@@ -28,6 +29,7 @@ export class Transcript {
     this.#said.replaceChildren();
     this.#empty.hidden = false;
     this.#follow = true;
+    this.#turns = { caller: 0, agent: 0 };
   }
 
   /** Must be called before the room is connected, or the first words are lost. */
@@ -36,6 +38,20 @@ export class Transcript {
       const who = identity === room.localParticipant.identity ? "caller" : "agent";
       this.#read(reader, who).catch(() => {}); // interrupted: the text read so far stays
     });
+  }
+
+  /** Shows words from a session's socket: of each side, they replace the line that is not final. */
+  hear({ role, text, final }) {
+    const who = role === "user" ? "caller" : role;
+    const turn = this.#turns[who];
+    this.#show(`${who} ${turn}`, who, text, final);
+    if (final) this.#turns[who] = turn + 1;
+  }
+
+  /** Keeps of the agent's line what was heard of it before an interruption. */
+  correct(text) {
+    const line = this.#lines.get(`agent ${this.#turns.agent}`);
+    if (line) line.words.textContent = text;
   }
 
   async #read(reader, who) {

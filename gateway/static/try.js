@@ -1,6 +1,7 @@
 // The page: its buttons, its messages, and the call.
 
 import { Conversation, Gateway, Problem, microphone } from "./call.js";
+import { SocketConversation } from "./socket_call.js";
 import { Transcript } from "./transcript.js";
 
 const $ = (id) => document.getElementById(id);
@@ -39,6 +40,7 @@ function say(state, hint = STATES[state][1]) {
   const calling = state !== "idle" && state !== "ended";
   $("start").hidden = calling;
   $("start").textContent = state === "ended" ? "Call again" : "Start the call";
+  $("via").hidden = calling;
   $("hangup").hidden = !calling || state === "microphone";
   $("mute").hidden = $("meter").hidden = !calling || WAITING.has(state);
   if (!calling) $("sound").hidden = true;
@@ -68,18 +70,18 @@ async function start() {
     say("microphone");
     mine.track = await microphone();
     say("connecting");
-    const opened = await gateway.open(agentId);
+    const socket = overSocket();
+    const opened = await (socket ? gateway.openSession(agentId) : gateway.open(agentId));
     $("access").hidden = true;
-    mine.id = opened.callId;
+    mine.id = opened.callId ?? opened.sessionId;
     gateway.record(mine.id).then(({ agentName }) => entitle(agentName), () => {});
     if (mine.hungUp) return await finish(mine, gateway);
-    mine.conversation = new Conversation({
+    mine.conversation = new (socket ? SocketConversation : Conversation)({
       state: (state) => call === mine && progress(mine, state),
       muffled: (yes) => { $("sound").hidden = !yes; },
       over: () => finish(mine, gateway),
     });
-    transcript.listen(mine.conversation.room);
-    await mine.conversation.join(opened, mine.track, $("voice"));
+    await mine.conversation.join(opened, mine.track, $("voice"), transcript);
     watchLevels(mine);
   } catch (error) {
     if (mine.hungUp && mine.id) await finish(mine, gateway);
@@ -131,7 +133,6 @@ function release(mine) {
   mine.track?.stop();
   clearTimeout(mine.timer);
   cancelAnimationFrame(mine.frame);
-  mine.analysers?.forEach((analyser) => analyser.cleanup());
   $("orb").style.setProperty("--loud", 0);
   $("level").value = 0;
   setMuted(false);
@@ -169,27 +170,31 @@ function tick(mine) {
 
 function watchLevels(mine) {
   if (call !== mine) return;
-  const { createAudioAnalyser } = window.LivekitClient;
-  const own = createAudioAnalyser(mine.conversation.ownTrack);
-  mine.analysers = [own];
-  let agent;
-  const show = () => {
-    if (!agent && mine.conversation.agentTrack) {
-      agent = createAudioAnalyser(mine.conversation.agentTrack);
-      mine.analysers.push(agent);
-    }
-    const level = own.calculateVolume();
-    $("level").value = level;
-    const speaking = document.body.dataset.state === "speaking";
-    $("orb").style.setProperty("--loud", speaking ? agent?.calculateVolume() ?? 0 : level);
-    mine.frame = requestAnimationFrame(show);
-  };
-  show();
+  const { own, agent } = mine.conversation.levels;
+  $("level").value = own;
+  $("orb").style.setProperty("--loud", document.body.dataset.state === "speaking" ? agent : own);
+  mine.frame = requestAnimationFrame(() => watchLevels(mine));
 }
 
 function entitle(name) {
   $("title").textContent = name || agentId;
   document.title = `Talk to ${name || agentId}`;
+}
+
+function overSocket() {
+  return $("via").elements.socket.checked;
+}
+
+/** WebRTC needs LiveKit's library, which may be missing; the address keeps the choice. */
+function choose() {
+  history.replaceState(null, "", location.pathname + (overSocket() ? "?via=socket" : ""));
+  const missing = !overSocket() && !window.LivekitClient;
+  $("start").disabled = missing;
+  say("idle", missing ? "" : undefined);
+  complain(missing
+    ? "LiveKit's browser library is not installed with this gateway. Run “npm ci” in its folder " +
+      "and reload this page, or connect over a WebSocket."
+    : "");
 }
 
 function begin() {
@@ -198,15 +203,12 @@ function begin() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   if (given) {
     sessionStorage.setItem(TOKEN, given);
-    history.replaceState(null, "", location.pathname);
+    history.replaceState(null, "", location.pathname + location.search);
   }
-  if (!window.LivekitClient) {
-    $("start").disabled = true;
-    say("idle", "");
-    complain("LiveKit's browser library is not installed with this gateway. Run “npm ci” in its " +
-      "folder, then reload this page.");
-    return;
-  }
+  const via = new URLSearchParams(location.search).get("via") === "socket" ? "socket" : "webrtc";
+  $("via").elements[via].checked = true;
+  $("via").addEventListener("change", choose);
+  choose();
   $("start").addEventListener("click", start);
   $("access").addEventListener("submit", (event) => { event.preventDefault(); start(); });
   $("hangup").addEventListener("click", hangUp);

@@ -44,10 +44,11 @@ async def test_everything_it_names_is_served(gateway: Running) -> None:
     async with gateway.http.get("/try/agent") as response:
         html = await response.text()
     named = set(re.findall(r'(?:src|href)="([^"]+)"', html))
-    for module in ("try.js", "call.js"):
+    for module in ("try.js", "call.js", "socket_call.js", "switchroom.js"):
         async with gateway.http.get(f"/static/{module}") as response:
             code = await response.text()
-        named |= {f"/static/{name}" for name in re.findall(r'from "\./([^"]+)"', code)}
+        imports = re.findall(r'^import .* from "\./([^"]+)"|new URL\("\./([^"]+)"', code, re.M)
+        named |= {f"/static/{name or beside}" for name, beside in imports}
     assert named == {f"/static/{name}" for name in try_page._FILES}
     for path in named - {"/static/livekit-client.js"}:
         async with gateway.http.get(path) as response:

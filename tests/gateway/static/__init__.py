@@ -1,0 +1,1 @@
+"""The browser's part of sessions, run by node."""
