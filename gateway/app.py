@@ -32,6 +32,7 @@ from gateway.http.streams import StreamLimit
 from gateway.keys import (
     AGENT_STORE,
     AGENTS,
+    AUTHENTICATOR,
     CALL_SERVICES,
     CLOCK,
     CREDENTIALS,
@@ -117,6 +118,7 @@ async def create_app(
     )
     app.on_response_prepare.extend([add_request_id, add_ignored_fields])
     app[SETTINGS] = settings
+    app[AUTHENTICATOR] = authenticator
     app[METRICS] = metrics
     app[STOPPING] = asyncio.Event()
     app[PACE] = pace

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from livekit.api import LiveKitAPI, WebhookReceiver
 
     from core.tokens import TokenIssuer
+    from gateway.auth.tokens import Authenticator
     from gateway.calls.handover import Handover
     from gateway.calls.inbound import Inbound
     from gateway.calls.limits import CallLimits
@@ -87,6 +88,8 @@ class CallServices:
 CALL_SERVICES: web.AppKey[CallServices | None] = web.AppKey("call_services")
 """None without LiveKit keys; ``call_services`` raises then."""
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
+AUTHENTICATOR: web.AppKey[Authenticator] = web.AppKey("authenticator")
+"""For tokens that come in another way than the Authorization header of an HTTP request."""
 DATABASE: web.AppKey[Database] = web.AppKey("database")
 WRITE_PROBE: web.AppKey[WriteProbe] = web.AppKey("write_probe")
 STORE: web.AppKey[Store] = web.AppKey("store")

@@ -1,0 +1,233 @@
+"""The beginning of a client's socket: who it is, which session it is for, and that one's worker."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TypeAlias
+
+from aiohttp import WSMsgType, hdrs, web
+
+from core.errors import AppError, BadRequest, Gone, Unauthenticated, Unavailable
+from core.streams.messages import Format, SocketAttach
+from core.tokens import InvalidToken
+from gateway.api.streams.first_message import Auth, Resume, SessionUpdate, first_message
+from gateway.calls.streams.workers import WorkerSocket
+from gateway.calls.variables import Variables, fill
+from gateway.http.host_names import Names
+from gateway.http.origins import check_origin
+from gateway.http.pace import PACE
+from gateway.http.sockets import Socket, SocketClosed, read
+from gateway.keys import AGENTS, AUTHENTICATOR, SESSIONS, SETTINGS, STORE, WEBHOOKS, call_services
+from gateway.lookup.agents import check_takes_calls
+from gateway.store.call_status import Call
+from gateway.store.database import Principal, Scope
+from gateway.store.streams.sessions import Session
+
+PROTOCOL = "switchroom"
+_TOKEN = "token."
+# A resume token is valid while there is a session: longer than any call lasts.
+_RESUMABLE = timedelta(hours=25)
+
+_Said: TypeAlias = "Auth | SessionUpdate | Resume | None"
+_Message: TypeAlias = tuple[WSMsgType, bytes]
+
+
+class Opening:
+    """One socket's beginning; ``of`` reads the handshake, ``attached`` the first messages."""
+
+    def __init__(
+        self, app: web.Application, agent_id: str, principal: Principal | None, token: str | None
+    ) -> None:
+        """With neither principal nor token, the first message must bring a token."""
+        self._app = app
+        self._agent_id = agent_id
+        self._principal = principal
+        self._token = token
+        """A session's, not the API's."""
+        self._call: Call | None = None
+        self._session: Session | None = None
+        services = call_services(app)
+        self._sessions = services.stream_sessions
+        self._session_tokens = services.session_tokens
+        self._call_tokens = services.tokens
+
+    @classmethod
+    async def of(cls, request: web.Request) -> Opening:
+        """Raises BadRequest, Unauthenticated, Forbidden, ServerFault, Unavailable (JWKS)."""
+        settings = request.app[SETTINGS]
+        check_origin(request, settings)
+        token = _offered_token(request)
+        headers = request.headers.getall(hdrs.AUTHORIZATION, [])
+        principal = None
+        if headers:
+            principal = await request.app[AUTHENTICATOR].authenticate(headers)
+        elif token is None and not settings.auth_required:
+            Names(settings).check(request)
+            principal = Principal(None)
+        return cls(request.app, request.match_info["id"], principal, token)
+
+    async def attached(self, socket: Socket) -> WorkerSocket:
+        """Read the first messages; return the socket of the session's worker.
+
+        Raises SocketClosed, and AppError for the client: the call is then over, unless another
+        socket had opened its session before.
+        """
+        try:
+            return await self._attached(socket)
+        except Unavailable:
+            if self._new:
+                await self._sessions.unanswered(self._new)
+            raise
+        except (AppError, SocketClosed):
+            if self._new:
+                await self._sessions.nobody_came(self._new)
+            raise
+
+    @property
+    def _new(self) -> str | None:
+        """The id of a call whose session no worker has had, once it is known."""
+        had = self._session is not None and self._session.attached
+        return self._call.id if self._call is not None and not had else None
+
+    async def _attached(self, socket: Socket) -> WorkerSocket:
+        pace = self._app[PACE]
+        if self._token is not None:
+            await self._redeem(self._token)
+        known = self._principal is not None or self._token is not None
+        said, rest = await _hear(socket, pace.first_message_s if known else pace.first_words_s)
+        if isinstance(said, Auth) and self._token is None:
+            await self._prove(said.token)
+            said, rest = await _hear(socket, pace.first_message_s)
+        elif not known:
+            raise Unauthenticated("The first message must be: auth")
+        if isinstance(said, Resume):
+            worker = await self._resume(said)
+        else:
+            worker = await self._begin(said if isinstance(said, SessionUpdate) else SessionUpdate())
+        if rest is not None:
+            kind, data = rest
+            await worker.send_frame(data, kind)
+        return worker
+
+    async def _prove(self, token: str) -> None:
+        """Accept a session's token or the API's. Raises Unauthenticated."""
+        try:
+            self._session_tokens.verify(token)
+        except InvalidToken:
+            self._principal = await self._app[AUTHENTICATOR].verify(token)
+        else:
+            self._token = token
+            await self._redeem(token)
+
+    async def _redeem(self, token: str) -> None:
+        self._call, self._session = await self._sessions.redeem(token)
+        if self._session.kind != "socket" or self._call.agent_id != self._agent_id:
+            raise Unauthenticated("The token is for another address")
+
+    async def _begin(self, wanted: SessionUpdate) -> WorkerSocket:
+        if self._session is not None and self._session.attached:
+            raise Unauthenticated("This token is for the message: resume")
+        variables = wanted.variables or {}
+        if self._call is None:
+            call = self._call = await self._open(variables)
+        else:
+            call = self._call
+            await self._tailor(call, variables)
+        return await self._attach(call, wanted.input.format, wanted.output.format)
+
+    async def _open(self, variables: Variables) -> Call:
+        """Create the call of a client with an API token."""
+        principal = self._principal or Principal(None)
+        agent = await self._app[AGENTS].require(Scope(principal.auth_id), self._agent_id)
+        await check_takes_calls(agent, principal.auth_id, self._app[WEBHOOKS])
+        call, _ = await self._sessions.open(
+            principal, fill(agent, variables), kind="socket", direction="web", metadata={}
+        )
+        return call
+
+    async def _tailor(self, call: Call, variables: Variables) -> None:
+        """Fill in the variables that were not set when the token was made."""
+        if call.ended:
+            raise Gone("The call has ended")
+        found = await self._app[STORE].call_and_agent(call.id) if variables else None
+        if found is None or found[1] is None:
+            return
+        if not await self._app[SESSIONS].tailor(call.id, fill(found[1], variables)):
+            raise Gone("The call has ended")
+
+    async def _resume(self, wanted: Resume) -> WorkerSocket:
+        if self._token is None:
+            await self._find(wanted.session_id)
+        call, session = self._call, self._session
+        if call is None or session is None or call.ended or not session.attached:
+            raise Gone("The session is gone")
+        if call.id != wanted.session_id:
+            raise Unauthenticated("The token is for another session")
+        try:
+            return await self._attach(call, resume=session, last_seq=wanted.last_seq)
+        except Gone:
+            await self._sessions.standing(call, session)
+            raise
+        except Unavailable:
+            if self._token is not None:
+                await self._sessions.give_back(session, self._token)
+            raise
+
+    async def _find(self, session_id: str) -> None:
+        """Look up a session of the principal's."""
+        scope = Scope(self._principal.auth_id if self._principal else None)
+        call = await self._app[STORE].call(scope, session_id)
+        session = await self._app[SESSIONS].find(session_id) if call is not None else None
+        if call is None or session is None:
+            return
+        if session.kind == "socket" and call.agent_id == self._agent_id:
+            self._call, self._session = call, session
+
+    async def _attach(
+        self,
+        call: Call,
+        input: Format | None = None,
+        output: Format | None = None,
+        *,
+        resume: Session | None = None,
+        last_seq: int = 0,
+    ) -> WorkerSocket:
+        token = await self._sessions.renew(call, "socket", ttl=_RESUMABLE)
+        attach = SocketAttach(
+            token=self._call_tokens.for_call(call.id),
+            input=input or Format(),
+            output=output or Format(),
+            resume_token=token.text,
+            resume=resume is not None,
+            last_seq=last_seq,
+        )
+        session = resume or Session(call_id=call.id, kind="socket")
+        return await self._sessions.attach(session, attach)
+
+
+def _offered_token(request: web.Request) -> str | None:
+    """Return the token in Sec-WebSocket-Protocol, the only header that a page can set.
+
+    Raises BadRequest for other subprotocols: aiohttp would log them, and so a token.
+    """
+    offered = [
+        protocol.strip()
+        for header in request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, [])
+        for protocol in header.split(",")
+    ]
+    tokens = [protocol.removeprefix(_TOKEN) for protocol in offered if protocol.startswith(_TOKEN)]
+    if (offered and PROTOCOL not in offered) or len(tokens) > 1:
+        raise BadRequest(f"The subprotocols are: {PROTOCOL}, and one {_TOKEN}…")
+    return tokens[0] if tokens else None
+
+
+async def _hear(socket: Socket, within_s: float) -> tuple[_Said, _Message | None]:
+    """Return the next message, or else the frame that is none of them; twice None: none came."""
+    try:
+        async with asyncio.timeout(within_s):
+            frame = await read(socket)
+    except TimeoutError:
+        return None, None
+    said = first_message(*frame)
+    return said, frame if said is None else None
