@@ -24,6 +24,8 @@ class Pace:
     """Between two renewals of a running request's lease on its Idempotency-Key."""
     first_words_s: float = 10.0
     """A new socket's time to say which session it belongs to."""
+    first_message_s: float = 1.0
+    """A client's time to say what it wants, before its session begins with the defaults."""
     ping_s: float = 2.0
     """Between two pings of each socket."""
     patience_s: float = 4.5

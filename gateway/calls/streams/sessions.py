@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -192,6 +193,11 @@ class StreamSessions:
         if session is None or call is None or Bound.to(call) != token.bound:
             raise _not_valid()
         return call, session
+
+    async def give_back(self, session: Session, text: str) -> None:
+        """Make a used token valid again: it opened nothing. ``renew`` would need a new text."""
+        token = self._tokens.verify(text)
+        await self._sessions.add(replace(session, token_id=token.id, token_until=token.expires_at))
 
     async def of_token(self, text: str) -> tuple[Call, Session]:
         """Return the call and session of a token without using it up. Raises Unauthenticated."""
