@@ -19,7 +19,7 @@ const PING_MS = 4_000;
 const QUIET_MS = 8_000; // a socket that has said nothing for so long is dead
 const UNSENT_BYTES = RATE; // half a second of speech; more of it is dropped, not sent late
 const PASSING = new Set(["mark", "ping"]); // messages about a moment, not sent later
-const FINAL = new Set([1000, 1007, 1008, 4404]); // close codes after which resuming is pointless
+const FINAL = new Set([1000, 1007, 1008, 4404, 4409]); // close codes after which resuming is pointless
 
 /** `code`: the close code of the socket, the server's error code, or the microphone's error name. */
 export class SessionError extends Error {

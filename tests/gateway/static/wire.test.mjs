@@ -93,6 +93,20 @@ test("an event that is sent again is told once", () => {
   assert.deepEqual(told.filter(([name]) => name === "transcript").map(([, { text }]) => text), ["Hi", "there"]);
 });
 
+test("what was missed is told although ready, which comes first, has a later number", () => {
+  connected();
+  sockets[0].lose();
+  tick(400);
+  newest().onopen();
+  newest().say({ type: "ready", seq: 9, sessionId: "call_1", resumeToken: "third" });
+  newest().say({ type: "state", seq: 4, state: "listening" });
+  assert.deepEqual(told.at(-1), ["state", "listening"]);
+  newest().lose();
+  tick(400);
+  newest().onopen();
+  assert.equal(newest().sent[0].lastSeq, 4);
+});
+
 test("it tries for 30 seconds, more and more seldom, and then gives up", () => {
   connected();
   sockets[0].lose();
@@ -108,7 +122,14 @@ test("it tries for 30 seconds, more and more seldom, and then gives up", () => {
   assert.deepEqual(ends.map(([, { reason, code }]) => [reason, code]), [["connection_lost", 1006]]);
 });
 
-for (const code of [1000, 1007, 1008, 4404]) {
+test("a reader that stalled comes back: the session waits for it", () => {
+  connected();
+  sockets[0].lose(1013);
+  tick(400);
+  assert.equal(sockets.length, 2);
+});
+
+for (const code of [1000, 1007, 1008, 4404, 4409]) {
   test(`it does not come back after ${code}`, () => {
     connected();
     sockets[0].say({ type: "error", seq: 2, code: "X", message: "the reason" });

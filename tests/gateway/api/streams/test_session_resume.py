@@ -93,7 +93,6 @@ async def test_after_the_end_it_is_gone(sessions: Sessions, lost: Lost) -> None:
 
 async def test_a_session_that_its_worker_lost_is_over(sessions: Sessions, lost: Lost) -> None:
     sessions.worker.sessions.clear()
-    sessions.worker.refusing = 404
     assert await lost.refused() == (4404, "CALL_ENDED")
     assert await sessions.outcome(lost.call_id) == ("failed", "agent_error")
 
