@@ -116,8 +116,6 @@ class StreamWorker:
             return web.Response(status=200 if call_id in self.sessions else 404)
         if self.refusing is not None:
             return web.Response(status=self.refusing)
-        if request.query.get("resume") == "true" and call_id not in self.sessions:
-            return web.Response(status=404)
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         attach = json.loads(await socket.receive_str())

@@ -22,15 +22,15 @@ from core.streams.messages import GONE
 from gateway.api import faults
 from gateway.api.from_number import Metadata
 from gateway.api.streams.opening import PROTOCOL, Opening
-from gateway.calls.streams.relay import TRY_LATER, Relay
+from gateway.api.streams.passing import pass_frames
+from gateway.calls.streams.relay import TRY_LATER
 from gateway.calls.variables import Variables, fill
 from gateway.http.body import parse_body
 from gateway.http.idempotency import once
-from gateway.http.pace import PACE
 from gateway.http.principal import PRINCIPAL
-from gateway.http.route import Route
-from gateway.http.sockets import Socket, SocketClosed, is_handshake, open_socket
-from gateway.keys import AGENTS, SETTINGS, STOPPING, STORE, WEBHOOKS, call_services
+from gateway.http.route import WEBSOCKET, Route
+from gateway.http.sockets import Socket, SocketClosed, open_socket
+from gateway.keys import AGENTS, SETTINGS, STORE, WEBHOOKS, call_services
 from gateway.lookup.agents import check_takes_calls
 from gateway.store.database import Scope
 
@@ -87,27 +87,21 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 async def connect(request: web.Request) -> web.StreamResponse:
-    """Serve a socket. Errors before the upgrade are HTTP responses, later ones close codes."""
-    if not is_handshake(request):
-        raise BadRequest("Connect with a WebSocket", code="WEBSOCKET_REQUIRED")
+    """Open a session's socket: `docs/sessions.md` describes what is said on it.
+
+    Errors before the upgrade are HTTP responses, later ones close codes.
+    """
     if request.query_string:
         raise BadRequest("The address takes no parameters: a token in it would be logged")
     opening = await Opening.of(request)
     socket = await open_socket(request, [PROTOCOL])
     try:
-        worker = await opening.attached(socket)
-    except SocketClosed:
-        return socket
-    except AppError as error:
-        await _refuse(socket, error)
-        return socket
-    await Relay(
-        socket,
-        worker,
-        transport=request.transport,
-        stopping=request.app[STOPPING],
-        pace=request.app[PACE],
-    ).run()
+        wanted = await opening.wanted(socket)
+        await pass_frames(request, socket, wanted.session, wanted.attach, first=wanted.first)
+    except (AppError, SocketClosed) as error:
+        await opening.failed(error)
+        if isinstance(error, AppError):
+            await _refuse(socket, error)
     return socket
 
 
@@ -147,6 +141,23 @@ ROUTES: tuple[Route, ...] = (
         ),
         idempotent=True,
     ),
-    # It checks tokens of its own, and OpenAPI has no words for what comes after the handshake.
-    Route("GET /v1/agents/{id}/session", connect, "A session's socket", internal=True),
+    Route(
+        "GET /v1/agents/{id}/session",
+        connect,
+        "A session's WebSocket",
+        status=101,
+        content=WEBSOCKET,
+        errors=(
+            (400, "BAD_REQUEST"),
+            (400, "INVALID_REQUEST"),
+            (400, "INVALID_HOST"),
+            (401, "INVALID_AUTH_HEADER"),
+            (401, "UNAUTHORIZED"),
+            (403, "ORIGIN_NOT_ALLOWED"),
+            (403, "HOST_NOT_ALLOWED"),
+            faults.NOT_CONFIGURED,
+            (503, "AUTH_UNAVAILABLE"),
+        ),
+        public=True,  # it takes tokens in other ways, too
+    ),
 )

@@ -1,23 +1,22 @@
-"""The beginning of a client's socket: who it is, which session it is for, and that one's worker."""
+"""The beginning of a client's socket: who the client is, and which session it wants."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from aiohttp import WSMsgType, hdrs, web
 
-from core.errors import AppError, BadRequest, Gone, Unauthenticated, Unavailable
-from core.streams.messages import Format, SocketAttach
-from core.tokens import InvalidToken
+from core.errors import BadRequest, Gone, Unauthenticated, Unavailable
+from core.streams.messages import SocketAttach
 from gateway.api.streams.first_message import Auth, Resume, SessionUpdate, first_message
-from gateway.calls.streams.workers import WorkerSocket
 from gateway.calls.variables import Variables, fill
 from gateway.http.host_names import Names
 from gateway.http.origins import check_origin
 from gateway.http.pace import PACE
-from gateway.http.sockets import Socket, SocketClosed, read
+from gateway.http.sockets import Socket, read
 from gateway.keys import AGENTS, AUTHENTICATOR, SESSIONS, SETTINGS, STORE, WEBHOOKS, call_services
 from gateway.lookup.agents import check_takes_calls
 from gateway.store.call_status import Call
@@ -29,12 +28,22 @@ _TOKEN = "token."
 # A resume token is valid while there is a session: longer than any call lasts.
 _RESUMABLE = timedelta(hours=25)
 
-_Said: TypeAlias = "Auth | SessionUpdate | Resume | None"
-_Message: TypeAlias = tuple[WSMsgType, bytes]
+Frame: TypeAlias = tuple[WSMsgType, bytes]
+_Said: TypeAlias = Auth | SessionUpdate | Resume | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The session that a client wants, and how to attach its socket to it."""
+
+    session: Session
+    attach: SocketAttach
+    first: Frame | None
+    """What the client has said that is for the worker."""
 
 
 class Opening:
-    """One socket's beginning; ``of`` reads the handshake, ``attached`` the first messages."""
+    """One socket's beginning; ``of`` reads the handshake, ``wanted`` the first messages."""
 
     def __init__(
         self, app: web.Application, agent_id: str, principal: Principal | None, token: str | None
@@ -47,9 +56,9 @@ class Opening:
         """A session's, not the API's."""
         self._call: Call | None = None
         self._session: Session | None = None
+        """As it was before this socket; None until then."""
         services = call_services(app)
         self._sessions = services.stream_sessions
-        self._session_tokens = services.session_tokens
         self._call_tokens = services.tokens
 
     @classmethod
@@ -67,74 +76,67 @@ class Opening:
             principal = Principal(None)
         return cls(request.app, request.match_info["id"], principal, token)
 
-    async def attached(self, socket: Socket) -> WorkerSocket:
-        """Read the first messages; return the socket of the session's worker.
+    async def wanted(self, socket: Socket) -> Wanted:
+        """Read the first messages. Raises SocketClosed, and AppError for the client.
 
-        Raises SocketClosed, and AppError for the client: the call is then over, unless another
-        socket had opened its session before.
+        Whatever fails from here on until the socket is attached: call ``failed``.
         """
-        try:
-            return await self._attached(socket)
-        except Unavailable:
-            if self._new:
-                await self._sessions.unanswered(self._new)
-            raise
-        except (AppError, SocketClosed):
-            if self._new:
-                await self._sessions.nobody_came(self._new)
-            raise
-
-    @property
-    def _new(self) -> str | None:
-        """The id of a call whose session no worker has had, once it is known."""
-        had = self._session is not None and self._session.attached
-        return self._call.id if self._call is not None and not had else None
-
-    async def _attached(self, socket: Socket) -> WorkerSocket:
         pace = self._app[PACE]
         if self._token is not None:
             await self._redeem(self._token)
         known = self._principal is not None or self._token is not None
-        said, rest = await _hear(socket, pace.first_message_s if known else pace.first_words_s)
+        said, first = await _hear(socket, pace.first_message_s if known else pace.first_words_s)
         if isinstance(said, Auth) and self._token is None:
             await self._prove(said.token)
-            said, rest = await _hear(socket, pace.first_message_s)
+            said, first = await _hear(socket, pace.first_message_s)
         elif not known:
             raise Unauthenticated("The first message must be: auth")
         if isinstance(said, Resume):
-            worker = await self._resume(said)
-        else:
-            worker = await self._begin(said if isinstance(said, SessionUpdate) else SessionUpdate())
-        if rest is not None:
-            kind, data = rest
-            await worker.send_frame(data, kind)
-        return worker
+            return await self._resume(said, first)
+        return await self._begin(
+            said if isinstance(said, SessionUpdate) else SessionUpdate(), first
+        )
+
+    async def failed(self, error: Exception) -> None:
+        """End a call that did not begin; let one that is to be resumed be tried again."""
+        call, session = self._call, self._session
+        if call is None:
+            return
+        if session is None or not session.attached:
+            if isinstance(error, Unavailable):
+                await self._sessions.unanswered(call.id)
+            else:
+                await self._sessions.nobody_came(call.id)
+        elif isinstance(error, Gone):
+            await self._sessions.standing(call, session)
+        elif isinstance(error, Unavailable) and self._token is not None:
+            await self._sessions.give_back(session, self._token)
 
     async def _prove(self, token: str) -> None:
         """Accept a session's token or the API's. Raises Unauthenticated."""
         try:
-            self._session_tokens.verify(token)
-        except InvalidToken:
+            await self._redeem(token)
+        except Unauthenticated:
             self._principal = await self._app[AUTHENTICATOR].verify(token)
         else:
             self._token = token
-            await self._redeem(token)
 
     async def _redeem(self, token: str) -> None:
-        self._call, self._session = await self._sessions.redeem(token)
-        if self._session.kind != "socket" or self._call.agent_id != self._agent_id:
-            raise Unauthenticated("The token is for another address")
+        self._call, self._session = await self._sessions.redeem(token, "socket")
+        if self._call.agent_id != self._agent_id:
+            raise Unauthenticated("The token is for another agent")
 
-    async def _begin(self, wanted: SessionUpdate) -> WorkerSocket:
+    async def _begin(self, update: SessionUpdate, first: Frame | None) -> Wanted:
         if self._session is not None and self._session.attached:
             raise Unauthenticated("This token is for the message: resume")
-        variables = wanted.variables or {}
+        variables = update.variables or {}
         if self._call is None:
             call = self._call = await self._open(variables)
         else:
             call = self._call
             await self._tailor(call, variables)
-        return await self._attach(call, wanted.input.format, wanted.output.format)
+        attach = await self._attach(call, input=update.input.format, output=update.output.format)
+        return Wanted(Session(call_id=call.id, kind="socket"), attach, first)
 
     async def _open(self, variables: Variables) -> Call:
         """Create the call of a client with an API token."""
@@ -156,23 +158,16 @@ class Opening:
         if not await self._app[SESSIONS].tailor(call.id, fill(found[1], variables)):
             raise Gone("The call has ended")
 
-    async def _resume(self, wanted: Resume) -> WorkerSocket:
+    async def _resume(self, resume: Resume, first: Frame | None) -> Wanted:
         if self._token is None:
-            await self._find(wanted.session_id)
+            await self._find(resume.session_id)
         call, session = self._call, self._session
         if call is None or session is None or call.ended or not session.attached:
             raise Gone("The session is gone")
-        if call.id != wanted.session_id:
+        if call.id != resume.session_id:
             raise Unauthenticated("The token is for another session")
-        try:
-            return await self._attach(call, resume=session, last_seq=wanted.last_seq)
-        except Gone:
-            await self._sessions.standing(call, session)
-            raise
-        except Unavailable:
-            if self._token is not None:
-                await self._sessions.give_back(session, self._token)
-            raise
+        attach = await self._attach(call, resume=True, last_seq=resume.last_seq)
+        return Wanted(session, attach, first)
 
     async def _find(self, session_id: str) -> None:
         """Look up a session of the principal's."""
@@ -184,26 +179,11 @@ class Opening:
         if session.kind == "socket" and call.agent_id == self._agent_id:
             self._call, self._session = call, session
 
-    async def _attach(
-        self,
-        call: Call,
-        input: Format | None = None,
-        output: Format | None = None,
-        *,
-        resume: Session | None = None,
-        last_seq: int = 0,
-    ) -> WorkerSocket:
+    async def _attach(self, call: Call, **how: Any) -> SocketAttach:
         token = await self._sessions.renew(call, "socket", ttl=_RESUMABLE)
-        attach = SocketAttach(
-            token=self._call_tokens.for_call(call.id),
-            input=input or Format(),
-            output=output or Format(),
-            resume_token=token.text,
-            resume=resume is not None,
-            last_seq=last_seq,
+        return SocketAttach(
+            token=self._call_tokens.for_call(call.id), resume_token=token.text, **how
         )
-        session = resume or Session(call_id=call.id, kind="socket")
-        return await self._sessions.attach(session, attach)
 
 
 def _offered_token(request: web.Request) -> str | None:
@@ -222,7 +202,7 @@ def _offered_token(request: web.Request) -> str | None:
     return tokens[0] if tokens else None
 
 
-async def _hear(socket: Socket, within_s: float) -> tuple[_Said, _Message | None]:
+async def _hear(socket: Socket, within_s: float) -> tuple[_Said, Frame | None]:
     """Return the next message, or else the frame that is none of them; twice None: none came."""
     try:
         async with asyncio.timeout(within_s):

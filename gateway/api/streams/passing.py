@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
-from aiohttp import web
+from aiohttp import ClientError, WSMsgType, web
 
 from gateway.calls.streams.relay import Relay
 from gateway.calls.streams.workers import AnyAttach
@@ -20,16 +21,22 @@ async def pass_frames(
     session: Session,
     attach: AnyAttach,
     again: AnyAttach | None = None,
+    first: tuple[WSMsgType, bytes] | None = None,
 ) -> None:
     """Attach the socket to its session, and pass frames until either side ends.
 
     ``again``: how to attach it if the worker's socket breaks; None: the client is closed then.
+    ``first``: a frame of the client's that was read already, and is for the worker.
     Raises as ``StreamSessions.attach`` does; the client's socket is open then.
     """
     app = request.app
     streams = call_services(app).stream_sessions
     with streams.connected(session.call_id), app[METRICS].streams.track_inprogress():
         worker = await streams.attach(session, attach)
+        if first is not None:
+            kind, data = first
+            with suppress(ClientError, ConnectionError):  # the relay notices
+                await worker.send_frame(data, kind)
         await Relay(
             client,
             worker,

@@ -76,8 +76,6 @@ class StreamWorkers:
             async with asyncio.timeout(DEADLINE_S):
                 socket = await self._http.ws_connect(
                     self._url(place, call_id),
-                    # Without its session the worker refuses the handshake: 404.
-                    params={"resume": "true"} if attach.resume else None,
                     headers=self._headers(call_id),
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                     autoping=False,
