@@ -186,7 +186,7 @@ class TestOrigins:
     async def test_a_page_of_ours(
         self, tmp_path: Path, origin: str, changes: dict[str, Any]
     ) -> None:
-        public = {"public_url": "https://voice.example.com"}
+        public: dict[str, Any] = {"public_url": "https://voice.example.com"}
         async with sessions_in(tmp_path, **public, **changes) as sessions:
             url = sessions.gateway.http._build_url("/")
             own = str(url.origin())
