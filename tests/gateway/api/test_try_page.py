@@ -1,103 +1,39 @@
-"""GET /try/{agentId} in a real browser, with a WAV file as its microphone."""
+"""GET /try/{agentId} in a real browser, over WebRTC."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import wave
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, expect
 
 from dev.scenario import OPENING, OPENING_ANSWER
-from dev.speech import CALLER_VOICE, synthesize
 from dev.stack import Stack
 from gateway.api.try_page import LIVEKIT_CLIENT
 from tests.conftest import GREETING, SECRETS, Gateway
+from tests.support.try_page import CHROMIUM, SLOWLY, Visit, open_browser, visiting
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("there is no chromium here", allow_module_level=True)
 if not LIVEKIT_CLIENT.is_file():
     pytest.skip("livekit-client is not installed (npm ci)", allow_module_level=True)
 
-RATE = 48_000  # Hz
-SLOWLY = 20_000  # ms, for what depends on the agent
-
-
-def write_microphone(path: Path) -> None:
-    """Write silence for the greeting, the question, and silence for the answer; it is repeated."""
-    question = synthesize(OPENING, CALLER_VOICE, RATE).pcm
-    before, after = (np.zeros(seconds * RATE, np.int16) for seconds in (9, 7))
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(np.concatenate([before, question, after]).tobytes())
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browser]:
-    microphone = tmp_path_factory.mktemp("browser") / "microphone.wav"
-    write_microphone(microphone)
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                "--use-fake-device-for-media-stream",
-                f"--use-file-for-fake-audio-capture={microphone}",
-                "--autoplay-policy=user-gesture-required",  # as people's browsers do
-                "--disable-gpu",
-            ],
-        )
+    async with open_browser(tmp_path_factory.mktemp("browser")) as browser:
         yield browser
-        await browser.close()
-
-
-class Visit:
-    """A tab with the page. ``faults``: its scripts' errors, and what its policy refused."""
-
-    def __init__(self, context: BrowserContext, page: Page, address: str) -> None:
-        self.context = context
-        self.page = page
-        self.address = address
-        self.faults: list[str] = []
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("console", self._said)
-
-    def _said(self, message: Any) -> None:
-        # LiveKit's library logs here, too, and so do refused requests, which the page shows.
-        if "Content Security Policy" in message.text:
-            self.faults.append(message.text)
-
-    async def start(self) -> None:
-        await self.page.get_by_role("button", name="Start the call").click()
-
-    async def says(self, text: str | re.Pattern[str], timeout: float = 10_000) -> None:
-        await expect(self.page.get_by_role("status")).to_have_text(text, timeout=timeout)
-
-    async def complains(self, text: str) -> None:
-        await expect(self.page.get_by_role("alert")).to_contain_text(text)
-
-    async def hear(self, who: str, text: str) -> None:
-        line = self.page.get_by_role("listitem").filter(has_text=who).filter(has_text=text)
-        await expect(line.first).to_be_visible(timeout=SLOWLY)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def visit(browser: Browser, stack: Stack) -> AsyncIterator[Visit]:
-    context = await browser.new_context(permissions=["microphone"])
-    visit = Visit(context, await context.new_page(), f"{stack.gateway_url}/try/greeter")
-    yield visit
-    await context.close()
-    assert visit.faults == []
+    async with visiting(browser, f"{stack.gateway_url}/try/greeter") as visit:
+        yield visit
 
 
 async def last_call(gateway: Gateway) -> dict[str, Any]:
@@ -183,4 +119,8 @@ async def test_without_livekits_library_it_says_what_to_do(visit: Visit) -> None
     await visit.page.route("**/livekit-client.js", lambda route: route.fulfill(status=404))
     await visit.page.goto(visit.address)
     await visit.complains("npm ci")
-    await expect(visit.page.get_by_role("button", name="Start the call")).to_be_disabled()
+    start = visit.page.get_by_role("button", name="Start the call")
+    await expect(start).to_be_disabled()
+    await visit.page.get_by_label("WebSocket").check()
+    await expect(start).to_be_enabled()
+    await expect(visit.page.get_by_role("alert")).to_be_hidden()
