@@ -178,7 +178,7 @@ class StreamLine:
         self._begin()
 
     async def joined(self) -> None:
-        await self._answered.wait()
+        """A session begins with its first socket. If that is lost meanwhile, another may come."""
 
     async def answered(self) -> None:
         await self._answered.wait()

@@ -56,6 +56,7 @@ class StreamServer:
         self._llm_client = llm_client
         self._capacity = settings.streams_max_sessions
         self._sessions: dict[str, StreamSession] = {}
+        self._arriving: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -124,15 +125,15 @@ class StreamServer:
             return web.Response(status=HTTPStatus.OK if session else HTTPStatus.NOT_FOUND)
         if session is None and request.query.get("resume") == "true":
             raise self._refused(web.HTTPNotFound(), "gone")
-        if session is None and (self.draining or len(self._sessions) >= self._capacity):
+        places = len(self._sessions.keys() | self._arriving)
+        if session is None and (self.draining or places >= self._capacity):
             raise self._refused(web.HTTPServiceUnavailable(), "full")
-        socket = web.WebSocketResponse(max_msg_size=_MAX_FRAME, compress=False, timeout=2.0)
-        await socket.prepare(request)
+        self._arriving.add(call_id)  # holds a place until the session begins
         try:
-            attach = _ATTACH.validate_json(await socket.receive_str(timeout=_ATTACH_WITHIN_S))
-        except (ValidationError, TypeError, TimeoutError) as error:
-            log.error("a socket without an attach", extra={"problem": type(error).__name__})
-            await socket.close(code=aiohttp.WSCloseCode.PROTOCOL_ERROR)
+            socket, attach = await self._attached_to(request)
+        finally:
+            self._arriving.discard(call_id)
+        if attach is None:
             return socket
         session = self._sessions.get(call_id)
         if session is None and attach.resume:
@@ -143,6 +144,20 @@ class StreamServer:
         self._attached.labels("resumed" if attach.resume else "new").inc()
         await session.serve(socket, attach)
         return socket
+
+    async def _attached_to(
+        self, request: web.Request
+    ) -> tuple[web.WebSocketResponse, Attach | None]:
+        """Open the socket and read its first message; None: it is closed, there was none."""
+        socket = web.WebSocketResponse(max_msg_size=_MAX_FRAME, compress=False, timeout=2.0)
+        await socket.prepare(request)
+        try:
+            attach = _ATTACH.validate_json(await socket.receive_str(timeout=_ATTACH_WITHIN_S))
+        except (ValidationError, TypeError, TimeoutError) as error:
+            log.error("a socket without an attach", extra={"problem": type(error).__name__})
+            await socket.close(code=aiohttp.WSCloseCode.PROTOCOL_ERROR)
+            return socket, None
+        return socket, attach
 
     async def _remove(self, request: web.Request) -> web.Response:
         session = self._sessions.get(self._authorized(request))
