@@ -17,6 +17,7 @@ from core.streams.messages import GRACE_S, Attach
 from core.transfers import TransferResult
 from worker.endings import Cause
 from worker.line import Consultation, Listener, NotSupported, Rates
+from worker.streams.allowance import Allowance
 from worker.streams.audio import StreamInput, StreamOutput
 from worker.streams.heard_text import HeardText
 from worker.streams.link import Link
@@ -36,6 +37,15 @@ _GAP_S = 0.6
 _DRAIN_WITHIN_S = 3.0
 
 
+def _allowances() -> tuple[Allowance, Allowance]:
+    """Return those of frames, and of seconds of audio.
+
+    A client sends 50 frames of audio and up to 20 marks a second. Gaps that are filled with silence
+    count as audio, too.
+    """
+    return Allowance(per_s=150, burst=1500), Allowance(per_s=1.1, burst=10.0)
+
+
 class StreamLine:
     """A worker.line.Line. ``attach`` and ``detach`` follow the sockets of the session."""
 
@@ -50,6 +60,7 @@ class StreamLine:
         self._listener: Listener | None = None
         self._link: Link | None = None
         self._bad_frames = 0
+        self._frames, self._audio_s = _allowances()
         self._waiting: asyncio.TimerHandle | None = None
         self._started = asyncio.Event()
         self._answered = asyncio.Event()
@@ -67,6 +78,7 @@ class StreamLine:
             self._output.detach()
         self._stop_waiting()
         self._link, self._bad_frames = link, 0
+        self._frames, self._audio_s = _allowances()
         link.send(self._wire.attached(attach))
         self._output.attach()
         self._begin()
@@ -93,6 +105,8 @@ class StreamLine:
     def receive(self, frame: Frame) -> None:
         """Take a frame from the socket."""
         try:
+            if not self._frames.take(1, asyncio.get_running_loop().time()):
+                raise Malformed("too many frames")
             self._wire.receive(frame, self)
         except Malformed as bad:
             self._bad_frames += 1
@@ -130,6 +144,9 @@ class StreamLine:
     # --- what the far end sends (wire.FarEnd)
 
     def heard(self, pcm: bytes) -> None:
+        seconds = len(pcm) / (2 * self._wire.rates.speech)
+        if not self._audio_s.take(seconds, asyncio.get_running_loop().time()):
+            raise Malformed("audio faster than real time")
         self._input.push(pcm)
 
     def echoed(self, mark: str) -> None:
