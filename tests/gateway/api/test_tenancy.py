@@ -148,6 +148,12 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
         _call(fromNumberId=lambda ids: ids.number_id),
     ),
     "POST /v1/calls/web": (lambda ids, own: ("/v1/calls/web", {"agentId": ids.agent}),),
+    "POST /v1/sessions/twilio": (
+        lambda ids, own: (
+            "/v1/sessions/twilio",
+            {"agentId": ids.agent, "from": "+15105550123", "to": ids.number},
+        ),
+    ),
     "GET /v1/calls/{id}": (_path("/v1/calls/{call}"), _path("/v1/calls/{call}?wait=true")),
     "POST /v1/calls/{id}/end": (_path("/v1/calls/{call}/end"),),
     "GET /v1/calls/{id}/events": (_path("/v1/calls/{call}/events"),),
@@ -202,6 +208,10 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
 }
 
 NONE = {
+    # Twilio's requests, which name no tenant; test_twilio_attacks tests whom they may concern.
+    "GET /v1/sessions/twilio/stream",
+    "POST /v1/sessions/twilio/{id}/resume",
+    "POST /v1/sessions/twilio/{id}/status",
     # It claims a room name that nobody holds; test_livekit_rooms tests this and another's room.
     "POST /livekit/token",
     # No identifier, or one that the same code checks for /api/v1/phone-numbers.
