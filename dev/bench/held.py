@@ -14,6 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import aiohttp
+import numpy as np
+
 from core.audio import Pcm
 from dev.bench.rig import Rig, running
 from dev.bench.sides import Side
@@ -60,6 +63,8 @@ class Held:
     pss_mib: float
     late_ms: list[float]
     """The delay beyond the configured one, for each answer of the simulated providers."""
+    own: Sequence[str] = (WORKER,)
+    """The side's own components."""
 
     @property
     def took_ms(self) -> list[float]:
@@ -74,9 +79,14 @@ class Held:
         return max(turn.hole_ms for turn in self.turns)
 
     @property
+    def own_cores(self) -> float:
+        """The cores that the side's own components kept busy."""
+        return sum(self.cores[name] for name in self.own)
+
+    @property
     def cpu_a_call(self) -> float:
-        """The worker's CPU per call, in % of a core."""
-        return 100 * self.cores[WORKER] / self.calls
+        """Their CPU per call, in % of a core."""
+        return 100 * self.own_cores / self.calls
 
     @property
     def pss_a_call_mib(self) -> float:
@@ -113,7 +123,8 @@ class Line:
         finally:
             await asyncio.gather(*(call.hangup() for call in up))
         await asyncio.gather(*(call.ended(_WAIT_S) for call in up))
-        turns = await asyncio.to_thread(_heard, up, spans, self._answer)
+        received = [call.recording.received for call in up]
+        turns = await asyncio.to_thread(heard, received, spans, self._answer)
         await _steady(side.pid, at_most=idle)
         return Held(calls, turns, cores, before, memory, late_ms)
 
@@ -165,6 +176,25 @@ class Line:
         return [entry["late_ms"] for entry in entries if "late_ms" in entry]
 
 
+async def synthesised(http: aiohttp.ClientSession, providers: str, text: str) -> Pcm:
+    """Return the audio of the simulated TTS. It must come from the same process: espeak-ng's
+    output depends on what it synthesised before."""
+    body = {
+        "model_id": "sonic-3",
+        "transcript": text,
+        "voice": {"mode": "id", "id": "default"},
+        "output_format": {
+            "container": "raw",
+            "encoding": "pcm_s16le",
+            "sample_rate": SAMPLE_RATE,
+        },
+    }
+    headers = {"X-API-Key": "local", "Cartesia-Version": "2025-04-16"}
+    async with http.post(f"{providers}/tts/bytes", json=body, headers=headers) as response:
+        response.raise_for_status()
+        return np.frombuffer(await response.read(), np.int16)
+
+
 async def _steady(pid: int, *, at_least: int = 0, at_most: int = sys.maxsize) -> int:
     """Wait until the number of processes in the tree is stable for a while; return it.
 
@@ -181,15 +211,16 @@ async def _steady(pid: int, *, at_least: int = 0, at_most: int = sys.maxsize) ->
             await asyncio.sleep(_POLL_S)
 
 
-def _heard(
-    calls: Sequence[PhoneCall], questions: Sequence[Sequence[Span]], spoken: Pcm
+def heard(
+    recordings: Sequence[Pcm], questions: Sequence[Sequence[Span]], spoken: Pcm
 ) -> list[Turn]:
+    """Measure the turns of all calls: what each heard, where its questions are in it, and the
+    synthesised answer; 8 kHz."""
     bounds = speech_bounds(spoken, SAMPLE_RATE)
     assert bounds is not None, "the answer is silent"
     answer = spoken[_sample(bounds.start_ms) : _sample(bounds.end_ms)]
     turns = []
-    for call, spans in zip(calls, questions, strict=True):
-        received = call.recording.received
+    for received, spans in zip(recordings, questions, strict=True):
         for span, following in zip(spans, [*spans[1:], None], strict=True):
             end = None if following is None else _sample(following.start_ms)
             turns.append(_turn(received[_sample(span.end_ms) : end], answer))
