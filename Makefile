@@ -13,7 +13,7 @@ help:
 	@echo 'make test    all tests'
 	@echo 'make attack  the security tests alone: forged, hostile and flooding input'
 	@echo 'make check   linters and types'
-	@echo 'make bench   all benchmarks, and docs/benchmarks.md (a little over an hour)'
+	@echo 'make bench   all benchmarks, and docs/benchmarks.md (about two hours)'
 	@echo 'make soak    calls for five minutes (MINUTES=60 for an hour): fails if memory, files, tasks or rooms grow'
 	@echo 'make up      the production set, with Docker Compose'
 	@echo 'make clean   remove everything that make created here'

@@ -18,6 +18,7 @@ import aiohttp
 import numpy as np
 
 from core.audio import Pcm
+from dev.bench.late import Late
 from dev.bench.rig import Rig, running
 from dev.bench.sides import Side
 from dev.bench.usage import Snapshot, processes, pss_mib
@@ -99,11 +100,10 @@ class Line:
 
     def __init__(self, rig: Rig, answer: Pcm) -> None:
         """Watch the rig's components. ``answer``: the agents' synthesised answer, 8 kHz."""
-        self._stack = rig.stack
         self._phone = rig.phone
         self._components = {name: running(rig.stack.components[name].pid) for name in _BESIDE}
         self._answer = answer
-        self._logged = 0
+        self._late = Late(rig.stack)
 
     async def hold(self, side: Side, calls: int) -> Held:
         """Hold ``calls`` calls at once, with ``TURNS`` turns each.
@@ -116,9 +116,9 @@ class Line:
         try:
             await _steady(side.pid, at_least=idle + calls)
             await asyncio.sleep(_SETTLE_S)
-            await self._late()
+            await self._late.since_last()
             spans, cores = await self._talk(side, up)
-            late_ms = await self._late()
+            late_ms = await self._late.since_last()
             memory = await asyncio.to_thread(pss_mib, side.pid)
         finally:
             await asyncio.gather(*(call.hangup() for call in up))
@@ -168,12 +168,6 @@ class Line:
             end = await asyncio.to_thread(Snapshot.take, components)
         await asyncio.sleep(begin + (TURNS + 1) * SLOT_S - loop.time())
         return [talk.result() for talk in talks], start.cores(end)
-
-    async def _late(self) -> list[float]:
-        """Return how late each provider answer since the last call of this method was, in ms."""
-        entries = await self._stack.provider_log(self._logged)
-        self._logged = max((entry["seq"] for entry in entries), default=self._logged)
-        return [entry["late_ms"] for entry in entries if "late_ms" in entry]
 
 
 async def synthesised(http: aiohttp.ClientSession, providers: str, text: str) -> Pcm:

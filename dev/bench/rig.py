@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -112,17 +112,11 @@ async def both_workers(
 ) -> AsyncIterator[Rig]:
     """Run a stack with both workers, and a phone that both call. ``replies``: the callers' lines
     with the LLM's answers; ``values`` and ``livekit_sip`` as in ``pair``."""
-    with tempfile.TemporaryDirectory() as agents:
-        (Path(agents) / "bench.yaml").write_text(yaml.safe_dump(AGENT))
-        all_values = {
-            "agents_dir": Path(agents),
-            "default_agent": "bench",
-            "endpointing_ms": ENDPOINTING_MS,
-            **(values or {}),
-        }
-        async with pair(settings, all_values, livekit_sip=livekit_sip) as both:
+    with agent_settings() as agent:
+        values = {**agent, **(values or {})}
+        async with pair(settings, values, livekit_sip=livekit_sip) as both:
             stack, http, phone = both.stack, both.http, both.phone
-            await stack.set_providers(_control(replies))
+            await stack.set_providers(control(replies))
             yield Rig(
                 stack,
                 http,
@@ -132,15 +126,38 @@ async def both_workers(
             )
 
 
+@contextlib.contextmanager
+def agent_settings() -> Iterator[dict[str, Any]]:
+    """Yield the settings with which every call gets our agent and the benchmarks' endpointing."""
+    with tempfile.TemporaryDirectory() as agents:
+        (Path(agents) / "bench.yaml").write_text(yaml.safe_dump(AGENT))
+        yield {
+            "agents_dir": Path(agents),
+            "default_agent": "bench",
+            "endpointing_ms": ENDPOINTING_MS,
+        }
+
+
 def running(pid: int | None) -> int:
     assert pid is not None, "it has just come up"
     return pid
 
 
-def _control(replies: Mapping[str, str]) -> Control:
+def control(
+    replies: Mapping[str, str],
+    *,
+    stt_final_ms: float = STT_FINAL_MS,
+    llm_first_token_ms: float = LLM_FIRST_TOKEN_MS,
+    llm_token_ms: float = 0.0,
+) -> Control:
+    """Return the providers' control document. ``replies``: the LLM's, by the callers' lines."""
     rules = [Rule(equals=said, reply=reply) for said, reply in replies.items()]
     return Control(
-        deepgram=Deepgram(phrases=list(replies), final_delay_ms=STT_FINAL_MS),
-        openai=OpenAI(first_token_ms=LLM_FIRST_TOKEN_MS, scripts={"default": Script(rules=rules)}),
+        deepgram=Deepgram(phrases=list(replies), final_delay_ms=stt_final_ms),
+        openai=OpenAI(
+            first_token_ms=llm_first_token_ms,
+            token_ms=llm_token_ms,
+            scripts={"default": Script(rules=rules)},
+        ),
         cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
     )

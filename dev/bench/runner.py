@@ -19,6 +19,7 @@ from dev.bench.answering import answer
 from dev.bench.endurance import soak
 from dev.bench.report import Section
 from dev.bench.requests import gateway, gateway_load, gateway_rate
+from dev.bench.streams import ladder, turns
 from dev.stack.options import ROOT
 
 REPORT = ROOT / "docs" / "benchmarks.md"
@@ -36,6 +37,8 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "turn": turn.measure,
     "barge-in": barge_in.measure,
     "density": density.measure,
+    "streams": turns.measure,
+    "streams-held": ladder.measure,
     "soak": soak.measure,
 }
 

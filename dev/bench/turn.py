@@ -18,6 +18,7 @@ from core.models import new_id
 from core.settings import Settings
 from dev.bench.answering.rig import RINGING_S
 from dev.bench.breakdown import Checked, check, notes
+from dev.bench.late import LATE_MS, Late
 from dev.bench.plot import shares
 from dev.bench.report import Section
 from dev.bench.rig import (
@@ -43,7 +44,6 @@ LONG_ANSWER = (
 )
 INTERRUPTION = "Thank you, that is enough."
 _REPLIES = {QUESTION: ANSWER, LONG_QUESTION: LONG_ANSWER, INTERRUPTION: "Goodbye."}
-_LATE_MS = 3.0
 _WAIT_S = 20.0
 
 Step = Callable[[int, int], None]
@@ -112,6 +112,7 @@ class _Bench:
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
+        self._late = Late(rig.stack)
         self._wire: dict[str, list[float]] = {}  # our calls' turns measured at the phone (ms)
 
     async def hold(self, side: Side, into: Taken, *, turns: int) -> None:
@@ -123,11 +124,11 @@ class _Bench:
         into.greetings.append(greeting.start_ms)
         kept, heard_ms = [], []
         for _ in range(turns):
-            mark = await self._newest()
+            await self._late.since_last()
             span = await call.say(QUESTION)
             heard = await call.listen(_WAIT_S, end_silence_ms=500)
             heard_ms.append(heard.start_ms - span.end_ms)
-            if await self._latest_delay(mark) > _LATE_MS:
+            if max(await self._late.since_last(), default=0.0) > LATE_MS:
                 into.dropped += 1
             else:
                 kept.append(heard_ms[-1])
@@ -145,19 +146,6 @@ class _Bench:
             async with self._rig.http.get(f"/v1/calls/{call_id}") as response:
                 found += check(await response.json(), QUESTION, wire_ms)
         return found
-
-    async def _newest(self) -> int:
-        return max((entry["seq"] for entry in await self._rig.stack.provider_log()), default=0)
-
-    async def _latest_delay(self, since: int) -> float:
-        """Return how late the latest provider answer since then was, ms; a voice's first byte."""
-        return max(
-            (
-                entry.get("first_byte_late_ms", entry.get("late_ms", 0.0))
-                for entry in await self._rig.stack.provider_log(since)
-            ),
-            default=0.0,
-        )
 
 
 async def _interrupt(call: PhoneCall) -> float:

@@ -153,10 +153,6 @@ def make_session(app: web.Application) -> AgentSession[None]:
     )
 
 
-async def healthy(_request: web.Request) -> web.Response:
-    return web.Response()
-
-
 async def _clients(app: web.Application) -> AsyncIterator[None]:
     """Share the HTTP clients among the calls: to make one loads all certificates."""
     async with ClientSession() as app[_HTTP]:
@@ -174,7 +170,7 @@ def main() -> None:
     parser.add_argument("--instructions", required=True)
     app = web.Application()
     app[_OPTIONS] = parser.parse_args()
-    app.add_routes([web.get("/stream", stream), web.get("/healthz", healthy)])
+    app.router.add_get("/stream", stream)
     app.cleanup_ctx.append(_clients)
     uvloop.install()
     web.run_app(app, host="127.0.0.1", port=app[_OPTIONS].port, access_log=None, print=None)

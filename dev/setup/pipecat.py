@@ -16,12 +16,14 @@ CACHE = ROOT / ".cache" / "peers" / "pipecat"
 _LOCK_COPY = "lock"
 
 
-async def ensure(report: Report, *, cache: Path = CACHE, lock: Path = LOCK) -> Path:
+async def ensure(
+    *, report: Report = lambda _: None, cache: Path = CACHE, lock: Path = LOCK
+) -> Path:
     """Return the path of the environment's ``python``; make the environment if the lock is new.
 
     Raise InstallFailed.
     """
-    if not _installed(cache, lock):
+    if not installed(cache, lock):
         with tempfile.TemporaryDirectory() as folder:
             await install(
                 cache,
@@ -34,7 +36,8 @@ async def ensure(report: Report, *, cache: Path = CACHE, lock: Path = LOCK) -> P
     return cache / "bin" / "python"
 
 
-def _installed(cache: Path, lock: Path) -> bool:
+def installed(cache: Path = CACHE, lock: Path = LOCK) -> bool:
+    """Return True if the environment was made from this lock."""
     copy = cache / _LOCK_COPY
     return copy.is_file() and copy.read_bytes() == lock.read_bytes()
 

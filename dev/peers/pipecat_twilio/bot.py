@@ -5,13 +5,14 @@ without recording and metrics. All audio is 8 kHz, Twilio's rate, so nothing is 
 are no RTVI messages, which are for Pipecat's own clients, and no turn tracking, which only
 reports; the log begins at INFO, not at DEBUG.
 
-The turns are tuned to the benchmark, unless ``--default-turns`` is given:
+The turns are tuned to the benchmark:
 
 - The VAD's ``stop_secs`` is the endpointing silence (0.2 s is its default and the documentation's
   advice), and a turn ends with it: without a turn-detection model, which the other sides do not
   have, and without a further ``user_speech_timeout``.
 - ``ttfs_p99_latency`` is that of these providers, as the documentation advises: the transcript is
-  there when the endpointing silence is over. The default is 0.35 s, for Deepgram's cloud.
+  there when the endpointing silence is over. With ``--default-stt-latency`` it is Pipecat's
+  default for Deepgram's cloud, 0.35 s, and a turn ends so long after the speech.
 
 It imports nothing of this repository: it runs with another environment's Python.
 
@@ -25,7 +26,7 @@ import argparse
 import sys
 
 import uvicorn
-from fastapi import FastAPI, Response, WebSocket
+from fastapi import FastAPI, WebSocket
 from loguru import logger
 from pipecat.audio.vad.silero import SileroVADAnalyzer
 from pipecat.audio.vad.vad_analyzer import VADParams
@@ -42,6 +43,7 @@ from pipecat.serializers.twilio import TwilioFrameSerializer
 from pipecat.services.cartesia.tts import CartesiaTTSService
 from pipecat.services.deepgram.stt import DeepgramSTTService
 from pipecat.services.openai.llm import OpenAILLMService
+from pipecat.services.stt_latency import DEEPGRAM_TTFS_P99
 from pipecat.transports.websocket.fastapi import (
     FastAPIWebsocketParams,
     FastAPIWebsocketTransport,
@@ -98,7 +100,9 @@ class Bot:
             api_key=KEY,
             base_url=providers,
             settings=DeepgramSTTService.Settings(model="nova-3"),
-            **({} if self._options.default_turns else {"ttfs_p99_latency": self._silence_s}),
+            ttfs_p99_latency=(
+                DEEPGRAM_TTFS_P99 if self._options.default_stt_latency else self._silence_s
+            ),
         )
         llm = OpenAILLMService(
             api_key=KEY,
@@ -112,21 +116,15 @@ class Bot:
             url=f"{providers.replace('http', 'ws', 1)}/tts/websocket",
             settings=CartesiaTTSService.Settings(model="sonic-3", voice="agent"),
         )
-        user, assistant = LLMContextAggregatorPair(LLMContext(), user_params=self._turns())
-        return Pipeline([transport.input(), stt, user, llm, tts, transport.output(), assistant])
-
-    def _turns(self) -> LLMUserAggregatorParams:
-        if self._options.default_turns:
-            return LLMUserAggregatorParams(vad_analyzer=SileroVADAnalyzer())
         stop = SpeechTimeoutUserTurnStopStrategy(user_speech_timeout=0.0)
-        return LLMUserAggregatorParams(
-            vad_analyzer=SileroVADAnalyzer(params=VADParams(stop_secs=self._silence_s)),
-            user_turn_strategies=UserTurnStrategies(stop=[stop]),
+        user, assistant = LLMContextAggregatorPair(
+            LLMContext(),
+            user_params=LLMUserAggregatorParams(
+                vad_analyzer=SileroVADAnalyzer(params=VADParams(stop_secs=self._silence_s)),
+                user_turn_strategies=UserTurnStrategies(stop=[stop]),
+            ),
         )
-
-
-async def healthy() -> Response:
-    return Response()
+        return Pipeline([transport.input(), stt, user, llm, tts, transport.output(), assistant])
 
 
 def main() -> None:
@@ -136,13 +134,12 @@ def main() -> None:
     parser.add_argument("--endpointing-ms", type=int, required=True)
     parser.add_argument("--greeting", required=True)
     parser.add_argument("--instructions", required=True)
-    parser.add_argument("--default-turns", action="store_true", help="Pipecat's own turn taking")
+    parser.add_argument("--default-stt-latency", action="store_true")
     options = parser.parse_args()
     logger.remove()
     logger.add(sys.stderr, level="INFO")
     app = FastAPI()
     app.add_api_websocket_route("/stream", Bot(options).stream)
-    app.add_api_route("/healthz", healthy)
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
 
 

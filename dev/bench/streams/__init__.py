@@ -1,0 +1,1 @@
+"""Calls over Twilio's Media Streams, beside Pipecat and a bare livekit-agents session."""

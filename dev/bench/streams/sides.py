@@ -1,0 +1,99 @@
+"""The sides of the comparison: the programs that answer a Twilio number with an agent."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from core.settings import Settings
+from dev.bench.rig import ENDPOINTING_MS, running
+from dev.bench.streams.bins import TwimlBins
+from dev.peers.bare_worker import GREETING, INSTRUCTIONS
+from dev.process import ManagedProcess, inherited_environment
+from dev.setup import pipecat
+from dev.stack import Stack
+from dev.stack.environment import as_variables
+from dev.stack.options import HOST, ROOT
+from dev.stack.ports import PORTS, listening
+
+OURS: Final = "Switchroom"
+BARE: Final = "bare livekit-agents session"
+PIPECAT: Final = "Pipecat"
+PIPECAT_UNTUNED: Final = "Pipecat, default STT latency"
+STREAMS: Final = "streams"
+"""The stack's component ``python -m worker streams``."""
+
+_READY_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """``voice_url``: where Twilio asks what to do with a call. ``pids``: the processes that serve
+    the calls, by name."""
+
+    name: str
+    voice_url: str
+    pids: Mapping[str, int]
+
+
+def ours(stack: Stack) -> Side:
+    """Return our side: the gateway, and a process of the workers that serves the streams."""
+    parts = ("gateway", STREAMS)
+    pids = {name: running(stack.components[name].pid) for name in parts}
+    return Side(OURS, f"{stack.gateway_url}/v1/sessions/twilio", pids)
+
+
+@contextlib.asynccontextmanager
+async def bare(stack: Stack, bins: TwimlBins) -> AsyncIterator[Side]:
+    async with _peer(stack, bins, BARE, [sys.executable, "-m", "dev.peers.bare_streams"]) as side:
+        yield side
+
+
+@contextlib.asynccontextmanager
+async def pipecat_bot(
+    stack: Stack, bins: TwimlBins, *, untuned: bool = False
+) -> AsyncIterator[Side]:
+    """Run Pipecat's bot, in its environment. ``untuned``: it expects the STT's transcripts as late
+    as Deepgram's cloud sends them."""
+    python = await pipecat.ensure()
+    command = [str(python), str(ROOT / "dev" / "peers" / "pipecat_twilio" / "bot.py")]
+    if untuned:
+        command.append("--default-stt-latency")
+    name = PIPECAT_UNTUNED if untuned else PIPECAT
+    async with _peer(stack, bins, name, command) as side:
+        yield side
+
+
+@contextlib.asynccontextmanager
+async def _peer(
+    stack: Stack, bins: TwimlBins, name: str, command: Sequence[str]
+) -> AsyncIterator[Side]:
+    """Run a peer with the stack's providers. Raise ProcessFailed."""
+    env = inherited_environment(without=list(Settings.model_fields))
+    env |= {"PYTHONUNBUFFERED": "1", **as_variables(stack.settings)}
+    port = PORTS.take(HOST)
+    options = {
+        "--port": str(port),
+        "--providers": stack.providers.address,
+        "--endpointing-ms": str(ENDPOINTING_MS),
+        "--greeting": GREETING,
+        "--instructions": INSTRUCTIONS,
+    }
+    process = ManagedProcess(
+        name,
+        [*command, *(word for option in options.items() for word in option)],
+        env=env,
+        cwd=ROOT,
+        log_path=stack.run_dir / f"{name}.log",
+    )
+    await process.start()
+    try:
+        await process.wait_ready(lambda: listening(port), timeout_s=_READY_WITHIN_S)
+        url = bins.add(f"ws://{HOST}:{port}/stream")
+        yield Side(name, url, {name: running(process.pid)})
+    finally:
+        await process.kill()
+        PORTS.give_back(port)
