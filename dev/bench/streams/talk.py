@@ -34,7 +34,7 @@ class Talk:
         """Call the number."""
         loop = asyncio.get_running_loop()
         asked = loop.time()
-        call = twilio.call(number, CALLER)
+        call = await twilio.call(number, CALLER)
         await call.streaming(timeout_s=_WAIT_S)
         return cls(call, (loop.time() - asked) * 1000 - call.since_answer_ms())
 
