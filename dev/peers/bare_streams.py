@@ -26,7 +26,7 @@ from livekit import rtc
 from livekit.agents import Agent, AgentSession, inference, io
 from livekit.plugins import cartesia, deepgram, openai
 
-from dev.providers.g711 import ulaw_decode, ulaw_encode
+from core.audio import ulaw_decode, ulaw_encode
 
 RATE = 8000  # Hz, of everything
 
