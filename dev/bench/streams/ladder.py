@@ -22,7 +22,7 @@ from dev.bench.stats import paired
 from dev.bench.streams.goals import at_least, at_most
 from dev.bench.streams.load import Load
 from dev.bench.streams.rig import rig
-from dev.bench.streams.sides import OURS, PIPECAT, bare, pipecat_bot
+from dev.bench.streams.sides import OURS, PIPECAT, bare, ours, pipecat_bot
 
 # Closer together where two cores reach a side's limit.
 LEVELS = (4, 8, 10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 44, 48, 56, 64, 72, 80)
@@ -31,7 +31,7 @@ GOAL_STREAMS = 20
 
 
 async def measure(settings: Settings, step: Step) -> Section:
-    async with rig(settings, bare, pipecat_bot) as running, aiohttp.ClientSession() as http:
+    async with rig(settings, ours, bare, pipecat_bot) as running, aiohttp.ClientSession() as http:
         await running.stack.set_providers(control({QUESTION: ANSWER}))
         answer = await synthesised(http, running.stack.providers.address, ANSWER)
         load = Load(running, answer)

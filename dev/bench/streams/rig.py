@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from core.settings import Settings
 from dev.bench.rig import agent_settings
-from dev.bench.streams.bins import TwimlBins
-from dev.bench.streams.sides import STREAMS, Side, ours
+from dev.bench.streams.sides import Side
 from dev.bench.streams.talk import Talk
+from dev.bench.streams.voice_urls import VoiceUrls
 from dev.stack import Stack, StackOptions
 from dev.standins.twilio import TwilioServer
 
+MOST = 100
+"""The most streams at once."""
 _ACCOUNT, _TOKEN = "AC" + 32 * "1", 32 * "2"
 
 
@@ -36,26 +38,25 @@ class Rig:
         return await Talk.begin(self.twilio, self._numbers[side.name])
 
 
-Peer = Callable[[Stack, TwimlBins], AbstractAsyncContextManager[Side]]
+Start = Callable[[Stack, VoiceUrls], AbstractAsyncContextManager[Side]]
 
 
 @contextlib.asynccontextmanager
-async def rig(settings: Settings, *peers: Peer) -> AsyncIterator[Rig]:
-    """Run our side, if the stack has a process that serves streams, and the peers."""
+async def rig(settings: Settings, *sides: Start) -> AsyncIterator[Rig]:
+    """Run the sides, which alternate in this order."""
     async with contextlib.AsyncExitStack() as running:
+        values = {"streams_max_sessions": MOST, **running.enter_context(agent_settings())}
         options = StackOptions(
             settings=settings,
             livekit=False,
             bridge=False,
-            gateway=False,
             worker=0,
+            streams=1,
             providers=True,
-            values=running.enter_context(agent_settings()),
+            values=values,
         )
         stack = await running.enter_async_context(Stack(options))
-        sides = [ours(stack)] if STREAMS in stack.components else []
-        bins = await running.enter_async_context(TwimlBins())
-        for peer in peers:
-            sides.append(await running.enter_async_context(peer(stack, bins)))
+        urls = await running.enter_async_context(VoiceUrls())
+        up = [await running.enter_async_context(start(stack, urls)) for start in sides]
         twilio = await running.enter_async_context(TwilioServer({_ACCOUNT: _TOKEN}))
-        yield Rig(stack, twilio, sides)
+        yield Rig(stack, twilio, up)

@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import aiohttp
+
 from core.settings import Settings
-from dev.bench.rig import ENDPOINTING_MS, running
-from dev.bench.streams.bins import TwimlBins
+from dev.bench.api import post
+from dev.bench.rig import AGENT, ENDPOINTING_MS, running
+from dev.bench.streams.voice_urls import VoiceUrls, connecting
 from dev.peers.bare_worker import GREETING, INSTRUCTIONS
 from dev.process import ManagedProcess, inherited_environment
 from dev.setup import pipecat
@@ -23,8 +26,8 @@ OURS: Final = "Switchroom"
 BARE: Final = "bare livekit-agents session"
 PIPECAT: Final = "Pipecat"
 PIPECAT_UNTUNED: Final = "Pipecat, default STT latency"
-STREAMS: Final = "streams"
-"""The stack's component ``python -m worker streams``."""
+GATEWAY, STREAMS = "gateway", "streams"
+"""Our components in the stack."""
 
 _READY_WITHIN_S = 60.0
 
@@ -39,22 +42,33 @@ class Side:
     pids: Mapping[str, int]
 
 
-def ours(stack: Stack) -> Side:
-    """Return our side: the gateway, and a process of the workers that serves the streams."""
-    parts = ("gateway", STREAMS)
-    pids = {name: running(stack.components[name].pid) for name in parts}
-    return Side(OURS, f"{stack.gateway_url}/v1/sessions/twilio", pids)
+@contextlib.asynccontextmanager
+async def ours(stack: Stack, urls: VoiceUrls) -> AsyncIterator[Side]:
+    """Yield our side, the stack's gateway and stream worker. An application asks for each call's
+    session, as ``POST /v1/sessions/twilio`` documents it."""
+    async with aiohttp.ClientSession(stack.gateway_url) as http:
+        agent_id = str((await post(http, "/v1/agents", AGENT))["id"])
+
+        async def session(form: Mapping[str, str]) -> str:
+            body = {"agentId": agent_id, "from": form["From"], "to": form["To"]}
+            headers = {"Accept": "text/xml"}
+            async with http.post("/v1/sessions/twilio", json=body, headers=headers) as answer:
+                answer.raise_for_status()
+                return await answer.text()
+
+        pids = {name: running(stack.components[name].pid) for name in (GATEWAY, STREAMS)}
+        yield Side(OURS, urls.add(session), pids)
 
 
 @contextlib.asynccontextmanager
-async def bare(stack: Stack, bins: TwimlBins) -> AsyncIterator[Side]:
-    async with _peer(stack, bins, BARE, [sys.executable, "-m", "dev.peers.bare_streams"]) as side:
+async def bare(stack: Stack, urls: VoiceUrls) -> AsyncIterator[Side]:
+    async with _peer(stack, urls, BARE, [sys.executable, "-m", "dev.peers.bare_streams"]) as side:
         yield side
 
 
 @contextlib.asynccontextmanager
 async def pipecat_bot(
-    stack: Stack, bins: TwimlBins, *, untuned: bool = False
+    stack: Stack, urls: VoiceUrls, *, untuned: bool = False
 ) -> AsyncIterator[Side]:
     """Run Pipecat's bot, in its environment. ``untuned``: it expects the STT's transcripts as late
     as Deepgram's cloud sends them."""
@@ -63,13 +77,13 @@ async def pipecat_bot(
     if untuned:
         command.append("--default-stt-latency")
     name = PIPECAT_UNTUNED if untuned else PIPECAT
-    async with _peer(stack, bins, name, command) as side:
+    async with _peer(stack, urls, name, command) as side:
         yield side
 
 
 @contextlib.asynccontextmanager
 async def _peer(
-    stack: Stack, bins: TwimlBins, name: str, command: Sequence[str]
+    stack: Stack, urls: VoiceUrls, name: str, command: Sequence[str]
 ) -> AsyncIterator[Side]:
     """Run a peer with the stack's providers. Raise ProcessFailed."""
     env = inherited_environment(without=list(Settings.model_fields))
@@ -92,7 +106,7 @@ async def _peer(
     await process.start()
     try:
         await process.wait_ready(lambda: listening(port), timeout_s=_READY_WITHIN_S)
-        url = bins.add(f"ws://{HOST}:{port}/stream")
+        url = urls.add(connecting(f"ws://{HOST}:{port}/stream"))
         yield Side(name, url, {name: running(process.pid)})
     finally:
         await process.kill()

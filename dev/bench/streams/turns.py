@@ -38,6 +38,7 @@ from dev.bench.streams.sides import (
     PIPECAT_UNTUNED,
     Side,
     bare,
+    ours,
     pipecat_bot,
 )
 from dev.bench.turn import ANSWER, QUESTION, Taken
@@ -56,7 +57,7 @@ Step = Callable[[int, int], None]
 async def measure(settings: Settings, step: Step) -> Section:
     done = 0
     untuned = partial(pipecat_bot, untuned=True)
-    async with rig(settings, bare, pipecat_bot, untuned) as running:
+    async with rig(settings, ours, bare, pipecat_bot, untuned) as running:
         total = (ROUNDS + REALISTIC_ROUNDS) * len(running.sides)
 
         async def alternate(rounds: int, interruptions: int) -> list[Taken]:

@@ -11,8 +11,8 @@ import pytest
 from dev.bench.climb import Climb, race
 from dev.bench.held import Held, Turn
 from dev.bench.streams import goals, ladder, turns
-from dev.bench.streams.bins import TwimlBins
 from dev.bench.streams.sides import BARE, OURS, PIPECAT, PIPECAT_UNTUNED, STREAMS
+from dev.bench.streams.voice_urls import VoiceUrls, connecting
 from dev.bench.turn import Taken
 from dev.bench.usage import MACHINE, PHONE
 
@@ -112,10 +112,10 @@ class TestHeld:
         ]
 
 
-async def test_a_bin_connects_a_call_to_its_stream() -> None:
-    async with TwimlBins() as bins, aiohttp.ClientSession() as http:
-        bins.add("ws://127.0.0.1:1/stream")
-        url = bins.add("ws://127.0.0.1:2/stream")
+async def test_a_voice_url_connects_a_call_to_its_stream() -> None:
+    async with VoiceUrls() as urls, aiohttp.ClientSession() as http:
+        urls.add(connecting("ws://127.0.0.1:1/stream"))
+        url = urls.add(connecting("ws://127.0.0.1:2/stream"))
         async with http.post(url) as answer:
             assert answer.content_type == "text/xml"
             assert '<Connect><Stream url="ws://127.0.0.1:2/stream"' in await answer.text()

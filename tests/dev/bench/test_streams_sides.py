@@ -1,4 +1,4 @@
-"""The peers of the benchmarks of streams hold several calls at once with the simulated Twilio."""
+"""The sides of the benchmarks of streams hold several calls at once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from dev.bench.barge_in import ANSWER, INTERRUPTION, QUESTION
 from dev.bench.rig import control
-from dev.bench.streams.rig import Peer, Rig, rig
-from dev.bench.streams.sides import BARE, bare, pipecat_bot
+from dev.bench.streams.rig import Rig, Start, rig
+from dev.bench.streams.sides import PIPECAT, bare, ours, pipecat_bot
 from dev.setup import pipecat
 from dev.stack.environment import GivenSettings
 
@@ -24,7 +24,7 @@ async def converse(running: Rig) -> None:
     await talk.greeted()
     assert talk.first_ms() > 0
     assert await talk.ask(ASKED) > 0
-    if running.sides[0].name == BARE:  # Pipecat clears at each turn of the caller
+    if running.sides[0].name != PIPECAT:  # which clears at each turn of the caller
         assert not talk.call.stream.clears, "a greeting that was over was interrupted"
     assert await talk.interrupt(QUESTION, 1.0, INTERRUPTION) > 0
     assert talk.call.stream.clears
@@ -32,11 +32,11 @@ async def converse(running: Rig) -> None:
     assert not talk.call.alerts
 
 
-@pytest.mark.parametrize("peer", [bare, pipecat_bot])
-async def test_a_peer_greets_answers_and_is_interrupted(peer: Peer) -> None:
-    if peer is pipecat_bot and not pipecat.installed():
+@pytest.mark.parametrize("side", [ours, bare, pipecat_bot])
+async def test_a_side_greets_answers_and_is_interrupted(side: Start) -> None:
+    if side is pipecat_bot and not pipecat.installed():
         pytest.skip("Pipecat is not installed; make bench installs it")
-    async with rig(GivenSettings(), peer) as running:
+    async with rig(GivenSettings(), side) as running:
         replies = {ASKED: ANSWERED, QUESTION: ANSWER, INTERRUPTION: "Of course."}
         await running.stack.set_providers(control(replies))
         await asyncio.gather(*(converse(running) for _ in range(2)))
