@@ -47,13 +47,7 @@ async def rig(settings: Settings, *sides: Start) -> AsyncIterator[Rig]:
     async with contextlib.AsyncExitStack() as running:
         values = {"streams_max_sessions": MOST, **running.enter_context(agent_settings())}
         options = StackOptions(
-            settings=settings,
-            livekit=False,
-            bridge=False,
-            worker=0,
-            streams=1,
-            providers=True,
-            values=values,
+            settings=settings, bridge=False, worker=0, streams=1, providers=True, values=values
         )
         stack = await running.enter_async_context(Stack(options))
         urls = await running.enter_async_context(VoiceUrls())

@@ -205,6 +205,8 @@ def _notes(taken: Sequence[Taken], pipecat_version: str) -> list[str]:
         "that silence, the rest at livekit-agents' defaults, among them an interruption only after "
         "0.5 s of speech.",
         "First response: from the call's arrival at Twilio, which then asks for TwiML, to the "
-        "agent's first voiced frame. The callers' side, the simulated Twilio, is in "
-        "dev/standins/twilio; it, the providers and the sides share the machine.",
+        "agent's first voiced frame. A peer's TwiML is fixed; ours comes from an application that "
+        "asks the gateway for a session (POST /v1/sessions/twilio), with its record (SQLite).",
+        "The callers' side is the simulated Twilio (dev/standins/twilio); it, the providers and "
+        "the sides share the machine.",
     ]

@@ -13,7 +13,7 @@ from dev.bench.streams.sides import PIPECAT, bare, ours, pipecat_bot
 from dev.setup import pipecat
 from dev.stack.environment import GivenSettings
 
-pytestmark = pytest.mark.providers
+pytestmark = pytest.mark.stack
 
 ASKED, ANSWERED = "When do you open?", "We open at five."
 
