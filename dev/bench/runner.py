@@ -19,7 +19,7 @@ from dev.bench.answering import answer
 from dev.bench.endurance import soak
 from dev.bench.report import Section
 from dev.bench.requests import gateway, gateway_load, gateway_rate
-from dev.bench.streams import ladder, turns
+from dev.bench.streams import drift, ladder, turns
 from dev.stack.options import ROOT
 
 REPORT = ROOT / "docs" / "benchmarks.md"
@@ -39,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "density": density.measure,
     "streams": turns.measure,
     "streams-held": ladder.measure,
+    "streams-drift": drift.measure,
     "soak": soak.measure,
 }
 
