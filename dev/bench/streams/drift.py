@@ -65,7 +65,7 @@ def section(turns: list[float], lost: int, longest_ms: float, minutes: float) ->
             f"Goal: {at_most('growth of the delay, of the medians', 40, abs(growth), ' ms')} "
             f"({growth:+.0f} ms).",
             f"{minutes:g} minutes, {len(turns)} turns, {lost} without an answer. The caller's "
-            f"clock runs {NETWORK.drift_ppm:g} ppm fast, {NETWORK.loss:g} % of the caller's frames are "
-            f"lost. The longest queue at Twilio was {longest_ms:.0f} ms.",
+            f"clock runs {NETWORK.drift_ppm:g} ppm fast, {NETWORK.loss:g} % of the caller's frames "
+            f"are lost. The longest queue at Twilio was {longest_ms:.0f} ms.",
         ],
     )
