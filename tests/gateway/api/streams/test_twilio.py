@@ -20,14 +20,13 @@ from gateway.keys import STOPPING, TIMELINE
 from tests.conftest import ACME, RIVAL, operator
 from tests.support.clock import Clock
 from tests.support.inprocess import SECRET, running, settings_in
+from tests.support.number_rig import ACCOUNT, NUMBER
 from tests.support.numbers import make_agent
 from tests.support.stream_worker import stream_worker
 from tests.support.twilio_calls import (
-    ACCOUNT,
     CALL_SID,
     CALLER,
     CONNECTED,
-    NUMBER,
     PATH,
     PUBLIC,
     STREAM_URL,

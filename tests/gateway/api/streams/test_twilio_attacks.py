@@ -22,10 +22,10 @@ from gateway.store.call_status import Call
 from tests.conftest import RIVAL, bearer
 from tests.support.clock import Clock
 from tests.support.inprocess import SECRET, running, settings_in
+from tests.support.number_rig import NUMBER
 from tests.support.twilio_calls import (
     CALL_SID,
     CONNECTED,
-    NUMBER,
     PATH,
     PUBLIC,
     STREAM_URL,
@@ -286,7 +286,7 @@ async def test_a_token_is_used_once_on_two_gateways(tmp_path: Path, rig: StreamR
         ]
         session = await rig.worker_session(known.call_id)
         # The one that was attached stays open; its worker ends it.
-        codes = []
+        codes: list[int] = []
         for index, socket in enumerate(sockets):
             if index == len(sockets) - 1 and len(codes) == len(sockets) - 1:
                 break
