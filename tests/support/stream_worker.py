@@ -114,6 +114,8 @@ class StreamWorker:
         call_id = self._check(request)
         if "Upgrade" not in request.headers:
             return web.Response(status=200 if call_id in self.sessions else 404)
+        if request.query.get("resume") == "true" and call_id not in self.sessions:
+            return web.Response(status=404)
         if self.refusing is not None:
             return web.Response(status=self.refusing)
         socket = web.WebSocketResponse()

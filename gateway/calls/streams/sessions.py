@@ -247,7 +247,7 @@ class StreamSessions:
         known = await self._sessions.find(session.call_id)
         place = place_of(known) if known is not None else None
         try:
-            if place is None or not await self._workers.has(place, session.call_id):
+            if place is None:
                 raise NoSession
             return await self._workers.attach(place, session.call_id, attach)
         except NoSession:

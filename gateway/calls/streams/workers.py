@@ -76,6 +76,8 @@ class StreamWorkers:
             async with asyncio.timeout(DEADLINE_S):
                 socket = await self._http.ws_connect(
                     self._url(place, call_id),
+                    # So that the worker can refuse before the upgrade: it has no such session.
+                    params={"resume": "true"} if attach.resume else None,
                     headers=self._headers(call_id),
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                     autoping=False,
