@@ -1,4 +1,4 @@
-"""The REST API of calls: create, show, change.
+"""The REST API of calls: create, list, show, change.
 
 https://www.twilio.com/docs/voice/api/call-resource
 """
@@ -17,6 +17,7 @@ from dev.standins.twilio.call import Call, Document, End, Fetch
 from dev.standins.twilio.errors import Refused, missing
 from dev.standins.twilio.exchange import Placed
 from dev.standins.twilio.outbox import EVENTS, Progress
+from dev.standins.twilio.pages import old_page
 from dev.standins.twilio.services import Services
 from dev.standins.twilio.twiml import Method
 
@@ -41,6 +42,7 @@ class CallsApi:
     def routes(self, prefix: str) -> list[web.RouteDef]:
         one = prefix + "/Calls/{sid}.json"
         return [
+            web.get(prefix + "/Calls.json", self._list),
             web.post(prefix + "/Calls.json", self._create),
             web.get(one, self._show),
             web.post(one, self._change),
@@ -59,6 +61,17 @@ class CallsApi:
         call.progress = Progress(call.outbox, callback, method, events)
         self._place(call, placed)
         return web.json_response(call.resource(), status=201)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        account, wanted = request.match_info["account"], request.query
+        rows = [
+            call.resource()
+            for call in reversed(self._services.calls.values())  # the newest first
+            if call.account_sid == account
+            and wanted.get("To") in (None, call.to)
+            and wanted.get("From") in (None, call.from_)
+        ]
+        return old_page(request, "calls", rows)
 
     async def _show(self, request: web.Request) -> web.Response:
         return web.json_response(self._call(request).resource())
