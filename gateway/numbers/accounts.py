@@ -5,6 +5,7 @@ from __future__ import annotations
 from core.errors import Conflict, NotFound
 from core.models import PhoneNumber
 from gateway.numbers.twilio import TwilioAccount, TwilioHttp
+from gateway.numbers.twilio_calls import TwilioCalls
 from gateway.store.credentials import (
     Credential,
     CredentialStore,
@@ -44,9 +45,7 @@ class Accounts:
                     code="CREDENTIAL_REQUIRED",
                 )
             ref = known[0].id
-        credential, secret = await self._open(scope, ref)
-        if not isinstance(secret, TwilioSecret):
-            raise Conflict("The credential is not a Twilio credential", code="CREDENTIAL_REQUIRED")
+        credential, secret = await self._open_twilio(scope, ref)
         return credential, TwilioAccount(secret, self._http)
 
     async def named(self, scope: Scope, account_sid: str) -> TwilioSecret | None:
@@ -64,6 +63,14 @@ class Accounts:
     def account(self, secret: TwilioSecret) -> TwilioAccount:
         return TwilioAccount(secret, self._http)
 
+    async def calls(self, scope: Scope, ref: str) -> TwilioCalls:
+        """Return the calls of a Twilio credential's account. Raises what ``twilio`` raises."""
+        return TwilioCalls(await self.login(scope, ref), self._http)
+
+    async def login(self, scope: Scope, ref: str) -> TwilioSecret:
+        """Return a Twilio credential's secret, whose token signs Twilio's requests."""
+        return (await self._open_twilio(scope, ref))[1]
+
     async def of(self, number: PhoneNumber) -> TwilioAccount | None:
         """Return the number's Twilio account, if it has one.
 
@@ -80,6 +87,12 @@ class Accounts:
         if number.credential_id is None:
             return None
         return (await self._open(Scope(number.auth_id), number.credential_id))[1]
+
+    async def _open_twilio(self, scope: Scope, ref: str) -> tuple[Credential, TwilioSecret]:
+        credential, secret = await self._open(scope, ref)
+        if not isinstance(secret, TwilioSecret):
+            raise Conflict("The credential is not a Twilio credential", code="CREDENTIAL_REQUIRED")
+        return credential, secret
 
     async def _open(self, scope: Scope, ref: str) -> tuple[Credential, TwilioSecret | SipSecret]:
         try:

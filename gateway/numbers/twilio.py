@@ -156,7 +156,7 @@ class TwilioAccount:
 
     async def owned(self, phone_number: str) -> OwnedNumber | None:
         """Return the number if the account owns it, else None."""
-        with _errors():
+        with translated():
             # The filter also matches parts of numbers.
             found = await self._client.incoming_phone_numbers.list_async(
                 phone_number=phone_number, limit=20
@@ -165,12 +165,12 @@ class TwilioAccount:
 
     async def number(self, sid: str) -> OwnedNumber:
         """Return the number. Raises NotThere."""
-        with _errors():
+        with translated():
             return _owned(await self._client.incoming_phone_numbers(sid).fetch_async())
 
     async def routings(self) -> dict[str, Routing]:
         """Return the routings of all numbers of the account, by SID."""
-        with _errors():
+        with translated():
             numbers = await self._client.incoming_phone_numbers.list_async(page_size=_MANY)
             return {each.sid: _owned(each).routing for each in numbers}
 
@@ -192,14 +192,14 @@ class TwilioAccount:
             "in_postal_code": postal_code,
         }
         filters = {name: value for name, value in wanted.items() if value is not None}
-        with _errors():
+        with translated():
             inventory = self._client.available_phone_numbers(country).local
             found = await inventory.list_async(voice_enabled=True, limit=limit, **filters)
             return [_available(each, country) for each in found]
 
     async def buy(self, phone_number: str, friendly_name: str) -> OwnedNumber:
         """Buy a number. Raises Conflict ``NUMBER_UNAVAILABLE``."""
-        with _errors():
+        with translated():
             bought = await self._client.incoming_phone_numbers.create_async(
                 phone_number=phone_number, friendly_name=friendly_name
             )
@@ -207,12 +207,12 @@ class TwilioAccount:
 
     async def release(self, sid: str) -> None:
         """Release a number to Twilio permanently. A number that is already gone is fine."""
-        with contextlib.suppress(NotThere), _errors():
+        with contextlib.suppress(NotThere), translated():
             await self._client.incoming_phone_numbers(sid).delete_async()
 
     async def trunk(self, name: str, sip_url: str) -> str:
         """Return the SID of the trunk ``name``, created if missing, with ``sip_url`` as its URL."""
-        with _errors():
+        with translated():
             trunks = self._client.trunking.v1.trunks
             found = [t for t in await trunks.list_async(limit=_MANY) if t.friendly_name == name]
             ours = found[0] if found else await trunks.create_async(friendly_name=name)
@@ -233,7 +233,7 @@ class TwilioAccount:
             return
         if former is not None:
             await self._unassign(number.sid, former)
-        with _errors():
+        with translated():
             await self._client.trunking.v1.trunks(trunk_sid).phone_numbers.create_async(
                 phone_number_sid=number.sid
             )
@@ -285,23 +285,23 @@ class TwilioAccount:
         if now.trunk_sid is not None:
             await self._unassign(sid, now.trunk_sid)
         if before.trunk_sid is not None:
-            with _errors():
+            with translated():
                 trunk = self._client.trunking.v1.trunks(before.trunk_sid)
                 await trunk.phone_numbers.create_async(phone_number_sid=sid)
         elif before.voice_application_sid is not None:
             await self._update(sid, {"voice_application_sid": before.voice_application_sid})
 
     async def _update(self, sid: str, changes: Mapping[str, str]) -> None:
-        with _errors():
+        with translated():
             await self._client.incoming_phone_numbers(sid).update_async(**changes)
 
     async def redirect(self, call_sid: str, url: str) -> None:
         """Let a live call go on with the TwiML at ``url``; one that is over is fine."""
-        with contextlib.suppress(NotThere), _errors():
+        with contextlib.suppress(NotThere), translated():
             await self._client.calls(call_sid).update_async(url=url, method="POST")
 
     async def _unassign(self, sid: str, trunk_sid: str) -> None:
-        with contextlib.suppress(NotThere), _errors():
+        with contextlib.suppress(NotThere), translated():
             trunk = self._client.trunking.v1.trunks(trunk_sid)
             await trunk.phone_numbers(sid).delete_async()
 
@@ -337,7 +337,7 @@ def _available(number: Any, country: str) -> AvailableNumber:
 
 
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Translate the library's errors to this project's. Twilio's messages are not passed on."""
     try:
         yield
