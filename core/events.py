@@ -15,6 +15,7 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     barge_in         {atMs, heard}
     tool.called      {name, ok, durationMs}
     mcp.ready        {server, tools}      mcp.failed {server, message}
+    call.answered_by {answeredBy, afterMs?}              what Twilio's machine detection says
     machine.detected {kind, afterMs, evidence}           a machine answered: voicemail or ivr
     voicemail.left   {durationMs}                        the message was played to its end
     dtmf.received    {digit}      dtmf.sent {digits}

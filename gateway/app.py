@@ -52,6 +52,7 @@ from gateway.keys import (
     STOPPING,
     STORE,
     STREAMS,
+    TASKS,
     TIMELINE,
     VAULT,
     WEBHOOK_SENDER,
@@ -76,6 +77,7 @@ from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
 from gateway.store.room_names import RoomNames
 from gateway.store.streams.sessions import SessionStore
+from gateway.store.streams.tasks import TaskStore
 from gateway.store.webhooks import WebhookStore
 from gateway.store.write_probe import WriteProbe
 from gateway.webhooks.payload import render
@@ -137,6 +139,7 @@ async def create_app(
     app[STORE] = Store(database, outbox, vault, metrics.counted, clock)
     app[ROOM_NAMES] = RoomNames(database, clock)
     app[SESSIONS] = SessionStore(database, vault, clock)
+    app[TASKS] = TaskStore(database, clock)
     app[CLOCK] = clock
     app[WEBHOOKS] = WebhookStore(database, vault)
     app[LIMITS] = CallLimits(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.calls.streams.sessions import StreamSessions
     from gateway.calls.streams.twilio import TwilioSessions
     from gateway.calls.streams.workers import StreamWorkers
+    from gateway.calls.tasks.service import Tasks
     from gateway.calls.timeline import Timeline
     from gateway.calls.transfers import Transfers
     from gateway.calls.web import WebCalls
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from gateway.store.outbox import Outbox
     from gateway.store.room_names import RoomNames
     from gateway.store.streams.sessions import SessionStore
+    from gateway.store.streams.tasks import TaskStore
     from gateway.store.webhooks import WebhookStore
     from gateway.store.write_probe import WriteProbe
     from gateway.webhooks.sender import Sender
@@ -77,6 +79,8 @@ class CallServices:
     """Answers Twilio about calls whose audio comes by Media Streams."""
     stream_workers: StreamWorkers
     """The workers that serve those calls."""
+    tasks: Tasks
+    """Places calls by Twilio's REST API, and repeats them."""
     transfers: Transfers
     """Transfers callers."""
     handover: Handover
@@ -97,6 +101,8 @@ ROOM_NAMES: web.AppKey[RoomNames] = web.AppKey("room_names")
 """The holds on names of rooms; ``CallServices.rooms`` decides by them."""
 SESSIONS: web.AppKey[SessionStore] = web.AppKey("sessions")
 """What calls on WebSockets need beside their records."""
+TASKS: web.AppKey[TaskStore] = web.AppKey("tasks")
+"""The tasks, for lists; ``CallServices.tasks`` makes and cancels them."""
 AGENT_STORE: web.AppKey[AgentStore] = web.AppKey("agent_store")
 """Agents made through the API, for changes; use AGENTS to look one up for a call."""
 NUMBERS: web.AppKey[NumberStore] = web.AppKey("numbers")

@@ -22,6 +22,10 @@ from gateway.calls.streams.sessions import StreamSessions
 from gateway.calls.streams.tokens import SessionTokens
 from gateway.calls.streams.twilio import TwilioSessions
 from gateway.calls.streams.workers import StreamWorkers
+from gateway.calls.tasks.dialler import Dialler
+from gateway.calls.tasks.progress import Progress
+from gateway.calls.tasks.runner import TaskRunner
+from gateway.calls.tasks.service import Tasks
 from gateway.calls.timeline import Journal
 from gateway.calls.transfers import Transfers
 from gateway.calls.web import WebCalls
@@ -39,6 +43,7 @@ from gateway.keys import (
     SETTINGS,
     SIP_GUARD,
     STORE,
+    TASKS,
     TIMELINE,
     WEBHOOKS,
     CallServices,
@@ -153,6 +158,7 @@ async def open_call_services(
             accounts=accounts,
         )
         stack.push_async_callback(twilio_sessions.aclose)
+        tasks = await stack.enter_async_context(_tasks(app, accounts, stream_workers))
         transfers = Transfers(
             livekit=livekit,
             sip=sip,
@@ -204,7 +210,52 @@ async def open_call_services(
             stream_sessions=stream_sessions,
             twilio_sessions=twilio_sessions,
             stream_workers=stream_workers,
+            tasks=tasks,
             transfers=transfers,
             handover=Handover(livekit, app[STORE], app[TIMELINE]),
             provisioner=provisioner,
         )
+
+
+@contextlib.asynccontextmanager
+async def _tasks(
+    app: web.Application, accounts: Accounts, workers: StreamWorkers
+) -> AsyncIterator[Tasks]:
+    clock, settings = app[CLOCK], app[SETTINGS]
+    progress = Progress(app[TIMELINE], app[METRICS])
+    dialler = Dialler(
+        tasks=app[TASKS],
+        agents=app[AGENTS],
+        numbers=app[NUMBERS],
+        webhooks=app[WEBHOOKS],
+        accounts=accounts,
+        workers=workers,
+        policy=app[POLICY],
+        limits=app[LIMITS],
+        progress=progress,
+        settings=settings,
+        clock=clock,
+    )
+    runner = TaskRunner(
+        tasks=app[TASKS],
+        store=app[STORE],
+        sessions=app[SESSIONS],
+        accounts=accounts,
+        dialler=dialler,
+        progress=progress,
+        clock=clock,
+    )
+    tasks = Tasks(
+        tasks=app[TASKS],
+        store=app[STORE],
+        sessions=app[SESSIONS],
+        accounts=accounts,
+        dialler=dialler,
+        progress=progress,
+        runner=runner,
+    )
+    try:
+        async with alongside(runner.run(), "tasks"):
+            yield tasks
+    finally:
+        await runner.aclose(min(5.0, settings.shutdown_grace_s))

@@ -71,6 +71,7 @@ class Running:
     http: aiohttp.ClientSession
     clock: Clock
     """The gateway's; see gateway.app.create_app."""
+    port: int
 
     @property
     def store(self) -> Store:
@@ -109,4 +110,4 @@ async def running(
     clock = clock or Clock()
     app = await create_app(settings, resolve=resolve, clock=clock, pace=pace)
     async with served(app) as edge:
-        yield Running(app, edge.http, clock)
+        yield Running(app, edge.http, clock, edge.port)

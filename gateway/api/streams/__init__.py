@@ -1,1 +1,1 @@
-"""Handlers of sessions: calls on WebSockets, without a room."""
+"""Handlers of calls on WebSockets, without a room: sessions, and tasks."""

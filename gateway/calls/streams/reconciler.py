@@ -93,6 +93,8 @@ class StreamReconciler:
 
     async def _finding(self, call: Call, live: set[str]) -> dict[str, Any] | None:
         session = await self._sessions.find(call.id)
+        if session is None and call.direction == "outbound":
+            return None  # it rings, and its task follows it (gateway.calls.tasks)
         place = place_of(session) if session is not None else None
         if place is None:
             until = session.token_until if session is not None else None

@@ -135,6 +135,17 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
         lambda ids, own: (f"/v1/agents/{ids.agent}/numbers/{own.number_id}", {}),
         lambda ids, own: (f"/v1/agents/{own.agent}/numbers/{ids.number_id}", {}),
     ),
+    "POST /v1/agents/{id}/tasks": (
+        _path("/v1/agents/{agent}/tasks", to="+15551234567"),
+        lambda ids, own: (
+            f"/v1/agents/{own.agent}/tasks",
+            {"to": "+15551234567", "from": ids.number},
+        ),
+    ),
+    "GET /v1/agents/{id}/tasks": (_path("/v1/agents/{agent}/tasks"),),
+    # Tasks need a number at Twilio: tests/gateway/calls/tasks has those of another tenant.
+    "GET /v1/agents/{id}/tasks/{taskId}": (_path("/v1/agents/{agent}/tasks/task_0"),),
+    "DELETE /v1/agents/{id}/tasks/{taskId}": (_path("/v1/agents/{agent}/tasks/task_0"),),
     "GET /v1/numbers/{id}": (_path("/v1/numbers/{number_id}"),),
     "DELETE /v1/numbers/{id}": (_path("/v1/numbers/{number_id}"),),
     "GET /v1/numbers/{id}/calls": (_path("/v1/numbers/{number_id}/calls"),),

@@ -21,7 +21,14 @@ from tests.support.numbers import make_agent, make_number
 pytestmark = [pytest.mark.store, pytest.mark.attack]
 
 TO, FROM = "+15551230077", "+15105550123"
-DIALS = {"create_sip_participant", "transfer_sip_participant", "Dial", "refer"}
+DIALS = {
+    "create_sip_participant",
+    "transfer_sip_participant",
+    "Dial",
+    "refer",
+    "place_call",
+    "run_twiml",
+}
 ASKS = {"check", "_admit"}
 # Functions that dial or refer → the one that asks the policy. The sip package never asks.
 WAYS = {
@@ -32,6 +39,7 @@ WAYS = {
     "gateway/calls/transfers.py:Transfers._refer": "gateway/calls/transfers.py:Transfers._refer",
     "gateway/calls/transfers.py:Transfers._dial": "gateway/calls/transfers.py:Transfers._dial",
     "gateway/calls/outbound.py:Outbound._dial": "gateway/calls/outbound.py:Outbound._admit",
+    "gateway/calls/tasks/dialler.py:Dialler._ask": "gateway/calls/tasks/dialler.py:Dialler.admit",
 }
 
 
@@ -88,6 +96,13 @@ def test_nobody_else_dials_or_refers() -> None:
             }
             order = [what for what, _ in sorted(called(node), key=lambda call: call[1])]
             assert order[0] == "_admit", name
+    # Each attempt of a task is checked before it begins, however old the task is.
+    asks = {name for name, node in everything.items() if "_ask" in dict(called(node))}
+    assert {name for name in asks if name.startswith("gateway/calls/tasks/")} == {
+        "gateway/calls/tasks/dialler.py:Dialler.dial"
+    }
+    lines = dict(called(everything["gateway/calls/tasks/dialler.py:Dialler.dial"]))
+    assert lines["admit"] < lines["begin"] < lines["_ask"]
 
 
 @pytest.fixture
@@ -137,6 +152,15 @@ async def post(
         return response.status, await response.json()
 
 
+async def credential(gateway: Running, headers: dict[str, str] = ACME) -> str:
+    """Store a Twilio account; return its credential's id."""
+    body = {"name": "main", "provider": "twilio", "accountSid": "AC" + "1" * 32}
+    async with gateway.http.post(
+        "/api/v1/credentials", json={**body, "authToken": "token"}, headers=headers
+    ) as response:
+        return str((await response.json())["data"]["id"])
+
+
 class TestRefused:
     async def test_sip_call(
         self, gateway: Running, livekit: LiveKitStub, asked: list[tuple[str, str]]
@@ -167,6 +191,17 @@ class TestRefused:
             status, answer = await post(gateway, path, body)
             assert status == 403 and "DESTINATION_NOT_ALLOWED" in str(answer), path
         assert (asked, livekit.dialled) == ([(TO, own)] * 3, [])
+
+    async def test_a_task(
+        self, gateway: Running, livekit: LiveKitStub, asked: list[tuple[str, str]]
+    ) -> None:
+        agent = await make_agent(gateway)
+        own = await make_number(
+            gateway, agent=agent, provider="twilio", credential_id=await credential(gateway)
+        )
+        status, answer = await post(gateway, f"/v1/agents/{agent.id}/tasks", {"to": TO})
+        assert (status, answer["error"]["code"]) == (403, "DESTINATION_NOT_ALLOWED")
+        assert (asked, livekit.dialled) == ([(TO, own.phone_number)], [])
 
     @pytest.mark.parametrize("target", [TO, f"tel:{TO}", "sip:19005551234@pbx", "sip:bob@pbx"])
     async def test_sip_transfer(
@@ -232,7 +267,13 @@ async def test_the_policy_is_told_whether_it_is_a_tenants_call(
                 {"transferId": new_id("trf")},
                 **bearer(TokenIssuer(SECRET).for_call(call.id)),
             )
-    assert tenants == [owner is not None] * 5
+        agent = await make_agent(gateway, owner)
+        twilio = {"provider": "twilio", "credential_id": await credential(gateway, headers)}
+        await make_number(gateway, owner, agent, **twilio)
+        path = f"/v1/agents/{agent.id}/tasks"
+        async with gateway.http.post(path, json={"to": TO}, headers=headers) as response:
+            assert response.status == 403
+    assert tenants == [owner is not None] * 6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Tasks: calls placed by Twilio's REST API, and repeated (gateway.store.streams.tasks)."""
