@@ -11,6 +11,7 @@ from dev.standins.twilio.call import Call, Document, End, Fetch, Order, new_sid
 from dev.standins.twilio.errors import Fault
 from dev.standins.twilio.media.stream import MediaStream
 from dev.standins.twilio.media.websocket import Closed
+from dev.standins.twilio.outbox import Progress
 from dev.standins.twilio.ringing import interruptible, ring
 from dev.standins.twilio.services import Services
 
@@ -170,14 +171,17 @@ class Script:
             "outbound-dial",
             parent_sid=call.sid,
         )
+        if verb.status_callback is not None:
+            url = urljoin(self._base, verb.status_callback)
+            child.progress = Progress(call.outbox, url, events=verb.status_events)
         call.dialled.append(child)
         call.changed()
         try:
             status = await self._bridge(child, verb.timeout_s)
         except asyncio.CancelledError:
-            child.become("completed" if child.answered else "canceled")
+            self._over(child, "completed" if child.answered else "canceled")
             raise
-        child.become(status)
+        self._over(child, status)
         if verb.action is None:
             return None
         form = {
@@ -189,11 +193,16 @@ class Script:
             form["DialCallDuration"] = str(child.duration_s)
         return Fetch(urljoin(self._base, verb.action), verb.method, form)
 
+    def _over(self, child: Call, status: str) -> None:
+        child.become(status)
+        child.progress.fire("completed", {**child.form(), "CallDuration": str(child.duration_s)})
+
     async def _bridge(self, child: Call, timeout_s: int) -> str:
         """Call, and wait until the child's end hangs up. Return the child's final status."""
         refused = await ring(child, self._services.callees.next(child.to), timeout_s)
         if refused is not None:
             return refused
         child.answer()
+        child.progress.fire("answered", child.form())
         order = await child.ordered()
         return order.status if isinstance(order, End) else "completed"

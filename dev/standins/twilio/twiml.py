@@ -62,6 +62,8 @@ class Dial:
     timeout_s: int = 30
     action: str | None = None
     method: Method = "POST"
+    status_callback: str | None = None
+    status_events: tuple[str, ...] = ("completed",)
 
 
 @dataclass(frozen=True)
@@ -197,12 +199,18 @@ def _dial(element: ET.Element) -> Verb:
     numbers = list(_children(element, {"action", "method", "timeout", "callerId"}, {"Number"}))
     if len(numbers) != 1:
         raise Fault(NOT_ALLOWED, "<Dial> must hold one <Number>")
+    number = numbers[0]
+    events = tuple(number.get("statusCallbackEvent", "completed").split())
+    if not set(events) <= {"initiated", "ringing", "answered", "completed"}:
+        raise Fault(NOT_ALLOWED, f"statusCallbackEvent {events} of <Number>")
     return Dial(
-        _words(numbers[0], set()),
+        _words(number, {"statusCallback", "statusCallbackEvent"}),
         element.get("callerId"),
         _whole(element, "timeout", 30, 1),
         element.get("action"),
         _method(element),
+        number.get("statusCallback"),
+        events,
     )
 
 
