@@ -16,14 +16,18 @@ Outcome = Literal[
     "rejected",
     "invalid_destination",
     "not_allowed",
+    "not_supported",  # on this kind of call, or without the account's credential
     "failed",
 ]
+
+
+TRANSFER_ID = r"^trf_[0-9a-f]{24}$"
 
 
 class TransferOrder(Model):
     """The body of ``POST /internal/calls/{id}/transfer``; idempotent by ``transfer_id``."""
 
-    transfer_id: str = Field(pattern=r"^trf_[0-9a-f]{24}$")
+    transfer_id: str = Field(pattern=TRANSFER_ID)
 
 
 class TransferResult(Model):

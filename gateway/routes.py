@@ -22,7 +22,13 @@ from gateway.api import (
     webhooks,
     worker,
 )
-from gateway.api.streams import agent_session, task_callbacks, tasks, twilio
+from gateway.api.streams import (
+    agent_session,
+    task_callbacks,
+    tasks,
+    transfer_callbacks,
+    twilio,
+)
 from gateway.http.route import Route, chapter
 
 ROUTES: tuple[Route, ...] = (
@@ -32,7 +38,7 @@ ROUTES: tuple[Route, ...] = (
     *chapter("Calls", calls.ROUTES, call_create.ROUTES, web_calls.ROUTES),
     *chapter("Calls", call_end.ROUTES, call_streams.ROUTES),
     *chapter("Sessions", sessions.ROUTES, agent_session.ROUTES, twilio.ROUTES),
-    *chapter("Sessions", tasks.ROUTES, task_callbacks.ROUTES),
+    *chapter("Sessions", transfer_callbacks.ROUTES, tasks.ROUTES, task_callbacks.ROUTES),
     *chapter("Credentials", credentials.ROUTES),
     *chapter("Phone numbers", numbers.ROUTES, numbers_v1.ROUTES),
     *chapter("Calls", try_page.ROUTES),

@@ -20,6 +20,7 @@ from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.streams.reconciler import StreamReconciler
 from gateway.calls.streams.sessions import StreamSessions
 from gateway.calls.streams.tokens import SessionTokens
+from gateway.calls.streams.transfers import TwilioTransfers
 from gateway.calls.streams.twilio import TwilioSessions
 from gateway.calls.streams.workers import StreamWorkers
 from gateway.calls.tasks.dialler import Dialler
@@ -169,6 +170,13 @@ async def open_call_services(
             policy=app[POLICY],
             limits=app[LIMITS],
             guard=app[SIP_GUARD],
+            twilio=TwilioTransfers(
+                store=app[STORE],
+                sessions=app[SESSIONS],
+                timeline=app[TIMELINE],
+                accounts=accounts,
+                twilio=twilio_sessions,
+            ),
             settings=settings,
         )
         stack.push_async_callback(transfers.aclose)

@@ -24,7 +24,7 @@ _OUTCOMES: Mapping[str | None, Outcome] = {
     "invalid_destination": "invalid_destination",
 }
 _TOLD_OUTCOMES: Mapping[object, Outcome] = {
-    outcome: outcome for outcome in (*_OUTCOMES.values(), "not_allowed")
+    outcome: outcome for outcome in (*_OUTCOMES.values(), "not_allowed", "not_supported")
 }
 
 

@@ -21,14 +21,16 @@ from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.sip import TransferSIPParticipantRequest
 
 from core.errors import AppError, Conflict, Forbidden, Gone, NotFound, TooManyRequests, Unavailable
+from core.events import ended
 from core.legs import Leg
-from core.models import now
+from core.models import CallEvent, now
 from core.settings import Settings
 from core.transfers import TransferOrder, TransferResult
 from gateway.calls.following import NEVER_DIALLED, Following
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, participant
 from gateway.calls.policy import DialPolicy
+from gateway.calls.streams.transfers import TwilioTransfers
 from gateway.calls.timeline import Timeline, Watch
 from gateway.calls.transfer_timeline import Order, Steps, refused
 from gateway.calls.trunks import check_trunk, make_trunk, may_call_out, opened, outbound_trunk
@@ -66,6 +68,7 @@ class Transfers:
         policy: DialPolicy,
         limits: CallLimits,
         guard: SipGuard,
+        twilio: TwilioTransfers,
         settings: Settings,
     ) -> None:
         self._livekit = livekit
@@ -77,6 +80,7 @@ class Transfers:
         self._policy = policy
         self._limits = limits
         self._guard = guard
+        self._twilio = twilio
         self._settings = settings
         self._steps = Steps(store, timeline)
         self._under_way: dict[tuple[str, str], asyncio.Task[TransferResult]] = {}
@@ -112,7 +116,7 @@ class Transfers:
         if not await self._steps.begin(order):
             return await self._found_again(order)
         try:
-            result = await (self._refer(order) if order.cold else self._dial(order))
+            result = await self._carried_out(order)
         except (Forbidden, TooManyRequests):
             result = TransferResult(outcome="not_allowed")
         except Unavailable:
@@ -136,6 +140,48 @@ class Transfers:
             raise Conflict("The call is not answered", code="CALL_NOT_ANSWERED")
         left_s = call.max_duration_ms / 1000 - (now() - call.answered_at).total_seconds()
         return Order(transfer_id, call, agent, to, max(1, math.ceil(left_s)))
+
+    async def _carried_out(self, order: Order) -> TransferResult:
+        if order.call.type == "stream":
+            return await self._dial_by_twilio(order)
+        return await (self._refer(order) if order.cold else self._dial(order))
+
+    async def told(
+        self,
+        call_id: str,
+        wanted: TransferOrder,
+        result: TransferResult,
+        *,
+        caller_gone: bool = False,
+    ) -> None:
+        """Take Twilio's word about a transfer; only the first one counts. Raises Unavailable.
+
+        ``caller_gone``: the caller has hung up, which nobody else notices without a stream.
+        """
+        try:
+            order = await self._order(call_id, wanted.transfer_id)
+        except (Conflict, Gone):
+            return
+        begun_at, known = await self._steps.known(order)
+        if begun_at is None:
+            return
+        if known is None:
+            await self._steps.result(order, result)
+        if caller_gone and result.outcome != "transferred":
+            left = CallEvent(type="call.ended", data=ended("completed", "user_hangup"))
+            await self._timeline.append(call_id, [left], "gateway")
+
+    # --- a call on a WebSocket
+
+    async def _dial_by_twilio(self, order: Order) -> TransferResult:
+        """Let Twilio dial the human in the caller's place. Raises Forbidden, TooManyRequests."""
+        if not order.cold:
+            return TransferResult(outcome="not_supported")
+        call = order.call
+        own = (call.from_number if call.direction == "outbound" else call.to_number) or ""
+        self._policy.check(order.to, from_number=own, tenant=call.auth_id is not None)
+        self._limits.take(call.auth_id)
+        return await self._twilio.dial(order, own)
 
     # --- cold
 
@@ -274,6 +320,8 @@ class Transfers:
     async def _as_it_looks(self, order: Order) -> TransferResult | None:
         """Infer from the room the outcome of a transfer whose gateway died; None: still open."""
         call = order.call
+        if call.type == "stream":
+            return None  # Twilio tells
         if order.cold:
             caller = await self._look(call.room_name, call.participant_identity)
             return TransferResult(outcome="transferred") if caller is None else None

@@ -65,7 +65,10 @@ class Accounts:
 
     async def calls(self, scope: Scope, ref: str) -> TwilioCalls:
         """Return the calls of a Twilio credential's account. Raises what ``twilio`` raises."""
-        return TwilioCalls(await self.login(scope, ref), self._http)
+        return self.calls_of(await self.login(scope, ref))
+
+    def calls_of(self, secret: TwilioSecret) -> TwilioCalls:
+        return TwilioCalls(secret, self._http)
 
     async def login(self, scope: Scope, ref: str) -> TwilioSecret:
         """Return a Twilio credential's secret, whose token signs Twilio's requests."""

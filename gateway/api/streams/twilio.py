@@ -109,26 +109,26 @@ async def create(request: web.Request) -> web.StreamResponse:
     answer = await once(request, request.app[STORE], principal, body, effect)
     if _XML not in request.headers.get(hdrs.ACCEPT, ""):
         return answer
-    return _twiml(json.loads(answer.text or "{}")["twiml"], replayed(answer))
+    return xml(json.loads(answer.text or "{}")["twiml"], replayed(answer))
 
 
 async def _voice_url(request: web.Request) -> web.StreamResponse:
     form = await read_form(request)
     twilio = call_services(request.app).twilio_sessions
     number = await twilio.number_of(form, request.raw_path, request.headers.get(SIGNATURE))
-    return _twiml(await twilio.answer(number, form))
+    return xml(await twilio.answer(number, form))
 
 
 async def resume(request: web.Request) -> web.StreamResponse:
     """Say how a call goes on whose stream has ended. Twilio asks, as the TwiML told it to."""
-    call, session, form = await _callback(request)
+    call, session, form = await callback(request)
     twilio = call_services(request.app).twilio_sessions
-    return _twiml(await twilio.go_on(call, session, form))
+    return xml(await twilio.go_on(call, session, form))
 
 
 async def status(request: web.Request) -> web.StreamResponse:
     """Take Twilio's report about a stream. A call whose stream broke is brought back."""
-    call, session, form = await _callback(request)
+    call, session, form = await callback(request)
     event = form.get("StreamEvent", "")
     log.info("Twilio reports", extra={"call_id": call.id, "what": event[:32]})
     if event == "stream-error" and session is not None:
@@ -136,16 +136,24 @@ async def status(request: web.Request) -> web.StreamResponse:
     return web.Response(status=204)
 
 
-async def _callback(request: web.Request) -> tuple[Call, Session | None, Any]:
+async def callback(
+    request: web.Request, *, of_child: bool = False
+) -> tuple[Call, Session | None, Any]:
+    """Return the call and session of Twilio's request, and its form. Raises Forbidden."""
     key = parse_query(request, Key).key
     form = await read_form(request)
     call, session = await call_services(request.app).twilio_sessions.session_of(
-        request.match_info["id"], key, form, request.raw_path, request.headers.get(SIGNATURE)
+        request.match_info["id"],
+        key,
+        form,
+        request.raw_path,
+        request.headers.get(SIGNATURE),
+        of_child=of_child,
     )
     return call, session, form
 
 
-def _twiml(text: str, headers: dict[str, str] | None = None) -> web.Response:
+def xml(text: str, headers: dict[str, str] | None = None) -> web.Response:
     return web.Response(text=text, content_type=_XML, headers=headers)
 
 

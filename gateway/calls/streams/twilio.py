@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping
+from urllib.parse import urlencode
 
 from core.errors import AppError, Forbidden, ServerFault
 from core.models import CallEvent, PhoneNumber
+from gateway.calls.handover import is_referring
 from gateway.calls.limits import CallLimits
 from gateway.calls.streams import twiml
 from gateway.calls.streams.sessions import CALLER, StreamSessions
@@ -84,8 +86,8 @@ class TwilioSessions:
         return twiml.connect(
             self.stream_url,
             token=token.text,
-            status_url=self._callback(call.id, "status"),
-            resume_url=self._callback(call.id, "resume"),
+            status_url=self.callback(call.id, "status"),
+            resume_url=self.callback(call.id, "resume"),
         )
 
     async def answer(self, number: PhoneNumber, form: Mapping[str, str]) -> str:
@@ -182,11 +184,13 @@ class TwilioSessions:
         form: Mapping[str, str],
         path: str,
         signature: str | None,
+        *,
+        of_child: bool = False,
     ) -> tuple[Call, Session | None]:
         """Return the call of a callback, and its session unless that is long over.
 
         Raises Forbidden: a wrong key, another Twilio call, or a wrong signature although the
-        account's auth token is known.
+        account's auth token is known. ``of_child``: about a call that the session's call dialled.
         """
         if not self._tokens.is_callback_key(call_id, key):
             raise _forbidden()
@@ -194,7 +198,8 @@ class TwilioSessions:
         session = await self._sessions.find(call_id)
         if call is None or call.type != "stream":
             raise _forbidden()
-        account, call_sid = form.get("AccountSid", ""), form.get("CallSid", "")
+        account = form.get("AccountSid", "")
+        call_sid = form.get("ParentCallSid" if of_child else "CallSid", "")
         if session is not None and (
             session.call_sid not in (None, call_sid) or session.account_sid not in (None, account)
         ):
@@ -235,17 +240,20 @@ class TwilioSessions:
                 return  # it has asked, and was given a new token
             if self._streams.is_connected(call.id):
                 return  # the error did not end the stream
+            if await is_referring(self._store, call.id):
+                return  # the stream ended because the human is dialled
             secret = await self._accounts.named(Scope(call.auth_id), account_sid)
             if secret is not None:
-                url = self._callback(call.id, "resume")
+                url = self.callback(call.id, "resume")
                 await self._accounts.account(secret).redirect(call_sid, url)
         except AppError as error:
             facts = {"call_id": call.id, "problem": error.code}
             log.warning("a broken stream was not brought back", extra=facts)
 
-    def _callback(self, call_id: str, what: str) -> str:
-        key = self._tokens.callback_key(call_id)
-        return f"{self._public_url}{_PATH}/{call_id}/{what}?key={key}"
+    def callback(self, call_id: str, what: str, **query: str) -> str:
+        """Return a URL that Twilio may ask about the call."""
+        query = {"key": self._tokens.callback_key(call_id), **query}
+        return f"{self._public_url}{_PATH}/{call_id}/{what}?{urlencode(query)}"
 
 
 def call_id_of(number: PhoneNumber, call_sid: str) -> str:

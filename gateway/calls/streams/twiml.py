@@ -31,6 +31,19 @@ def connect(stream_url: str, *, token: str, status_url: str, resume_url: str) ->
     return str(response)
 
 
+def dial(number: str, *, caller_id: str, ringing_s: int, action_url: str, status_url: str) -> str:
+    """Connect the caller to ``number``, and ask ``action_url`` when that call has ended.
+
+    ``status_url`` is told when the number has answered.
+    """
+    response = VoiceResponse()
+    dialled = response.dial(
+        timeout=ringing_s, caller_id=caller_id, action=action_url, method="POST"
+    )
+    dialled.number(number, status_callback=status_url, status_callback_event="answered completed")
+    return str(response)
+
+
 def hang_up() -> str:
     response = VoiceResponse()
     response.hangup()

@@ -39,6 +39,9 @@ WAYS = {
     "gateway/calls/transfers.py:Transfers._refer": "gateway/calls/transfers.py:Transfers._refer",
     "gateway/calls/transfers.py:Transfers._dial": "gateway/calls/transfers.py:Transfers._dial",
     "gateway/calls/outbound.py:Outbound._dial": "gateway/calls/outbound.py:Outbound._admit",
+    "gateway/calls/streams/transfers.py:TwilioTransfers.dial": (
+        "gateway/calls/transfers.py:Transfers._dial_by_twilio"
+    ),
     "gateway/calls/tasks/dialler.py:Dialler._ask": "gateway/calls/tasks/dialler.py:Dialler.admit",
 }
 
