@@ -1,7 +1,7 @@
 """Pass frames between a client's socket and its session's socket on a worker, as they are.
 
     client's socket                        worker's socket
-    closed with 1000 or without a code  →  1000
+    closed with 1000, 1001 or no code   →  1000
     broken, or closed with another code →  4000 (LOST): the session waits for another socket
     stalled (no pong, no reads)         →  4000; the client gets 1013 and is cut off
     the gateway stops: client gets 1012 →  4000
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 OVER, GOING_AWAY, BROKEN, RESTART, TRY_LATER = 1000, 1001, 1011, 1012, 1013
 """WebSocket close codes (RFC 6455 §7.4, and IANA's registry for the last two)."""
 
-# aiohttp's 0: a close frame without a code.
-_NORMAL: Final = frozenset({OVER, 0})
+# A browser closes with 1001 when its page is left. aiohttp's 0: a close frame without a code.
+_NORMAL: Final = frozenset({OVER, GOING_AWAY, 0})
 # The worker, or a proxy before it, goes away; the session may still be there.
 _WORKER_GOES: Final = frozenset({GOING_AWAY, BROKEN, RESTART})
 _DATA: Final = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
