@@ -96,6 +96,7 @@ class _Speech:
     sent: int = 0
     length: int | None = None  # without padding; None until the speech is complete
     started: bool = False
+    cleared: bool = False  # the far end was told to drop its queue, and has been sent nothing since
     run: int = 0  # where the stretch begins that was not reported yet
     anchor: int = 0  # the position at ``anchored_at``
     anchored_at: float = 0.0
@@ -288,6 +289,7 @@ class Playout:
         if not speech.started:
             speech.started = True
             self._reports.append(Started(now))
+        speech.cleared = False
         first = speech.sent - speech.heard
         speech.sent += size
         self._last_mark += 1
@@ -304,7 +306,8 @@ class Playout:
         speech.marks.clear()
         speech.sent = speech.anchor = speech.heard
         self._pad(speech)
-        if self._attached:
+        if self._attached and not speech.cleared:
+            speech.cleared = True
             self._clear = Clear(speech.spoken / self._bytes_per_s)
 
     def _pad(self, speech: _Speech) -> None:

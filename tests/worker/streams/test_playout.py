@@ -141,6 +141,30 @@ def test_a_pause_takes_back_what_was_not_heard() -> None:
     assert send == Send((bytes(range(250)) * 8)[400 : 400 + 800])
 
 
+def test_an_interruption_after_a_pause_clears_the_queue_once() -> None:
+    playout = ulaw()
+    playout.push(frames(20))
+    playout.flush()
+    playout.due(0.0)
+    playout.pause(0.05)
+    assert playout.due(0.05) == [Clear(heard_s=0.05)]
+    playout.clear(1.0)
+    assert playout.due(1.0) == []
+    assert playout.reports(1.0)[-1] == Finished(heard_s=0.05, interrupted=True)
+
+
+def test_what_is_sent_after_a_pause_is_cleared_again() -> None:
+    playout = ulaw()
+    playout.push(frames(20))
+    playout.due(0.0)
+    playout.pause(0.05)
+    playout.due(0.05)
+    playout.resume(1.0)
+    playout.due(1.0)
+    playout.clear(1.05)
+    assert playout.due(1.05) == [Clear(heard_s=0.1)]
+
+
 def test_a_clear_ends_the_speech_where_it_was_heard() -> None:
     playout = ulaw()
     playout.push(frames(20))
