@@ -16,14 +16,24 @@ log = logging.getLogger(__name__)
 
 # The playout sends 300 ms ahead, so few frames wait. More wait only for a reader that has stopped.
 _MOST_FRAMES = 500
-_CLOSE_WITHIN_S = 2.0
+_SEND_WITHIN_S = 4.0
+_CLOSE_WITHIN_S = 4.0  # the socket itself waits 2 s for its peer's close frame
 
 
 class Link:
     """Sends frames in order. ``send`` and ``close`` never wait; ``run`` does the work."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.BaseTransport | None,
+        *,
+        send_within_s: float = _SEND_WITHIN_S,
+    ) -> None:
+        """``transport`` is the socket's; it is cut if a frame is not sent in time."""
         self._socket = socket
+        self._transport = transport
+        self._send_within_s = send_within_s
         self._frames: deque[Frame] = deque()
         self._wake = asyncio.Event()
         self._closing: tuple[int, str] | None = None
@@ -51,11 +61,8 @@ class Link:
         try:
             while True:
                 while self._frames:
-                    frame = self._frames.popleft()
-                    if isinstance(frame, str):
-                        await self._socket.send_str(frame)
-                    else:
-                        await self._socket.send_bytes(frame)
+                    async with asyncio.timeout(self._send_within_s):
+                        await self._write(self._frames.popleft())
                 if self._closing is not None:
                     break
                 self._wake.clear()
@@ -63,5 +70,16 @@ class Link:
             code, reason = self._closing
             async with asyncio.timeout(_CLOSE_WITHIN_S):
                 await self._socket.close(code=code, message=reason.encode())
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
+        except TimeoutError:
+            log.warning("socket cut: the reader has stopped")
+            self._closing = self._closing or (aiohttp.WSCloseCode.TRY_AGAIN_LATER, "")
+            if isinstance(self._transport, asyncio.WriteTransport):
+                self._transport.abort()
+        except (ConnectionError, RuntimeError) as error:
             log.info("socket lost", extra={"problem": type(error).__name__})
+
+    async def _write(self, frame: Frame) -> None:
+        if isinstance(frame, str):
+            await self._socket.send_str(frame)
+        else:
+            await self._socket.send_bytes(frame)

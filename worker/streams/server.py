@@ -125,8 +125,7 @@ class StreamServer:
             return web.Response(status=HTTPStatus.OK if session else HTTPStatus.NOT_FOUND)
         if session is None and request.query.get("resume") == "true":
             raise self._refused(web.HTTPNotFound(), "gone")
-        places = len(self._sessions.keys() | self._arriving)
-        if session is None and (self.draining or places >= self._capacity):
+        if session is None and self._full:
             raise self._refused(web.HTTPServiceUnavailable(), "full")
         self._arriving.add(call_id)  # holds a place until the session begins
         try:
@@ -142,7 +141,7 @@ class StreamServer:
             return socket
         session = session or self._begin(call_id, attach)
         self._attached.labels("resumed" if attach.resume else "new").inc()
-        await session.serve(socket, attach)
+        await session.serve(socket, request.transport, attach)
         return socket
 
     async def _attached_to(
@@ -181,6 +180,11 @@ class StreamServer:
     def known(self, known: bool) -> None:
         """Note whether the gateway takes this worker's heartbeats."""
         self._known = known
+
+    @property
+    def _full(self) -> bool:
+        places = len(self._sessions.keys() | self._arriving)
+        return self.draining or places >= self._capacity
 
     def _authorized(self, request: web.Request) -> str:
         call_id = request.match_info["id"]

@@ -28,6 +28,8 @@ from worker.streams.wires import wire_for
 log = logging.getLogger(__name__)
 
 _DELIVER_WITHIN_S = 5.0
+# Frames from one socket that may be taken at a stretch; a flood must not stop the event loop.
+_FRAMES_AT_ONCE = 64
 # The client's own end: closed by it (RFC 6455 §7.4.1), or its page was left.
 _DATA = frozenset({aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY})
 _LEFT = frozenset({aiohttp.WSCloseCode.OK, aiohttp.WSCloseCode.GOING_AWAY})
@@ -82,18 +84,24 @@ class StreamSession:
         """Hang up from outside."""
         self._line.remove(detail)
 
-    async def serve(self, socket: web.WebSocketResponse, attach: Attach) -> None:
-        """Use ``socket`` until it is closed."""
+    async def serve(
+        self, socket: web.WebSocketResponse, transport: asyncio.BaseTransport | None, attach: Attach
+    ) -> None:
+        """Use ``socket`` until it is closed. ``transport`` is what it is on."""
         structlog.contextvars.bind_contextvars(call_id=self._job.call_id)
-        link = Link(socket)
+        link = Link(socket, transport)
         sending = asyncio.create_task(link.run(), name="link")
         facts = attach.twilio if isinstance(attach, TwilioAttach) else {}
         self._reporter.post("stream.connected", facts)
         self._line.attach(link, attach)
         left = False
+        frames = 0
         try:
             while (message := await socket.receive()).type in _DATA:
                 self._line.receive(message.data)
+                frames += 1
+                if frames % _FRAMES_AT_ONCE == 0:
+                    await asyncio.sleep(0)
             # aiohttp says 1000 of a socket that broke, too; only this one was closed.
             left = message.type is aiohttp.WSMsgType.CLOSE and message.data in _LEFT
         finally:
