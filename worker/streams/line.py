@@ -35,6 +35,7 @@ _BAD_FRAMES = 20
 # The VAD ends an utterance after 250 ms of silence at most, and smooths over as much again.
 _GAP_S = 0.6
 _DRAIN_WITHIN_S = 3.0
+_CHECK_EVERY_S = 1.0
 
 
 def _allowances() -> tuple[Allowance, Allowance]:
@@ -62,6 +63,9 @@ class StreamLine:
         self._bad_frames = 0
         self._frames, self._audio_s = _allowances()
         self._waiting: asyncio.TimerHandle | None = None
+        self._checking: asyncio.TimerHandle | None = None
+        self._departure: tuple[Cause, str] | None = None
+        self._ended: str | None = None  # why, as the record says
         self._started = asyncio.Event()
         self._answered = asyncio.Event()
         self._referring = False
@@ -81,6 +85,7 @@ class StreamLine:
         self._frames, self._audio_s = _allowances()
         link.send(self._wire.attached(attach))
         self._output.attach()
+        self._check()
         self._begin()
 
     def detach(self, link: Link, *, left: bool) -> bool:
@@ -114,17 +119,15 @@ class StreamLine:
             if self._link is not None and self._bad_frames > _BAD_FRAMES:
                 log.warning("too many malformed frames", extra={"problem": str(bad)})
                 self._link.close(_BAD, "too many malformed frames")
-        if self._link is not None and self._output.stalled:
-            self._link.close(_STALLED, "marks are not echoed")
 
     def remove(self, detail: str) -> None:
         """End the call from outside: the API hangs up."""
-        self._leave("removed", detail)
+        self._leave("removed" if self._answered.is_set() else "ring_removed", detail)
 
     def reported(self, event: CallEvent) -> None:
-        """Tell the far end how the call ended."""
+        """Keep how the call ended; ``leave`` tells the far end, as the last event."""
         if event.type == "call.ended":
-            self.tell("ended", reason=event.data["reason"])
+            self._ended = event.data["reason"]
 
     def tell(self, type: str, **data: Any) -> None:
         """Tell the far end of an event, if its protocol has such."""
@@ -167,7 +170,8 @@ class StreamLine:
     def hung_up(self, detail: str) -> None:
         # During a transfer the far end leaves to be referred; the gateway knows the outcome.
         if not self._referring:
-            self._leave("caller_hung_up", detail)
+            answered = self._answered.is_set()
+            self._leave("caller_hung_up" if answered else "caller_gave_up", detail)
 
     @property
     def _speaking(self) -> Listener | None:
@@ -181,6 +185,8 @@ class StreamLine:
 
     async def connect(self, listener: Listener) -> None:
         self._listener = listener
+        if self._departure is not None:
+            listener.left(*self._departure)
 
     def meet(self, brief: CallBrief) -> None:
         pass
@@ -263,8 +269,11 @@ class StreamLine:
     async def leave(self) -> None:
         self._gone = True
         self._stop_waiting()
+        self._stop_checking()
         self._output.close()
         self._input.close()
+        if self._ended is not None:
+            self.tell("ended", reason=self._ended)
         if self._link is not None:
             self._link.close(_OVER, "the call is over")
 
@@ -278,10 +287,26 @@ class StreamLine:
             self._answered.set()
 
     def _leave(self, cause: Cause, detail: str) -> None:
-        if not self._gone and self._listener is not None:
-            self._gone = True
-            self._stop_waiting()
+        if self._gone:
+            return
+        self._gone = True
+        self._departure = cause, detail
+        self._stop_waiting()
+        if self._listener is not None:
             self._listener.left(cause, detail)
+
+    def _check(self) -> None:
+        """Close a socket whose far end plays nothing: it echoes no marks, and may send nothing."""
+        if self._link is not None and self._output.stalled:
+            self._link.close(_STALLED, "marks are not echoed")
+        self._stop_checking()
+        loop = asyncio.get_running_loop()
+        self._checking = loop.call_later(_CHECK_EVERY_S, self._check)
+
+    def _stop_checking(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+            self._checking = None
 
     def _wait(self) -> None:
         if self._gone or self._referring:
