@@ -284,8 +284,12 @@ class Stack:
         return probe
 
     def _free_for_calls(self, name: str) -> Probe:
-        """Return a probe: LiveKit and, if there is one, the gateway know the worker."""
-        line = "heartbeat taken" if self.options.gateway else "registered worker"
+        """Return a probe: LiveKit and, if there is one, the gateway know the worker.
+
+        A stream worker knows the gateway only.
+        """
+        known = self.options.gateway or name.startswith("streams")
+        line = "heartbeat taken" if known else "registered worker"
 
         async def probe() -> bool:
             return line in self.components[name].process.log_text(this_run=True)

@@ -20,6 +20,7 @@ from core.models import Agent, AgentConfig, CallEvent, new_id
 from core.tokens import Audience, TokenIssuer
 from gateway.app import create_app
 from gateway.calls.inbound import call_id_of
+from gateway.calls.views import CallDetail
 from gateway.keys import STORE, TIMELINE
 from gateway.store.calls import NewCall
 from tests.support.edge import served
@@ -118,6 +119,12 @@ class WorkerGateway:
         """End the call without its worker."""
         over = CallEvent(type="call.ended", data=ended("canceled", "canceled"))
         await self._app[TIMELINE].append(call.id, [over], "gateway")
+
+    async def shown(self, call: KeptCall) -> CallDetail:
+        """Return the call as the API shows it."""
+        found = await self._app[STORE].call_and_agent(call.id)
+        assert found is not None
+        return CallDetail.with_turns(found[0], await self._app[STORE].turns(call.id))
 
     def job(self, call: KeptCall, *, made_earlier: bool = False) -> str:
         """Return the metadata for the dispatch of the call's agent.
