@@ -162,6 +162,8 @@ _LONGEST = {
     "system/test_transfers.py",
     "system/test_webhook_calls.py",
     "worker/test_call.py",
+    "worker/lines/test_contract.py",
+    "worker/streams/test_twilio_calls.py",
     "worker/test_faults.py",
     "worker/test_policies.py",
     "worker/voice/test_fallback.py",

@@ -1,7 +1,8 @@
 """The line: the worker's interface to the far end of a call, independent of the transport.
 
 ``worker.call`` and the modules below it use this interface and know no kind of line. Only
-``worker.entrypoint`` opens one. The room line (``worker.room``) is the only implementation so far.
+``worker.entrypoint`` opens a room's line (``worker.room``), and only ``worker.streams.session`` a
+stream's. tests/worker/lines has the same expectations of each.
 """
 
 from __future__ import annotations
