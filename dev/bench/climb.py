@@ -16,8 +16,15 @@ from dev.bench.usage import MACHINE
 
 Step = Callable[[int, int], None]
 
-HOLE_MS = 60.0
 TRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Of the turns' p95, and of the longest hole in an answer."""
+
+    turn_ms: float
+    hole_ms: float = float("inf")
 
 
 @dataclass
@@ -34,35 +41,36 @@ Hold = Callable[[int], Awaitable[Held]]
 
 
 async def race(
-    sides: Mapping[str, Hold], levels: Sequence[int], limit_ms: float, step: Step
+    sides: Mapping[str, Hold], levels: Sequence[int], limit: Limit, step: Step
 ) -> list[Climb]:
     """Let the sides climb in turn, level by level, until none holds the level."""
     climbs = [Climb(name) for name in sides]
     for number, calls in enumerate(levels):
         for climb, hold in zip(climbs, sides.values(), strict=True):
             if climb.held == (levels[number - 1] if number else 0):
-                await _try(climb, calls, hold, limit_ms)
+                await _try(climb, calls, hold, limit)
         step(number + 1, len(levels))
         if all(climb.held < calls for climb in climbs):
             break
     return climbs
 
 
-async def _try(climb: Climb, calls: int, hold: Hold, limit_ms: float) -> None:
+async def _try(climb: Climb, calls: int, hold: Hold, limit: Limit) -> None:
     for _ in range(TRIES):
         held = await hold(calls)
         before = climb.levels.get(calls)
         if before is None or p95(held) < p95(before):
             climb.levels[calls] = held
-        if within(held, limit_ms):
+        if within(held, limit):
             climb.levels[calls] = held
             climb.held = calls
             return
 
 
-def within(held: Held, limit_ms: float) -> bool:
+def within(held: Held, limit: Limit) -> bool:
     """Return True if every turn was answered in time and no answer had a long hole."""
-    return held.unanswered == 0 and p95(held) < limit_ms and held.longest_hole_ms <= HOLE_MS
+    in_time = held.unanswered == 0 and p95(held) < limit.turn_ms
+    return in_time and held.longest_hole_ms <= limit.hole_ms
 
 
 def p95(held: Held) -> float:
@@ -70,17 +78,17 @@ def p95(held: Held) -> float:
     return percentile(held.took_ms, 0.95) if held.took_ms else float("inf")
 
 
-def rows(climbs: Sequence[Climb], limit_ms: float) -> list[tuple[str, ...]]:
+def rows(climbs: Sequence[Climb], limit: Limit) -> list[tuple[str, ...]]:
     """Return the table, without its heads."""
     return [
-        _row(climb.name, climb.levels[calls], limit_ms)
+        _row(climb.name, climb.levels[calls], limit)
         for calls in sorted({calls for climb in climbs for calls in climb.levels})
         for climb in climbs
         if calls in climb.levels
     ]
 
 
-def _row(name: str, held: Held, limit_ms: float) -> tuple[str, ...]:
+def _row(name: str, held: Held, limit: Limit) -> tuple[str, ...]:
     took = held.took_ms
     lost = f", {held.unanswered} unanswered" if held.unanswered else ""
     return (
@@ -93,7 +101,7 @@ def _row(name: str, held: Held, limit_ms: float) -> tuple[str, ...]:
         f"{held.pss_a_call_mib:.1f} MiB",
         f"{held.own_cores:.2f} / {held.cores[MACHINE]:.2f}",
         f"{percentile(held.late_ms, 0.95):.0f} ms" if held.late_ms else "–",
-        "yes" if within(held, limit_ms) else "no",
+        "yes" if within(held, limit) else "no",
     )
 
 

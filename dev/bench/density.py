@@ -14,7 +14,7 @@ from functools import partial
 from statistics import median
 
 from core.settings import Settings
-from dev.bench.climb import HOLE_MS, TRIES, Climb, Step, plot, race, rows, samples, shares
+from dev.bench.climb import TRIES, Climb, Limit, Step, plot, race, rows, samples, shares
 from dev.bench.held import ANSWER, QUESTION, SLOT_S, TURNS, Line, synthesised
 from dev.bench.report import Section
 from dev.bench.rig import FLOOR_MS, IDLE_PROCESSES, both_workers
@@ -24,15 +24,16 @@ from dev.bench.stats import paired
 # Closer together where two cores reach their limit.
 LEVELS = (2, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32)
 ALLOWED_MS = 400.0  # of a turn's p95, over floor and path
+HOLE_MS = 60.0
 
 
 async def measure(settings: Settings, step: Step) -> Section:
     async with _line(settings) as (line, both, path_ms):
-        limit_ms = FLOOR_MS + path_ms + ALLOWED_MS
+        limit = Limit(FLOOR_MS + path_ms + ALLOWED_MS, HOLE_MS)
         for side in both:
             await line.hold(side, 1)  # warm
         sides = {side.name: partial(line.hold, side) for side in both}
-        our, bare = await race(sides, LEVELS, limit_ms, step)
+        our, bare = await race(sides, LEVELS, limit, step)
     return section(our, bare, path_ms=path_ms)
 
 
@@ -48,7 +49,7 @@ async def _line(settings: Settings) -> AsyncIterator[tuple[Line, list[Side], flo
 def section(our: Climb, bare: Climb, *, path_ms: float) -> Section:
     """Return the table and its verdict."""
     climbs = (our, bare)
-    limit_ms = FLOOR_MS + path_ms + ALLOWED_MS
+    limit = Limit(FLOOR_MS + path_ms + ALLOWED_MS, HOLE_MS)
     return Section(
         title="Density: calls held at once",
         command="python -m dev.bench density",
@@ -64,7 +65,7 @@ def section(our: Climb, bare: Climb, *, path_ms: float) -> Section:
             "providers late p95",
             "within the limit",
         ),
-        rows=rows(climbs, limit_ms),
+        rows=rows(climbs, limit),
         notes=[verdict(our, bare), *_notes(climbs, path_ms)],
         samples=samples(climbs),
         plot=plot(climbs, "calls"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from dev.bench.climb import Climb, race
+from dev.bench.climb import Climb, Limit, race
 from dev.bench.held import Held, Turn
 from dev.bench.streams import goals, ladder, turns
 from dev.bench.streams.sides import BARE, OURS, PIPECAT, PIPECAT_UNTUNED, STREAMS
@@ -104,7 +104,7 @@ class TestHeld:
             return held(calls, 0.02, took_ms=600.0 if calls <= most[name] else 900.0)
 
         sides = {name: lambda calls, name=name: hold(name, calls) for name in most}
-        climbs = await race(sides, (2, 4, 8, 16, 32), 840.0, lambda *_: None)
+        climbs = await race(sides, (2, 4, 8, 16, 32), Limit(840.0), lambda *_: None)
         assert {climb.name: climb.held for climb in climbs} == most
         assert tried == [
             *(("ours", 2), ("theirs", 2), ("ours", 4), ("theirs", 4)),
