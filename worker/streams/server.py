@@ -74,6 +74,8 @@ class StreamServer:
         self._attached = Counter(
             "switchroom_stream_sockets", "Sockets by outcome.", ["outcome"], registry=registry
         )
+        for outcome in ("new", "resumed", "full", "gone", "unauthorized"):
+            self._attached.labels(outcome)  # 0, so that a rate can be told from the first one on
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -138,6 +140,10 @@ class StreamServer:
         if session is None and attach.resume:
             self._refused(web.HTTPNotFound(), "gone")
             await socket.close(code=GONE)
+            return socket
+        if session is None and self.draining:  # since the handshake
+            self._refused(web.HTTPServiceUnavailable(), "full")
+            await socket.close(code=aiohttp.WSCloseCode.TRY_AGAIN_LATER)
             return socket
         session = session or self._begin(call_id, attach)
         self._attached.labels("resumed" if attach.resume else "new").inc()

@@ -196,7 +196,9 @@ def told(call: KeptCall) -> list[tuple[Any, ...]]:
     """
     turns = {event.data["id"]: turn for event, turn in _turns(call)}
     found: list[tuple[Any, ...]] = []
-    for event in sorted(call.events, key=lambda event: event.type != "agent.ready"):
+    # A room has LiveKit's events instead.
+    events = [event for event in call.events if not event.type.startswith("stream.")]
+    for event in sorted(events, key=lambda event: event.type != "agent.ready"):
         if event.type != "turn":
             data = [event.data[name] for name in COUNTS.get(event.type, ())]
             found.append((event.type, *data))

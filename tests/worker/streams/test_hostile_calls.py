@@ -27,6 +27,8 @@ pytestmark = [
 
 QUIET = AgentConfig(name="Quiet", voice_mode="hosted")
 COUNT = 10_000
+AT_ONCE = 1400
+"""Half a minute of Twilio's messages, as after a network that was away."""
 TOLERATED = 20
 INVALID_DATA = 1007
 MAY_GROW_BYTES = 30_000_000
@@ -94,13 +96,17 @@ async def test_ten_thousand_messages(worker: StreamWorker, kind: str) -> None:
 
     for text in itertools.islice(itertools.cycle(malformed), TOLERATED):
         await socket.send_str(text)
-    for text in itertools.islice(itertools.cycle(harmless), COUNT - TOLERATED):
+    for text in itertools.islice(itertools.cycle(harmless), AT_ONCE):
         await socket.send_str(text)
     key = {"event": "dtmf", "dtmf": {"track": "inbound_track", "digit": "7"}}
     await socket.send_json(key if kind == "twilio" else {"type": "dtmf", "digit": "7"})
     await call.event("dtmf.received")
     assert not socket.closed, "the call goes on"
-    await socket.send_str(malformed[0])
+    try:
+        for text in itertools.islice(itertools.cycle(harmless), COUNT):
+            await socket.send_str(text)
+    except ConnectionError:
+        pass  # the worker closes it long before the last one
     await asyncio.wait_for(reading, 10)
     assert socket.close_code == INVALID_DATA
     assert process.memory_info().rss - before < MAY_GROW_BYTES
