@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -72,7 +73,7 @@ class Sessions:
         ``first`` is its first message: an object, text, or bytes.
         """
         asked = len(self.worker.asked)
-        async with self.dial(agent, **options) as client:
+        async with asyncio.timeout(15), self.dial(agent, **options) as client:
             if first is not None:
                 await say(client, first)
             error = None
