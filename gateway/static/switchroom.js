@@ -19,6 +19,7 @@ const PING_MS = 4_000;
 const QUIET_MS = 8_000; // a socket that has said nothing for so long is dead
 const UNSENT_BYTES = RATE; // half a second of speech; more of it is dropped, not sent late
 const PASSING = new Set(["mark", "ping"]); // messages about a moment, not sent later
+const LOST = 4_000; // close code: another socket will come
 const FINAL = new Set([1000, 1007, 1008, 4404, 4409]); // close codes after which resuming is pointless
 
 /** `code`: the close code of the socket, the server's error code, or the microphone's error name. */
@@ -212,7 +213,7 @@ export class Wire {
   /** TCP may take minutes to see that a network is gone. */
   #check() {
     if (this.#socket && Date.now() - this.#heardAt > QUIET_MS) {
-      this.#socket.close();
+      this.#socket.close(LOST); // without a code it would hang up, should it arrive
       this.#closed(1006, "The server is silent.");
     } else this.send({ type: "ping" });
   }

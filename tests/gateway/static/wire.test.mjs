@@ -157,7 +157,7 @@ test("a server that is silent is left for another socket, one that answers is ke
   assert.equal(sockets.length, 1);
   assert.ok(sockets[0].sent.filter(({ type }) => type === "ping").length >= 4);
   tick(13_000);
-  assert.ok(sockets[0].closedWith);
+  assert.equal(sockets[0].closedWith, 4000, "a close without a code would end the call");
   assert.equal(sockets.length, 2);
 });
 
