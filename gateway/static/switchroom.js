@@ -58,7 +58,7 @@ export class Session {
   constructor(url, token, sound, on) {
     this.#sound = sound;
     const first = { type: "session.update", ...(on.variables && { variables: on.variables }) };
-    const leave = () => this.end(); // the server would wait for this page to come back
+    const leave = () => this.end(); // a page that is left does not come back
     addEventListener("pagehide", leave);
     this.ready = new Promise((resolve, reject) => {
       this.#wire = new Wire(url, token, first, {
