@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from gateway.api import faults
 from gateway.calls.streams import twiml
 from gateway.calls.tasks.progress import News
 from gateway.calls.tasks.service import Attempt, not_signed
@@ -84,7 +85,7 @@ ROUTES: tuple[Route, ...] = (
         connect,
         "Twilio: the callee has answered",
         content="text/xml",
-        errors=((403, "FORBIDDEN"),),
+        errors=faults.CALLBACK,
         public=True,
     ),
     Route(
@@ -92,7 +93,7 @@ ROUTES: tuple[Route, ...] = (
         status,
         "Twilio: the status of a task's call",
         status=204,
-        errors=((403, "FORBIDDEN"),),
+        errors=faults.CALLBACK,
         public=True,
     ),
 )

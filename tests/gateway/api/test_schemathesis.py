@@ -54,7 +54,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
             "twilio_base_url": twilio.url,
             "webhook_allow_private": True,
         }
-        async with Stack(StackOptions(values=values)) as stack:
+        async with Stack(StackOptions(streams=1, values=values)) as stack:
             yield stack
 
 
