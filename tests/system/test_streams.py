@@ -17,11 +17,12 @@ from dev import scenario
 from dev.stack import Stack, StackOptions
 from dev.stack.options import HOST
 from dev.stack.ports import PORTS
-from dev.standins.twilio import Call, TwilioServer
+from dev.standins.twilio import Answer, Busy, Call, TwilioServer
 from tests.conftest import AUTH, GREETING, Gateway, write_agents
 from tests.support.balancer import Balancer
 from tests.support.calls import told
 from tests.support.databases import fresh_database
+from tests.system.test_transfers import agent, control
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
@@ -49,6 +50,30 @@ class Streams:
         call = await self.call()
         await call.heard.until_quiet(for_ms=400)
         return call
+
+    async def task(self, agent_id: str = "restaurant", **fields: Any) -> tuple[str, str]:
+        """Make a task; return its path, and the number that it calls."""
+        to = f"+1415{secrets.randbelow(8 * 10**6) + 2 * 10**6:07}"
+        self.twilio.callee(to, *fields.pop("callees", [Answer()]))
+        body = {"to": to, "from": NUMBER, **fields}
+        made = await self.gateway.post(f"/v1/agents/{agent_id}/tasks", json=body)
+        assert made.status == 202, made.body
+        return f"/v1/agents/{agent_id}/tasks/{made.body['id']}", to
+
+    async def calls_to(self, number: str, count: int = 1, timeout_s: float = 20) -> list[Call]:
+        """Return the calls that Twilio placed to a number, once there are so many."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                found = [call for call in self.twilio.calls.values() if call.to == number]
+                if len(found) >= count:
+                    return found
+                await asyncio.sleep(0.05)
+
+    async def task_over(self, path: str) -> dict[str, Any]:
+        async with asyncio.timeout(20):
+            while (found := await self.gateway.get(path)).body["endedAt"] is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        return dict(found.body)
 
     async def record(self, call: Call) -> dict[str, Any]:
         """Return the call's record as it is now."""
@@ -95,7 +120,7 @@ async def streams(
             },
         )
         running = await enter(Stack(options))
-        await running.set_providers(scenario.control())
+        await running.set_providers(control())
         balancer.ports.append(port_of(running, "gateway-2"))
         session = await enter(aiohttp.ClientSession(balancer.url))
         gateway = Gateway(session)
@@ -233,3 +258,75 @@ async def test_a_worker_that_drains_finishes_its_calls(streams: Streams) -> None
         assert (await streams.ended(call))["disconnectionReason"] == "user_hangup"
     await stopping
     await streams.stack.streams.start()
+
+
+async def test_a_task_is_repeated_and_talks(streams: Streams) -> None:
+    retry = {"maxAttempts": 3, "delaySeconds": 10}
+    path, to = await streams.task(callees=[Busy(), Answer()], retry=retry, goal="A table")
+    _, call = await streams.calls_to(to, 2, timeout_s=40)
+    await call.heard.until_sound()
+    await call.heard.until_quiet(for_ms=400)
+    said = await call.caller.say(scenario.OPENING)
+    await call.heard.until_sound(said.end_ms)
+    await call.heard.until_quiet()
+    await call.caller.say(scenario.GOODBYE)
+    assert await call.ended() == "completed"
+    task = await streams.task_over(path)
+    assert (task["status"], task["attempts"]) == ("completed", 2)
+    busy, talk = [
+        (await streams.gateway.get(f"/v1/calls/{call_id}?wait=true&timeout=20")).body
+        for call_id in task["calls"]
+    ]
+    assert (busy["status"], talk["status"]) == ("busy", "completed")
+    assert (talk["direction"], talk["disconnectionReason"]) == ("outbound", "agent_hangup")
+    assert [turn["response"] for turn in talk["transcripts"]] == [
+        GREETING,
+        scenario.OPENING_ANSWER,
+        scenario.GOODBYE_ANSWER,
+    ]
+
+
+async def test_gateways_that_die_while_twilio_is_asked_dial_once(streams: Streams) -> None:
+    fault = streams.twilio.fail(r"POST .*/Calls\.json", late=True, hang=True, times=1)
+    path, to = await streams.task(callees=[Answer(after_ms=None)], retry={"maxAttempts": 3})
+    await asyncio.wait_for(fault.hit.wait(), 20)
+    gateways = [streams.stack.gateway, streams.stack.components["gateway-2"]]
+    await asyncio.gather(*(gateway.kill() for gateway in gateways))
+    for gateway in gateways:
+        await gateway.start()
+    (call,) = await streams.calls_to(to)
+    await asyncio.sleep(20)  # the lease of the one that died ends
+    call.pick_up()
+    await call.heard.until_sound()
+    call.hang_up()
+    task = await streams.task_over(path)
+    assert (task["status"], task["attempts"]) == ("completed", 1)
+    assert len(await streams.calls_to(to)) == 1
+    streams.twilio.take_alerts()
+
+
+async def test_a_caller_is_transferred(streams: Streams) -> None:
+    human = f"+1415{secrets.randbelow(8 * 10**6) + 2 * 10**6:07}"
+    streams.twilio.callee(human, Busy(), Answer(after_ms=None))
+    agent_id = await agent(streams.gateway, transferNumber=human, beginMessage="Hello there.")
+    path, to = await streams.task(agent_id)
+    (call,) = await streams.calls_to(to)
+    await call.heard.until_sound()
+    await call.heard.until_quiet(for_ms=400)
+    await call.caller.press("9")
+    await call.streaming(2)
+    # The human was busy, which the agent says on the new stream.
+    sorry_ms = await call.heard.until_sound(call.heard.ms)
+    await call.heard.until_quiet(sorry_ms)
+    await call.caller.press("9")
+    leg = await call.dialling(2)
+    await leg.reached("ringing")
+    leg.pick_up()
+    call_id = (await streams.gateway.get(path)).body["callId"]
+    record = (await streams.gateway.get(f"/v1/calls/{call_id}?wait=true&timeout=20")).body
+    assert (record["status"], record["disconnectionReason"]) == ("completed", "call_transfer")
+    await asyncio.sleep(1)
+    assert (call.status, leg.status) == ("in-progress", "in-progress"), "they still talk"
+    leg.hang_up()
+    assert await call.ended() == "completed"
+    assert (await streams.task_over(path))["status"] == "completed"

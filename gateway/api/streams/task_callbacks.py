@@ -9,17 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api import faults
 from gateway.calls.streams import twiml
 from gateway.calls.tasks.progress import News
 from gateway.calls.tasks.service import Attempt, not_signed
-from gateway.http.body import read_form
+from gateway.http.body import parse_query, read_form
 from gateway.http.route import Route
 from gateway.keys import SETTINGS, call_services
 from gateway.numbers.signatures import HEADER, is_signed
 
 _LONGEST_NUMBER = 9
+
+
+class AttemptKey(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    call: str = Field("", max_length=64, description="The attempt's call.")
 
 
 async def connect(request: web.Request) -> web.StreamResponse:
@@ -53,7 +60,8 @@ async def _signed(request: web.Request) -> tuple[Attempt, Mapping[str, str]]:
     """Return the request's attempt and form. Raises Forbidden."""
     form = await read_form(request)
     tasks = call_services(request.app).tasks
-    attempt = await tasks.attempt(request.match_info["taskId"], request.query.get("call", ""))
+    call_id = parse_query(request, AttemptKey).call
+    attempt = await tasks.attempt(request.match_info["taskId"], call_id)
     url = f"{request.app[SETTINGS].public_base_url}{request.raw_path}"
     if not is_signed(attempt.account, url, request.headers.get(HEADER), form):
         raise not_signed()
@@ -84,6 +92,7 @@ ROUTES: tuple[Route, ...] = (
         f"POST {_PATH}/connect",
         connect,
         "Twilio: the callee has answered",
+        query=AttemptKey,
         content="text/xml",
         errors=faults.CALLBACK,
         public=True,
@@ -92,6 +101,7 @@ ROUTES: tuple[Route, ...] = (
         f"POST {_PATH}/status",
         status,
         "Twilio: the status of a task's call",
+        query=AttemptKey,
         status=204,
         errors=faults.CALLBACK,
         public=True,
