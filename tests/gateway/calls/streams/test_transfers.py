@@ -253,3 +253,41 @@ async def test_hostile_callbacks(talk: Talk) -> None:
     assert {status for status, _ in late} <= {200, 204}
     assert len(await talk.told()) == 3
     human.hang_up()
+
+
+async def test_only_the_first_word_counts(talk: Talk) -> None:
+    talk.rig.twilio.callee(HUMAN, Busy())
+    transfer_id = new_id("trf")
+    assert (await talk.transfer(transfer_id))["outcome"] == "busy"
+    (human,) = talk.phone.dialled
+    form = {"AccountSid": ACCOUNT, "CallSid": human.sid, "CallStatus": "in-progress"}
+    late = {**form, "ParentCallSid": talk.phone.sid}
+    path = talk.callback("transfer/status", transfer_id)
+    assert (await talk.rig.tell(path, late))[0] == 204
+    assert await talk.told() == [STARTED, ("transfer.failed", {"reason": "busy"})]
+
+
+async def test_a_stream_that_ends_for_a_transfer_is_not_brought_back(talk: Talk) -> None:
+    """A REST update would cut the human off."""
+    twilio = call_services(talk.rig.own.app).twilio_sessions
+    twilio._comes_back_s = 0
+    talk.rig.twilio.callee(HUMAN, Answer(after_ms=None))
+    asked = asyncio.create_task(talk.transfer())
+    human = await talk.phone.dialling()
+    url = twilio.callback(talk.call_id, "status")
+    form = {"AccountSid": ACCOUNT, "CallSid": talk.phone.sid, "StreamEvent": "stream-error"}
+    async with asyncio.timeout(10):
+        while twilio._streams.is_connected(talk.call_id):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert (await talk.rig.tell(url[url.index("/v1/") :], form))[0] == 204
+    await asyncio.gather(*twilio._tasks)
+    assert sum("/Calls/CA" in line for line in talk.rig.twilio.requests) == 1
+    human.pick_up()
+    assert (await asked)["outcome"] == "transferred"
+    human.hang_up()
+
+
+async def test_a_transfer_counts_as_a_call(tmp_path: Path) -> None:
+    async with talking(tmp_path, calls_per_second=0.01) as talk:
+        assert (await talk.transfer())["outcome"] == "not_allowed"
+        assert not talk.phone.dialled

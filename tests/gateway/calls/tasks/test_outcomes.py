@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dev.standins.twilio import Answer, Busy, TwilioServer
-from gateway.keys import TASKS, call_services
+from gateway.calls.streams.reconciler import StreamReconciler
+from gateway.keys import SESSIONS, STORE, TASKS, TIMELINE, call_services
 from gateway.store.database import Scope
+from gateway.store.streams.tasks import TaskStore
 from tests.support.inprocess import running
 from tests.support.task_rig import ACCOUNT, HOST, TO, TaskRig, task_rig
 
@@ -193,3 +196,40 @@ async def test_a_gateway_stops_between_the_steps(rig: TaskRig, tmp_path: Path) -
     done = await rig.status(task_id, "failed")
     assert (done["failure"], done["attempts"], len(done["calls"])) == ("dial_busy", 1, 1)
     assert placed(rig.twilio) == 1
+
+
+async def test_a_suspended_gateway_does_not_ask_too_late(
+    rig: TaskRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another gateway may have concluded that there was no call."""
+    begin = TaskStore.begin
+
+    async def suspended(store: TaskStore, *args: Any) -> Any:
+        begun = await begin(store, *args)
+        rig.clock.forward(timedelta(seconds=11))
+        return begun
+
+    monkeypatch.setattr(TaskStore, "begin", suspended)
+    task_id = await rig.made(retry={"maxAttempts": 3})
+    await rig.until(task_id, lambda task: task["attempts"] == 1)
+    await rig.forward(seconds=50)
+    task = await rig.status(task_id, "failed")
+    assert (task["failure"], task["attempts"], placed(rig.twilio)) == ("dial_failed", 1, 0)
+
+
+async def test_the_reconciler_of_sessions_leaves_ringing_phones_alone(rig: TaskRig) -> None:
+    rig.twilio.callee(TO, Answer(after_ms=None))
+    task_id = await rig.made()
+    await (await rig.placed()).reached("ringing")
+    rig.clock.forward(timedelta(minutes=3))
+    app = rig.own.app
+    reconciler = StreamReconciler(
+        store=app[STORE],
+        sessions=app[SESSIONS],
+        workers=call_services(app).stream_workers,
+        timeline=app[TIMELINE],
+        clock=rig.clock,
+        second_look_s=0,
+    )
+    assert await reconciler.round() == 0
+    assert (await rig.task(task_id))["status"] == "in-progress"

@@ -329,3 +329,31 @@ async def test_goal_and_instance_fill_the_agents_texts(tmp_path: Path) -> None:
         found = await rig.own.store.call_and_agent(task["callId"])
         assert found is not None and found[1] is not None
         assert found[1].config.begin_message == "Hello Ann, a table for inst_1?"
+
+
+async def test_a_person_who_was_reached_is_not_called_again(rig: TaskRig) -> None:
+    """The agent failed after the answer."""
+    retry = {"maxAttempts": 3, "on": ["failed"]}
+    task_id = await rig.made(retry=retry)
+    session = await rig.worker.session()
+    call_id = (await rig.task(task_id))["callId"]
+    await rig.until_event(call_id, "call.answered")
+    over = CallEvent(type="call.ended", data=ended("failed", "agent_error"))
+    await rig.own.store.append(call_id, [over], "worker")
+    await session.close()
+    await rig.forward(seconds=0)
+    task = await rig.status(task_id, "failed")
+    assert (task["failure"], task["attempts"]) == ("agent_error", 1)
+
+
+async def test_twilio_is_not_asked_about_machines_that_the_agent_does_not_mind(
+    rig: TaskRig,
+) -> None:
+    rig.twilio.callee(TO, Answer(by="machine", detection_ms=0))
+    task_id = await rig.made()
+    await rig.worker.session()
+    (phone,) = rig.twilio.calls.values()
+    phone.hang_up()
+    assert await phone.ended() == "completed"
+    task = await rig.task(task_id)
+    assert "call.answered_by" not in await rig.types(task["callId"])
