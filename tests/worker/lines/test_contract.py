@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from core.models import AgentConfig, CallEvent, CustomTool
+from core.models import AgentConfig, CustomTool, Turn
 from dev.providers import Control, Deepgram, Fault, OpenAI, Rule, Script, ToolCall
 from gateway.calls.views import CallDetail
 from tests.support.stream_rig import StreamWorker, served
@@ -194,30 +194,26 @@ def told(call: KeptCall) -> list[tuple[Any, ...]]:
     A turn stands where it began, as it was in the end. The agent may be ready before or after the
     answer: nobody waits for it.
     """
-    turns = {event.data["id"]: turn for event, turn in _turns(call)}
+    first = ["agent.joined", "agent.ready"]
+    turns = {turn.id: turn for turn in call.turns}
     found: list[tuple[Any, ...]] = []
     # A room has LiveKit's events instead.
     events = [event for event in call.events if not event.type.startswith("stream.")]
-    for event in sorted(events, key=lambda event: event.type != "agent.ready"):
+    for event in sorted(events, key=lambda each: [each.type != name for name in first]):
         if event.type != "turn":
-            data = [event.data[name] for name in COUNTS.get(event.type, ())]
-            found.append((event.type, *data))
+            found.append((event.type, *(event.data[name] for name in COUNTS.get(event.type, ()))))
         elif (turn := turns.pop(event.data["id"], None)) is not None:
-            found.append(turn)
-    joined = found.index(("agent.joined",))
-    return [found.pop(joined), *found]
-
-
-def _turns(call: KeptCall) -> list[tuple[CallEvent, tuple[Any, ...]]]:
-    found = []
-    for event in call.of("turn"):
-        said = "".join(c for c in event.data["transcript"].lower() if c.isalnum() or c in " []")
-        response = event.data["response"]
-        if event.data["interrupted"]:
-            assert response and response != HOURS and HOURS.startswith(response), response
-            response = CUT
-        found.append((event, ("turn", said, response)))
+            found.append(("turn", *words(turn)))
     return found
+
+
+def words(turn: Turn) -> tuple[str, str]:
+    """Return who said what; CUT for a part of HOURS."""
+    said = "".join(c for c in turn.transcript.lower() if c.isalnum() or c in " []")
+    if not turn.interrupted:
+        return said, turn.response
+    assert turn.response and turn.response != HOURS and HOURS.startswith(turn.response)
+    return said, CUT
 
 
 def cut_in(call: KeptCall) -> str:

@@ -256,6 +256,15 @@ async def test_a_call_that_is_over_already(worker: StreamWorker) -> None:
     assert call.of("call.ended") == call.of("call.answered") == []
 
 
+async def test_a_session_whose_brief_is_refused(worker: StreamWorker) -> None:
+    call = await worker.record(QUIET, direction="web")
+    of_another = attach(worker, new_id("call"))
+    socket = await worker.connect(call.id, of_another)
+    assert await closed(socket) == 1000
+    await emptied(worker)
+    assert call.events == []
+
+
 async def test_health_and_metrics(worker: StreamWorker) -> None:
     async def got(path: str) -> tuple[int, str]:
         async with worker.http.get(worker.worker_url + path) as response:
