@@ -14,6 +14,7 @@ import pytest
 from core.models import new_id
 from core.tokens import TokenIssuer
 from dev.standins.twilio import Answer, Busy, Call, RingOut, Unreachable
+from gateway.calls import transfers
 from gateway.keys import call_services
 from gateway.numbers.accounts import Accounts
 from tests.conftest import bearer
@@ -153,8 +154,8 @@ async def test_the_caller_hangs_up_while_it_rings(talk: Talk) -> None:
 
 async def test_nobody_tells_how_it_went(tmp_path: Path) -> None:
     async with talking(tmp_path) as talk:
-        transfers = call_services(talk.rig.own.app).transfers
-        transfers._twilio._told_within_s = -29.5  # the phone rings for 30 s
+        service = call_services(talk.rig.own.app).transfers
+        service._twilio._told_within_s = -29.5  # the phone rings for 30 s
         talk.rig.twilio.hosts.clear()
         assert (await talk.transfer())["outcome"] == "no_answer"
         assert (await talk.told())[-1] == ("transfer.failed", {"reason": "no_answer"})
@@ -172,6 +173,26 @@ async def test_a_repeated_request_dials_once(talk: Talk) -> None:
         assert {(await each)["outcome"] for each in asked} == {"transferred"}
     assert len(talk.phone.dialled) == 1
     assert len(await talk.told()) == 3
+    human.hang_up()
+
+
+async def test_no_room_is_looked_at(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session has none, which would look as if the caller had been referred."""
+
+    async def nobody(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(transfers, "_BEGUN_S", -1.0)
+    monkeypatch.setattr(transfers.Transfers, "_look", nobody)
+    talk.rig.twilio.callee(HUMAN, Answer(after_ms=None))
+    transfer_id = new_id("trf")
+    async with running(talk.rig.settings, clock=talk.rig.clock) as other:
+        asked = asyncio.create_task(talk.transfer(transfer_id))
+        human = await talk.phone.dialling()
+        again = asyncio.create_task(talk.transfer(transfer_id, other.http))
+        assert not (await asyncio.wait({again}, timeout=0.5))[0]
+        human.pick_up()
+        assert (await asked)["outcome"] == (await again)["outcome"] == "transferred"
     human.hang_up()
 
 

@@ -101,7 +101,7 @@ async def test_a_tenant_cannot_speak_for_anothers_call(rig: TaskRig, task: Any) 
     for claimed in (made.body, task):
         for what in ("status", "connect"):
             path = rig.callback(claimed, what, task["callId"])
-            values = form(sid, "completed", 9)
+            values = {**form(sid, "completed", 9), "AccountSid": account["accountSid"]}
             headers = rig.signed(path, values, token="rivals-token")
             assert (await rig.tell(path, values, headers))[0] == 403
     assert await rig.types(task["callId"]) == before
