@@ -146,6 +146,7 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
     # Tasks need a number at Twilio: tests/gateway/calls/tasks has those of another tenant.
     "GET /v1/agents/{id}/tasks/{taskId}": (_path("/v1/agents/{agent}/tasks/task_0"),),
     "DELETE /v1/agents/{id}/tasks/{taskId}": (_path("/v1/agents/{agent}/tasks/task_0"),),
+    "POST /v1/agents/{id}/session": (_path("/v1/agents/{agent}/session", metadata={}),),
     "GET /v1/numbers/{id}": (_path("/v1/numbers/{number_id}"),),
     "DELETE /v1/numbers/{id}": (_path("/v1/numbers/{number_id}"),),
     "GET /v1/numbers/{id}/calls": (_path("/v1/numbers/{number_id}/calls"),),
@@ -219,10 +220,6 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
 }
 
 NONE = {
-    # Twilio's requests, which name no tenant; test_twilio_attacks tests whom they may concern.
-    "GET /v1/sessions/twilio/stream",
-    "POST /v1/sessions/twilio/{id}/resume",
-    "POST /v1/sessions/twilio/{id}/status",
     # It claims a room name that nobody holds; test_livekit_rooms tests this and another's room.
     "POST /livekit/token",
     # No identifier, or one that the same code checks for /api/v1/phone-numbers.
