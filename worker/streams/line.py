@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,22 @@ _BAD_FRAMES = 20
 # The VAD ends an utterance after 250 ms of silence at most, and smooths over as much again.
 _GAP_S = 0.6
 _DRAIN_WITHIN_S = 3.0
+_START_WITHIN_S = 10.0
 _CHECK_EVERY_S = 1.0
+
+
+async def _whole(start: Coroutine[Any, Any, object]) -> None:
+    """Wait for a session's start, to its end even if this is cancelled.
+
+    livekit-agents does not close what it has begun of a start that is cancelled half-way: tasks,
+    and the connection to the STT. In a job process they end with the process.
+    """
+    starting = asyncio.ensure_future(start)
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait({starting}, timeout=_START_WITHIN_S)
+        raise
 
 
 def _allowances() -> tuple[Allowance, Allowance]:
@@ -196,7 +211,7 @@ class StreamLine:
         session.output.audio = self._output
         session.output.transcription = self._text
         narrate(session, self.tell)
-        await session.start(agent)
+        await _whole(session.start(agent))
         self._started.set()
         self._begin()
 
