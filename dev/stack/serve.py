@@ -25,7 +25,7 @@ async def run(settings: Settings, *, keep: bool = False) -> int:
     """Run the stack until cancelled; return 1 when a component ends by itself."""
     console = Console()
     checklist = Checklist(console)
-    options = StackOptions(settings=settings, keep=keep, report=checklist)
+    options = StackOptions(settings=settings, streams=1, keep=keep, report=checklist)
     async with contextlib.AsyncExitStack() as cleanup:
         # Entered before the stack, so that it also shows the stop.
         cleanup.enter_context(checklist)
@@ -50,6 +50,7 @@ def describe(stack: Stack) -> str:
     lines = [
         "",
         f"gateway     {stack.gateway_url}  (API: {stack.gateway_url}/docs)",
+        f"  an agent  {stack.gateway_url}/try/{settings.default_agent}  (?via=socket: without LiveKit)",
         f"LiveKit     {settings.livekit_url}",
         f"  key       {settings.livekit_api_key}",
         f"  secret    {secret.get_secret_value() if secret else ''}",
