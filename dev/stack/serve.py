@@ -50,7 +50,7 @@ def describe(stack: Stack) -> str:
     lines = [
         "",
         f"gateway     {stack.gateway_url}  (API: {stack.gateway_url}/docs)",
-        f"  an agent  {stack.gateway_url}/try/{settings.default_agent}  (?via=socket: without LiveKit)",
+        f"  an agent  {stack.gateway_url}/try/{settings.default_agent}  (?via=socket: no LiveKit)",
         f"LiveKit     {settings.livekit_url}",
         f"  key       {settings.livekit_api_key}",
         f"  secret    {secret.get_secret_value() if secret else ''}",
