@@ -147,7 +147,7 @@ class TwilioAccount:
     """
 
     def __init__(self, secret: TwilioSecret, http: TwilioHttp) -> None:
-        self._client = Client(
+        self.client = Client(
             secret.account_sid,
             secret.auth_token.get_secret_value(),
             http_client=http,
@@ -158,7 +158,7 @@ class TwilioAccount:
         """Return the number if the account owns it, else None."""
         with translated():
             # The filter also matches parts of numbers.
-            found = await self._client.incoming_phone_numbers.list_async(
+            found = await self.client.incoming_phone_numbers.list_async(
                 phone_number=phone_number, limit=20
             )
             return next((_owned(each) for each in found if each.phone_number == phone_number), None)
@@ -166,12 +166,12 @@ class TwilioAccount:
     async def number(self, sid: str) -> OwnedNumber:
         """Return the number. Raises NotThere."""
         with translated():
-            return _owned(await self._client.incoming_phone_numbers(sid).fetch_async())
+            return _owned(await self.client.incoming_phone_numbers(sid).fetch_async())
 
     async def routings(self) -> dict[str, Routing]:
         """Return the routings of all numbers of the account, by SID."""
         with translated():
-            numbers = await self._client.incoming_phone_numbers.list_async(page_size=_MANY)
+            numbers = await self.client.incoming_phone_numbers.list_async(page_size=_MANY)
             return {each.sid: _owned(each).routing for each in numbers}
 
     async def available(
@@ -193,14 +193,14 @@ class TwilioAccount:
         }
         filters = {name: value for name, value in wanted.items() if value is not None}
         with translated():
-            inventory = self._client.available_phone_numbers(country).local
+            inventory = self.client.available_phone_numbers(country).local
             found = await inventory.list_async(voice_enabled=True, limit=limit, **filters)
             return [_available(each, country) for each in found]
 
     async def buy(self, phone_number: str, friendly_name: str) -> OwnedNumber:
         """Buy a number. Raises Conflict ``NUMBER_UNAVAILABLE``."""
         with translated():
-            bought = await self._client.incoming_phone_numbers.create_async(
+            bought = await self.client.incoming_phone_numbers.create_async(
                 phone_number=phone_number, friendly_name=friendly_name
             )
             return _owned(bought)
@@ -208,12 +208,12 @@ class TwilioAccount:
     async def release(self, sid: str) -> None:
         """Release a number to Twilio permanently. A number that is already gone is fine."""
         with contextlib.suppress(NotThere), translated():
-            await self._client.incoming_phone_numbers(sid).delete_async()
+            await self.client.incoming_phone_numbers(sid).delete_async()
 
     async def trunk(self, name: str, sip_url: str) -> str:
         """Return the SID of the trunk ``name``, created if missing, with ``sip_url`` as its URL."""
         with translated():
-            trunks = self._client.trunking.v1.trunks
+            trunks = self.client.trunking.v1.trunks
             found = [t for t in await trunks.list_async(limit=_MANY) if t.friendly_name == name]
             ours = found[0] if found else await trunks.create_async(friendly_name=name)
             urls = trunks(ours.sid).origination_urls
@@ -234,7 +234,7 @@ class TwilioAccount:
         if former is not None:
             await self._unassign(number.sid, former)
         with translated():
-            await self._client.trunking.v1.trunks(trunk_sid).phone_numbers.create_async(
+            await self.client.trunking.v1.trunks(trunk_sid).phone_numbers.create_async(
                 phone_number_sid=number.sid
             )
 
@@ -286,23 +286,23 @@ class TwilioAccount:
             await self._unassign(sid, now.trunk_sid)
         if before.trunk_sid is not None:
             with translated():
-                trunk = self._client.trunking.v1.trunks(before.trunk_sid)
+                trunk = self.client.trunking.v1.trunks(before.trunk_sid)
                 await trunk.phone_numbers.create_async(phone_number_sid=sid)
         elif before.voice_application_sid is not None:
             await self._update(sid, {"voice_application_sid": before.voice_application_sid})
 
     async def _update(self, sid: str, changes: Mapping[str, str]) -> None:
         with translated():
-            await self._client.incoming_phone_numbers(sid).update_async(**changes)
+            await self.client.incoming_phone_numbers(sid).update_async(**changes)
 
     async def redirect(self, call_sid: str, url: str) -> None:
         """Let a live call go on with the TwiML at ``url``; one that is over is fine."""
         with contextlib.suppress(NotThere), translated():
-            await self._client.calls(call_sid).update_async(url=url, method="POST")
+            await self.client.calls(call_sid).update_async(url=url, method="POST")
 
     async def _unassign(self, sid: str, trunk_sid: str) -> None:
         with contextlib.suppress(NotThere), translated():
-            trunk = self._client.trunking.v1.trunks(trunk_sid)
+            trunk = self.client.trunking.v1.trunks(trunk_sid)
             await trunk.phone_numbers(sid).delete_async()
 
 

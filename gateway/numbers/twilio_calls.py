@@ -66,7 +66,7 @@ class TwilioCalls(TwilioAccount):
             }
         with translated(), _codes(_NO_SUCH_NUMBER, InvalidDestination):
             return _call(
-                await self._client.calls.create_async(
+                await self.client.calls.create_async(
                     to=to,
                     from_=from_,
                     url=url,
@@ -80,27 +80,27 @@ class TwilioCalls(TwilioAccount):
     async def call(self, sid: str) -> TwilioCall | None:
         """Return the call; None: the account has no such call."""
         with contextlib.suppress(NotThere), translated():
-            return _call(await self._client.calls(sid).fetch_async())
+            return _call(await self.client.calls(sid).fetch_async())
         return None
 
     async def calls(self, *, to: str, from_: str, since: datetime) -> list[TwilioCall]:
         """Return the account's newest calls between two numbers that are not older."""
         with translated():
             # Not filtered by StartTime: a call that is queued or rings has none yet.
-            found = await self._client.calls.list_async(to=to, from_=from_, limit=_RECENT)
+            found = await self.client.calls.list_async(to=to, from_=from_, limit=_RECENT)
             calls = [_call(each) for each in found]
         return [call for call in calls if call.created_at is None or call.created_at >= since]
 
     async def run_twiml(self, sid: str, twiml: str) -> None:
         """Let the live call go on with ``twiml``. Raises CallOver, NotThere."""
         with translated(), _codes({_NOT_IN_PROGRESS}, CallOver):
-            await self._client.calls(sid).update_async(twiml=twiml)
+            await self.client.calls(sid).update_async(twiml=twiml)
 
     async def hang_up(self, sid: str) -> None:
         """End the call, whether it rings or was answered; one that is over is fine."""
         with contextlib.suppress(NotThere, CallOver):
             with translated(), _codes({_NOT_IN_PROGRESS}, CallOver):
-                await self._client.calls(sid).update_async(status="completed")
+                await self.client.calls(sid).update_async(status="completed")
 
 
 def _call(found: Any) -> TwilioCall:

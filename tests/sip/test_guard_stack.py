@@ -53,8 +53,8 @@ class Ear(asyncio.DatagramProtocol):
         self._more = asyncio.Event()
 
     async def open(self) -> None:
-        self._tcp = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = int(self._tcp.sockets[0].getsockname()[1])
+        self.port = PORTS.take("127.0.0.1")  # free for TCP and UDP
+        self._tcp = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         loop = asyncio.get_running_loop()
         self._udp, _ = await loop.create_datagram_endpoint(
             lambda: self, local_addr=("127.0.0.1", self.port)
@@ -63,6 +63,7 @@ class Ear(asyncio.DatagramProtocol):
     def close(self) -> None:
         self._udp.close()
         self._tcp.close()
+        PORTS.give_back(self.port)
 
     @property
     def address(self) -> str:

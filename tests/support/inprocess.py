@@ -91,6 +91,8 @@ class Running:
             "agent": Agent(id="greeter", version=1, config=AgentConfig(name="Greeter")),
             "metadata": {"lead": 882},
         }
+        if changes.get("direction") == "web":
+            values["type"] = "web"
         queued = changes.pop("queued", None) or CallEvent(type="call.queued")
         return await self.store.insert_call(NewCall(**{**values, **changes}), queued)
 
