@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import Field, FieldSerializationInfo, SecretStr, field_serializer
 
 from core.models import Agent, Direction, Model
+from core.recordings.config import ConsentMode
+from core.recordings.plan import RecordingPlan
 
 _REVEAL = "reveal_secrets"
 
@@ -38,6 +40,10 @@ class CallBrief(Model):
     agent: Agent
     webhook: VoiceWebhook | None = None
     """For an agent in voiceMode webhook; None: the webhook has been deleted."""
+    recording: RecordingPlan | None = None
+    """None: the call is not recorded."""
+    consent: ConsentMode = "none"
+    """What holds for this call, by the agent's configuration and the numbers' jurisdictions."""
 
     def revealed(self) -> dict[str, Any]:
         """Return ``wire`` with the webhook's secret, for the call's worker only."""

@@ -7,25 +7,27 @@ with milliseconds; a duration's unit is in its name.
 from __future__ import annotations
 
 import re
-import secrets
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
-    PlainSerializer,
     StringConstraints,
     ValidationInfo,
     field_validator,
 )
-from pydantic.alias_generators import to_camel
 
 from core.chains import Llm, Stt, Tts
+from core.recordings.config import Consent, Disclosure, Recording, Redaction, Region
+from core.shapes import Model as Model
+from core.shapes import Text as Text
+from core.shapes import Timestamp as Timestamp
+from core.shapes import Words as Words
+from core.shapes import new_id as new_id
+from core.shapes import now as now
+from core.shapes import rfc3339 as rfc3339
 from core.tools.headers import ToolHeaders
 
 Status = Literal[
@@ -51,35 +53,6 @@ DisconnectionReason = Literal[
     "canceled",
 ]
 Direction = Literal["inbound", "outbound", "web"]
-
-
-def now() -> datetime:
-    """Return the current UTC time, cut to whole milliseconds as it is stored and shown."""
-    moment = datetime.now(UTC)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
-def rfc3339(moment: datetime) -> str:
-    """Format as 2026-01-31T12:00:00.000Z."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def new_id(prefix: str) -> str:
-    """Return ``call_…``: the prefix and 96 random bits in hexadecimal."""
-    return f"{prefix}_{secrets.token_hex(12)}"
-
-
-Timestamp = Annotated[datetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
-
-
-class Model(BaseModel):
-    """camelCase on the wire, snake_case in Python, both accepted on input."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
-
-    def wire(self) -> dict[str, Any]:
-        """Return JSON-ready values, by alias."""
-        return self.model_dump(mode="json", by_alias=True)
 
 
 # RFC 3986. urlsplit accepts much more, even line breaks.
@@ -113,19 +86,6 @@ def _object_schema(value: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("must be a JSON Schema of type object")
     return schema
 
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Marks text for the agent or its model in which a call's variables replace ``{{name}}``.
-
-    gateway.calls.variables fills marked fields only.
-    """
-
-    blank: bool = True
-    """False: the field takes no blank text, and is left out if the variables make it blank."""
-
-
-Text = Annotated[str, Words()]
 
 ToolUrl = Annotated[
     str,
@@ -288,6 +248,13 @@ class AgentConfig(Model):
     transfer_ringing_ms: int = Field(
         30_000, ge=1_000, le=75_000, description="How long the human's phone may ring."
     )
+    recording: Recording = Field(default_factory=Recording)
+    disclosure: Disclosure = Field(default_factory=Disclosure)
+    consent: Consent = Field(default_factory=Consent)
+    redaction: Redaction = Field(default_factory=Redaction)
+    region: Region | None = Field(
+        None, description="Where recordings are stored; null: the tenant's region."
+    )
 
     @field_validator("custom_tools")
     @classmethod
@@ -344,6 +311,8 @@ class PhoneNumber(Model):
     direction: NumberDirection
     via: NumberVia = "sip"
     status: NumberStatus
+    record: bool = False
+    """Record the calls that come in on it, if the agent's recording is enabled."""
     credential_id: str | None = None
     agent_id: str | None = None
     bound_at: Timestamp | None = None
@@ -351,6 +320,14 @@ class PhoneNumber(Model):
     rule_id: str | None = None
     provider_ref: dict[str, Any] = Field(default_factory=dict)
     created_at: Timestamp
+
+
+class Word(Model):
+    """A spoken word, as it is written in the transcript; times as in Turn."""
+
+    text: str
+    start_ms: int
+    end_ms: int
 
 
 class Turn(Model):
@@ -370,6 +347,13 @@ class Turn(Model):
     response_start_ms: int | None = None
     response_end_ms: int | None = None
     interrupted: bool = False
+    words: list[Word] = Field(
+        default_factory=list, description="Of the transcript; empty if their times are unknown."
+    )
+    response_words: list[Word] = Field(default_factory=list, description="Of the response.")
+    masked: bool = Field(
+        False, description="The words were not to be kept: recording paused or masked, no consent."
+    )
     latency: dict[str, float] = Field(
         default_factory=dict,
         description="Parts of the caller's wait for the answer, in ms: endpointing, stt, llm, "

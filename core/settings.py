@@ -8,7 +8,6 @@ empty value counts as unset.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -16,48 +15,17 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-
-def _strict_bool(value: Any) -> Any:
-    """Accept only true, false, 1 and 0, in any case: a typo must not disable a protection."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in {"true", "1"}:
-        return True
-    if isinstance(value, str) and value.strip().lower() in {"false", "0"}:
-        return False
-    raise ValueError("must be one of true, false, 1, 0")
-
-
-StrictBool = Annotated[bool, BeforeValidator(_strict_bool)]
-
-
-def _comma_separated(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _network(value: str) -> str:
-    try:
-        return str(ipaddress.ip_network(value))
-    except ValueError:
-        raise ValueError("must be networks like 10.20.0.0/16, without host bits") from None
-
-
-Network = Annotated[str, AfterValidator(_network)]
-Country = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z]{2}$")]
-NumberPrefix = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{1,20}$")]
+from core.recordings.config import TenantRecordings
+from core.setting_types import Country, Network, NumberPrefix, StrictBool, comma_separated
 
 
 class Settings(BaseSettings):
@@ -146,7 +114,7 @@ class Settings(BaseSettings):
         description="Let tenants send SIP to private and loopback addresses (development).",
     )
     sip_allowed_networks: Annotated[
-        tuple[Network, ...], NoDecode, BeforeValidator(_comma_separated)
+        tuple[Network, ...], NoDecode, BeforeValidator(comma_separated)
     ] = Field((), description="10.20.0.0/16,fd00:20::/32: private networks with tenants' trunks.")
 
     # --- Outbound SIP
@@ -160,10 +128,10 @@ class Settings(BaseSettings):
         None, description="DE: the country whose national numbers the trunk dials."
     )
     dial_allowed_countries: Annotated[
-        frozenset[Country], NoDecode, BeforeValidator(_comma_separated)
+        frozenset[Country], NoDecode, BeforeValidator(comma_separated)
     ] = Field(frozenset(), description="DE,AT,CH; default: every country.")
     dial_blocked_prefixes: Annotated[
-        tuple[NumberPrefix, ...], NoDecode, BeforeValidator(_comma_separated)
+        tuple[NumberPrefix, ...], NoDecode, BeforeValidator(comma_separated)
     ] = Field((), description="+881,+882,0190; as dialled, or with + as an international number.")
     dial_allow_special: StrictBool = Field(
         False, description="Let emergency, short and premium-rate numbers be called."
@@ -248,11 +216,41 @@ class Settings(BaseSettings):
     streams_max_sessions: int = Field(
         20, ge=1, description="Sessions one stream worker takes at a time."
     )
-    session_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)] = (
-        Field(
-            (),
-            description="Origins of web pages that may open sessions besides PUBLIC_URL's; *: all.",
-        )
+    session_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(comma_separated)] = Field(
+        (),
+        description="Origins of web pages that may open sessions besides PUBLIC_URL's; *: all.",
+    )
+
+    # --- Recordings
+    recordings_url: str | None = Field(
+        None,
+        description="file:///path or s3://bucket/prefix: the store of recordings of calls without "
+        "a region; default: DATA_DIR/recordings.",
+    )
+    recordings_url_eu: str | None = Field(None, description="The same for the region eu.")
+    recordings_url_us: str | None = Field(None, description="The same for the region us.")
+    recordings_url_in: str | None = Field(None, description="The same for the region in.")
+    recordings_key: SecretStr | None = Field(
+        None,
+        description="32-byte keys in base64, comma-separated, that encrypt recordings; the first "
+        "encrypts. Default: the store's own encryption, if any.",
+    )
+    recordings_retention_days: int | None = Field(
+        None, ge=1, le=36_500, description="Recordings are deleted then; default: never."
+    )
+    recordings_tenants: dict[str, TenantRecordings] = Field(
+        default_factory=dict,
+        description='{"acme": {"region": "eu", "retentionDays": 30}}: by tenant.',
+    )
+    recordings_export_urls: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(comma_separated)
+    ] = Field((), description="s3://bucket/prefix,…: where exports may go with our credentials.")
+    aws_access_key_id: str | None = None
+    aws_secret_access_key: SecretStr | None = None
+    aws_session_token: SecretStr | None = None
+    aws_region: str | None = None
+    aws_endpoint_url: str | None = Field(
+        None, description="Of a store that speaks S3; default: Amazon's own."
     )
 
     # --- Providers

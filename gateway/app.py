@@ -10,10 +10,10 @@ from datetime import datetime
 
 from aiohttp import web
 
-from core.alongside import alongside
 from core.models import now
 from core.process_metrics import watch_process
 from core.settings import Settings
+from core.tasks.alongside import alongside
 from core.url_guard import guarded_session
 from gateway.auth.tokens import Authenticator, authentication
 from gateway.cache.open_cache import open_cache

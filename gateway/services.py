@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp import web
 from livekit.api import LiveKitAPI, TokenVerifier, WebhookReceiver
 
-from core.alongside import alongside
+from core.tasks.alongside import alongside
 from core.tokens import TokenIssuer
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.handover import Handover

@@ -16,9 +16,9 @@ from typing import Any, Final
 from livekit import rtc
 from livekit.rtc.participant import PublishTrackError
 
-from core.first_of import first_of
 from core.legs import LEAVE_METHOD
 from core.rtc_sdk import publish_dtmf
+from core.tasks.first_of import first_of
 from sip import dtmf, endings, membership
 from sip.delay_reports import tell_delay
 from sip.endings import Ending

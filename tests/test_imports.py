@@ -15,8 +15,18 @@ pytestmark = pytest.mark.repo
 
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
-    "core": {"gateway", "worker", "sip", "dev", "tests", "aiohttp.web", "livekit.agents"},
-    "sip": {"gateway", "worker", "dev", "tests"},
+    "core": {
+        "gateway",
+        "worker",
+        "sip",
+        "recordings",
+        "dev",
+        "tests",
+        "aiohttp.web",
+        "livekit.agents",
+    },
+    "sip": {"gateway", "worker", "recordings", "dev", "tests"},
+    "recordings": {"gateway", "worker", "sip", "dev", "tests", "aiohttp.web", "livekit"},
     "gateway": {"worker", "dev", "tests"},
     "worker": {"gateway", "sip", "dev", "tests"},
     "dev": {"tests"},

@@ -13,12 +13,12 @@ pytestmark = pytest.mark.repo
 ROOT = Path(__file__).parent.parent
 LINES = {
     path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines())
-    for package in ("core", "gateway", "worker", "sip", "dev")
+    for package in ("core", "gateway", "worker", "sip", "recordings", "dev")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 FILES = Counter(Path(name).parent.as_posix() for name in LINES)
 
-CORE_LINES = 2500
+CORE_LINES = 2700
 FILE_LINES = 400
 MEDIAN_LINES = 120
 FOLDER_FILES = 20

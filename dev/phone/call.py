@@ -13,7 +13,7 @@ from baresip import BaresipError, Call, Event, StackEvent, StaleHandleError
 from baresip.call import DigitEvent, TransferRequest
 from baresip.errors import split_status
 
-from core.first_of import first_of
+from core.tasks.first_of import first_of
 from dev.phone.audio import SpokenCall
 from dev.phone.endings import CallEnded, CallRefused, Ended
 from dev.phone.media import CallMedia

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 import aiohttp
 from livekit.api import LiveKitAPI
 
-from core.first_of import first_of
 from core.settings import Settings
+from core.tasks.first_of import first_of
 from dev.process import ManagedProcess, Probe, inherited_environment
 from dev.setup import livekit_server
 from dev.stack.component import Component, Progress, State

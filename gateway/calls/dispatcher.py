@@ -12,6 +12,7 @@ from core.errors import Unavailable
 from core.events import ended
 from core.jobs import CallBrief, JobMetadata, VoiceWebhook
 from core.models import Agent
+from core.recordings.plan import RecordingPlan, object_key
 from core.tokens import TokenIssuer
 from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.timeline import Journal, Watch
@@ -152,6 +153,21 @@ def brief_of(call: Call, agent: Agent, webhook: WebhookEndpoint | None) -> CallB
         webhook=VoiceWebhook.model_validate(webhook.model_dump(), extra="ignore")
         if webhook is not None
         else None,
+        recording=_plan_of(call, agent),
+        consent=agent.config.consent.mode,
+    )
+
+
+def _plan_of(call: Call, agent: Agent) -> RecordingPlan | None:
+    """Return how the call is recorded; None if the agent or the call does not ask for it."""
+    wanted = agent.config.recording
+    if not (wanted.enabled and call.record):
+        return None
+    return RecordingPlan(
+        key=object_key(call.id, call.auth_id, call.created_at, wanted.format),
+        format=wanted.format,
+        region=agent.config.region,
+        after_transfer=wanted.after_transfer,
     )
 
 

@@ -56,6 +56,8 @@ class Call(Model):
     answered_at: Timestamp | None = None
     ended_at: Timestamp | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+    record: bool = Field(default=False, exclude=True)
+    """The call asks to be recorded."""
 
     @property
     def ended(self) -> bool:

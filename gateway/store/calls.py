@@ -68,6 +68,7 @@ class NewCall:
     own_trunk: OwnTrunk | None = None
     """The trunk that the request specified, stored sealed until the call ends; None: no own one."""
     metadata: dict[str, Any]
+    record: bool = False
 
 
 class LiveIdentity(Exception):
@@ -161,6 +162,7 @@ class Store:
             "room_name": new.room_name,
             "participant_identity": new.participant_identity,
             "metadata": new.metadata,
+            "record": new.record,
             "created_at": first.at,
             **columns(state),
         }
@@ -383,12 +385,10 @@ class Store:
     @whole
     async def heartbeat(self, beat: Heartbeat) -> None:
         values = {**beat.model_dump(), "seen_at": self._clock()}
+        insert_it = self._database.insert(WorkerRow).values(**values)
+        upsert = insert_it.on_conflict_do_update(index_elements=["worker_id"], set_=values)
         async with self._database.write() as connection:
-            await connection.execute(
-                self._database.insert(WorkerRow)
-                .values(**values)
-                .on_conflict_do_update(index_elements=["worker_id"], set_=values)
-            )
+            await connection.execute(upsert)
 
     @whole
     async def workers(self) -> list[Heartbeat]:

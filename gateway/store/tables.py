@@ -10,7 +10,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Dialect, Index, Integer, MetaData, String, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    false,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
@@ -75,6 +86,9 @@ class CallRow(Base):
     ended_at: Mapped[datetime | None]
     ended_rank: Mapped[int]
     human_legs: Mapped[int] = mapped_column(server_default=text("0"))
+    record: Mapped[bool] = mapped_column(server_default=false())
+    consent_status: Mapped[str | None] = mapped_column(String(16))
+    consent_at: Mapped[datetime | None]
 
     __table_args__ = (
         Index("ix_calls_auth_id_created_at", "auth_id", "created_at"),
@@ -195,6 +209,7 @@ class PhoneNumberRow(Base):
     direction: Mapped[str] = mapped_column(String(16))
     via: Mapped[str] = mapped_column(String(16), server_default="sip")
     status: Mapped[str] = mapped_column(String(16))
+    record: Mapped[bool] = mapped_column(server_default=false())
     credential_id: Mapped[str | None] = mapped_column(String(64))
     agent_id: Mapped[str | None] = mapped_column(String(64))
     bound_at: Mapped[datetime | None]

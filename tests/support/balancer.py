@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
-from core.first_of import first_of
+from core.tasks.first_of import first_of
 
 HOST = "127.0.0.1"
 

@@ -22,9 +22,10 @@ ORDER = (
     {"entrypoint", "presence"},
     {"call", "room"},
     {"handover", "brains"},
-    {"tools"},
+    {"recording", "tools"},
     {"machines"},
     {"voice"},
+    {"privacy"},
     {"timing", "line", "job"},
     {"link", "endings", "silence", "_private"},
 )

@@ -10,8 +10,8 @@ from typing import Any
 from livekit import api, rtc
 from livekit.agents import APIError, stt
 
-from core.alongside import alongside
 from core.jobs import CallBrief
+from core.tasks.alongside import alongside
 from core.transfers import TransferResult
 from worker.handover import hold_music
 from worker.handover.aside import Aside

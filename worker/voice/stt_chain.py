@@ -24,7 +24,7 @@ from livekit.agents import (
     utils,
 )
 
-from core.first_of import first_of
+from core.tasks.first_of import first_of
 from worker.voice.fallback import ATTEMPT_S, STT_OPTIONS, Named, Post, describe, switched
 
 UNDERSTOOD_WITHIN_S = 3.0

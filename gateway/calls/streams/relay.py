@@ -24,8 +24,8 @@ from typing import Final, TypeAlias
 from aiohttp import ClientError, WSMsgType, web
 
 from core.errors import Gone, Unavailable
-from core.first_of import first_of
 from core.streams.messages import LOST
+from core.tasks.first_of import first_of
 from gateway.calls.streams.workers import WorkerSocket
 from gateway.http.pace import USUAL, Pace
 from gateway.http.sockets import CLOSE_S, Socket

@@ -9,7 +9,7 @@ from typing import Final
 
 import baresip
 
-from core.first_of import first_of
+from core.tasks.first_of import first_of
 from sip.bridge.stack.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
 from sip.endings import (

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import baresip
 
-from core.first_of import first_of
+from core.tasks.first_of import first_of
 from sip.bridge import matching
 from sip.bridge.calls import attributes
 from sip.bridge.calls.call import Call

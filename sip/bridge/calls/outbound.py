@@ -17,7 +17,7 @@ from livekit.protocol.sip import (
     SIPTransport,
 )
 
-from core.first_of import first_of
+from core.tasks.first_of import first_of
 from sip.addresses import parse_outbound_address
 from sip.bridge import validation
 from sip.bridge.calls import attributes, verdict

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from core.first_of import first_of
+from core.tasks.first_of import first_of
 from sip.bridge.twirp import TwirpError
 from sip.endings import Ending
 from sip.room_leg import NotJoined, OverAlready, RoomLeg

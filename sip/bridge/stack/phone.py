@@ -10,7 +10,7 @@ from typing import Final
 
 import baresip
 
-from core.first_of import first_of
+from core.tasks.first_of import first_of
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ import jwt
 import pytest
 from aiohttp import web
 
-from core.alongside import alongside
 from core.errors import TooManyRequests
 from core.models import CallEvent
+from core.tasks.alongside import alongside
 from gateway.api import call_streams
 from gateway.calls.timeline import Timeline
 from gateway.http.pace import Pace

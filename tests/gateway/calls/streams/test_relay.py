@@ -12,10 +12,10 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
-from core.alongside import alongside
 from core.errors import Gone, Unavailable
 from core.models import new_id
 from core.streams.messages import LOST, TwilioAttach
+from core.tasks.alongside import alongside
 from core.tokens import TokenIssuer
 from gateway.calls.streams.relay import Relay
 from gateway.calls.streams.workers import Place, StreamWorkers, WorkerSocket

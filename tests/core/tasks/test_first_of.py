@@ -1,4 +1,4 @@
-"""Tests of core.first_of: the first result, errors, and the end of the other awaitables."""
+"""Tests of core.tasks.first_of: the first result, errors, and the end of the other awaitables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from core.first_of import first_of
+from core.tasks.first_of import first_of
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from core.alongside import alongside
+from core.tasks.alongside import alongside
 
 pytestmark = pytest.mark.unit
 

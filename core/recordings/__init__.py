@@ -1,0 +1,1 @@
+"""The facts about recordings that agents, calls and workers' briefs hold."""

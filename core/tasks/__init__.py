@@ -1,0 +1,1 @@
+"""Running tasks beside each other, each with an owner."""

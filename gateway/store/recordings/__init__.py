@@ -1,0 +1,1 @@
+"""Stored recordings in the database."""

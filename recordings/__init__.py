@@ -1,0 +1,1 @@
+"""Recordings as files: writing, spooling and uploading them, and their stores."""

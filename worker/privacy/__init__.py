@@ -1,0 +1,1 @@
+"""Decides what of a call's words, keys and audio may be kept."""
