@@ -37,7 +37,8 @@ class Climb:
 
 
 Hold = Callable[[int], Awaitable[Held]]
-"""One try to hold a number of calls."""
+"""One try to hold a number of calls. Raises TimeoutError if they do not begin or end in time, which
+is the surest sign of a limit."""
 
 
 async def race(
@@ -57,7 +58,10 @@ async def race(
 
 async def _try(climb: Climb, calls: int, hold: Hold, limit: Limit) -> None:
     for _ in range(TRIES):
-        held = await hold(calls)
+        try:
+            held = await hold(calls)
+        except TimeoutError:
+            continue
         before = climb.levels.get(calls)
         if before is None or p95(held) < p95(before):
             climb.levels[calls] = held

@@ -25,7 +25,7 @@ from dev.bench.streams.rig import rig
 from dev.bench.streams.sides import OURS, PIPECAT, bare, ours, pipecat_bot
 
 # Closer together where two cores reach a side's limit.
-LEVELS = (4, 8, 10, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 44, 48, 56, 64, 72, 80)
+LEVELS = (4, 8, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 48, 56, 64)
 ALLOWED_MS = 300.0  # of a turn's p95, over the floor
 LIMIT = Limit(FLOOR_MS + ALLOWED_MS)
 GOAL_STREAMS = 20

@@ -18,6 +18,7 @@ from dev.bench.streams.sides import Side
 from dev.bench.streams.talk import Talk
 from dev.bench.usage import Snapshot, pss_mib
 from dev.phone import Span
+from dev.standins.twilio import CallOver
 
 PROVIDERS = "providers"
 _AT_ONCE = 4  # calls being set up
@@ -41,30 +42,44 @@ class Load:
         """
         idle_mib = self._idle_mib.get(side.name)
         if idle_mib is None:
-            (warm,) = await self._begun(side, 1)
+            first: list[Talk] = []
+            await self._begin(side, 1, first)
+            (warm,) = first
             await warm.ask(QUESTION)
             await warm.end()
             idle_mib = self._idle_mib[side.name] = await _memory(side)
-        talks = await self._begun(side, calls)
-        await self._late.since_last()
-        spans, cores = await self._talk(side, talks)
-        late_ms = await self._late.since_last()
-        busy_mib = await _memory(side)
-        await asyncio.gather(*(talk.end() for talk in talks))
+        talks: list[Talk] = []
+        try:
+            await self._begin(side, calls, talks)
+            await self._late.since_last()
+            spans, cores = await self._talk(side, talks)
+            late_ms = await self._late.since_last()
+            busy_mib = await _memory(side)
+        except CallOver:
+            raise TimeoutError("a call was cut") from None
+        finally:
+            await asyncio.gather(*(talk.end() for talk in talks), return_exceptions=True)
         recordings = [talk.heard() for talk in talks]
         turns = await asyncio.to_thread(heard, recordings, spans, self._answer)
         return Held(calls, turns, cores, idle_mib, busy_mib, late_ms, tuple(side.pids))
 
-    async def _begun(self, side: Side, calls: int) -> list[Talk]:
+    async def _begin(self, side: Side, calls: int, into: list[Talk]) -> None:
+        """Begin the calls. Those that are in ``into`` have begun, even if another one does not."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def begin() -> Talk:
+        async def begin() -> None:
             async with gate:
                 talk = await self._rig.call(side)
+                into.append(talk)
                 await talk.greeted()
-                return talk
 
-        return list(await asyncio.gather(*(begin() for _ in range(calls))))
+        beginning = [asyncio.create_task(begin()) for _ in range(calls)]
+        try:
+            await asyncio.gather(*beginning)
+        finally:
+            for task in beginning:
+                task.cancel()
+            await asyncio.gather(*beginning, return_exceptions=True)
 
     async def _talk(
         self, side: Side, talks: Sequence[Talk]

@@ -101,6 +101,8 @@ class TestHeld:
 
         async def hold(name: str, calls: int) -> Held:
             tried.append((name, calls))
+            if calls > 8:
+                raise TimeoutError  # the calls do not even begin
             return held(calls, 0.02, took_ms=600.0 if calls <= most[name] else 900.0)
 
         sides = {name: lambda calls, name=name: hold(name, calls) for name in most}
