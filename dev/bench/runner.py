@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from core.settings import Settings
-from dev.bench import barge_in, density, echo, report, turn
+from dev.bench import barge_in, density, echo, recording, report, turn
 from dev.bench.answering import answer
 from dev.bench.endurance import soak
 from dev.bench.report import Section
@@ -40,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "streams": turns.measure,
     "streams-held": ladder.measure,
     "streams-drift": drift.measure,
+    "recording": recording.measure,
     "soak": soak.measure,
 }
 

@@ -23,6 +23,7 @@ from dev.stack.options import HOST, ROOT
 from dev.stack.ports import PORTS, listening
 
 OURS: Final = "Switchroom"
+RECORDED: Final = "Switchroom, recorded"
 BARE: Final = "bare livekit-agents session"
 PIPECAT: Final = "Pipecat"
 PIPECAT_UNTUNED: Final = "Pipecat, default STT latency"
@@ -43,21 +44,22 @@ class Side:
 
 
 @contextlib.asynccontextmanager
-async def ours(stack: Stack, urls: VoiceUrls) -> AsyncIterator[Side]:
+async def ours(stack: Stack, urls: VoiceUrls, *, recorded: bool = False) -> AsyncIterator[Side]:
     """Yield our side, the stack's gateway and stream worker. An application asks for each call's
     session, as ``POST /v1/sessions/twilio`` documents it."""
     async with aiohttp.ClientSession(stack.gateway_url) as http:
-        agent_id = str((await post(http, "/v1/agents", AGENT))["id"])
+        agent = {**AGENT, "recording": {"enabled": recorded}}
+        agent_id = str((await post(http, "/v1/agents", agent))["id"])
 
         async def session(form: Mapping[str, str]) -> str:
-            body = {"agentId": agent_id, "from": form["From"], "to": form["To"]}
+            body = {"agentId": agent_id, "from": form["From"], "to": form["To"], "record": recorded}
             headers = {"Accept": "text/xml"}
             async with http.post("/v1/sessions/twilio", json=body, headers=headers) as answer:
                 answer.raise_for_status()
                 return await answer.text()
 
         pids = {name: running(stack.components[name].pid) for name in (GATEWAY, STREAMS)}
-        yield Side(OURS, urls.add(session), pids)
+        yield Side(RECORDED if recorded else OURS, urls.add(session), pids)
 
 
 @contextlib.asynccontextmanager
