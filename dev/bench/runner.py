@@ -14,9 +14,10 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from core.settings import Settings
-from dev.bench import barge_in, density, echo, recording, report, turn
+from dev.bench import barge_in, density, echo, report, turn
 from dev.bench.answering import answer
 from dev.bench.endurance import soak
+from dev.bench.recording import cost
 from dev.bench.report import Section
 from dev.bench.requests import gateway, gateway_load, gateway_rate
 from dev.bench.streams import drift, ladder, turns
@@ -40,7 +41,7 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "streams": turns.measure,
     "streams-held": ladder.measure,
     "streams-drift": drift.measure,
-    "recording": recording.measure,
+    "recording": cost.measure,
     "soak": soak.measure,
 }
 

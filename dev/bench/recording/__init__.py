@@ -1,0 +1,1 @@
+"""Benchmarks of recordings: their cost, and their alignment."""
