@@ -3,15 +3,17 @@
 The phone is part of ``dev`` and has a synthesised voice, or it is yours
 (``PHONE=sip:you@host``). Latencies are measured at the phone, from the audio. The exit
 code is 0 if the call had turns in both directions, an interruption, a tool call and a
-key press, and ended normally.
+key press, was recorded, and ended normally.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import socket
 import tempfile
+import wave
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import numpy as np
 import yaml
 from aiohttp import web
 from rich.console import Console
@@ -39,7 +42,9 @@ from dev.stack.options import HOST, ROOT
 FROM, TO = "+15105550100", "+15105550123"
 _ANSWER_WITHIN_S = 20.0
 _END_WITHIN_S = 20.0
+_STORED_WITHIN_S = 10.0
 _PICTURE_COLUMNS = 100
+_SILENT_DBFS, _QUIET_DBFS = -96.0, -50.0
 
 
 class DemoFailed(Exception):
@@ -53,7 +58,8 @@ class _Kept:
     greeting_ms: float = 0.0
     exchanges: list[Exchange] = field(default_factory=list)
     recording: Path | None = None
-    levels: tuple[float, float] = (0.0, 0.0)
+    picture: Path | None = None
+    levels: tuple[float, float] = (_SILENT_DBFS, _SILENT_DBFS)
 
 
 async def run(settings: Settings, phone: str | None = None, picture: Path | None = None) -> int:
@@ -90,7 +96,7 @@ async def run(settings: Settings, phone: str | None = None, picture: Path | None
 
 
 async def _call_ourselves(console: Console, http: aiohttp.ClientSession, phone: Phone) -> int:
-    call_id = await _dial(console, http, TO, phone.address)
+    call_id = await _dial(console, http, TO, phone.address, record=True)
     kept = _Kept()
     async with Follower(http, call_id) as follower:
         try:
@@ -100,10 +106,10 @@ async def _call_ourselves(console: Console, http: aiohttp.ClientSession, phone: 
             await call.ended(_END_WITHIN_S)
         except TimeoutError:
             console.print("[red]  the conversation stopped: no answer within the time limit[/]")
-        if phone.calls and phone.calls[0].was_up:
-            _save(phone.calls[0], kept)
         with contextlib.suppress(TimeoutError):
             await follower.wait_ended(_END_WITHIN_S)
+    with contextlib.suppress(TimeoutError):
+        await _save_recording(http, call_id, kept)
     record = await _record(http, call_id)
     return _summary(console, record, follower, kept)
 
@@ -143,11 +149,19 @@ async def _call_a_person(console: Console, http: aiohttp.ClientSession, target: 
     return 0 if record["status"] == "completed" else 1
 
 
-async def _dial(console: Console, http: aiohttp.ClientSession, number: str, address: str) -> str:
+async def _dial(
+    console: Console,
+    http: aiohttp.ClientSession,
+    number: str,
+    address: str,
+    *,
+    record: bool = False,
+) -> str:
     body = {
         "room_name": f"demo-{datetime.now():%H%M%S}",
         "participant_name": "Demo phone",
         "participant_identity": "phone",
+        "record": record,
         "from_phone_number": FROM,
         "to_phone_number": number,
         "sip": {"outbound_address": address},
@@ -191,13 +205,27 @@ def _write_agent(directory: Path, tool_url: str) -> None:
     (directory / "demo.yaml").write_text(text)
 
 
-def _save(call: PhoneCall, kept: _Kept) -> None:
-    kept.recording = Path("data") / "demo" / f"call-{datetime.now():%Y%m%d-%H%M%S}.wav"
-    kept.recording.parent.mkdir(parents=True, exist_ok=True)
-    kept.recording.parent.chmod(0o700)
-    call.save(kept.recording)
-    recording = call.recording
-    kept.levels = (level_dbfs(recording.sent), level_dbfs(recording.received))
+async def _save_recording(http: aiohttp.ClientSession, call_id: str, kept: _Kept) -> None:
+    """Download the call's recording and its picture. Raises TimeoutError if there is none."""
+    async with asyncio.timeout(_STORED_WITHIN_S):
+        while True:
+            if (await _record(http, call_id))["recordingAvailable"]:
+                break
+            await asyncio.sleep(0.2)
+    folder = Path("data") / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    name = f"call-{datetime.now():%Y%m%d-%H%M%S}"
+    paths = {"recording": folder / f"{name}.wav", "recording/waveform.svg": folder / f"{name}.svg"}
+    for what, path in paths.items():
+        async with http.get(f"/v1/calls/{call_id}/{what}") as response:
+            response.raise_for_status()
+            path.write_bytes(await response.read())
+    kept.recording, kept.picture = paths.values()
+    with wave.open(str(kept.recording)) as recording:
+        frames = np.frombuffer(recording.readframes(recording.getnframes()), np.int16)
+    caller, agent = frames.reshape(-1, 2).T
+    kept.levels = (level_dbfs(caller), level_dbfs(agent))
 
 
 def _recording_console() -> Console:
@@ -226,6 +254,7 @@ def _summary(console: Console, record: dict[str, Any], follower: Follower, kept:
         "one interruption": bool(silences) and "barge_in" in follower.seen,
         "one tool call": "tool.called" in follower.seen,
         "one key pressed": "dtmf.received" in follower.seen,
+        "a recording with both voices": min(kept.levels) > _QUIET_DBFS,
     }
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_row("call", f"{record['id']}: {record['status']}, {record['disconnectionReason']}")
@@ -242,6 +271,7 @@ def _summary(console: Console, record: dict[str, Any], follower: Follower, kept:
         caller, agent = kept.levels
         table.add_row("recording", f"{kept.recording}  (left: caller, right: agent)")
         table.add_row("audio levels", f"caller {caller:.1f} dBFS, agent {agent:.1f} dBFS")
+        table.add_row("waveform", str(kept.picture))
     console.print()
     console.print(table)
     console.print()
