@@ -91,7 +91,7 @@ def control() -> Control:
 
 
 def agent(tool_url: str, base: dict[str, Any]) -> dict[str, Any]:
-    """Return the demo agent's definition that records, with the tool that checks the reservations."""
+    """Return the demo agent's definition: it records, and its tool checks the reservations."""
     tool = {
         "name": "check_table",
         "description": "Whether a table is free: how many people, and at what time.",
