@@ -135,6 +135,10 @@ class Line(Protocol):
     def delay_ms(self) -> float | None:
         """The delay between far end and worker, both directions together; None if unknown."""
 
+    @property
+    def usual_delay_ms(self) -> float:
+        """The usual ``delay_ms`` of such a line, for as long as it is unknown."""
+
     def hear(self, rate: int) -> AsyncGenerator[Pcm]:
         """Yield the far end's audio at ``rate`` Hz, 20 ms at a time, until it leaves."""
 

@@ -80,6 +80,7 @@ class ScriptedLine:
         self.did: list[str] = []
         self.pressed = ""
         self.delay_ms: float | None = 40.0
+        self.usual_delay_ms = 40.0
         self._mouth = _Mouth()
         self._ear = _Ear()
         self._listener: Listener | None = None

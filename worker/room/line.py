@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _RATES = Rates(speech=16_000, voice=24_000)
 
 _RECONNECT_WITHIN_S = 20.0
+_USUAL_DELAY_MS = 100.0
 _LEG_DRAIN_S = 0.4  # the phone's leg still has this much to play when the last word is sent
 
 
@@ -113,6 +114,10 @@ class RoomLine:
     @property
     def delay_ms(self) -> float | None:
         return None if self._delay is None else self._delay.ms
+
+    @property
+    def usual_delay_ms(self) -> float:
+        return _USUAL_DELAY_MS
 
     async def hear(self, rate: int) -> AsyncGenerator[Pcm]:
         participant = self._room.remote_participants.get(self._identity or "")

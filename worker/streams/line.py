@@ -34,6 +34,7 @@ _OVER, _REPLACED, _BAD, _STALLED = 1000, 4409, 1007, 1013
 _BAD_FRAMES = 20
 # The VAD ends an utterance after 250 ms of silence at most, and smooths over as much again.
 _GAP_S = 0.6
+_USUAL_DELAY_MS = 40.0
 _DRAIN_WITHIN_S = 3.0
 _START_WITHIN_S = 10.0
 _CHECK_EVERY_S = 1.0
@@ -228,6 +229,10 @@ class StreamLine:
     @property
     def delay_ms(self) -> float | None:
         return self._output.delay_ms
+
+    @property
+    def usual_delay_ms(self) -> float:
+        return _USUAL_DELAY_MS
 
     async def hear(self, rate: int) -> AsyncGenerator[Pcm]:
         own = self._wire.rates.speech

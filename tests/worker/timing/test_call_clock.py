@@ -1,0 +1,60 @@
+"""The call's clock with delays and times that are given."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.timing.call_clock import CallClock
+
+pytestmark = pytest.mark.unit
+
+
+class Line:
+    """A line whose delay a test sets."""
+
+    delay_ms: float | None = None
+
+    def clock(self, now: float = 1000.0, usual_ms: float = 0.0) -> CallClock:
+        return CallClock(lambda: self.delay_ms, usual_ms=usual_ms, clock=lambda: now)
+
+
+def test_before_the_answer_nothing_was_said_or_heard() -> None:
+    clock = Line().clock()
+    assert clock.now_ms() == 0
+    assert clock.said_ms(1000.0) is None
+    assert clock.heard_ms(1000.0) is None
+
+
+def test_it_counts_from_the_answer() -> None:
+    clock = Line().clock(now=1001.25)
+    clock.answered(1000.0)
+    assert clock.now_ms() == 1250
+
+
+def test_half_of_the_delay_is_between_the_worker_and_the_far_end() -> None:
+    line = Line()
+    clock = line.clock()
+    clock.answered(1000.0)
+    line.delay_ms = 80.0
+    assert clock.said_ms(1002.0) == 1960
+    assert clock.heard_ms(1002.0) == 2040
+    assert clock.said_ms(1000.01) == 0
+
+
+def test_the_usual_delay_serves_until_one_is_measured() -> None:
+    line = Line()
+    clock = line.clock(usual_ms=60.0)
+    clock.answered(1000.0)
+    assert clock.heard_ms(1002.0) == 2030
+    line.delay_ms = 100.0
+    assert clock.heard_ms(1002.0) == 2050
+
+
+def test_a_single_stall_does_not_move_it() -> None:
+    line = Line()
+    clock = line.clock()
+    clock.answered(1000.0)
+    heard = []
+    for line.delay_ms in (80.0, 84.0, 82.0, 900.0, 81.0):
+        heard.append(clock.heard_ms(1002.0))
+    assert heard[-1] == 2041
