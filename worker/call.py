@@ -24,7 +24,9 @@ from worker.line import Line
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.machines.voicemail import SAMPLE_RATE, MachinePolicy
+from worker.privacy.gate import Gate
 from worker.silence import SilenceClock, warning_after_s
+from worker.timing.call_clock import CallClock
 from worker.tools.actions import Actions, no_transfer
 from worker.tools.box import ToolBox
 from worker.tools.digits import Keypad
@@ -68,6 +70,8 @@ class Call:
         self._tools_http = tools_http
         self._gateway = gateway
         self._reporter = reporter
+        self._clock = CallClock(lambda: line.delay_ms, usual_ms=line.usual_delay_ms)
+        self._gate = Gate(reporter.post, self._clock.now_ms)
         self._over: asyncio.Future[tuple[Cause, str]] = asyncio.Future()
         self._assignment: Assignment | None = None
         self._conversation: Conversation | None = None
@@ -150,7 +154,7 @@ class Call:
             )
         actions = Actions(
             tone=self._line.press,
-            post=self._reporter.post,
+            post=self._gate.post,
             hang_up=partial(self._end, "agent_hung_up"),
             transfer=no_transfer if self._transfers is None else self._transfers.transfer,
         )
@@ -158,7 +162,7 @@ class Call:
         machine = None
         if brief.direction == "outbound" and MachinePolicy.wanted(config):
             machine = MachinePolicy(
-                config, post=self._reporter.post, end=self._end, hush=self._stop_ambience
+                config, post=self._gate.post, end=self._end, hush=self._stop_ambience
             )
         self._machine = machine
         return Conversation(
@@ -166,7 +170,7 @@ class Call:
             self._settings,
             self._think_with(brief, actions, machine),
             self._line,
-            post=self._reporter.post,
+            post=self._gate.post,
             on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),
             on_busy=self._busy,
             on_heard=self._heard if machine else None,
@@ -175,7 +179,7 @@ class Call:
     def _think_with(
         self, brief: CallBrief, actions: Actions, machine: MachinePolicy | None
     ) -> Brain:
-        config, post = brief.agent.config, self._reporter.post
+        config, post = brief.agent.config, self._gate.post
         if config.voice_mode == "webhook":
             return WebhookBrain(
                 brief,
@@ -223,6 +227,7 @@ class Call:
         brief = self._assignment.brief
         event = self._reporter.post("call.answered")
         self._answered_at = event.at.timestamp()
+        self._clock.answered(self._answered_at)
         duration_s = brief.max_duration_ms / 1000
         self._later(duration_s, self._end, "max_duration")
         if (warning := brief.agent.config.max_duration_warning) is not None:
@@ -231,7 +236,7 @@ class Call:
             self._silence.start()
 
     def key(self, key: str) -> None:
-        self._reporter.post("dtmf.received", {"digit": key})
+        self._gate.post("dtmf.received", {"digit": key})
         if self._silence is not None:
             self._silence.touch()
         self._keys.pressed(key)
@@ -273,7 +278,7 @@ class Call:
 
     def _prompt(self, text: str) -> None:
         if self._say(text):
-            self._reporter.post("silence.prompted", {"text": text})
+            self._gate.post("silence.prompted", {"text": text})
 
     def _say(self, text: str) -> bool:
         return self._conversation is not None and self._is_ours and self._conversation.say(text)
