@@ -25,6 +25,7 @@ from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.machines.voicemail import SAMPLE_RATE, MachinePolicy
 from worker.privacy.gate import Gate
+from worker.privacy.redactor import redactor_of
 from worker.silence import SilenceClock, warning_after_s
 from worker.timing.call_clock import CallClock
 from worker.tools.actions import Actions, no_transfer
@@ -106,6 +107,7 @@ class Call:
                 return self._end(*found)
             brief = found.brief
             self._assignment = found
+            self._gate.redactor = redactor_of(brief)
             self._line.meet(brief)
             # Synthesis takes time, so start on the greeting before anybody can hear it.
             conversation = self._conversation = self._begin(brief)
@@ -334,6 +336,8 @@ class Call:
         if conversation is not None:
             await conversation.aclose()
         await self._line.leave()
+        if self._gate.redactor is not None and (counts := self._gate.redactor.counts):
+            self._reporter.post("redaction.applied", {"counts": counts})
         self._reporter.post("agent.left", {"cause": cause})
 
     async def _stop_ambience(self) -> None:

@@ -11,8 +11,8 @@ from core.shapes import Model, Words
 Region = Literal["eu", "us", "in"]
 Format = Literal["wav", "ogg"]
 ConsentMode = Literal["none", "announcement", "opt_in"]
-Kind = Literal["card", "iban", "email", "phone", "birth_date", "national_id", "name"]
-"""The kinds of personal data that are found in text. ``name`` needs the extra ``redaction``."""
+Kind = Literal["card", "iban", "email", "phone", "birth_date", "national_id"]
+"""The kinds of personal data that are found in text."""
 
 Spoken = Annotated[str, Words(blank=False), Field(min_length=1, max_length=500, pattern=r"\S")]
 
@@ -61,7 +61,7 @@ class Consent(_Part):
 class Redaction(_Part):
     """Personal data that is removed from transcripts before they are stored."""
 
-    kinds: list[Kind] = Field(default_factory=list, max_length=7)
+    kinds: list[Kind] = Field(default_factory=list, max_length=6)
     audio: bool = Field(True, description="Silence the words on the recording, too.")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from core.models import CallEvent, Turn
+from worker.privacy.redactor import Redactor
 
 Reason = Literal["consent", "paused", "masked"]
 
@@ -36,6 +37,8 @@ class Gate:
         self._spans: list[Span] = []
         self.opened: list[Callable[[], None]] = []
         """Called each time the gate has opened."""
+        self.redactor: Redactor | None = None
+        """Removes personal data from what passes."""
 
     @property
     def is_open(self) -> bool:
@@ -70,8 +73,11 @@ class Gate:
         """Post an event without what may not be kept of it."""
         if type == "turn":
             return self._post(type, self._turn(Turn.model_validate(data)).wire())
-        if not self.is_open:
+        if not self.is_open or ("digit" in data and self.redactor and self.redactor.hides_keys):
             data = {name: data[name] for name in data if name not in _WORDS} | {"masked": True}
+        elif self.redactor is not None:
+            cut = self.redactor.text
+            data = data | {name: cut(data[name]) for name in _TEXTS & data.keys()}
         return self._post(type, data)
 
     def _turn(self, turn: Turn) -> Turn:
@@ -80,10 +86,11 @@ class Gate:
         # A turn without times was said around now.
         begin, end = (min(known), max(known)) if known else (self._now_ms(), self._now_ms())
         if self.keeps(begin, end):
-            return turn
+            return turn if self.redactor is None else self.redactor.turn(turn)
         without = {"transcript": "", "response": "", "words": [], "response_words": []}
         return turn.model_copy(update={**without, "masked": True})
 
 
-_WORDS = frozenset({"digit", "heard", "text"})
+_TEXTS = frozenset({"heard", "text"})
+_WORDS = _TEXTS | {"digit"}
 """The fields of events that hold words or keys."""

@@ -1,7 +1,7 @@
 """Finds personal data in a transcript's text.
 
 Numbers are found by their check digits, written or spoken ("four two four two …"). What has no
-check digit (a date, an e-mail address) is found by its form. Names need the extra ``redaction``.
+check digit (a date, an e-mail address) is found by its form.
 """
 
 from __future__ import annotations
@@ -95,13 +95,10 @@ class Finder:
         *,
         language: str = "en",
         country: str | None = None,
-        names: Callable[[str], Iterable[tuple[int, int]]] | None = None,
         today: Callable[[], date] = date.today,
     ) -> None:
-        """``names`` yields the spans of people's names (worker.privacy.names)."""
         self._language = language
         self._country = country
-        self._names = names
         self._today = today
         by_kind: dict[Kind, Callable[[str], Iterator[tuple[int, int]]]] = {
             "email": _emails,
@@ -110,11 +107,14 @@ class Finder:
             "national_id": self._ids,
             "birth_date": self._dates,
             "phone": self._phones,
-            "name": self._people,
         }
         wanted = frozenset(kinds)
         # In this order: of overlapping finds the earlier kind counts.
         self._searches = [(kind, search) for kind, search in by_kind.items() if kind in wanted]
+
+    @property
+    def finds_numbers(self) -> bool:
+        return any(kind != "email" for kind, _ in self._searches)
 
     def find(self, text: str) -> list[Found]:
         """Return what was found, in order and without overlaps."""
@@ -168,9 +168,6 @@ class Finder:
         except phonenumbers.NumberParseException:
             return False
         return phonenumbers.is_valid_number(number)
-
-    def _people(self, text: str) -> Iterator[tuple[int, int]]:
-        yield from self._names(text) if self._names is not None else ()
 
 
 def _emails(text: str) -> Iterator[tuple[int, int]]:

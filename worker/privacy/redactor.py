@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import phonenumbers
+
+from core.jobs import CallBrief
 from core.models import Turn, Word
 from core.recordings.config import Kind
 from worker.privacy.redaction import Finder, Found
@@ -39,6 +42,12 @@ class Redactor:
         for counts in self._by_turn.values():
             total += counts
         return dict(sorted(total.items()))
+
+    @property
+    def hides_keys(self) -> bool:
+        """True if pressed keys may be a number of a kind that is removed: each is an event of its
+        own, so they cannot be judged together."""
+        return self._finder.finds_numbers
 
     def turn(self, turn: Turn) -> Turn:
         """Return the turn without what was found in it."""
@@ -113,3 +122,21 @@ def _placed(text: str, words: Sequence[Word]) -> list[tuple[Word, int, int]]:
         at = start + len(word.text)
         placed.append((word, start, at))
     return placed
+
+
+def redactor_of(brief: CallBrief) -> Redactor | None:
+    """Return what removes the data that the call's agent does not want kept; None: it keeps all."""
+    config = brief.agent.config
+    if not config.redaction.kinds:
+        return None
+    far_end = brief.from_number if brief.direction == "inbound" else brief.to_number
+    finder = Finder(config.redaction.kinds, language=config.language, country=_country(far_end))
+    return Redactor(finder)
+
+
+def _country(number: str | None) -> str | None:
+    try:
+        found = phonenumbers.region_code_for_number(phonenumbers.parse(number or "", None))
+    except phonenumbers.NumberParseException:
+        return None
+    return found if found and len(found) == 2 else None

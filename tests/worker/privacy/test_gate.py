@@ -8,6 +8,8 @@ import pytest
 
 from core.models import CallEvent, Turn, Word
 from worker.privacy.gate import Gate
+from worker.privacy.redaction import Finder
+from worker.privacy.redactor import Redactor
 
 pytestmark = pytest.mark.unit
 
@@ -111,3 +113,13 @@ def test_a_turn_across_the_present_is_withheld_while_the_gate_is_shut() -> None:
     assert call.turn(None, None)["masked"]
     assert call.turn(500, 5000)["masked"]
     assert not call.turn(0, 900)["masked"]
+
+
+def test_the_redactor_cuts_what_passes_and_hides_keys() -> None:
+    call = Call()
+    call.gate.redactor = Redactor(Finder(["card"]))
+    told = call.gate.post("barge_in", {"heard": "4242424242424242, please", "atMs": 5})
+    assert told.data == {"heard": "[card], please", "atMs": 5}
+    assert call.gate.post("dtmf.received", {"digit": "4"}).data == {"masked": True}
+    call.gate.redactor = Redactor(Finder(["email"]))
+    assert call.gate.post("dtmf.received", {"digit": "4"}).data == {"digit": "4"}

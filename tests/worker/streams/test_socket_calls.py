@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from core.models import AgentConfig
+from core.recordings.config import Redaction
 from core.streams.messages import Format
 from tests.support.socket_far_end import SocketFarEnd
 from tests.support.stream_rig import StreamWorker
@@ -184,3 +185,20 @@ async def test_a_client_that_never_echoes_is_paced_by_the_clock(worker: StreamWo
     assert call.turns[1].response == HOURS and not call.turns[1].interrupted
     assert far.longest_queue_ms <= MAY_BE_QUEUED_MS
     assert await reason(call) == ("completed", "user_hangup")
+
+
+async def test_personal_data_is_removed_before_it_is_told(worker: StreamWorker) -> None:
+    config = HELLO.model_copy(update={"redaction": Redaction(kinds=["card", "email"])})
+    async with worker.session(config) as (call, far):
+        await answered(call, 1)
+        await far.send("text", text="my card is 4242 4242 4242 4242, what are your opening hours")
+        await answered(call, 2)
+        await far.send("dtmf", digit="4")
+        await call.event("dtmf.received")
+        await far.close()
+    await call.event("agent.left")
+    told = [str(event.data) for event in call.events]
+    assert not any("4242" in each for each in told)
+    assert call.turns[1].transcript == "my card is [card], what are your opening hours"
+    assert [event.data for event in call.of("dtmf.received")] == [{"masked": True}]
+    assert [event.data for event in call.of("redaction.applied")] == [{"counts": {"card": 1}}]
