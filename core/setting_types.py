@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
+import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, SecretStr, StringConstraints
 
 
 def _strict_bool(value: Any) -> Any:
@@ -38,3 +41,35 @@ def _network(value: str) -> str:
 Network = Annotated[str, AfterValidator(_network)]
 Country = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z]{2}$")]
 NumberPrefix = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{1,20}$")]
+
+
+_STORE = re.compile(r"(file://|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[^/%?#\\\s]+)*)/?")
+
+
+def _store_url(value: str) -> str:
+    found = _STORE.fullmatch(value)
+    names = found[2].split("/")[1:] if found else []
+    if found is None or {".", ".."} & set(names) or (found[1] == "file://" and not names):
+        raise ValueError("must be like file:///path or s3://bucket/prefix")
+    return value.rstrip("/")
+
+
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
+
+
+def recording_keys(text: str) -> list[bytes]:
+    try:
+        keys = [base64.b64decode(part, validate=True) for part in comma_separated(text)]
+    except binascii.Error:
+        keys = []
+    if not keys or any(len(key) != 32 for key in keys):
+        raise ValueError("must be keys of 32 bytes in base64, separated by commas")
+    return keys
+
+
+def _recording_keys(value: SecretStr) -> SecretStr:
+    recording_keys(value.get_secret_value())
+    return value
+
+
+RecordingKeys = Annotated[SecretStr, AfterValidator(_recording_keys)]

@@ -25,7 +25,15 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.recordings.config import TenantRecordings
-from core.setting_types import Country, Network, NumberPrefix, StrictBool, comma_separated
+from core.setting_types import (
+    Country,
+    Network,
+    NumberPrefix,
+    RecordingKeys,
+    StoreUrl,
+    StrictBool,
+    comma_separated,
+)
 
 
 class Settings(BaseSettings):
@@ -222,15 +230,15 @@ class Settings(BaseSettings):
     )
 
     # --- Recordings
-    recordings_url: str | None = Field(
+    recordings_url: StoreUrl | None = Field(
         None,
         description="file:///path or s3://bucket/prefix: the store of recordings of calls without "
         "a region; default: DATA_DIR/recordings.",
     )
-    recordings_url_eu: str | None = Field(None, description="The same for the region eu.")
-    recordings_url_us: str | None = Field(None, description="The same for the region us.")
-    recordings_url_in: str | None = Field(None, description="The same for the region in.")
-    recordings_key: SecretStr | None = Field(
+    recordings_url_eu: StoreUrl | None = Field(None, description="The same for the region eu.")
+    recordings_url_us: StoreUrl | None = Field(None, description="The same for the region us.")
+    recordings_url_in: StoreUrl | None = Field(None, description="The same for the region in.")
+    recordings_key: RecordingKeys | None = Field(
         None,
         description="32-byte keys in base64, comma-separated, that encrypt recordings; the first "
         "encrypts. Default: the store's own encryption, if any.",
@@ -243,7 +251,7 @@ class Settings(BaseSettings):
         description='{"acme": {"region": "eu", "retentionDays": 30}}: by tenant.',
     )
     recordings_export_urls: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(comma_separated)
+        tuple[StoreUrl, ...], NoDecode, BeforeValidator(comma_separated)
     ] = Field((), description="s3://bucket/prefix,…: where exports may go with our credentials.")
     aws_access_key_id: str | None = None
     aws_secret_access_key: SecretStr | None = None
