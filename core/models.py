@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from core.chains import Llm, Stt, Tts
-from core.recordings.config import Consent, Disclosure, Recording, Redaction, Region
+from core.recordings.config import Consent, Disclosure, Recording, Redaction, Region, switchable
 from core.shapes import Model as Model
 from core.shapes import Text as Text
 from core.shapes import Timestamp as Timestamp
@@ -248,7 +248,7 @@ class AgentConfig(Model):
     transfer_ringing_ms: int = Field(
         30_000, ge=1_000, le=75_000, description="How long the human's phone may ring."
     )
-    recording: Recording = Field(default_factory=Recording)
+    recording: Annotated[Recording, switchable(Recording)] = Field(default_factory=Recording)
     disclosure: Disclosure = Field(default_factory=Disclosure)
     consent: Consent = Field(default_factory=Consent)
     redaction: Redaction = Field(default_factory=Redaction)

@@ -328,6 +328,11 @@ class Settings(BaseSettings):
             )
         return self
 
+    def tenant_recordings(self, auth_id: str | None) -> TenantRecordings:
+        """Return what RECORDINGS_TENANTS says of the tenant; the operator is None."""
+        known = None if auth_id is None else self.recordings_tenants.get(auth_id)
+        return known or TenantRecordings()
+
     @property
     def livekit_configured(self) -> bool:
         return bool(self.livekit_api_key and self.livekit_api_secret)

@@ -104,7 +104,7 @@ async def create_app(
     """
     check_settings(settings)
     authenticator = Authenticator.from_settings(settings)
-    agents = AgentFiles(settings.agents_dir)
+    agents = AgentFiles(settings)
     known = agents.check()
     if settings.default_agent not in known:
         raise ValueError(f"DEFAULT_AGENT={settings.default_agent} names no file in AGENTS_DIR")

@@ -113,6 +113,7 @@ async def open_call_services(
             tokens=tokens,
             agent_name=settings.agent_name,
             agent_join_timeout_s=settings.agent_join_timeout_s,
+            tenant_recordings=settings.tenant_recordings,
         )
         stack.push_async_callback(inbound.aclose)
         web_calls = WebCalls(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from core.shapes import Model, Words
 
@@ -32,6 +32,15 @@ class Recording(_Part):
     retention_days: int | None = Field(
         None, ge=1, le=36_500, description="null: RECORDINGS_RETENTION_DAYS."
     )
+
+
+def switchable(model: type[Model]) -> BeforeValidator:
+    """Let true and false stand for ``{"enabled": …}``, the input of ``model``."""
+    return BeforeValidator(_switched, json_schema_input_type=bool | model)
+
+
+def _switched(value: Any) -> Any:
+    return {"enabled": value} if isinstance(value, bool) else value
 
 
 class Disclosure(_Part):

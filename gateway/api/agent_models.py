@@ -20,6 +20,7 @@ from core.models import (
     PhoneNumber,
     Timestamp,
 )
+from core.recordings.config import Consent, Disclosure, Recording, Redaction, switchable
 from core.tools import schema as tool_schema
 from core.url_guard import UrlRefused, check_url
 from gateway.http.body import documented, invalid, validate
@@ -34,13 +35,9 @@ UNSERVED = frozenset(
         "enableBackchannel",
         "callScreeningIdentity",
         "callScreeningPurpose",
-        "recording",
-        "disclosure",
-        "consent",
     }
 )
-"""Fields that clients of similar products send and that are not implemented yet. The last three
-are refused if they ask for something (gateway.fields.compliance)."""
+"""Fields that clients of similar products send and that are not implemented yet."""
 
 DEFAULT_VOICE = "default"
 """The TTS's default voice. Clients need a string for ``voice``, which is null in AgentConfig."""
@@ -75,9 +72,12 @@ def _nullable(
     fields: dict[str, Any] = {}
     for field, info in model.model_fields.items():
         changed = copy(info)
-        inner = _INNER.get(field) if model is AgentConfig else None
-        kind: Any = GenericAlias(list, inner) if inner else info.annotation
-        if not info.is_required():
+        kind: Any = info.annotation
+        if model is AgentConfig and field in _INNER:
+            kind = GenericAlias(list, _INNER[field])
+        if model is AgentConfig and field in _PARTS:
+            kind, changed.metadata = _PARTS[field] | None, []
+        elif not info.is_required():
             # The constraints apply to values, not to null.
             kind = Annotated[kind, *info.metadata] | None if info.metadata else kind | None
             changed.metadata = []
@@ -92,6 +92,14 @@ _INNER = {
     "custom_tools": _nullable("AgentTool", CustomTool, _Inner),
     "mcp_servers": _nullable("AgentMcpServer", McpServer, _Inner),
 }
+_Switch = _nullable("AgentRecording", Recording, _Inner)
+_PARTS: dict[str, Any] = {
+    "recording": Annotated[_Switch, switchable(_Switch)],
+    "disclosure": _nullable("AgentDisclosure", Disclosure, _Inner),
+    "consent": _nullable("AgentConsent", Consent, _Inner),
+    "redaction": _nullable("AgentRedaction", Redaction, _Inner),
+}
+"""Objects of which a request may name some fields; the others keep their values."""
 AgentCreate = _nullable("AgentCreate", AgentConfig, _Create)
 AgentPatch = _nullable("AgentPatch", AgentConfig, _Patch, optional=True)
 
@@ -135,7 +143,8 @@ def check_tools(body: AgentTools, path: str, *, allow_private: bool) -> None:
 def changed_config(body: BaseModel, before: AgentConfig | None, path: str) -> AgentConfig:
     """Return ``before``, or the defaults, with the changes in ``body``.
 
-    Missing fields keep their value; null resets to the default. Raises Unprocessable.
+    Missing fields keep their value, also those of recording, disclosure, consent and redaction;
+    null resets to the default. Raises Unprocessable.
     """
     given = body.model_dump(exclude_unset=True, by_alias=True)
     if given.get("voice") == DEFAULT_VOICE:
@@ -144,8 +153,15 @@ def changed_config(body: BaseModel, before: AgentConfig | None, path: str) -> Ag
         if given.get(inner) is not None:
             given[inner] = [_without_nulls(each) for each in given[inner]]
     old = {} if before is None else before.model_dump(by_alias=True)
+    for part in map(to_camel, _PARTS):
+        if given.get(part) is not None:
+            given[part] = _merged(old.get(part, {}), given[part])
+    return validate(_merged(old, given), AgentConfig, path)
+
+
+def _merged(old: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in old.items() if name not in given}
-    return validate({**kept, **_without_nulls(given)}, AgentConfig, path)
+    return {**kept, **_without_nulls(given)}
 
 
 def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:

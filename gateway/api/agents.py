@@ -29,7 +29,8 @@ from gateway.api.agent_models import (
     changed_config,
     check_tools,
 )
-from gateway.http.body import parse_body, parse_query
+from gateway.fields.agent_recording import faults_of
+from gateway.http.body import invalid, parse_body, parse_query
 from gateway.http.idempotency import once, replayed
 from gateway.http.paging import Page
 from gateway.http.principal import PRINCIPAL, scope_of
@@ -45,6 +46,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await parse_body(request, AgentCreate, ignored=UNSERVED)
     await _check_tools(request, body)
     config = changed_config(body, None, request.path)
+    _check_recording(request, config, scope_of(request).auth_id)
 
     async def effect() -> dict[str, Any]:
         record = await request.app[AGENT_STORE].create(scope_of(request), config)
@@ -77,12 +79,18 @@ async def change(request: web.Request) -> web.StreamResponse:
     """
     body = await parse_body(request, AgentPatch, ignored=UNSERVED)
     await _check_tools(request, body)
+    store, scope, agent_id = request.app[AGENT_STORE], scope_of(request), request.match_info["id"]
+    known = await store.get(scope, agent_id)
+    if known is None:
+        raise agent_not_found()
 
     def edit(before: AgentConfig) -> AgentConfig:
-        return changed_config(body, before, request.path)
+        config = changed_config(body, before, request.path)
+        if _about_recordings(config) != _about_recordings(before):
+            _check_recording(request, config, known.auth_id)
+        return config
 
-    agent_id = request.match_info["id"]
-    record = await request.app[AGENT_STORE].change(scope_of(request), agent_id, edit)
+    record = await store.change(scope, agent_id, edit)
     await request.app[AGENTS].warm(agent_id)
     return web.json_response(await _view(request, record))
 
@@ -113,11 +121,13 @@ async def rollback(request: web.Request) -> web.StreamResponse:
     store, scope, agent_id = request.app[AGENT_STORE], scope_of(request), request.match_info["id"]
 
     async def effect() -> dict[str, Any]:
-        if await store.get(scope, agent_id) is None:
+        known = await store.get(scope, agent_id)
+        if known is None:
             raise agent_not_found()
         old = await store.version(scope, agent_id, body.version)
         if old is None:
             raise NotFound("The agent has no such version", code="VERSION_NOT_FOUND")
+        _check_recording(request, old.config, known.auth_id)
         record = await store.change(scope, agent_id, lambda _: old.config)
         await request.app[AGENTS].warm(agent_id)
         return await _view(request, record)
@@ -140,6 +150,20 @@ async def _check_tools(request: web.Request, body: Any) -> None:
     """Check the tools in a thread: twenty large schemas take seconds. Raises Unprocessable."""
     allow_private = request.app[SETTINGS].webhook_allow_private
     await asyncio.to_thread(check_tools, body, request.path, allow_private=allow_private)
+
+
+def _about_recordings(config: AgentConfig) -> tuple[object, ...]:
+    return config.recording, config.redaction, config.region
+
+
+def _check_recording(request: web.Request, config: AgentConfig, auth_id: str | None) -> None:
+    """Check what the agent's model cannot (gateway.fields.agent_recording). Raises Unprocessable.
+
+    A change of other fields is not refused because the settings have changed.
+    """
+    settings = request.app[SETTINGS]
+    if faults := faults_of(config, settings, settings.tenant_recordings(auth_id)):
+        raise invalid(faults, request.path)
 
 
 async def _once(

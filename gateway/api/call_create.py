@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr
+from pydantic import ConfigDict, Field, StrictBool, StrictStr
 from pydantic.alias_generators import to_camel
 
 from core.errors import BadRequest, Conflict, Detail, Unprocessable
@@ -23,6 +23,7 @@ from gateway.calls.plan import CallPlan
 from gateway.calls.trunks import SipOverrides, may_call_out
 from gateway.calls.variables import Variables, fill
 from gateway.calls.views import CallDetail
+from gateway.fields.recording import AsksForRecording
 from gateway.http.body import documented, parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
@@ -32,9 +33,8 @@ from gateway.lookup.agents import check_takes_calls
 from gateway.store.call_status import Call
 from gateway.store.database import Scope
 
-# API clients send these. Call screening and recording are not implemented; a request for a
-# recording is refused (gateway.fields.compliance).
-IGNORED = frozenset({"record", "disableRecording", "callScreeningIdentity", "callScreeningPurpose"})
+# API clients send these; call screening is not implemented.
+IGNORED = frozenset({"callScreeningIdentity", "callScreeningPurpose"})
 
 
 class CamelSip(SipOverrides):
@@ -43,7 +43,7 @@ class CamelSip(SipOverrides):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
 
-class CreateCall(BaseModel):
+class CreateCall(AsksForRecording):
     model_config = ConfigDict(
         alias_generator=to_camel, extra="forbid", json_schema_extra=documented(IGNORED)
     )
@@ -111,10 +111,11 @@ async def _plan(request: web.Request, body: CreateCall) -> CallPlan:
     scope = scope_of(request)
     agent = tailored(await request.app[AGENTS].require(scope, body.agent_id), body)
     number = await _caller_id(request, scope, body)
-    await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS])
+    record = bool(body.wants_recording)
+    await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS], record=record)
     try:
         return await plan_from(
-            request, number, agent, body.to_number, body.metadata or {}, body.sip
+            request, number, agent, body.to_number, body.metadata or {}, body.sip, record=record
         )
     except BadRequest as error:
         # /sip/call answers a bad address with 400, this path with 422.

@@ -46,6 +46,7 @@ class DryRun(BaseModel):
     headers: dict[str, str]
     dtmf: str
     metadata: dict[str, Any]
+    record: bool
 
 
 def explain(
@@ -79,4 +80,5 @@ def explain(
         headers=dict(plan.headers),
         dtmf=plan.dtmf,
         metadata=dict(plan.metadata),
+        record=plan.record,
     )

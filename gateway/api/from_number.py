@@ -54,6 +54,8 @@ async def plan_from(
     to_number: str,
     metadata: dict[str, Any],
     sip: SipOverrides | None = None,
+    *,
+    record: bool,
 ) -> CallPlan:
     """Return the plan of a call from ``number``, owned by the number's tenant, in its own room.
 
@@ -82,4 +84,5 @@ async def plan_from(
         phone_number_id=number.id,
         max_duration_s=math.ceil(agent.config.max_duration_ms / 1000),
         metadata=metadata,
+        record=record,
     )

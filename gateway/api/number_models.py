@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from core.models import (
@@ -36,6 +36,8 @@ VIA = (
     "(twilio only). Outbound calls are the same."
 )
 
+RECORD = "Record the calls that come in, while the agent's recording is enabled."
+
 
 class _Request(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=False, extra="forbid")
@@ -54,6 +56,7 @@ class AttachRequest(_Request):
     agent_id: Ref | None = Field(None, description="The agent that answers; null: none yet.")
     direction: NumberDirection = "both"
     via: NumberVia = Field("sip", description=VIA)
+    record: StrictBool = Field(False, description=RECORD)
 
 
 class ChangeRequest(_Request):
@@ -62,6 +65,7 @@ class ChangeRequest(_Request):
     agent_id: Ref | None = Field(None, description="null: unbind the number from its agent.")
     direction: NumberDirection = Field("both", description="No default; if missing, unchanged.")
     via: NumberVia = Field("sip", description=f"{VIA} No default; if missing, unchanged.")
+    record: StrictBool = Field(False, description=f"{RECORD} No default; if missing, unchanged.")
 
 
 class NumberPage(Page):
@@ -95,6 +99,7 @@ class _Buy(_Request):
     area_code: AreaCode | None = Field(None, description="US and CA only.")
     phone_number: E164 | None = Field(None, description="Buy this available number.")
     agent_id: Ref | None = None
+    record: StrictBool = Field(False, description=RECORD)
 
     def search(self) -> Search:
         return Search(country=self.country, area_code=self.area_code)
@@ -135,6 +140,7 @@ class NumberView(Model):
     credentials_ref: str | None = Field(description="The credential's name.")
     direction: NumberDirection
     via: NumberVia
+    record: bool
     inbound_calls_enabled: bool
     auth_id: str | None = Field(description="The tenant that owns or claims it; null: operator.")
     created_at: Timestamp
@@ -152,6 +158,7 @@ class NumberView(Model):
             credentials_ref=names.get(number.credential_id or ""),
             direction=number.direction,
             via=number.via,
+            record=number.record,
             inbound_calls_enabled=number.direction != "outbound" and number.status != "pending",
             auth_id=number.auth_id,
             created_at=number.created_at,

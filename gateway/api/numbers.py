@@ -76,8 +76,8 @@ async def approve(request: web.Request) -> web.StreamResponse:
 
 
 async def change(request: web.Request) -> web.StreamResponse:
-    """Bind the number to another agent, or to none; set the direction of its calls; switch a Twilio
-    number between SIP and streams.
+    """Bind the number to another agent, or to none; set the direction of its calls, and whether
+    they are recorded; switch a Twilio number between SIP and streams.
 
     Applies from the next call on. If one change fails, none is made.
     """
@@ -120,6 +120,7 @@ async def buy(request: web.Request) -> web.StreamResponse:
             credentials_ref=body.credentials_ref,
             agent_id=body.agent_id,
             via=body.via,
+            record=body.record,
         )
         return await _shown(request, number, "Number bought and attached")
 
@@ -198,7 +199,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         f"PATCH /api/v1/phone-numbers/{ID}",
         change,
-        "Give a number to another agent; change its direction; switch it",
+        "Give a number to another agent; change its direction or record; switch it",
         body=ChangeRequest,
         answer=Envelope[NumberView],
         errors=faults.NUMBER_CHANGE,

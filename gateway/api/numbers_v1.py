@@ -42,6 +42,7 @@ async def create(request: web.Request) -> web.StreamResponse:
             phone_number=body.phone_number,
             credentials_ref=body.credentials_ref,
             agent_id=body.agent_id,
+            record=body.record,
         )
         return NumberView.of(number, await service.credential_names(number)).wire()
 

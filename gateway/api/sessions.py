@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import ConfigDict, Field, StrictStr
 from pydantic.alias_generators import to_camel
 
 from core.models import Model
@@ -23,7 +23,8 @@ from gateway.api.from_number import (
 from gateway.calls.plan import CallPlan
 from gateway.calls.trunks import may_call_out
 from gateway.calls.views import CallDetail, Transcript
-from gateway.http.body import documented, parse_body
+from gateway.fields.recording import AsksForRecording
+from gateway.http.body import parse_body
 from gateway.http.envelope import Envelope, envelope
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
@@ -32,14 +33,9 @@ from gateway.keys import AGENTS, NUMBERS, STORE, WEBHOOKS, call_services
 from gateway.lookup.agents import check_takes_calls
 from gateway.store.database import Scope
 
-# API clients send it; it is accepted if it asks for no recording. There are no recordings yet.
-IGNORED = frozenset({"recording"})
 
-
-class Dispatch(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=to_camel, extra="forbid", json_schema_extra=documented(IGNORED)
-    )
+class Dispatch(AsksForRecording):
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
     agent_id: StrictStr = Field(min_length=1, max_length=64)
     channel: Literal["voice"]
@@ -56,7 +52,7 @@ class Dispatched(Model):
 async def dispatch(request: web.Request) -> web.StreamResponse:
     """Accept a call. It is dialled after the response; its record shows the outcome."""
     principal = request[PRINCIPAL]
-    body = await parse_body(request, Dispatch, ignored=IGNORED)
+    body = await parse_body(request, Dispatch)
 
     async def effect() -> dict[str, Any]:
         plan = await _plan(request, body)
@@ -82,8 +78,11 @@ async def _plan(request: web.Request, body: Dispatch) -> CallPlan:
         raise not_a_caller_id()
     # An operator calls on behalf of the number's owner, with an agent that the owner may use.
     agent = await request.app[AGENTS].require(Scope(number.auth_id), body.agent_id)
-    await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS])
-    return await plan_from(request, number, agent, body.to_number, body.metadata or {})
+    record = bool(body.wants_recording)
+    await check_takes_calls(agent, number.auth_id, request.app[WEBHOOKS], record=record)
+    return await plan_from(
+        request, number, agent, body.to_number, body.metadata or {}, record=record
+    )
 
 
 def _dispatching(path: str, summary: str) -> Route:

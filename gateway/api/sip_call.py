@@ -7,7 +7,16 @@ import math
 from typing import Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+)
 
 from core.errors import BadRequest
 from core.models import Agent
@@ -22,12 +31,13 @@ from gateway.calls.trunks import (
     sip_objection,
 )
 from gateway.fields.names import GivenName
+from gateway.fields.recording import AsksForRecording
 from gateway.http.body import parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import Route
 from gateway.keys import AGENTS, POLICY, SETTINGS, SIP_GUARD, STORE, WEBHOOKS, call_services
-from gateway.lookup.agents import Agents, check_takes_calls
+from gateway.lookup.agents import Agents, check_records, check_takes_calls
 from gateway.store.database import Principal, Scope
 from gateway.store.webhooks import WebhookStore
 from sip.addresses import check_dtmf, check_headers, normalize_phone
@@ -36,7 +46,7 @@ from sip.dial import MAX_RINGING_S
 _MAX_METADATA_BYTES = 16 * 1024
 
 
-class SipCallRequest(BaseModel):
+class SipCallRequest(AsksForRecording):
     """Unknown fields are ignored."""
 
     model_config = ConfigDict(
@@ -72,6 +82,16 @@ class SipCallRequest(BaseModel):
     )
     dtmf: StrictStr = Field("", description="Digits sent after the answer; w waits 0.5 s.")
     dry_run: StrictBool = Field(False, description="Describe the call without placing it.")
+    disable_recording: StrictBool | None = Field(
+        None,
+        # Unknown fields are ignored, and this one must not be.
+        validation_alias=AliasChoices("disable_recording", "disableRecording"),
+        description="true: do not record the call, whatever the other fields say.",
+    )
+    # Unknown fields are ignored, and what a caller is told or asked must not be.
+    disclosure: None = Field(None, description="Only an agent has one.")
+    consent: None = Field(None, description="Only an agent has one.")
+    redaction: None = Field(None, description="Only an agent has one.")
 
 
 class SipCallResponse(BaseModel):
@@ -141,9 +161,12 @@ async def make_plan(
     headers = check_headers(body.headers)
     dtmf = check_dtmf(body.dtmf) if body.dtmf else ""
     metadata = _check_metadata(body.metadata)
+    record = bool(body.wants_recording)
     agent, named = await _choose_agent(body, Scope(principal.auth_id), settings, agents)
     if agent is not None:
-        await check_takes_calls(agent, principal.auth_id, webhooks)
+        await check_takes_calls(agent, principal.auth_id, webhooks, record=record)
+    else:
+        check_records(None, record=record)
     agent_limit_s = math.ceil(agent.config.max_duration_ms / 1000) if agent else 86_400
     return CallPlan(
         principal=principal,
@@ -161,6 +184,7 @@ async def make_plan(
         headers=headers,
         dtmf=dtmf,
         metadata=metadata,
+        record=record,
     )
 
 

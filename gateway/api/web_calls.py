@@ -10,7 +10,7 @@ import logging
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import ConfigDict, Field, StrictStr
 from pydantic.alias_generators import to_camel
 
 from core.models import Model, Timestamp, now
@@ -18,6 +18,7 @@ from gateway.api import faults
 from gateway.api.from_number import Metadata
 from gateway.calls.variables import Variables, fill
 from gateway.calls.web import JOIN_WITHIN, visitor_token
+from gateway.fields.recording import AsksForRecording
 from gateway.http.body import parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
@@ -29,7 +30,7 @@ from gateway.store.database import Scope
 log = logging.getLogger(__name__)
 
 
-class CreateWebCall(BaseModel):
+class CreateWebCall(AsksForRecording):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
     agent_id: StrictStr = Field(min_length=1, max_length=64)
@@ -59,9 +60,10 @@ async def create(request: web.Request) -> web.StreamResponse:
 
     async def effect() -> dict[str, Any]:
         agent = await request.app[AGENTS].require(Scope(principal.auth_id), body.agent_id)
-        await check_takes_calls(agent, principal.auth_id, request.app[WEBHOOKS])
+        record = bool(body.wants_recording)
+        await check_takes_calls(agent, principal.auth_id, request.app[WEBHOOKS], record=record)
         tailored = fill(agent, body.variables or {})
-        call, claim = await web_calls.open(principal, tailored, body.metadata or {})
+        call, claim = await web_calls.open(principal, tailored, body.metadata or {}, record=record)
         return WebCall(
             id=call.id,
             call_id=call.id,

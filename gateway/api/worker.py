@@ -20,7 +20,7 @@ from gateway.api import faults
 from gateway.calls.dispatcher import answering_webhook, brief_of
 from gateway.http.body import parse_body
 from gateway.http.route import Route
-from gateway.keys import CALL_SERVICES, METRICS, STORE, TIMELINE, WEBHOOKS, call_services
+from gateway.keys import CALL_SERVICES, METRICS, SETTINGS, STORE, TIMELINE, WEBHOOKS, call_services
 from gateway.store.database import Scope
 
 MAX_EVENTS = 100
@@ -79,7 +79,8 @@ async def brief(request: web.Request) -> web.StreamResponse:
     if call.ended or agent is None:
         raise Gone("The call is over, or takes no agent")
     webhook = await answering_webhook(call, agent, request.app[WEBHOOKS])
-    return web.json_response(brief_of(call, agent, webhook).revealed())
+    tenant = request.app[SETTINGS].tenant_recordings(call.auth_id)
+    return web.json_response(brief_of(call, agent, webhook, tenant).revealed())
 
 
 async def inbound(request: web.Request) -> web.StreamResponse:

@@ -12,10 +12,12 @@ from core.errors import Unavailable
 from core.events import ended
 from core.jobs import CallBrief, JobMetadata, VoiceWebhook
 from core.models import Agent
+from core.recordings.config import TenantRecordings
 from core.recordings.plan import RecordingPlan, object_key
 from core.tokens import TokenIssuer
 from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.timeline import Journal, Watch
+from gateway.fields.agent_recording import region_of
 from gateway.store.call_status import Call
 from gateway.store.calls import Store
 from gateway.store.credentials import Unreadable
@@ -138,7 +140,9 @@ def no_worker() -> Unavailable:
     return Unavailable("No agent worker is free", code="AGENT_UNAVAILABLE", retry_after_s=5)
 
 
-def brief_of(call: Call, agent: Agent, webhook: WebhookEndpoint | None) -> CallBrief:
+def brief_of(
+    call: Call, agent: Agent, webhook: WebhookEndpoint | None, tenant: TenantRecordings
+) -> CallBrief:
     """Return the worker's brief. ``webhook``: the one that answers the caller's turns, if any."""
     return CallBrief(
         call_id=call.id,
@@ -153,12 +157,12 @@ def brief_of(call: Call, agent: Agent, webhook: WebhookEndpoint | None) -> CallB
         webhook=VoiceWebhook.model_validate(webhook.model_dump(), extra="ignore")
         if webhook is not None
         else None,
-        recording=_plan_of(call, agent),
+        recording=_plan_of(call, agent, tenant),
         consent=agent.config.consent.mode,
     )
 
 
-def _plan_of(call: Call, agent: Agent) -> RecordingPlan | None:
+def _plan_of(call: Call, agent: Agent, tenant: TenantRecordings) -> RecordingPlan | None:
     """Return how the call is recorded; None if the agent or the call does not ask for it."""
     wanted = agent.config.recording
     if not (wanted.enabled and call.record):
@@ -166,7 +170,7 @@ def _plan_of(call: Call, agent: Agent) -> RecordingPlan | None:
     return RecordingPlan(
         key=object_key(call.id, call.auth_id, call.created_at, wanted.format),
         format=wanted.format,
-        region=agent.config.region,
+        region=region_of(agent.config, tenant),
         after_transfer=wanted.after_transfer,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from livekit.protocol.models import ParticipantInfo
 from core.errors import Gone, Unavailable
 from core.jobs import Assignment, InboundJob, InboundRoom
 from core.models import Agent, CallEvent, DisconnectionReason, PhoneNumber, Status, now
+from core.recordings.config import TenantRecordings
 from core.tokens import TokenIssuer
 from gateway.calls.dispatcher import Arrival, Dispatcher, answering_webhook, brief_of
 from gateway.calls.limits import CallLimits
@@ -61,6 +62,7 @@ class Inbound:
         tokens: TokenIssuer,
         agent_name: str,
         agent_join_timeout_s: float,
+        tenant_recordings: Callable[[str | None], TenantRecordings],
     ) -> None:
         self._livekit = livekit
         self._store = store
@@ -73,6 +75,7 @@ class Inbound:
         self._tokens = tokens
         self._agent_name = agent_name
         self._agent_join_timeout_s = agent_join_timeout_s
+        self._tenant_recordings = tenant_recordings
         self._tasks: dict[asyncio.Task[None], str] = {}
 
     def follows(self, call_id: str) -> bool:
@@ -108,7 +111,7 @@ class Inbound:
         await self._timeline.append(call_id, [handed_over], "gateway")
         webhook = await answering_webhook(call, agent, self._webhooks)
         return Assignment(
-            brief=brief_of(call, agent, webhook),
+            brief=brief_of(call, agent, webhook, self._tenant_recordings(call.auth_id)),
             token=self._tokens.for_call(call_id),
         )
 
@@ -270,6 +273,7 @@ def new_call(
         agent=agent,
         phone_number_id=number_id_of(caller),
         metadata={},
+        record=number is not None and number.record,
     )
 
 

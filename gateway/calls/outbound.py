@@ -29,6 +29,7 @@ from gateway.calls.policy import DialPolicy
 from gateway.calls.rooms import Claimed, LiveKitRooms
 from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.calls.trunks import check_trunk
+from gateway.lookup.agents import check_records
 from gateway.store.calls import LiveIdentity, Store
 from gateway.store.room_names import HeldByToken
 from sip.dial import Dial, DialFailed, Joined
@@ -133,6 +134,7 @@ class Outbound:
         if any(other.identity == plan.participant_identity for other in present):
             raise _identity_taken()
         agent = _joining_agent(plan, present)
+        check_records(agent, record=plan.record)
         # If this raises, the room is left to its time-out: another call may be dialling into it.
         await self._insert(plan, agent)
         return Placed(plan.call_id, await self._start(plan, agent, created=claimed.created))
@@ -255,7 +257,7 @@ class Outbound:
 
         Raises Conflict ``PARTICIPANT_EXISTS``, TooManyRequests ``CONCURRENCY_LIMIT``.
         """
-        new, queued = plan.record(agent), CallEvent(type="call.queued")
+        new, queued = plan.new_call(agent), CallEvent(type="call.queued")
         try:
             try:
                 await self._limits.insert(new, queued)

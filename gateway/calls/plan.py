@@ -39,9 +39,10 @@ class CallPlan:
     headers: Mapping[str, str] = field(default_factory=dict)
     dtmf: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    record: bool = False
     call_id: str = field(default_factory=lambda: new_id("call"))
 
-    def record(self, agent: Agent | None) -> NewCall:
+    def new_call(self, agent: Agent | None) -> NewCall:
         """Return the call's record; ``agent``: the one that joins, which depends on the room."""
         return NewCall(
             id=self.call_id,
@@ -56,6 +57,7 @@ class CallPlan:
             phone_number_id=self.phone_number_id,
             own_trunk=sealable(self.trunk) if self.own_trunk else None,
             metadata=self.metadata,
+            record=self.record,
         )
 
     def dial(self, agent: Agent | None) -> DialRequest:

@@ -74,7 +74,7 @@ class WebCalls:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def open(
-        self, principal: Principal, agent: Agent, metadata: dict[str, Any]
+        self, principal: Principal, agent: Agent, metadata: dict[str, Any], *, record: bool
     ) -> tuple[Call, Claim]:
         """Create the call's record and room, and dispatch the agent; return record and claim.
 
@@ -95,6 +95,7 @@ class WebCalls:
             max_duration_ms=agent.config.max_duration_ms,
             agent=agent,
             metadata=metadata,
+            record=record,
         )
         call = await self._limits.insert(new, CallEvent(type="call.queued"))
         if not await worker_free(self._store, self._dispatcher.agent_name):

@@ -1,1 +1,1 @@
-"""Rules for single values, whatever the request: names, logins in URLs, consent."""
+"""Rules for single values, whatever the request: names, logins in URLs, opt-ins."""

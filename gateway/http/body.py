@@ -25,7 +25,6 @@ from core.errors import (
     Unprocessable,
     UnsupportedMediaType,
 )
-from gateway.fields import compliance
 from gateway.http.errors import is_seed_path
 
 MAX_BYTES = 1024 * 1024
@@ -53,16 +52,11 @@ async def parse_body(
     An empty body counts as malformed JSON. ``ignored`` are fields that callers of the API know
     and this system does not serve: whatever they hold, they are taken out, and the response
     names them in ``X-Ignored-Fields``. A model that forbids extra fields refuses all others.
-    Fields about recording and consent (gateway.fields.compliance) are the exception: asked for
-    something, they are refused, wherever they are sent; else they hold as they are.
     ``customTools.headers`` is a field of an object, or of each object of a list. With
     ``json_schema_extra=documented(ignored)`` in a model's config they are in the OpenAPI document.
     """
     value = parse_json(await read_body(request))
-    if faults := compliance.faults(value):
-        raise invalid(faults, request.path)
-    taken_out = [name for name in ignored if _take_out(value, name)]
-    if found := sorted(name for name in taken_out if name not in compliance.FIELDS):
+    if found := sorted(name for name in ignored if _take_out(value, name)):
         request[_IGNORED] = found
     return validate(value, model, request.path)
 
@@ -78,12 +72,6 @@ def documented(ignored: frozenset[str]) -> Callable[[dict[str, Any]], None]:
 
     def add(schema: dict[str, Any]) -> None:
         for name in sorted(name for name in ignored if "." not in name):
-            if name in compliance.FIELDS:
-                schema["properties"][name] = {
-                    "description": "Not served yet: refused unless it asks for nothing.",
-                    **compliance.FIELDS[name].schema,
-                }
-                continue
             schema["properties"][name] = {
                 "description": "Accepted, but without effect so far; named in X-Ignored-Fields."
             }

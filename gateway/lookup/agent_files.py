@@ -11,8 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from core.models import Agent, AgentConfig
+from core.settings import Settings
 from core.tools import schema as tool_schema
-from gateway.fields import compliance
+from gateway.fields.agent_recording import faults_of
 from gateway.lookup.kept import ID
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,11 @@ class _Loaded:
 
 
 class AgentFiles:
-    """The agents of one directory (``*.yaml``), read again when a file changes."""
+    """The agents of AGENTS_DIR (``*.yaml``), read again when a file changes."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._directory = settings.agents_dir
         self._loaded: dict[str, _Loaded] = {}
 
     def check(self) -> list[str]:
@@ -72,17 +74,16 @@ class AgentFiles:
         stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         kept = self._loaded.get(agent_id)
         if kept is None or kept.stamp != stamp:
-            kept = _Loaded(stamp, _read(path, agent_id))
+            kept = _Loaded(stamp, _read(path, agent_id, self._settings))
             self._loaded[agent_id] = kept
         return kept.agent
 
 
-def _read(path: Path, agent_id: str) -> Agent:
+def _read(path: Path, agent_id: str, settings: Settings) -> Agent:
     try:
         raw = path.read_bytes()
         given = yaml.safe_load(raw)
-        asked = compliance.faults(given)
-        config = AgentConfig.model_validate(compliance.served(given))
+        config = AgentConfig.model_validate(given)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}"
@@ -92,8 +93,8 @@ def _read(path: Path, agent_id: str) -> Agent:
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         # PyYAML parses text that looks like a date, and raises ValueError for 30 February.
         raise BadAgentFile(f"{path.name}: {type(error).__name__}") from None
-    if asked:
-        faults = "; ".join(f"{fault.field}: {fault.message}" for fault in asked)
+    if found := faults_of(config, settings):
+        faults = "; ".join(f"{fault.field}: {fault.message}" for fault in found)
         raise BadAgentFile(f"{path.name}: {faults}")
     for index, tool in enumerate(config.custom_tools):
         try:

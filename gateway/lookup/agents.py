@@ -50,8 +50,13 @@ class Agents:
         await self._records.warm(agent_id)
 
 
-async def check_takes_calls(agent: Agent, auth_id: str | None, webhooks: WebhookStore) -> None:
-    """Check that the agent can take a call of tenant ``auth_id``. Raises Conflict."""
+async def check_takes_calls(
+    agent: Agent, auth_id: str | None, webhooks: WebhookStore, *, record: bool
+) -> None:
+    """Check that the agent can take a call of tenant ``auth_id``, and record it if asked to.
+
+    Raises Conflict.
+    """
     if not agent.config.enabled:
         raise Conflict("The agent is disabled", code="AGENT_DISABLED")
     if agent.config.voice_mode == "webhook" and not await webhooks.has(auth_id or "", agent.id):
@@ -59,6 +64,14 @@ async def check_takes_calls(agent: Agent, auth_id: str | None, webhooks: Webhook
             "No webhook is set for the agent or its project; set one, or voiceMode to hosted",
             code="WEBHOOK_NOT_CONFIGURED",
         )
+    check_records(agent, record=record)
+
+
+def check_records(agent: Agent | None, *, record: bool) -> None:
+    """Refuse to ignore a request for a recording. Raises Conflict ``RECORDING_NOT_ENABLED``."""
+    if record and (agent is None or not agent.config.recording.enabled):
+        reason = "No agent joins the call" if agent is None else "The agent's recording is disabled"
+        raise Conflict(f"{reason}, so it cannot be recorded", code="RECORDING_NOT_ENABLED")
 
 
 async def answering_agent(
@@ -78,7 +91,8 @@ async def answering_agent(
     if agent is None:
         return None, "agent_not_found" if number.agent_id else "number_without_agent"
     try:
-        await check_takes_calls(agent, number.auth_id, webhooks)
+        # The number's opt-in is a standing one: it holds once the agent's recording is enabled.
+        await check_takes_calls(agent, number.auth_id, webhooks, record=False)
     except Conflict as error:
         return agent, error.code.lower()
     return agent, None

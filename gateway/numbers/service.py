@@ -120,6 +120,7 @@ class NumberService:
         agent_id: str | None,
         direction: NumberDirection,
         via: NumberVia,
+        record: bool = False,
     ) -> PhoneNumber:
         """Attach a number that the tenant already owns.
 
@@ -133,7 +134,7 @@ class NumberService:
         ``NUMBER_NOT_IN_ACCOUNT``; and as Provisioner.claim or .attach does.
         """
         provisioner = self._provisioner()
-        number = _new(scope, phone_number, provider, direction, via)
+        number = _new(scope, phone_number, provider, direction, via, record=record)
         _check_via(provider, via)
         if credentials_ref is not None:
             credential = await self._accounts.credential(scope, credentials_ref)
@@ -180,6 +181,7 @@ class NumberService:
         credentials_ref: str | None,
         agent_id: str | None,
         via: NumberVia = "sip",
+        record: bool = False,
     ) -> PhoneNumber:
         """Buy ``phone_number``, or the first number found, and attach it for both directions.
 
@@ -200,7 +202,7 @@ class NumberService:
                 found = []
             candidates = [each.phone_number for each in found[:_BUY_TRIES]]
         for candidate in candidates:
-            number = _new(scope, candidate, "twilio", "both", via)
+            number = _new(scope, candidate, "twilio", "both", via, record=record)
             number = number.model_copy(update={"credential_id": credential.id})
             try:
                 return await self._warmed(await provisioner.attach(number, agent_id, account))
@@ -215,7 +217,7 @@ class NumberService:
     # --- changing
 
     async def change(self, scope: Scope, number_id: str, changes: dict[str, Any]) -> PhoneNumber:
-        """Change ``agent_id`` (None unbinds), ``direction`` and ``via``, if given in ``changes``.
+        """Change ``agent_id`` (None unbinds), ``direction``, ``record`` and ``via``, if given.
 
         All of them are changed, or none. Raises NotFound ``NUMBER_NOT_FOUND``,
         ``AGENT_NOT_FOUND``, Conflict ``NUMBER_BUSY``; for ``via`` also Unprocessable (streams of
@@ -340,6 +342,8 @@ def _new(
     provider: CredentialProvider,
     direction: NumberDirection,
     via: NumberVia,
+    *,
+    record: bool = False,
 ) -> PhoneNumber:
     parsed = e164(phone_number)
     return PhoneNumber(
@@ -350,6 +354,7 @@ def _new(
         provider=provider,
         direction=direction,
         via=via,
+        record=record,
         status="attaching",
         created_at=now(),
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
@@ -29,6 +29,7 @@ ACCOUNT, TOKEN = "AC" + "1" * 32, "the-auth-token"
 TWILIO = {"name": "main", "provider": "twilio", "accountSid": ACCOUNT, "authToken": TOKEN}
 HOST = "voice.example.test"
 TO = "+15551230077"
+T = TypeVar("T")
 
 
 @dataclass
@@ -69,6 +70,14 @@ class TaskRig:
         except TimeoutError:
             raise AssertionError(f"still {task}") from None
         return task
+
+    @staticmethod
+    async def eventually(ask: Callable[[], Awaitable[T | None]], timeout: float = 10) -> T:
+        """Wait until ``ask`` returns something true, and return that."""
+        async with asyncio.timeout(timeout):
+            while not (found := await ask()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        return found
 
     async def status(self, task_id: str, *statuses: str) -> Any:
         return await self.until(task_id, lambda task: task["status"] in statuses)

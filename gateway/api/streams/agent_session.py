@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from aiohttp import ClientError, web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from core.errors import AppError, BadRequest, Gone, TooManyRequests, Unavailable
@@ -25,6 +25,7 @@ from gateway.api.streams.opening import PROTOCOL, Opening
 from gateway.api.streams.passing import pass_frames
 from gateway.calls.streams.relay import TRY_LATER
 from gateway.calls.variables import Variables, fill
+from gateway.fields.recording import AsksForRecording
 from gateway.http.body import parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL
@@ -38,7 +39,7 @@ NOT_AUTHORIZED = 1008
 """WebSocket close code: policy violation."""
 
 
-class CreateSession(BaseModel):
+class CreateSession(AsksForRecording):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
     variables: Variables | None = Field(
@@ -68,13 +69,15 @@ async def create(request: web.Request) -> web.StreamResponse:
 
     async def effect() -> dict[str, Any]:
         agent = await request.app[AGENTS].require(Scope(principal.auth_id), agent_id)
-        await check_takes_calls(agent, principal.auth_id, request.app[WEBHOOKS])
+        record = bool(body.wants_recording)
+        await check_takes_calls(agent, principal.auth_id, request.app[WEBHOOKS], record=record)
         call, token = await sessions.open(
             principal,
             fill(agent, body.variables or {}),
             kind="socket",
             direction="web",
             metadata=body.metadata or {},
+            record=record,
         )
         return NewSession(
             session_id=call.id,

@@ -12,6 +12,7 @@ from core.errors import AppError
 from core.streams.messages import Format
 from gateway.auth.tokens import MAX_TOKEN_BYTES
 from gateway.calls.variables import Variables
+from gateway.fields.recording import AsksForRecording
 from gateway.http.body import parse_json, validate
 
 _RATES = {"pcm_s16le": 16_000, "audio/x-mulaw": 8_000}
@@ -44,7 +45,7 @@ class AudioFormat(_Message):
         return Format.model_validate({"encoding": self.encoding, "sample_rate": rate})
 
 
-class SessionUpdate(_Message):
+class SessionUpdate(AsksForRecording, _Message):
     variables: Variables | None = None
     input: AudioFormat = AudioFormat()
     output: AudioFormat = AudioFormat()

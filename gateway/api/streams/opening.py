@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from aiohttp import WSMsgType, hdrs, web
 
-from core.errors import BadRequest, Gone, Unauthenticated, Unavailable
+from core.errors import BadRequest, Conflict, Gone, Unauthenticated, Unavailable
 from core.streams.messages import SocketAttach
 from gateway.api.streams.first_message import Auth, Resume, SessionUpdate, first_message
 from gateway.calls.variables import Variables, fill
@@ -131,31 +131,45 @@ class Opening:
             raise Unauthenticated("This token is for the message: resume")
         variables = update.variables or {}
         if self._call is None:
-            call = self._call = await self._open(variables)
+            call = self._call = await self._open(variables, record=bool(update.wants_recording))
         else:
             call = self._call
-            await self._tailor(call, variables)
+            await self._tailor(call, variables, record=update.wants_recording)
         attach = await self._attach(call, input=update.input.format, output=update.output.format)
         return Wanted(Session(call_id=call.id, kind="socket"), attach, first)
 
-    async def _open(self, variables: Variables) -> Call:
+    async def _open(self, variables: Variables, *, record: bool) -> Call:
         """Create the call of a client with an API token."""
         principal = self._principal or Principal(None)
         agent = await self._app[AGENTS].require(Scope(principal.auth_id), self._agent_id)
-        await check_takes_calls(agent, principal.auth_id, self._app[WEBHOOKS])
+        await check_takes_calls(agent, principal.auth_id, self._app[WEBHOOKS], record=record)
         call, _ = await self._sessions.open(
-            principal, fill(agent, variables), kind="socket", direction="web", metadata={}
+            principal,
+            fill(agent, variables),
+            kind="socket",
+            direction="web",
+            metadata={},
+            record=record,
         )
         return call
 
-    async def _tailor(self, call: Call, variables: Variables) -> None:
-        """Fill in the variables that were not set when the token was made."""
+    async def _tailor(self, call: Call, variables: Variables, *, record: bool | None) -> None:
+        """Fill in the variables that were not set when the token was made.
+
+        Who has only that token may forbid a recording, and not ask for one.
+        """
         if call.ended:
             raise Gone("The call has ended")
-        found = await self._app[STORE].call_and_agent(call.id) if variables else None
+        if record and not call.record:
+            raise Conflict("The session was created without record", code="RECORDING_NOT_ENABLED")
+        forbidden = call.record and record is False
+        found = await self._app[STORE].call_and_agent(call.id) if variables or forbidden else None
         if found is None or found[1] is None:
             return
-        if not await self._app[SESSIONS].tailor(call.id, fill(found[1], variables)):
+        tailored = fill(found[1], variables)
+        if not await self._app[SESSIONS].tailor(
+            call.id, tailored, record=call.record and not forbidden
+        ):
             raise Gone("The call has ended")
 
     async def _resume(self, resume: Resume, first: Frame | None) -> Wanted:

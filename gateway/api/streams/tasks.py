@@ -15,6 +15,7 @@ from gateway.api import faults
 from gateway.api.from_number import E164, Metadata
 from gateway.calls.tasks.dialler import calls_by_twilio, not_a_caller_id
 from gateway.calls.variables import Variables
+from gateway.fields.recording import AsksForRecording
 from gateway.http.body import parse_body, parse_query
 from gateway.http.idempotency import once
 from gateway.http.paging import Listing, Page
@@ -48,7 +49,7 @@ class RetryPolicy(BaseModel):
         return sorted(set(value))
 
 
-class CreateTask(BaseModel):
+class CreateTask(AsksForRecording):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
     to: E164 = Field(description="E.164.", examples=["+15551234567"])
@@ -96,6 +97,7 @@ class TaskView(Model):
     goal: str | None
     metadata: dict[str, Any]
     variables: dict[str, str | None]
+    record: bool = Field(description="Record its calls.")
     retry: RetryView
     attempts: int
     call_id: str | None = Field(description="The newest attempt's call, for GET /v1/calls/{id}.")
@@ -191,6 +193,7 @@ def _task(request: web.Request, body: CreateTask, number: PhoneNumber) -> Task:
             goal=body.goal,
             metadata=body.metadata or {},
             variables=body.variables or {},
+            record=bool(body.wants_recording),
             retry=Retry(**retry.model_dump(exclude={"until"})),
         ),
         created_at=moment,

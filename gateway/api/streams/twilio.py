@@ -19,6 +19,7 @@ from gateway.api.from_number import Metadata
 from gateway.api.streams.passing import pass_frames
 from gateway.calls.streams.relay import BROKEN, OVER, TRY_LATER
 from gateway.calls.variables import Variables, fill
+from gateway.fields.recording import AsksForRecording
 from gateway.http.body import is_form, parse_body, parse_query, read_form
 from gateway.http.idempotency import once, replayed
 from gateway.http.pace import PACE
@@ -42,7 +43,7 @@ Party = Annotated[str, StringConstraints(strict=True, pattern=r"^[\x21-\x7e]{1,1
 Sid = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9]{1,64}$")]
 
 
-class CreateTwilioSession(BaseModel):
+class CreateTwilioSession(AsksForRecording):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
     agent_id: StrictStr = Field(min_length=1, max_length=64)
@@ -88,7 +89,8 @@ async def create(request: web.Request) -> web.StreamResponse:
 
     async def effect() -> dict[str, Any]:
         agent = await request.app[AGENTS].require(Scope(principal.auth_id), body.agent_id)
-        await check_takes_calls(agent, principal.auth_id, request.app[WEBHOOKS])
+        record = bool(body.wants_recording)
+        await check_takes_calls(agent, principal.auth_id, request.app[WEBHOOKS], record=record)
         instance = {} if body.instance_id is None else {"instanceId": body.instance_id}
         call, token = await services.stream_sessions.open(
             principal,
@@ -98,6 +100,7 @@ async def create(request: web.Request) -> web.StreamResponse:
             from_number=body.from_,
             to_number=body.to,
             metadata={**(body.metadata or {}), **instance},
+            record=record,
         )
         return TwilioSession(
             session_id=call.id,

@@ -93,6 +93,7 @@ class StreamSessions:
         from_number: str | None = None,
         to_number: str | None = None,
         metadata: dict[str, Any],
+        record: bool,
     ) -> tuple[Call, SessionToken]:
         """Create a session's record, and a token for its first socket.
 
@@ -113,6 +114,7 @@ class StreamSessions:
             max_duration_ms=agent.config.max_duration_ms,
             agent=agent,
             metadata=metadata,
+            record=record,
         )
         call = await self._limits.insert(new, CallEvent(type="call.queued"))
         if not await self._workers.free():

@@ -131,6 +131,7 @@ class TwilioSessions:
             agent=agent,
             phone_number_id=number.id,
             metadata={},
+            record=number.record,
         )
         queued = CallEvent(id=f"{call_id}_queued", type="call.queued")
         ringing = CallEvent(id=f"{call_id}_ringing", type="call.ringing", at=queued.at)

@@ -111,7 +111,7 @@ class Dialler:
         """
         scope = Scope(task.auth_id)
         agent = await self._agents.require(scope, task.agent_id)
-        await check_takes_calls(agent, task.auth_id, self._webhooks)
+        await check_takes_calls(agent, task.auth_id, self._webhooks, record=task.wanted.record)
         number = await self._numbers.get(scope, task.phone_number_id)
         if number is None or not calls_by_twilio(number):
             raise not_a_caller_id()
@@ -136,6 +136,7 @@ class Dialler:
             agent=agent,
             phone_number_id=task.phone_number_id,
             metadata=metadata_of(task),
+            record=task.wanted.record,
         )
         return await self._limits.insert(new, CallEvent(type="call.queued"))
 

@@ -127,8 +127,8 @@ class SessionStore:
             await connection.execute(changed)
 
     @whole
-    async def tailor(self, call_id: str, agent: Agent) -> bool:
-        """Replace the configuration of the agent that the call pinned.
+    async def tailor(self, call_id: str, agent: Agent, *, record: bool) -> bool:
+        """Replace the configuration of the agent that the call pinned, and its opt-in.
 
         False: the call is answered or over.
         """
@@ -140,7 +140,7 @@ class SessionStore:
                 table.c.answered_at.is_(None),
                 table.c.ended_at.is_(None),
             )
-            .values(agent=self._secrets.pin(agent))
+            .values(agent=self._secrets.pin(agent), record=record)
         )
         async with self._database.write() as connection:
             return bool((await connection.execute(tailored)).rowcount)

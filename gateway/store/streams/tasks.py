@@ -48,6 +48,7 @@ class Wanted(Model):
     goal: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     variables: dict[str, str | None] = Field(default_factory=dict)
+    record: bool = False
     retry: Retry = Field(default_factory=Retry)
 
 

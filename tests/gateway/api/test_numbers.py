@@ -55,6 +55,7 @@ class TestAttach:
             "credentialsRef": "office",
             "direction": "inbound",
             "via": "sip",
+            "record": False,
             "inboundCallsEnabled": True,
             "authId": "acme",
             "createdAt": view["createdAt"],
@@ -215,6 +216,13 @@ class TestBinding:
             "direction": "outbound",
             "inboundCallsEnabled": False,
         }
+        assert await patched(record=True) == {
+            **view,
+            "record": True,
+            "direction": "outbound",
+            "inboundCallsEnabled": False,
+        }
+        assert (await patched(record=False))["record"] is False
         both = await patched(agentId=agent, direction="both")
         assert both == {**view, "agentId": agent}
         assert await patched(agentId=None) == view

@@ -250,7 +250,7 @@ class TestNobodyComes:
     @staticmethod
     async def open(web_calls: WebCalls) -> str:
         agent = Agent(id="agt_1", version=1, config=AgentConfig(name="A", voice_mode="hosted"))
-        call, _ = await web_calls.open(Principal("acme"), agent, {})
+        call, _ = await web_calls.open(Principal("acme"), agent, {}, record=False)
         return call.id
 
     async def ended(self, gateway: Running, livekit: LiveKitStub, call_id: str) -> Any:

@@ -27,7 +27,7 @@ def test_the_phone_says_whose_leg_it_is_and_the_record_whose_call() -> None:
         agent=AGENT,
         max_duration_s=60,
     )
-    dialled, kept = plan.dial(AGENT), plan.record(AGENT)
+    dialled, kept = plan.dial(AGENT), plan.new_call(AGENT)
     assert Leg.read(dialled.to_proto().participant_attributes) == Leg("callee", plan.call_id)
     assert (kept.id, kept.auth_id, kept.max_duration_ms) == (plan.call_id, "acme", 60_000)
     # The agent ends the call at 60 s; the SIP service does only if that failed.

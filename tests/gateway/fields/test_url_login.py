@@ -13,6 +13,7 @@ import yaml
 from sqlalchemy import update
 
 from core.models import http_url
+from dev.stack.environment import GivenSettings
 from gateway.fields.url_login import split_login
 from gateway.keys import AGENT_STORE, DATABASE, WEBHOOKS
 from gateway.lookup.agent_files import AgentFiles, BadAgentFile
@@ -87,7 +88,7 @@ async def test_refused_wherever_an_address_is_given(
         assert PASSWORD not in text
     (tmp_path / "one.yaml").write_text(yaml.safe_dump({"name": "One", **tool(url)}))
     with pytest.raises(BadAgentFile, match=r"customTools\.0\.url: .*a password") as refused:
-        AgentFiles(tmp_path).check()
+        AgentFiles(GivenSettings(agents_dir=tmp_path)).check()
     assert PASSWORD not in str(refused.value)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dev.stack.environment import GivenSettings
 from gateway.lookup.agent_files import AgentFiles, BadAgentFile
 
 pytestmark = pytest.mark.unit
@@ -19,7 +20,7 @@ def write(directory: Path, name: str, text: str) -> Path:
 
 
 def test_a_changed_file_counts_for_the_next_call(tmp_path: Path) -> None:
-    files = AgentFiles(tmp_path)
+    files = AgentFiles(GivenSettings(agents_dir=tmp_path))
     path = write(tmp_path, "a.yaml", "name: One")
     first = files.get("a")
     assert first is not None and first.config.name == "One"
@@ -33,7 +34,7 @@ def test_a_changed_file_counts_for_the_next_call(tmp_path: Path) -> None:
 
 
 def test_a_file_replaced_by_one_of_the_same_size_and_time_is_read(tmp_path: Path) -> None:
-    files = AgentFiles(tmp_path)
+    files = AgentFiles(GivenSettings(agents_dir=tmp_path))
     path = write(tmp_path, "a.yaml", "name: One")
     assert files.get("a") is not None
     stat = path.stat()
@@ -61,7 +62,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_change_keeps_the_last_good_content(tmp_path: Path, text: str) -> None:
-    files = AgentFiles(tmp_path)
+    files = AgentFiles(GivenSettings(agents_dir=tmp_path))
     write(tmp_path, "a.yaml", "name: Good")
     assert files.check() == ["a"]
     write(tmp_path, "a.yaml", text)
@@ -69,19 +70,19 @@ def test_a_broken_change_keeps_the_last_good_content(tmp_path: Path, text: str) 
     assert kept is not None and kept.config.name == "Good"
     with pytest.raises(BadAgentFile, match=r"^a\.yaml: "):
         files.check()
-    assert AgentFiles(tmp_path).get("a") is None
+    assert AgentFiles(GivenSettings(agents_dir=tmp_path)).get("a") is None
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"name: \xff\xfe\x00")
     with pytest.raises(BadAgentFile):
-        AgentFiles(tmp_path).check()
+        AgentFiles(GivenSettings(agents_dir=tmp_path)).check()
 
 
 def test_a_fault_is_named_without_what_the_file_holds(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "name: A\nmodel: s3cret-value\n")
     with pytest.raises(BadAgentFile) as caught:
-        AgentFiles(tmp_path).check()
+        AgentFiles(GivenSettings(agents_dir=tmp_path)).check()
     assert "model" in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
@@ -108,37 +109,37 @@ def test_an_id_names_a_file_here_or_nothing(tmp_path: Path, agent_id: str) -> No
     (directory / "sub").mkdir(parents=True)
     for folder in (tmp_path, directory / "sub"):
         write(folder, "a.yaml", "name: Elsewhere")
-    assert AgentFiles(directory).get(agent_id) is None
+    assert AgentFiles(GivenSettings(agents_dir=directory)).get(agent_id) is None
 
 
 def test_what_is_no_readable_file(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
     for agent_id in ("folder", "loop"):
-        assert AgentFiles(tmp_path).get(agent_id) is None
+        assert AgentFiles(GivenSettings(agents_dir=tmp_path)).get(agent_id) is None
     with pytest.raises(BadAgentFile):
-        AgentFiles(tmp_path).check()
+        AgentFiles(GivenSettings(agents_dir=tmp_path)).check()
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
     """Kubernetes mounts configuration as symbolic links."""
     write(tmp_path, "data", "name: Linked")
     (tmp_path / "a.yaml").symlink_to("data")
-    assert AgentFiles(tmp_path).check() == ["a"]
+    assert AgentFiles(GivenSettings(agents_dir=tmp_path)).check() == ["a"]
 
 
 def test_hidden_files_are_nobodys_agents(tmp_path: Path) -> None:
     write(tmp_path, ".#a.yaml", "broken: [")
     (tmp_path / ".b.yaml").symlink_to("nowhere")
-    assert AgentFiles(tmp_path).check() == []
+    assert AgentFiles(GivenSettings(agents_dir=tmp_path)).check() == []
 
 
 def test_a_file_that_no_call_could_name_stops_the_start(tmp_path: Path) -> None:
     write(tmp_path, "my agent.yaml", "name: A")
     with pytest.raises(BadAgentFile, match="my agent.yaml"):
-        AgentFiles(tmp_path).check()
+        AgentFiles(GivenSettings(agents_dir=tmp_path)).check()
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    assert AgentFiles(tmp_path / "none").check() == []
-    assert AgentFiles(tmp_path / "none").get("a") is None
+    assert AgentFiles(GivenSettings(agents_dir=tmp_path / "none")).check() == []
+    assert AgentFiles(GivenSettings(agents_dir=tmp_path / "none")).get("a") is None

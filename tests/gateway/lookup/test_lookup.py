@@ -12,6 +12,7 @@ import pytest
 
 from core.errors import Unavailable
 from core.models import AgentConfig, PhoneNumber, new_id, now
+from dev.stack.environment import GivenSettings
 from gateway.cache.base import Cache, agent_key
 from gateway.cache.memory import MemoryCache
 from gateway.lookup.agent_files import AgentFiles
@@ -60,7 +61,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     cache = MemoryCache()
     database = await Database.open(f"sqlite:///{tmp_path}/test.db")
     agents, numbers = AgentStore(database, cache), NumberStore(database, cache)
-    lookup = Agents(AgentFiles(tmp_path), agents, cache)
+    lookup = Agents(AgentFiles(GivenSettings(agents_dir=tmp_path)), agents, cache)
     yield Desk(database, agents, numbers, lookup, Numbers(numbers, cache), cache)
     await database.close()
 

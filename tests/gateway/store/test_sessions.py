@@ -141,9 +141,11 @@ class SessionsContract:
         headers = {"Authorization": "a-secret"}
         tool = {"name": "look", "description": "", "url": "https://example.com", "headers": headers}
         call_id = await self.call(calls, custom_tools=[tool])
-        assert await sessions.tailor(call_id, agent("Hello Ann.", custom_tools=[tool]))
+        tailored = agent("Hello Ann.", custom_tools=[tool])
+        assert await sessions.tailor(call_id, tailored, record=True)
         found = await calls.call_and_agent(call_id)
         assert found is not None and found[1] is not None
+        assert found[0].record
         assert found[1].config.begin_message == "Hello Ann."
         assert found[1].config.custom_tools[0].headers == {"Authorization": "a-secret"}
 
@@ -152,7 +154,7 @@ class SessionsContract:
         call_id = await self.call(calls)
         data = ended("canceled", "canceled") if event == "call.ended" else {}
         await calls.append(call_id, [CallEvent(type=event, data=data)], "gateway")
-        assert not await sessions.tailor(call_id, agent("Hello Ann."))
+        assert not await sessions.tailor(call_id, agent("Hello Ann."), record=False)
 
     async def test_sessions_are_swept_an_hour_after_their_calls(
         self, sessions: SessionStore, calls: Store, clock: Clock

@@ -102,7 +102,12 @@ class TestTokens:
     async def test_a_twilio_sessions(self, sessions: Sessions) -> None:
         agent = await make_agent(sessions.gateway)
         _, token = await call_services(sessions.gateway.app).stream_sessions.open(
-            Principal("acme"), agent, kind="twilio", direction="inbound", metadata={}
+            Principal("acme"),
+            agent,
+            kind="twilio",
+            direction="inbound",
+            metadata={},
+            record=False,
         )
         assert await sessions.refused(agent, token=token.text) == NOT_VALID
 

@@ -1,0 +1,54 @@
+"""Rules for an agent's recordings that depend on the tenant, the settings and what is installed."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from core.errors import Detail
+from core.models import AgentConfig
+from core.recordings.config import Region, TenantRecordings
+from core.settings import Settings
+
+_NOBODY = TenantRecordings()
+
+
+def region_of(config: AgentConfig, tenant: TenantRecordings = _NOBODY) -> Region | None:
+    """Return where the agent's recordings are stored; None: in the store without a region.
+
+    The tenant's region prevails, also over an agent that is older than the tenant's entry.
+    """
+    return tenant.region or config.region
+
+
+def faults_of(
+    config: AgentConfig, settings: Settings, tenant: TenantRecordings = _NOBODY
+) -> list[Detail]:
+    """Return a Detail for each field that does not fit the tenant or this installation."""
+    found = []
+    if tenant.region is not None and config.region not in (None, tenant.region):
+        only = f"This tenant's recordings may be stored in {tenant.region} only"
+        found.append(Detail("region", only, "region_not_allowed"))
+    else:
+        region = region_of(config, tenant)
+        needed = config.region is not None or config.recording.enabled
+        if needed and region is not None and not _has_store(settings, region):
+            none = f"No store is configured for {region} (RECORDINGS_URL_{region.upper()})"
+            found.append(Detail("region", none, "region_without_store"))
+    if "name" in config.redaction.kinds and not finds_names():
+        missing = "name needs the extra redaction, which is not installed"
+        found.append(Detail("redaction.kinds", missing, "extra_not_installed"))
+    return found
+
+
+def finds_names() -> bool:
+    """Return True if the extra ``redaction`` is installed."""
+    return find_spec("presidio_analyzer") is not None
+
+
+def _has_store(settings: Settings, region: Region) -> bool:
+    urls = {
+        "eu": settings.recordings_url_eu,
+        "us": settings.recordings_url_us,
+        "in": settings.recordings_url_in,
+    }
+    return urls[region] is not None
