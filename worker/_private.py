@@ -43,9 +43,7 @@ def drop_queued(output: io.AudioOutput) -> None:
     The played audio is accounted for as livekit-agents does it. Like livekit-agents, this function
     lets the last 200 ms of a segment play. If livekit-agents has changed, nothing is dropped early.
     """
-    sink: Any = output
-    while sink.next_in_chain is not None:
-        sink = sink.next_in_chain
+    sink = _last(output)
     if getattr(sink, "drops_when_paused", False):
         return
     try:
@@ -62,3 +60,35 @@ def drop_queued(output: io.AudioOutput) -> None:
     report(offset=pushed - queued, ended_at=time.time(), resumes_at=pushed)
     sink._source_discarded_duration = discarded + queued
     source.clear_queue()
+
+
+def playing(output: io.AudioOutput) -> tuple[float, float, float] | None:
+    """Return the stretch of the current segment that ``output`` plays and did not report yet.
+
+    It is what ``playback_progressed`` would report now: when the stretch began (Unix seconds), its
+    offset in the segment, and how much of it was played. None if there is no such stretch, or
+    livekit-agents has changed; then the report comes when the stretch is over.
+    """
+    sink = _last(output)
+    if (own := getattr(sink, "playing", None)) is not None:
+        run: tuple[float, float, float] | None = own()
+        return run
+    try:
+        offset: float = sink._run_offset
+        pushed: float = sink._source_pushed_duration
+        queued: float = sink._audio_source.queued_duration
+        dry_at: float | None = sink._dry_at
+    except AttributeError:
+        log.debug("no progress of the agent's voice: %s", sink.label)
+        return None
+    duration = pushed - queued - offset
+    if duration <= 0:
+        return None
+    now = time.time()
+    return (now if dry_at is None else min(now, dry_at)) - duration, offset, duration
+
+
+def _last(output: io.AudioOutput) -> Any:
+    while output.next_in_chain is not None:
+        output = output.next_in_chain
+    return output

@@ -26,6 +26,7 @@ from worker.link.reporter import Reporter
 from worker.machines.voicemail import SAMPLE_RATE, MachinePolicy
 from worker.privacy.gate import Gate
 from worker.privacy.redactor import redactor_of
+from worker.recording.recorder import Recorder, recorder_of
 from worker.silence import SilenceClock, warning_after_s
 from worker.timing.call_clock import CallClock
 from worker.tools.actions import Actions, no_transfer
@@ -73,6 +74,7 @@ class Call:
         self._reporter = reporter
         self._clock = CallClock(lambda: line.delay_ms, usual_ms=line.usual_delay_ms)
         self._gate = Gate(reporter.post, self._clock.now_ms)
+        self._recorder: Recorder | None = None
         self._over: asyncio.Future[tuple[Cause, str]] = asyncio.Future()
         self._assignment: Assignment | None = None
         self._conversation: Conversation | None = None
@@ -160,6 +162,14 @@ class Call:
             hang_up=partial(self._end, "agent_hung_up"),
             transfer=no_transfer if self._transfers is None else self._transfers.transfer,
         )
+        self._recorder = recorder_of(
+            brief,
+            self._line,
+            self._settings,
+            clock=self._clock,
+            gate=self._gate,
+            post=self._reporter.post,
+        )
         self._ambience = ambient_sound(config)
         machine = None
         if brief.direction == "outbound" and MachinePolicy.wanted(config):
@@ -176,6 +186,7 @@ class Call:
             on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),
             on_busy=self._busy,
             on_heard=self._heard if machine else None,
+            tap=None if self._recorder is None else self._recorder.speak,
         )
 
     def _think_with(
@@ -217,6 +228,8 @@ class Call:
             self._silence.busy("transfer", on)
         if self._conversation is not None:
             self._conversation.hold(on)
+        if self._recorder is not None:
+            self._recorder.hold(on)
 
     # Notifications from the line
 
@@ -230,6 +243,8 @@ class Call:
         event = self._reporter.post("call.answered")
         self._answered_at = event.at.timestamp()
         self._clock.answered(self._answered_at)
+        if self._recorder is not None:
+            self._recorder.start()
         duration_s = brief.max_duration_ms / 1000
         self._later(duration_s, self._end, "max_duration")
         if (warning := brief.agent.config.max_duration_warning) is not None:
@@ -333,6 +348,8 @@ class Call:
             await self._line.hang_up(told=await self._told())
         await self._stop_ambience()
         await self._line.fall_silent()
+        if self._recorder is not None:
+            await self._recorder.finish()
         if conversation is not None:
             await conversation.aclose()
         await self._line.leave()

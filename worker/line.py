@@ -139,8 +139,9 @@ class Line(Protocol):
     def usual_delay_ms(self) -> float:
         """The usual ``delay_ms`` of such a line, for as long as it is unknown."""
 
-    def hear(self, rate: int) -> AsyncGenerator[Pcm]:
-        """Yield the far end's audio at ``rate`` Hz, 20 ms at a time, until it leaves."""
+    def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
+        """Yield the far end's audio at ``rate`` Hz until it leaves, at most ``piece_ms`` at a
+        time."""
 
     async def accompany(self, player: BackgroundAudioPlayer) -> None:
         """Play ``player`` beside the agent's voice. Raises LineError, TimeoutError."""

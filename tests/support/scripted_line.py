@@ -146,7 +146,7 @@ class ScriptedLine:
     async def answered(self) -> None:
         await self._answered.wait()
 
-    async def hear(self, rate: int) -> AsyncGenerator[Pcm]:
+    async def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
         return
         yield
 

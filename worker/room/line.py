@@ -119,7 +119,7 @@ class RoomLine:
     def usual_delay_ms(self) -> float:
         return _USUAL_DELAY_MS
 
-    async def hear(self, rate: int) -> AsyncGenerator[Pcm]:
+    async def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
         participant = self._room.remote_participants.get(self._identity or "")
         if participant is None:
             return
@@ -128,7 +128,7 @@ class RoomLine:
             track_source=rtc.TrackSource.SOURCE_MICROPHONE,
             sample_rate=rate,
             num_channels=1,
-            frame_size_ms=20,
+            frame_size_ms=piece_ms,
         )
         try:
             async for event in stream:

@@ -49,8 +49,13 @@ class StreamInput(io.AudioInput):
         self._arrived.set()
 
     def fall_silent(self, seconds: float) -> None:
-        """Add silence, so that words before a gap are understood as ended."""
-        self.push(bytes(self._size * round(seconds / _FRAME_S)))
+        """Add silence for the session only, so that words before a gap are understood as ended."""
+        self._rest = b""
+        if self._attached:
+            for _ in range(round(seconds / _FRAME_S)):
+                silence = rtc.AudioFrame(bytes(self._size), self._rate, 1, self._size // 2)
+                self._frames.append(silence)
+            self._arrived.set()
 
     async def listen(self) -> AsyncGenerator[Pcm]:
         """Yield the audio from now on, beside the session, until ``close``."""
@@ -123,6 +128,11 @@ class StreamOutput(io.AudioOutput):
     def said(self, heard_s: float) -> str:
         """Return the words in so much of the current speech."""
         return self._text.until(heard_s, self._whole_s)
+
+    def playing(self) -> tuple[float, float, float] | None:
+        """Return the stretch that is not reported yet; see worker._private.playing."""
+        run = self._playout.playing(self._loop.time())
+        return None if run is None else self._left(run)
 
     @property
     def stalled(self) -> bool:
@@ -209,9 +219,10 @@ class StreamOutput(io.AudioOutput):
                 if sent is not None and mark is not None:
                     self._first = mark.name, at + len(sent.audio) / self._bytes_per_s
                 self.on_playback_started(created_at=at + unix)
-            case Progressed(started_at, offset_s, duration_s):
+            case Progressed():
+                started_at, offset, duration = self._left(report)
                 self.on_playback_progressed(
-                    started_at=started_at + unix, offset=offset_s, duration=duration_s
+                    started_at=started_at, offset=offset, duration=duration
                 )
             case Finished(heard_s, interrupted):
                 said = self.said(heard_s) if interrupted else None
@@ -222,3 +233,12 @@ class StreamOutput(io.AudioOutput):
                     interrupted=interrupted,
                     synchronized_transcript=said,
                 )
+
+    def _left(self, run: Progressed) -> tuple[float, float, float]:
+        """Return when the stretch began to leave (Unix seconds), its offset and its duration.
+
+        What an echo dates was played half of the delay before, and left as long before that.
+        """
+        later_s = (self.delay_ms or 0.0) / 1000 if run.echoed else 0.0
+        started_at = run.started_at + time.time() - self._loop.time() - later_s
+        return started_at, run.offset_s, run.duration_s

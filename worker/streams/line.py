@@ -234,7 +234,7 @@ class StreamLine:
     def usual_delay_ms(self) -> float:
         return _USUAL_DELAY_MS
 
-    async def hear(self, rate: int) -> AsyncGenerator[Pcm]:
+    async def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
         own = self._wire.rates.speech
         async for pcm in self._input.listen():
             # Only ever from 16 to 8 kHz: the mean of two samples is enough to find a tone.

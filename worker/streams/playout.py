@@ -61,11 +61,15 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """A stretch of the speech was heard without a break; it began at ``started_at``."""
+    """A stretch of the speech was heard without a break; it began at ``started_at``.
+
+    That time is when its audio was sent, or if ``echoed``, later by the delay of both directions.
+    """
 
     started_at: float
     offset_s: float
     duration_s: float
+    echoed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class _Speech:
     run: int = 0  # where the stretch begins that was not reported yet
     anchor: int = 0  # the position at ``anchored_at``
     anchored_at: float = 0.0
+    echoed: bool = False  # the anchor is the arrival of an echo, not a departure
     marks: deque[_SentMark] = field(default_factory=lambda: deque(maxlen=_MARKS))
 
     @property
@@ -144,6 +149,11 @@ class Playout:
         """Return how much of the current speech was heard."""
         self._advance(now)
         return self._speeches[0].spoken / self._bytes_per_s if self._speeches else 0.0
+
+    def playing(self, now: float) -> Progressed | None:
+        """Return the stretch of the current speech that was not reported yet."""
+        self._advance(now)
+        return self._run(self._speeches[0], now) if self._speeches else None
 
     def stalled(self, now: float, after_s: float = STALLED_S) -> bool:
         """Return True if the far end echoes marks, but has not echoed one for ``after_s``."""
@@ -206,7 +216,7 @@ class Playout:
         while (mark := speech.marks.popleft()).name != name:
             pass  # played, too: the far end plays in order
         self.echoes = True
-        speech.anchor, speech.anchored_at = mark.position, now
+        speech.anchor, speech.anchored_at, speech.echoed = mark.position, now, True
         self._advance(now)
         return True
 
@@ -285,7 +295,7 @@ class Playout:
     def _send(self, speech: _Speech, size: int, now: float) -> tuple[Send, Mark]:
         if self._run_dry(speech):
             self._report_run(speech, now)
-            speech.anchor, speech.anchored_at = speech.sent, now
+            speech.anchor, speech.anchored_at, speech.echoed = speech.sent, now, False
         if not speech.started:
             speech.started = True
             self._reports.append(Started(now))
@@ -323,10 +333,15 @@ class Playout:
         self._reports.append(Finished(speech.spoken / self._bytes_per_s, interrupted))
 
     def _report_run(self, speech: _Speech, now: float) -> None:
-        if (heard := speech.spoken - speech.run) > 0:
-            since_anchor_s = (speech.spoken - speech.anchor) / self._bytes_per_s
-            duration_s = heard / self._bytes_per_s
-            started_at = min(now, speech.anchored_at + since_anchor_s) - duration_s
-            offset_s = speech.run / self._bytes_per_s
-            self._reports.append(Progressed(started_at, offset_s, duration_s))
+        if (run := self._run(speech, now)) is not None:
+            self._reports.append(run)
             speech.run = speech.spoken
+
+    def _run(self, speech: _Speech, now: float) -> Progressed | None:
+        if (heard := speech.spoken - speech.run) <= 0:
+            return None
+        since_anchor_s = (speech.spoken - speech.anchor) / self._bytes_per_s
+        duration_s = heard / self._bytes_per_s
+        started_at = min(now, speech.anchored_at + since_anchor_s) - duration_s
+        offset_s = speech.run / self._bytes_per_s
+        return Progressed(started_at, offset_s, duration_s, speech.echoed)

@@ -16,7 +16,7 @@ from livekit.agents import (
     UserStateChangedEvent,
     llm,
 )
-from livekit.agents.voice import SpeechHandle
+from livekit.agents.voice import SpeechHandle, io
 
 from core.models import AgentConfig
 from core.settings import Settings
@@ -58,7 +58,9 @@ class Conversation:
         on_failed: Callable[[str, str], None],
         on_busy: Callable[[str, bool], None],
         on_heard: Callable[[str, bool], None] | None = None,
+        tap: Callable[[io.AudioOutput], io.AudioOutput] | None = None,
     ) -> None:
+        """``tap`` returns an output that listens to the agent's voice on its way to the line."""
         self._config = config
         self._post = post
         self._on_failed = on_failed
@@ -66,6 +68,7 @@ class Conversation:
         self._on_heard = on_heard
         self._brain = brain
         self._line = line
+        self._tap = tap
         brain.agent.takes_turn = self._takes_turn
         self._providers = Providers(config, settings, line.rates)
         self._session = pipeline.build_session(
@@ -104,7 +107,7 @@ class Conversation:
             self._session.input.set_audio_enabled(False)
         await self._line.start(self._session, self._brain.agent)
         if (mouth := self._session.output.audio) is not None:
-            self._session.output.audio = self._clock.speak(mouth)
+            self._session.output.audio = self._clock.speak(self._tap(mouth) if self._tap else mouth)
         self._started.set()
 
     async def prepare(self) -> None:

@@ -1,0 +1,208 @@
+"""Records one call from its answer to its end. Nothing that goes wrong here touches the call."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing, suppress
+from functools import partial
+from math import inf
+from typing import Any, Final, Protocol
+
+import numpy as np
+from livekit.agents.voice import io
+
+from core.audio import Pcm
+from core.jobs import CallBrief
+from core.recordings.plan import RecordingPlan
+from core.settings import Settings
+from recordings.spool import RecordingFile
+from worker.line import Line
+from worker.privacy.gate import Gate, Span
+from worker.recording.arrivals import SOON_S
+from worker.recording.mixer import Frames, Mixer
+from worker.recording.resample import RATE
+from worker.recording.voice_tap import VoiceTap
+from worker.timing.call_clock import CallClock
+
+log = logging.getLogger(__name__)
+
+LAG_S: Final = 2.5
+"""Audio is written this much later: until then the rest of a stall or a burst may come."""
+
+_EVERY_S: Final = 1.0
+_PIECE_MS: Final = 100  # of the caller's audio; each piece costs the event loop some work
+_HEAR_AGAIN_S: Final = 0.2  # after the caller's track has ended, possibly to come back
+_CLOSE_WITHIN_S: Final = 5.0
+_SILENCE: Final = 10 * RATE  # frames of leading silence that are written at once
+
+
+def recorder_of(
+    brief: CallBrief,
+    line: Line,
+    settings: Settings,
+    *,
+    clock: CallClock,
+    gate: Gate,
+    post: Callable[[str, dict[str, Any]], object],
+) -> Recorder | None:
+    """Return the recorder of a call, or None if it is not to be recorded."""
+    if brief.recording is None:
+        return None
+    directory = settings.data_dir / "spool" / "recordings"
+    create = partial(RecordingFile.create, directory, brief.call_id, brief.recording)
+    return Recorder(brief.recording, line, clock=clock, gate=gate, post=post, create=create)
+
+
+class File(Protocol):
+    """A recording's file (recordings.spool.RecordingFile). Methods block, and raise OSError."""
+
+    def append(self, frames: Frames, /) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Recorder:
+    """Call ``speak`` before the answer, ``start`` at the answer, ``finish`` at the end.
+
+    ``create`` makes the file. It is called once something is there that may be kept.
+    ``recording.*`` events are posted with ``post``.
+    """
+
+    def __init__(
+        self,
+        plan: RecordingPlan,
+        line: Line,
+        *,
+        clock: CallClock,
+        gate: Gate,
+        post: Callable[[str, dict[str, Any]], object],
+        create: Callable[[], File],
+        lag_s: float = LAG_S,
+    ) -> None:
+        self._plan = plan
+        self._line = line
+        self._clock = clock
+        self._gate = gate
+        self._post = post
+        self._create = create
+        self._lag_s = lag_s
+        self._mixer = Mixer(clock, line.rates.speech, self._silent)
+        self._tap: VoiceTap | None = None
+        self._holds: list[Span] = []
+        self._file: File | None = None
+        self._told = False
+        self._over = asyncio.Event()
+        self._until: float | None = None  # the end of the call
+        self._hearing: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def speak(self, sink: io.AudioOutput) -> io.AudioOutput:
+        """Return an output that records the agent's voice and passes it on to ``sink``."""
+        self._tap = VoiceTap(sink, self._played)
+        return self._tap
+
+    def start(self) -> None:
+        """Begin to record. The call was answered."""
+        self._gate.opened.append(self._begun)
+        self._begun()
+        self._hearing = asyncio.create_task(self._hear(), name="recording: hear")
+        self._writing = asyncio.create_task(self._write(self._hearing), name="recording: write")
+
+    def hold(self, on: bool) -> None:
+        """Leave out everything while the caller is on hold."""
+        now_ms = self._clock.now_ms()
+        if on:
+            self._holds.append((now_ms, None))
+        elif self._holds and self._holds[-1][1] is None:
+            self._holds[-1] = self._holds[-1][0], now_ms
+
+    def blank(self, from_ms: int, to_ms: int) -> None:
+        """Make a span silent, as far as it is not written yet."""
+        self._mixer.blank(from_ms, to_ms)
+
+    async def finish(self, reason: str = "call_ended") -> None:
+        """Write what was heard until now, and close the file. Bounded; raises nothing."""
+        if self._writing is None or self._over.is_set():
+            return
+        self._until = time.time()
+        self._over.set()
+        await asyncio.wait({self._writing}, timeout=_CLOSE_WITHIN_S)
+        if self._told:
+            self._post("recording.stopped", {"reason": reason})
+
+    def _begun(self) -> None:
+        if self._gate.is_open and not self._told and not self._over.is_set():
+            self._told = True
+            self._post("recording.started", {"format": self._plan.format})
+
+    def _silent(self) -> Iterable[Span]:
+        return (*self._gate.spans(), *self._holds)
+
+    def _played(self, left: float, pcm: Pcm, anew: bool) -> None:
+        if self._writing is not None and not self._writing.done():
+            self._mixer.played(left, pcm, anew)
+
+    async def _hear(self) -> None:
+        while True:
+            try:
+                heard: AsyncGenerator[Pcm]
+                async with aclosing(self._line.hear(self._line.rates.speech, _PIECE_MS)) as heard:
+                    async for pcm in heard:
+                        self._mixer.heard(pcm, time.time())
+            except Exception as error:
+                log.warning("the caller is not recorded", exc_info=error)
+            await asyncio.sleep(_HEAR_AGAIN_S)
+
+    async def _write(self, hearing: asyncio.Task[None]) -> None:
+        try:
+            await self._write_along()
+            hearing.cancel()
+            await self._append(self._until or time.time(), rest=True)
+        except Exception as error:
+            full = isinstance(error, OSError) and error.errno in _FULL
+            log.error("the recording failed", exc_info=error)
+            self._over.set()
+            self._post("recording.failed", {"reason": "disk_full" if full else "error"})
+        finally:
+            hearing.cancel()
+            if self._file is not None:
+                await asyncio.to_thread(self._file.close)
+
+    async def _write_along(self) -> None:
+        """Write a block every second until the recording is over."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _EVERY_S
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._over.wait()
+                    return
+            late_s = loop.time() - due
+            due = loop.time() + _EVERY_S
+            # After a stall, what arrived meanwhile has to be heard first.
+            if late_s < _EVERY_S / 2:
+                await self._append(time.time() - self._lag_s)
+
+    async def _append(self, until: float, *, rest: bool = False) -> None:
+        """Write what was said and heard until that time (Unix seconds)."""
+        assert self._clock.answered_at is not None
+        if self._tap is not None:
+            self._tap.settle()
+        self._mixer.settle(inf if rest else time.time() - SOON_S)
+        frames, keeps = self._mixer.take(round((until - self._clock.answered_at) * RATE))
+        if len(frames) and (keeps or self._file is not None):
+            await asyncio.to_thread(self._store, frames, self._mixer.taken - len(frames))
+
+    def _store(self, frames: Frames, before: int) -> None:
+        if self._file is None:
+            self._file = self._create()
+            for start in range(0, before, _SILENCE):
+                self._file.append(np.zeros((min(_SILENCE, before - start), 2), np.int16))
+        self._file.append(frames)
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
