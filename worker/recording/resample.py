@@ -52,7 +52,8 @@ class Resampler:
         self._next = int(at[-1]) + self._down
         gone = max(0, self._next // self._up - self._half)
         self._kept, self._next = self._kept[gone:], self._next - gone * self._up
-        return np.clip(np.rint(found), -32768, 32767).astype(np.int16)
+        result: Pcm = np.clip(np.rint(found), -32768, 32767).astype(np.int16)
+        return result
 
     def flush(self) -> Pcm:
         """Return the rest of the signal, and begin another."""
@@ -67,4 +68,5 @@ def _taps(up: int, half: int, cutoff: float) -> npt.NDArray[np.float32]:
     """Return the weights of the 2 * half samples around each of ``up`` phases."""
     distance = np.arange(-half + 1, half + 1)[None, :] - np.arange(up)[:, None] / up
     weights = np.sinc(cutoff * distance) * np.cos(np.pi * distance / (2 * half)) ** 2
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    even: npt.NDArray[np.float32] = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return even

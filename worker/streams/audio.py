@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from statistics import median
 
 import numpy as np
 from livekit import rtc
@@ -115,6 +116,7 @@ class StreamOutput(io.AudioOutput):
         self._playout = Playout(self._bytes_per_s, wire.silence, echoes=wire.echoes)
         self._timer: asyncio.TimerHandle | None = None
         self._first: tuple[str, float] | None = None  # a speech's first mark, when it should return
+        self._delays_ms: deque[float] = deque(maxlen=5)
         self.delay_ms: float | None = None
         """The delay between here and the far end, both directions together; None if unknown."""
 
@@ -153,6 +155,7 @@ class StreamOutput(io.AudioOutput):
         now = self._loop.time()
         if self._first is not None and self._first[0] == mark:
             self.delay_ms = max(0.0, now - self._first[1]) * 1000
+            self._delays_ms.append(self.delay_ms)
             self._first = None
         self._playout.echoed(mark, now)
         self._pump()
@@ -221,9 +224,7 @@ class StreamOutput(io.AudioOutput):
                 self.on_playback_started(created_at=at + unix)
             case Progressed():
                 started_at, offset, duration = self._left(report)
-                self.on_playback_progressed(
-                    started_at=started_at, offset=offset, duration=duration
-                )
+                self.on_playback_progressed(started_at=started_at, offset=offset, duration=duration)
             case Finished(heard_s, interrupted):
                 said = self.said(heard_s) if interrupted else None
                 self._pushed, self._whole_s = 0, None
@@ -239,6 +240,6 @@ class StreamOutput(io.AudioOutput):
 
         What an echo dates was played half of the delay before, and left as long before that.
         """
-        later_s = (self.delay_ms or 0.0) / 1000 if run.echoed else 0.0
+        later_s = median(self._delays_ms) / 1000 if run.echoed and self._delays_ms else 0.0
         started_at = run.started_at + time.time() - self._loop.time() - later_s
         return started_at, run.offset_s, run.duration_s
