@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from core.audio import Pcm
 
+Signal = npt.NDArray[np.float64]
+
 _WINDOW_S = 2.0
 _STEP_S = 1.0
 _MOST_S = 0.5  # how far it may be off to be found
