@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import wave
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +20,7 @@ from core.recordings.config import Recording
 from dev.speech import CALLER_VOICE, synthesize
 from dev.standins.twilio import Call, Network
 from tests.support.alignment import offsets
+from tests.support.reported_call import ReportedCall
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
 from tests.worker.test_call import CONTROL, GREETING
@@ -91,6 +93,10 @@ def aligned(channels: tuple[Pcm, Pcm], said: Pcm, heard: Pcm) -> dict[str, list[
     return found
 
 
+def response(turn: int, told: ReportedCall) -> str | None:
+    return told.turns[turn].response if told.turns[turn:] else None
+
+
 async def talk(call: KeptCall, phone: Call, rounds: int) -> list[tuple[float, Pcm]]:
     await call.until(lambda told: told.turns, "greeting")
     pcm = synthesize(QUESTION, CALLER_VOICE, 8000).pcm
@@ -98,10 +104,7 @@ async def talk(call: KeptCall, phone: Call, rounds: int) -> list[tuple[float, Pc
     for turn in range(1, rounds + 1):
         spoken = await phone.caller.say(pcm)
         said.append((spoken.start_ms, pcm))
-        await call.until(
-            lambda told: told.turns[turn:] and told.turns[turn].response,
-            "an answer",  # noqa: B023
-        )
+        await call.until(partial(response, turn), "an answer")
     await asyncio.sleep(0.5)
     phone.hang_up()
     await call.event("recording.stopped")
