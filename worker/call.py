@@ -349,9 +349,11 @@ class Call:
         await self._stop_ambience()
         await self._line.fall_silent()
         if self._recorder is not None:
-            await self._recorder.finish()
+            self._recorder.end()
         if conversation is not None:
             await conversation.aclose()
+        if self._recorder is not None:
+            await self._recorder.finish()
         await self._line.leave()
         if self._gate.redactor is not None and (counts := self._gate.redactor.counts):
             self._reporter.post("redaction.applied", {"counts": counts})

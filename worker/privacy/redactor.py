@@ -32,7 +32,7 @@ class Redactor:
 
     def __init__(self, finder: Finder, blank: Callable[[int, int], None] | None = None) -> None:
         self._finder = finder
-        self._blank = blank
+        self.blank = blank
         self._by_turn: dict[str, Counter[Kind]] = {}
 
     @property
@@ -100,8 +100,8 @@ class Redactor:
         return _cut(side.text, found), words
 
     def _silence(self, start_ms: int, end_ms: int) -> None:
-        if self._blank is not None:
-            self._blank(start_ms, end_ms)
+        if self.blank is not None:
+            self.blank(start_ms, end_ms)
 
 
 def _cut(text: str, found: Sequence[Found]) -> str:

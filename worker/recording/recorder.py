@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 LAG_S: Final = 2.5
 """Audio is written this much later: until then the rest of a stall or a burst may come."""
 
+REDACTED_LAG_S: Final = 120.0
+"""The same where redaction silences words: until then their turn is on the record."""
+
 _EVERY_S: Final = 1.0
 _PIECE_MS: Final = 100  # of the caller's audio; each piece costs the event loop some work
 _HEAR_AGAIN_S: Final = 0.2  # after the caller's track has ended, possibly to come back
@@ -54,7 +57,19 @@ def recorder_of(
         return None
     directory = settings.data_dir / "spool" / "recordings"
     create = partial(RecordingFile.create, directory, brief.call_id, brief.recording)
-    return Recorder(brief.recording, line, clock=clock, gate=gate, post=post, create=create)
+    redactor = gate.redactor if brief.agent.config.redaction.audio else None
+    recorder = Recorder(
+        brief.recording,
+        line,
+        clock=clock,
+        gate=gate,
+        post=post,
+        create=create,
+        lag_s=LAG_S if redactor is None else REDACTED_LAG_S,
+    )
+    if redactor is not None:
+        redactor.blank = recorder.blank
+    return recorder
 
 
 class File(Protocol):
@@ -66,7 +81,7 @@ class File(Protocol):
 
 
 class Recorder:
-    """Call ``speak`` before the answer, ``start`` at the answer, ``finish`` at the end.
+    """Call ``speak`` before the answer, ``start`` at it, ``end`` at the call's end, then ``finish``.
 
     ``create`` makes the file. It is called once something is there that may be kept.
     ``recording.*`` events are posted with ``post``.
@@ -124,11 +139,19 @@ class Recorder:
         """Make a span silent, as far as it is not written yet."""
         self._mixer.blank(from_ms, to_ms)
 
+    def end(self) -> None:
+        """Nothing from now on is on the recording."""
+        if self._until is None:
+            self._until = time.time()
+
     async def finish(self, reason: str = "call_ended") -> None:
-        """Write what was heard until now, and close the file. Bounded; raises nothing."""
+        """Write the rest, and close the file. Bounded; raises nothing.
+
+        The last turns are on the record by now, so that redaction has silenced their words.
+        """
         if self._writing is None or self._over.is_set():
             return
-        self._until = time.time()
+        self.end()
         self._over.set()
         await asyncio.wait({self._writing}, timeout=_CLOSE_WITHIN_S)
         if self._told:
@@ -185,7 +208,7 @@ class Recorder:
             due = loop.time() + _EVERY_S
             # After a stall, what arrived meanwhile has to be heard first.
             if late_s < _EVERY_S / 2:
-                await self._append(time.time() - self._lag_s)
+                await self._append(min(time.time() - self._lag_s, self._until or inf))
 
     async def _append(self, until: float, *, rest: bool = False) -> None:
         """Write what was said and heard until that time (Unix seconds)."""
