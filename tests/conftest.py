@@ -120,6 +120,7 @@ async def stack(
         values={
             "agents_dir": agents,
             "default_agent": "greeter",
+            "recordings_url": tmp_path_factory.mktemp("recordings").as_uri(),
             **AUTH,
             "sip_outbound_address": f"{HOST}:{exchange_port}",
             "sip_outbound_auth_username": GLOBAL_USER,
@@ -178,6 +179,8 @@ def write_agents(directory: Path, tool_url: str | None = None) -> None:
     if tool_url is not None:
         restaurant = scenario.agent(tool_url, {**greeter, "name": "Restaurant"})
         (directory / "restaurant.yaml").write_text(yaml.safe_dump(restaurant))
+        recorded = {**restaurant, "name": "Recorded", "recording": {"enabled": True}}
+        (directory / "recorded.yaml").write_text(yaml.safe_dump(recorded))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import wave
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 
 from core.audio import Pcm
+from worker.recording.resample import RATE, Resampler
+
+OFF_MS = 20.0
+"""A channel may be this far off."""
+DRIFT_MS = 5.0
+"""And it may move this far during the call."""
 
 Signal = npt.NDArray[np.float64]
 
-_WINDOW_S = 2.0
-_STEP_S = 1.0
+_FEW = 4  # windows at the beginning and at the end
+_WINDOW_S = 1.5
+_STEP_S = 0.5
 _MOST_S = 0.5  # how far it may be off to be found
 _LEAST_DBFS = -40.0
 _LIKE = 0.6
@@ -60,3 +70,35 @@ def _correlated(
         np.maximum(there, 1.0) * np.dot(wanted, wanted)
     )
     return result
+
+
+def channels(folder: Path, call_id: str) -> tuple[Pcm, Pcm]:
+    """Return what the caller said and heard, from the call's recording somewhere in a folder."""
+    (path,) = folder.rglob(f"{call_id}.wav")
+    with wave.open(str(path)) as wav:
+        assert (wav.getnchannels(), wav.getsampwidth(), wav.getframerate()) == (2, 2, RATE)
+        frames = np.frombuffer(wav.readframes(wav.getnframes()), np.int16).reshape(-1, 2)
+    return frames[:, 0], frames[:, 1]
+
+
+def at_rate(pcm: Pcm, rate: int = 8000) -> Pcm:
+    """Return the signal at the recording's rate."""
+    resampler = Resampler(rate)
+    return np.concatenate((resampler.push(pcm), resampler.flush()))
+
+
+def aligned(recorded: tuple[Pcm, Pcm], said: Pcm, heard: Pcm) -> None:
+    """Check both channels against what the far end said and heard, at 8 kHz on one clock.
+
+    That clock and the recording's may differ by a constant.
+    """
+    caller, agent = (
+        [each.ms for each in offsets(channel, at_rate(far), RATE)]
+        for channel, far in zip(recorded, (said, heard), strict=True)
+    )
+    print(f"caller {caller}\nagent {agent}")  # pytest shows it if the test fails
+    origin = (median(caller) + median(agent)) / 2
+    for found in (caller, agent):
+        assert abs(median(found) - origin) <= OFF_MS
+        assert sum(abs(ms - origin) > OFF_MS for ms in found) <= len(found) // 10
+        assert abs(median(found[-_FEW:]) - median(found[:_FEW])) <= DRIFT_MS

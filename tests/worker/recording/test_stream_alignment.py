@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import wave
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -19,27 +16,25 @@ from core.models import AgentConfig
 from core.recordings.config import Recording
 from dev.speech import CALLER_VOICE, synthesize
 from dev.standins.twilio import Call, Network
-from tests.support.alignment import offsets
-from tests.support.reported_call import ReportedCall
+from tests.support.alignment import aligned, channels
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
 from tests.worker.test_call import CONTROL, GREETING
-from worker.recording.resample import RATE, Resampler
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
 
-OFF_MS = 20.0
-DRIFT_MS = 5.0
 FRAME_MS = 20.0
 QUESTION = "what are your opening hours"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def worker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StreamWorker]:
-    control = CONTROL.model_copy(deep=True)
-    folder = tmp_path_factory.mktemp("data")
-    async with StreamWorker.run(control, data_dir=folder) as running:
-        running.folder = folder  # type: ignore[attr-defined]
+async def worker(folder: Path) -> AsyncIterator[StreamWorker]:
+    async with StreamWorker.run(CONTROL.model_copy(deep=True), data_dir=folder) as running:
         yield running
 
 
@@ -53,20 +48,6 @@ def config(**changes: Any) -> AgentConfig:
     return AgentConfig(**(values | changes))
 
 
-def recorded(worker: StreamWorker, call: KeptCall) -> tuple[Pcm, Pcm]:
-    """Return the recording's channels: caller, agent."""
-    folder: Path = worker.folder  # type: ignore[attr-defined]
-    with wave.open(str(folder / "spool" / "recordings" / f"{call.id}.wav")) as wav:
-        assert (wav.getnchannels(), wav.getsampwidth(), wav.getframerate()) == (2, 2, RATE)
-        frames = np.frombuffer(wav.readframes(wav.getnframes()), np.int16).reshape(-1, 2)
-    return frames[:, 0], frames[:, 1]
-
-
-def at_rate(pcm: Pcm, rate: int) -> Pcm:
-    resampler = Resampler(rate)
-    return np.concatenate((resampler.push(pcm), resampler.flush()))
-
-
 def placed(parts: Sequence[tuple[float, Pcm]]) -> Pcm:
     """Return what was said, each part from its time in ms; a frame is sent when it is complete."""
     end = max(start + len(pcm) / 8 for start, pcm in parts)
@@ -74,27 +55,13 @@ def placed(parts: Sequence[tuple[float, Pcm]]) -> Pcm:
     for start, pcm in parts:
         first = round((start - FRAME_MS) * 8)
         whole[first : first + len(pcm)] = pcm
-    return at_rate(whole, 8000)
+    return whole
 
 
-def aligned(channels: tuple[Pcm, Pcm], said: Pcm, heard: Pcm) -> dict[str, list[float]]:
-    found = {
-        "caller": [each.ms for each in offsets(channels[0], said, RATE)],
-        "agent": [each.ms for each in offsets(channels[1], heard, RATE)],
-    }
-    print(found)
-    caller, agent = median(found["caller"]), median(found["agent"])
-    origin = (caller + agent) / 2
-    assert abs(caller - origin) <= OFF_MS
-    for each in found.values():
-        assert all(abs(ms - origin) <= OFF_MS for ms in each)
-        assert max(each) - min(each) <= 2 * DRIFT_MS
-        assert abs(each[-1] - each[0]) <= DRIFT_MS
-    return found
-
-
-def response(turn: int, told: ReportedCall) -> str | None:
-    return told.turns[turn].response if told.turns[turn:] else None
+async def answered(call: KeptCall, turns: int) -> None:
+    await call.until(
+        lambda told: told.turns[turns - 1 :] and told.turns[turns - 1].response, "an answer"
+    )
 
 
 async def talk(call: KeptCall, phone: Call, rounds: int) -> list[tuple[float, Pcm]]:
@@ -104,15 +71,15 @@ async def talk(call: KeptCall, phone: Call, rounds: int) -> list[tuple[float, Pc
     for turn in range(1, rounds + 1):
         spoken = await phone.caller.say(pcm)
         said.append((spoken.start_ms, pcm))
-        await call.until(partial(response, turn), "an answer")
+        await answered(call, turn + 1)
     await asyncio.sleep(0.5)
     phone.hang_up()
     await call.event("recording.stopped")
     return said
 
 
-async def test_both_channels_are_where_twilio_has_them(worker: StreamWorker) -> None:
+async def test_both_channels_are_where_twilio_has_them(worker: StreamWorker, folder: Path) -> None:
     worker.twilio.network = Network(drift_ppm=200)
     call, phone = await worker.call(config(), record=True)
     said = await talk(call, phone, 2)
-    aligned(recorded(worker, call), placed(said), at_rate(phone.heard.pcm(), 8000))
+    aligned(channels(folder, call.id), placed(said), phone.heard.pcm())
