@@ -81,7 +81,7 @@ class File(Protocol):
 
 
 class Recorder:
-    """Call ``speak`` before the answer, ``start`` at it, ``end`` at the call's end, then ``finish``.
+    """Call ``speak`` before the answer, ``start`` at it, ``end`` at the end, and then ``finish``.
 
     ``create`` makes the file. It is called once something is there that may be kept.
     ``recording.*`` events are posted with ``post``.
