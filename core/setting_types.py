@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
 import re
 from typing import Annotated, Any
@@ -43,15 +42,18 @@ Country = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z]{2}
 NumberPrefix = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{1,20}$")]
 
 
-_STORE = re.compile(r"(file://|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[^/%?#\\\s]+)*)/?")
+_NAME = r"(/(?!\.\.?(/|\?|$))[^/%?#\\\s]+)"  # of a folder
+_OPTION = r"(region=[a-z0-9-]+|endpoint=https?://[A-Za-z0-9.:\[\]-]+)"
+_STORE = re.compile(
+    rf"file://{_NAME}+/?"
+    rf"|s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]{_NAME}*/?(\?{_OPTION}(&{_OPTION})?)?"
+)
 
 
 def _store_url(value: str) -> str:
-    found = _STORE.fullmatch(value)
-    names = found[2].split("/")[1:] if found else []
-    if found is None or {".", ".."} & set(names) or (found[1] == "file://" and not names):
-        raise ValueError("must be like file:///path or s3://bucket/prefix")
-    return value.rstrip("/")
+    if not _STORE.fullmatch(value):
+        raise ValueError("must be like file:///path or s3://bucket/prefix?region=eu-central-1")
+    return value
 
 
 StoreUrl = Annotated[str, AfterValidator(_store_url)]
@@ -60,7 +62,7 @@ StoreUrl = Annotated[str, AfterValidator(_store_url)]
 def recording_keys(text: str) -> list[bytes]:
     try:
         keys = [base64.b64decode(part, validate=True) for part in comma_separated(text)]
-    except binascii.Error:
+    except ValueError:
         keys = []
     if not keys or any(len(key) != 32 for key in keys):
         raise ValueError("must be keys of 32 bytes in base64, separated by commas")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
+from urllib.parse import parse_qsl
 
 from obstore.store import LocalStore, S3Store
 from pydantic import SecretStr
@@ -76,7 +77,8 @@ def open_url(url: str, settings: Settings) -> S3Store | LocalStore:
         folder = Path(rest)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return LocalStore(folder)
-    config: S3Config = {"checksum_algorithm": "SHA256", "copy_if_not_exists": "multipart"}
+    # Each request's signature covers the SHA-256 of its body, so a store refuses changed bytes.
+    config: S3Config = {"copy_if_not_exists": "multipart"}
     # Without keys obstore asks the machine for its role, as Amazon's own SDKs do.
     if settings.aws_access_key_id is not None:
         config["access_key_id"] = settings.aws_access_key_id
@@ -84,16 +86,20 @@ def open_url(url: str, settings: Settings) -> S3Store | LocalStore:
         config["secret_access_key"] = _secret(settings.aws_secret_access_key)
     if settings.aws_session_token is not None:
         config["session_token"] = _secret(settings.aws_session_token)
-    if settings.aws_region is not None:
-        config["region"] = settings.aws_region
+    where, _, query = rest.partition("?")
+    options = dict(parse_qsl(query))
+    region = options.get("region", settings.aws_region)
+    endpoint = options.get("endpoint", settings.aws_endpoint_url)
+    if region is not None:
+        config["region"] = region
     client = _CLIENT.copy()
-    if settings.aws_endpoint_url is not None:
-        config["endpoint"] = settings.aws_endpoint_url.rstrip("/")
-        client["allow_http"] = settings.aws_endpoint_url.startswith("http://")
-    bucket, _, prefix = rest.partition("/")
+    if endpoint is not None:
+        config["endpoint"] = endpoint.rstrip("/")
+        client["allow_http"] = endpoint.startswith("http://")
+    bucket, _, prefix = where.partition("/")
     return S3Store(
         bucket,
-        prefix=prefix or None,
+        prefix=prefix.strip("/") or None,
         config=config,
         client_options=client,
         retry_config=_RETRIES,

