@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from core.models import new_id
 from core.recordings.plan import RecordingPlan
@@ -100,26 +100,26 @@ class Spooled:
             raise
         return cls(path, lock, header)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the recording to the sweeper, if it is still there."""
+        self.lock.close()
+
     def remove(self) -> None:
         """Remove the recording, which is stored and reported."""
         done = self._path.with_suffix(".done")
         self._path.rename(done)
         _remove(done)
-        self.lock.close()
 
     def abandon(self) -> None:
         """Remove the .json only: there is no audio, or it is another recording's."""
         self._path.unlink()
-        self.lock.close()
 
     def reject(self) -> None:
         """Set the recording aside for the operator."""
         self._path.rename(self._path.with_suffix(".rejected"))
-        self.lock.close()
-
-    def release(self) -> None:
-        """Leave the recording to the sweeper."""
-        self.lock.close()
 
 
 class RecordingFile:
@@ -139,7 +139,8 @@ class RecordingFile:
         try:
             return cls(spooled, WavWriter(spooled.wav))
         except OSError:
-            spooled.abandon()
+            with spooled:
+                spooled.abandon()
             raise
 
     @property
@@ -152,18 +153,37 @@ class RecordingFile:
         self._writer.append(frames)
 
     def close(self) -> None:
-        self._writer.close()
-        self._spooled.release()
+        with self._spooled:
+            self._writer.close()
 
 
 def leftovers(directory: Path) -> Sequence[Path]:
     """Return the recordings there, oldest first, those in use included."""
-    return _with_suffix(directory, _SUFFIX)
+    return with_suffix(directory, _SUFFIX)
+
+
+def with_suffix(directory: Path, suffix: str) -> Sequence[Path]:
+    """Return the files there, oldest first."""
+    found = []
+    for path in directory.glob("*" + suffix):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found)]
+
+
+def size(directory: Path) -> int:
+    """Return the bytes of all audio there."""
+    total = 0
+    for pattern in ("*.wav", "*.ogg", "*.tmp"):
+        for path in directory.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+    return total
 
 
 def clean(directory: Path) -> None:
     """Remove what is left of recordings that are stored and reported."""
-    for path in _with_suffix(directory, ".done"):
+    for path in with_suffix(directory, ".done"):
         _remove(path)
 
 
@@ -171,14 +191,6 @@ def _remove(done: Path) -> None:
     for suffix in (".wav", ".ogg", ".tmp"):
         done.with_suffix(suffix).unlink(missing_ok=True)
     done.unlink(missing_ok=True)
-
-
-def _with_suffix(directory: Path, suffix: str) -> Sequence[Path]:
-    found = []
-    for path in directory.glob("*" + suffix):
-        with contextlib.suppress(FileNotFoundError):
-            found.append((path.stat().st_mtime, path))
-    return [path for _, path in sorted(found)]
 
 
 def _open(path: Path, flags: int) -> BinaryIO:

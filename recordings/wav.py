@@ -79,10 +79,12 @@ def repair(path: Path) -> int:
     """Make the header state all whole frames of a file that nobody writes; return their number."""
     file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        frames = max(os.fstat(file).st_size - DATA_AT, 0) // FRAME
+        size = os.fstat(file).st_size
+        frames = max(size - DATA_AT, 0) // FRAME
         if os.pread(file, DATA_AT, 0) != header(frames):
             _write(file, header(frames), 0)
-        os.ftruncate(file, DATA_AT + frames * FRAME)
+        if size != (whole := DATA_AT + frames * FRAME):
+            os.ftruncate(file, whole)
         return frames
     finally:
         os.close(file)

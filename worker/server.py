@@ -18,10 +18,14 @@ from core.jobs import Heartbeat
 from core.process_metrics import TaskCollector
 from core.settings import Settings
 from core.tokens import TokenIssuer
+from recordings.spool_metrics import SpoolCollector
+from recordings.stores import Stores
+from recordings.upload import sweep_recordings
 from worker._private import is_connecting
 from worker.entrypoint import entrypoint, prewarm
 from worker.job import facts, identity, read_job
 from worker.link.client import Gateway
+from worker.link.recordings import RecordingReport
 from worker.link.reporter import sweep_forever
 from worker.presence import Presence
 
@@ -118,6 +122,8 @@ async def serve(settings: Settings) -> None:
 
     # livekit-agents serves this registry, which has the process's memory and files already.
     REGISTRY.register(TaskCollector(loop))
+    spooled = settings.data_dir / "spool" / "recordings"
+    REGISTRY.register(SpoolCollector(spooled))
     tokens = TokenIssuer(settings.livekit_api_secret.get_secret_value())
     async with aiohttp.ClientSession() as http:
         gateway = Gateway(http, settings.gateway_base_url)
@@ -141,6 +147,12 @@ async def serve(settings: Settings) -> None:
             asyncio.create_task(presence.run(), name="presence"),
             asyncio.create_task(
                 sweep_forever(gateway, settings.data_dir / "spool" / "worker"), name="sweeper"
+            ),
+            asyncio.create_task(
+                sweep_recordings(
+                    spooled, Stores.from_settings(settings), RecordingReport(gateway, tokens)
+                ),
+                name="recordings",
             ),
         ]
         running = asyncio.create_task(server.run(), name="server")

@@ -34,10 +34,11 @@ def test_a_recording_in_progress_has_an_owner_and_is_adopted_after_it(tmp_path: 
     assert (adopted.call_id, adopted.plan) == ("call_1", PLAN)
     assert np.array_equal(next(blocks(adopted.wav)), SOME)
     assert Spooled.adopt(path) is None
-    adopted.release()
+    with adopted:
+        pass
     again = Spooled.adopt(path)
     assert again is not None
-    again.release()
+    again.lock.close()
 
 
 def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
@@ -62,7 +63,8 @@ def test_a_second_recording_of_a_call_does_not_touch_the_first(tmp_path: Path) -
     file.close()
     adopted = Spooled.adopt(tmp_path / "call_1.json")
     assert adopted is not None
-    adopted.reject()
+    with adopted:
+        adopted.reject()
     with pytest.raises(FileExistsError):
         RecordingFile.create(tmp_path, "call_1", PLAN)
     assert names(tmp_path) == {"call_1.rejected", "call_1.wav"}
@@ -74,7 +76,8 @@ def test_a_stored_recording_is_removed_even_if_that_was_interrupted(tmp_path: Pa
         RecordingFile.create(tmp_path, call_id, PLAN).close()
     adopted = Spooled.adopt(tmp_path / "call_1.json")
     assert adopted is not None
-    adopted.remove()
+    with adopted:
+        adopted.remove()
     assert names(tmp_path) == {"call_2.json", "call_2.wav"}
     (tmp_path / "call_2.json").rename(tmp_path / "call_2.done")
     (tmp_path / "call_2.ogg").touch()
@@ -105,7 +108,8 @@ def test_a_recording_uploaded_since_the_listing_is_not_adopted(
     def slow(opened: Path, flags: int) -> object:
         file = real(opened, flags)
         monkeypatch.setattr(module, "_open", real)
-        other.remove()
+        with other:
+            other.remove()
         return file
 
     monkeypatch.setattr(module, "_open", slow)

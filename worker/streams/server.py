@@ -21,7 +21,11 @@ from core.process_metrics import watch_process
 from core.settings import Settings
 from core.streams.messages import GONE, GRACE_S, Attach
 from core.tokens import InvalidToken, TokenIssuer
+from recordings.spool_metrics import SpoolCollector
+from recordings.stores import Stores
+from recordings.upload import sweep_recordings
 from worker.link.client import Gateway
+from worker.link.recordings import RecordingReport
 from worker.link.reporter import sweep_forever
 from worker.presence import Presence
 from worker.streams.session import StreamSession
@@ -66,6 +70,7 @@ class StreamServer:
         self.address = ""
         registry = self._registry = CollectorRegistry()
         watch_process(registry)
+        registry.register(SpoolCollector(settings.data_dir / "spool" / "recordings"))
         Gauge("switchroom_stream_capacity", "Sessions this worker takes.", registry=registry).set(
             self._capacity
         )
@@ -259,6 +264,14 @@ async def serve(settings: Settings) -> None:
             asyncio.create_task(presence.run(), name="presence"),
             asyncio.create_task(
                 sweep_forever(gateway, settings.data_dir / "spool" / "worker"), name="sweeper"
+            ),
+            asyncio.create_task(
+                sweep_recordings(
+                    settings.data_dir / "spool" / "recordings",
+                    Stores.from_settings(settings),
+                    RecordingReport(gateway, tokens),
+                ),
+                name="recordings",
             ),
         ]
         presence.begin()
