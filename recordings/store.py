@@ -71,12 +71,13 @@ class RecordingStore:
                 raise
 
     async def _put_large(self, key: str, content: AsyncIterator[bytes], sha256: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            await obstore.head_async(self._objects, key)
-            raise AlreadyThere(f"{key} is stored already")
-        # The same name each time, so that an upload that was broken off leaves one object at most.
+        # The same name each time, so that what an upload that was broken off left is found again.
         name = hashlib.sha256(f"{key} {sha256}".encode()).hexdigest()
         upload = f"uploads/{name}"
+        with contextlib.suppress(FileNotFoundError):
+            await obstore.head_async(self._objects, key)
+            await self._discard(upload)
+            raise AlreadyThere(f"{key} is stored already")
         await asyncio.to_thread(self._make_folders, upload, key)
         await obstore.put_async(
             self._objects, upload, content, chunk_size=PART, max_concurrency=_PARTS_AT_ONCE
@@ -88,8 +89,14 @@ class RecordingStore:
         except FileNotFoundError:  # another uploader of the same content removed it
             raise StoreUnavailable(f"{key} is being stored by another process") from None
         finally:
-            with contextlib.suppress(FileNotFoundError, exceptions.BaseError):
-                await obstore.delete_async(self._objects, upload)
+            await self._discard(upload)
+
+    async def _discard(self, upload: str) -> None:
+        with contextlib.suppress(FileNotFoundError, exceptions.BaseError):
+            await obstore.delete_async(self._objects, upload)
+        if self._folder is not None:  # obstore writes to …#1 first, and leaves it if it is killed
+            for path in (self._folder / upload).parent.glob(Path(upload).name + "#*"):
+                path.unlink(missing_ok=True)
 
     async def checksum(self, key: str) -> str:
         """Return the SHA-256 of a stored recording, by reading it."""
