@@ -41,7 +41,7 @@ class SocketWire:
             output=self._output,
             resume_token=attach.resume_token,
         )
-        return (ready, *missed)
+        return (*missed, ready)  # in the order of their seq
 
     def receive(self, frame: Frame, far: FarEnd) -> None:
         if isinstance(frame, bytes):

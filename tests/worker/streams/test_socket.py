@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.streams.messages import Format
+from core.streams.messages import Format, SocketAttach
 from tests.worker.streams.hostile import not_objects, replaced
 from worker.line import KEYS
 from worker.streams.messages import Dtmf, Echo, Malformed, Unknown
@@ -27,6 +27,7 @@ from worker.streams.socket import (
     parse,
     silence,
 )
+from worker.streams.socket_wire import SocketWire
 
 pytestmark = pytest.mark.unit
 
@@ -235,3 +236,19 @@ class TestServerEvents:
 
     def test_a_lone_surrogate_can_be_sent(self) -> None:
         ServerEvents().transcript("agent", "\ud83d", final=True).encode()
+
+
+def test_a_socket_that_resumes_is_told_in_the_order_of_seq() -> None:
+    """What it missed comes first: ``ready`` has a later number."""
+    attach = SocketAttach(token="t", resume_token="next", resume=True, last_seq=1)
+    wire = SocketWire("call_1", attach)
+    wire.attached(attach.model_copy(update={"resume": False}))
+    for state in ("listening", "thinking"):
+        wire.event("state", {"state": state})
+    wire.event("pong", {})
+    told = [json.loads(frame) for frame in wire.attached(attach)]
+    assert [(event["type"], event["seq"]) for event in told] == [
+        ("state", 2),
+        ("state", 3),
+        ("ready", 5),
+    ]
