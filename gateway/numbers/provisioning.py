@@ -79,8 +79,9 @@ class Provisioner:
         Conflict ``NUMBER_ATTACHED``, ``TRUNK_CONFLICT``, ``NUMBER_UNAVAILABLE``; NotFound
         ``AGENT_NOT_FOUND``, ``CREDENTIAL_NOT_FOUND``; Unavailable; and the account's errors.
         """
-        # Check LiveKit before anything is stored: without it nothing could be undone either.
-        await self.objects.listing()
+        if number.via == "sip":
+            # Check LiveKit before anything is stored: without it nothing could be undone either.
+            await self.objects.listing()
         return await self.whole(self._attach(number, agent_id, account, owned), number.id)
 
     async def claim(self, number: PhoneNumber) -> PhoneNumber:
@@ -199,7 +200,8 @@ class Provisioner:
             return
         async with asyncio.timeout(UNDO_DEADLINE_S):
             await self.provider.give_back(moved)
-            await self.objects.remove(moved)
+            if may_have_objects(moved):
+                await self.objects.remove(moved)
         if claim:
             values = {"status": "pending", "trunk_id": None, "rule_id": None, "provider_ref": {}}
             await self.numbers.move(Scope(None), moved.id, {"detaching"}, values)
@@ -309,6 +311,15 @@ class Provisioner:
         except TimeoutError:
             raise too_slow() from None
         log.info("number detached", extra={"number_id": number.id})
+
+
+def may_have_objects(number: PhoneNumber) -> bool:
+    """Return True if LiveKit may have a trunk or a rule for the number, which its row expects.
+
+    A streamed number needs no SIP service. What a switch could not remove is the repair's.
+    """
+    noted = number.trunk_id is not None or number.rule_id is not None
+    return number.via == "sip" or noted or ProviderRef.of(number).switching == "sip"
 
 
 def busy() -> Conflict:

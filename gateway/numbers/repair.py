@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from core.errors import AppError
 from core.models import PhoneNumber
 from gateway.numbers.provider import ProviderRef
-from gateway.numbers.provisioning import Provisioner
+from gateway.numbers.provisioning import Provisioner, may_have_objects
 from gateway.numbers.sip_objects import Listing
 from gateway.numbers.switching import Switching
 from gateway.numbers.twilio import NotThere
@@ -67,14 +67,17 @@ class NumberRepair:
         repairs = Repairs()
         try:
             # List first, then read the rows: the row of every listed object existed before it.
-            there = await self._objects.listing()
+            there = await self._listing(repairs)
             rows = await self._numbers.provisioned()
+            if there is None:
+                rows = [number for number in rows if not may_have_objects(number)]
             wrong = [number for number in rows if self._wrong(number, there)]
             # List again: a number may have been attached or detached between the two reads.
-            again = await self._objects.listing() if wrong else there
+            again = await self._objects.listing() if wrong and there else there
             for number in wrong:
                 await self._mend(number, again, repairs)
-            await self._sweep({number.id: number for number in rows}, there, repairs)
+            if there is not None:
+                await self._sweep({number.id: number for number in rows}, there, repairs)
             await self._reroute(rows, repairs)
         except AppError as error:
             repairs.failed += 1
@@ -84,12 +87,23 @@ class NumberRepair:
             log.info("numbers reconciled with LiveKit", extra=facts)
         return repairs
 
-    def _wrong(self, number: PhoneNumber, there: Listing) -> bool:
+    async def _listing(self, repairs: Repairs) -> Listing | None:
+        """Return LiveKit's objects; None: it fails, so only streamed numbers can be repaired."""
+        try:
+            return await self._objects.listing()
+        except AppError as error:
+            repairs.failed += 1
+            log.warning("LiveKit's trunks cannot be listed", extra={"problem": error.code})
+            return None
+
+    def _wrong(self, number: PhoneNumber, there: Listing | None) -> bool:
         if number.status != "active" or _switching(number):
             return True
-        return number.via == "sip" and not self._objects.right(number, there)
+        if number.via != "sip" or there is None:
+            return False
+        return not self._objects.right(number, there)
 
-    async def _mend(self, number: PhoneNumber, there: Listing, repairs: Repairs) -> None:
+    async def _mend(self, number: PhoneNumber, there: Listing | None, repairs: Repairs) -> None:
         if self._provisioner.in_whose_hands(number) is not None:
             return
         with self._failures(number, repairs):
@@ -102,7 +116,7 @@ class NumberRepair:
                 await self._switching.settle(number)
                 repairs.undone += 1
                 log.info("rolled back a number's partial switch", extra={"number_id": number.id})
-            else:
+            elif there is not None:
                 await self._restore(number, there, repairs)
 
     @contextlib.contextmanager

@@ -20,6 +20,7 @@ from gateway.numbers.switching import Switching
 from gateway.store.database import Scope
 from tests.conftest import RIVAL, Answered
 from tests.support.databases import OnPostgres
+from tests.support.inprocess import NOWHERE
 from tests.support.number_rig import (
     ACCOUNT,
     API,
@@ -216,6 +217,39 @@ class TestAttach:
         assert (answer.status, code(answer)) == (422, "PROVIDER_REFUSED")
         assert (row, await rig.rows()) == (former, [])
         assert await rig.repair.reconcile() == NOTHING
+
+    @pytest.mark.parametrize("refused", [False, True], ids=["taken", "refused"])
+    async def test_needs_no_sip_service(self, tmp_path: Path, refused: bool) -> None:
+        async with number_rig(tmp_path, public_url=PUBLIC_URL, livekit_sip_url=NOWHERE) as rig:
+            await rig.credential(TWILIO)
+            row = given(rig, "trunk")
+            former = dict(row)
+            if refused:
+                rig.twilio.fail(UNASSIGN, status=400, code=21402, times=1)
+                answer = await rig.attach("twilio", credentialsRef="main", via="stream")
+                assert (answer.status, code(answer)) == (422, "PROVIDER_REFUSED")
+            else:
+                view = await attached(rig, "stream")
+                assert streams(row)
+                row["voice_url"] = THEIRS["voice_url"]
+                assert (await rig.repair.reconcile()).restored == 1
+                assert streams(row)
+                assert (await patch(rig, view["id"], direction="inbound")).status == 200
+                assert (await detach(rig, view["id"])).status == 200
+            assert (row, await rig.rows()) == (former, [])
+
+    async def test_a_switch_to_it_needs_none(self, tmp_path: Path) -> None:
+        """Its trunk and rule are removed when the service is there again."""
+        async with switching_rig(tmp_path) as rig:
+            row = given(rig)
+            view = await attached(rig, "sip")
+            rig.sip.faults.fail("POST .*", status=503)
+            assert (await patch(rig, view["id"], via="stream")).status == 200
+            assert streams(row)
+            assert rig.sip.names == [[view["id"]]] * 2
+            rig.sip.faults.clear()
+            assert (await rig.repair.reconcile()).removed == 2
+            assert rig.sip.names == [[], []]
 
     async def test_bought(self, rig: Rig) -> None:
         rig.twilio.offer("+14155550100")
