@@ -26,6 +26,7 @@ from gateway.http.body import MAX_BYTES, add_ignored_fields
 from gateway.http.errors import add_request_id, error_middleware
 from gateway.http.host_names import Names
 from gateway.http.metrics import Metrics
+from gateway.http.newcomers import Newcomers
 from gateway.http.pace import PACE, USUAL, Pace
 from gateway.http.route import Route, register
 from gateway.http.streams import StreamLimit
@@ -40,6 +41,7 @@ from gateway.keys import (
     DELIVERIES,
     LIMITS,
     METRICS,
+    NEWCOMERS,
     NUMBER_LOOKUP,
     NUMBER_SERVICE,
     NUMBERS,
@@ -155,6 +157,7 @@ async def create_app(
     app[NUMBER_LOOKUP] = Numbers(app[NUMBERS], cache)
     app[TIMELINE] = Timeline(app[STORE])
     app[STREAMS] = StreamLimit(settings.max_streams)
+    app[NEWCOMERS] = Newcomers(metrics.sockets_refused.inc)
     app.on_cleanup.append(_closing(authenticator.aclose))
     app.on_cleanup.append(_closing(cache.aclose))
     app.cleanup_ctx.append(_resources)

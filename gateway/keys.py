@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.calls.transfers import Transfers
     from gateway.calls.web import WebCalls
     from gateway.http.metrics import Metrics
+    from gateway.http.newcomers import Newcomers
     from gateway.http.streams import StreamLimit
     from gateway.lookup.agents import Agents
     from gateway.lookup.numbers import Numbers
@@ -131,6 +132,8 @@ LIMITS: web.AppKey[CallLimits] = web.AppKey("limits")
 """Limits a tenant's calls; ``LIMITS.insert`` stores the record of a new call."""
 STREAMS: web.AppKey[StreamLimit] = web.AppKey("streams")
 """Limits a tenant's event streams and long polls."""
+NEWCOMERS: web.AppKey[Newcomers] = web.AppKey("newcomers")
+"""Limits the WebSockets that have not yet shown who they are."""
 CLOCK: web.AppKey[Callable[[], datetime]] = web.AppKey("clock")
 """Tells the time by which tokens, leases and holds end."""
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)

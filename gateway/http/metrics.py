@@ -64,6 +64,11 @@ class Metrics:
             "Clients' WebSockets of sessions that are open now.",
             registry=self.registry,
         )
+        self.sockets_refused = Counter(
+            "switchroom_sockets_refused_total",
+            "WebSockets closed because too many others waited for their first message.",
+            registry=self.registry,
+        )
 
     def dialled(self, outcome: DialOutcome) -> None:
         self._dials.labels(outcome.reason or "answered", str(outcome.sip_status_code or "")).inc()

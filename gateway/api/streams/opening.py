@@ -17,7 +17,16 @@ from gateway.http.host_names import Names
 from gateway.http.origins import check_origin
 from gateway.http.pace import PACE
 from gateway.http.sockets import Socket, read
-from gateway.keys import AGENTS, AUTHENTICATOR, SESSIONS, SETTINGS, STORE, WEBHOOKS, call_services
+from gateway.keys import (
+    AGENTS,
+    AUTHENTICATOR,
+    NEWCOMERS,
+    SESSIONS,
+    SETTINGS,
+    STORE,
+    WEBHOOKS,
+    call_services,
+)
 from gateway.lookup.agents import check_takes_calls
 from gateway.store.call_status import Call
 from gateway.store.database import Principal, Scope
@@ -46,11 +55,15 @@ class Opening:
     """One socket's beginning; ``of`` reads the handshake, ``wanted`` the first messages."""
 
     def __init__(
-        self, app: web.Application, agent_id: str, principal: Principal | None, token: str | None
+        self,
+        request: web.Request,
+        principal: Principal | None,
+        token: str | None,
     ) -> None:
         """With neither principal nor token, the first message must bring a token."""
-        self._app = app
-        self._agent_id = agent_id
+        self._app = app = request.app
+        self._agent_id = request.match_info["id"]
+        self._address = request.remote
         self._principal = principal
         self._token = token
         """A session's, not the API's."""
@@ -74,7 +87,7 @@ class Opening:
         elif token is None and not settings.auth_required:
             Names(settings).check(request)
             principal = Principal(None)
-        return cls(request.app, request.match_info["id"], principal, token)
+        return cls(request, principal, token)
 
     async def wanted(self, socket: Socket) -> Wanted:
         """Read the first messages. Raises SocketClosed, and AppError for the client.
@@ -84,13 +97,18 @@ class Opening:
         pace = self._app[PACE]
         if self._token is not None:
             await self._redeem(self._token)
-        known = self._principal is not None or self._token is not None
-        said, first = await _hear(socket, pace.first_message_s if known else pace.first_words_s)
-        if isinstance(said, Auth) and self._token is None:
-            await self._prove(said.token)
+        if self._principal is None and self._token is None:
+            with self._app[NEWCOMERS].one(self._address):
+                said, first = await _hear(socket, pace.first_words_s)
+                if not isinstance(said, Auth):
+                    raise Unauthenticated("The first message must be: auth")
+                await self._prove(said.token)
             said, first = await _hear(socket, pace.first_message_s)
-        elif not known:
-            raise Unauthenticated("The first message must be: auth")
+        else:
+            said, first = await _hear(socket, pace.first_message_s)
+            if isinstance(said, Auth) and self._token is None:
+                await self._prove(said.token)
+                said, first = await _hear(socket, pace.first_message_s)
         if isinstance(said, Resume):
             return await self._resume(said, first)
         return await self._begin(

@@ -26,7 +26,7 @@ from gateway.http.pace import PACE
 from gateway.http.principal import PRINCIPAL
 from gateway.http.route import WEBSOCKET, Route
 from gateway.http.sockets import Socket, SocketClosed, open_socket, read
-from gateway.keys import AGENTS, STORE, WEBHOOKS, call_services
+from gateway.keys import AGENTS, NEWCOMERS, STORE, WEBHOOKS, call_services
 from gateway.lookup.agents import check_takes_calls
 from gateway.numbers.signatures import HEADER as SIGNATURE
 from gateway.store.call_status import Call
@@ -203,9 +203,10 @@ async def stream(request: web.Request) -> web.StreamResponse:
     call_services(request.app)
     client = await open_socket(request)
     try:
-        async with asyncio.timeout(request.app[PACE].first_words_s):
-            start = await _start_of(client)
-            call, session = await _redeemed(request, start)
+        with request.app[NEWCOMERS].one(request.remote):
+            async with asyncio.timeout(request.app[PACE].first_words_s):
+                start = await _start_of(client)
+                call, session = await _redeemed(request, start)
     except (SocketClosed, TimeoutError, Unauthenticated, Forbidden, ValidationError):
         log.info("a stream was refused")
         await client.close(code=NOT_AUTHORIZED)
