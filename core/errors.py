@@ -11,6 +11,7 @@
     ├── Gone 410                CALL_ENDED, for workers
     ├── PayloadTooLarge 413
     ├── UnsupportedMediaType 415
+    ├── RangeNotSatisfiable 416 a range outside a recording
     ├── Unprocessable 422       VALIDATION_ERROR (the /v1 and /api/v1 form of INVALID_REQUEST)
     ├── TooEarly 425            always with Retry-After: CALL_NOT_READY
     ├── TooManyRequests 429     always with Retry-After
@@ -118,6 +119,11 @@ class PayloadTooLarge(AppError):
 class UnsupportedMediaType(AppError):
     status = 415
     default_code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class RangeNotSatisfiable(AppError):
+    status = 416
+    default_code = "RANGE_NOT_SATISFIABLE"
 
 
 class Unprocessable(AppError):

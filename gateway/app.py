@@ -40,6 +40,8 @@ from gateway.keys import (
     DATABASE,
     DELIVERIES,
     LIMITS,
+    LINKS,
+    LISTENERS,
     METRICS,
     NEWCOMERS,
     NUMBER_LOOKUP,
@@ -47,6 +49,7 @@ from gateway.keys import (
     NUMBERS,
     OUTBOX,
     POLICY,
+    RECORDINGS,
     ROOM_NAMES,
     SESSIONS,
     SETTINGS,
@@ -59,6 +62,7 @@ from gateway.keys import (
     VAULT,
     WEBHOOK_SENDER,
     WEBHOOKS,
+    WORKSHOP,
     WRITE_PROBE,
     call_services,
 )
@@ -68,6 +72,11 @@ from gateway.lookup.numbers import Numbers
 from gateway.numbers.accounts import Accounts
 from gateway.numbers.service import NumberService
 from gateway.numbers.twilio import TwilioHttp
+from gateway.recordings.links import Links
+from gateway.recordings.listeners import Listeners
+from gateway.recordings.retention import Retention
+from gateway.recordings.service import RecordingService
+from gateway.recordings.workshop import Workshop
 from gateway.routes import ROUTES
 from gateway.services import open_call_services
 from gateway.store.agents import AgentStore
@@ -77,6 +86,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries import Deliveries
 from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
+from gateway.store.recordings.recordings import Recordings
 from gateway.store.room_names import RoomNames
 from gateway.store.streams.sessions import SessionStore
 from gateway.store.streams.tasks import TaskStore
@@ -84,6 +94,7 @@ from gateway.store.webhooks import WebhookStore
 from gateway.store.write_probe import WriteProbe
 from gateway.webhooks.payload import render
 from gateway.webhooks.sender import DRAIN_S, SLOTS, Sender
+from recordings.stores import Stores
 from sip.guard import Resolver, SipGuard
 from sip.numbering import load_tables
 
@@ -156,6 +167,7 @@ async def create_app(
     app[AGENTS] = Agents(agents, app[AGENT_STORE], cache)
     app[NUMBER_LOOKUP] = Numbers(app[NUMBERS], cache)
     app[TIMELINE] = Timeline(app[STORE])
+    _add_recordings(app)
     app[STREAMS] = StreamLimit(settings.max_streams)
     app[NEWCOMERS] = Newcomers(metrics.sockets_refused.inc)
     app.on_cleanup.append(_closing(authenticator.aclose))
@@ -164,6 +176,23 @@ async def create_app(
     routes = [*ROUTES] if settings.metrics_port is not None else [*ROUTES, metrics_route(metrics)]
     register(app, [*routes, *openapi.documents(routes, auth_required=settings.auth_required)])
     return app
+
+
+def _add_recordings(app: web.Application) -> None:
+    settings, clock = app[SETTINGS], app[CLOCK]
+    service = app[RECORDINGS] = RecordingService(
+        rows=Recordings(app[DATABASE], clock),
+        calls=app[STORE],
+        stores=Stores.from_settings(settings),
+        settings=settings,
+        clock=clock,
+    )
+    app[WORKSHOP] = Workshop(service)
+    app[LISTENERS] = Listeners(app[TIMELINE])
+    secret = settings.livekit_api_secret
+    app[LINKS] = (
+        Links(secret.get_secret_value(), settings.public_base_url, clock) if secret else None
+    )
 
 
 def metrics_route(metrics: Metrics) -> Route:
@@ -184,6 +213,8 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         stack.push_async_callback(app[WRITE_PROBE].aclose)
         await stack.enter_async_context(alongside(app[TIMELINE].run(app[STOPPING]), "news"))
         await stack.enter_async_context(_webhooks(app))
+        retention = Retention(app[RECORDINGS])
+        await stack.enter_async_context(alongside(retention.run(), "retention"))
         twilio = TwilioHttp(app[SETTINGS].twilio_base_url)
         stack.push_async_callback(twilio.close)
         accounts = Accounts(app[CREDENTIALS], twilio)

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from gateway.lookup.numbers import Numbers
     from gateway.numbers.provisioning import Provisioner
     from gateway.numbers.service import NumberService
+    from gateway.recordings.links import Links
+    from gateway.recordings.listeners import Listeners
+    from gateway.recordings.service import RecordingService
+    from gateway.recordings.workshop import Workshop
     from gateway.store.agents import AgentStore
     from gateway.store.calls import Store
     from gateway.store.credentials import CredentialStore, Vault
@@ -120,6 +124,14 @@ DELIVERIES: web.AppKey[Deliveries] = web.AppKey("deliveries")
 """The API's view of those events."""
 WEBHOOK_SENDER: web.AppKey[Sender] = web.AppKey("webhook_sender")
 """Sends those events."""
+RECORDINGS: web.AppKey[RecordingService] = web.AppKey("recordings")
+"""The recordings of calls; its ``rows`` are those of the database."""
+WORKSHOP: web.AppKey[Workshop] = web.AppKey("workshop")
+"""Decodes recordings."""
+LINKS: web.AppKey[Links | None] = web.AppKey("links")
+"""Makes and checks the links to recordings; None without LiveKit keys."""
+LISTENERS: web.AppKey[Listeners] = web.AppKey("listeners")
+"""Puts on timelines who listened to recordings."""
 TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")
 AGENTS: web.AppKey[Agents] = web.AppKey("agents")
 NUMBER_LOOKUP: web.AppKey[Numbers] = web.AppKey("number_lookup")

@@ -113,7 +113,7 @@ GATEWAY_ORDER: tuple[frozenset[str], ...] = tuple(
             {"routes", "services"},
             {"api"},
             {"keys"},
-            {"webhooks"},
+            {"webhooks", "recordings"},
             {"calls"},
             {"numbers", "auth"},
             {"http", "lookup"},

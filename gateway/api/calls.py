@@ -18,8 +18,9 @@ from pydantic import (
 from core.errors import NotFound
 from core.models import Direction, Status
 from gateway.api import faults
+from gateway.api.recordings.opening import recordings_of
 from gateway.api.waiting import until_over
-from gateway.calls.views import CallDetail, CallList, CallView, Transcript
+from gateway.calls.views import NO_RECORDING, CallDetail, CallList, CallView, Transcript
 from gateway.http.body import parse_query
 from gateway.http.paging import Page
 from gateway.http.principal import PRINCIPAL, scope_of
@@ -121,11 +122,6 @@ async def transcript(request: web.Request) -> web.StreamResponse:
     return web.json_response((await conversation(request)).wire())
 
 
-async def recording(request: web.Request) -> web.StreamResponse:
-    await find(request)
-    raise NotFound("The call has no recording", code="RECORDING_NOT_FOUND")
-
-
 async def find(request: web.Request) -> Call:
     """Return the call named in the path. Raises NotFound, also for another tenant's call."""
     call = await request.app[STORE].call(scope_of(request), request.match_info["id"])
@@ -136,7 +132,9 @@ async def find(request: web.Request) -> Call:
 
 async def detail(request: web.Request, call: Call) -> CallDetail:
     """Return ``call`` with its conversation so far."""
-    return CallDetail.with_turns(call, await request.app[STORE].turns(call.id))
+    turns = await request.app[STORE].turns(call.id)
+    recorded = await recordings_of(request, [call.id])
+    return CallDetail.with_turns(call, turns, recorded.get(call.id, NO_RECORDING))
 
 
 async def conversation(request: web.Request) -> Transcript:
@@ -152,7 +150,10 @@ async def _listed(request: web.Request, query: Page, where: CallFilter) -> web.R
         scope_of(request), where, limit=query.limit, offset=query.offset
     )
     last = await store.last_turns([call.id for call in found])
-    views = [CallView.of(call, last.get(call.id)) for call in found]
+    recorded = await recordings_of(request, [call.id for call in found])
+    views = [
+        CallView.of(call, last.get(call.id), recorded.get(call.id, NO_RECORDING)) for call in found
+    ]
     return web.json_response(CallList.of(views, total, query).wire())
 
 
@@ -172,13 +173,6 @@ ROUTES: tuple[Route, ...] = (
         "A call's transcript, in order",
         answer=Transcript,
         errors=(faults.NO_CALL,),
-    ),
-    Route(
-        "GET /v1/calls/{id}/recording",
-        recording,
-        "A call's recording; there are none yet",
-        content="audio/wav",
-        errors=(faults.NO_CALL, (404, "RECORDING_NOT_FOUND")),
     ),
     Route(
         "GET /v1/agents/{id}/calls",

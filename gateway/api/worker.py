@@ -20,7 +20,16 @@ from gateway.api import faults
 from gateway.calls.dispatcher import answering_webhook, brief_of
 from gateway.http.body import parse_body
 from gateway.http.route import Route
-from gateway.keys import CALL_SERVICES, METRICS, SETTINGS, STORE, TIMELINE, WEBHOOKS, call_services
+from gateway.keys import (
+    CALL_SERVICES,
+    METRICS,
+    RECORDINGS,
+    SETTINGS,
+    STORE,
+    TIMELINE,
+    WEBHOOKS,
+    call_services,
+)
 from gateway.store.database import Scope
 
 MAX_EVENTS = 100
@@ -93,6 +102,8 @@ async def inbound(request: web.Request) -> web.StreamResponse:
 async def events(request: web.Request) -> web.StreamResponse:
     call_id = call_of_token(request)
     body = await parse_body(request, Events)
+    # Before they are appended: a batch that fails here is sent again as a whole.
+    await request.app[RECORDINGS].fold(call_id, body.events)
     stored = await request.app[TIMELINE].append(call_id, body.events, "worker")
     if stored is None:
         raise _no_record(request)

@@ -172,8 +172,10 @@ def authentication(authenticator: Authenticator, names: Names) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         route = route_of(request)
         signed = route is not None and route.signed_forms and is_form(request)
-        if route is not None and not route.public and not route.internal and not signed:
-            headers = request.headers.getall(hdrs.AUTHORIZATION, [])
+        headers = request.headers.getall(hdrs.AUTHORIZATION, [])
+        linked = route is not None and route.linked and not headers and "token" in request.query
+        own_check = signed or linked
+        if route is not None and not route.public and not route.internal and not own_check:
             request[PRINCIPAL] = await authenticator.authenticate(headers)
             if not headers:
                 names.check(request)

@@ -157,12 +157,12 @@ def brief_of(
         webhook=VoiceWebhook.model_validate(webhook.model_dump(), extra="ignore")
         if webhook is not None
         else None,
-        recording=_plan_of(call, agent, tenant),
+        recording=plan_of(call, agent, tenant),
         consent=agent.config.consent.mode,
     )
 
 
-def _plan_of(call: Call, agent: Agent, tenant: TenantRecordings) -> RecordingPlan | None:
+def plan_of(call: Call, agent: Agent, tenant: TenantRecordings) -> RecordingPlan | None:
     """Return how the call is recorded; None if the agent or the call does not ask for it."""
     wanted = agent.config.recording
     if not (wanted.enabled and call.record):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -14,6 +15,17 @@ from gateway.http.paging import Listing
 from gateway.store.call_status import Call, CallType, StoredEvent
 
 _SNIPPET = 140
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Whether a call's recording can be heard, and the link to it."""
+
+    available: bool = False
+    url: str | None = None
+
+
+NO_RECORDING: Final = Recorded()
 
 
 class CallView(Model):
@@ -45,13 +57,15 @@ class CallView(Model):
     duration_seconds: float | None
     metadata: dict[str, Any]
     recording_available: bool
-    recording_url: str | None
+    recording_url: str | None = Field(
+        description="A link for ten minutes, which needs no Authorization. null in webhooks."
+    )
     last_transcript_snippet: str | None
 
     @classmethod
-    def of(cls, call: Call, last: Turn | None) -> CallView:
+    def of(cls, call: Call, last: Turn | None, recording: Recorded = NO_RECORDING) -> CallView:
         """Return the view of ``call``; ``last`` is its last turn."""
-        return cls(**_shown(call, last))
+        return cls(**_shown(call, last, recording))
 
 
 class CallDetail(CallView):
@@ -62,8 +76,10 @@ class CallDetail(CallView):
     )
 
     @classmethod
-    def with_turns(cls, call: Call, turns: Sequence[Turn]) -> CallDetail:
-        shown = _shown(call, turns[-1] if turns else None)
+    def with_turns(
+        cls, call: Call, turns: Sequence[Turn], recording: Recorded = NO_RECORDING
+    ) -> CallDetail:
+        shown = _shown(call, turns[-1] if turns else None, recording)
         return cls(**shown, transcripts=list(turns), latency=_latency(turns))
 
 
@@ -91,15 +107,15 @@ class EventView(Model):
         return cls(**event.model_dump(exclude={"seq", "call_id"}))
 
 
-def _shown(call: Call, last: Turn | None) -> dict[str, Any]:
+def _shown(call: Call, last: Turn | None, recording: Recorded) -> dict[str, Any]:
     ours = call.to_number if call.direction == "inbound" else call.from_number
     return {
         **call.model_dump(),
         "phone_number": ours,
         "started_at": call.created_at,
         "duration_seconds": call.duration_seconds,
-        "recording_available": False,
-        "recording_url": None,
+        "recording_available": recording.available,
+        "recording_url": recording.url,
         "last_transcript_snippet": _snippet(last),
     }
 

@@ -41,6 +41,8 @@ class Route:
     errors: Faults = ()
     public: bool = False
     internal: bool = False
+    linked: bool = False
+    """Takes the token of a link (``?token=``) instead of Authorization: the handler checks it."""
     signed_forms: bool = False
     """Takes forms, too, which need no Authorization: the handler checks their signature."""
     idempotent: bool = False

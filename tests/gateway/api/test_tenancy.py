@@ -172,6 +172,11 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
     "GET /v1/calls/{id}/transcript": (_path("/v1/calls/{call}/transcript"),),
     "GET /v1/calls/{id}/transcript/stream": (_path("/v1/calls/{call}/transcript/stream"),),
     "GET /v1/calls/{id}/recording": (_path("/v1/calls/{call}/recording"),),
+    "DELETE /v1/calls/{id}/recording": (_path("/v1/calls/{call}/recording"),),
+    "GET /v1/calls/{id}/recording/peaks": (_path("/v1/calls/{call}/recording/peaks"),),
+    "GET /v1/calls/{id}/recording/waveform.svg": (
+        _path("/v1/calls/{call}/recording/waveform.svg"),
+    ),
     "POST /api/v1/sessions/dispatch": (
         _dispatch("/api/v1/sessions/dispatch", agentId=lambda ids: ids.agent),
         _dispatch("/api/v1/sessions/dispatch", fromNumber=lambda ids: ids.number),

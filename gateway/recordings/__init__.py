@@ -1,0 +1,1 @@
+"""The recordings of calls: what the API serves, links, retention."""

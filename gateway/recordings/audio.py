@@ -1,0 +1,77 @@
+"""A recording's samples: its other format, and its levels for drawing. Blocking: use threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, cast
+
+import av
+import numpy as np
+from av import AudioFrame, AudioResampler, AudioStream
+from numpy.typing import NDArray
+
+from core.recordings.config import Format
+
+RATE = 16_000
+_FULL_SCALE = 32_768
+# Speech on two channels: 32 kbit/s are transparent for it.
+_OPUS_BIT_RATE = 64_000
+
+
+class Undecodable(Exception):
+    """The object is no recording that can be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """The highest level of each window, 0 to 1, per channel."""
+
+    duration_ms: int
+    window_ms: float
+    caller: list[float]
+    agent: list[float]
+
+
+def convert(source: IO[bytes], target: IO[bytes], format: Format) -> None:
+    """Write ``source`` to ``target`` in ``format``. Raises Undecodable."""
+    codec, rate = ("pcm_s16le", RATE) if format == "wav" else ("libopus", 48_000)
+    # The same source gives the same bytes, so that ranges of several requests fit together.
+    with av.open(target, "w", format=format, options={"fflags": "+bitexact"}) as written:
+        stream = cast(AudioStream, written.add_stream(codec, rate=rate, layout="stereo"))
+        if format == "ogg":
+            stream.bit_rate = _OPUS_BIT_RATE
+        for frame in _frames(source, stream.format.name, rate):
+            frame.pts = None
+            written.mux(stream.encode(frame))
+        written.mux(stream.encode(None))
+
+
+def peaks_of(source: IO[bytes], width: int, duration_ms: int) -> Peaks:
+    """Return ``width`` windows of ``source``, which is about ``duration_ms`` long.
+
+    Raises Undecodable.
+    """
+    expected = max(1, duration_ms * RATE // 1000)
+    highest = np.zeros((width, 2), np.int32)
+    at = 0
+    for frame in _frames(source, "s16", RATE):
+        samples: NDArray[np.int32] = np.abs(frame.to_ndarray().reshape(-1, 2).astype(np.int32))
+        windows = np.minimum((np.arange(at, at + len(samples)) * width) // expected, width - 1)
+        touched, begin = np.unique(windows, return_index=True)
+        levels = np.maximum.reduceat(samples, begin)
+        highest[touched] = np.maximum(highest[touched], levels)
+        at += len(samples)
+    caller, agent = np.round(highest / _FULL_SCALE, 3).T.tolist()
+    return Peaks(duration_ms, round(duration_ms / width, 3), caller, agent)
+
+
+def _frames(source: IO[bytes], format: str, rate: int) -> Iterator[AudioFrame]:
+    resampler = AudioResampler(format=format, layout="stereo", rate=rate)
+    try:
+        with av.open(source, "r") as opened:
+            for frame in opened.decode(audio=0):
+                yield from resampler.resample(frame)
+            yield from resampler.resample(None)
+    except (av.FFmpegError, IndexError) as error:
+        raise Undecodable(type(error).__name__) from None

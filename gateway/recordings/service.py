@@ -1,0 +1,205 @@
+"""A call's recording: what its worker says of it, its state, its bytes, its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+from pydantic import Field, ValidationError
+
+from core.errors import Gone, NotFound, TooEarly, Unavailable, Unprocessable
+from core.models import CallEvent, Model
+from core.recordings.plan import RecordingPlan
+from core.settings import Settings
+from gateway.calls.dispatcher import plan_of
+from gateway.recordings.expiry import expiry
+from gateway.store.call_status import Call
+from gateway.store.calls import Store
+from gateway.store.database import Scope
+from gateway.store.recordings.recordings import Deleter, Recordings, StoredRecording
+from recordings.errors import StoreRefused, StoreUnavailable
+from recordings.store import RecordingStore
+from recordings.stores import Stores
+
+log = logging.getLogger(__name__)
+
+_READY_IN_S = 5
+_MAX_BYTES = 2**40
+_MAX_MS = 2**40
+
+
+class Stored(Model):
+    """The data of ``recording.stored``, as a worker tells it."""
+
+    key: str = Field(max_length=2000)
+    bytes: int = Field(ge=0, le=_MAX_BYTES)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    duration_ms: int = Field(ge=0, le=_MAX_MS)
+    encrypted: bool = False
+
+
+class RecordingService:
+    def __init__(
+        self,
+        *,
+        rows: Recordings,
+        calls: Store,
+        stores: Stores,
+        settings: Settings,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.rows = rows
+        self._calls = calls
+        self._stores = stores
+        self._settings = settings
+        self._clock = clock
+
+    async def fold(self, call_id: str, events: Sequence[CallEvent]) -> None:
+        """Store what the events of a call's worker say of its recording.
+
+        The same event again changes nothing. An object that comes after its recording was deleted
+        is deleted. Raises Unprocessable for another object than the call's, Unavailable.
+        """
+        for event in events:
+            if event.type == "recording.stored":
+                await self._stored(call_id, event)
+
+    async def _stored(self, call_id: str, event: CallEvent) -> None:
+        found = await self._calls.call_and_agent(call_id)
+        if found is None:
+            return  # the caller finds that there is no such call
+        call, agent = found
+        tenant = self._settings.tenant_recordings(call.auth_id)
+        plan = plan_of(call, agent, tenant) if agent is not None else None
+        try:
+            told = Stored.model_validate(event.data)
+        except ValidationError:
+            raise Unprocessable("recording.stored has invalid data") from None
+        if agent is None or plan is None or told.key != plan.key:
+            log.error(
+                "a worker names a recording that is not its call's", extra={"call_id": call_id}
+            )
+            raise Unprocessable("The recording is not this call's")
+        recording = await self.rows.add(
+            StoredRecording(
+                call_id=call.id,
+                auth_id=call.auth_id,
+                region=plan.region,
+                format=plan.format,
+                stored_at=self._clock(),
+                expires_at=expiry(
+                    call.created_at,
+                    agent=agent.config.recording.retention_days,
+                    tenant=tenant.retention_days,
+                    default=self._settings.recordings_retention_days,
+                ),
+                **told.model_dump(),
+            )
+        )
+        if recording.deleted_at is not None:
+            await self._remove(recording)
+
+    async def require(self, call: Call) -> StoredRecording:
+        """Return the recording. Raises NotFound, TooEarly (not stored yet), Gone (deleted)."""
+        recording = await self.rows.find(Scope(None), call.id)
+        if recording is None:
+            if await self._awaited(call) is not None:
+                raise TooEarly(
+                    "The recording is not stored yet",
+                    code="RECORDING_NOT_READY",
+                    retry_after_s=_READY_IN_S,
+                )
+            raise NotFound("The call has no recording", code="RECORDING_NOT_FOUND")
+        if recording.deleted_at is not None:
+            raise Gone("The recording was deleted", code="RECORDING_DELETED")
+        return recording
+
+    async def delete_of(self, call: Call) -> bool:
+        """Delete the call's recording, also one that is not stored yet.
+
+        False: it was deleted before. Raises NotFound, Unavailable.
+        """
+        recording = await self.rows.find(Scope(None), call.id)
+        if recording is not None:
+            return await self.delete(recording, "api")
+        if (plan := await self._awaited(call)) is None:
+            raise NotFound("The call has no recording", code="RECORDING_NOT_FOUND")
+        # A row that is deleted from the beginning: ``fold`` deletes the object when it comes.
+        stands_for = StoredRecording(
+            call_id=call.id,
+            auth_id=call.auth_id,
+            region=plan.region,
+            key=plan.key,
+            format=plan.format,
+            bytes=0,
+            sha256="",
+            duration_ms=0,
+            encrypted=False,
+            stored_at=self._clock(),
+            expires_at=None,
+        )
+        return await self.delete(stands_for, "api")
+
+    async def delete(self, recording: StoredRecording, by: Deleter) -> bool:
+        """Delete the object, then say so. False: it was said before. Raises Unavailable."""
+        if recording.deleted_at is not None:
+            return False
+        await self._remove(recording)
+        told = await self.rows.deleted(recording, by)
+        # A worker killed after its upload may have uploaded again between the two. From now on,
+        # ``fold`` deletes it.
+        await self._remove(recording)
+        return told
+
+    async def read(
+        self, recording: StoredRecording, start: int, end: int
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield these bytes of the recording, decrypted, and no fewer. Raises Unavailable."""
+        left = end - start
+        with _failures(recording):
+            blocks = self._store(recording).read(
+                recording.key, start, end, must_be_sealed=recording.encrypted
+            )
+            async for block in blocks:
+                left -= len(block)
+                yield block
+        if left > 0:
+            log.error("a stored recording is too short", extra={"call_id": recording.call_id})
+            raise _away()
+
+    async def _awaited(self, call: Call) -> RecordingPlan | None:
+        """Return the plan of a call whose recording may still be stored; None: there is none."""
+        found = await self._calls.call_and_agent(call.id)
+        agent = found[1] if found is not None else None
+        tenant = self._settings.tenant_recordings(call.auth_id)
+        plan = plan_of(call, agent, tenant) if agent is not None else None
+        if plan is None or not call.ended:
+            return plan
+        told = await self._calls.events(call.id, types=("recording.started", "recording.failed"))
+        return plan if {event.type for event in told} == {"recording.started"} else None
+
+    async def _remove(self, recording: StoredRecording) -> None:
+        with _failures(recording):
+            await self._store(recording).delete(recording.key)
+
+    def _store(self, recording: StoredRecording) -> RecordingStore:
+        return self._stores.of(recording.region)
+
+
+@contextmanager
+def _failures(recording: StoredRecording) -> Iterator[None]:
+    try:
+        yield
+    except StoreRefused:
+        log.exception("the store of recordings refuses", extra={"call_id": recording.call_id})
+        raise _away() from None
+    except StoreUnavailable:
+        raise _away() from None
+
+
+def _away() -> Unavailable:
+    return Unavailable(
+        "The store of recordings is unavailable", code="RECORDINGS_UNAVAILABLE", retry_after_s=5
+    )

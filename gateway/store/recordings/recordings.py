@@ -1,0 +1,138 @@
+"""The stored recordings of calls. See gateway.recordings for what is done with the objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Select, insert, or_, select
+
+from core.models import CallEvent, Model, now
+from core.recordings.config import Format, Region
+from gateway.store.call_rows import EVENTS_TABLE, event_row
+from gateway.store.database import Database, Scope, whole
+from gateway.store.recordings.tables import RecordingRow
+
+Deleter = Literal["api", "retention"]
+
+
+class StoredRecording(Model):
+    """A row. ``key`` names the object in the store of ``region``."""
+
+    call_id: str
+    auth_id: str | None
+    region: Region | None
+    key: str
+    format: Format
+    bytes: int
+    sha256: str
+    duration_ms: int
+    encrypted: bool
+    stored_at: datetime
+    expires_at: datetime | None
+    deleted_at: datetime | None = None
+
+
+class Recordings:
+    """Every method is one transaction."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime] = now) -> None:
+        self._database = database
+        self._clock = clock
+
+    @whole
+    async def add(self, new: StoredRecording) -> StoredRecording:
+        """Store the call's recording, unless it has one. Return the call's recording."""
+        added = self._database.insert(RecordingRow).values(new.model_dump())
+        async with self._database.write() as connection:
+            await connection.execute(added.on_conflict_do_nothing(index_elements=["call_id"]))
+            row = (await connection.execute(_of(new.call_id))).mappings().one()
+        return StoredRecording.model_validate(dict(row))
+
+    @whole
+    async def find(self, scope: Scope, call_id: str) -> StoredRecording | None:
+        """Return the call's recording, also a deleted one."""
+        async with self._database.read() as connection:
+            query = _of(call_id).where(scope.owns(RecordingRow.auth_id))
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else StoredRecording.model_validate(dict(row))
+
+    @whole
+    async def available(self, call_ids: Sequence[str]) -> set[str]:
+        """Return those of the calls that have a recording which is not deleted."""
+        query = select(RecordingRow.call_id).where(
+            RecordingRow.call_id.in_(call_ids), RecordingRow.deleted_at.is_(None)
+        )
+        async with self._database.read() as connection:
+            return set(await connection.scalars(query))
+
+    @whole
+    async def list(
+        self, scope: Scope, since: datetime | None, until: datetime | None
+    ) -> Sequence[StoredRecording]:
+        """Return the recordings stored from ``since`` to before ``until``, oldest first.
+
+        Deleted ones are left out.
+        """
+        query = select(RecordingRow.__table__).where(
+            scope.owns(RecordingRow.auth_id), RecordingRow.deleted_at.is_(None)
+        )
+        if since is not None:
+            query = query.where(RecordingRow.stored_at >= since)
+        if until is not None:
+            query = query.where(RecordingRow.stored_at < until)
+        return await self._all(query.order_by(RecordingRow.stored_at, RecordingRow.call_id))
+
+    @whole
+    async def due(
+        self, *, limit: int, without: Collection[Region | None] = ()
+    ) -> Sequence[StoredRecording]:
+        """Return recordings whose time is over, longest first, but for those regions."""
+        query = (
+            select(RecordingRow.__table__)
+            .where(RecordingRow.expires_at <= self._clock(), RecordingRow.deleted_at.is_(None))
+            .order_by(RecordingRow.expires_at)
+            .limit(limit)
+        )
+        if None in without:
+            query = query.where(RecordingRow.region.is_not(None))
+        if named := [region for region in without if region is not None]:
+            outside = RecordingRow.region.is_(None), RecordingRow.region.not_in(named)
+            query = query.where(or_(*outside))
+        return await self._all(query)
+
+    @whole
+    async def deleted(self, recording: StoredRecording, by: Deleter) -> bool:
+        """Record that the object is deleted, here and on the timeline. False: it was recorded.
+
+        A recording that is not stored yet gets its row.
+        """
+        event = CallEvent(type="recording.deleted", at=self._clock(), data={"by": by})
+        values = {**recording.model_dump(), "deleted_at": event.at}
+        marked = (
+            self._database.insert(RecordingRow)
+            .values(values)
+            .on_conflict_do_update(
+                index_elements=["call_id"],
+                set_={"deleted_at": event.at},
+                where=RecordingRow.deleted_at.is_(None),
+            )
+        )
+        async with self._database.write() as connection:
+            marking = await connection.execute(marked.returning(RecordingRow.call_id))
+            if marking.scalar_one_or_none() is None:
+                return False
+            row = event_row(recording.call_id, recording.auth_id, event, "gateway")
+            # Listeners find it as they find other gateways' events (gateway.calls.timeline).
+            await connection.execute(insert(EVENTS_TABLE), row)
+        return True
+
+    async def _all(self, query: Select[Any]) -> Sequence[StoredRecording]:
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [StoredRecording.model_validate(dict(row)) for row in rows]
+
+
+def _of(call_id: str) -> Select[Any]:
+    return select(RecordingRow.__table__).where(RecordingRow.call_id == call_id)
