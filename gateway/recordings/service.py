@@ -19,7 +19,7 @@ from gateway.store.call_status import Call
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 from gateway.store.recordings.recordings import Deleter, Recordings, StoredRecording
-from recordings.errors import StoreRefused, StoreUnavailable
+from recordings.errors import NotStored, StoreRefused, StoreUnavailable
 from recordings.store import RecordingStore
 from recordings.stores import Stores
 
@@ -111,7 +111,7 @@ class RecordingService:
                     code="RECORDING_NOT_READY",
                     retry_after_s=_READY_IN_S,
                 )
-            raise NotFound("The call has no recording", code="RECORDING_NOT_FOUND")
+            raise _none()
         if recording.deleted_at is not None:
             raise Gone("The recording was deleted", code="RECORDING_DELETED")
         return recording
@@ -125,7 +125,7 @@ class RecordingService:
         if recording is not None:
             return await self.delete(recording, "api")
         if (plan := await self._awaited(call)) is None:
-            raise NotFound("The call has no recording", code="RECORDING_NOT_FOUND")
+            raise _none()
         # A row that is deleted from the beginning: ``fold`` deletes the object when it comes.
         stands_for = StoredRecording(
             call_id=call.id,
@@ -156,7 +156,10 @@ class RecordingService:
     async def read(
         self, recording: StoredRecording, start: int, end: int
     ) -> AsyncGenerator[bytes, None]:
-        """Yield these bytes of the recording, decrypted, and no fewer. Raises Unavailable."""
+        """Yield these bytes of the recording, decrypted, and no fewer.
+
+        Raises Unavailable, NotFound.
+        """
         left = end - start
         with _failures(recording):
             blocks = self._store(recording).read(
@@ -192,11 +195,21 @@ class RecordingService:
 def _failures(recording: StoredRecording) -> Iterator[None]:
     try:
         yield
+    except NotStored:
+        # Somebody else removed it, as a bucket's lifecycle does.
+        log.error(
+            "the store of recordings has lost an object", extra={"call_id": recording.call_id}
+        )
+        raise _none() from None
     except StoreRefused:
         log.exception("the store of recordings refuses", extra={"call_id": recording.call_id})
         raise _away() from None
     except StoreUnavailable:
         raise _away() from None
+
+
+def _none() -> NotFound:
+    return NotFound("The call has no recording", code="RECORDING_NOT_FOUND")
 
 
 def _away() -> Unavailable:

@@ -180,7 +180,7 @@ class TestState:
         recorded.file(tmp_path).unlink()
         for rest in ("", "?format=ogg", "/peaks"):
             answer = await recorded.get(rest)
-            assert (answer.status, answer.code) == (503, "RECORDINGS_UNAVAILABLE")
+            assert (answer.status, answer.code) == (404, "RECORDING_NOT_FOUND")
         recorded.file(tmp_path).write_bytes(AUDIO[:1000])
         with pytest.raises(Exception, match=r"(?i)payload|disconnected|reset"):
             await recorded.get()
