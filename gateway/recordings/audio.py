@@ -33,21 +33,21 @@ class Peaks:
     agent: list[float]
 
 
-def convert(source: IO[bytes], target: IO[bytes], format: Format) -> None:
-    """Write ``source`` to ``target`` in ``format``. Raises Undecodable."""
+def convert(source: IO[bytes], stored: Format, target: IO[bytes], format: Format) -> None:
+    """Write ``source``, which is ``stored``, to ``target`` in ``format``. Raises Undecodable."""
     codec, rate = ("pcm_s16le", RATE) if format == "wav" else ("libopus", 48_000)
     # The same source gives the same bytes, so that ranges of several requests fit together.
     with av.open(target, "w", format=format, options={"fflags": "+bitexact"}) as written:
         stream = cast(AudioStream, written.add_stream(codec, rate=rate, layout="stereo"))
         if format == "ogg":
             stream.bit_rate = _OPUS_BIT_RATE
-        for frame in _frames(source, stream.format.name, rate):
+        for frame in _frames(source, stored, stream.format.name, rate):
             frame.pts = None
             written.mux(stream.encode(frame))
         written.mux(stream.encode(None))
 
 
-def peaks_of(source: IO[bytes], width: int, duration_ms: int) -> Peaks:
+def peaks_of(source: IO[bytes], stored: Format, width: int, duration_ms: int) -> Peaks:
     """Return ``width`` windows of ``source``, which is about ``duration_ms`` long.
 
     Raises Undecodable.
@@ -55,7 +55,7 @@ def peaks_of(source: IO[bytes], width: int, duration_ms: int) -> Peaks:
     expected = max(1, duration_ms * RATE // 1000)
     highest = np.zeros((width, 2), np.int32)
     at = 0
-    for frame in _frames(source, "s16", RATE):
+    for frame in _frames(source, stored, "s16", RATE):
         samples: NDArray[np.int32] = np.abs(frame.to_ndarray().reshape(-1, 2).astype(np.int32))
         windows = np.minimum((np.arange(at, at + len(samples)) * width) // expected, width - 1)
         touched, begin = np.unique(windows, return_index=True)
@@ -66,10 +66,11 @@ def peaks_of(source: IO[bytes], width: int, duration_ms: int) -> Peaks:
     return Peaks(duration_ms, round(duration_ms / width, 3), caller, agent)
 
 
-def _frames(source: IO[bytes], format: str, rate: int) -> Iterator[AudioFrame]:
+def _frames(source: IO[bytes], stored: Format, format: str, rate: int) -> Iterator[AudioFrame]:
     resampler = AudioResampler(format=format, layout="stereo", rate=rate)
     try:
-        with av.open(source, "r") as opened:
+        # Not guessed by the content: some formats (playlists) open other files and addresses.
+        with av.open(source, "r", format=stored) as opened:
             for frame in opened.decode(audio=0):
                 yield from resampler.resample(frame)
             yield from resampler.resample(None)

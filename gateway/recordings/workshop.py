@@ -39,13 +39,15 @@ class Workshop:
         """Yield the recording in ``format``. Raises Unavailable."""
         async with self._fetched(recording) as source:
             with await asyncio.to_thread(tempfile.TemporaryFile) as target:
-                await self._decode(lambda: audio.convert(source, target, format))
+                await self._decode(lambda: audio.convert(source, recording.format, target, format))
                 yield target
 
     async def peaks(self, recording: StoredRecording, width: int) -> Peaks:
         """Raises Unavailable."""
         async with self._fetched(recording) as source:
-            return await self._decode(lambda: audio.peaks_of(source, width, recording.duration_ms))
+            return await self._decode(
+                lambda: audio.peaks_of(source, recording.format, width, recording.duration_ms)
+            )
 
     @contextlib.asynccontextmanager
     async def _fetched(self, recording: StoredRecording) -> AsyncIterator[IO[bytes]]:

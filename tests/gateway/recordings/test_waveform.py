@@ -34,30 +34,35 @@ def rects(svg: str) -> list[tuple[str, float, float]]:
 
 class TestPeaks:
     def test_each_channel_has_its_own(self) -> None:
-        peaks = peaks_of(io.BytesIO(AUDIO), 4, 2000)
+        peaks = peaks_of(io.BytesIO(AUDIO), "wav", 4, 2000)
         assert peaks == Peaks(2000, 500, [0.5, 0.5, 0, 0], [0, 0, 0.25, 0.25])
 
     def test_a_click_is_in_its_window(self) -> None:
         silent = np.zeros(RATE, np.int16)
         clicked = silent.copy()
         clicked[RATE // 2 + 1] = -32_768
-        peaks = peaks_of(io.BytesIO(wav(clicked, silent)), 10, 1000)
+        peaks = peaks_of(io.BytesIO(wav(clicked, silent)), "wav", 10, 1000)
         assert peaks.caller == [0] * 5 + [1.0] + [0] * 4
 
     def test_more_windows_than_samples(self) -> None:
-        peaks = peaks_of(io.BytesIO(wav(tone(0.01), tone(0.01))), 4000, 10)
+        peaks = peaks_of(io.BytesIO(wav(tone(0.01), tone(0.01))), "wav", 4000, 10)
         assert len(peaks.caller) == 4000
         assert max(peaks.caller) == pytest.approx(0.5, abs=0.01)
 
     @pytest.mark.parametrize("duration_ms", [0, 1, 500])
     def test_a_duration_that_is_wrong(self, duration_ms: int) -> None:
-        assert len(peaks_of(io.BytesIO(AUDIO), 10, duration_ms).caller) == 10
+        assert len(peaks_of(io.BytesIO(AUDIO), "wav", 10, duration_ms).caller) == 10
 
     @pytest.mark.attack
     @pytest.mark.parametrize("junk", [b"", b"RIFF", b"junk" * 1000, b"#EXTM3U\nfile:///etc/passwd"])
     def test_other_content_is_refused(self, junk: bytes) -> None:
         with pytest.raises(Undecodable):
-            peaks_of(io.BytesIO(junk), 10, 1000)
+            peaks_of(io.BytesIO(junk), "wav", 10, 1000)
+
+    @pytest.mark.attack
+    def test_its_format_is_not_guessed(self) -> None:
+        with pytest.raises(Undecodable):
+            peaks_of(io.BytesIO(AUDIO), "ogg", 10, 1000)
 
 
 class TestPicture:
