@@ -74,6 +74,7 @@ from gateway.numbers.service import NumberService
 from gateway.numbers.twilio import TwilioHttp
 from gateway.recordings.links import Links
 from gateway.recordings.listeners import Listeners
+from gateway.recordings.reporting import reporter
 from gateway.recordings.retention import Retention
 from gateway.recordings.service import RecordingService
 from gateway.recordings.workshop import Workshop
@@ -95,6 +96,7 @@ from gateway.store.write_probe import WriteProbe
 from gateway.webhooks.payload import render
 from gateway.webhooks.sender import DRAIN_S, SLOTS, Sender
 from recordings.stores import Stores
+from recordings.upload import sweep_recordings
 from sip.guard import Resolver, SipGuard
 from sip.numbering import load_tables
 
@@ -213,8 +215,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         stack.push_async_callback(app[WRITE_PROBE].aclose)
         await stack.enter_async_context(alongside(app[TIMELINE].run(app[STOPPING]), "news"))
         await stack.enter_async_context(_webhooks(app))
-        retention = Retention(app[RECORDINGS])
-        await stack.enter_async_context(alongside(retention.run(), "retention"))
+        await stack.enter_async_context(_recordings(app))
         twilio = TwilioHttp(app[SETTINGS].twilio_base_url)
         stack.push_async_callback(twilio.close)
         accounts = Accounts(app[CREDENTIALS], twilio)
@@ -228,6 +229,19 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
             accounts=accounts,
             provisioner=lambda: call_services(app).provisioner,
         )
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _recordings(app: web.Application) -> AsyncIterator[None]:
+    service = app[RECORDINGS]
+    spool = app[SETTINGS].data_dir / "spool" / "recordings"
+    report = reporter(service, app[TIMELINE])
+    async with (
+        alongside(Retention(service).run(), "retention"),
+        # Of workers on this machine that are gone.
+        alongside(sweep_recordings(spool, service.stores, report), "recordings of the spool"),
+    ):
         yield
 
 

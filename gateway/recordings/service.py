@@ -52,7 +52,7 @@ class RecordingService:
     ) -> None:
         self.rows = rows
         self._calls = calls
-        self._stores = stores
+        self.stores = stores
         self._settings = settings
         self._clock = clock
 
@@ -188,7 +188,7 @@ class RecordingService:
             await self._store(recording).delete(recording.key)
 
     def _store(self, recording: StoredRecording) -> RecordingStore:
-        return self._stores.of(recording.region)
+        return self.stores.of(recording.region)
 
 
 @contextmanager
