@@ -74,6 +74,12 @@ class InboundRoom(Model):
     room_name: str = Field(min_length=1, max_length=1024)
 
 
+def agent_identity(name: str) -> str:
+    """Return the identity of a call's agent in its room; ``name``: the call's id, or, of a caller's
+    room that a SIP service made, the room's name."""
+    return f"agent-{name}"
+
+
 class Assignment(Model):
     """A call and the token with which its worker posts events to it."""
 

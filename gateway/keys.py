@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gateway.lookup.numbers import Numbers
     from gateway.numbers.provisioning import Provisioner
     from gateway.numbers.service import NumberService
+    from gateway.recordings.control import RecordingControl
     from gateway.recordings.links import Links
     from gateway.recordings.listeners import Listeners
     from gateway.recordings.service import RecordingService
@@ -90,6 +91,8 @@ class CallServices:
     """Transfers callers."""
     handover: Handover
     """Ends transferred calls."""
+    recording_control: RecordingControl
+    """Has workers pause, resume and mask."""
     provisioner: Provisioner
     """Attaches numbers to LiveKit's SIP service, and detaches them."""
 

@@ -22,7 +22,7 @@ from gateway.api import (
     webhooks,
     worker,
 )
-from gateway.api.recordings import audio, picture
+from gateway.api.recordings import audio, control, picture
 from gateway.api.streams import (
     agent_session,
     task_callbacks,
@@ -38,7 +38,7 @@ ROUTES: tuple[Route, ...] = (
     *chapter("Agents", agents.ROUTES),
     *chapter("Calls", calls.ROUTES, call_create.ROUTES, web_calls.ROUTES),
     *chapter("Calls", call_end.ROUTES, call_streams.ROUTES),
-    *chapter("Calls", audio.ROUTES, picture.ROUTES),
+    *chapter("Calls", audio.ROUTES, picture.ROUTES, control.ROUTES),
     *chapter("Sessions", sessions.ROUTES, agent_session.ROUTES, twilio.ROUTES),
     *chapter("Sessions", transfer_callbacks.ROUTES, tasks.ROUTES, task_callbacks.ROUTES),
     *chapter("Credentials", credentials.ROUTES),

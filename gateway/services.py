@@ -53,6 +53,7 @@ from gateway.numbers.accounts import Accounts
 from gateway.numbers.provisioning import Provisioner
 from gateway.numbers.repair import NumberRepair
 from gateway.numbers.sip_objects import SipObjects
+from gateway.recordings.control import RecordingControl
 
 # LiveKit answers its own requests in milliseconds; one that takes longer has failed. A dial that
 # waits for the answer sets its own time-out (livekit-api).
@@ -222,6 +223,13 @@ async def open_call_services(
             tasks=tasks,
             transfers=transfers,
             handover=Handover(livekit, app[STORE], app[TIMELINE]),
+            recording_control=RecordingControl(
+                livekit=livekit,
+                store=app[STORE],
+                timeline=app[TIMELINE],
+                tokens=tokens,
+                sessions=stream_sessions,
+            ),
             provisioner=provisioner,
         )
 

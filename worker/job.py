@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from pydantic import TypeAdapter
 
-from core.jobs import Assignment, InboundJob, JobMetadata
+from core.jobs import Assignment, InboundJob, JobMetadata, agent_identity
 from worker.endings import Cause
 from worker.link.backoff import Backoff
 from worker.link.client import Gateway, Refused, Unavailable
@@ -29,7 +29,7 @@ def read_job(metadata: str) -> CallJob:
 
 def identity(job: CallJob, room_name: str) -> str:
     """Return the agent's identity: the same for every job of a call, so a later one takes over."""
-    return f"agent-{job.call_id if isinstance(job, JobMetadata) else room_name}"
+    return agent_identity(job.call_id if isinstance(job, JobMetadata) else room_name)
 
 
 async def placed(job: JobMetadata, gateway: Gateway) -> Assignment:

@@ -36,6 +36,8 @@ from livekit.protocol.room import (
     ListRoomsResponse,
     RemoveParticipantResponse,
     RoomParticipantIdentity,
+    SendDataRequest,
+    SendDataResponse,
     UpdateRoomMetadataRequest,
 )
 from livekit.protocol.sip import (
@@ -80,6 +82,9 @@ class LiveKitStub:
     """Rooms for which every request fails, with the Twirp code of the error."""
     removed: list[tuple[str, str]] = field(default_factory=list)
     dispatched: list[CreateAgentDispatchRequest] = field(default_factory=list)
+    sent: list[SendDataRequest] = field(default_factory=list)
+    """Data packets for participants."""
+    on_sent: Callable[[SendDataRequest], None] | None = None
     workers_full: bool = False
     """True if no worker accepts a dispatched job."""
     created: list[CreateRoomRequest] = field(default_factory=list)
@@ -139,6 +144,13 @@ class LiveKitStub:
             if other.identity == asked.identity:
                 return other
         raise Refusal("not_found")
+
+    def _send_data(self, asked: SendDataRequest) -> Message:
+        self._of(asked.room)
+        self.sent.append(asked)
+        if self.on_sent is not None:
+            self.on_sent(asked)
+        return SendDataResponse()
 
     def dial(self, asked: CreateSIPParticipantRequest) -> Message:
         """Dial a phone. Raise Refusal with the configured ``answer``."""
@@ -213,6 +225,7 @@ class LiveKitStub:
         serve("RoomService/UpdateRoomMetadata", UpdateRoomMetadataRequest, self._update_metadata)
         serve("RoomService/ListParticipants", ListParticipantsRequest, self._list_participants)
         serve("RoomService/RemoveParticipant", RoomParticipantIdentity, self._remove)
+        serve("RoomService/SendData", SendDataRequest, self._send_data)
         serve("RoomService/GetParticipant", RoomParticipantIdentity, self._get)
         serve("SIP/CreateSIPParticipant", CreateSIPParticipantRequest, self.dial)
         serve("SIP/TransferSIPParticipant", TransferSIPParticipantRequest, self._refer)

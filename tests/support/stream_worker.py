@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -52,6 +52,9 @@ class StreamWorker:
         self.sessions: dict[str, WorkerSession] = {}
         self.ended: list[str] = []
         self.asked: list[str] = []
+        self.commands: list[dict[str, Any]] = []
+        self.on_command: Callable[[str, dict[str, Any]], None] | None = None
+        """Gets the call's id and the command."""
         self.refusing: int | None = None
         self.reading = asyncio.Event()
         """Cleared: it reads nothing more from its sockets."""
@@ -64,6 +67,7 @@ class StreamWorker:
         app = web.Application()
         app.router.add_get("/sessions/{id}", self._attach)
         app.router.add_delete("/sessions/{id}", self._end)
+        app.router.add_post("/sessions/{id}", self._command)
         self._runner = web.AppRunner(app, shutdown_timeout=0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -145,6 +149,16 @@ class StreamWorker:
                     return session.closes.put_nowait(message.data)
                 case _:
                     return session.closes.put_nowait(None)
+
+    async def _command(self, request: web.Request) -> web.StreamResponse:
+        call_id = self._check(request)
+        if call_id not in self.sessions:
+            return web.Response(status=404)
+        command = await request.json()
+        self.commands.append(command)
+        if self.on_command is not None:
+            self.on_command(call_id, command)
+        return web.Response(status=204)
 
     async def _end(self, request: web.Request) -> web.StreamResponse:
         call_id = self._check(request)

@@ -53,8 +53,8 @@ class KeptCall(ReportedCall):
 class _EarlierTokens(TokenIssuer):
     """Makes tokens that look a minute old."""
 
-    def _sign(self, audience: Audience, subject: str, ttl: timedelta) -> str:
-        return super()._sign(audience, subject, ttl - timedelta(minutes=1))
+    def _sign(self, audience: Audience, subject: str, ttl: timedelta, **more: Any) -> str:
+        return super()._sign(audience, subject, ttl - timedelta(minutes=1), **more)
 
 
 class WorkerGateway:

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from core.errors import Gone, Unauthenticated, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent, Direction, new_id, now
+from core.recordings.command import Command
 from core.tokens import InvalidToken
 from gateway.calls.dispatcher import no_worker
 from gateway.calls.limits import CallLimits
@@ -300,6 +301,22 @@ class StreamSessions:
                 raise Unavailable(
                     "The agent's worker does not answer", code="AGENT_UNAVAILABLE"
                 ) from None
+
+    async def command(self, call_id: str, command: Command) -> None:
+        """Pass a command to the session's worker.
+
+        Raises Unavailable ``AGENT_UNAVAILABLE``: the worker does not have it, or does not answer.
+        """
+        session = await self._sessions.find(call_id)
+        place = place_of(session) if session is not None else None
+        try:
+            if place is None:
+                raise NoSession
+            await self._workers.command(place, call_id, command)
+        except (NoSession, Refused):
+            raise Unavailable(
+                "The agent's worker does not answer", code="AGENT_UNAVAILABLE"
+            ) from None
 
     async def _is_there(self, place: Place, call_id: str) -> bool:
         try:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import aiohttp
 
 from core.jobs import Heartbeat
+from core.recordings.command import Command
 from core.streams.messages import SocketAttach, TwilioAttach
 from core.tokens import TokenIssuer
 from gateway.http.sockets import CLOSE_S
@@ -106,12 +107,20 @@ class StreamWorkers:
         """End the session; one that is gone is fine. Raises Refused: it cannot be reached."""
         await self._ask("DELETE", place, call_id)
 
-    async def _ask(self, method: str, place: Place, call_id: str) -> int:
+    async def command(self, place: Place, call_id: str, command: Command) -> None:
+        """Pass a command to the session. Raises NoSession, Refused."""
+        if await self._ask("POST", place, call_id, command) == 404:
+            raise NoSession(place.worker_id)
+
+    async def _ask(
+        self, method: str, place: Place, call_id: str, body: Command | None = None
+    ) -> int:
         url, headers = self._url(place, call_id), self._headers(call_id)
+        json = None if body is None else body.wire()
         try:
             async with (
                 asyncio.timeout(DEADLINE_S),
-                self._http.request(method, url, headers=headers) as response,
+                self._http.request(method, url, headers=headers, json=json) as response,
             ):
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

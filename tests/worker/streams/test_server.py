@@ -44,7 +44,7 @@ async def no_session_left(worker: StreamWorker) -> AsyncIterator[None]:
 
 
 class ExpiredTokens(TokenIssuer):
-    def _sign(self, audience: Audience, subject: str, ttl: timedelta) -> str:
+    def _sign(self, audience: Audience, subject: str, ttl: timedelta, **more: Any) -> str:
         return super()._sign(audience, subject, -timedelta(seconds=1))
 
 
