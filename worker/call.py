@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 
 import aiohttp
 from openai import AsyncClient
 
 from core.events import ended
 from core.jobs import Assignment, CallBrief
+from core.recordings.command import Command
 from core.settings import Settings
+from core.tasks.within import within
 from core.transfers import TransferOrder, TransferResult
 from worker.brains.hosted import HostedBrain
 from worker.brains.webhook import WebhookBrain
@@ -24,6 +25,7 @@ from worker.line import Line
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.machines.voicemail import SAMPLE_RATE, MachinePolicy
+from worker.privacy.control import RecordingControl
 from worker.privacy.gate import Gate
 from worker.privacy.redactor import redactor_of
 from worker.recording.recorder import Recorder, recorder_of
@@ -75,6 +77,7 @@ class Call:
         self._clock = CallClock(lambda: line.delay_ms, usual_ms=line.usual_delay_ms)
         self._gate = Gate(reporter.post, self._clock.now_ms)
         self._recorder: Recorder | None = None
+        self._recording = RecordingControl(self._gate, post=reporter.post)
         self._over: asyncio.Future[tuple[Cause, str]] = asyncio.Future()
         self._assignment: Assignment | None = None
         self._conversation: Conversation | None = None
@@ -82,6 +85,7 @@ class Call:
         self._answered_at: float | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._keys = Keypad(self._keys_pressed)
+        self._recording.deafened.append(self._keys.deafen)
         self._machine: MachinePolicy | None = None
         self._silence: SilenceClock | None = None
         self._ambience: AmbientSound | None = None
@@ -113,6 +117,7 @@ class Call:
             self._line.meet(brief)
             # Synthesis takes time, so start on the greeting before anybody can hear it.
             conversation = self._conversation = self._begin(brief)
+            self._recording.deafened.append(conversation.mask)
             tasks.create_task(conversation.prepare())
             tasks.create_task(conversation.warm())
             await connecting
@@ -125,9 +130,9 @@ class Call:
     async def _talk(self, conversation: Conversation, *, inbound: bool) -> None:
         line = self._line
         await conversation.start(inbound=inbound)
-        if not await _within(_CALLER_WITHIN_S if inbound else _JOIN_WITHIN_S, line.joined()):
+        if not await within(_CALLER_WITHIN_S if inbound else _JOIN_WITHIN_S, line.joined()):
             return self._end("caller_gave_up" if inbound else "nobody_came")
-        if not await _within(_ANSWER_WITHIN_S, line.answered()):
+        if not await within(_ANSWER_WITHIN_S, line.answered()):
             return self._end("rang_out" if inbound else "not_answered")
         assert self._answered_at is not None
         conversation.answered(self._answered_at)
@@ -146,6 +151,7 @@ class Call:
             prompt_s=config.silence_prompt_ms / 1000,
             on_prompt=self._prompt,
         )
+        self._recording.deafened.append(partial(self._silence.busy, "mask"))
         if config.transfer_number is not None:
             self._transfers = Transfers(
                 brief,
@@ -161,6 +167,7 @@ class Call:
             post=self._gate.post,
             hang_up=partial(self._end, "agent_hung_up"),
             transfer=no_transfer if self._transfers is None else self._transfers.transfer,
+            recording=self._recording,
         )
         self._recorder = recorder_of(
             brief,
@@ -209,6 +216,7 @@ class Call:
             keypad=self._keys,
             language=config.language,
             leave_voicemail=machine.told if machine and machine.leaves_message else None,
+            recorded=brief.recording is not None,
         )
         return HostedBrain(
             config,
@@ -258,10 +266,13 @@ class Call:
             self._silence.touch()
         self._keys.pressed(key)
 
+    def commanded(self, command: Command) -> None:
+        self._recording.obey(command)
+
     def typed(self, text: str) -> None:
         if self._silence is not None:
             self._silence.touch()
-        if self._conversation is not None and self._is_ours:
+        if self._conversation is not None and self._is_ours and not self._recording.deaf:
             self._conversation.typed(text)
 
     def interrupted(self) -> None:
@@ -290,7 +301,7 @@ class Call:
             self._machine.busy(who, busy)
 
     def _heard(self, text: str, final: bool) -> None:
-        if self._machine is not None and self._is_ours:
+        if self._machine is not None and self._is_ours and not self._recording.deaf:
             self._machine.heard(text, final)
 
     def _prompt(self, text: str) -> None:
@@ -367,6 +378,7 @@ class Call:
         for timer in self._timers:
             timer.cancel()
         self._keys.close()
+        self._recording.close()
         if self._silence is not None:
             self._silence.stop()
 
@@ -383,12 +395,3 @@ class Call:
         except TimeoutError:
             return False
         return True
-
-
-async def _within(seconds: float, waiting: Coroutine[Any, Any, None]) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await waiting
-    except TimeoutError:
-        return False
-    return True

@@ -15,6 +15,7 @@ from livekit.agents import Agent, AgentSession, BackgroundAudioPlayer
 
 from core.audio import Pcm
 from core.jobs import CallBrief
+from core.recordings.command import Command
 from core.transfers import TransferResult
 from worker.endings import Cause
 
@@ -69,6 +70,9 @@ class Listener(Protocol):
 
     def interrupted(self) -> None:
         """The far end asks the agent to stop speaking."""
+
+    def commanded(self, command: Command) -> None:
+        """The API asks to pause, resume or mask; the line has made sure that it is the API."""
 
     def left(self, cause: Cause, detail: str) -> None:
         """The far end has left."""

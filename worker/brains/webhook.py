@@ -37,6 +37,8 @@ Post = Callable[[str, dict[str, Any]], object]
 MAX_TEXT = 10_000
 """The most characters spoken in one turn: over ten minutes."""
 
+_UNKNOWN = "only transfer, hangup, pause_recording and resume_recording can be asked for"
+
 # The speech of the current answer. The session emits ``speech_created`` and then creates the task
 # that asks for the answer, in the same context.
 _speech: ContextVar[SpeechHandle] = ContextVar("speech")
@@ -145,11 +147,24 @@ class WebhookBrain:
         body = voice_turn(self._brief, messages, context_limit=webhook.context_limit, at=now())
         async with contextlib.aclosing(self._client.replies(body, exchange)) as replies:
             async for reply in replies:
+                if self._records(reply.action):
+                    reply = reply.model_copy(update={"action": None})
                 asked.note(reply)
                 if asked.hang_up:
                     self._let_it_finish()
                 if reply.text:
                     yield reply.text
+
+    def _records(self, action: str | None) -> bool:
+        """Pause or resume the recording at once, whether or not the text is spoken to its end."""
+        match (action or "").strip().lower():
+            case "pause_recording":
+                self._actions.recording.pause("agent")
+            case "resume_recording":
+                self._actions.recording.resume("agent")
+            case _:
+                return False
+        return True
 
     def _tell(self, event: str, reason: str | None, exchange: Exchange) -> None:
         facts: dict[str, Any] = {"status": exchange.status, "durationMs": exchange.elapsed_ms}
@@ -184,7 +199,7 @@ class WebhookBrain:
         for digits in asked.digits:
             await self._try("digits", self._actions.press(digits))
         for action in asked.unknown:
-            self._refused(action, "only transfer and hangup can be asked for")
+            self._refused(action, _UNKNOWN)
         if asked.transfer:
             await self._try("transfer", self._actions.transfer())
         if asked.hang_up:

@@ -13,11 +13,14 @@ from livekit.agents.voice import room_io
 
 from core.audio import Pcm
 from core.jobs import CallBrief
+from core.recordings.command import COMMAND_TOPIC
 from core.rtc_sdk import publish_dtmf
 from core.settings import Settings
+from core.tokens import TokenIssuer
 from core.transfers import TransferResult, human_identity
 from worker.handover.aside import Aside
 from worker.line import KEYS, LineError, Listener, Rates
+from worker.privacy.commands import Commands
 from worker.room import hang_up
 from worker.room.consultation import RoomConsultation
 from worker.room.far_end import FarEnd
@@ -52,6 +55,7 @@ class RoomLine:
         self._identity: str | None = None
         self._listener: Listener | None = None
         self._far_end: FarEnd | None = None
+        self._commands: Commands | None = None
         self._delay: MediaDelay | None = None
         self._giving_up: asyncio.TimerHandle | None = None
 
@@ -66,11 +70,15 @@ class RoomLine:
         self._room.on("disconnected", self._disconnected)
         self._room.on("reconnecting", self._reconnecting)
         self._room.on("reconnected", self._reconnected)
+        self._room.on("data_received", self._data_received)
         # Subscribe to all tracks: livekit-agents' audio-only mode is deaf after a server restart.
         await self._ctx.connect()
 
     def meet(self, brief: CallBrief) -> None:
         self._identity = brief.participant_identity
+        secret = self._settings.livekit_api_secret
+        if secret is not None:
+            self._commands = Commands(brief.call_id, TokenIssuer(secret.get_secret_value()))
         self._inbound = brief.direction == "inbound"
 
     async def start(self, session: AgentSession[None], agent: Agent) -> None:
@@ -206,6 +214,14 @@ class RoomLine:
         assert self._listener is not None and self._delay is not None
         self._delay.start()
         self._listener.answered()
+
+    def _data_received(self, packet: rtc.DataPacket) -> None:
+        # A packet of the server's API has no participant.
+        if packet.topic != COMMAND_TOPIC or packet.participant is not None:
+            return
+        command = self._commands.read(packet.data) if self._commands is not None else None
+        if command is not None and self._listener is not None:
+            self._listener.commanded(command)
 
     def _disconnected(self, reason: rtc.DisconnectReason.ValueType) -> None:
         answered = self._far_end is not None and self._far_end.answered.is_set()

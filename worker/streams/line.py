@@ -13,6 +13,7 @@ from livekit.agents import Agent, AgentSession, BackgroundAudioPlayer
 from core.audio import Pcm
 from core.jobs import CallBrief
 from core.models import CallEvent
+from core.recordings.command import Command
 from core.streams.messages import GRACE_S, Attach
 from core.transfers import TransferResult
 from worker.endings import Cause
@@ -139,6 +140,13 @@ class StreamLine:
     def remove(self, detail: str) -> None:
         """End the call from outside: the API hangs up."""
         self._leave("removed" if self._answered.is_set() else "ring_removed", detail)
+
+    def commanded(self, command: Command) -> bool:
+        """Pass on a command of the API's; False: the call has not begun, or is over."""
+        if self._speaking is None:
+            return False
+        self._speaking.commanded(command)
+        return True
 
     def reported(self, event: CallEvent) -> None:
         """Keep how the call ended; ``leave`` tells the far end, as the last event."""

@@ -18,6 +18,7 @@ import worker.preload  # noqa: F401  a session must not wait for imports
 from core.jobs import Heartbeat
 from core.models import new_id
 from core.process_metrics import watch_process
+from core.recordings.command import Command
 from core.settings import Settings
 from core.streams.messages import GONE, GRACE_S, Attach
 from core.tokens import InvalidToken, TokenIssuer
@@ -88,6 +89,7 @@ class StreamServer:
             [
                 web.get("/sessions/{id}", self._session),
                 web.delete("/sessions/{id}", self._remove),
+                web.post("/sessions/{id}", self._command),
                 web.get("/healthz", self._healthy),
                 web.get("/readyz", self._ready),
                 web.get("/metrics", self._metrics),
@@ -174,6 +176,16 @@ class StreamServer:
         if session is None:
             raise web.HTTPNotFound
         session.remove("by the API")
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    async def _command(self, request: web.Request) -> web.Response:
+        session = self._sessions.get(self._authorized(request))
+        try:
+            command = Command.model_validate_json(await request.read())
+        except ValidationError:
+            raise web.HTTPBadRequest from None
+        if session is None or not session.commanded(command):
+            raise web.HTTPNotFound
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def _healthy(self, _: web.Request) -> web.Response:

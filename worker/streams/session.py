@@ -13,6 +13,7 @@ from livekit.agents.utils import http_context
 from openai import AsyncClient
 
 from core.jobs import JobMetadata
+from core.recordings.command import Command
 from core.settings import Settings
 from core.streams.messages import GRACE_S, Attach, TwilioAttach
 from core.url_guard import guarded_session
@@ -83,6 +84,10 @@ class StreamSession:
     def remove(self, detail: str) -> None:
         """Hang up from outside."""
         self._line.remove(detail)
+
+    def commanded(self, command: Command) -> bool:
+        """Pass on a command of the API's; False: the call has not begun, or is over."""
+        return self._line.commanded(command)
 
     async def serve(
         self, socket: web.WebSocketResponse, transport: asyncio.BaseTransport | None, attach: Attach

@@ -1,4 +1,4 @@
-"""An agent's actions on its call, requested by a tool or by a webhook: keys, hang-up, transfer."""
+"""An agent's actions on its call, requested by a tool or by a webhook."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.line import KEYS, LineError
+from worker.privacy.control import RecordingControl
 
 
 class ActionFailed(Exception):
@@ -28,6 +29,7 @@ class Actions:
     post: Callable[[str, dict[str, Any]], object]
     hang_up: Callable[[], None]
     transfer: Callable[[], Awaitable[None]]
+    recording: RecordingControl
     tone_gap_s: float = 0.3
 
     async def press(self, digits: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -15,6 +15,7 @@ from livekit.agents.llm import RawFunctionTool, function_tool
 from core.models import CustomTool
 from core.tools.schema import Arguments, for_models
 from worker.machines.voicemail import LEAVE_VOICEMAIL
+from worker.privacy.secrets import Secrets
 from worker.tools import digits
 from worker.tools import http as http_tools
 from worker.tools.actions import ActionFailed, Actions
@@ -51,7 +52,22 @@ _TRANSFER_CALL = {
     ),
     "parameters": {"type": "object", "properties": {}},
 }
+_NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
+_PAUSE_RECORDING = {
+    "name": "pause_recording",
+    "description": (
+        "Stop recording the call. Call it when the caller asks for it, or before they say "
+        "something that must not be recorded."
+    ),
+    "parameters": _NOTHING,
+}
+_RESUME_RECORDING = {
+    "name": "resume_recording",
+    "description": "Record the call again after pause_recording.",
+    "parameters": _NOTHING,
+}
 _LISTEN_FIRST = "The caller interrupted. Listen to them first."
+_NOT_FOR_OTHERS = "Error: this tool belongs to a third party, which gets no secret digits."
 _SAY_GOODBYE = "The line is cut after your next words. Say a short goodbye."
 
 
@@ -61,6 +77,7 @@ class ToolBox:
 
     ``http`` is a guarded session (core.url_guard). ``post`` appends to the call's timeline.
     ``language`` is the agent's. ``leave_voicemail`` is None if there is no message to leave.
+    ``recorded``: the call is recorded. ``secrets`` are the digits typed in secret.
     """
 
     call_id: str
@@ -70,6 +87,8 @@ class ToolBox:
     keypad: Keypad
     language: str = "en"
     leave_voicemail: Callable[[], None] | None = None
+    recorded: bool = False
+    secrets: Secrets = field(default_factory=Secrets)
 
     def tools(
         self, custom: list[CustomTool], *, transfer: bool = False
@@ -87,6 +106,12 @@ class ToolBox:
             found["leave_voicemail"] = function_tool(
                 self._leave_voicemail, raw_schema=LEAVE_VOICEMAIL
             )
+        if self.recorded:
+            for schema, does in (
+                (_PAUSE_RECORDING, self._pause_recording),
+                (_RESUME_RECORDING, self._resume_recording),
+            ):
+                found[str(schema["name"])] = function_tool(does, raw_schema=schema)
         if transfer:
             found["transfer_call"] = function_tool(self._transfer_call, raw_schema=_TRANSFER_CALL)
         found.update({tool.name: self._custom(tool) for tool in custom})
@@ -121,12 +146,32 @@ class ToolBox:
         with _timed(self, "collect_digits") as outcome:
             try:
                 typed = await digits.collect(
-                    self.keypad, raw_arguments, asked=context.wait_for_playout
+                    self.keypad,
+                    raw_arguments,
+                    asked=context.wait_for_playout,
+                    secretly=self.actions.recording.secretly,
+                    secrets=self.secrets,
                 )
             except ActionFailed as error:
                 return f"Error: {error}."
             outcome.ok = True
         return typed
+
+    async def _pause_recording(
+        self, raw_arguments: dict[str, Any], context: RunContext[Any]
+    ) -> str:
+        with _timed(self, "pause_recording") as outcome:
+            self.actions.recording.pause("agent")
+            outcome.ok = True
+        return "The recording is paused."
+
+    async def _resume_recording(
+        self, raw_arguments: dict[str, Any], context: RunContext[Any]
+    ) -> str:
+        with _timed(self, "resume_recording") as outcome:
+            self.actions.recording.resume("agent")
+            outcome.ok = True
+        return "The recording goes on."
 
     async def _leave_voicemail(
         self, raw_arguments: dict[str, Any], context: RunContext[Any]
@@ -162,13 +207,18 @@ class ToolBox:
         async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
             with _timed(self, tool.name) as outcome:
                 try:
-                    if faults := checked.faults(raw_arguments):
+                    if faults := checked.faults(self.secrets.reveal(raw_arguments)):
+                        faults = self.secrets.scrub(faults)
                         return f"Error: the arguments do not fit the tool: {faults}"
                 except ValueError:
                     return "Error: the tool is not set up correctly."
                 async with waiting(context, tool, self.language):
                     answer = await http_tools.request(
-                        self.http, tool, raw_arguments, call_id=self.call_id
+                        self.http,
+                        tool,
+                        raw_arguments,
+                        call_id=self.call_id,
+                        secrets=self.secrets,
                     )
                 outcome.ok = answer.ok
             return answer.text
@@ -190,6 +240,8 @@ class ToolBox:
 
         async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
             with _timed(self, name) as outcome:
+                if self.secrets.mentioned(raw_arguments):
+                    return _NOT_FOR_OTHERS
                 answer = await call(raw_arguments)
                 outcome.ok = answer.ok
             return answer.text

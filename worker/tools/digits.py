@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
+from worker.privacy.secrets import Secrets
 from worker.tools.actions import ActionFailed
 
 Outcome = Literal["complete", "stopped", "nothing"]
@@ -21,8 +22,9 @@ MAX_KEYS = 32
 class Entry:
     """Requested keys: ``count`` of them, or fewer followed by ``terminator``."""
 
-    def __init__(self, count: int, terminator: str) -> None:
+    def __init__(self, count: int, terminator: str, *, secret: bool) -> None:
         self.digits = ""
+        self.secret = secret
         self._count = count
         self._terminator = terminator
         self._complete = asyncio.Event()
@@ -60,7 +62,7 @@ class Entry:
 
 class Keypad:
     """Passes keys to the entry that waits for them. Otherwise it collects keys pressed within
-    ``window_s`` of each other into one turn."""
+    ``window_s`` of each other into one turn. While ``deaf``, only a secret entry gets keys."""
 
     def __init__(self, on_turn: Callable[[str], None], window_s: float = 1.5) -> None:
         self._on_turn = on_turn
@@ -69,30 +71,40 @@ class Keypad:
         self._timer: asyncio.TimerHandle | None = None
         self._entry: Entry | None = None
         self._closed = False
+        self._deaf = False
 
     def pressed(self, digit: str) -> None:
-        if self._entry is not None:
-            self._entry.press(digit)
+        entry = self._entry
+        if self._deaf and (entry is None or not entry.secret):
+            return
+        if entry is not None:
+            entry.press(digit)
         else:
             self._keep(digit)
 
+    def deafen(self, on: bool) -> None:
+        """Ignore keys, and those that would become a turn now; or take them again."""
+        self._deaf = on
+        self._take()
+
     @contextmanager
-    def asking(self, count: int, terminator: str) -> Iterator[Entry]:
+    def asking(self, count: int, terminator: str, *, secret: bool = False) -> Iterator[Entry]:
         """Collect keys for an entry inside the block, with those pressed just before it.
 
-        If the block raises (the caller interrupted), the keys become a turn. Raises ActionFailed
-        if another entry waits already.
+        If the block raises (the caller interrupted), the keys become a turn, unless they are
+        secret. Raises ActionFailed if another entry waits already.
         """
         if self._entry is not None:
             raise ActionFailed("keys are already being collected")
-        entry = Entry(count, terminator)
+        entry = Entry(count, terminator, secret=secret)
         for digit in self._take().lstrip(terminator):
             entry.press(digit)
         self._entry = entry
         try:
             yield entry
         except BaseException:
-            self._keep(entry.digits)
+            if not secret:
+                self._keep(entry.digits)
             raise
         finally:
             self._entry = None
@@ -145,6 +157,14 @@ COLLECT_DIGITS = {
                 "maximum": 30,
                 "description": "How long to wait for the first key, 10 if not given.",
             },
+            "secret": {
+                "type": "boolean",
+                "description": (
+                    "True for card numbers, PINs and the like: nobody hears or records the keys, "
+                    "and you get {{digits_1}} in place of them, which your tools understand as a "
+                    "text of their arguments. Ask for nothing else until they are typed."
+                ),
+            },
         },
         "required": ["digits"],
     },
@@ -157,27 +177,44 @@ async def collect(
     arguments: dict[str, Any],
     *,
     asked: Callable[[], Awaitable[None]],
+    secretly: Callable[[], AbstractContextManager[None]],
+    secrets: Secrets,
     next_s: float = NEXT_S,
 ) -> str:
-    """Run the tool: return the typed keys in words for an LLM.
+    """Run the tool: return the typed keys in words for an LLM, or the placeholder of secret ones.
 
     ``asked`` returns when the question has been spoken. Time-outs start then, but keys count from
-    now. ``next_s`` is the time-out of each key but the first. Cancelling is safe: the keys become a
-    turn. Raises ActionFailed for wrong arguments, or if the tool runs already.
+    now. ``next_s`` is the time-out of each key but the first. ``secretly`` masks the call.
+    Cancelling is safe: the keys become a turn, and secret ones are forgotten. Raises ActionFailed
+    for wrong arguments, or if the tool runs already.
     """
     count = _number(arguments, "digits", None, MAX_KEYS)
     first_s = _number(arguments, "timeoutSeconds", _FIRST_S, 30)
     terminator = arguments.get("terminator", "#")
     if terminator not in ("#", "*", ""):
         raise ActionFailed("terminator is #, * or empty")
-    with keypad.asking(count, terminator) as entry:
+    secret = arguments.get("secret", False)
+    if not isinstance(secret, bool):
+        raise ActionFailed("secret is true or false")
+    with (
+        keypad.asking(count, terminator, secret=secret) as entry,
+        secretly() if secret else nullcontext(),
+    ):
         await _first_of(asked(), entry.completed())
         outcome = await entry.finish(first_s=first_s, next_s=next_s)
     if not entry.digits:
         return "The caller pressed no digits."
-    return f"The caller pressed {entry.digits}" + (
+    typed = _in_words(entry, secrets)
+    return f"The caller pressed {typed}" + (
         "." if outcome == "complete" else f", then nothing for {next_s:g} seconds."
     )
+
+
+def _in_words(entry: Entry, secrets: Secrets) -> str:
+    if not entry.secret:
+        return entry.digits
+    count = len(entry.digits)
+    return f"{count} secret key{'s' if count > 1 else ''}, {secrets.keep(entry.digits)}"
 
 
 def _number(arguments: dict[str, Any], name: str, default: int | None, most: int) -> int:

@@ -16,6 +16,7 @@ import aiohttp
 
 from core.models import CustomTool
 from core.url_guard import AddressRefused, read_bounded
+from worker.privacy.secrets import Secrets
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,19 @@ class ToolAnswer:
 
 
 async def request(
-    http: aiohttp.ClientSession, tool: CustomTool, arguments: dict[str, Any], *, call_id: str
+    http: aiohttp.ClientSession,
+    tool: CustomTool,
+    arguments: dict[str, Any],
+    *,
+    call_id: str,
+    secrets: Secrets,
 ) -> ToolAnswer:
     """Call the tool. Failures of the other side are returned, not raised.
 
-    ``http`` is a guarded session (core.url_guard). Compressed responses are refused.
+    ``http`` is a guarded session (core.url_guard). Compressed responses are refused. The request
+    has the digits that the arguments name; an answer that repeats them is scrubbed.
     """
+    arguments = secrets.reveal(arguments)
     query = _query(arguments) if tool.method == "GET" else None
     try:
         async with http.request(
@@ -60,7 +68,7 @@ async def request(
             body = await read_bounded(response, MAX_RESPONSE_BYTES + 1)
             if len(body) > MAX_RESPONSE_BYTES:
                 return ToolAnswer(False, "Error: the tool's answer is too long.")
-            return ToolAnswer(True, body.decode(errors="replace") or "Done.")
+            return ToolAnswer(True, secrets.scrub(body.decode(errors="replace")) or "Done.")
     except TimeoutError:
         return ToolAnswer(False, "Error: the tool did not answer in time.")
     except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Literal
 
 from livekit.agents import (
     AgentStateChangedEvent,
@@ -32,6 +33,8 @@ from worker.voice.providers import Providers
 from worker.voice.transcript import Post, Transcript
 
 log = logging.getLogger(__name__)
+
+Deaf = Literal["hold", "mask"]
 
 _APOLOGY_WITHIN_S = 8.0
 _CLOSE_WITHIN_S = 10.0
@@ -84,7 +87,7 @@ class Conversation:
         self._started = asyncio.Event()
         self._given_up = False
         self._silent = False
-        self._on_hold = False
+        self._deaf: set[Deaf] = set()
         self._closing = False
         self._session.on("conversation_item_added", self._item_added)
         self._session.on("user_state_changed", self._caller_changed)
@@ -96,8 +99,18 @@ class Conversation:
 
     def hold(self, on: bool) -> None:
         """Stop listening to the caller, or listen again. A pending turn is not answered."""
-        self._on_hold = on
-        self._session.input.set_audio_enabled(not on)
+        self._deafen("hold", on)
+
+    def mask(self, on: bool) -> None:
+        """Do as on hold; words that are being understood when it begins are dropped."""
+        self._deafen("mask", on)
+        if on:
+            with contextlib.suppress(RuntimeError):  # not started, or closed
+                self._session.clear_user_turn()
+
+    def _deafen(self, why: Deaf, on: bool) -> None:
+        (self._deaf.add if on else self._deaf.discard)(why)
+        self._session.input.set_audio_enabled(not self._deaf)
 
     async def start(self, *, inbound: bool) -> None:
         """Start the session on the line."""
@@ -132,7 +145,7 @@ class Conversation:
     def answered(self, at: float) -> None:
         """Start listening, and greet. ``at`` is in Unix seconds."""
         self._transcript.answered(at)
-        self._session.input.set_audio_enabled(True)
+        self._session.input.set_audio_enabled(not self._deaf)
         if self._greeting is not None:
             self._say(self._greeting)
 
@@ -165,7 +178,7 @@ class Conversation:
             # The current speech cannot be interrupted. Answer after it, unless it was a goodbye.
             if (speech := self._session.current_speech) is not None:
                 await speech.wait_for_playout()
-        if self._closing or self._silent or self._on_hold:
+        if self._closing or self._silent or self._deaf:
             return
         try:
             self._session.generate_reply(user_input=message)
@@ -257,7 +270,7 @@ class Conversation:
             self._transcript.add(item, unasked=unasked)
 
     def _takes_turn(self, message: llm.ChatMessage) -> bool:
-        quiet = self._silent or self._on_hold
+        quiet = self._silent or bool(self._deaf)
         if quiet:
             self._transcript.add(message)
         return not quiet

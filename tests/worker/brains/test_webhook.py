@@ -17,7 +17,8 @@ from core.jobs import CallBrief, VoiceWebhook
 from core.models import Agent, AgentConfig
 from core.webhooks.signing import new_secret
 from tests.support.receiver import Received, Receiver, receiving, served
-from worker.brains.webhook import MAX_TEXT, WebhookBrain
+from tests.worker.privacy.masked import Masked
+from worker.brains.webhook import _UNKNOWN, MAX_TEXT, WebhookBrain
 from worker.tools.actions import Actions, no_transfer
 from worker.voice.keys import pressed
 
@@ -100,6 +101,7 @@ async def talking(
             post=post,
             hang_up=lambda: log.append(("hung up", None)),
             transfer=transfer,
+            recording=Masked(post).control,
         )
         given = brief(f"{receiver.url}/" if url == OWN else url, **changes)
         brain = WebhookBrain(
@@ -217,6 +219,24 @@ async def test_presses_keys_then_transfers() -> None:
         assert call.told("webhook.action_failed") == []
 
 
+async def test_the_recording_is_paused_at_once_and_nothing_else_is_lost() -> None:
+    async with talking() as call:
+        call.answer(
+            {
+                "text": "Now your card.",
+                "action": " Pause_Recording",
+                "digits": "1",
+                "interim": True,
+            },
+            {"text": "Thank you.", "action": "resume_recording"},
+        )
+        assert await call.turn("I pay by card") == "Now your card. Thank you."
+        told = [name for name, _ in call.log]
+    assert told.index("recording.paused") < told.index("recording.resumed") < told.index("key")
+    assert dict(call.log)["recording.paused"]["by"] == "agent"
+    assert "webhook.action_failed" not in told
+
+
 async def test_what_cannot_be_done_is_told_and_the_call_goes_on() -> None:
     async with talking() as call:
         call.answer({"text": "One moment.", "action": "transfer", "digits": "x"})
@@ -226,7 +246,7 @@ async def test_what_cannot_be_done_is_told_and_the_call_goes_on() -> None:
         assert call.told("webhook.action_failed") == [
             {"action": "digits", "reason": "only 0-9, *, #, A-D can be pressed"},
             {"action": "transfer", "reason": "the agent has no transferNumber"},
-            {"action": "dance", "reason": "only transfer and hangup can be asked for"},
+            {"action": "dance", "reason": _UNKNOWN},
         ]
 
 

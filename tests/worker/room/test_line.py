@@ -8,9 +8,12 @@ from typing import Any, cast
 
 import pytest
 from livekit import rtc
+from pydantic import SecretStr
 
 from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
+from core.recordings.command import COMMAND_TOPIC, Command
+from core.tokens import TokenIssuer
 from core.transfers import TransferResult
 from dev.stack.environment import GivenSettings
 from worker.endings import Cause
@@ -22,6 +25,7 @@ pytestmark = pytest.mark.unit
 
 R = rtc.DisconnectReason
 PHONE = "phone"
+SECRET = "a-livekit-secret-of-32-bytes-at-least"
 BRIEF = CallBrief(
     call_id="call_1",
     direction="outbound",
@@ -79,7 +83,7 @@ class Held:
         ctx = SimpleNamespace(room=self.room, connect=self._connect, api=None)
         self.line = RoomLine(
             cast(Any, ctx),
-            GivenSettings(),
+            GivenSettings(livekit_api_secret=SecretStr(SECRET)),
             inbound=inbound,
             reconnect_within_s=reconnect_within_s,
         )
@@ -107,6 +111,9 @@ class Held:
     def interrupted(self) -> None:
         self.told.append("interrupted")
 
+    def commanded(self, command: Command) -> None:
+        self.told.append(f"commanded {command.action} {command.seconds}")
+
     def left(self, cause: Cause, detail: str) -> None:
         self.told.append(f"left {cause}")
 
@@ -118,6 +125,32 @@ class Held:
 @pytest.fixture
 def held() -> Held:
     return Held()
+
+
+def packet(token: str, **changes: Any) -> rtc.DataPacket:
+    values: dict[str, Any] = {
+        "data": token.encode(),
+        "kind": rtc.DataPacketKind.KIND_RELIABLE,
+        "participant": None,
+        "topic": COMMAND_TOPIC,
+    }
+    return rtc.DataPacket(**{**values, **changes})
+
+
+async def test_the_gateway_commands_and_nobody_in_the_room(held: Held) -> None:
+    tokens, mask = TokenIssuer(SECRET), Command(id="cmd_1", action="mask", seconds=9)
+    token = tokens.for_command(BRIEF.call_id, mask.wire())
+    await held.line.connect(held)
+    held.room.emit("data_received", packet(token))
+    held.line.meet(BRIEF)
+    held.room.emit("data_received", packet(token, participant=held.room.joins()))
+    held.room.emit("data_received", packet(token, topic="chat"))
+    held.room.emit("data_received", packet(tokens.for_command("call_2", mask.wire())))
+    held.room.emit("data_received", packet(mask.model_dump_json()))
+    assert held.told == []
+    held.room.emit("data_received", packet(token))
+    held.room.emit("data_received", packet(token))
+    assert held.told == ["commanded mask 9"]
 
 
 async def test_the_far_end_is_told_of_from_the_start_on(held: Held) -> None:

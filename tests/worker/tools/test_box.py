@@ -18,7 +18,9 @@ from livekit.agents import StopResponse
 
 from core.models import CustomTool
 from core.url_guard import guarded_session
+from tests.worker.privacy.masked import Masked
 from worker.line import LineError, NotSupported
+from worker.privacy.secrets import Secrets
 from worker.tools import http as http_tools
 from worker.tools.actions import ActionFailed, Actions, no_transfer
 from worker.tools.box import ToolBox
@@ -48,6 +50,8 @@ class Server:
         match request.path:
             case "/ok":
                 return web.json_response({"free": True})
+            case "/echo":
+                return web.json_response({"got": body, "query": dict(request.query)})
             case "/empty":
                 return web.Response(status=204)
             case "/error":
@@ -86,7 +90,11 @@ async def ask(server: Server, path: str, **changes: Any) -> ToolAnswer:
     tool = CustomTool(url=server.url + path, **values)
     async with guarded_session(allow_private=True) as http:
         return await http_tools.request(
-            http, tool, {"day": "Friday", "people": 4, "note": None}, call_id="call_1"
+            http,
+            tool,
+            {"day": "Friday", "people": 4, "note": None},
+            call_id="call_1",
+            secrets=Secrets(),
         )
 
 
@@ -111,7 +119,7 @@ async def test_they_are_in_no_log(server: Server, caplog: pytest.LogCaptureFixtu
 async def test_a_private_address_is_not_asked(server: Server) -> None:
     tool = CustomTool(name="lookup", description="Looks up.", url=f"{server.url}/ok")
     async with guarded_session(allow_private=False) as http:
-        answer = await http_tools.request(http, tool, {}, call_id="call_1")
+        answer = await http_tools.request(http, tool, {}, call_id="call_1", secrets=Secrets())
     assert answer == ToolAnswer(False, "Error: the tool could not be reached.")
     assert server.asked == []
 
@@ -208,6 +216,7 @@ class Box:
     def __init__(self, http: aiohttp.ClientSession) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.ear = Tones()
+        self.masked = Masked()
         self.hung_up = 0
         self.turns: list[str] = []
         self.steps: list[str] = []
@@ -221,6 +230,7 @@ class Box:
                 post=self._post,
                 hang_up=self._hang_up,
                 transfer=self._transfer,
+                recording=self.masked.control,
                 tone_gap_s=0,
             ),
             keypad=Keypad(self.turns.append),
@@ -429,3 +439,72 @@ async def test_collect_digits_tells_what_is_wrong(box: Box) -> None:
     tool = box.box._collect_digits({"digits": 0}, cast(Any, SimpleNamespace(wait_for_playout=None)))
     assert (await tool).startswith("Error: digits")
     assert [data["ok"] for _, data in box.events] == [False]
+
+
+CARD = "4111111111111111"
+PAY: dict[str, Any] = {
+    "type": "object",
+    "properties": {"card": {"type": "string", "pattern": "^[0-9]{16}$"}},
+}
+
+
+@pytest.fixture
+def paying(box: Box, server: Server) -> CustomTool:
+    """A tool that takes a card's number, of which the caller has typed one in secret."""
+    box.box.secrets.keep(CARD)
+    url = f"{server.url}/echo"
+    return CustomTool(name="pay", description="Pays.", url=url, parameters=PAY)
+
+
+async def test_only_the_tools_request_has_the_secret_digits(
+    box: Box, server: Server, paying: CustomTool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    answer = await box.run("pay", [paying], card="{{digits_1}}", more={"deep": ["{{digits_1}}"]})
+    ((_, _, body, _),) = server.asked
+    assert body == {"card": CARD, "more": {"deep": [CARD]}}
+    assert json.loads(answer)["got"] == {"card": "{{digits_1}}", "more": {"deep": ["{{digits_1}}"]}}
+    assert CARD not in f"{answer} {box.events} {caplog.text}"
+
+
+async def test_a_get_has_them_in_its_query(box: Box, server: Server, paying: CustomTool) -> None:
+    tool = paying.model_copy(update={"method": "GET"})
+    answer = await box.run("pay", [tool], card="{{digits_1}}")
+    ((_, query, _, _),) = server.asked
+    assert (query, CARD in answer) == ({"card": CARD}, False)
+
+
+async def test_digits_that_do_not_fit_are_not_shown(
+    box: Box, server: Server, paying: CustomTool
+) -> None:
+    box.box.secrets.keep("4711")
+    answer = await box.run("pay", [paying], card="{{digits_2}}")
+    assert answer.startswith("Error: the arguments do not fit the tool")
+    assert ("4711" in answer, server.asked) == (False, [])
+
+
+async def test_a_third_partys_tool_gets_no_secret_digits(box: Box) -> None:
+    box.box.secrets.keep(CARD)
+    called: list[dict[str, Any]] = []
+
+    async def call(arguments: dict[str, Any]) -> ToolAnswer:
+        called.append(arguments)
+        return ToolAnswer(True, "Done.")
+
+    tool = cast(Any, box.box.foreign({"name": "pay", "parameters": PAY}, call))
+    answer = await tool(raw_arguments={"a": [{"b": "{{digits_1}}"}]}, context=None)
+    assert answer == "Error: this tool belongs to a third party, which gets no secret digits."
+    assert await tool(raw_arguments={"a": "{{name}}"}, context=None) == "Done."
+    assert called == [{"a": "{{name}}"}]
+
+
+async def test_the_recording_is_paused_and_resumed_where_there_is_one(box: Box) -> None:
+    names = {cast(Any, tool).info.name for tool in box.box.tools([])}
+    assert not {"pause_recording", "resume_recording"} & names
+    box.box = replace(box.box, recorded=True)
+    assert await box.run("pause_recording", []) == "The recording is paused."
+    assert not box.masked.gate.is_open
+    assert await box.run("resume_recording", []) == "The recording goes on."
+    assert box.masked.gate.is_open
+    assert box.masked.types == ["paused", "resumed"]
+    assert [data["by"] for _, data in box.masked.events] == ["agent", "agent"]

@@ -18,6 +18,7 @@ from mcp import types
 from core.models import McpServer
 from tests.support.edge import served
 from tests.support.mcp_server import mcp_server
+from tests.worker.privacy.masked import Masked
 from worker.tools import mcp
 from worker.tools.actions import Actions, no_transfer
 from worker.tools.box import ToolBox
@@ -47,6 +48,7 @@ class Agent:
                 post=self.post,
                 hang_up=lambda: None,
                 transfer=no_transfer,
+                recording=Masked().control,
             ),
             keypad=Keypad(lambda digits: None),
         )
