@@ -27,6 +27,7 @@ from worker.link.reporter import Reporter
 from worker.machines.voicemail import SAMPLE_RATE, MachinePolicy
 from worker.privacy.control import RecordingControl
 from worker.privacy.gate import Gate
+from worker.privacy.opening import Opening
 from worker.privacy.redactor import redactor_of
 from worker.recording.recorder import Recorder, recorder_of
 from worker.silence import SilenceClock, warning_after_s
@@ -44,7 +45,9 @@ _JOIN_WITHIN_S = 30.0  # a callee's leg joins when the dial begins, a browser wh
 _CALLER_WITHIN_S = 5.0  # a caller joins before the agent; one who is not there has hung up
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
 _TOLD_WITHIN_S = 1.0
-_SAID_LAST_WORDS: frozenset[Cause] = frozenset({"agent_hung_up", "voicemail_reached"})
+_SAID_LAST_WORDS: frozenset[Cause] = frozenset(
+    {"agent_hung_up", "voicemail_reached", "consent_refused"}
+)
 # The gateway responds to a transfer request when the human has answered. The request is repeated
 # after this long without a response.
 _TRANSFER_WITHIN_S = 120.0
@@ -81,6 +84,7 @@ class Call:
         self._over: asyncio.Future[tuple[Cause, str]] = asyncio.Future()
         self._assignment: Assignment | None = None
         self._conversation: Conversation | None = None
+        self._opening: Opening | None = None
         self._transfers: Transfers | None = None
         self._answered_at: float | None = None
         self._timers: list[asyncio.TimerHandle] = []
@@ -134,9 +138,10 @@ class Call:
             return self._end("caller_gave_up" if inbound else "nobody_came")
         if not await within(_ANSWER_WITHIN_S, line.answered()):
             return self._end("rang_out" if inbound else "not_answered")
-        assert self._answered_at is not None
+        assert self._answered_at is not None and self._opening is not None
         conversation.answered(self._answered_at)
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._opening.run(conversation))
             if self._ambience is not None:
                 tasks.create_task(self._ambience.start(line))
             if self._machine is not None:
@@ -144,6 +149,13 @@ class Call:
 
     def _begin(self, brief: CallBrief) -> Conversation:
         config = brief.agent.config
+        self._opening = Opening(
+            brief,
+            gate=self._gate,
+            post=self._reporter.post,
+            end=self._end,
+            on_busy=partial(self._busy, "opening"),
+        )
         self._silence = SilenceClock(
             config.max_silence_ms / 1000,
             partial(self._end, "silence"),
@@ -194,6 +206,7 @@ class Call:
             on_busy=self._busy,
             on_heard=self._heard if machine else None,
             tap=None if self._recorder is None else self._recorder.speak,
+            opening=self._opening.speeches,
         )
 
     def _think_with(
@@ -264,7 +277,8 @@ class Call:
         self._gate.post("dtmf.received", {"digit": key})
         if self._silence is not None:
             self._silence.touch()
-        self._keys.pressed(key)
+        if self._opening is None or not self._opening.pressed(key):
+            self._keys.pressed(key)
 
     def commanded(self, command: Command) -> None:
         self._recording.obey(command)
@@ -272,6 +286,8 @@ class Call:
     def typed(self, text: str) -> None:
         if self._silence is not None:
             self._silence.touch()
+        if self._opening is not None and self._opening.typed(text):
+            return
         if self._conversation is not None and self._is_ours and not self._recording.deaf:
             self._conversation.typed(text)
 
@@ -299,6 +315,8 @@ class Call:
             self._silence.busy(who, busy)
         if self._machine is not None:
             self._machine.busy(who, busy)
+        if self._opening is not None:
+            self._opening.busy(who, busy)
 
     def _heard(self, text: str, final: bool) -> None:
         if self._machine is not None and self._is_ours and not self._recording.deaf:

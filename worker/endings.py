@@ -16,6 +16,7 @@ Cause = Literal[
     "agent_hung_up",
     "voicemail_reached",
     "ivr_reached",
+    "consent_refused",
     "referred",
     "handed_over",
     "transfer_ended",
@@ -61,6 +62,8 @@ ENDINGS: dict[Cause, Ending] = {
     # A machine answered, and the agent's policy ended the call, after leaving a message or at once.
     "voicemail_reached": Ending("completed", "voicemail_reached", hang_up=True),
     "ivr_reached": Ending("completed", "ivr_reached", hang_up=True),
+    # The caller did not consent, and the agent ends such calls (consent.onRefused).
+    "consent_refused": Ending("completed", "agent_hangup", hang_up=True),
     # Cold transfer: the gateway, which referred the phone, has written it. Warm transfer: caller
     # and human go on without the agent, and the gateway follows the call to its end;
     # transfer_ended if one of them hung up before the agent left.

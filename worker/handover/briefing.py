@@ -1,16 +1,10 @@
-"""The briefing of a human before a warm transfer, and the human's yes or no."""
+"""The briefing of a human before a warm transfer."""
 
 from __future__ import annotations
 
-import re
-from typing import Literal
-
 from core.jobs import CallBrief
 from core.models import AgentConfig
-
-Decision = Literal["accepted", "declined"]
-
-ACCEPT_KEY, DECLINE_KEY = "1", "2"
+from worker.voice.yes_no import known_language
 
 # Spoken in the agent's language, or in English if it is not here.
 _TEXTS = {
@@ -50,52 +44,13 @@ _TEXTS = {
         "Para a atender, prima 1 ou diga sim. Para a recusar, prima 2 ou diga não.",
     ),
 }
-_YES = {
-    "en": {"yes", "yeah", "yep", "sure", "okay", "ok"},
-    "de": {"ja", "gerne", "okay", "ok"},
-    "es": {"sí", "si", "claro", "vale"},
-    "fr": {"oui", "ouais", "volontiers"},
-    "it": {"sì", "si", "certo", "va"},
-    "nl": {"ja", "jawel", "oké", "ok"},
-    "pt": {"sim", "claro"},
-}
-_NO = {
-    "en": {"no", "nope", "not"},
-    "de": {"nein", "nicht", "nö"},
-    "es": {"no"},
-    "fr": {"non", "pas"},
-    "it": {"no", "non"},
-    "nl": {"nee", "niet"},
-    "pt": {"não", "nao"},
-}
 
 
 def briefing(config: AgentConfig, brief: CallBrief) -> str:
     """Return the text for the human: the agent's briefing or who calls, then how to answer."""
-    told, unknown, choice = _TEXTS[_language(config.language)]
+    told, unknown, choice = _TEXTS[known_language(config.language)]
     caller = brief.from_number if brief.direction == "inbound" else brief.to_number
     # Spaced, so that it is read digit by digit and not as one large number.
     who = " ".join(caller.removeprefix("+")) if caller else ""
     words = config.transfer_briefing or (told.format(who=who) if who else unknown)
     return f"{words.strip()} {choice}"
-
-
-def by_key(digit: str) -> Decision | None:
-    """Return the decision that a key stands for; None for other keys."""
-    if digit == ACCEPT_KEY:
-        return "accepted"
-    return "declined" if digit == DECLINE_KEY else None
-
-
-def by_words(transcript: str, language: str) -> Decision | None:
-    """Return the decision in a transcript; None if there is none. A no wins over a yes."""
-    known = _language(language)
-    words = set(re.findall(r"\w+", transcript.lower()))
-    if words & _NO[known]:
-        return "declined"
-    return "accepted" if words & _YES[known] else None
-
-
-def _language(tag: str) -> str:
-    primary = tag.split("-")[0].lower()
-    return primary if primary in _TEXTS else "en"

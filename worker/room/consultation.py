@@ -15,13 +15,14 @@ from core.tasks.alongside import alongside
 from core.transfers import TransferResult
 from worker.handover import hold_music
 from worker.handover.aside import Aside
-from worker.handover.briefing import briefing, by_key, by_words
+from worker.handover.briefing import briefing
 from worker.line import TransferFailed
 from worker.room.far_end import FarEnd
 from worker.room.hang_up import send_away
 from worker.room.separation import LIVEKIT_ERRORS, Separation
 from worker.room.side_track import SideTrack
 from worker.voice.prepared import PreparedSpeech
+from worker.voice.yes_no import Answer, by_key, by_words
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class RoomConsultation:
             inbound=False,
             on_ringing=_told_by_the_gateway,
             on_answered=_told_by_the_gateway,
-            on_digit=lambda digit: self._decide(by_key(digit)),
+            on_digit=lambda digit: self._answer(by_key(digit)),
             on_left=lambda _, detail: self._left(detail),
         )
 
@@ -129,9 +130,14 @@ class RoomConsultation:
         self._decide("hung_up")
         self._on_left(detail)
 
-    def _decide(self, decision: str | None) -> None:
-        """Record the decision. The first one counts; None is no decision."""
-        if decision is not None and not self._decided.done():
+    def _answer(self, answer: Answer | None) -> None:
+        """Take the human's answer; None is none."""
+        if answer is not None:
+            self._decide("accepted" if answer == "yes" else "declined")
+
+    def _decide(self, decision: str) -> None:
+        """Record the decision. The first one counts."""
+        if not self._decided.done():
             self._decided.set_result(decision)
 
     # --- the human's phone
@@ -232,7 +238,7 @@ class RoomConsultation:
                 async with alongside(_hear(track, ear), "hear the human"):
                     async for event in ear:
                         for said in event.alternatives[:1]:
-                            self._decide(by_words(said.text, self._config.language))
+                            self._answer(by_words(said.text, self._config.language))
         except APIError as error:
             log.warning("the human can only press keys", extra={"problem": type(error).__name__})
 

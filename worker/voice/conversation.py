@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from livekit.agents import (
+    NOT_GIVEN,
     AgentStateChangedEvent,
     CloseEvent,
     ConversationItemAddedEvent,
     ErrorEvent,
+    NotGivenOr,
     UserInputTranscribedEvent,
     UserStateChangedEvent,
     llm,
@@ -30,7 +32,7 @@ from worker.voice.fallback import describe
 from worker.voice.keys import pressed
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.providers import Providers
-from worker.voice.transcript import Post, Transcript
+from worker.voice.transcript import Post, Transcript, spoken_text
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ _LAST_WORDS_WITHIN_S = 1.0
 class Conversation:
     """An agent on one call. It says nothing before ``answered``, and hears only callers before it.
 
+    ``opening`` is synthesised before the greeting, and said by worker.privacy.opening.
     ``on_failed(stage, message)`` is called when a provider failed for good,
     ``on_busy(who, busy)`` when caller or agent start or stop speaking or thinking,
     ``on_heard(text, final)`` with interim and final transcripts of the far end.
@@ -62,6 +65,7 @@ class Conversation:
         on_busy: Callable[[str, bool], None],
         on_heard: Callable[[str, bool], None] | None = None,
         tap: Callable[[io.AudioOutput], io.AudioOutput] | None = None,
+        opening: Sequence[PreparedSpeech] = (),
     ) -> None:
         """``tap`` returns an output that listens to the agent's voice on its way to the line."""
         self._config = config
@@ -82,6 +86,8 @@ class Conversation:
         brain.agent.listens = self._clock.listen
         self._transcript = Transcript(post, self._clock)
         self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
+        self._prepared = [*opening] if self._greeting is None else [*opening, self._greeting]
+        self._diverted: Callable[[str], None] | None = None
         self._unasked: list[SpeechHandle] = []
         self._answering: set[asyncio.Task[None]] = set()
         self._started = asyncio.Event()
@@ -124,30 +130,48 @@ class Conversation:
         self._started.set()
 
     async def prepare(self) -> None:
-        """Warm up the TTS and synthesise the greeting. May be called before ``start``.
+        """Warm up the TTS, synthesise opening and greeting. May be called before ``start``.
 
         STT and LLM connect by themselves when the session starts.
         """
         engine = self._session.tts
         assert engine is not None
-        if self._greeting is None:
+        if not self._prepared:
             engine.prewarm()
-        elif error := await self._greeting.synthesise(
-            engine, self._session.conn_options.tts_conn_options
-        ):
-            # Once the session runs, it has reported the failure itself.
-            if not self._given_up:
-                self._failed("tts", describe(error), recoverable=False)
-            return
+        for speech in self._prepared:
+            if error := await speech.synthesise(
+                engine, self._session.conn_options.tts_conn_options
+            ):
+                # Once the session runs, it has reported the failure itself.
+                if not self._given_up:
+                    self._failed("tts", describe(error), recoverable=False)
+                return
         await self._started.wait()
         self._post("agent.ready", {})
 
     def answered(self, at: float) -> None:
-        """Start listening, and greet. ``at`` is in Unix seconds."""
+        """Start listening. ``at`` is in Unix seconds."""
         self._transcript.answered(at)
         self._session.input.set_audio_enabled(not self._deaf)
-        if self._greeting is not None:
+
+    def greet(self) -> None:
+        """Say the greeting, if the agent has one."""
+        if self._greeting is not None and not self._closing and not self._silent:
             self._say(self._greeting)
+
+    @property
+    def silenced(self) -> bool:
+        """True after ``fall_silent``."""
+        return self._silent
+
+    def divert(self, turns: Callable[[str], None] | None) -> None:
+        """Pass the caller's turns to ``turns`` only, or let them be answered again.
+
+        A diverted turn is neither kept nor answered, and nothing is said unasked meanwhile.
+        """
+        self._diverted = turns
+        guesses = self._session.options.preemptive_generation
+        guesses["enabled"] = self._brain.guesses and turns is None
 
     def pressed(self, digits: str) -> None:
         """Answer keys as a turn of the caller."""
@@ -211,15 +235,42 @@ class Conversation:
             skip_reply=True, transcript_timeout=_LAST_WORDS_WITHIN_S
         )
         kept.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait([self._session.interrupt(force=True)], timeout=_INTERRUPT_WITHIN_S)
-        spoken = self._session.say(speech.words(), audio=speech.audio(), allow_interruptions=False)
-        self._unasked.append(spoken)
+        await self.hush()
+        spoken = self._say(speech, allow_interruptions=False)
         await spoken.wait_for_playout()
         return not spoken.interrupted
 
+    async def announce(self, speech: PreparedSpeech, *, attentive: bool) -> bool:
+        """Say ``speech``, which the caller cannot interrupt; return False if it was stopped.
+
+        ``attentive``: hear the caller meanwhile, and keep ``speech`` in the conversation's history.
+        """
+        if self._closing or self._silent:
+            return False
+        deaf = self._session.options.interruption
+        before, deaf["discard_audio_if_uninterruptible"] = (
+            deaf["discard_audio_if_uninterruptible"],
+            not attentive,
+        )
+        try:
+            spoken = self._say(speech, allow_interruptions=False)
+            await spoken.wait_for_playout()
+        except RuntimeError as error:
+            log.warning("not said", extra={"error": str(error)})
+            return False
+        finally:
+            deaf["discard_audio_if_uninterruptible"] = before
+        if not attentive:
+            await self._forget(spoken)
+        return not spoken.interrupted
+
+    async def hush(self) -> None:
+        """Stop the current speech, even one that cannot be interrupted."""
+        await asyncio.wait([self._session.interrupt(force=True)], timeout=_INTERRUPT_WITHIN_S)
+
     def say(self, text: str) -> bool:
         """Say ``text`` unasked, as its own turn, after the current speech; False if impossible."""
-        if self._closing or self._silent:
+        if self._closing or self._silent or self._diverted is not None:
             return False
         try:
             self._unasked.append(self._session.say(text))
@@ -260,8 +311,21 @@ class Conversation:
         await self._brain.aclose()
         await self._providers.aclose()
 
-    def _say(self, speech: PreparedSpeech) -> None:
-        self._unasked.append(self._session.say(speech.words(), audio=speech.audio()))
+    def _say(
+        self, speech: PreparedSpeech, *, allow_interruptions: NotGivenOr[bool] = NOT_GIVEN
+    ) -> SpeechHandle:
+        spoken = self._session.say(
+            speech.words(), audio=speech.audio(), allow_interruptions=allow_interruptions
+        )
+        self._unasked.append(spoken)
+        return spoken
+
+    async def _forget(self, spoken: SpeechHandle) -> None:
+        """Take ``spoken`` out of the history that the brain gets."""
+        history = self._brain.agent.chat_ctx.copy()
+        said = {item.id for item in spoken.chat_items}
+        history.items = [item for item in history.items if item.id not in said]
+        await self._brain.agent.update_chat_ctx(history)
 
     def _item_added(self, event: ConversationItemAddedEvent) -> None:
         item = event.item
@@ -270,6 +334,9 @@ class Conversation:
             self._transcript.add(item, unasked=unasked)
 
     def _takes_turn(self, message: llm.ChatMessage) -> bool:
+        if self._diverted is not None:
+            self._diverted(spoken_text(message))
+            return False
         quiet = self._silent or bool(self._deaf)
         if quiet:
             self._transcript.add(message)

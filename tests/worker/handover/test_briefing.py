@@ -1,4 +1,4 @@
-"""A human's briefing and possible answers, and the music that the caller hears meanwhile."""
+"""A human's briefing, and the music that the caller hears meanwhile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
 from dev.speech.listen import level_dbfs
 from worker.handover import hold_music
-from worker.handover.briefing import briefing, by_key, by_words
+from worker.handover.briefing import briefing
 
 pytestmark = pytest.mark.unit
 
@@ -48,29 +48,6 @@ def test_in_the_agents_language() -> None:
 def test_the_agents_own_words_and_what_to_do() -> None:
     words = told(transferBriefing="Table for {who}. ")
     assert words.startswith("Table for {who}. Press 1")
-
-
-@pytest.mark.parametrize(
-    ("said", "language", "decision"),
-    [
-        ("Yes.", "en", "accepted"),
-        ("Oh yes, put them through!", "en-US", "accepted"),
-        ("No.", "en", "declined"),
-        ("Yes, but not now", "en", "declined"),
-        ("Noon, yesterday", "en", None),
-        ("", "en", None),
-        ("Ja, gerne", "de", "accepted"),
-        ("Nein danke", "de", "declined"),
-        ("Sí.", "es", "accepted"),
-        ("yes", "pl", "accepted"),
-    ],
-)
-def test_words(said: str, language: str, decision: str | None) -> None:
-    assert by_words(said, language) == decision
-
-
-def test_keys() -> None:
-    assert [by_key(digit) for digit in "123#"] == ["accepted", "declined", None, None]
 
 
 async def test_the_music_neither_clips_nor_stops() -> None:
