@@ -16,8 +16,7 @@ from core.recordings.command import Command
 from core.settings import Settings
 from core.tasks.within import within
 from core.transfers import TransferOrder, TransferResult
-from worker.brains.hosted import HostedBrain
-from worker.brains.webhook import WebhookBrain
+from worker.brains.choice import brain_of
 from worker.endings import ENDINGS, Cause
 from worker.handover.transfer import Transfers
 from worker.job import patiently
@@ -36,7 +35,6 @@ from worker.tools.actions import Actions, no_transfer
 from worker.tools.box import ToolBox
 from worker.tools.digits import Keypad
 from worker.voice.ambient import AmbientSound, ambient_sound
-from worker.voice.brain import Brain
 from worker.voice.conversation import Conversation
 
 log = logging.getLogger(__name__)
@@ -45,9 +43,7 @@ _JOIN_WITHIN_S = 30.0  # a callee's leg joins when the dial begins, a browser wh
 _CALLER_WITHIN_S = 5.0  # a caller joins before the agent; one who is not there has hung up
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
 _TOLD_WITHIN_S = 1.0
-_SAID_LAST_WORDS: frozenset[Cause] = frozenset(
-    {"agent_hung_up", "voicemail_reached", "consent_refused"}
-)
+_SAID_LAST_WORDS: set[Cause] = {"agent_hung_up", "voicemail_reached", "consent_refused"}
 # The gateway responds to a transfer request when the human has answered. The request is repeated
 # after this long without a response.
 _TRANSFER_WITHIN_S = 120.0
@@ -190,52 +186,40 @@ class Call:
             post=self._reporter.post,
         )
         self._ambience = ambient_sound(config)
-        machine = None
         if brief.direction == "outbound" and MachinePolicy.wanted(config):
-            machine = MachinePolicy(
+            self._machine = MachinePolicy(
                 config, post=self._gate.post, end=self._end, hush=self._stop_ambience
             )
-        self._machine = machine
         return Conversation(
             config,
             self._settings,
-            self._think_with(brief, actions, machine),
+            brain_of(
+                brief,
+                self._tools(brief, actions),
+                llm_client=self._llm_client,
+                allow_private=self._settings.webhook_allow_private,
+                on_busy=partial(self._busy, "webhook"),
+            ),
             self._line,
             post=self._gate.post,
             on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),
             on_busy=self._busy,
-            on_heard=self._heard if machine else None,
+            on_heard=self._heard if self._machine else None,
             tap=None if self._recorder is None else self._recorder.speak,
             opening=self._opening.speeches,
         )
 
-    def _think_with(
-        self, brief: CallBrief, actions: Actions, machine: MachinePolicy | None
-    ) -> Brain:
-        config, post = brief.agent.config, self._gate.post
-        if config.voice_mode == "webhook":
-            return WebhookBrain(
-                brief,
-                actions=actions,
-                post=post,
-                on_busy=partial(self._busy, "webhook"),
-                allow_private=self._settings.webhook_allow_private,
-            )
-        box = ToolBox(
+    def _tools(self, brief: CallBrief, actions: Actions) -> ToolBox:
+        machine = self._machine
+        return ToolBox(
             call_id=brief.call_id,
             http=self._tools_http,
-            post=post,
+            post=self._gate.post,
             actions=actions,
             keypad=self._keys,
-            language=config.language,
+            language=brief.agent.config.language,
             leave_voicemail=machine.told if machine and machine.leaves_message else None,
             recorded=brief.recording is not None,
-        )
-        return HostedBrain(
-            config,
-            self._llm_client,
-            box,
-            allow_private=self._settings.webhook_allow_private,
         )
 
     async def _ask_transfer(self, order: TransferOrder) -> TransferResult:

@@ -24,8 +24,8 @@ ORDER = (
     {"handover", "brains"},
     {"recording", "tools"},
     {"machines"},
-    {"voice"},
     {"privacy"},
+    {"voice"},
     {"timing", "line", "job"},
     {"link", "endings", "silence", "_private"},
 )
