@@ -39,6 +39,8 @@ from gateway.keys import (
     CREDENTIALS,
     DATABASE,
     DELIVERIES,
+    EXPORTER,
+    EXPORTS,
     LIMITS,
     LINKS,
     LISTENERS,
@@ -72,6 +74,8 @@ from gateway.lookup.numbers import Numbers
 from gateway.numbers.accounts import Accounts
 from gateway.numbers.service import NumberService
 from gateway.numbers.twilio import TwilioHttp
+from gateway.recordings.destinations import session_to_tenants
+from gateway.recordings.exporter import Exporter
 from gateway.recordings.links import Links
 from gateway.recordings.listeners import Listeners
 from gateway.recordings.reporting import reporter
@@ -87,6 +91,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries import Deliveries
 from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
+from gateway.store.recordings.exports import Exports
 from gateway.store.recordings.recordings import Recordings
 from gateway.store.room_names import RoomNames
 from gateway.store.streams.sessions import SessionStore
@@ -170,6 +175,7 @@ async def create_app(
     app[NUMBER_LOOKUP] = Numbers(app[NUMBERS], cache)
     app[TIMELINE] = Timeline(app[STORE])
     _add_recordings(app)
+    app[EXPORTS] = Exports(database, vault, clock)
     app[STREAMS] = StreamLimit(settings.max_streams)
     app[NEWCOMERS] = Newcomers(metrics.sockets_refused.inc)
     app.on_cleanup.append(_closing(authenticator.aclose))
@@ -216,6 +222,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         await stack.enter_async_context(alongside(app[TIMELINE].run(app[STOPPING]), "news"))
         await stack.enter_async_context(_webhooks(app))
         await stack.enter_async_context(_recordings(app))
+        await stack.enter_async_context(_exports(app))
         twilio = TwilioHttp(app[SETTINGS].twilio_base_url)
         stack.push_async_callback(twilio.close)
         accounts = Accounts(app[CREDENTIALS], twilio)
@@ -243,6 +250,21 @@ async def _recordings(app: web.Application) -> AsyncIterator[None]:
         alongside(sweep_recordings(spool, service.stores, report), "recordings of the spool"),
     ):
         yield
+
+
+@contextlib.asynccontextmanager
+async def _exports(app: web.Application) -> AsyncIterator[None]:
+    async with session_to_tenants(app[SETTINGS]) as session:
+        exporter = app[EXPORTER] = Exporter(
+            exports=app[EXPORTS],
+            stores=app[RECORDINGS].stores,
+            timeline=app[TIMELINE],
+            settings=app[SETTINGS],
+            session=session,
+            clock=app[CLOCK],
+        )
+        async with alongside(exporter.run(), "exports"):
+            yield
 
 
 @contextlib.asynccontextmanager

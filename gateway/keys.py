@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.numbers.provisioning import Provisioner
     from gateway.numbers.service import NumberService
     from gateway.recordings.control import RecordingControl
+    from gateway.recordings.exporter import Exporter
     from gateway.recordings.links import Links
     from gateway.recordings.listeners import Listeners
     from gateway.recordings.service import RecordingService
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from gateway.store.deliveries import Deliveries
     from gateway.store.numbers import NumberStore
     from gateway.store.outbox import Outbox
+    from gateway.store.recordings.exports import Exports
     from gateway.store.room_names import RoomNames
     from gateway.store.streams.sessions import SessionStore
     from gateway.store.streams.tasks import TaskStore
@@ -135,6 +137,10 @@ LINKS: web.AppKey[Links | None] = web.AppKey("links")
 """Makes and checks the links to recordings; None without LiveKit keys."""
 LISTENERS: web.AppKey[Listeners] = web.AppKey("listeners")
 """Puts on timelines who listened to recordings."""
+EXPORTS: web.AppKey[Exports] = web.AppKey("exports")
+"""The jobs that copy recordings."""
+EXPORTER: web.AppKey[Exporter] = web.AppKey("exporter")
+"""Works on those jobs."""
 TIMELINE: web.AppKey[Timeline] = web.AppKey("timeline")
 AGENTS: web.AppKey[Agents] = web.AppKey("agents")
 NUMBER_LOOKUP: web.AppKey[Numbers] = web.AppKey("number_lookup")

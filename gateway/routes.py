@@ -22,7 +22,7 @@ from gateway.api import (
     webhooks,
     worker,
 )
-from gateway.api.recordings import audio, control, picture
+from gateway.api.recordings import audio, control, export, picture
 from gateway.api.streams import (
     agent_session,
     task_callbacks,
@@ -41,6 +41,7 @@ ROUTES: tuple[Route, ...] = (
     *chapter("Calls", audio.ROUTES, picture.ROUTES, control.ROUTES),
     *chapter("Sessions", sessions.ROUTES, agent_session.ROUTES, twilio.ROUTES),
     *chapter("Sessions", transfer_callbacks.ROUTES, tasks.ROUTES, task_callbacks.ROUTES),
+    *chapter("Recordings", export.ROUTES),
     *chapter("Credentials", credentials.ROUTES),
     *chapter("Phone numbers", numbers.ROUTES, numbers_v1.ROUTES),
     *chapter("Calls", try_page.ROUTES),

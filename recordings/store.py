@@ -54,7 +54,7 @@ class RecordingStore:
         self, key: str, chunks: AsyncIterator[bytes], *, size: int, sha256: str
     ) -> None:
         """Store what ``chunks`` yields. Raise AlreadyThere if other content is stored."""
-        content = _checked(chunks, size, sha256)
+        content = checked(chunks, size, sha256)
         if self._sealer is not None:
             content = sealed(self._sealer.new(key, size), content)
         try:
@@ -199,7 +199,7 @@ async def _file(path: Path) -> AsyncIterator[bytes]:
             yield chunk
 
 
-async def _checked(chunks: AsyncIterator[bytes], size: int, sha256: str) -> AsyncIterator[bytes]:
+async def checked(chunks: AsyncIterator[bytes], size: int, sha256: str) -> AsyncIterator[bytes]:
     found, length = hashlib.sha256(), 0
     async for chunk in chunks:
         found.update(chunk)

@@ -1,1 +1,1 @@
-"""The recordings of calls: what the API serves and commands, links, retention."""
+"""The recordings of calls: what the API serves and commands, links, retention, exports."""

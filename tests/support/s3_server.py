@@ -42,7 +42,7 @@ class S3Server:
             "aws_endpoint_url": self.endpoint,
             "recordings_url": f"s3://{BUCKET}/calls",
         }
-        return Settings(_env_file=None, **(defaults | values))  # type: ignore[arg-type]
+        return Settings(_env_file=None, **(defaults | values))
 
     def bucket(self, name: str) -> str:
         (self.folder / name).mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from gateway.store.tables import Base
 
 _TO_EXPIRE = text("expires_at IS NOT NULL AND deleted_at IS NULL")
+_DUE = text("due_at IS NOT NULL")
 
 
 class RecordingRow(Base):
@@ -38,5 +39,41 @@ class RecordingRow(Base):
             "expires_at",
             sqlite_where=_TO_EXPIRE,
             postgresql_where=_TO_EXPIRE,
+        ),
+    )
+
+
+class ExportRow(Base):
+    """A job that copies recordings. It is due until it has ended."""
+
+    __tablename__ = "recording_exports"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    auth_id: Mapped[str | None] = mapped_column(Text)
+    since: Mapped[datetime | None]
+    until: Mapped[datetime]
+    destination: Mapped[str] = mapped_column(Text)
+    sealed: Mapped[str | None] = mapped_column(Text)
+    """The destination's credentials, until the job has ended."""
+    status: Mapped[str] = mapped_column(String(16))
+    failure: Mapped[str | None] = mapped_column(Text)
+    total: Mapped[int]
+    done: Mapped[int]
+    failed: Mapped[int]
+    after_at: Mapped[datetime | None]
+    """With ``after_id``, the recording up to which the job has come."""
+    after_id: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+    lease: Mapped[str | None] = mapped_column(String(64))
+    leased_until: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "ix_recording_exports_due_at",
+            "due_at",
+            sqlite_where=_DUE,
+            postgresql_where=_DUE,
         ),
     )

@@ -1,0 +1,149 @@
+"""Copy recordings to their jobs' destinations, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+
+import aiohttp
+
+from core.errors import AppError
+from core.models import CallEvent
+from core.settings import Settings
+from core.tasks.alongside import alongside
+from gateway.calls.timeline import Timeline
+from gateway.recordings.destinations import Destination, GuardedBucket, ours
+from gateway.store.credentials import Unreadable
+from gateway.store.recordings.exports import LEASE, Export, Exports, ToExport
+from recordings.errors import AlreadyThere, StoreError, StoreRefused, StoreUnavailable
+from recordings.stores import Stores
+
+log = logging.getLogger(__name__)
+
+JOBS = 2
+"""Of one gateway at a time."""
+POLL_S = 2.0
+_BATCH = 100
+_RETRY = timedelta(seconds=30)
+_GIVE_UP = timedelta(hours=24)
+
+
+class _SourceRefused(StoreError):
+    """The recording itself cannot be read; the job goes on with the next one."""
+
+
+class Exporter:
+    def __init__(
+        self,
+        *,
+        exports: Exports,
+        stores: Stores,
+        timeline: Timeline,
+        settings: Settings,
+        session: aiohttp.ClientSession,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._exports = exports
+        self._stores = stores
+        self._timeline = timeline
+        self._settings = settings
+        self._session = session
+        self._clock = clock
+        self.bell = asyncio.Event()
+        """Set when a job may be due."""
+
+    async def run(self) -> None:
+        """Work on jobs until cancelled; what is cut off goes on when its lease expires."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(JOBS):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            self.bell.clear()
+            try:
+                if await self.step():
+                    continue
+            except AppError as error:
+                log.warning("exports have to wait", extra={"problem": error.code})
+            except Exception:
+                log.exception("exports have to wait")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self.bell.wait()
+
+    async def step(self) -> bool:
+        """Work on one job that is due. False: there is none."""
+        claimed = await self._exports.claim()
+        if claimed is None:
+            return False
+        lease, job = claimed
+        try:
+            async with alongside(self._renew(job, lease), "lease"):
+                await self._copy_all(job, lease)
+        except Unreadable:
+            await self._exports.end(job, lease, "SECRETS_KEY lacks the credentials' key")
+        except StoreUnavailable as error:
+            moment = self._clock()
+            if moment - job.created_at > _GIVE_UP:
+                await self._exports.end(job, lease, str(error))
+            else:
+                await self._exports.postpone(job, lease, str(error), moment + _RETRY)
+        except StoreRefused as error:
+            await self._exports.end(job, lease, str(error))
+        return True
+
+    async def _copy_all(self, job: Export, lease: str) -> None:
+        destination = self._destination(job)
+        while following := await self._exports.following(job, _BATCH):
+            for recording in following:
+                copied = await self._copy(job, recording, destination)
+                moved = await self._exports.advance(job, lease, recording, copied=copied)
+                if moved is None:
+                    return  # another gateway has the job
+                job = moved
+        await self._exports.end(job, lease, None)
+
+    def _destination(self, job: Export) -> Destination:
+        secret = self._exports.secret(job)
+        if secret is None:
+            return ours(job.destination, self._settings)
+        return GuardedBucket.opened(secret, self._session)
+
+    async def _copy(self, job: Export, recording: ToExport, destination: Destination) -> bool:
+        facts = {"export_id": job.id, "call_id": recording.call_id}
+        try:
+            await destination.put_chunks(
+                recording.key,
+                self._read(recording),
+                size=recording.bytes,
+                sha256=recording.sha256,
+            )
+        except (_SourceRefused, AlreadyThere) as error:
+            log.warning("a recording was not exported", extra={**facts, "problem": str(error)})
+            return False
+        # The same event again, after a crash, is one event.
+        name = hashlib.sha256(f"{job.id} {recording.call_id}".encode()).hexdigest()[:24]
+        event = CallEvent(
+            id=f"evt_{name}", type="recording.exported", at=self._clock(), data={"job": job.id}
+        )
+        await self._timeline.append(recording.call_id, [event], "gateway")
+        return True
+
+    async def _read(self, recording: ToExport) -> AsyncIterator[bytes]:
+        try:
+            store = self._stores.of(recording.region)
+            async for block in store.read(recording.key, must_be_sealed=recording.encrypted):
+                yield block
+        except StoreRefused as error:
+            raise _SourceRefused(str(error)) from None
+
+    async def _renew(self, job: Export, lease: str) -> None:
+        while True:
+            await asyncio.sleep(LEASE.total_seconds() / 3)
+            with contextlib.suppress(AppError):
+                await self._exports.renew(job, lease)

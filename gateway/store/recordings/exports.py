@@ -1,0 +1,204 @@
+"""Jobs that copy recordings to a place that their owner named.
+
+A gateway works on a job while it holds the job's lease; if the gateway is killed, another one goes
+on after the recording up to which the job had come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import Field
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+
+from core.models import Model, Timestamp, new_id, now
+from core.recordings.config import Region
+from gateway.store.credentials import Vault
+from gateway.store.database import Database, Scope, whole
+from gateway.store.once import tie
+from gateway.store.recordings.tables import ExportRow, RecordingRow
+
+LEASE = timedelta(seconds=30)
+
+ExportStatus = Literal["queued", "running", "completed", "failed"]
+
+_TABLE: Any = ExportRow.__table__
+_RECORDINGS: Any = RecordingRow.__table__
+
+
+class Export(Model):
+    id: str
+    auth_id: str | None
+    since: Timestamp | None
+    until: Timestamp
+    destination: str
+    sealed: str | None = Field(None, repr=False)
+    status: ExportStatus = "queued"
+    failure: str | None = None
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    after_at: Timestamp | None = None
+    after_id: str | None = None
+    created_at: Timestamp
+    ended_at: Timestamp | None = None
+    due_at: Timestamp | None = None
+
+
+class ToExport(Model):
+    """A recording, as a job needs it."""
+
+    call_id: str
+    region: Region | None
+    key: str
+    bytes: int
+    sha256: str
+    encrypted: bool
+    stored_at: Timestamp
+
+
+class Exports:
+    """Every method is one transaction."""
+
+    def __init__(
+        self, database: Database, vault: Vault, clock: Callable[[], datetime] = now
+    ) -> None:
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+
+    @whole
+    async def add(self, job: Export, secret: dict[str, Any] | None) -> Export:
+        """Store a new job, with the number of recordings; ``secret`` is sealed."""
+        counted = select(func.count()).select_from(_RECORDINGS).where(*_wanted(job))
+        sealed = None if secret is None else self._vault.seal(secret)
+        async with self._database.write() as connection:
+            await tie(connection, job.id)
+            total = (await connection.execute(counted)).scalar_one()
+            values = {**job.model_dump(), "total": total, "sealed": sealed}
+            row = await connection.execute(insert(_TABLE).values(**values).returning(*_TABLE.c))
+            return _export(row.mappings().one())
+
+    @whole
+    async def find(self, scope: Scope, job_id: str) -> Export | None:
+        query = select(_TABLE).where(_TABLE.c.id == job_id, scope.owns(_TABLE.c.auth_id))
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return None if row is None else _export(row)
+
+    def secret(self, job: Export) -> dict[str, Any] | None:
+        """Return the destination's credentials. Raises Unreadable."""
+        return None if job.sealed is None else self._vault.open(job.sealed)
+
+    @whole
+    async def claim(self) -> tuple[str, Export] | None:
+        """Lease the job that is due longest; concurrent claims never get the same one."""
+        moment = self._clock()
+        free = (
+            _TABLE.c.due_at <= moment,
+            or_(_TABLE.c.leased_until.is_(None), _TABLE.c.leased_until < moment),
+        )
+        due = select(_TABLE.c.id).where(*free).order_by(_TABLE.c.due_at).limit(1)
+        async with self._database.read() as connection:
+            if (await connection.scalars(due)).one_or_none() is None:
+                return None
+        lease = new_id("step")
+        async with self._database.write() as connection:
+            job_id = (await connection.scalars(due.with_for_update(skip_locked=True))).one_or_none()
+            if job_id is None:
+                return None
+            leased = (
+                update(_TABLE)
+                .where(_TABLE.c.id == job_id)
+                .values(lease=lease, leased_until=self._clock() + LEASE, status="running")
+                .returning(*_TABLE.c)
+            )
+            return lease, _export((await connection.execute(leased)).mappings().one())
+
+    @whole
+    async def following(self, job: Export, limit: int) -> Sequence[ToExport]:
+        """Return the job's next recordings, oldest first."""
+        query = (
+            select(*(_RECORDINGS.c[name] for name in ToExport.model_fields))
+            .where(*_wanted(job))
+            .order_by(_RECORDINGS.c.stored_at, _RECORDINGS.c.call_id)
+            .limit(limit)
+        )
+        if job.after_at is not None:
+            later = _RECORDINGS.c.stored_at > job.after_at
+            same = and_(
+                _RECORDINGS.c.stored_at == job.after_at, _RECORDINGS.c.call_id > job.after_id
+            )
+            query = query.where(or_(later, same))
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [ToExport.model_validate(dict(row)) for row in rows]
+
+    @whole
+    async def renew(self, job: Export, lease: str) -> Export | None:
+        return await self._change(job, lease, leased_until=self._clock() + LEASE)
+
+    @whole
+    async def advance(
+        self, job: Export, lease: str, recording: ToExport, *, copied: bool
+    ) -> Export | None:
+        """Store that the job has come past a recording. None: the lease was lost."""
+        counted: dict[str, Any] = (
+            {"done": _TABLE.c.done + 1} if copied else {"failed": _TABLE.c.failed + 1}
+        )
+        return await self._change(
+            job,
+            lease,
+            after_at=recording.stored_at,
+            after_id=recording.call_id,
+            leased_until=self._clock() + LEASE,
+            failure=None,
+            **counted,
+        )
+
+    @whole
+    async def postpone(
+        self, job: Export, lease: str, failure: str, due_at: datetime
+    ) -> Export | None:
+        """Give the lease up; a gateway goes on at ``due_at``."""
+        return await self._change(
+            job, lease, failure=failure, due_at=due_at, lease=None, leased_until=None
+        )
+
+    @whole
+    async def end(self, job: Export, lease: str, failure: str | None) -> Export | None:
+        """End the job, and forget the destination's credentials."""
+        return await self._change(
+            job,
+            lease,
+            status="completed" if failure is None else "failed",
+            failure=failure,
+            sealed=None,
+            ended_at=self._clock(),
+            due_at=None,
+            lease=None,
+            leased_until=None,
+        )
+
+    async def _change(self, job: Export, lease: str, /, **values: Any) -> Export | None:
+        held = _TABLE.c.id == job.id, _TABLE.c.lease == lease
+        changed = update(_TABLE).where(*held).values(**values).returning(*_TABLE.c)
+        async with self._database.write() as connection:
+            row = (await connection.execute(changed)).mappings().one_or_none()
+        return None if row is None else _export(row)
+
+
+def _wanted(job: Export) -> list[ColumnElement[bool]]:
+    """Return the conditions on the recordings of a job: its owner's, stored in its time."""
+    wanted = [
+        Scope(job.auth_id).owns(_RECORDINGS.c.auth_id),
+        _RECORDINGS.c.deleted_at.is_(None),
+        _RECORDINGS.c.stored_at < job.until,
+    ]
+    return wanted if job.since is None else [*wanted, _RECORDINGS.c.stored_at >= job.since]
+
+
+def _export(row: Any) -> Export:
+    return Export.model_validate({name: row[name] for name in Export.model_fields})

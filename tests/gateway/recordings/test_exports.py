@@ -1,0 +1,416 @@
+"""Exports of recordings, in the test's own process, to files and to a real S3-speaking server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select
+
+from core.models import new_id
+from core.settings import Settings
+from gateway.app import Exporter
+from gateway.keys import DATABASE, EXPORTER, EXPORTS
+from gateway.recordings import exporter as exporter_module
+from gateway.recordings.destinations import (
+    GuardedBucket,
+    TenantBucket,
+    allowed,
+    ours,
+    session_to_tenants,
+)
+from gateway.store.recordings.exports import LEASE, Export
+from gateway.store.recordings.tables import ExportRow, RecordingRow
+from recordings.errors import StoreRefused
+from recordings.stores import Stores
+from tests.conftest import ACME, RIVAL, operator
+from tests.recordings.test_store import put, whole
+from tests.recordings.test_stores import counting
+from tests.support.inprocess import Running, running, settings_in
+from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
+
+pytestmark = pytest.mark.store
+
+KEY = base64.b64encode(bytes(32)).decode()
+
+
+class Rig:
+    """A gateway whose exporter takes steps only when the test says so."""
+
+    def __init__(self, gateway: Running, settings: Settings, server: S3Server) -> None:
+        self.gateway = gateway
+        self.settings = settings
+        self.server = server
+        self.bucket = server.bucket(f"export-{new_id('b')[2:]}")
+        self.stores = Stores.from_settings(settings)
+
+    @property
+    def exporter(self) -> Exporter:
+        return self.gateway.app[EXPORTER]
+
+    async def recorded(self, tenant: str = "acme", *, stored: bool = True, **values: Any) -> str:
+        """Store a recording of a new call; return its key."""
+        call = await self.gateway.call(auth_id=tenant)
+        data = f"recording of {call.id}".encode() * 5000
+        row = {
+            "call_id": call.id,
+            "auth_id": tenant,
+            "region": None,
+            "key": f"t-{tenant}/2026/01/31/{call.id}.wav",
+            "format": "wav",
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "duration_ms": 1000,
+            "encrypted": True,
+            "stored_at": self.gateway.clock() - timedelta(minutes=1),
+            **values,
+        }
+        if stored:
+            await put(self.stores.of(None), row["key"], data)
+        async with self.gateway.app[DATABASE].write() as connection:
+            await connection.execute(insert(RecordingRow).values(**row))
+        return str(row["key"])
+
+    async def asked(self, *, headers: Any = ACME, **body: Any) -> tuple[int, Any]:
+        async with self.gateway.http.post(
+            "/v1/recordings/export", json=body, headers=headers
+        ) as response:
+            return response.status, await response.json()
+
+    async def progress(self, job_id: str, headers: Any = ACME) -> Any:
+        path = f"/v1/recordings/export/{job_id}"
+        async with self.gateway.http.get(path, headers=headers) as response:
+            return await response.json()
+
+    def own(self, **changes: Any) -> dict[str, Any]:
+        """Return a tenant's own bucket."""
+        return {
+            "url": f"s3://{self.bucket}/mine",
+            "accessKeyId": ACCESS_KEY,
+            "secretAccessKey": SECRET_KEY,
+            "endpoint": self.server.endpoint,
+            **changes,
+        }
+
+    def files(self, below: str) -> set[str]:
+        root = self.server.folder / self.bucket / below
+        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+    async def sealed(self, job_id: str) -> str | None:
+        async with self.gateway.app[DATABASE].read() as connection:
+            query = select(ExportRow.sealed).where(ExportRow.id == job_id)
+            return (await connection.execute(query)).scalar_one()
+
+
+@asynccontextmanager
+async def rig_in(folder: Path, server: S3Server, **changes: Any) -> AsyncIterator[Rig]:
+    bucket = server.bucket("exports")
+    settings = settings_in(
+        folder,
+        recordings_key=KEY,
+        recordings_export_urls=(f"s3://{bucket}/ours", f"file://{folder}/exports"),
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        aws_endpoint_url=server.endpoint,
+        **{"webhook_allow_private": True, **changes},
+    )
+    async with running(settings) as gateway:
+        yield Rig(gateway, settings, server)
+
+
+@pytest.fixture
+async def rig(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(exporter_module, "JOBS", 0)
+    async with rig_in(tmp_path, s3_server) as rig:
+        yield rig
+
+
+async def test_a_tenants_recordings_go_to_its_own_bucket(rig: Rig) -> None:
+    keys = {await rig.recorded() for _ in range(3)}
+    await rig.recorded("rival")
+    status, job = await rig.asked(destination=rig.own())
+    assert status == 202
+    assert (job["status"], job["total"], job["done"]) == ("queued", 3, 0)
+    assert SECRET_KEY not in str(job)
+    kept = await rig.sealed(job["id"])
+    assert kept is not None and SECRET_KEY not in kept
+    assert await rig.exporter.step()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["total"], job["done"], job["failed"]) == ("completed", 3, 3, 0)
+    assert rig.files("mine") == keys
+    # They are plain there, and the credentials are forgotten.
+    for key in keys:
+        plain = await whole(rig.stores.of(None), key)
+        assert (rig.server.folder / rig.bucket / "mine" / key).read_bytes() == plain
+        call_id = Path(key).stem
+        events = await rig.gateway.store.events(call_id)
+        assert [event.data for event in events if event.type == "recording.exported"] == [
+            {"job": job["id"]}
+        ]
+    assert await rig.sealed(job["id"]) is None
+    assert not await rig.exporter.step()
+
+
+async def test_the_same_export_again_is_done_at_once(rig: Rig) -> None:
+    await rig.recorded()
+    for _ in range(2):
+        _, job = await rig.asked(destination=rig.own())
+        await rig.exporter.step()
+        assert (await rig.progress(job["id"]))["done"] == 1
+
+
+async def test_other_content_is_not_replaced(rig: Rig) -> None:
+    key, other = await rig.recorded(), await rig.recorded()
+    path = rig.server.folder / rig.bucket / "mine" / key
+    await put(ours(f"s3://{rig.bucket}/mine", rig.settings), key, b"other")
+    _, job = await rig.asked(destination=rig.own())
+    await rig.exporter.step()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["done"], job["failed"]) == ("completed", 1, 1)
+    assert path.read_bytes() == b"other"
+    assert rig.files("mine") == {key, other}
+
+
+async def test_a_recording_that_is_lost_does_not_stop_the_others(rig: Rig) -> None:
+    await rig.recorded(stored=False)
+    await rig.recorded()
+    _, job = await rig.asked(destination=rig.own())
+    await rig.exporter.step()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["done"], job["failed"]) == ("completed", 1, 1)
+
+
+async def test_the_time_chooses(rig: Rig) -> None:
+    moment = rig.gateway.clock()
+    for hours in range(4):
+        await rig.recorded(stored_at=moment - timedelta(hours=hours))
+    _, job = await rig.asked(
+        destination=rig.own(),
+        since=(moment - timedelta(hours=2)).isoformat(),
+        until=moment.isoformat(),
+    )
+    await rig.exporter.step()
+    assert (await rig.progress(job["id"]))["done"] == 2
+    status, _ = await rig.asked(
+        destination=rig.own(),
+        since=moment.isoformat(),
+        until=(moment - timedelta(hours=2)).isoformat(),
+    )
+    assert status == 422
+
+
+async def test_below_our_own_addresses(rig: Rig, tmp_path: Path) -> None:
+    key = await rig.recorded()
+    _, job = await rig.asked(destination="s3://exports/ours/acme")
+    await rig.exporter.step()
+    assert (await rig.progress(job["id"]))["done"] == 1
+    assert (rig.server.folder / "exports" / "ours" / "acme" / key).is_file()
+    destination = f"file://{tmp_path}/exports/all"
+    status, refused = await rig.asked(destination=destination)
+    assert (status, refused["error"]["code"]) == (403, "EXPORT_DESTINATION_NOT_ALLOWED")
+    status, job = await rig.asked(destination=destination, headers=operator())
+    assert status == 202
+    await rig.exporter.step()
+    assert (tmp_path / "exports" / "all" / key).is_file()
+
+
+async def test_another_tenants_job_does_not_exist(rig: Rig) -> None:
+    _, job = await rig.asked(destination=rig.own())
+    assert (await rig.progress(job["id"], RIVAL))["error"]["code"] == "EXPORT_NOT_FOUND"
+    assert (await rig.progress(job["id"], operator()))["id"] == job["id"]
+
+
+async def test_one_job_per_idempotency_key(rig: Rig) -> None:
+    headers = {**ACME, "Idempotency-Key": new_id("key")}
+    _, first = await rig.asked(destination=rig.own(), headers=headers)
+    _, again = await rig.asked(destination=rig.own(), headers=headers)
+    assert again["id"] == first["id"]
+    status, _ = await rig.asked(destination=rig.own(secretAccessKey="other"), headers=headers)
+    assert status == 409
+
+
+async def test_a_wrong_secret_fails_the_job(rig: Rig) -> None:
+    await rig.recorded()
+    _, job = await rig.asked(destination=rig.own(secretAccessKey="wrong"))
+    await rig.exporter.step()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["failure"]) == ("failed", "the destination answered 403")
+    assert await rig.sealed(job["id"]) is None
+
+
+async def test_a_destination_that_is_away_is_tried_again(rig: Rig) -> None:
+    await rig.recorded()
+    _, job = await rig.asked(destination=rig.own(endpoint="http://127.0.0.1:9"))
+    await rig.exporter.step()
+    assert (await rig.progress(job["id"]))["failure"] == "the destination cannot be reached"
+    assert not await rig.exporter.step()
+    rig.gateway.clock.forward(timedelta(seconds=31))
+    assert await rig.exporter.step()
+    assert (await rig.progress(job["id"]))["status"] == "running"
+    rig.gateway.clock.forward(timedelta(hours=25))
+    await rig.exporter.step()
+    assert (await rig.progress(job["id"]))["status"] == "failed"
+
+
+async def test_another_gateway_goes_on_where_one_was_killed(rig: Rig) -> None:
+    moment = rig.gateway.clock() - timedelta(hours=1)
+    keys = [
+        await rig.recorded(stored_at=moment + timedelta(minutes=minute // 2)) for minute in range(4)
+    ]
+    _, made = await rig.asked(destination=rig.own())
+    exports = rig.gateway.app[EXPORTS]
+    claimed = await exports.claim()
+    assert claimed is not None
+    lease, job = claimed
+    first = (await exports.following(job, 10))[0]
+    await exports.advance(job, lease, first, copied=True)
+    # Killed here. Nobody else takes the job before the lease has expired.
+    assert not await rig.exporter.step()
+    rig.gateway.clock.forward(LEASE + timedelta(seconds=1))
+    assert await rig.exporter.step()
+    assert (await rig.progress(made["id"]))["done"] == 4
+    assert rig.files("mine") == set(keys) - {first.key}
+    # The one that was thought dead changes nothing any more.
+    assert await exports.advance(job, lease, first, copied=True) is None
+    assert await exports.end(job, lease, "late") is None
+
+
+async def test_one_gateway_has_a_job(rig: Rig) -> None:
+    await rig.asked(destination=rig.own())
+    exports = rig.gateway.app[EXPORTS]
+    claims = await asyncio.gather(*(exports.claim() for _ in range(8)))
+    assert sum(claim is not None for claim in claims) == 1
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/prefix-evil",
+        "s3://bucket",
+        "s3://bucket/prefix/../other",
+        "s3://bucket/prefix/..",
+        "s3://bucket/prefix/%2e%2e/other",
+        "s3://bucket/prefix//other",
+        "s3://bucket/prefix/a?endpoint=https://evil.example",
+        "s3://bucket/prefix?region=x",
+        "s3://bucket.evil/prefix",
+        "S3://bucket/prefix",
+        "s3://user@bucket/prefix",
+        "s3://bucket/prefix\\..\\other",
+        "file:///exports/a",
+        "file:///exports/../etc",
+        "https://bucket/prefix",
+    ],
+)
+def test_no_other_address_is_below_ours(url: str) -> None:
+    settings = Settings(
+        _env_file=None,
+        recordings_export_urls=("s3://bucket/prefix/?region=eu-central-1", "file:///exports"),
+    )
+    assert allowed(url, settings, operator=False) is None
+    if url != "file:///exports/a":
+        assert allowed(url, settings, operator=True) is None
+
+
+def test_the_endpoint_is_the_settings() -> None:
+    settings = Settings(
+        _env_file=None, recordings_export_urls=("s3://bucket/prefix/?region=eu-central-1",)
+    )
+    assert (
+        allowed("s3://bucket/prefix/a/b/", settings, operator=False)
+        == "s3://bucket/prefix/a/b?region=eu-central-1"
+    )
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"endpoint": "https://127.0.0.1"},
+        {"endpoint": "https://169.254.169.254"},
+        {"endpoint": "https://2130706433"},
+        {"endpoint": "https://[::1]:9000"},
+        {"endpoint": "https://localhost"},
+        {"endpoint": "http://s3.example.com"},
+        {"endpoint": "https://s3.example.com/path"},
+        {"endpoint": "https://user:password@s3.example.com"},
+        {"endpoint": "file:///etc"},
+        {"region": "eu.evil.example/"},
+        {"url": "file:///etc"},
+        {"url": "s3://bucket/../other"},
+        {"url": "s3://bucket?endpoint=https://127.0.0.1"},
+    ],
+)
+async def test_endpoints_that_are_refused(
+    tmp_path: Path, s3_server: S3Server, changes: dict[str, str]
+) -> None:
+    async with rig_in(tmp_path, s3_server, webhook_allow_private=False) as rig:
+        own = {**rig.own(), "endpoint": "https://s3.example.com", **changes}
+        status, body = await rig.asked(destination=own)
+        assert status == 422, body
+        assert SECRET_KEY not in str(body)
+
+
+@pytest.mark.attack
+async def test_a_name_that_leads_to_a_private_address_gets_no_connection(tmp_path: Path) -> None:
+    """The connection is guarded, whatever the name resolved to when the job was accepted."""
+    with counting() as (port, seen):
+        bucket = TenantBucket(
+            url="s3://bucket",
+            access_key_id="id",
+            secret_access_key="secret",  # type: ignore[arg-type]
+            endpoint=f"http://localhost:{port}",
+        )
+        async with session_to_tenants(Settings(_env_file=None)) as session:
+            with pytest.raises(StoreRefused, match="not public"):
+                await put(GuardedBucket(bucket, session), "a.wav", b"data")  # type: ignore[arg-type]
+        assert seen.empty()
+
+
+@pytest.mark.attack
+async def test_nothing_of_ours_goes_to_a_tenants_endpoint(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "our-token")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "our-id")
+    asked: list[str] = []
+
+    async def answer(request: Any) -> Any:
+        from aiohttp import web
+
+        asked.append(f"{request.rel_url} {request.headers}")
+        raise web.HTTPTemporaryRedirect("http://127.0.0.1:9/elsewhere")
+
+    from aiohttp.test_utils import RawTestServer
+
+    async with RawTestServer(answer) as server:
+        bucket = TenantBucket(
+            url="s3://bucket/a",
+            access_key_id="their-id",
+            secret_access_key="secret",  # type: ignore[arg-type]
+            endpoint=f"http://127.0.0.1:{server.port}",
+        )
+        settings = Settings(_env_file=None, webhook_allow_private=True)
+        async with session_to_tenants(settings) as session:
+            with pytest.raises(StoreRefused, match="answered 307"):
+                await put(GuardedBucket(bucket, session), "b.wav", b"data")  # type: ignore[arg-type]
+    (request,) = asked
+    assert request.startswith("/bucket/a/b.wav?") and "their-id" in request
+    assert "our-" not in request
+
+
+def test_export_shows_no_secret() -> None:
+    assert "sealed-text" not in repr(
+        Export.model_construct(id="a", sealed="sealed-text", destination="s3://b")
+    )
