@@ -12,6 +12,7 @@ from gateway.store.agent_secrets import MARK, AgentSecrets
 from gateway.store.call_trunks import reseal_call_trunks
 from gateway.store.credentials import CredentialStore, Unreadable, Vault
 from gateway.store.database import Database
+from gateway.store.recordings.exports import Exports
 from gateway.store.tables import AgentRow, AgentVersionRow, CallRow
 from gateway.store.webhooks import WebhookStore
 
@@ -29,7 +30,8 @@ async def reseal(settings: Settings) -> int:
         credentials = await CredentialStore(database, vault).reseal()
         webhooks = await WebhookStore(database, vault).reseal()
         trunks = await reseal_call_trunks(database, vault)
-        return credentials + webhooks + trunks + await _reseal_agents(database, vault)
+        exports = await Exports(database, vault).reseal()
+        return credentials + webhooks + trunks + exports + await _reseal_agents(database, vault)
     except Unreadable:
         raise ValueError(
             "SECRETS_KEY holds no key for some secret; add that key and try again"

@@ -182,6 +182,23 @@ class Exports:
             leased_until=None,
         )
 
+    @whole
+    async def reseal(self) -> int:
+        """Encrypt all credentials with the first key, and return their number.
+
+        Raises Unreadable, and then nothing is changed.
+        """
+        query = select(_TABLE.c.id, _TABLE.c.sealed).where(_TABLE.c.sealed.is_not(None))
+        async with self._database.write() as connection:
+            rows = (await connection.execute(query)).all()
+            for job_id, sealed in rows:
+                await connection.execute(
+                    update(_TABLE)
+                    .where(_TABLE.c.id == job_id)
+                    .values(sealed=self._vault.reseal(sealed))
+                )
+        return len(rows)
+
     async def _change(self, job: Export, lease: str, /, **values: Any) -> Export | None:
         held = _TABLE.c.id == job.id, _TABLE.c.lease == lease
         changed = update(_TABLE).where(*held).values(**values).returning(*_TABLE.c)

@@ -219,6 +219,8 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
     "POST /v1/agents/{id}/webhook/test": (_path("/v1/agents/{agent}/webhook/test"),),
     "GET /v1/agents/{id}/webhook/deliveries": (_path("/v1/agents/{agent}/webhook/deliveries"),),
     "POST /v1/webhooks/test": (_path("/v1/webhooks/test?agentId={agent}"),),
+    # tests/gateway/recordings/test_exports.py has another tenant's.
+    "GET /v1/recordings/export/{id}": (_path("/v1/recordings/export/{call}"),),
     "POST /v1/webhooks/deliveries/{id}/replay": (
         _path("/v1/webhooks/deliveries/{delivery}/replay"),
     ),
@@ -238,6 +240,7 @@ NONE = {
     "GET /api/v1/phone-numbers",
     "GET /api/v1/credentials",
     "POST /api/v1/credentials",
+    "POST /v1/recordings/export",
     "GET /v1/webhooks",
     "POST /v1/webhooks",
     "DELETE /v1/webhooks",
