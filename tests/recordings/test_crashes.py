@@ -26,7 +26,7 @@ from recordings.upload import Sweeper
 from recordings.wav import blocks
 from tests.recordings.crashes import audio
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.store
 
 
 def events(timeline: Path) -> list[dict[str, Any]]:
