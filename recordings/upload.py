@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _EVERY_S = 1.0
 _LONGEST_S = 30.0
 """Between two attempts while a store or the gateway is away."""
+_AT_THE_END_S = 60.0
 _REFUSED_FOR_S = 24 * 3600
 """After the recording's end. Until then the operator may mend credentials, bucket or address."""
 
@@ -65,6 +66,17 @@ async def sweep_recordings(
     while True:
         delay = every_s if await sweeper.sweep() else min(2 * delay, longest_s)
         await asyncio.sleep(delay)
+
+
+async def sweep_at_the_end(
+    directory: Path, stores: Stores, report: Report, *, within_s: float = _AT_THE_END_S
+) -> None:
+    """Upload what can be while a process stops: its disk may be removed with it."""
+    try:
+        async with asyncio.timeout(within_s):
+            await Sweeper(directory, stores, report).sweep()
+    except TimeoutError:
+        log.warning("recordings left to another process")
 
 
 class Sweeper:

@@ -20,7 +20,7 @@ from core.settings import Settings
 from core.tokens import TokenIssuer
 from recordings.spool_metrics import SpoolCollector
 from recordings.stores import Stores
-from recordings.upload import sweep_recordings
+from recordings.upload import sweep_at_the_end, sweep_recordings
 from worker._private import is_connecting
 from worker.entrypoint import entrypoint, prewarm
 from worker.job import facts, identity, read_job
@@ -141,6 +141,8 @@ async def serve(settings: Settings) -> None:
                 draining=draining,
             )
 
+        report = RecordingReport(gateway, tokens)
+        recordings = (spooled, Stores.from_settings(settings), report)
         presence = Presence(heartbeat, gateway, tokens)
         server.on("worker_registered", lambda *_: presence.begin())
         helpers = [
@@ -148,12 +150,7 @@ async def serve(settings: Settings) -> None:
             asyncio.create_task(
                 sweep_forever(gateway, settings.data_dir / "spool" / "worker"), name="sweeper"
             ),
-            asyncio.create_task(
-                sweep_recordings(
-                    spooled, Stores.from_settings(settings), RecordingReport(gateway, tokens)
-                ),
-                name="recordings",
-            ),
+            asyncio.create_task(sweep_recordings(*recordings), name="recordings"),
         ]
         running = asyncio.create_task(server.run(), name="server")
         stop = asyncio.create_task(stopping.wait())
@@ -169,6 +166,7 @@ async def serve(settings: Settings) -> None:
             for task in (*helpers, stop):
                 task.cancel()
             await asyncio.gather(*helpers, stop, return_exceptions=True)
+            await sweep_at_the_end(*recordings)
 
 
 async def _drain(server: AgentServer) -> None:

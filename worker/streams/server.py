@@ -24,7 +24,7 @@ from core.streams.messages import GONE, GRACE_S, Attach
 from core.tokens import InvalidToken, TokenIssuer
 from recordings.spool_metrics import SpoolCollector
 from recordings.stores import Stores
-from recordings.upload import sweep_recordings
+from recordings.upload import sweep_at_the_end, sweep_recordings
 from worker.link.client import Gateway
 from worker.link.recordings import RecordingReport
 from worker.link.reporter import sweep_forever
@@ -271,20 +271,18 @@ async def serve(settings: Settings) -> None:
         host, port = runner.addresses[0][:2]
         server.address = settings.streams_url or f"http://{host}:{port}"
         log.info("stream worker ready", extra={"address": server.address})
+        recordings = (
+            settings.data_dir / "spool" / "recordings",
+            Stores.from_settings(settings),
+            RecordingReport(gateway, tokens),
+        )
         presence = Presence(server.heartbeat, gateway, tokens, on_taken=server.known)
         helpers = [
             asyncio.create_task(presence.run(), name="presence"),
             asyncio.create_task(
                 sweep_forever(gateway, settings.data_dir / "spool" / "worker"), name="sweeper"
             ),
-            asyncio.create_task(
-                sweep_recordings(
-                    settings.data_dir / "spool" / "recordings",
-                    Stores.from_settings(settings),
-                    RecordingReport(gateway, tokens),
-                ),
-                name="recordings",
-            ),
+            asyncio.create_task(sweep_recordings(*recordings), name="recordings"),
         ]
         presence.begin()
         try:
@@ -302,4 +300,5 @@ async def serve(settings: Settings) -> None:
             for task in helpers:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
+            await sweep_at_the_end(*recordings)
             await runner.cleanup()

@@ -11,16 +11,19 @@ from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
+import numpy as np
 import pytest
 import pytest_asyncio
 
 from core.models import AgentConfig, new_id
+from core.recordings.plan import RecordingPlan
 from core.tokens import TokenIssuer
 from dev.providers import Providers
 from dev.stack import Stack, StackOptions
 from dev.stack.component import Component
+from recordings.spool import RecordingFile
 from tests.support.stream_rig import Sessions, worker_values
-from tests.support.worker_gateway import WorkerGateway
+from tests.support.worker_gateway import KeptCall, WorkerGateway
 from tests.worker.test_call import CONTROL
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -144,3 +147,32 @@ async def test_what_a_killed_worker_could_not_deliver(worker: Worker) -> None:
     await worker.component.start()
     await call.event("dtmf.received")
     await worker.until(lambda: not worker.spooled())
+
+
+async def test_recordings_are_uploaded_while_it_runs_and_before_it_ends(worker: Worker) -> None:
+    data, calls = worker.stack.settings.data_dir, []
+    for _ in range(2):
+        calls.append(call := worker.gateway.new_call(GREETER))
+        await worker.gateway.record(call)
+
+    def begun(call: KeptCall) -> RecordingFile:
+        plan = RecordingPlan(key=f"_/{call.id}.wav")
+        file = RecordingFile.create(data / "spool" / "recordings", call.id, plan)
+        file.append(np.zeros((1600, 2), np.int16))
+        return file
+
+    begun(calls[0]).close()
+    stored = await calls[0].event("recording.stored")
+    assert stored.data["durationMs"] == 100
+    async with worker.session(GREETER) as (_, far):
+        last = begun(calls[1])
+        worker.signal(signal.SIGTERM)
+        await worker.gateway.heartbeat(lambda beat: beat.draining)
+        await far.say("thank you and goodbye")
+        last.close()
+        assert await worker.ended() == 0
+    await calls[1].event("recording.stored")
+    assert {path.stem for path in (data / "recordings" / "_").iterdir()} == {
+        call.id for call in calls
+    }
+    assert not list((data / "spool" / "recordings").iterdir())
