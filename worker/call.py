@@ -366,7 +366,7 @@ class Call:
         if conversation is not None:
             await conversation.aclose()
         if self._recorder is not None:
-            await self._recorder.finish()
+            await self._recorder.finish(cause)
         await self._line.leave()
         if self._gate.redactor is not None and (counts := self._gate.redactor.counts):
             self._reporter.post("redaction.applied", {"counts": counts})

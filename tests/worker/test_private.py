@@ -141,6 +141,23 @@ async def test_the_end_of_a_segment_is_played(
     assert finished.playback_position == pytest.approx(0.2)
 
 
+async def test_what_is_played_of_a_stretch_is_known_before_its_report(mouth: Mouth) -> None:
+    reported: list[io.PlaybackProgressedEvent] = []
+    mouth.output.on("playback_progressed", reported.append)
+    assert _private.playing(mouth.output) is None
+    await mouth.speak(0.6)
+    await mouth.all_is_queued(0.6)
+    run = _private.playing(mouth.output)
+    assert run is not None and not reported
+    started_at, offset, played_s = run
+    await mouth.end()
+    (whole,) = reported
+    assert (offset, whole.offset) == (0.0, 0.0)
+    assert started_at == pytest.approx(whole.started_at, abs=_PRECISE_S)
+    assert 0.6 - FULL_S - _PRECISE_S <= played_s < whole.duration
+    assert _private.playing(mouth.output) is None
+
+
 def test_whether_livekit_is_away_is_known() -> None:
     server = AgentServer(ws_url="ws://127.0.0.1:9", api_key="key", api_secret="secret")
     assert _private.is_connecting(server) is False

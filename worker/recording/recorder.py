@@ -20,6 +20,7 @@ from core.jobs import CallBrief
 from core.recordings.plan import RecordingPlan
 from core.settings import Settings
 from recordings.spool import RecordingFile
+from worker.endings import Cause
 from worker.line import Line
 from worker.privacy.gate import Gate, Span
 from worker.recording.arrivals import SOON_S
@@ -144,7 +145,7 @@ class Recorder:
         if self._until is None:
             self._until = time.time()
 
-    async def finish(self, reason: str = "call_ended") -> None:
+    async def finish(self, cause: Cause) -> None:
         """Write the rest, and close the file. Bounded; raises nothing.
 
         The last turns are on the record by now, so that redaction has silenced their words.
@@ -155,6 +156,7 @@ class Recorder:
         self._over.set()
         await asyncio.wait({self._writing}, timeout=_CLOSE_WITHIN_S)
         if self._told:
+            reason = "transfer" if cause in _TRANSFERRED else "call_ended"
             self._post("recording.stopped", {"reason": reason})
 
     def _begun(self) -> None:
@@ -228,4 +230,5 @@ class Recorder:
         self._file.append(frames)
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TRANSFERRED: Final[set[Cause]] = {"referred", "handed_over", "transfer_ended"}
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

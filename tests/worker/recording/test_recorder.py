@@ -141,7 +141,7 @@ async def test_what_was_played_is_where_it_was_played_and_what_was_cut_off_is_no
     await call.speak(2.0)
     call.played(0.5, 0.0, 0.4)
     call.played(1.2, 0.6, 0.3)  # after a pause, in which 200 ms were dropped
-    await call.recorder.finish()
+    await call.recorder.finish("caller_hung_up")
     assert call.runs(1) == [(500, 900), (1200, 1500)]
     assert call.told == ["recording.started", "recording.stopped"]
     assert call.file.closed
@@ -153,7 +153,7 @@ async def test_a_speech_is_written_while_it_is_played() -> None:
     call.recorder.start()
     await call.speak(10.0)
     call.mouth.now = (call.answered_at + 0.5, 0.0, 2.0)
-    await call.recorder.finish()
+    await call.recorder.finish("caller_hung_up")
     assert call.runs(1) == [(500, 2500)]
 
 
@@ -169,7 +169,7 @@ async def test_the_next_speech_does_not_begin_with_the_rest_of_the_last_one() ->
     await call.speak(1.0)
     call.output.flush()
     call.played(2.0, 0.0, 1.0)
-    await call.recorder.finish()
+    await call.recorder.finish("caller_hung_up")
     assert call.runs(1) == [(200, 500), (2000, 3000)]
 
 
@@ -180,7 +180,7 @@ async def test_the_caller_is_recorded_until_the_end() -> None:
         call.line.pieces.put_nowait(PIECE)
     while not call.line.pieces.empty():  # noqa: ASYNC110
         await asyncio.sleep(0)
-    await call.recorder.finish()
+    await call.recorder.finish("caller_hung_up")
     ((begin, end),) = call.runs(0)
     assert end - begin == 300
 
@@ -190,7 +190,7 @@ async def test_nothing_is_made_before_the_gate_has_been_open() -> None:
     call.recorder.start()
     await call.speak(0.5)
     call.played(0.1, 0.0, 0.5)
-    await call.recorder.finish()
+    await call.recorder.finish("caller_hung_up")
     assert (call.file.made, call.told) == (0, [])
 
 
@@ -201,7 +201,7 @@ async def test_before_consent_is_silence_of_the_same_length() -> None:
     call.mouth.now = (call.answered_at, 0.0, 3.0)
     call.gate.open("consent")
     assert call.told == ["recording.started"]
-    await call.recorder.finish()
+    await call.recorder.finish("caller_hung_up")
     assert len(call.file.frames) >= 2.0 * RATE
     assert not call.file.frames[: 2 * RATE].any()
 
@@ -212,8 +212,15 @@ async def test_on_hold_nothing_is_kept() -> None:
     call.recorder.hold(True)
     await call.speak(0.5)
     call.played(0.0, 0.0, 0.5)
-    await call.recorder.finish()
+    await call.recorder.finish("caller_hung_up")
     assert not call.file.frames[RATE // 50 :].any()
+
+
+async def test_a_recording_that_ends_with_a_transfer_says_so() -> None:
+    call = Call()
+    call.recorder.start()
+    await call.recorder.finish("handed_over")
+    assert call.posted[-1].data == {"reason": "transfer"}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +230,7 @@ async def test_on_hold_nothing_is_kept() -> None:
 async def test_a_broken_disk_does_not_touch_the_call(error: OSError, reason: str) -> None:
     call = Call(error=error)
     call.recorder.start()
-    await call.recorder.finish()
+    await call.recorder.finish("caller_hung_up")
     await call.speak(0.1)  # still passes
     assert call.posted[1].type == "recording.failed"
     assert call.posted[1].data == {"reason": reason}

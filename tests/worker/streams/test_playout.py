@@ -335,7 +335,7 @@ def test_speech_that_comes_too_slowly_is_reported_as_two_stretches() -> None:
     playout.flush()
     playout.echoed("g0.2", 0.52)
     started, first, second, done = playout.reports(0.52)
-    assert (started, first) == (Started(0.0), Progressed(0.0, offset_s=0.0, duration_s=0.02))
+    assert (started, first) == (Started(0.0), Progressed(0.0, 0.0, 0.02, echoed=True))
     assert isinstance(second, Progressed) and second.started_at == pytest.approx(0.5)
     assert (second.offset_s, second.duration_s) == (0.02, 0.02)
     assert done == Finished(0.04, interrupted=False)
