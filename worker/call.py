@@ -134,8 +134,8 @@ class Call:
             return self._end("caller_gave_up" if inbound else "nobody_came")
         if not await within(_ANSWER_WITHIN_S, line.answered()):
             return self._end("rang_out" if inbound else "not_answered")
-        assert self._answered_at is not None and self._opening is not None
-        conversation.answered(self._answered_at)
+        assert self._opening is not None
+        conversation.answered()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._opening.run(conversation))
             if self._ambience is not None:
@@ -207,6 +207,7 @@ class Call:
             on_heard=self._heard if self._machine else None,
             tap=None if self._recorder is None else self._recorder.speak,
             opening=self._opening.speeches,
+            clock=self._clock,
         )
 
     def _tools(self, brief: CallBrief, actions: Actions) -> ToolBox:

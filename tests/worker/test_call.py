@@ -112,8 +112,17 @@ async def test_a_conversation(worker: WorkerStack) -> None:
         assert set(parts) - {"transport"} == {"endpointing", "stt", "llm", "tts"}
         assert min(parts.values()) >= 0
         assert sum(parts.values()) == pytest.approx(total, abs=0.05)
-        in_worker = total - parts.get("transport", 0)
-        assert turn.response_start_ms - turn.end_ms == pytest.approx(in_worker, abs=2)
+        # Both ends are the caller's, so the way there and back is part of it.
+        assert turn.response_start_ms - turn.end_ms == pytest.approx(total, abs=20)
+        for said, spelt in (
+            (turn.transcript, turn.words),
+            (turn.response, turn.response_words),
+        ):
+            assert [word.text for word in spelt] == said.split()
+        assert abs(turn.words[0].start_ms - turn.start_ms) < 80
+        assert abs(turn.words[-1].end_ms - turn.end_ms) < 120
+        assert abs(turn.response_words[0].start_ms - turn.response_start_ms) < 80
+        assert abs(turn.response_words[-1].end_ms - turn.response_end_ms) < 120
 
     told = [event.type for event in call.events if event.type != "turn"]
     assert told == [

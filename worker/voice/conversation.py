@@ -24,6 +24,7 @@ from livekit.agents.voice import SpeechHandle, io
 from core.models import AgentConfig
 from core.settings import Settings
 from worker.line import Line
+from worker.timing.call_clock import CallClock
 from worker.timing.turn_clock import TurnClock
 from worker.voice import pipeline
 from worker.voice.brain import Brain
@@ -66,6 +67,7 @@ class Conversation:
         on_heard: Callable[[str, bool], None] | None = None,
         tap: Callable[[io.AudioOutput], io.AudioOutput] | None = None,
         opening: Sequence[PreparedSpeech] = (),
+        clock: CallClock,
     ) -> None:
         """``tap`` returns an output that listens to the agent's voice on its way to the line."""
         self._config = config
@@ -82,9 +84,14 @@ class Conversation:
             self._providers, config, settings, brain.llm, post, guesses=brain.guesses
         )
         brain.attach(self._session)
-        self._clock = TurnClock(settings.endpointing_ms / 1000, lambda: line.delay_ms)
+        self._clock = TurnClock(
+            settings.endpointing_ms / 1000,
+            lambda: line.delay_ms,
+            origins=self._providers.origins,
+        )
         brain.agent.listens = self._clock.listen
-        self._transcript = Transcript(post, self._clock)
+        brain.agent.hears = self._clock.hear
+        self._transcript = Transcript(post, self._clock, clock)
         self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
         self._prepared = [*opening] if self._greeting is None else [*opening, self._greeting]
         self._diverted: Callable[[str], None] | None = None
@@ -149,9 +156,8 @@ class Conversation:
         await self._started.wait()
         self._post("agent.ready", {})
 
-    def answered(self, at: float) -> None:
-        """Start listening. ``at`` is in Unix seconds."""
-        self._transcript.answered(at)
+    def answered(self) -> None:
+        """Start listening."""
         self._session.input.set_audio_enabled(not self._deaf)
 
     def greet(self) -> None:
@@ -349,6 +355,8 @@ class Conversation:
             self._on_heard(event.transcript, event.is_final)
 
     def _caller_changed(self, event: UserStateChangedEvent) -> None:
+        if event.new_state == "speaking":
+            self._clock.loud(event.created_at)
         if event.old_state == "speaking":
             self._clock.quiet()
         self._on_busy("caller", event.new_state == "speaking")

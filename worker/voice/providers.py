@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 from livekit.agents import llm, stt, tts, vad
-from livekit.plugins import cartesia, deepgram, openai
+from livekit.plugins import cartesia, openai
 from livekit.plugins.cartesia.models import TTSDefaultVoiceId
 from openai import AsyncClient, DefaultAsyncHttpxClient
 from pydantic import SecretStr
@@ -23,7 +23,9 @@ from core.chains import chain
 from core.models import MODELS, AgentConfig
 from core.settings import Settings
 from worker.line import Rates
+from worker.timing.turn_clock import Origins
 from worker.voice.clauses import ClauseFirst
+from worker.voice.ears import Ears
 from worker.voice.fallback import ATTEMPT_S, Named, Post, llm_chain, tts_chain, watch
 from worker.voice.stt_chain import SttChain
 
@@ -64,6 +66,7 @@ class Providers:
         self._config = config
         self._rates = rates
         self._settings = settings
+        self.origins: Origins = {}
         self._speech_client: AsyncClient | None = None
         self._engines: list[stt.STT[Any] | tts.TTS[Any]] = []
 
@@ -91,7 +94,8 @@ class Providers:
                 client=self._speech(),
             )
             return stt.StreamAdapter(stt=batch, vad=ear)
-        return deepgram.STT(
+        return Ears(
+            self.origins,
             model=_model(name),
             language=self._config.language,
             api_key=_key(self._settings.deepgram_api_key),

@@ -13,7 +13,9 @@ from typing import Any
 
 from livekit.agents.llm import ChatMessage
 
-from core.models import Turn, new_id
+from core.models import Turn, Word, new_id
+from worker.timing.call_clock import CallClock
+from worker.timing.timed_words import Timed, timed_words
 from worker.timing.turn_clock import TurnClock
 from worker.timing.turn_parts import TurnEnd
 
@@ -25,22 +27,19 @@ Post = Callable[[str, dict[str, Any]], object]
 
 
 class Transcript:
-    """Posts ``turn`` and ``barge_in`` events. Parameters that are times are Unix seconds.
+    """Posts ``turn`` and ``barge_in`` events.
 
-    A turn's times come from the audio where ``clock`` has it, else from the session's events.
+    A turn's times come from the audio where ``clock`` has it, else from the session's events, and
+    are put on the clock of the call.
     """
 
-    def __init__(self, post: Post, clock: TurnClock) -> None:
+    def __init__(self, post: Post, clock: TurnClock, call: CallClock) -> None:
         self._post = post
         self._clock = clock
-        self._answered_at: float | None = None
+        self._call = call
         self._hung_up = False
         self._turn: Turn | None = None
         self._turn_end: TurnEnd | None = None
-
-    def answered(self, at: float) -> None:
-        """Set the time from which offsets are counted."""
-        self._answered_at = at
 
     def hung_up(self) -> None:
         """Note the hang-up: an answer cut off from now on is not a barge-in."""
@@ -56,31 +55,35 @@ class Transcript:
             self._agent_said(message, text, unasked=unasked)
 
     def _caller_said(self, message: ChatMessage, text: str) -> None:
-        times = message.metrics
+        start = self._clock.turn_start(message)
         end = self._turn_end = self._clock.turn_end(message)
-        stopped = times.get("stopped_speaking_at", message.created_at)
+        stopped = message.metrics.get("stopped_speaking_at", message.created_at)
+        said_ms = self._call.said_ms
         self._turn = Turn(
             id=new_id("turn"),
             transcript=text,
             confidence=message.transcript_confidence,
-            start_ms=self._ms(times.get("started_speaking_at", message.created_at)),
-            end_ms=self._ms(stopped if end is None else end.speech_end),
+            start_ms=said_ms(message.created_at if start is None else start),
+            end_ms=said_ms(stopped if end is None else end.speech_end),
+            words=_words(self._clock.turn_words(message, text), said_ms),
         )
         self._publish(self._turn)
 
     def _agent_said(self, message: ChatMessage, text: str, *, unasked: bool) -> None:
         spoken = self._clock.spoken(message)
         began = message.metrics.get("started_speaking_at", message.created_at)
-        if spoken is not None and spoken.voiced is not None:
-            began = spoken.voiced
-        start = self._ms(began)
-        end = self._ms(message.metrics.get("stopped_speaking_at", message.created_at))
+        if spoken and spoken[0].voiced is not None:
+            began = spoken[0].voiced
+        stopped = message.metrics.get("stopped_speaking_at", message.created_at)
+        stopped = max((part.quiet for part in spoken if part.quiet is not None), default=stopped)
+        start, end = self._call.heard_ms(began), self._call.heard_ms(stopped)
+        words = timed_words(text, [word for part in spoken for word in part.words])
         asked = None if unasked else self._turn
         turn = asked or Turn(id=new_id("turn"))
         latency = turn.latency
         # The caller's wait ends with the first words of the answer.
         if asked and not asked.response and self._turn_end and spoken:
-            latency = self._clock.parts(self._turn_end, message, spoken)
+            latency = self._clock.parts(self._turn_end, message, spoken[0])
         turn = turn.model_copy(
             update={
                 # A turn has several answers if a tool is called between them.
@@ -89,6 +92,7 @@ class Transcript:
                 if turn.response_start_ms is None
                 else turn.response_start_ms,
                 "response_end_ms": end,
+                "response_words": [*turn.response_words, *_words(words, self._call.heard_ms)],
                 "interrupted": message.interrupted,
                 "latency": latency,
             }
@@ -102,10 +106,15 @@ class Transcript:
     def _publish(self, turn: Turn) -> None:
         self._post("turn", turn.wire())
 
-    def _ms(self, at: float) -> int | None:
-        if self._answered_at is None:
-            return None
-        return max(0, round((at - self._answered_at) * 1000))
+
+def _words(timed: list[Timed], to_ms: Callable[[float], int | None]) -> list[Word]:
+    """Return the words on the call's clock; none before the answer."""
+    words: list[Word] = []
+    for text, start, end in timed:
+        start_ms, end_ms = to_ms(start), to_ms(end)
+        if start_ms is not None and end_ms is not None:
+            words.append(Word(text=text, start_ms=start_ms, end_ms=end_ms))
+    return words
 
 
 def spoken_text(message: ChatMessage) -> str:

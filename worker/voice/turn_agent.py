@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 
 from livekit import rtc
 from livekit.agents import Agent, ModelSettings, StopResponse, llm, stt
@@ -10,18 +11,29 @@ from livekit.agents import Agent, ModelSettings, StopResponse, llm, stt
 
 class TurnAgent(Agent):
     """``takes_turn`` decides whether a turn of the caller is answered; by default each is.
-    ``listens`` gets the audio on its way to the STT, and returns it."""
+    ``listens`` gets the audio on its way to the STT, and returns it. ``hears`` gets the events of
+    the STT.
+    """
 
     takes_turn: Callable[[llm.ChatMessage], bool] | None = None
     listens: Callable[[AsyncIterable[rtc.AudioFrame]], AsyncIterator[rtc.AudioFrame]] | None = None
 
-    def stt_node(
+    hears: Callable[[stt.SpeechEvent], None] | None = None
+
+    async def stt_node(
         self, audio: AsyncIterable[rtc.AudioFrame], model_settings: ModelSettings
-    ) -> AsyncIterable[stt.SpeechEvent | str]:
-        """Pass the audio through ``listens`` to livekit-agents' default STT node."""
+    ) -> AsyncGenerator[stt.SpeechEvent, None]:
+        """Pass the audio through ``listens`` to livekit-agents' default STT node, and its events to
+        ``hears``."""
         if self.listens is not None:
             audio = self.listens(audio)
-        return Agent.default.stt_node(self, audio, model_settings)
+        async with contextlib.aclosing(
+            Agent.default.stt_node(self, audio, model_settings)
+        ) as events:
+            async for event in events:
+                if self.hears is not None:
+                    self.hears(event)
+                yield event
 
     async def on_user_turn_completed(
         self, turn_ctx: llm.ChatContext, new_message: llm.ChatMessage

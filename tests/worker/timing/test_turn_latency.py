@@ -20,7 +20,7 @@ from worker.timing.heard_audio import HeardAudio
 from worker.timing.spoken_audio import SpokenAudio
 from worker.timing.turn_clock import TurnClock
 from worker.timing.turn_parts import TurnEnd, whole
-from worker.timing.voiced import FirstVoice, is_voiced
+from worker.timing.voiced import VoicedFrames, is_voiced
 
 pytestmark = pytest.mark.unit
 
@@ -48,16 +48,16 @@ class TestVoice:
     @pytest.mark.parametrize("piece_ms", [7, 20, 50, 1000])
     def test_the_first_voice_is_found_on_frames_whatever_the_pieces(self, piece_ms: int) -> None:
         pcm = np.concatenate((level(130, -70), level(400, -20)))
-        voice = FirstVoice(RATE)
+        voice = VoicedFrames(RATE)
         step = RATE * piece_ms // 1000
         for start in range(0, len(pcm), step):
             voice.feed(pcm[start : start + step])
-        assert voice.position == 0.12
+        assert voice.first == 0.12
 
     def test_silence_has_none(self) -> None:
-        voice = FirstVoice(RATE)
+        voice = VoicedFrames(RATE)
         voice.feed(level(500, -60))
-        assert voice.position is None
+        assert voice.first is None
 
 
 class TestHeardAudio:
@@ -140,8 +140,8 @@ class TestSpokenAudio:
         await spoken.capture_frame(frame(500, -20))
         spoken.flush()
         sink.play((2.0, 0.0, 0.56))
-        found = spoken.find(START + 2.0)
-        assert found is not None and found.voiced is not None
+        (found,) = spoken.find(START + 2.0, START + 3.0)
+        assert found.voiced is not None
         assert found.voiced - START == pytest.approx(2.06, abs=0.001)
 
     async def test_a_gap_before_the_voice_counts(self) -> None:
@@ -150,8 +150,8 @@ class TestSpokenAudio:
         await spoken.capture_frame(frame(500, -20))
         spoken.flush()
         sink.play((2.0, 0.0, 0.04), (2.3, 0.04, 0.52))
-        found = spoken.find(START + 2.0)
-        assert found is not None and found.voiced is not None
+        (found,) = spoken.find(START + 2.0, START + 3.0)
+        assert found.voiced is not None
         assert found.voiced - START == pytest.approx(2.32, abs=0.001)
 
     async def test_what_was_cut_before_its_voice_has_none(self) -> None:
@@ -160,9 +160,9 @@ class TestSpokenAudio:
         await spoken.capture_frame(frame(500, -20))
         spoken.flush()
         sink.play((2.0, 0.0, 0.04))
-        found = spoken.find(START + 2.0)
-        assert found is not None
+        (found,) = spoken.find(START + 2.0, START + 3.0)
         assert found.voiced is None
+        assert found.quiet is None
 
     async def test_each_segment_is_found_by_its_beginning(self) -> None:
         spoken, sink = make_spoken()
@@ -170,11 +170,8 @@ class TestSpokenAudio:
             await spoken.capture_frame(frame(100, -20))
             spoken.flush()
             sink.play((began, 0.0, 0.1))
-        assert [spoken.find(START + at) is not None for at in (1.0, 3.0, 5.0)] == [
-            True,
-            False,
-            True,
-        ]
+        assert [len(spoken.find(START + at, START + at + 1)) for at in (1.0, 3.0, 5.0)] == [1, 0, 1]
+        assert len(spoken.find(START + 1.0, START + 6.0)) == 2, "a message of two segments"
 
     async def test_when_the_tts_was_given_the_words(self) -> None:
         spoken, sink = make_spoken()
@@ -182,8 +179,8 @@ class TestSpokenAudio:
         await spoken.capture_frame(frame(20, -20, **{USERDATA_TTS_STARTED_TIME: given}))
         spoken.flush()
         sink.play((0.0, 0.0, 0.02))
-        found = spoken.find(START)
-        assert found is not None and found.text is not None
+        (found,) = spoken.find(START, START + 0.1)
+        assert found.text is not None
         assert 0.49 < found.captured - found.text < 10
 
 
@@ -284,11 +281,15 @@ class TestTurnClock:
         caller = ChatMessage(role="user", content=["Hi"])
         caller.metrics = {"stopped_speaking_at": START + 1.04, "end_of_turn_delay": 0.22}
         agent = ChatMessage(role="assistant", content=["Hello"])
-        agent.metrics = {"started_speaking_at": START + 1.66, "tts_node_ttfb": 0.09}
+        agent.metrics = {
+            "started_speaking_at": START + 1.66,
+            "stopped_speaking_at": START + 1.80,
+            "tts_node_ttfb": 0.09,
+        }
 
         end = clock.turn_end(caller)
-        spoken = clock.spoken(agent)
-        assert end is not None and spoken is not None
+        (spoken,) = clock.spoken(agent)
+        assert end is not None
         assert clock.parts(end, agent, spoken) == {
             "endpointing": 260.0,
             "stt": 0.0,
@@ -301,7 +302,7 @@ class TestTurnClock:
     def test_keys_have_no_end_of_speech(self) -> None:
         clock = TurnClock(0.2)
         assert clock.turn_end(ChatMessage(role="user", content=["[5]"])) is None
-        assert clock.spoken(ChatMessage(role="assistant", content=["Five"])) is None
+        assert clock.spoken(ChatMessage(role="assistant", content=["Five"])) == []
 
 
 class TestRoomDelay:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from livekit.agents.llm import ChatMessage
 
+from worker.timing.call_clock import CallClock
 from worker.timing.spoken_audio import Spoken
+from worker.timing.timed_words import Timed
 from worker.timing.turn_clock import TurnClock
 from worker.timing.turn_parts import TurnEnd
 from worker.voice.transcript import Transcript
@@ -40,12 +42,17 @@ class Clock(TurnClock):
         super().__init__(endpointing_s=0.2)
         self.ended: TurnEnd | None = None
         self.voiced: dict[str, Spoken] = {}
+        self.words: list[Timed] = []
 
     def turn_end(self, message: ChatMessage) -> TurnEnd | None:
         return self.ended
 
-    def spoken(self, message: ChatMessage) -> Spoken | None:
-        return self.voiced.get(message.text_content or "")
+    def spoken(self, message: ChatMessage) -> list[Spoken]:
+        spoken = self.voiced.get(message.text_content or "")
+        return [] if spoken is None else [spoken]
+
+    def turn_words(self, message: ChatMessage, text: str) -> list[Timed]:
+        return self.words
 
     def ends(self, at: float) -> None:
         """End the caller's next turn: silence from ``at`` on, decided 0.25 s later."""
@@ -70,9 +77,9 @@ def timeline() -> Timeline:
 
 @pytest.fixture
 def transcript(timeline: Timeline, clock: Clock) -> Transcript:
-    made = Transcript(timeline.post, clock)
-    made.answered(ANSWERED)
-    return made
+    call = CallClock(lambda: None)
+    call.answered(ANSWERED)
+    return Transcript(timeline.post, clock, call)
 
 
 def user(text: str, start: float = 0.0, end: float = 1.0, **metrics: float) -> ChatMessage:
@@ -103,6 +110,10 @@ def agent(
             **metrics,
         },
     )
+
+
+def at(*seconds: float) -> list[float]:
+    return [ANSWERED + second for second in seconds]
 
 
 def test_a_greeting_is_a_turn_without_a_transcript(
@@ -219,6 +230,45 @@ def test_keys_have_no_speaking_times(transcript: Transcript, timeline: Timeline)
     transcript.add(pressed)
     (turn,) = timeline.turns
     assert (turn["startMs"], turn["endMs"]) == (7000, 7000)
+
+
+def test_words_and_times_are_on_the_clock_of_the_call(timeline: Timeline, clock: Clock) -> None:
+    """The line has 100 ms each way: the caller spoke earlier, and hears later."""
+    call = CallClock(lambda: 200.0)
+    call.answered(ANSWERED)
+    transcript = Transcript(timeline.post, clock, call)
+    clock.words = [Timed("Your", *at(1.0, 1.2)), Timed("hours?", *at(1.25, 1.9))]
+    clock.ends(1.9)
+    transcript.add(user("Your hours?", 1.0, 2.0))
+    clock.voiced["Five to"] = Spoken(
+        *at(2.5, 2.4),
+        None,
+        *at(2.6, 3.1),
+        (Timed("Five", *at(2.6, 2.8)), Timed("to", *at(2.9, 3.1))),
+    )
+    transcript.add(agent("Five to", 2.5, 3.3, interrupted=True))
+    clock.voiced["Sorry."] = Spoken(
+        *at(4.0, 3.9), None, *at(4.1, 4.5), (Timed("Sorry.", *at(4.1, 4.5)),)
+    )
+    transcript.add(agent("Sorry.", 4.0, 5.0))
+    (turn,) = timeline.turns
+    assert (turn["startMs"], turn["endMs"]) == (900, 1800)
+    assert turn["words"] == [
+        {"text": "Your", "startMs": 900, "endMs": 1100},
+        {"text": "hours?", "startMs": 1150, "endMs": 1800},
+    ]
+    assert (turn["responseStartMs"], turn["responseEndMs"]) == (2700, 4600)
+    assert turn["responseWords"] == [
+        {"text": "Five", "startMs": 2700, "endMs": 2900},
+        {"text": "to", "startMs": 3000, "endMs": 3200},
+        {"text": "Sorry.", "startMs": 4200, "endMs": 4600},
+    ]
+
+
+def test_words_without_times_of_the_provider(transcript: Transcript, timeline: Timeline) -> None:
+    transcript.add(user("Hours?"))
+    transcript.add(agent("Five to eleven."))
+    assert (timeline.turns[0]["words"], timeline.turns[0]["responseWords"]) == ([], [])
 
 
 def test_instructions_are_not_said(transcript: Transcript, timeline: Timeline) -> None:
