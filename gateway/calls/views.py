@@ -11,6 +11,9 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from core.models import Direction, DisconnectionReason, Model, Status, Timestamp, Turn
+from core.recordings.config import ConsentMode
+from core.recordings.consent import ConsentStatus
+from gateway.calls.jurisdictions import consent_mode
 from gateway.http.paging import Listing
 from gateway.store.call_status import Call, CallType, StoredEvent
 
@@ -26,6 +29,14 @@ class Recorded:
 
 
 NO_RECORDING: Final = Recorded()
+
+
+class ConsentView(Model):
+    mode: ConsentMode = Field(
+        description="What holds for this call: the agent's mode, or opt_in by jurisdiction."
+    )
+    status: ConsentStatus
+    at: Timestamp | None = Field(description="Since when; null: not asked.")
 
 
 class CallView(Model):
@@ -56,6 +67,7 @@ class CallView(Model):
     ended_at: Timestamp | None
     duration_seconds: float | None
     metadata: dict[str, Any]
+    consent: ConsentView
     recording_available: bool
     recording_url: str | None = Field(
         description="A link for ten minutes, which needs no Authorization. null in webhooks."
@@ -114,6 +126,11 @@ def _shown(call: Call, last: Turn | None, recording: Recorded) -> dict[str, Any]
         "phone_number": ours,
         "started_at": call.created_at,
         "duration_seconds": call.duration_seconds,
+        "consent": ConsentView(
+            mode=consent_mode(call.agent_consent, call.from_number, call.to_number),
+            status=call.consent_status or "not_asked",
+            at=call.consent_at,
+        ),
         "recording_available": recording.available,
         "recording_url": recording.url,
         "last_transcript_snippet": _snippet(last),

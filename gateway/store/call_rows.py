@@ -14,6 +14,7 @@ from sqlalchemy import Select, bindparam, select, update
 
 from core.events import Source
 from core.models import CallEvent, Direction, Status, Turn
+from core.recordings.config import Consent
 from gateway.store.call_status import Call, CallState, CallType
 from gateway.store.database import Database
 from gateway.store.tables import CallRow, EventRow
@@ -109,7 +110,9 @@ def call_of(row: Any) -> Call:
     values = {name: row[name] for name in Call.model_fields if name in row}
     values["disconnection_reason"] = row["reason"]
     if row["agent"]:
-        values["agent_name"] = row["agent"]["config"]["name"]
+        config = row["agent"]["config"]
+        values["agent_name"] = config["name"]
+        values["agent_consent"] = Consent.model_validate(config.get("consent", {}))
     return Call.model_validate(values)
 
 

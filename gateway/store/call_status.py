@@ -22,6 +22,8 @@ from core.models import (
     Status,
     Timestamp,
 )
+from core.recordings.config import Consent
+from core.recordings.consent import ConsentStatus
 
 CallType = Literal["pstn", "web", "stream"]
 """A phone by SIP, a browser by WebRTC, or a session on a WebSocket."""
@@ -58,6 +60,11 @@ class Call(Model):
     metadata: dict[str, Any] = Field(default_factory=dict)
     record: bool = Field(default=False, exclude=True)
     """The call asks to be recorded."""
+    agent_consent: Consent = Field(default_factory=Consent, exclude=True)
+    """The agent's configuration of consent."""
+    consent_status: ConsentStatus | None = Field(default=None, exclude=True)
+    """None: not asked, or not yet."""
+    consent_at: Timestamp | None = Field(default=None, exclude=True)
 
     @property
     def ended(self) -> bool:
@@ -105,6 +112,8 @@ class CallState:
     ended_rank: int = 0
     human_legs: int = 0
     """Legs of warm transfers' humans that are ringing or answered, beside the call's own leg."""
+    consent_status: ConsentStatus | None = None
+    consent_at: datetime | None = None
 
 
 def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
@@ -124,6 +133,12 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
         case "transfer.failed":
             # It may belong to a transfer that never started, or to a cold one: do not go below 0.
             return replace(state, human_legs=max(0, state.human_legs - 1))
+        case "consent.asked" if state.consent_status is None:
+            return replace(state, consent_status="asked", consent_at=event.at)
+        case "consent.granted" if state.consent_status in (None, "asked"):
+            return replace(state, consent_status="granted", consent_at=event.at)
+        case "consent.refused" if state.consent_status in (None, "asked"):
+            return replace(state, consent_status="refused", consent_at=event.at)
     return state
 
 

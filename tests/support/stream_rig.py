@@ -202,17 +202,28 @@ class StreamWorker(Sessions):
     @classmethod
     @contextlib.asynccontextmanager
     async def run(
-        cls, control: Control | None = None, *, grace_s: float = 30.0, **values: Any
+        cls,
+        control: Control | None = None,
+        *,
+        grace_s: float = 30.0,
+        folder: Path | None = None,
+        **values: Any,
     ) -> AsyncIterator[StreamWorker]:
-        """Run it; ``values`` are settings of the worker, by field name."""
+        """Run it; ``values`` are settings of the worker, by field name.
+
+        ``folder``: where worker and gateway keep their files; None: where nobody looks.
+        """
         key, secret = "APIstreamtests", secrets.token_hex(32)
         async with contextlib.AsyncExitStack() as stack:
             enter = stack.enter_async_context
-            gateway = await enter(WorkerGateway.run(key, secret))
+            if folder is None:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            for part in ("gateway", "worker"):
+                (folder / part).mkdir()
+            gateway = await enter(WorkerGateway.run(key, secret, folder / "gateway"))
             providers = await enter(Providers(control))
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
             given = worker_values(gateway, providers, key, secret)
-            settings = GivenSettings(**{**given, "data_dir": Path(folder), **values})
+            settings = GivenSettings(**{**given, "data_dir": folder / "worker", **values})
             http = await enter(aiohttp.ClientSession())
             tokens = TokenIssuer(secret)
             model = await enter(build_llm_client(settings))

@@ -75,11 +75,11 @@ class WorkerGateway:
     @classmethod
     @contextlib.asynccontextmanager
     async def run(
-        cls, livekit_api_key: str, livekit_api_secret: str
+        cls, livekit_api_key: str, livekit_api_secret: str, folder: Path | None = None
     ) -> AsyncIterator[WorkerGateway]:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as temporary:
             settings = settings_in(
-                Path(folder),
+                folder or Path(temporary),
                 livekit_api_key=livekit_api_key,
                 livekit_api_secret=livekit_api_secret,
             )

@@ -31,7 +31,7 @@ CONTROL = Control(
     deepgram=Deepgram(phrases=["yes please", "never ever", SAID]),
     openai=OpenAI(
         scripts={
-            "default": Script(rules=[Rule(keywords=["hours"], reply=HOURS)], fallback="Pardon?")
+            "default": Script(rules=[Rule(keywords=["hours"], reply=HOURS)], default="Pardon?")
         }
     ),
 )
@@ -143,11 +143,11 @@ async def conversed(call: KeptCall, far: SocketFarEnd) -> None:
 
 @pytest.mark.parametrize("how", ["yes please", "key 1", "write yes please"])
 async def test_granted(worker: StreamWorker, written: Written, how: str) -> None:
-    before = len(worker.providers.record.entries(provider="openai"))
+    before = len(worker.providers.log("openai"))
     async with attached(worker, opt_in()) as (call, far):
         await answer(call, far, how)
         granted = await call.event("consent.granted")
-        assert len(worker.providers.record.entries(provider="openai")) == before
+        assert len(worker.providers.log("openai")) == before
         await conversed(call, far)
         await far.send("end")
         await call.event("agent.left")
