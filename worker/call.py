@@ -24,9 +24,9 @@ from worker.line import Line
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.machines.voicemail import SAMPLE_RATE, MachinePolicy
+from worker.opening.opening import Opening
 from worker.privacy.control import RecordingControl
 from worker.privacy.gate import Gate
-from worker.privacy.opening import Opening
 from worker.privacy.redactor import redactor_of
 from worker.recording.recorder import Recorder, recorder_of
 from worker.silence import SilenceClock, warning_after_s

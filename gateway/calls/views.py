@@ -13,7 +13,7 @@ from pydantic import Field
 from core.models import Direction, DisconnectionReason, Model, Status, Timestamp, Turn
 from core.recordings.config import ConsentMode
 from core.recordings.consent import ConsentStatus
-from gateway.calls.jurisdictions import consent_mode
+from gateway.fields.jurisdictions import consent_mode
 from gateway.http.paging import Listing
 from gateway.store.call_status import Call, CallType, StoredEvent
 

@@ -23,9 +23,9 @@ ORDER = (
     {"call", "room"},
     {"handover", "brains"},
     {"recording", "tools"},
-    {"machines"},
-    {"privacy"},
+    {"machines", "opening"},
     {"voice"},
+    {"privacy"},
     {"timing", "line", "job"},
     {"link", "endings", "silence", "_private"},
 )

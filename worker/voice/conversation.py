@@ -48,7 +48,7 @@ _LAST_WORDS_WITHIN_S = 1.0
 class Conversation:
     """An agent on one call. It says nothing before ``answered``, and hears only callers before it.
 
-    ``opening`` is synthesised before the greeting, and said by worker.privacy.opening.
+    ``opening`` is synthesised before the greeting, and said by worker.opening.
     ``on_failed(stage, message)`` is called when a provider failed for good,
     ``on_busy(who, busy)`` when caller or agent start or stop speaking or thinking,
     ``on_heard(text, final)`` with interim and final transcripts of the far end.

@@ -114,3 +114,26 @@ def test_the_first_ids_of_a_participant_stay() -> None:
     second = at(2, "call.dialing", participantId="PA_2", sipCallId=7)
     state = run((first, "gateway"), (second, "gateway"))
     assert (state.participant_id, state.sip_call_id) == ("PA_1", "SCL_1")
+
+
+ASKED = at(4, "consent.asked")
+ASKED_AGAIN = at(5, "consent.asked")
+GRANTED = at(6, "consent.granted", by="words")
+REFUSED = at(7, "consent.refused", by="silence")
+
+
+def test_consent_goes_forward() -> None:
+    state = CallState()
+    seen = []
+    for event in (ASKED, ASKED_AGAIN, GRANTED):
+        state = fold(state, event, "worker")
+        seen.append((state.consent_status, state.consent_at))
+    assert seen == [("asked", ASKED.at), ("asked", ASKED.at), ("granted", GRANTED.at)]
+    assert run((ASKED, "worker"), (REFUSED, "worker")).consent_status == "refused"
+
+
+@pytest.mark.parametrize(("outcome", "other"), [(GRANTED, REFUSED), (REFUSED, GRANTED)])
+def test_the_outcome_of_consent_stays(outcome: CallEvent, other: CallEvent) -> None:
+    expected = run((outcome, "worker"))
+    late = run(*((event, "worker") for event in (outcome, other, ASKED, outcome, BY_WORKER)))
+    assert (late.consent_status, late.consent_at) == (expected.consent_status, outcome.at)

@@ -20,7 +20,7 @@ from dev.stack.environment import GivenSettings
 from tests.support.socket_far_end import SocketFarEnd
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
-from worker.privacy import opening
+from worker.opening import opening
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
 
@@ -153,6 +153,9 @@ async def test_granted(worker: StreamWorker, written: Written, how: str) -> None
         await call.event("agent.left")
     by = "key" if how.startswith("key") else "words"
     assert consents(call) == [("consent.asked", {}), ("consent.granted", {"by": by})]
+    shown = (await worker.gateway.shown(call)).consent
+    assert (shown.mode, shown.status) == ("opt_in", "granted")
+    assert shown.at is not None and abs((shown.at - granted.at).total_seconds()) < 0.01
     assert said(call) == [("", GREETING), (SAID, HOURS)]
     assert written.holds(SAID) and not any(map(written.holds, ANSWERS))
     assert [event.data for event in call.of("dtmf.received")] == (
@@ -179,7 +182,7 @@ async def test_refused(worker: StreamWorker, written: Written, how: str) -> None
     assert consents(call) == [("consent.asked", {}), ("consent.refused", {"by": by})]
     assert said(call) == [] and call.turns
     assert call.of("dtmf.received")[-1].data == {"masked": True}
-    assert not any(map(written.holds, (*ANSWERS, secret, DISCLOSURE, "Pardon?")))
+    assert [text for text in (*ANSWERS, secret, "Pardon?") if written.holds(text)] == []
 
 
 async def test_refused_by_silence(

@@ -7,7 +7,7 @@ import pytest
 from phonenumbers.geodata import GEOCODE_DATA
 
 from core.recordings.config import Consent, ConsentMode
-from gateway.calls.jurisdictions import COUNTRIES, STATES, asks_everybody, consent_mode
+from gateway.fields.jurisdictions import COUNTRIES, STATES, asks_everybody, consent_mode
 
 pytestmark = pytest.mark.unit
 

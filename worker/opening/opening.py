@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol
 from core.jobs import CallBrief
 from core.recordings.consent import ConsentBy
 from core.tasks.first_of import first_of
-from worker.privacy import texts
-from worker.privacy.consent import Consent
+from worker.opening import texts
+from worker.opening.consent import Consent
 from worker.privacy.gate import Gate
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.yes_no import Answer, by_key, by_words

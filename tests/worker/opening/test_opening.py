@@ -13,10 +13,10 @@ from core.jobs import CallBrief
 from core.models import Agent, AgentConfig, CallEvent
 from core.recordings.config import Consent, ConsentMode, Disclosure
 from core.recordings.plan import RecordingPlan
-from worker.privacy import opening as module
-from worker.privacy import texts
+from worker.opening import opening as module
+from worker.opening import texts
 from worker.privacy.gate import Gate
-from worker.privacy.opening import Opening
+from worker.opening.opening import Opening
 from worker.voice.prepared import PreparedSpeech
 
 pytestmark = pytest.mark.unit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.recordings.consent import ConsentBy
-from worker.privacy.consent import Consent
+from worker.opening.consent import Consent
 from worker.voice.yes_no import Answer
 
 pytestmark = pytest.mark.unit

@@ -23,7 +23,7 @@ US states. All parties, for calls:
 
 Countries:
     AT  Austria      StGB § 120
-    AU  Australia    the states' surveillance devices acts, e.g. NSW Surveillance Devices Act 2007 § 7
+    AU  Australia    the states' acts, e.g. NSW Surveillance Devices Act 2007 § 7
     CH  Switzerland  StGB Art. 179ter
     DE  Germany      StGB § 201
     FR  France       Code pénal art. 226-1
