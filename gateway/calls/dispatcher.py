@@ -15,10 +15,10 @@ from core.models import Agent
 from core.recordings.config import TenantRecordings
 from core.recordings.plan import RecordingPlan, object_key
 from core.tokens import TokenIssuer
-from gateway.fields.jurisdictions import consent_mode
 from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.timeline import Journal, Watch
 from gateway.fields.agent_recording import region_of
+from gateway.fields.jurisdictions import consent_mode
 from gateway.store.call_status import Call
 from gateway.store.calls import Store
 from gateway.store.credentials import Unreadable

@@ -91,6 +91,6 @@ class Gate:
         return turn.model_copy(update={**without, "masked": True})
 
 
-_TEXTS = frozenset({"heard", "text"})
+_TEXTS = frozenset({"evidence", "heard", "text"})
 _WORDS = _TEXTS | {"digit"}
 """The fields of events that hold words or keys."""

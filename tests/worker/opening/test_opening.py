@@ -15,8 +15,8 @@ from core.recordings.config import Consent, ConsentMode, Disclosure
 from core.recordings.plan import RecordingPlan
 from worker.opening import opening as module
 from worker.opening import texts
-from worker.privacy.gate import Gate
 from worker.opening.opening import Opening
+from worker.privacy.gate import Gate
 from worker.voice.prepared import PreparedSpeech
 
 pytestmark = pytest.mark.unit

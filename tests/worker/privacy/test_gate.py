@@ -54,6 +54,7 @@ def test_an_open_gate_changes_nothing() -> None:
         ("dtmf.received", {"digit": "7"}),
         ("barge_in", {"heard": "secret", "atMs": 5}),
         ("silence.prompted", {"text": "secret"}),
+        ("machine.detected", {"evidence": "secret", "kind": "voicemail"}),
     ],
 )
 def test_words_and_keys_do_not_pass_a_shut_gate(type: str, words: dict[str, Any]) -> None:
