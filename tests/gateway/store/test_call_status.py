@@ -135,5 +135,5 @@ def test_consent_goes_forward() -> None:
 @pytest.mark.parametrize(("outcome", "other"), [(GRANTED, REFUSED), (REFUSED, GRANTED)])
 def test_the_outcome_of_consent_stays(outcome: CallEvent, other: CallEvent) -> None:
     expected = run((outcome, "worker"))
-    late = run(*((event, "worker") for event in (outcome, other, ASKED, outcome, BY_WORKER)))
+    late = run(*((event, "worker") for event in (outcome, outcome, ASKED, other, BY_WORKER)))
     assert (late.consent_status, late.consent_at) == (expected.consent_status, outcome.at)
