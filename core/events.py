@@ -25,6 +25,9 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     call.transferred {to, mode}                          the caller is with a human
     stream.connected {accountSid?, callSid?, streamSid?} a session has a socket (Twilio's ids)
     stream.lost                                          its socket broke; it waits for another
+    recording.stored   {key, format, bytes, sha256, durationMs, encrypted}
+    recording.accessed {by, via, what}   via: api, link  what: audio, peaks, waveform
+    recording.deleted  {by}                              api or retention
     livekit.<webhook>{…}                                 LiveKit's webhook, reduced to facts
 """
 

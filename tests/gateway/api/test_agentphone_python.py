@@ -29,6 +29,7 @@ from tests.support.calls import told
 from tests.support.edge import served
 from tests.support.inprocess import Running, running, settings_in
 from tests.support.numbers import dial_nothing, make_agent, make_number
+from tests.support.recordings import stored_call
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
@@ -283,6 +284,20 @@ async def test_webhooks(tmp_path: Path) -> None:
 async def address(gateway: Running) -> str:
     async with gateway.http.get("/healthz") as response:
         return str(response.url.origin())
+
+
+async def test_a_recording(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as gateway:
+        recorded = await stored_call(gateway, tmp_path)
+        with closing(AgentPhone(SECRETS["acme"], base_url=await address(gateway))) as client:
+            got = await do(client.calls.get_recording, recorded.call.id)
+            assert (got.content, got.content_type) == (recorded.audio, "audio/wav")
+            call = await do(client.calls.get, recorded.call.id)
+            assert call.recording_available
+            assert f"{recorded.path}?token=" in call.recording_url
+            await recorded.delete()
+            with pytest.raises(AgentPhoneError, match="deleted"):
+                await do(client.calls.get_recording, recorded.call.id)
 
 
 class TestErrors:
