@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from core.models import CallEvent
+from gateway.api.recordings import audio as api_audio
 from gateway.keys import WORKSHOP
+from recordings.store import RecordingStore
 from tests.conftest import ACME, RIVAL, operator
 from tests.support.inprocess import Running, running, settings_in
 from tests.support.recordings import AUDIO, ask, end, recorded_call, stored_call
@@ -184,6 +186,40 @@ class TestState:
         recorded.file(tmp_path).write_bytes(AUDIO[:1000])
         with pytest.raises(Exception, match=r"(?i)payload|disconnected|reset"):
             await recorded.get()
+
+
+class TestSlowClients:
+    async def test_no_more_is_read_than_is_sent(
+        self, gateway: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A client that reads nothing fills the sockets' buffers, and is then cut off."""
+        block, cut_off, pieces = bytes(2**20), asyncio.Event(), 0
+
+        async def endless(*_: object, **__: object) -> AsyncIterator[bytes]:
+            nonlocal pieces
+            try:
+                for _number in range(100):
+                    pieces += 1
+                    yield block
+            finally:
+                cut_off.set()
+
+        recorded = await recorded_call(gateway)
+        await recorded.report(bytes=100 * len(block))
+        monkeypatch.setattr(RecordingStore, "read", endless)
+        monkeypatch.setattr(api_audio, "_WRITE_DEADLINE_S", 0.3)
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
+        token = ACME["Authorization"]
+        writer.write(
+            f"GET {recorded.path} HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n".encode()
+        )
+        await reader.readline()
+        async with asyncio.timeout(20):
+            await cut_off.wait()
+        assert pieces < 20
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(100 * len(block))
+        writer.close()
 
 
 class TestAccess:
