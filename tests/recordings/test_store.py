@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from core.settings import Settings
+from gateway.recordings.destinations import Destination
 from recordings.errors import AlreadyThere, SealBroken, StoreRefused, StoreUnavailable
 from recordings.sealing import CHUNK, HEADER
 from recordings.store import PART, RecordingStore
@@ -78,7 +79,7 @@ def written(path: Path, data: bytes) -> tuple[Path, str]:
     return path, hashlib.sha256(data).hexdigest()
 
 
-async def put(store: RecordingStore, key: str, data: bytes) -> None:
+async def put(store: Destination, key: str, data: bytes) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for at in range(0, len(data), 100_000):
             yield data[at : at + 100_000]

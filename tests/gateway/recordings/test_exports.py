@@ -389,7 +389,7 @@ async def test_a_name_that_leads_to_a_private_address_gets_no_connection(tmp_pat
         bucket = TenantBucket(
             url="s3://bucket",
             access_key_id="id",
-            secret_access_key="secret",  # type: ignore[arg-type]
+            secret_access_key="secret",
             endpoint=f"http://localhost:{port}",
         )
         async with session_to_tenants(Settings(_env_file=None)) as session:
@@ -419,7 +419,7 @@ async def test_nothing_of_ours_goes_to_a_tenants_endpoint(
         bucket = TenantBucket(
             url="s3://bucket/a",
             access_key_id="their-id",
-            secret_access_key="secret",  # type: ignore[arg-type]
+            secret_access_key="secret",
             endpoint=f"http://127.0.0.1:{server.port}",
         )
         settings = Settings(_env_file=None, webhook_allow_private=True)
