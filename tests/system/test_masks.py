@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import wave
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,10 @@ RULES = [
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """A stack of its own: everything that it wrote is looked through."""
-    agents = tmp_path_factory.mktemp("agents")
+    agents, store = tmp_path_factory.mktemp("agents"), tmp_path_factory.mktemp("store")
     write_agents(agents)
     values = {
+        "recordings_url": store.as_uri(),
         **AUTH,
         "agents_dir": agents,
         "default_agent": "greeter",
@@ -103,7 +106,6 @@ class Talk:
     say: Callable[[str], Awaitable[object]]
     press: Callable[[str], Awaitable[object]]
     hang_up: Callable[[], Awaitable[object]]
-    record: dict[str, Any] = field(default_factory=dict)
 
     async def control(self, action: str, **body: Any) -> dict[str, Any]:
         path = f"/v1/calls/{self.call_id}/recording/{action}"
@@ -158,6 +160,7 @@ async def agent(gateway: Gateway, tenant: Receiver) -> str:
             "voiceMode": "hosted",
             "beginMessage": "Hello.",
             "customTools": [tool],
+            "recording": {"enabled": True},
         },
     )
     assert made.status == 200, made.body
@@ -217,6 +220,43 @@ async def goes_through_it(talk: Talk, stack: Stack, tenant: Receiver) -> None:
         if digits.encode() in data
     ]
     assert found == []
+    await asyncio.to_thread(silent_where_shut, recording(stack, talk.call_id), events)
+
+
+def recording(stack: Stack, call_id: str) -> Path:
+    """Return the recording, in its store or still in a spool."""
+    store = Path(str(stack.settings.recordings_url).removeprefix("file://"))
+    found = [*store.rglob("*.wav"), *stack.run_dir.rglob("*.wav")]
+    return next(path for path in found if call_id in str(path))
+
+
+def silent_where_shut(path: Path, events: list[dict[str, Any]]) -> None:
+    """Expect zeros on both channels while the call was masked or paused, and sound around it."""
+    with wave.open(str(path)) as file:
+        rate = file.getframerate()
+        frames = np.frombuffer(file.readframes(file.getnframes()), np.int16).reshape(-1, 2)
+    answered = next(
+        at(one) for one in events if one["type"] == "call.answered" and one["source"] == "worker"
+    )
+    shut_at: float | None = None
+    spans = []
+    for one in events:
+        if one["type"] in ("recording.masked", "recording.paused"):
+            shut_at = shut_at or at(one)
+        elif one["type"] in ("recording.unmasked", "recording.resumed") and shut_at is not None:
+            spans.append((shut_at - answered, at(one) - answered))
+            shut_at = None
+    assert len(spans) == 3
+    # Events have whole milliseconds, and each is posted just after the gate has moved.
+    pieces = [frames[round((a + 0.02) * rate) : round((b - 0.02) * rate)] for a, b in spans]
+    assert [int(np.abs(piece).max()) for piece in pieces] == [0, 0, 0]
+    after = frames[round((spans[-1][1] + 0.5) * rate) :]
+    assert (np.abs(after).max(axis=0) > 1000).all()
+    assert (np.abs(frames[: round(spans[0][0] * rate)]).max(axis=0) > 1000).all()
+
+
+def at(event: dict[str, Any]) -> float:
+    return datetime.fromisoformat(event["at"]).timestamp()
 
 
 def everything(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -232,7 +272,7 @@ async def record(talk: Talk) -> Any:
 
 async def test_on_a_phone(stack: Stack, gateway: Gateway, tenant: Receiver, phone: Phone) -> None:
     """Keys come by RFC 4733, and their tones are in the audio as well."""
-    body = request(phone.address, agent=await agent(gateway, tenant))
+    body = request(phone.address, agent=await agent(gateway, tenant), record=True)
     answer = await gateway.post("/sip/call", json=body)
     assert answer.status == 200, answer.body
     call = await phone.next_call(10)
@@ -249,7 +289,7 @@ async def test_on_a_phone(stack: Stack, gateway: Gateway, tenant: Receiver, phon
 
 async def test_on_a_socket(stack: Stack, gateway: Gateway, tenant: Receiver) -> None:
     path = f"/v1/agents/{await agent(gateway, tenant)}/session"
-    made = await gateway.post(path, json={})
+    made = await gateway.post(path, json={"record": True})
     assert made.status == 201, made.body
 
     async def connect(_: SocketAttach) -> aiohttp.ClientWebSocketResponse:

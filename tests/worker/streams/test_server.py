@@ -121,7 +121,7 @@ async def test_only_the_gateway_may_ask_and_only_for_the_tokens_session(
     expired._key = tokens._key
     for token in [*wrong, expired.for_stream(call_id)]:
         assert await refused(worker, call_id, token=token) == HTTPStatus.UNAUTHORIZED
-        for method in ("GET", "DELETE"):
+        for method in ("GET", "DELETE", "POST"):
             assert await asked(worker, method, call_id, token) == HTTPStatus.UNAUTHORIZED
     assert await asked(worker, "GET", call_id, "") == HTTPStatus.UNAUTHORIZED
     assert await asked(worker, "GET", call_id) == HTTPStatus.NOT_FOUND
@@ -224,6 +224,27 @@ async def test_the_api_hangs_up(worker: StreamWorker) -> None:
     await emptied(worker)
     for method in ("GET", "DELETE"):
         assert await asked(worker, method, call.id) == HTTPStatus.NOT_FOUND
+
+
+async def test_the_api_commands(worker: StreamWorker) -> None:
+    async def command(call_id: str, token: str, body: Any) -> int:
+        url = f"{worker.worker_url}/sessions/{call_id}"
+        headers = {"Authorization": f"Bearer {token}"}
+        async with worker.http.post(url, json=body, headers=headers) as response:
+            return response.status
+
+    pause = {"id": "cmd_1", "action": "pause"}
+    async with sessions(worker, 1) as (call,):
+        await call.event("call.answered")
+        token = worker.tokens.for_stream(call.id)
+        assert await command(call.id, worker.tokens.for_call(call.id), pause) == 401
+        assert await command(call.id, token, {"id": "cmd_1", "action": "record"}) == 400
+        assert call.of("recording.paused") == []
+        assert await command(call.id, token, pause) == 204
+        paused = await call.event("recording.paused")
+        assert paused.data == {"by": "api", "command": "cmd_1", "recording": "paused"}
+    other = new_id("call")
+    assert await command(other, worker.tokens.for_stream(other), pause) == 404
 
 
 async def test_a_caller_who_hangs_up_before_the_agent_is_there(worker: StreamWorker) -> None:
