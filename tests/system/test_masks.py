@@ -216,7 +216,7 @@ async def goes_through_it(talk: Talk, stack: Stack, tenant: Receiver) -> None:
     found = [
         (where, digits)
         for where, data in written.items()
-        for digits in (CARD, CARD[4:], IN_MASK, IN_MASK[4:])
+        for digits in (CARD, CARD[4:], IN_MASK)
         if digits.encode() in data
     ]
     assert found == []
