@@ -176,6 +176,7 @@ async def _store(spooled: Spooled, frames: int, stores: Stores) -> dict[str, Any
         raise Never("refused by the store") from None
     return {
         "key": plan.key,
+        "region": plan.region,
         "format": plan.format,
         "bytes": facts.st_size,
         "sha256": sha256,

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from core.errors import Gone, NotFound, TooEarly, Unavailable, Unprocessable
 from core.models import CallEvent, Model
+from core.recordings.config import Region
 from core.recordings.plan import RecordingPlan
 from core.settings import Settings
 from gateway.calls.dispatcher import plan_of
@@ -34,6 +35,8 @@ class Stored(Model):
     """The data of ``recording.stored``, as a worker tells it."""
 
     key: str = Field(max_length=2000)
+    region: Region | None = None
+    """Of the store it is in, which the tenant's region may not be any more."""
     bytes: int = Field(ge=0, le=_MAX_BYTES)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     duration_ms: int = Field(ge=0, le=_MAX_MS)
@@ -86,7 +89,6 @@ class RecordingService:
             StoredRecording(
                 call_id=call.id,
                 auth_id=call.auth_id,
-                region=plan.region,
                 format=plan.format,
                 stored_at=self._clock(),
                 expires_at=expiry(

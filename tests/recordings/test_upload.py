@@ -120,6 +120,7 @@ async def test_a_recording_is_stored_reported_and_removed(
     )
     assert event.data == {
         "key": "_/2026/01/31/call_1.wav",
+        "region": None,
         "format": "wav",
         "bytes": 80 + 4 * len(frames),
         "sha256": hashlib.sha256(content).hexdigest(),
