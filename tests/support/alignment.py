@@ -88,7 +88,14 @@ def at_rate(pcm: Pcm, rate: int = 8000) -> Pcm:
     return np.concatenate((resampler.push(pcm), resampler.flush()))
 
 
-def aligned(recorded: tuple[Pcm, Pcm], said: Pcm, heard: Pcm) -> None:
+def aligned(
+    recorded: tuple[Pcm, Pcm],
+    said: Pcm,
+    heard: Pcm,
+    *,
+    off_ms: float = OFF_MS,
+    drift_ms: float = DRIFT_MS,
+) -> None:
     """Check both channels against what the far end said and heard, at 8 kHz on one clock.
 
     That clock and the recording's may differ by a constant.
@@ -102,7 +109,7 @@ def aligned(recorded: tuple[Pcm, Pcm], said: Pcm, heard: Pcm) -> None:
     origin = (median(caller) + median(agent)) / 2
     for channel in both:
         found = [each.ms for each in channel]
-        assert abs(median(found) - origin) <= OFF_MS
-        assert sum(abs(ms - origin) > OFF_MS for ms in found) <= len(found) // 10
+        assert abs(median(found) - origin) <= off_ms
+        assert sum(abs(ms - origin) > off_ms for ms in found) <= len(found) // 10
         settled = [each.ms for each in channel if each.at_s >= _SETTLED_S]
-        assert abs(median(settled[-_FEW:]) - median(settled[:_FEW])) <= DRIFT_MS
+        assert abs(median(settled[-_FEW:]) - median(settled[:_FEW])) <= drift_ms
