@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import (
@@ -20,7 +21,9 @@ from core.models import Direction, Status
 from gateway.api import faults
 from gateway.api.recordings.opening import recordings_of
 from gateway.api.waiting import until_over
+from gateway.calls import transcript_text
 from gateway.calls.views import NO_RECORDING, CallDetail, CallList, CallView, Transcript
+from gateway.http.accept import preferred
 from gateway.http.body import parse_query
 from gateway.http.paging import Page
 from gateway.http.principal import PRINCIPAL, scope_of
@@ -78,6 +81,19 @@ class CallWait(BaseModel):
     timeout: float = Field(30, ge=0, le=MAX_WAIT_S, allow_inf_nan=False, description="Seconds.")
 
 
+_FORMATS = {"json": "application/json", "vtt": "text/vtt", "txt": "text/plain"}
+AS_TEXT = (_FORMATS["vtt"], _FORMATS["txt"])
+"""The types of a transcript that are not JSON."""
+
+
+class TranscriptQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["json", "vtt", "txt"] | None = Field(
+        None, description="JSON, WebVTT or plain text; without it, Accept decides."
+    )
+
+
 async def index(request: web.Request) -> web.StreamResponse:
     query = parse_query(request, CallQuery)
     where = CallFilter(
@@ -119,7 +135,29 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def transcript(request: web.Request) -> web.StreamResponse:
-    return web.json_response((await conversation(request)).wire())
+    """The type is chosen by `format`, else by `Accept`; JSON by default. WebVTT has a cue for each
+    turn of caller and agent, or several if it is long.
+    """
+    return await in_format(request, lambda found: web.json_response(found.wire()))
+
+
+async def in_format(
+    request: web.Request, as_json: Callable[[Transcript], web.Response]
+) -> web.Response:
+    """Return the transcript of the call named in the path, as the client wants it."""
+    query = parse_query(request, TranscriptQuery)
+    accepted = preferred(request.headers.get("Accept"), tuple(_FORMATS.values()))
+    found = await conversation(request)
+    chosen = _FORMATS[query.format] if query.format else accepted
+    if chosen == _FORMATS["json"]:
+        response = as_json(found)
+    else:
+        render = transcript_text.vtt if chosen == _FORMATS["vtt"] else transcript_text.text
+        response = web.Response(
+            text=render(found.transcripts), content_type=chosen, charset="utf-8"
+        )
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 async def find(request: web.Request) -> Call:
@@ -171,7 +209,9 @@ ROUTES: tuple[Route, ...] = (
         "GET /v1/calls/{id}/transcript",
         transcript,
         "A call's transcript, in order",
+        query=TranscriptQuery,
         answer=Transcript,
+        also=AS_TEXT,
         errors=(faults.NO_CALL,),
     ),
     Route(

@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from core.models import Model
 from gateway.api import faults
-from gateway.api.calls import conversation, detail, find
+from gateway.api.calls import AS_TEXT, TranscriptQuery, detail, find, in_format
 from gateway.api.from_number import (
     E164,
     Metadata,
@@ -68,7 +68,8 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def transcript(request: web.Request) -> web.StreamResponse:
-    return envelope(await conversation(request)).response()
+    """As `GET /v1/calls/{id}/transcript`; JSON is in the envelope."""
+    return await in_format(request, lambda found: envelope(found).response())
 
 
 async def _plan(request: web.Request, body: Dispatch) -> CallPlan:
@@ -113,7 +114,9 @@ ROUTES: tuple[Route, ...] = (
         "GET /api/v1/sessions/{id}/transcript",
         transcript,
         "A session's transcript, in order",
+        query=TranscriptQuery,
         answer=Envelope[Transcript],
+        also=AS_TEXT,
         errors=(faults.NO_CALL,),
     ),
 )

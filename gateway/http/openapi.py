@@ -243,7 +243,8 @@ def _responses(route: Route, refs: Refs, auth_required: bool) -> dict[str, Schem
         schema = refs[route.answer, "serialization"]
     success: Schema = {"description": route.summary}
     if route.status not in (101, 204):
-        success["content"] = {route.content: {"schema": schema}}
+        text = dict.fromkeys(route.also, {"schema": _TEXT})
+        success["content"] = {route.content: {"schema": schema}, **text}
     responses = {str(route.status): success}
     codes: defaultdict[int, list[str]] = defaultdict(list)
     for status, code in (*_common(route, auth_required), *route.errors):

@@ -38,6 +38,8 @@ class Route:
     answer: type[BaseModel] | None = None
     status: int = 200
     content: str = "application/json"
+    also: tuple[str, ...] = ()
+    """Other types of text in which a client may have the response."""
     errors: Faults = ()
     public: bool = False
     internal: bool = False

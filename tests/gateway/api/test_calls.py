@@ -146,6 +146,35 @@ class TestShow:
         assert body["durationSeconds"] is None
         assert "authId" not in body
 
+    @pytest.mark.parametrize(
+        ("query", "accept", "kind", "begins"),
+        [
+            ("", "*/*", "application/json", '{"callId"'),
+            ("", "text/vtt", "text/vtt", "WEBVTT\n\n00:00:00.010 --> "),
+            ("", "text/plain", "text/plain", "00:00 Caller: Grüezi\n"),
+            ("?format=vtt", "application/json", "text/vtt", "WEBVTT\n"),
+            ("?format=txt", "text/vtt", "text/plain", "00:00 Caller"),
+            ("?format=json", "text/vtt", "application/json", '{"callId"'),
+        ],
+    )
+    async def test_the_transcript_in_the_wanted_format(
+        self, gateway: Running, query: str, accept: str, kind: str, begins: str
+    ) -> None:
+        call = await gateway.call()
+        turn = Turn(id="t1", transcript="Grüezi", start_ms=10, end_ms=20)
+        await gateway.store.append(call.id, [CallEvent(type="turn", data=turn.wire())], "worker")
+        path, headers = f"/v1/calls/{call.id}/transcript{query}", {**ACME, "Accept": accept}
+        async with gateway.http.get(path, headers=headers) as response:
+            text = await response.text()
+        assert (response.status, response.content_type) == (200, kind)
+        assert response.headers["Vary"] == "Accept"
+        assert text.startswith(begins)
+
+    async def test_an_unknown_format_of_a_transcript(self, gateway: Running) -> None:
+        call = await gateway.call()
+        status, body = await fetch(gateway, f"/v1/calls/{call.id}/transcript", format="srt")
+        assert (status, body["error"]["code"]) == (422, "VALIDATION_ERROR")
+
     @pytest.mark.parametrize("odd", ["%00", "..%2f", "x" * 2000, "'; --", "%F0%9F%98%80"])
     async def test_an_odd_id_is_not_found(self, gateway: Running, odd: str) -> None:
         status, body = await fetch(gateway, f"/v1/calls/{odd}")

@@ -172,6 +172,9 @@ async def test_the_transcript(gateway: Running) -> None:
     status, answer = await fetch(gateway, f"/api/v1/sessions/{call.id}/transcript")
     assert (status, answer["data"]["callId"]) == (200, call.id)
     assert [turn["response"] for turn in answer["data"]["transcripts"]] == ["Hi"]
+    path = f"/api/v1/sessions/{call.id}/transcript?format=txt"
+    async with gateway.http.get(path, headers=ACME) as response:
+        assert await response.text() == "--:-- Caller: Hello\n--:-- Agent: Hi\n"
 
 
 @pytest.mark.parametrize("suffix", ["", "/transcript"])

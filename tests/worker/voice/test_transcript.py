@@ -116,6 +116,12 @@ def at(*seconds: float) -> list[float]:
     return [ANSWERED + second for second in seconds]
 
 
+def heard(began: float, words: tuple[Timed, ...]) -> Spoken:
+    """Return a segment that is voiced from its first word to its last."""
+    began += ANSWERED
+    return Spoken(began, began, None, words[0].start, words[-1].end, words)
+
+
 def test_a_greeting_is_a_turn_without_a_transcript(
     transcript: Transcript, timeline: Timeline
 ) -> None:
@@ -240,16 +246,12 @@ def test_words_and_times_are_on_the_clock_of_the_call(timeline: Timeline, clock:
     clock.words = [Timed("Your", *at(1.0, 1.2)), Timed("hours?", *at(1.25, 1.9))]
     clock.ends(1.9)
     transcript.add(user("Your hours?", 1.0, 2.0))
-    clock.voiced["Five to"] = Spoken(
-        *at(2.5, 2.4),
-        None,
-        *at(2.6, 3.1),
+    clock.voiced["Five to"] = heard(
+        2.5,
         (Timed("Five", *at(2.6, 2.8)), Timed("to", *at(2.9, 3.1))),
     )
     transcript.add(agent("Five to", 2.5, 3.3, interrupted=True))
-    clock.voiced["Sorry."] = Spoken(
-        *at(4.0, 3.9), None, *at(4.1, 4.5), (Timed("Sorry.", *at(4.1, 4.5)),)
-    )
+    clock.voiced["Sorry."] = heard(4.0, (Timed("Sorry.", *at(4.1, 4.5)),))
     transcript.add(agent("Sorry.", 4.0, 5.0))
     (turn,) = timeline.turns
     assert (turn["startMs"], turn["endMs"]) == (900, 1800)
