@@ -118,7 +118,7 @@ GATEWAY_ORDER: tuple[frozenset[str], ...] = tuple(
             {"numbers", "auth"},
             {"http", "lookup"},
             {"store"},
-            {"cache", "fields", "_private"},
+            {"cache", "fields", "transcripts", "_private"},
         ),
     )
 )

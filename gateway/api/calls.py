@@ -21,7 +21,6 @@ from core.models import Direction, Status
 from gateway.api import faults
 from gateway.api.recordings.opening import recordings_of
 from gateway.api.waiting import until_over
-from gateway.calls import transcript_text
 from gateway.calls.views import NO_RECORDING, CallDetail, CallList, CallView, Transcript
 from gateway.http.accept import preferred
 from gateway.http.body import parse_query
@@ -31,6 +30,7 @@ from gateway.http.route import Route
 from gateway.keys import AGENTS, NUMBERS, STORE, STREAMS
 from gateway.store.call_rows import CallFilter
 from gateway.store.call_status import Call, CallType
+from gateway.transcripts import text_formats
 
 MAX_WAIT_S = 600
 
@@ -152,7 +152,7 @@ async def in_format(
     if chosen == _FORMATS["json"]:
         response = as_json(found)
     else:
-        render = transcript_text.vtt if chosen == _FORMATS["vtt"] else transcript_text.text
+        render = text_formats.vtt if chosen == _FORMATS["vtt"] else text_formats.text
         response = web.Response(
             text=render(found.transcripts), content_type=chosen, charset="utf-8"
         )

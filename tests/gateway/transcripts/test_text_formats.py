@@ -1,4 +1,4 @@
-"""Tests of gateway.calls.transcript_text: a transcript as WebVTT and as plain text, literally."""
+"""Tests of gateway.transcripts: a transcript as WebVTT and as plain text, literally."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 
 from core.models import Turn, Word
-from gateway.calls import transcript_text
+from gateway.transcripts import text_formats
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +26,7 @@ TURNS = [
 
 
 def test_a_conversation_as_vtt() -> None:
-    assert transcript_text.vtt(TURNS) == (
+    assert text_formats.vtt(TURNS) == (
         "WEBVTT\n\n"
         "00:00:00.080 --> 00:00:00.900\n<v Agent>Hello!\n\n"
         "00:01:01.500 --> 00:01:02.000\n<v Caller>Tom &amp; Co?\n\n"
@@ -35,21 +35,21 @@ def test_a_conversation_as_vtt() -> None:
 
 
 def test_a_conversation_as_text() -> None:
-    assert transcript_text.text(TURNS) == (
+    assert text_formats.text(TURNS) == (
         "00:00 Agent: Hello!\n01:01 Caller: Tom & Co?\n61:02 Agent: Yes.\n"
     )
 
 
 def test_nothing_was_said() -> None:
     turns = [Turn(id="turn_1", masked=True, start_ms=1, end_ms=2)]
-    assert (transcript_text.vtt(turns), transcript_text.text(turns)) == ("WEBVTT\n", "")
-    assert transcript_text.vtt([]) == "WEBVTT\n"
+    assert (text_formats.vtt(turns), text_formats.text(turns)) == ("WEBVTT\n", "")
+    assert text_formats.vtt([]) == "WEBVTT\n"
 
 
 def test_what_has_no_time_is_in_the_text_only() -> None:
     turns = [TURNS[0], Turn(id="turn_2", transcript="[The caller pressed 5]")]
-    assert "pressed" not in transcript_text.vtt(turns)
-    assert transcript_text.text(turns) == (
+    assert "pressed" not in text_formats.vtt(turns)
+    assert text_formats.text(turns) == (
         "00:00 Agent: Hello!\n--:-- Caller: [The caller pressed 5]\n"
     )
 
@@ -59,21 +59,21 @@ def test_utterances_are_in_the_order_in_which_they_began() -> None:
         Turn(id="turn_1", response="Long.", response_start_ms=500, response_end_ms=9_000),
         Turn(id="turn_2", transcript="Early.", start_ms=100, end_ms=400),
     ]
-    assert transcript_text.text(turns) == "00:00 Caller: Early.\n00:00 Agent: Long.\n"
+    assert text_formats.text(turns) == "00:00 Caller: Early.\n00:00 Agent: Long.\n"
 
 
 def test_a_long_turn_is_split_where_its_words_allow() -> None:
     words = [Word(text=f"w{n}", start_ms=n * 3_000, end_ms=n * 3_000 + 900) for n in range(5)]
     turn = Turn(id="turn_1", transcript="w0 w1 w2 w3 w4", start_ms=0, end_ms=12_900, words=words)
     interruption = Turn(id="turn_2", response="Mhm", response_start_ms=7_000, response_end_ms=7_100)
-    assert transcript_text.vtt([turn, interruption]) == (
+    assert text_formats.vtt([turn, interruption]) == (
         "WEBVTT\n\n"
         "00:00:00.000 --> 00:00:06.900\n<v Caller>w0 w1 w2\n\n"
         "00:00:07.000 --> 00:00:07.100\n<v Agent>Mhm\n\n"
         "00:00:09.000 --> 00:00:12.900\n<v Caller>w3 w4\n"
     )
     unknown = turn.model_copy(update={"words": []})
-    assert transcript_text.vtt([unknown]).count("-->") == 1
+    assert text_formats.vtt([unknown]).count("-->") == 1
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_no_text_can_be_more_than_the_text_of_its_cue(hostile: str) -> None:
     word = Word(text=hostile, start_ms=0, end_ms=8_000)
     for words in ([], [word, word]):
         turn = Turn(id="t", transcript=hostile, start_ms=0, end_ms=16_000, words=words)
-        rendered = transcript_text.vtt([turn])
+        rendered = text_formats.vtt([turn])
         header, *cues = rendered.rstrip("\n").split("\n\n")
         assert header == "WEBVTT"
         assert len(cues) == (2 if words else 1)
@@ -101,9 +101,9 @@ def test_no_text_can_be_more_than_the_text_of_its_cue(hostile: str) -> None:
             assert re.fullmatch(r"[0-9:.]{12} --> [0-9:.]{12}", times)
             assert text.startswith("<v Caller>")
             assert not re.search(r"[<>\x00-\x1f\x7f-\x9f\u2028\u202e]", text[len("<v Caller>") :])
-        assert len(transcript_text.text([turn]).splitlines()) == 1
+        assert len(text_formats.text([turn]).splitlines()) == 1
 
 
 def test_a_cue_ends_after_it_starts() -> None:
     turn = Turn(id="t", transcript="a", start_ms=5, end_ms=5)
-    assert "00:00:00.005 --> 00:00:00.006" in transcript_text.vtt([turn])
+    assert "00:00:00.005 --> 00:00:00.006" in text_formats.vtt([turn])
