@@ -8,9 +8,10 @@ worker's main process) delivers them later.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,8 @@ from worker.link.spool import Owner, Spool
 log = logging.getLogger(__name__)
 
 BATCH = 100  # events in one request
+BATCH_BYTES = 512 * 1024
+"""Of one request; the gateway takes 1 MiB. A turn of 5,000 words, with times, has a third of it."""
 _SWEEP_EVERY_S = 10.0
 
 
@@ -127,7 +130,7 @@ class Reporter:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                batch = list(islice(self._pending, BATCH))
+                batch = batch_of(self._pending)
                 try:
                     over = await self._gateway.post_events(owner.call_id, owner.token, batch)
                     if over and self.on_over is not None:
@@ -185,10 +188,22 @@ async def sweep(gateway: Gateway, directory: Path) -> int:
 
 async def _ship_all(gateway: Gateway, adopted: Spool) -> None:
     events = await asyncio.to_thread(adopted.read)
-    for start in range(0, len(events), BATCH):
-        batch = events[start : start + BATCH]
+    while batch := batch_of(events):
+        del events[: len(batch)]
         try:
             await gateway.post_events(adopted.owner.call_id, adopted.owner.token, batch)
         except Refused as error:
             log.error("the gateway refused leftover events", extra={"error": str(error)})
             adopted.reject(batch, str(error))
+
+
+def batch_of(events: Iterable[CallEvent]) -> list[CallEvent]:
+    """Return the first of the events: as many as one request takes, and at least one."""
+    batch: list[CallEvent] = []
+    size = 0
+    for event in islice(events, BATCH):
+        size += len(json.dumps(event.wire()))
+        if batch and size > BATCH_BYTES:
+            break
+        batch.append(event)
+    return batch

@@ -18,7 +18,7 @@ from aiohttp import web
 from core.models import CallEvent
 from worker.link.backoff import Backoff
 from worker.link.client import Gateway, Refused, Unavailable
-from worker.link.reporter import BATCH, Reporter, sweep
+from worker.link.reporter import BATCH, Reporter, batch_of, sweep
 from worker.link.spool import Owner, Spool, leftovers
 
 pytestmark = pytest.mark.unit
@@ -343,3 +343,12 @@ async def test_what_was_cut_off_is_sent_at_the_end(
     await reporter.aclose(5)
     assert set(inbox.types) == {"call.ended"}
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "first"),
+    [([], 0), ([10] * 3, 3), ([10] * 101, 100), ([400_000, 400_000], 1), ([900_000, 10], 1)],
+)
+def test_a_request_has_as_many_events_as_the_gateway_takes(sizes: list[int], first: int) -> None:
+    events = [CallEvent(type="turn", data={"transcript": "x" * size}) for size in sizes]
+    assert batch_of(events) == events[:first]
