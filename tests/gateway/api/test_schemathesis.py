@@ -114,6 +114,9 @@ async def furnish(gateway: Gateway, livekit: LiveKitAPI, webhook: str) -> dict[s
     }
 
 
+_WORKER_FULL = "no agent joined the call"
+
+
 async def explore(folder: Path, url: str) -> tuple[int, str]:
     """Run schemathesis with the configuration in ``folder``; return exit code and output."""
     command = [str(Path(sys.executable).with_name("schemathesis"))]
@@ -150,5 +153,7 @@ async def test_every_answer_is_a_documented_one_and_none_is_a_server_error(
     report = json.loads((tmp_path / "report.json").read_text())
     operations = report["operations"]
     assert operations["tested"] == operations["selected"] == operations["total"] > 50, operations
-    errors = [line for line in stack.log_text("gateway").splitlines() if '"level": "error"' in line]
+    lines = stack.log_text("gateway").splitlines()
+    # The calls that are made here, and that nobody comes to, fill the worker.
+    errors = [line for line in lines if '"level": "error"' in line and _WORKER_FULL not in line]
     assert errors == []

@@ -173,6 +173,9 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
     "GET /v1/calls/{id}/transcript/stream": (_path("/v1/calls/{call}/transcript/stream"),),
     "GET /v1/calls/{id}/recording": (_path("/v1/calls/{call}/recording"),),
     "DELETE /v1/calls/{id}/recording": (_path("/v1/calls/{call}/recording"),),
+    "POST /v1/calls/{id}/recording/pause": (_path("/v1/calls/{call}/recording/pause"),),
+    "POST /v1/calls/{id}/recording/resume": (_path("/v1/calls/{call}/recording/resume"),),
+    "POST /v1/calls/{id}/recording/mask": (_path("/v1/calls/{call}/recording/mask", seconds=5),),
     "GET /v1/calls/{id}/recording/peaks": (_path("/v1/calls/{call}/recording/peaks"),),
     "GET /v1/calls/{id}/recording/waveform.svg": (
         _path("/v1/calls/{call}/recording/waveform.svg"),
