@@ -1,8 +1,6 @@
-"""Rules for an agent's recordings that depend on the tenant, the settings and what is installed."""
+"""Rules for an agent's recordings that depend on the tenant and the settings."""
 
 from __future__ import annotations
-
-from importlib.util import find_spec
 
 from core.errors import Detail
 from core.models import AgentConfig
@@ -34,15 +32,7 @@ def faults_of(
         if needed and region is not None and not _has_store(settings, region):
             none = f"No store is configured for {region} (RECORDINGS_URL_{region.upper()})"
             found.append(Detail("region", none, "region_without_store"))
-    if "name" in config.redaction.kinds and not finds_names():
-        missing = "name needs the extra redaction, which is not installed"
-        found.append(Detail("redaction.kinds", missing, "extra_not_installed"))
     return found
-
-
-def finds_names() -> bool:
-    """Return True if the extra ``redaction`` is installed."""
-    return find_spec("presidio_analyzer") is not None
 
 
 def _has_store(settings: Settings, region: Region) -> bool:

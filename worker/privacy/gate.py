@@ -73,7 +73,8 @@ class Gate:
         """Post an event without what may not be kept of it."""
         if type == "turn":
             return self._post(type, self._turn(Turn.model_validate(data)).wire())
-        if not self.is_open or ("digit" in data and self.redactor and self.redactor.hides_keys):
+        hides_keys = self.redactor is not None and self.redactor.hides_keys
+        if _WORDS & data.keys() and (not self.is_open or (hides_keys and "digit" in data)):
             data = {name: data[name] for name in data if name not in _WORDS} | {"masked": True}
         elif self.redactor is not None:
             cut = self.redactor.text

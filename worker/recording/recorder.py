@@ -195,7 +195,8 @@ class Recorder:
         finally:
             hearing.cancel()
             if self._file is not None:
-                await asyncio.to_thread(self._file.close)
+                with suppress(OSError):  # what could be written is; the spool takes it from here
+                    await asyncio.to_thread(self._file.close)
 
     async def _write_along(self) -> None:
         """Write a block every second until the recording is over."""

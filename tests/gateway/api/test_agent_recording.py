@@ -13,7 +13,6 @@ from core.models import AgentConfig
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from dev.stack.environment import GivenSettings
-from gateway.fields import agent_recording
 from gateway.fields.agent_recording import faults_of
 from gateway.lookup.agent_files import AgentFiles, BadAgentFile
 from tests.conftest import ACME, RIVAL, bearer, operator
@@ -27,7 +26,7 @@ __all__ = ["api", "gateway"]
 
 DEFAULTS = AgentConfig(name="x").wire()
 WHOLE: dict[str, Any] = {
-    "recording": {"enabled": True, "format": "ogg", "afterTransfer": True, "retentionDays": 30},
+    "recording": {"enabled": True, "format": "ogg", "retentionDays": 30},
     "disclosure": {"text": "This call is recorded."},
     "consent": {
         "mode": "opt_in",
@@ -140,19 +139,6 @@ class TestFields:
         refused = await api.ask(method, path, {**name, **fields})
         assert (refused.status, refused.code) == (422, "VALIDATION_ERROR")
         assert refused.fields == [faulty]
-
-
-class TestNames:
-    async def test_without_the_extra(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(agent_recording, "finds_names", lambda: False)
-        refused = await api.ask("POST", body={"name": "One", "redaction": {"kinds": ["name"]}})
-        assert (refused.status, refused.fields) == (422, ["redaction.kinds"])
-        assert "extra redaction" in refused.body["error"]["message"]
-
-    async def test_with_the_extra(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(agent_recording, "finds_names", lambda: True)
-        made = await api.made(redaction={"kinds": ["name", "card"]})
-        assert made["redaction"]["kinds"] == ["name", "card"]
 
 
 STORES = {

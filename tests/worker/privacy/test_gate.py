@@ -116,6 +116,15 @@ def test_a_turn_across_the_present_is_withheld_while_the_gate_is_shut() -> None:
     assert not call.turn(0, 900)["masked"]
 
 
+def test_an_event_without_words_passes_a_shut_gate() -> None:
+    call = Call()
+    call.gate.shut("masked")
+    assert call.gate.post("tool.called", {"name": "book", "ok": True}).data == {
+        "name": "book",
+        "ok": True,
+    }
+
+
 def test_the_redactor_cuts_what_passes_and_hides_keys() -> None:
     call = Call()
     call.gate.redactor = Redactor(Finder(["card"]))
