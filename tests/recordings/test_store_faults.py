@@ -127,7 +127,8 @@ async def test_a_network_that_is_cut_during_the_upload_leaves_no_half_object(
         assert line.carried > len(content) // 2
         assert not reports and "calls/_/call_1.wav" not in objects(server)
         line.mend()
-        assert await sweeper.sweep()
+        # The first request may still be sent on a connection that was cut.
+        assert await sweeper.sweep() or await sweeper.sweep()
         assert [event.type for event in reports] == ["recording.stored"]
         assert objects(server) == {"calls/_/call_1.wav": content}
     finally:

@@ -17,12 +17,14 @@ from aiohttp.typedefs import Handler
 from core.events import ended
 from core.jobs import Heartbeat, InboundJob, JobMetadata
 from core.models import Agent, AgentConfig, CallEvent, new_id
+from core.recordings.plan import object_key
 from core.tokens import Audience, TokenIssuer
 from gateway.app import create_app
 from gateway.calls.inbound import call_id_of
 from gateway.calls.views import CallDetail
 from gateway.keys import STORE, TIMELINE
 from gateway.store.calls import NewCall
+from gateway.store.database import Scope
 from tests.support.edge import served
 from tests.support.inprocess import settings_in
 from tests.support.reported_call import ReportedCall
@@ -114,6 +116,12 @@ class WorkerGateway:
 
     async def record(self, call: KeptCall) -> None:
         await self._app[STORE].insert_call(call.new, CallEvent(type="call.queued"))
+
+    async def recording_key(self, call: KeptCall) -> str:
+        """Return the name of the call's recording in its store."""
+        kept = await self._app[STORE].call(Scope(None), call.id)
+        assert kept is not None
+        return object_key(kept.id, kept.auth_id, kept.created_at, "wav")
 
     async def end(self, call: KeptCall) -> None:
         """End the call without its worker."""

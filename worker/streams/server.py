@@ -197,7 +197,7 @@ class StreamServer:
         return web.json_response({**body, "capacity": self._capacity}, status=200 if ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body = generate_latest(self._registry)
+        body = await asyncio.to_thread(generate_latest, self._registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def known(self, known: bool) -> None:

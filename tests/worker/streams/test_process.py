@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from core.models import AgentConfig, new_id
+from core.recordings.config import Recording
 from core.recordings.plan import RecordingPlan
 from core.tokens import TokenIssuer
 from dev.providers import Providers
@@ -151,12 +152,14 @@ async def test_what_a_killed_worker_could_not_deliver(worker: Worker) -> None:
 
 async def test_recordings_are_uploaded_while_it_runs_and_before_it_ends(worker: Worker) -> None:
     data, calls = worker.stack.settings.data_dir, []
+    recorded = GREETER.model_copy(update={"recording": Recording(enabled=True)})
     for _ in range(2):
-        calls.append(call := worker.gateway.new_call(GREETER))
+        calls.append(call := worker.gateway.new_call(recorded, record=True))
         await worker.gateway.record(call)
+    keys = {call.id: await worker.gateway.recording_key(call) for call in calls}
 
     def begun(call: KeptCall) -> RecordingFile:
-        plan = RecordingPlan(key=f"_/{call.id}.wav")
+        plan = RecordingPlan(key=keys[call.id])
         file = RecordingFile.create(data / "spool" / "recordings", call.id, plan)
         file.append(np.zeros((1600, 2), np.int16))
         return file
@@ -172,7 +175,7 @@ async def test_recordings_are_uploaded_while_it_runs_and_before_it_ends(worker: 
         last.close()
         assert await worker.ended() == 0
     await calls[1].event("recording.stored")
-    assert {path.stem for path in (data / "recordings" / "_").iterdir()} == {
+    assert {path.stem for path in (data / "recordings").rglob("*.wav")} == {
         call.id for call in calls
     }
     assert not list((data / "spool" / "recordings").iterdir())
