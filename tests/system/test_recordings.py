@@ -16,7 +16,11 @@ from tests.support.calls import Placed, request, told
 # changes during a call: measured, the channels are up to 150 ms from each other.
 OFF_MS, DRIFT_MS = 120.0, 120.0
 
-pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.alone,
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 
 async def test_both_channels_are_where_the_phone_has_them(

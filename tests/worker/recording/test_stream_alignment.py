@@ -21,7 +21,11 @@ from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
 from tests.worker.test_call import CONTROL, GREETING
 
-pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.providers,
+    pytest.mark.alone,
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 FRAME_MS = 20.0
 QUESTION = "what are your opening hours"
@@ -75,6 +79,7 @@ async def talk(call: KeptCall, phone: Call, rounds: int) -> list[tuple[float, Pc
     await asyncio.sleep(0.5)
     phone.hang_up()
     await call.event("recording.stopped")
+    await call.event("agent.left")
     return said
 
 
