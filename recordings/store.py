@@ -59,25 +59,27 @@ class RecordingStore:
             content = sealed(self._sealer.new(key, size), content)
         try:
             with _translated(key):
+                # The same name each time: what an upload that was broken off left is found again.
+                name = hashlib.sha256(f"{key} {sha256}".encode()).hexdigest()
+                upload = f"uploads/{name}"
+                # A store may refuse the second object of a name before it has read it, and close
+                # the connection: that looks like a failed network.
+                with contextlib.suppress(FileNotFoundError):
+                    await obstore.head_async(self._objects, key)
+                    await self._discard(upload)
+                    raise AlreadyThere(f"{key} is stored already")
                 if self._folder is None and size <= PART:
                     whole = b"".join([chunk async for chunk in content])
                     await obstore.put_async(self._objects, key, whole, mode="create")
                 else:
-                    await self._put_large(key, content, sha256)
+                    await self._put_large(upload, key, content)
         except NotStored:
             raise StoreRefused("the store's bucket or folder does not exist") from None
         except AlreadyThere:
             if await self.checksum(key) != sha256:
                 raise
 
-    async def _put_large(self, key: str, content: AsyncIterator[bytes], sha256: str) -> None:
-        # The same name each time, so that what an upload that was broken off left is found again.
-        name = hashlib.sha256(f"{key} {sha256}".encode()).hexdigest()
-        upload = f"uploads/{name}"
-        with contextlib.suppress(FileNotFoundError):
-            await obstore.head_async(self._objects, key)
-            await self._discard(upload)
-            raise AlreadyThere(f"{key} is stored already")
+    async def _put_large(self, upload: str, key: str, content: AsyncIterator[bytes]) -> None:
         await asyncio.to_thread(self._make_folders, upload, key)
         await obstore.put_async(
             self._objects, upload, content, chunk_size=PART, max_concurrency=_PARTS_AT_ONCE
