@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 import aiohttp
 from aiohttp import web
@@ -161,7 +162,9 @@ async def open_call_services(
             accounts=accounts,
         )
         stack.push_async_callback(twilio_sessions.aclose)
-        tasks = await stack.enter_async_context(_tasks(app, accounts, stream_workers))
+        tasks = await stack.enter_async_context(
+            _tasks(app, accounts, stream_workers, twilio_sessions)
+        )
         transfers = Transfers(
             livekit=livekit,
             sip=sip,
@@ -236,7 +239,7 @@ async def open_call_services(
 
 @contextlib.asynccontextmanager
 async def _tasks(
-    app: web.Application, accounts: Accounts, workers: StreamWorkers
+    app: web.Application, accounts: Accounts, workers: StreamWorkers, twilio: TwilioSessions
 ) -> AsyncIterator[Tasks]:
     clock, settings = app[CLOCK], app[SETTINGS]
     progress = Progress(app[TIMELINE], app[METRICS])
@@ -251,6 +254,7 @@ async def _tasks(
         limits=app[LIMITS],
         progress=progress,
         settings=settings,
+        resume_url=partial(twilio.callback, what="resume"),
         clock=clock,
     )
     runner = TaskRunner(

@@ -241,11 +241,12 @@ class TwilioAccount:
     async def point(self, number: OwnedNumber, voice_url: str) -> None:
         """Send the number's calls to ``voice_url``, whatever its routing is now.
 
+        It is the fallback too: a call whose gateway dies while Twilio asks it is asked for again.
         The URL is set first: it shows from then on that this system has changed the routing, and
         calls that leave the trunk find it.
         """
         now = number.routing
-        changes = Routing(voice_url=voice_url).urls()
+        changes = Routing(voice_url=voice_url, voice_fallback_url=voice_url).urls()
         if now.voice_application_sid is not None:
             changes["voice_application_sid"] = ""
         if changes.items() - now.urls().items():

@@ -48,11 +48,14 @@ class TwilioCalls(TwilioAccount):
         to: str,
         from_: str,
         url: str,
+        fallback_url: str,
         status_url: str,
         ringing_s: int,
         machine_url: str | None,
     ) -> TwilioCall:
         """Call a number; ``url`` is asked for TwiML on answer. Raises InvalidDestination.
+
+        ``fallback_url`` is asked whenever the call's TwiML cannot be fetched, also later.
 
         ``machine_url``: Twilio listens for an answering machine, beside the TwiML, and reports it.
         """
@@ -70,6 +73,7 @@ class TwilioCalls(TwilioAccount):
                     to=to,
                     from_=from_,
                     url=url,
+                    fallback_url=fallback_url,
                     status_callback=status_url,
                     status_callback_event=list(STATUS_EVENTS),
                     timeout=ringing_s,

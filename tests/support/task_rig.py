@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
-from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]
 
 from core.models import Agent, PhoneNumber
 from core.settings import Settings
@@ -24,6 +23,7 @@ from tests.support.clock import Clock
 from tests.support.inprocess import Running, running, settings_in
 from tests.support.numbers import make_agent, make_number
 from tests.support.stream_worker import StreamWorker, stream_worker
+from tests.support.twilio_calls import signature
 
 ACCOUNT, TOKEN = "AC" + "1" * 32, "the-auth-token"
 TWILIO = {"name": "main", "provider": "twilio", "accountSid": ACCOUNT, "authToken": TOKEN}
@@ -113,8 +113,7 @@ class TaskRig:
         return f"/v1/sessions/twilio/task/{task['id']}/{what}?call={call_id}"
 
     def signed(self, path: str, form: dict[str, str], token: str = TOKEN) -> dict[str, str]:
-        url = f"https://{HOST}{path}"
-        return {"X-Twilio-Signature": RequestValidator(token).compute_signature(url, form)}
+        return {"X-Twilio-Signature": signature(f"https://{HOST}{path}", form, token)}
 
     async def tell(
         self, path: str, form: dict[str, str], headers: dict[str, str] | None = None

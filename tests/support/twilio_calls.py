@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urldefrag, urlsplit
 from xml.etree import ElementTree
 
 import aiohttp
@@ -75,7 +75,8 @@ def form(**changes: str) -> dict[str, str]:
 
 
 def signature(url: str, fields: Mapping[str, str] | None = None, token: str = TOKEN) -> str:
-    return str(RequestValidator(token).compute_signature(url, fields or {}))
+    """Sign as Twilio does, which keeps a URL's fragment to itself."""
+    return str(RequestValidator(token).compute_signature(urldefrag(url).url, fields or {}))
 
 
 def start(token: str | None, **changes: Any) -> dict[str, Any]:

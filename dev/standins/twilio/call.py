@@ -78,6 +78,8 @@ class Call:
         self.direction, self.parent_sid = direction, parent_sid
         self.status = "queued"
         self.answered_by: str | None = None
+        self.fallback: Fetch | None = None
+        """Asked when a document cannot be fetched, or cannot be run."""
         self.network = network or Network()
         self.after_break: AfterBreak = "redirect"
         self.rest_wait_s = 10.0

@@ -56,9 +56,13 @@ class CallsApi:
         placed, events = _placed(form), _events(form)
         callback = _url(form, "StatusCallback", 21609)
         method = _method(form, "StatusCallbackMethod")
+        fallback = _url(form, "FallbackUrl", 21205)
+        fallback_method = _method(form, "FallbackMethod")
         # Everything was checked: from here on the call exists.
         call = self._begin(account, from_, to)
         call.progress = Progress(call.outbox, callback, method, events)
+        if fallback is not None:
+            call.fallback = Fetch(fallback, fallback_method)
         self._place(call, placed)
         return web.json_response(call.resource(), status=201)
 

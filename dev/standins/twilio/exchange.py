@@ -51,6 +51,8 @@ class Exchange:
             call.outbox, number["status_callback"], number["status_callback_method"]
         )
         call.become("ringing")
+        if number["voice_fallback_url"]:
+            call.fallback = Fetch(number["voice_fallback_url"], number["voice_fallback_method"])
         first = Fetch(number["voice_url"], number["voice_method"])
         self._start(self._live(call, Script(call, self._services).run(first)))
 

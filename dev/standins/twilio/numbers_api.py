@@ -18,7 +18,11 @@ _URLS = {
     "VoiceFallbackUrl": "voice_fallback_url",
     "StatusCallback": "status_callback",
 }
-_METHODS = {"VoiceMethod": "voice_method", "StatusCallbackMethod": "status_callback_method"}
+_METHODS = {
+    "VoiceMethod": "voice_method",
+    "VoiceFallbackMethod": "voice_fallback_method",
+    "StatusCallbackMethod": "status_callback_method",
+}
 
 
 class NumbersApi:

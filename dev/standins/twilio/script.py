@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import urljoin
 
@@ -29,6 +30,7 @@ class Script:
         self._services = services
         self._base = ""
         self._documents = 0
+        self._falling_back = False
 
     async def run(self, first: Order) -> str:
         """Run the first document and all that follow. Return the call's final status."""
@@ -42,6 +44,10 @@ class Script:
             return await self._verbs(await self._fetched(source))
         except Fault as fault:
             self._call.alert(fault)
+            if (fallback := self._call.fallback) is not None and not self._falling_back:
+                self._falling_back = True
+                error = {"ErrorCode": str(fault.code), "ErrorUrl": self._base}
+                return replace(fallback, form=error)
             self._call.said.append(_SORRY)
             return End("completed" if self._call.answered else "failed")
 
@@ -56,7 +62,9 @@ class Script:
         answer = await self._services.webhooks.send(
             self._call.account_sid, self._base, form, source.method
         )
-        return twiml.parse(answer.content_type, answer.text)
+        verbs = twiml.parse(answer.content_type, answer.text)
+        self._falling_back = False
+        return verbs
 
     async def _verbs(self, verbs: list[twiml.Verb]) -> Order:
         for verb in verbs:

@@ -115,6 +115,8 @@ class TwilioServer:
             "voice_application_sid": "",
             "voice_url": "https://demo.twilio.com/welcome/voice/",
             "voice_method": "POST",
+            "voice_fallback_url": "",
+            "voice_fallback_method": "POST",
             "status_callback": "",
             "status_callback_method": "POST",
             **columns,

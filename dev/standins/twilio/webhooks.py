@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urldefrag, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urldefrag, urlencode, urlsplit, urlunsplit
 
 import aiohttp
 import yarl
@@ -15,8 +15,40 @@ from dev.standins.twilio.errors import Fault
 from dev.standins.twilio.hosts import Hosts
 
 RETRIEVAL_FAILURE = 11200
+_INVALID_POLICY = 11243
 _TIMEOUT = aiohttp.ClientTimeout(total=15, sock_connect=5)
 """Twilio's own limits."""
+
+
+_KINDS = ("ct", "rt", "4xx", "5xx")
+
+
+class _Failed(Fault):
+    """``kind``: the retry policy that it falls under; empty: none."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(RETRIEVAL_FAILURE, message)
+        self.kind = kind
+
+
+def _retries(overrides: str) -> tuple[int, Sequence[str]]:
+    """Return how often a request is repeated, and after what kinds of failure.
+
+    https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
+    """
+    given = dict(parse_qsl(overrides, strict_parsing=True)) if overrides else {}
+    count, policy = int(given.pop("rc", "1")), given.pop("rp", "ct")
+    kinds = _KINDS if policy == "all" else policy.split(",")
+    if given or not 0 <= count <= 5 or not set(kinds) <= set(_KINDS):
+        raise Fault(_INVALID_POLICY, f"connection overrides: {overrides}")
+    return count, kinds
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return "ct"
+    # Nothing is documented about a connection that is lost before the answer: Twilio may ask again.
+    return "rt" if isinstance(error, TimeoutError) else ""
 
 
 @dataclass(frozen=True)
@@ -54,8 +86,22 @@ class Webhooks:
     async def send(
         self, account: str, url: str, form: Mapping[str, str], method: str = "POST"
     ) -> Sent:
-        """Send a request. Raises Fault 11200 if no answer with status 2xx comes."""
-        url, target = urldefrag(url).url, urldefrag(url).url
+        """Send a request, again if the URL's fragment asks for it.
+
+        Raises Fault 11200 if no answer with status 2xx comes.
+        """
+        url, overrides = urldefrag(url)
+        retries, policy = _retries(overrides)
+        while True:
+            try:
+                return await self._send(account, url, form, method)
+            except _Failed as failed:
+                if not retries or failed.kind not in policy:
+                    raise
+                retries -= 1
+
+    async def _send(self, account: str, url: str, form: Mapping[str, str], method: str) -> Sent:
+        target = url
         data: Mapping[str, str] | None = form
         if method == "GET":
             target += ("&" if urlsplit(url).query else "?") + urlencode(form)
@@ -80,10 +126,11 @@ class Webhooks:
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.sent.append(Sent(account, method, url, form, None))
-            raise Fault(RETRIEVAL_FAILURE, f"{method} {url}: {error!r}") from None
+            raise _Failed(_kind(error), f"{method} {url}: {error!r}") from None
         self.sent.append(sent)
         if not 200 <= response.status < 300:
-            raise Fault(RETRIEVAL_FAILURE, f"{method} {url}: status {response.status}")
+            kind = f"{response.status // 100}xx"
+            raise _Failed(kind, f"{method} {url}: status {response.status}")
         return sent
 
     async def replay(self, sent: Sent) -> Sent:

@@ -254,7 +254,7 @@ class TwilioSessions:
     def callback(self, call_id: str, what: str, **query: str) -> str:
         """Return a URL that Twilio may ask about the call."""
         query = {"key": self._tokens.callback_key(call_id), **query}
-        return f"{self._public_url}{_PATH}/{call_id}/{what}?{urlencode(query)}"
+        return f"{self._public_url}{_PATH}/{call_id}/{what}?{urlencode(query)}#{twiml.ASK_AGAIN}"
 
 
 def call_id_of(number: PhoneNumber, call_sid: str) -> str:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from twilio.twiml.voice_response import VoiceResponse  # type: ignore[import-untyped]
 
+ASK_AGAIN = "rc=3&rp=ct,rt,5xx"
+"""The fragment of every URL that Twilio asks about a call. Twilio keeps it to itself, and asks up
+to three times more if it cannot connect, waits in vain, or is answered by a balancer whose gateway
+has died. https://www.twilio.com/docs/usage/webhooks/webhooks-connection-overrides
+"""
+
 # Said in the agent's language, in Twilio's voice for it.
 _SORRY = {
     "en": ("en-US", "We are sorry, nobody can take your call at the moment. Please call again."),

@@ -21,6 +21,7 @@ from gateway.calls.dispatcher import no_worker
 from gateway.calls.limits import CallLimits
 from gateway.calls.policy import DialPolicy
 from gateway.calls.streams.sessions import CALLER
+from gateway.calls.streams.twiml import ASK_AGAIN
 from gateway.calls.streams.workers import StreamWorkers
 from gateway.calls.tasks.outcome import finished
 from gateway.calls.tasks.progress import NEVER_PLACED, News, Progress
@@ -64,8 +65,10 @@ class Dialler:
         limits: CallLimits,
         progress: Progress,
         settings: Settings,
+        resume_url: Callable[[str], str],
         clock: Callable[[], datetime] = now,
     ) -> None:
+        """``resume_url``: of a call's id, where Twilio asks how the call goes on."""
         self._tasks = tasks
         self._agents = agents
         self._numbers = numbers
@@ -76,6 +79,7 @@ class Dialler:
         self._limits = limits
         self._progress = progress
         self._callbacks = f"{settings.public_base_url}/v1/sessions/twilio/task"
+        self._resume_url = resume_url
         self._clock = clock
 
     async def dial(self, task: Task, lease: str) -> None:
@@ -153,6 +157,7 @@ class Dialler:
                 to=task.to_number,
                 from_=task.from_number,
                 url=self._url(task, call, "connect"),
+                fallback_url=self._resume_url(call.id),
                 status_url=status_url,
                 ringing_s=RINGING_S,
                 machine_url=status_url if minds_machines(agent) else None,
@@ -190,7 +195,8 @@ class Dialler:
 
     def _url(self, task: Task, call: Call, what: str) -> str:
         """Return a callback's URL; it names the attempt, whose SID may not be known yet."""
-        return f"{self._callbacks}/{task.id}/{what}?{urlencode({'call': call.id})}"
+        query = urlencode({"call": call.id})
+        return f"{self._callbacks}/{task.id}/{what}?{query}#{ASK_AGAIN}"
 
 
 def calls_by_twilio(number: PhoneNumber) -> bool:

@@ -46,7 +46,7 @@ STREAMED = {
     "voice_application_sid": "",
     "voice_url": f"{PUBLIC_URL}/v1/sessions/twilio",
     "voice_method": "POST",
-    "voice_fallback_url": "",
+    "voice_fallback_url": f"{PUBLIC_URL}/v1/sessions/twilio",
     "status_callback": "",
 }
 APP = "AP" + "3" * 32

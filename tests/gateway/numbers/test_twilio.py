@@ -117,7 +117,7 @@ async def test_pointed_at_a_url_and_given_back(
     assert owned is not None
     await account.point(owned, VOICE_URL)
     now = (await account.number(owned.sid)).routing
-    assert now == Routing(voice_url=VOICE_URL, voice_method="POST")
+    assert now == Routing(voice_url=VOICE_URL, voice_method="POST", voice_fallback_url=VOICE_URL)
     assert now.posts_to(VOICE_URL)
     assert await account.routings() == {owned.sid: now}
     for _ in range(2):

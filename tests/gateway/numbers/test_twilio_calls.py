@@ -41,8 +41,8 @@ async def calls(twilio: TwilioServer) -> AsyncIterator[TwilioCalls]:
 
 def wanted(**changes: Any) -> dict[str, Any]:
     ours = "http://127.0.0.1:9/"
-    values = {"to": TO, "from_": FROM, "url": ours, "status_url": ours, "ringing_s": 30}
-    return {**values, "machine_url": None, **changes}
+    values = {"to": TO, "from_": FROM, "url": ours, "fallback_url": ours, "status_url": ours}
+    return {**values, "ringing_s": 30, "machine_url": None, **changes}
 
 
 async def test_placed_and_found_again(twilio: TwilioServer, calls: TwilioCalls) -> None:

@@ -88,6 +88,8 @@ class App:
         self.url = ""
         self.refuse: int | None = None
         """The status with which streams are refused."""
+        self.failures: dict[str, list[int | None]] = {}
+        """The statuses of a path's next answers; None: the connection is torn."""
         self.watch = Watch()
         self._validator = RequestValidator(TOKEN)
 
@@ -118,6 +120,12 @@ class App:
             assert request.content_type == "application/x-www-form-urlencoded"
         self.asked.append(Asked(request.path, form or dict(request.query)))
         self.watch.changed()
+        if failures := self.failures.get(request.path):
+            status = failures.pop(0)
+            if status is None:
+                assert request.transport is not None
+                request.transport.abort()
+            return web.Response(status=status or 500)
         text = self.twiml.get(request.path, "").replace("{ws}", f"ws{self.url[4:]}/stream")
         return web.Response(text=text, content_type=self.content_type)
 

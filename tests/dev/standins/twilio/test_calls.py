@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from html import escape
 
 import pytest
 import pytest_asyncio
@@ -219,6 +220,61 @@ class TestErrors:
         assert await call.ended() == "failed"
         (alert,) = call.alerts
         assert alert.code == 11200 and not alert.loud
+
+    @pytest.mark.parametrize(
+        ("overrides", "failures", "asked"),
+        [
+            ("", [503], 1),
+            ("#rc=2&rp=ct,rt,5xx", [502, 503], 3),
+            ("#rc=2&rp=ct,rt,5xx", [502, 503, 500], 3),
+            ("#rc=2&rp=ct,rt,5xx", [404], 1),
+            ("#rc=1&rp=all", [404], 2),
+            ("#rc=5&rp=all", [None], 1),
+        ],
+    )
+    async def test_a_request_is_repeated_as_its_fragment_says(
+        self, here: Rig, overrides: str, failures: list[int | None], asked: int
+    ) -> None:
+        here.voice(f"<Redirect>/next{escape(overrides)}</Redirect>")
+        here.voice("<Say>Hello</Say>", "/next")
+        here.app.failures["/next"] = list(failures)
+        call = await here.twilio.call(NUMBER, CALLER)
+        await call.ended()
+        assert len(here.app.forms("/next")) == asked
+        assert (call.said == ["Hello"]) == (asked > len(failures))
+        assert [alert.code for alert in call.alerts] == [11200] * (asked <= len(failures))
+
+    async def test_an_unknown_override_fails_the_test(self, here: Rig) -> None:
+        here.voice("<Redirect>/next#rc=9</Redirect>")
+        await (await here.twilio.call(NUMBER, CALLER)).ended()
+        assert [alert.code for alert in here.twilio.take_alerts()] == [11243]
+
+    async def test_what_cannot_be_fetched_is_asked_at_the_fallback(self, here: Rig) -> None:
+        fallback = f"{here.app.url}/fallback"
+        number = here.twilio.give(
+            ACCOUNT, "+14155550124", voice_url=f"{here.app.url}/voice", voice_fallback_url=fallback
+        )
+        here.voice("<Redirect>/next</Redirect>")
+        here.voice("<Say>Hello</Say><Redirect>/again</Redirect>", "/fallback")
+        here.voice("<Hangup/>", "/again")
+        here.app.failures = {"/next": [None], "/again": [500]}
+        call = await here.twilio.call(number["phone_number"], CALLER)
+        await call.ended()
+        # Each document that was fetched earns another fallback.
+        forms = here.app.forms("/fallback")
+        assert {form["ErrorCode"] for form in forms} == {"11200"}
+        assert [form["ErrorUrl"].rpartition("/")[2] for form in forms] == ["next", "again"]
+        assert call.said == ["Hello", "Hello"]
+
+    async def test_a_fallback_that_fails_ends_the_call(self, here: Rig) -> None:
+        fallback = f"{here.app.url}/fallback"
+        here.twilio.give(
+            ACCOUNT, "+14155550124", voice_url=f"{here.app.url}/voice", voice_fallback_url=fallback
+        )
+        here.app.failures = {"/voice": [500], "/fallback": [500]}
+        call = await here.twilio.call("+14155550124", CALLER)
+        assert await call.ended() == "failed"
+        assert len(here.app.forms("/fallback")) == 1
 
     async def test_no_other_machine_is_asked(self, here: Rig) -> None:
         here.twilio.give(ACCOUNT, "+14155550124")

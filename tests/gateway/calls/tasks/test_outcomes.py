@@ -125,6 +125,7 @@ async def test_a_phone_that_rings_for_an_attempt_that_was_given_up(rig: TaskRig)
         to=TO,
         from_=rig.number.phone_number,
         url=base + rig.callback(task, "connect"),
+        fallback_url=base + rig.callback(task, "connect"),
         status_url=base + rig.callback(task),
         ringing_s=30,
         machine_url=None,
