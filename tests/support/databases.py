@@ -34,7 +34,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
         server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
         yield server.get_uri()
+        process = server.get_postmaster_info().process
+        # Before the log is removed: only it can say why.
+        died = process is None or not process.is_running()
+        log = server.log.read_text()[-4000:] if died else ""
         server.cleanup()
+        assert not died, f"PostgreSQL died during the tests:\n{log}"
 
 
 async def fresh_database(postgres: str) -> str:
