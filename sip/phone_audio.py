@@ -21,6 +21,7 @@ from livekit import rtc
 
 from core.audio import Pcm
 from sip.sdk import capture, only_own_frames
+from sip.sound_reports import SoundReporter
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ class PhoneLeg:
         self._players: dict[str, asyncio.Task[None]] = {}
         self._playing: set[asyncio.Task[None]] = set()  # and those that are being stopped
         self._closed = False
+        self._sound: SoundReporter | None = None
         self.heard_at = time.monotonic()
         self.heard_any = False
         self.backlog_ms = 0.0
@@ -148,6 +150,12 @@ class PhoneLeg:
             for player in players:
                 player.cancel()
             await asyncio.gather(*players, return_exceptions=True)
+
+    def report_sound(self, trip_ms: Callable[[], float]) -> SoundReporter:
+        """Return the reporter of what the phone says and hears from now on."""
+        if self._sound is None:
+            self._sound = SoundReporter(SAMPLE_RATE, self._audio.backlog, trip_ms)
+        return self._sound
 
     def play(self, track: rtc.RemoteAudioTrack) -> None:
         """Play ``track`` to the phone from now on."""
@@ -183,6 +191,8 @@ class PhoneLeg:
         while True:
             received = self._audio.read(1 << 14)
             now = time.monotonic()
+            if self._sound is not None:
+                self._sound.look(received, time.time())
             if received:
                 pending += received
                 last = self.heard_at = now
@@ -227,3 +237,5 @@ class PhoneLeg:
             self._skip -= 1
             return
         self._audio.write(pcm)
+        if self._sound is not None:
+            self._sound.written(pcm)

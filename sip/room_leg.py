@@ -18,6 +18,7 @@ from livekit.rtc.participant import PublishTrackError
 
 from core.legs import LEAVE_METHOD
 from core.rtc_sdk import publish_dtmf
+from core.sound_reports import METHOD as REPORT_SOUND
 from core.tasks.first_of import first_of
 from sip import dtmf, endings, membership
 from sip.delay_reports import tell_delay
@@ -25,6 +26,7 @@ from sip.endings import Ending
 from sip.participant import LiveKit, Participant
 from sip.phone_audio import SAMPLE_RATE, PhoneAudio, PhoneLeg
 from sip.sdk import connect, ignore_captured_frames
+from sip.sound_reports import tell_sound
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class RoomLeg:
         self._silent.set()
         self._attributes: asyncio.Queue[Mapping[str, str]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
-        self._takes_rpc = False
+        self._methods: list[str] = []
         self._reconnecting: asyncio.TimerHandle | None = None
 
     @property
@@ -134,8 +136,7 @@ class RoomLeg:
             arrival.cancel()
         ignore_captured_frames(self._room)
         for method, ending in _METHODS.items():
-            self._room.local_participant.register_rpc_method(method, self._ending_by(ending))
-        self._takes_rpc = True
+            self._take_rpc(method, self._ending_by(ending))
 
     async def _enter(self, deadline: float) -> None:
         await connect(
@@ -215,10 +216,28 @@ class RoomLeg:
         self.run(leg.run(), "audio")
         delay = tell_delay(self._room, lambda: leg.backlog_ms + trip_ms(), self.set_attributes)
         self.run(delay, "media-delay")
+        self._take_rpc(REPORT_SOUND, self._sound_reports(leg, trip_ms))
         self.subscribe()
         for track in self._tracks.values():
             leg.play(track)
         return leg
+
+    def _sound_reports(
+        self, leg: PhoneLeg, trip_ms: Callable[[], float]
+    ) -> Callable[[rtc.RpcInvocationData], Awaitable[str]]:
+        whom: set[str] = set()
+
+        async def begin(data: rtc.RpcInvocationData) -> str:
+            asks = self._room.remote_participants.get(data.caller_identity)
+            if asks is None or asks.kind != rtc.ParticipantKind.PARTICIPANT_KIND_AGENT:
+                raise rtc.RpcError(rtc.RpcError.ErrorCode.UNSUPPORTED_METHOD, "agents only")
+            if not whom:
+                reports = tell_sound(self._room, leg.report_sound(trip_ms), whom)
+                self.run(reports, "sound-reports")
+            whom.add(data.caller_identity)
+            return json.dumps({})
+
+        return begin
 
     async def publish_digit(self, digit: str) -> None:
         """Send a key pressed at the far end to all whom it is for; ignore other characters."""
@@ -331,6 +350,12 @@ class RoomLeg:
             if await membership.gone(client, room, identity, self.sid):
                 self.end(endings.REMOVED)
 
+    def _take_rpc(
+        self, method: str, handler: Callable[[rtc.RpcInvocationData], Awaitable[str]]
+    ) -> None:
+        self._room.local_participant.register_rpc_method(method, handler)
+        self._methods.append(method)
+
     def _ending_by(self, ending: Ending) -> Callable[[rtc.RpcInvocationData], Awaitable[str]]:
         async def end(_data: rtc.RpcInvocationData) -> str:
             self.end(ending)
@@ -360,10 +385,9 @@ class RoomLeg:
                     await self._room.disconnect(reason=ending.reason)
             except TimeoutError:
                 log.warning("leaving the room timed out", extra=self._facts())
-        if self._takes_rpc:
+        for method in self._methods:
             # The handler and the native room refer to each other, which leaks half a megabyte.
-            for method in _METHODS:
-                self._room.local_participant.unregister_rpc_method(method)
+            self._room.local_participant.unregister_rpc_method(method)
         for task in self._tasks:
             task.cancel()
         for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):

@@ -73,7 +73,7 @@ class Call:
         self._tools_http = tools_http
         self._gateway = gateway
         self._reporter = reporter
-        self._clock = CallClock(lambda: line.delay_ms, usual_ms=line.usual_delay_ms)
+        self._clock = CallClock(line)
         self._gate = Gate(reporter.post, self._clock.now_ms)
         self._recorder: Recorder | None = None
         self._recording = RecordingControl(self._gate, post=reporter.post)

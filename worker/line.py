@@ -16,6 +16,7 @@ from livekit.agents import Agent, AgentSession, BackgroundAudioPlayer
 from core.audio import Pcm
 from core.jobs import CallBrief
 from core.recordings.command import Command
+from core.sound_reports import SoundReport
 from core.transfers import TransferResult
 from worker.endings import Cause
 
@@ -143,9 +144,16 @@ class Line(Protocol):
     def usual_delay_ms(self) -> float:
         """The usual ``delay_ms`` of such a line, for as long as it is unknown."""
 
+    @property
+    def hidden_delay_ms(self) -> tuple[float, float]:
+        """What is usually not in ``delay_ms``: from the far end to the worker, and back."""
+
     def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
         """Yield the far end's audio at ``rate`` Hz until it leaves, at most ``piece_ms`` at a
         time."""
+
+    def report_sound(self, to: Callable[[SoundReport], None]) -> None:
+        """Call ``to`` with the far end's reports, on a line whose far end can report."""
 
     async def accompany(self, player: BackgroundAudioPlayer) -> None:
         """Play ``player`` beside the agent's voice. Raises LineError, TimeoutError."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from livekit import rtc
 
 from core.legs import LEAVE_METHOD
-from sip import room_leg
+from core.sound_reports import SoundReport
+from sip import room_leg, sound_reports
 from sip.endings import PHONE_HUNG_UP, SHUTDOWN
 from sip.participant import LiveKit, Participant
 from sip.room_leg import OverAlready, RoomLeg
@@ -23,7 +25,8 @@ class Local:
 
     def __init__(self) -> None:
         self.attributes: dict[str, str] = {}
-        self.methods: set[str] = set()
+        self.methods: dict[str, Callable[..., Any]] = {}
+        self.reported: asyncio.Queue[tuple[list[str], bytes]] = asyncio.Queue()
         self.publishes = asyncio.Event()
         self.publishes.set()
 
@@ -33,11 +36,17 @@ class Local:
     async def set_attributes(self, attributes: dict[str, str]) -> None:
         self.attributes |= attributes
 
-    def register_rpc_method(self, name: str, _: Callable[..., Any]) -> None:
-        self.methods.add(name)
+    def register_rpc_method(self, name: str, handler: Callable[..., Any]) -> None:
+        self.methods[name] = handler
 
     def unregister_rpc_method(self, name: str) -> None:
-        self.methods.remove(name)
+        del self.methods[name]
+
+    async def publish_data(
+        self, payload: bytes, *, topic: str, destination_identities: list[str]
+    ) -> None:
+        assert topic == "switchroom.sound"
+        self.reported.put_nowait((destination_identities, payload))
 
 
 class Publication:
@@ -50,6 +59,8 @@ class Publication:
 
 
 class Remote:
+    kind = rtc.ParticipantKind.PARTICIPANT_KIND_AGENT
+
     def __init__(self, *publications: Publication) -> None:
         self.track_publications = dict(enumerate(publications))
 
@@ -98,10 +109,48 @@ async def test_no_handler_is_left_in_the_room(
 ) -> None:
     """The SDK never frees a room that still has a handler."""
     leg, room = await join(monkeypatch)
-    assert room.local_participant.methods == {"lk.sip.EndCall", LEAVE_METHOD}
+    assert room.local_participant.methods.keys() == {"lk.sip.EndCall", LEAVE_METHOD}
     room.connected = not removed
     await leg.leave(PHONE_HUNG_UP)
-    assert not room.connected and room.local_participant.methods == set()
+    assert not room.connected and not room.local_participant.methods
+
+
+class Handset:
+    """A phone's audio that a test does not hear."""
+
+    def read(self, max_bytes: int) -> bytes:
+        return b""
+
+    def write(self, pcm: bytes) -> None: ...
+
+    def backlog(self) -> int:
+        return 0
+
+
+async def test_sound_is_reported_to_the_agents_that_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sound_reports, "_EVERY_S", 0.01)
+    leg, room = await join(monkeypatch)
+    leg.carry(Handset(), lambda: 0.0)
+    ask = room.local_participant.methods["switchroom.reportSound"]
+    visitor = room.remote_participants["visitor"] = Remote()
+    visitor.kind = rtc.ParticipantKind.PARTICIPANT_KIND_STANDARD
+    for name in ("visitor", "nobody"):
+        with pytest.raises(rtc.RpcError):
+            await ask(Asked(name))
+    room.remote_participants["agent"] = Remote()
+    assert await ask(Asked("agent")) == "{}"
+    whom, payload = await asyncio.wait_for(room.local_participant.reported.get(), 5)
+    assert whom == ["agent"]
+    assert len(SoundReport.decode(payload).said) >= 0
+    await leg.leave(PHONE_HUNG_UP)
+    assert not room.local_participant.methods
+
+
+@dataclass
+class Asked:
+    """rtc.RpcInvocationData, as far as the leg reads it."""
+
+    caller_identity: str
 
 
 async def test_a_track_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

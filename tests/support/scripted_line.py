@@ -13,6 +13,7 @@ from livekit.agents.voice import io
 
 from core.audio import Pcm
 from core.jobs import CallBrief
+from core.sound_reports import SoundReport
 from core.transfers import TransferResult
 from dev.speech import CALLER_VOICE, synthesize
 from worker.line import Consultation, Listener, NotSupported, Rates
@@ -81,6 +82,7 @@ class ScriptedLine:
         self.pressed = ""
         self.delay_ms: float | None = 40.0
         self.usual_delay_ms = 40.0
+        self.hidden_delay_ms = 0.0, 0.0
         self._mouth = _Mouth()
         self._ear = _Ear()
         self._listener: Listener | None = None
@@ -149,6 +151,9 @@ class ScriptedLine:
     async def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
         return
         yield
+
+    def report_sound(self, to: Callable[[SoundReport], None]) -> None:
+        self.reports = to
 
     async def accompany(self, player: BackgroundAudioPlayer) -> None:
         raise NotSupported("ambient sound")

@@ -6,20 +6,29 @@ them. What may not be kept is silence on both channels.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
+from math import inf
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from core.arrivals import SOON_S, Arrivals
 from core.audio import Pcm
+from core.sound_reports import SoundReport
 from worker.privacy.gate import Span
-from worker.recording.arrivals import Arrivals
 from worker.recording.resample import RATE, Resampler
+from worker.recording.sound_times import SoundTimes
 from worker.recording.track import Track
 from worker.timing.call_clock import CallClock
 
 Frames = npt.NDArray[np.int16]
 """Samples of shape (n, 2): caller, agent."""
+
+
+PLACED_S: Final = 3.0
+"""Audio is placed this much later: by then the far end has reported when it said and heard it."""
 
 
 class Mixer:
@@ -30,6 +39,10 @@ class Mixer:
         self._clock = clock
         self._silent = silent
         self._arrivals = Arrivals(rate)
+        self._times = SoundTimes(rate, RATE)
+        self._said: deque[tuple[float, Pcm]] = deque()
+        self._played: deque[tuple[float, Pcm, bool]] = deque()
+        self._blanks: list[tuple[int, int]] = []
         self._resampler = Resampler(rate)
         self._resampled = 0
         self._rate = rate
@@ -42,23 +55,40 @@ class Mixer:
 
     def played(self, left: float, pcm: Pcm, anew: bool) -> None:
         """A piece of the agent's voice at RATE left at that time; see ``VoiceTap``."""
-        self._agent.follow(self._position(left + self._clock.one_way_s), pcm, anew=anew)
+        self._times.heard(left, pcm)
+        self._played.append((left, pcm, anew))
 
-    def settle(self, before: float) -> None:
-        """Place what arrived of the caller ``before`` that time."""
-        for sent, pcm in self._arrivals.settled(before):
-            # The resampler lags behind: its next sample is an earlier one.
-            behind_s = self._heard / self._rate - self._resampled / RATE
-            resampled = self._resampler.push(pcm)
-            self._heard += len(pcm)
-            self._resampled += len(resampled)
-            position = self._position(sent - behind_s - self._clock.one_way_s)
-            self._caller.follow(position, resampled)
+    def report(self, report: SoundReport) -> None:
+        """The far end's line reports what was said and heard there, and when."""
+        self._times.report(report)
+
+    def settle(self, now: float, *, rest: bool = False) -> None:
+        """Place what came and left until PLACED_S ago, or all the ``rest``."""
+        for sent, pcm in self._arrivals.settled(inf if rest else now - SOON_S):
+            self._times.said(sent, pcm)
+            self._said.append((sent, pcm))
+        delays = self._times.measured(now - SOON_S)
+        if delays is not None:
+            self._clock.measured(*delays)
+        before = inf if rest else now - PLACED_S
+        while self._said and self._said[0][0] < before:
+            self._place_said(*self._said.popleft())
+        while self._played and self._played[0][0] < before:
+            left, pcm, anew = self._played.popleft()
+            self._agent.follow(self._position(left + self._clock.heard_delay_s), pcm, anew=anew)
+
+    def _place_said(self, sent: float, pcm: Pcm) -> None:
+        # The resampler lags behind: its next sample is an earlier one.
+        behind_s = self._heard / self._rate - self._resampled / RATE
+        resampled = self._resampler.push(pcm)
+        self._heard += len(pcm)
+        self._resampled += len(resampled)
+        position = self._position(sent - behind_s - self._clock.said_delay_s)
+        self._caller.follow(position, resampled)
 
     def blank(self, from_ms: int, to_ms: int) -> None:
         """Make a span silent, as far as it was not taken."""
-        for track in (self._caller, self._agent):
-            track.blank(from_ms * RATE // 1000, to_ms * RATE // 1000)
+        self._blanks.append((from_ms * RATE // 1000, to_ms * RATE // 1000))
 
     @property
     def taken(self) -> int:
@@ -73,11 +103,15 @@ class Mixer:
             kept[max(0, first - begin) : None if last is None else max(0, last - begin)] = False
         frames = np.stack((self._caller.take(until), self._agent.take(until)), axis=1)
         frames[~kept] = 0
+        for first, last in self._blanks:
+            frames[max(0, first - begin) : max(0, last - begin)] = 0
+        self._blanks = [blank for blank in self._blanks if blank[1] > until]
         return frames, bool(kept.any())
 
     def _silent_positions(self) -> Iterable[tuple[int, int | None]]:
         """The spans with the audio that was on its way when they began and ended."""
-        margin = round(self._clock.one_way_s * RATE) + 1
+        longest_s = max(self._clock.said_delay_s, self._clock.heard_delay_s, 0.0)
+        margin = round(longest_s * RATE) + 1
         for first, last in self._silent():
             end = None if last is None else last * RATE // 1000 + margin
             yield first * RATE // 1000 - margin, end

@@ -23,7 +23,6 @@ from recordings.spool import RecordingFile
 from worker.endings import Cause
 from worker.line import Line
 from worker.privacy.gate import Gate, Span
-from worker.recording.arrivals import SOON_S
 from worker.recording.mixer import Frames, Mixer
 from worker.recording.resample import RATE
 from worker.recording.voice_tap import VoiceTap
@@ -31,8 +30,8 @@ from worker.timing.call_clock import CallClock
 
 log = logging.getLogger(__name__)
 
-LAG_S: Final = 2.5
-"""Audio is written this much later: until then the rest of a stall or a burst may come."""
+LAG_S: Final = 4.0
+"""Audio is written this much later: by then it has been placed."""
 
 REDACTED_LAG_S: Final = 120.0
 """The same where redaction silences words: until then their turn is on the record."""
@@ -125,6 +124,7 @@ class Recorder:
         """Begin to record. The call was answered."""
         self._gate.opened.append(self._begun)
         self._begun()
+        self._line.report_sound(self._mixer.report)
         self._hearing = asyncio.create_task(self._hear(), name="recording: hear")
         self._writing = asyncio.create_task(self._write(self._hearing), name="recording: write")
 
@@ -218,7 +218,7 @@ class Recorder:
         assert self._clock.answered_at is not None
         if self._tap is not None:
             self._tap.settle()
-        self._mixer.settle(inf if rest else time.time() - SOON_S)
+        self._mixer.settle(time.time(), rest=rest)
         frames, keeps = self._mixer.take(round((until - self._clock.answered_at) * RATE))
         if len(frames) and (keeps or self._file is not None):
             await asyncio.to_thread(self._store, frames, self._mixer.taken - len(frames))

@@ -56,10 +56,6 @@ class Track:
             self._samples = np.concatenate((self._samples, more))
         self._samples[offset : offset + len(pcm)] = pcm
 
-    def blank(self, begin: int, end: int) -> None:
-        """Make everything from ``begin`` to ``end`` silent that was not taken."""
-        self._samples[max(0, begin - self.start) : max(0, end - self.start)] = 0
-
     def take(self, until: int) -> Pcm:
         """Return the samples from ``start`` to ``until``, and forget them."""
         count = max(0, until - self.start)

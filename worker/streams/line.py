@@ -14,6 +14,7 @@ from core.audio import Pcm
 from core.jobs import CallBrief
 from core.models import CallEvent
 from core.recordings.command import Command
+from core.sound_reports import SoundReport
 from core.streams.messages import GRACE_S, Attach
 from core.transfers import TransferResult
 from worker.endings import Cause
@@ -242,11 +243,18 @@ class StreamLine:
     def usual_delay_ms(self) -> float:
         return _USUAL_DELAY_MS
 
+    @property
+    def hidden_delay_ms(self) -> tuple[float, float]:
+        return 0.0, 0.0
+
     async def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
         own = self._wire.rates.speech
         async for pcm in self._input.listen():
             # Only ever from 16 to 8 kHz: the mean of two samples is enough to find a tone.
             yield pcm if own == rate else pcm.reshape(-1, own // rate).mean(1).astype(np.int16)
+
+    def report_sound(self, to: Callable[[SoundReport], None]) -> None:
+        """The client's marks tell what it plays, and when."""
 
     async def accompany(self, player: BackgroundAudioPlayer) -> None:
         raise NotSupported("ambient sound")

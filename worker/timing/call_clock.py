@@ -3,7 +3,7 @@
 The worker gets the caller's audio later than it was said, and the caller hears the agent's later
 than it left. The line measures both delays together, so half of their sum is taken off the one and
 added to the other. If they are not equal, both channels are shifted by the same time, and still
-line up with each other.
+line up with each other. Where both delays are measured by themselves (``measured``), they count.
 """
 
 from __future__ import annotations
@@ -12,27 +12,35 @@ import time
 from collections import deque
 from collections.abc import Callable
 from statistics import median
+from typing import Protocol
 
 _KEPT = 5  # measurements; the median of them is not moved by a single stall
 
 
+class Delays(Protocol):
+    """The part of a worker.line.Line that says how long audio takes."""
+
+    @property
+    def delay_ms(self) -> float | None: ...
+
+    @property
+    def usual_delay_ms(self) -> float: ...
+
+    @property
+    def hidden_delay_ms(self) -> tuple[float, float]: ...
+
+
 class CallClock:
-    """``delay_ms`` is the line's, asked at every conversion; ``usual_ms`` serves until it is known.
+    """The line's ``delay_ms`` is asked at every conversion; the usual one serves until it is known.
 
     Times are Unix seconds. Before the answer ``now_ms`` is 0, and nothing was said or heard.
     """
 
-    def __init__(
-        self,
-        delay_ms: Callable[[], float | None],
-        *,
-        usual_ms: float = 0.0,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._delay_ms = delay_ms
-        self._usual_ms = usual_ms
+    def __init__(self, line: Delays, *, clock: Callable[[], float] = time.time) -> None:
+        self._line = line
         self._clock = clock
         self._measured: deque[float] = deque(maxlen=_KEPT)
+        self._each_s: tuple[float, float] | None = None
         self._answered_at: float | None = None
 
     def answered(self, at: float) -> None:
@@ -43,13 +51,28 @@ class CallClock:
     def answered_at(self) -> float | None:
         return self._answered_at
 
+    def measured(self, said_s: float, heard_s: float) -> None:
+        """Set how long the far end's audio takes to here, and ours to there."""
+        self._each_s = said_s, heard_s
+
     @property
-    def one_way_s(self) -> float:
-        """The delay of one direction."""
-        delay_ms = self._delay_ms()
+    def said_delay_s(self) -> float:
+        """How long the far end's audio takes to here."""
+        return self._one_way_s(0)
+
+    @property
+    def heard_delay_s(self) -> float:
+        """How long our audio takes to the far end."""
+        return self._one_way_s(1)
+
+    def _one_way_s(self, way: int) -> float:
+        if self._each_s is not None:
+            return self._each_s[way]
+        delay_ms = self._line.delay_ms
         if delay_ms is not None and (not self._measured or self._measured[-1] != delay_ms):
             self._measured.append(delay_ms)
-        return (median(self._measured) if self._measured else self._usual_ms) / 2000
+        both_ms = median(self._measured) if self._measured else self._line.usual_delay_ms
+        return (both_ms / 2 + self._line.hidden_delay_ms[way]) / 1000
 
     def now_ms(self) -> int:
         """Return the time since the answer."""
@@ -57,11 +80,11 @@ class CallClock:
 
     def said_ms(self, arrived: float) -> int | None:
         """Return when the far end said what arrived here at that time."""
-        return None if self._answered_at is None else max(0, self._ms(arrived - self.one_way_s))
+        return None if self._answered_at is None else max(0, self._ms(arrived - self.said_delay_s))
 
     def heard_ms(self, left: float) -> int | None:
         """Return when the far end heard what left here at that time."""
-        return None if self._answered_at is None else max(0, self._ms(left + self.one_way_s))
+        return None if self._answered_at is None else max(0, self._ms(left + self.heard_delay_s))
 
     def _ms(self, at: float) -> int:
         assert self._answered_at is not None

@@ -66,15 +66,6 @@ def test_what_comes_too_late_is_left_out_and_what_follows_stays() -> None:
     assert runs(track.take(2000)) == [(0, FRAME - 100)]
 
 
-def test_a_blank_is_as_long_as_it_should_be() -> None:
-    track = Track()
-    track.follow(0, np.concatenate([VOICE] * 4))
-    track.take(100)
-    track.blank(50, 200)
-    track.blank(400, 500)
-    assert runs(track.take(4 * FRAME)) == [(100, 300), (400, 4 * FRAME - 100)]
-
-
 def test_a_stretch_begins_where_it_belongs_unless_the_last_one_is_there() -> None:
     track = Track()
     track.follow(0, VOICE, anew=True)

@@ -13,9 +13,11 @@ class Line:
     """A line whose delay a test sets."""
 
     delay_ms: float | None = None
+    usual_delay_ms = 0.0
+    hidden_delay_ms = 0.0, 0.0
 
-    def clock(self, now: float = 1000.0, usual_ms: float = 0.0) -> CallClock:
-        return CallClock(lambda: self.delay_ms, usual_ms=usual_ms, clock=lambda: now)
+    def clock(self, now: float = 1000.0) -> CallClock:
+        return CallClock(self, clock=lambda: now)
 
 
 def test_before_the_answer_nothing_was_said_or_heard() -> None:
@@ -43,11 +45,30 @@ def test_half_of_the_delay_is_between_the_worker_and_the_far_end() -> None:
 
 def test_the_usual_delay_serves_until_one_is_measured() -> None:
     line = Line()
-    clock = line.clock(usual_ms=60.0)
+    line.usual_delay_ms = 60.0
+    clock = line.clock()
     clock.answered(1000.0)
     assert clock.heard_ms(1002.0) == 2030
     line.delay_ms = 100.0
     assert clock.heard_ms(1002.0) == 2050
+
+
+def test_what_no_statistic_has_is_added_to_each_way() -> None:
+    line = Line()
+    line.delay_ms, line.hidden_delay_ms = 80.0, (10.0, 30.0)
+    clock = line.clock()
+    clock.answered(1000.0)
+    assert (clock.said_ms(1002.0), clock.heard_ms(1002.0)) == (1950, 2070)
+
+
+def test_delays_that_were_measured_count() -> None:
+    line = Line()
+    line.delay_ms, line.hidden_delay_ms = 80.0, (10.0, 30.0)
+    clock = line.clock()
+    clock.answered(1000.0)
+    clock.measured(0.045, 0.110)
+    assert (clock.said_ms(1002.0), clock.heard_ms(1002.0)) == (1955, 2110)
+    assert (clock.said_delay_s, clock.heard_delay_s) == (0.045, 0.110)
 
 
 def test_a_single_stall_does_not_move_it() -> None:

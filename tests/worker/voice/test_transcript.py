@@ -70,6 +70,16 @@ def clock() -> Clock:
     return Clock()
 
 
+class Way:
+    """A line's delay."""
+
+    usual_delay_ms = 0.0
+    hidden_delay_ms = 0.0, 0.0
+
+    def __init__(self, delay_ms: float | None = None) -> None:
+        self.delay_ms = delay_ms
+
+
 @pytest.fixture
 def timeline() -> Timeline:
     return Timeline()
@@ -77,7 +87,7 @@ def timeline() -> Timeline:
 
 @pytest.fixture
 def transcript(timeline: Timeline, clock: Clock) -> Transcript:
-    call = CallClock(lambda: None)
+    call = CallClock(Way())
     call.answered(ANSWERED)
     return Transcript(timeline.post, clock, call)
 
@@ -240,7 +250,7 @@ def test_keys_have_no_speaking_times(transcript: Transcript, timeline: Timeline)
 
 def test_words_and_times_are_on_the_clock_of_the_call(timeline: Timeline, clock: Clock) -> None:
     """The line has 100 ms each way: the caller spoke earlier, and hears later."""
-    call = CallClock(lambda: 200.0)
+    call = CallClock(Way(200.0))
     call.answered(ANSWERED)
     transcript = Transcript(timeline.post, clock, call)
     clock.words = [Timed("Your", *at(1.0, 1.2)), Timed("hours?", *at(1.25, 1.9))]

@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 import pytest
 
-from worker.recording.arrivals import Arrivals
+from core.arrivals import Arrivals
 
 pytestmark = pytest.mark.unit
 

@@ -28,8 +28,9 @@ class _Piece:
 class Arrivals:
     """The pieces of one stream at ``rate`` Hz that were not yielded yet. Times are in seconds."""
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, soon_s: float = SOON_S) -> None:
         self._rate = rate
+        self._soon_s = soon_s
         self._pushed = 0
         self._yielded = 0
         self._pieces: deque[_Piece] = deque()
@@ -42,11 +43,11 @@ class Arrivals:
     def settled(self, before: float) -> Iterator[tuple[float, Pcm]]:
         """Yield the pieces that arrived ``before``, each with when its first sample was sent.
 
-        Give a time that is at least SOON_S ago, unless the stream is over.
+        Give a time that is at least ``soon_s`` ago, unless the stream is over.
         """
         while self._pieces and self._pieces[0].arrived < before:
             first = self._pieces[0]
-            soon = first.arrived + SOON_S
+            soon = first.arrived + self._soon_s
             zero = min(piece.zero for piece in self._pieces if piece.arrived <= soon)
             self._pieces.popleft()
             yield zero + self._yielded / self._rate, first.pcm
