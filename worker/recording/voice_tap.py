@@ -18,6 +18,7 @@ from livekit.agents.voice import io
 from core.audio import Pcm
 from worker._private import playing
 from worker.recording.resample import RATE, Resampler
+from worker.timing.passing_output import PassingOutput
 
 _PIECE: Final = RATE // 10
 
@@ -48,18 +49,9 @@ class _Segment:
         return begin, taken
 
 
-class VoiceTap(io.AudioOutput):
-    """Passes everything on to ``sink``."""
-
+class VoiceTap(PassingOutput):
     def __init__(self, sink: io.AudioOutput, on_played: Played) -> None:
-        super().__init__(
-            label="VoiceTap",
-            next_in_chain=sink,
-            sample_rate=sink.sample_rate,
-            capabilities=io.AudioOutputCapabilities(pause=True),
-        )
-        assert self.next_in_chain is not None  # livekit-agents may put something in between
-        self._next = self.next_in_chain
+        super().__init__("VoiceTap", sink)
         self._on_played = on_played
         self._resampler: Resampler | None = None
         self._rate = 0
@@ -79,19 +71,17 @@ class VoiceTap(io.AudioOutput):
                 self._segments.append(_Segment())
             pcm = np.frombuffer(frame.data, np.int16)
             self._segments[-1].append(self._resampling(frame.sample_rate).push(pcm))
-        await self._next.capture_frame(frame)
         await super().capture_frame(frame)
 
     def flush(self) -> None:
         self._complete()
         self._cleared = False
         super().flush()
-        self._next.flush()
 
     def clear_buffer(self) -> None:
         self._cleared = bool(self._segments) and not self._segments[-1].complete
         self._complete()
-        self._next.clear_buffer()
+        super().clear_buffer()
 
     def _complete(self) -> None:
         if self._segments and not self._segments[-1].complete and self._resampler is not None:

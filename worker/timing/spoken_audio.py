@@ -24,6 +24,7 @@ from livekit.agents.utils import is_given
 from livekit.agents.voice import io
 
 from worker._private import drop_queued
+from worker.timing.passing_output import PassingOutput
 from worker.timing.timed_words import Timed
 from worker.timing.voiced import VoicedFrames
 
@@ -97,18 +98,11 @@ class _Segment:
         return None
 
 
-class SpokenAudio(io.AudioOutput):
-    """Passes everything on to ``sink``. A segment lasts until its playback has finished."""
+class SpokenAudio(PassingOutput):
+    """A segment lasts until its playback has finished."""
 
     def __init__(self, sink: io.AudioOutput, *, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(
-            label="SpokenAudio",
-            next_in_chain=sink,
-            sample_rate=sink.sample_rate,
-            capabilities=io.AudioOutputCapabilities(pause=True),
-        )
-        assert self.next_in_chain is not None  # livekit-agents may put something in between
-        self._next = self.next_in_chain
+        super().__init__("SpokenAudio", sink)
         self._clock = clock
         self._segment: _Segment | None = None
         self._spoken: deque[Spoken] = deque(maxlen=_KEPT)
@@ -131,15 +125,7 @@ class SpokenAudio(io.AudioOutput):
             )
         segment.voice.feed(np.frombuffer(frame.data, np.int16))
         segment.words += _words(frame)
-        await self._next.capture_frame(frame)
         await super().capture_frame(frame)
-
-    def flush(self) -> None:
-        super().flush()
-        self._next.flush()
-
-    def clear_buffer(self) -> None:
-        self._next.clear_buffer()
 
     def pause(self) -> None:
         super().pause()
