@@ -3,177 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
 import pytest
-from aiohttp import web
 from livekit.agents import StopResponse
 
 from core.models import CustomTool
 from core.url_guard import guarded_session
 from tests.worker.privacy.masked import Masked
+from tests.worker.tools.tool_server import Server
+from tests.worker.tools.tool_server import server as server
 from worker.line import LineError, NotSupported
-from worker.privacy.secrets import Secrets
-from worker.tools import http as http_tools
 from worker.tools.actions import ActionFailed, Actions, no_transfer
 from worker.tools.box import ToolBox
 from worker.tools.digits import Keypad
 from worker.tools.filler import words
-from worker.tools.http import MAX_RESPONSE_BYTES, ToolAnswer
+from worker.tools.http import ToolAnswer
 
 pytestmark = pytest.mark.unit
-
-
-class Server:
-    """A server that answers by path and records its requests."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.asked: list[tuple[str, dict[str, str], Any, dict[str, str]]] = []
-        self.headers: Mapping[str, str] = {}
-        self.hang = asyncio.Event()
-        self.was_asked = asyncio.Event()
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json() if request.can_read_body else None
-        headers = {name: request.headers.get(name, "") for name in ("X-Call-Id", "X-Tool-Name")}
-        self.was_asked.set()
-        self.asked.append((request.method, dict(request.query), body, headers))
-        self.headers = request.headers
-        match request.path:
-            case "/ok":
-                return web.json_response({"free": True})
-            case "/echo":
-                return web.json_response({"got": body, "query": dict(request.query)})
-            case "/empty":
-                return web.Response(status=204)
-            case "/error":
-                return web.Response(status=500, text="secret stack trace")
-            case "/long":
-                return web.Response(body=b"x" * (MAX_RESPONSE_BYTES + 1))
-            case "/full":
-                return web.Response(body=b"x" * MAX_RESPONSE_BYTES)
-            case "/bomb":
-                response = web.Response(body=gzip.compress(b" " * 10_000_000))
-                response.headers["Content-Encoding"] = "gzip"
-                return response
-            case "/moved":
-                raise web.HTTPFound("/ok")
-            case _:
-                await self.hang.wait()
-                return web.Response()
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    server = Server()
-    app = web.Application()
-    app.router.add_route("*", "/{name}", server.handle)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield server
-    server.hang.set()
-    await runner.cleanup()
-
-
-async def ask(server: Server, path: str, **changes: Any) -> ToolAnswer:
-    values: dict[str, Any] = {"name": "lookup", "description": "Looks up.", **changes}
-    tool = CustomTool(url=server.url + path, **values)
-    async with guarded_session(allow_private=True) as http:
-        return await http_tools.request(
-            http,
-            tool,
-            {"day": "Friday", "people": 4, "note": None},
-            call_id="call_1",
-            secrets=Secrets(),
-        )
-
-
-async def test_the_owners_headers_go_along(server: Server) -> None:
-    given = {"Authorization": "Bearer s3cret", "User-Agent": "us"}
-    assert (await ask(server, "/ok", headers=given)).ok
-    sent = {name: server.headers[name] for name in (*given, "X-Call-Id", "Accept-Encoding")}
-    assert sent == {**given, "X-Call-Id": "call_1", "Accept-Encoding": "identity"}
-
-
-async def test_they_are_in_no_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    given = {"Authorization": "Bearer s3cret"}
-    with caplog.at_level(logging.DEBUG):
-        assert (await ask(server, "/ok", headers=given)).ok
-        assert not (await ask(server, "/hang", headers=given, timeout_ms=100)).ok
-        server.url = "http://127.0.0.1:9"
-        assert not (await ask(server, "/ok", headers=given)).ok
-    assert "tool failed" in caplog.text
-    assert "s3cret" not in caplog.text + str([vars(record) for record in caplog.records])
-
-
-async def test_a_private_address_is_not_asked(server: Server) -> None:
-    tool = CustomTool(name="lookup", description="Looks up.", url=f"{server.url}/ok")
-    async with guarded_session(allow_private=False) as http:
-        answer = await http_tools.request(http, tool, {}, call_id="call_1", secrets=Secrets())
-    assert answer == ToolAnswer(False, "Error: the tool could not be reached.")
-    assert server.asked == []
-
-
-async def test_a_compressed_answer_is_not_unpacked(server: Server) -> None:
-    assert await ask(server, "/bomb") == ToolAnswer(
-        False, "Error: the tool's answer is compressed."
-    )
-
-
-async def test_post_sends_the_arguments_as_json(server: Server) -> None:
-    answer = await ask(server, "/ok")
-    assert answer.ok
-    assert json.loads(answer.text) == {"free": True}
-    arguments = {"day": "Friday", "people": 4, "note": None}
-    headers = {"X-Call-Id": "call_1", "X-Tool-Name": "lookup"}
-    assert server.asked == [("POST", {}, arguments, headers)]
-
-
-async def test_get_sends_them_as_a_query(server: Server) -> None:
-    assert (await ask(server, "/ok", method="GET")).ok
-    assert server.asked[0][:3] == ("GET", {"day": "Friday", "people": "4"}, None)
-
-
-async def test_an_empty_answer_is_still_one(server: Server) -> None:
-    assert await ask(server, "/empty") == ToolAnswer(True, "Done.")
-
-
-async def test_an_error_is_told_without_its_text(server: Server) -> None:
-    answer = await ask(server, "/error")
-    assert not answer.ok
-    assert "500" in answer.text
-    assert "secret" not in answer.text
-
-
-async def test_a_timeout_is_an_error(server: Server) -> None:
-    answer = await ask(server, "/hang", timeout_ms=100)
-    assert answer == ToolAnswer(False, "Error: the tool did not answer in time.")
-
-
-async def test_redirects_are_not_followed(server: Server) -> None:
-    answer = await ask(server, "/moved")
-    assert not answer.ok
-    assert len(server.asked) == 1
-
-
-async def test_answers_are_bounded(server: Server) -> None:
-    assert not (await ask(server, "/long")).ok
-    assert len((await ask(server, "/full")).text) == MAX_RESPONSE_BYTES
-
-
-async def test_nobody_there(server: Server) -> None:
-    server.url = "http://127.0.0.1:9"
-    assert await ask(server, "/ok") == ToolAnswer(False, "Error: the tool could not be reached.")
 
 
 class Tones:
