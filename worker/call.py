@@ -113,7 +113,7 @@ class Call:
                 return self._end(*found)
             brief = found.brief
             self._assignment = found
-            self._gate.redactor = redactor_of(brief)
+            self._gate.redactor = redactor_of(brief, self._clock.now_ms)
             self._line.meet(brief)
             # Synthesis takes time, so start on the greeting before anybody can hear it.
             conversation = self._conversation = self._begin(brief)
@@ -302,6 +302,7 @@ class Call:
             self._machine.busy(who, busy)
         if self._opening is not None:
             self._opening.busy(who, busy)
+        self._gate.busy(who, busy)
 
     def _heard(self, text: str, final: bool) -> None:
         if self._machine is not None and self._is_ours and not self._recording.deaf:
@@ -366,11 +367,10 @@ class Call:
             self._recorder.end()
         if conversation is not None:
             await conversation.aclose()
+        self._gate.close()
         if self._recorder is not None:
             await self._recorder.finish(cause)
         await self._line.leave()
-        if self._gate.redactor is not None and (counts := self._gate.redactor.counts):
-            self._reporter.post("redaction.applied", {"counts": counts})
         self._reporter.post("agent.left", {"cause": cause})
 
     async def _stop_ambience(self) -> None:

@@ -81,6 +81,14 @@ def runs(text: str, language: str) -> Iterator[Run]:
         yield _run(found)
 
 
+def ends_in_digits(text: str, language: str) -> bool:
+    """Return True if a number at the end of ``text`` may go on in what is said next."""
+    end = max((run.at[-1][1] for run in runs(text, language)), default=None)
+    if end is None:
+        return False
+    return all(token[0].lower() in _FILLERS for token in _TOKEN.finditer(text, end))
+
+
 def _ascii(digits: str) -> str:
     return "".join(str(int(digit)) for digit in digits)
 

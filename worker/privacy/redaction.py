@@ -16,7 +16,7 @@ import phonenumbers
 
 from core.recordings.config import Kind
 from worker.privacy import checks
-from worker.privacy.digits import Run, runs
+from worker.privacy.digits import Run, ends_in_digits, runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,10 @@ class Finder:
     @property
     def finds_numbers(self) -> bool:
         return any(kind != "email" for kind, _ in self._searches)
+
+    def goes_on(self, text: str) -> bool:
+        """Return True if ``text`` may end in the middle of a number of the given kinds."""
+        return self.finds_numbers and ends_in_digits(text, self._language)
 
     def find(self, text: str) -> list[Found]:
         """Return what was found, in order and without overlaps."""

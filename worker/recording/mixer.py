@@ -42,7 +42,6 @@ class Mixer:
         self._times = SoundTimes(rate, RATE)
         self._said: deque[tuple[float, Pcm]] = deque()
         self._played: deque[tuple[float, Pcm, bool]] = deque()
-        self._blanks: list[tuple[int, int]] = []
         self._resampler = Resampler(rate)
         self._resampled = 0
         self._rate = rate
@@ -86,26 +85,25 @@ class Mixer:
         position = self._position(sent - behind_s - self._clock.said_delay_s)
         self._caller.follow(position, resampled)
 
-    def blank(self, from_ms: int, to_ms: int) -> None:
-        """Make a span silent, as far as it was not taken."""
-        self._blanks.append((from_ms * RATE // 1000, to_ms * RATE // 1000))
-
     @property
     def taken(self) -> int:
         """The number of frames that were taken."""
         return self._caller.start
 
-    def take(self, until: int) -> tuple[Frames, bool]:
-        """Return the frames up to a position, and whether any of them may be kept."""
+    def take(self, until: int, redacted: Iterable[tuple[int, int]] = ()) -> tuple[Frames, bool]:
+        """Return the frames up to a position, and whether any of them may be kept.
+
+        ``redacted`` spans are silent on both channels, in ms on the call's clock.
+        """
         begin = self.taken
         kept = np.ones(max(0, until - begin), np.bool_)
         for first, last in self._silent_positions():
             kept[max(0, first - begin) : None if last is None else max(0, last - begin)] = False
         frames = np.stack((self._caller.take(until), self._agent.take(until)), axis=1)
         frames[~kept] = 0
-        for first, last in self._blanks:
-            frames[max(0, first - begin) : max(0, last - begin)] = 0
-        self._blanks = [blank for blank in self._blanks if blank[1] > until]
+        for from_ms, to_ms in redacted:
+            first, last = (max(0, ms * RATE // 1000 - begin) for ms in (from_ms, to_ms))
+            frames[first:last] = 0
         return frames, bool(kept.any())
 
     def _silent_positions(self) -> Iterable[tuple[int, int | None]]:

@@ -23,6 +23,7 @@ from recordings.spool import RecordingFile
 from worker.endings import Cause
 from worker.line import Line
 from worker.privacy.gate import Gate, Span
+from worker.privacy.silencer import Silencer
 from worker.recording.mixer import Frames, Mixer
 from worker.recording.resample import RATE
 from worker.recording.voice_tap import VoiceTap
@@ -32,9 +33,6 @@ log = logging.getLogger(__name__)
 
 LAG_S: Final = 4.0
 """Audio is written this much later: by then it has been placed."""
-
-REDACTED_LAG_S: Final = 120.0
-"""The same where redaction silences words: until then their turn is on the record."""
 
 _EVERY_S: Final = 1.0
 _PIECE_MS: Final = 100  # of the caller's audio; each piece costs the event loop some work
@@ -57,19 +55,15 @@ def recorder_of(
         return None
     directory = settings.data_dir / "spool" / "recordings"
     create = partial(RecordingFile.create, directory, brief.call_id, brief.recording)
-    redactor = gate.redactor if brief.agent.config.redaction.audio else None
-    recorder = Recorder(
+    return Recorder(
         brief.recording,
         line,
         clock=clock,
         gate=gate,
         post=post,
         create=create,
-        lag_s=LAG_S if redactor is None else REDACTED_LAG_S,
+        silencer=None if gate.redactor is None else gate.redactor.silencer,
     )
-    if redactor is not None:
-        redactor.blank = recorder.blank
-    return recorder
 
 
 class File(Protocol):
@@ -84,7 +78,8 @@ class Recorder:
     """Call ``speak`` before the answer, ``start`` at it, ``end`` at the end, and then ``finish``.
 
     ``create`` makes the file. It is called once something is there that may be kept.
-    ``recording.*`` events are posted with ``post``.
+    ``recording.*`` events are posted with ``post``. ``silencer`` is redaction's; None: no words are
+    silenced.
     """
 
     def __init__(
@@ -96,7 +91,7 @@ class Recorder:
         gate: Gate,
         post: Callable[[str, dict[str, Any]], object],
         create: Callable[[], File],
-        lag_s: float = LAG_S,
+        silencer: Silencer | None = None,
     ) -> None:
         self._plan = plan
         self._line = line
@@ -104,7 +99,7 @@ class Recorder:
         self._gate = gate
         self._post = post
         self._create = create
-        self._lag_s = lag_s
+        self._silencer = silencer
         self._mixer = Mixer(clock, line.rates.speech, self._silent)
         self._tap: VoiceTap | None = None
         self._holds: list[Span] = []
@@ -136,10 +131,6 @@ class Recorder:
         elif self._holds and self._holds[-1][1] is None:
             self._holds[-1] = self._holds[-1][0], now_ms
 
-    def blank(self, from_ms: int, to_ms: int) -> None:
-        """Make a span silent, as far as it is not written yet."""
-        self._mixer.blank(from_ms, to_ms)
-
     def end(self) -> None:
         """Nothing from now on is on the recording."""
         if self._until is None:
@@ -153,6 +144,8 @@ class Recorder:
         if self._writing is None or self._over.is_set():
             return
         self.end()
+        if self._silencer is not None:
+            self._silencer.close()
         self._over.set()
         await asyncio.wait({self._writing}, timeout=_CLOSE_WITHIN_S)
         if self._told:
@@ -211,7 +204,15 @@ class Recorder:
             due = loop.time() + _EVERY_S
             # After a stall, what arrived meanwhile has to be heard first.
             if late_s < _EVERY_S / 2:
-                await self._append(min(time.time() - self._lag_s, self._until or inf))
+                await self._append(min(self._settled(), self._until or inf))
+
+    def _settled(self) -> float:
+        """Return until when (Unix seconds) everything is there, and known to be kept or not."""
+        until = time.time() - LAG_S
+        if self._silencer is None:
+            return until
+        assert self._clock.answered_at is not None
+        return min(until, self._clock.answered_at + self._silencer.known_ms() / 1000)
 
     async def _append(self, until: float, *, rest: bool = False) -> None:
         """Write what was said and heard until that time (Unix seconds)."""
@@ -219,7 +220,8 @@ class Recorder:
         if self._tap is not None:
             self._tap.settle()
         self._mixer.settle(time.time(), rest=rest)
-        frames, keeps = self._mixer.take(round((until - self._clock.answered_at) * RATE))
+        redacted = () if self._silencer is None else self._silencer.spans()
+        frames, keeps = self._mixer.take(round((until - self._clock.answered_at) * RATE), redacted)
         if len(frames) and (keeps or self._file is not None):
             await asyncio.to_thread(self._store, frames, self._mixer.taken - len(frames))
 

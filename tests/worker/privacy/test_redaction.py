@@ -10,6 +10,7 @@ from core.models import Turn, Word
 from core.recordings.config import Kind
 from worker.privacy.redaction import Finder
 from worker.privacy.redactor import Redactor
+from worker.privacy.silencer import LAG_MS, MARGIN_MS, Silencer
 
 pytestmark = pytest.mark.unit
 
@@ -144,38 +145,46 @@ def test_long_hostile_text_is_searched_in_time(text: str) -> None:
 
 
 class TestTurns:
+    def silencer(self) -> Silencer:
+        return Silencer(lambda: 10_000)
+
     def turn(self, text: str, *, times: bool = True) -> Turn:
         words = [
-            Word(text=word, start_ms=100 * number, end_ms=100 * number + 80)
+            Word(text=word, start_ms=1000 + 100 * number, end_ms=1080 + 100 * number)
             for number, word in enumerate(text.split())
         ]
         return Turn(
-            id="turn_1", transcript=text, start_ms=0, end_ms=2000, words=words if times else []
+            id="turn_1",
+            transcript=text,
+            start_ms=1000,
+            end_ms=3000,
+            words=words if times else [],
         )
 
     def test_words_are_replaced_and_their_audio_is_silenced(self) -> None:
-        blanked: list[tuple[int, int]] = []
-        redactor = Redactor(finder(), lambda start, end: blanked.append((start, end)))
-        turn = redactor.turn(self.turn("it is 4242 4242 4242 4242, thanks"))
+        silencer = self.silencer()
+        redactor = Redactor(finder(), silencer)
+        (turn,) = redactor.turn(self.turn("it is 4242 4242 4242 4242, thanks"))
         assert turn.transcript == "it is [card], thanks"
         assert [(word.text, word.start_ms, word.end_ms) for word in turn.words] == [
-            ("it", 0, 80),
-            ("is", 100, 180),
-            ("[card]", 200, 580),
-            ("thanks", 600, 680),
+            ("it", 1000, 1080),
+            ("is", 1100, 1180),
+            ("[card]", 1200, 1580),
+            ("thanks", 1600, 1680),
         ]
-        assert blanked == [(200, 280), (300, 380), (400, 480), (500, 580)]
+        assert list(silencer.spans()) == [(1200 - MARGIN_MS, 1580 + MARGIN_MS)]
         assert redactor.counts == {"card": 1}
 
     def test_without_word_times_the_whole_turn_is_silenced(self) -> None:
-        blanked: list[tuple[int, int]] = []
-        redactor = Redactor(finder(), lambda start, end: blanked.append((start, end)))
-        assert redactor.turn(self.turn("4242424242424242", times=False)).transcript == "[card]"
-        assert blanked == [(0, 2000)]
+        silencer = self.silencer()
+        redactor = Redactor(finder(), silencer)
+        (turn,) = redactor.turn(self.turn("4242424242424242, ok", times=False))
+        assert turn.transcript == "[card], ok"
+        assert list(silencer.spans()) == [(1000 - MARGIN_MS, 3000 + MARGIN_MS)]
 
     def test_the_agents_answer_is_redacted_too(self) -> None:
         turn = Turn(id="turn_1", response="So 4242424242424242?", response_start_ms=5)
-        assert Redactor(finder()).turn(turn).response == "So [card]?"
+        assert [each.response for each in Redactor(finder()).turn(turn)] == ["So [card]?"]
 
     def test_a_turn_that_is_posted_again_is_counted_once(self) -> None:
         redactor = Redactor(finder())
@@ -183,8 +192,90 @@ class TestTurns:
         redactor.turn(turn)
         redactor.turn(turn.model_copy(update={"response": "Thanks."}))
         redactor.turn(turn.model_copy(update={"id": "turn_2", "transcript": "4242424242424242"}))
+        redactor.rest()
         assert redactor.counts == {"card": 2, "email": 1}
 
     def test_a_turn_without_data_stays_as_it_is(self) -> None:
         turn = self.turn("what are your opening hours")
-        assert Redactor(finder()).turn(turn) is turn
+        (same,) = Redactor(finder()).turn(turn)
+        assert same is turn
+
+
+class TestOverTurns:
+    """A number in pieces; the agent's answers are between them."""
+
+    def parts(self, *texts: str) -> list[Turn]:
+        return [
+            Turn(
+                id=f"turn_{number}",
+                transcript=text,
+                start_ms=1000 * number,
+                end_ms=1000 * number + 500,
+                words=[Word(text=text, start_ms=1000 * number, end_ms=1000 * number + 500)],
+            )
+            for number, text in enumerate(texts, 1)
+        ]
+
+    def test_it_is_found_in_all_turns_and_counted_once(self) -> None:
+        silencer = Silencer(lambda: 60_000)
+        redactor = Redactor(finder("card"), silencer)
+        turns = self.parts("it's four one one one", "one one one one, uh", "1111 1111", "thanks")
+        told = []
+        for number, turn in enumerate(turns):
+            told += redactor.turn(turn)
+            told += redactor.turn(turn.model_copy(update={"response": "Uh-huh."}))
+            assert bool(told) is (number == 3)
+            assert redactor.holds is (number < 3)
+        assert [turn.transcript for turn in told[:4]] == [
+            "it's [card]",
+            "[card]",
+            "[card]",
+            "thanks",
+        ]
+        assert redactor.counts == {"card": 1}
+        assert list(silencer.spans()) == [
+            (start - 100, start + 600) for start in (1000, 2000, 3000)
+        ]
+
+    def test_what_was_found_together_stays_found_in_a_turn_that_comes_again(self) -> None:
+        redactor = Redactor(finder("card"))
+        first, second = self.parts("4111 1111 1111", "1111")
+        redactor.turn(first)
+        redactor.turn(second)
+        assert [turn.transcript for turn in redactor.rest()] == ["[card]", "[card]"]
+        redactor.turn(second.model_copy(update={"response": "Thanks."}))
+        (again,) = redactor.rest()
+        assert (again.transcript, again.response) == ("[card]", "Thanks.")
+        assert redactor.counts == {"card": 1}
+
+    def test_what_the_agent_says_unasked_does_not_end_a_number(self) -> None:
+        redactor = Redactor(finder("card"))
+        first, second = self.parts("4111 1111 1111", "1111.")
+        turns = [first, Turn(id="turn_x", response="Are you there?"), second]
+        assert [redactor.turn(turn) for turn in turns] == [[], [], []]
+        assert [turn.transcript for turn in redactor.rest()] == ["[card]", "", "[card]."]
+
+    def test_other_words_end_it(self) -> None:
+        redactor = Redactor(finder("card"))
+        turns = self.parts("4111 1111 1111", "no wait", "1111")
+        told = [turn.transcript for each in turns for turn in redactor.turn(each)]
+        assert told == ["4111 1111 1111", "no wait"]
+
+    def test_only_numbers_that_are_looked_for_are_waited_for(self) -> None:
+        (turn,) = self.parts("4111 1111 1111")
+        assert Redactor(finder("email")).turn(turn) == [turn]
+
+    def test_no_more_than_so_many_turns_are_held_back(self) -> None:
+        redactor = Redactor(finder("card"))
+        told = [redactor.turn(turn) for turn in self.parts(*["1"] * 25)]
+        assert [len(each) for each in told if each] == [20]
+
+    def test_the_recording_waits_for_turns_that_are_held_back(self) -> None:
+        silencer = Silencer(lambda: 60_000)
+        redactor = Redactor(finder("card"), silencer)
+        first, second = self.parts("4111", "1111")
+        redactor.turn(first)
+        redactor.turn(second)
+        assert silencer.known_ms() == first.start_ms - MARGIN_MS
+        redactor.rest()
+        assert silencer.known_ms() == 60_000 - LAG_MS

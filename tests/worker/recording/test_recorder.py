@@ -19,6 +19,7 @@ from core.recordings.plan import RecordingPlan
 from core.sound_reports import SoundReport
 from worker.line import Line, Rates
 from worker.privacy.gate import Gate
+from worker.privacy.silencer import Silencer
 from worker.recording.mixer import Frames, Mixer
 from worker.recording.recorder import Recorder
 from worker.recording.resample import RATE
@@ -94,7 +95,12 @@ class Call:
     """A call that was answered at ``ANSWER``, and its recorder."""
 
     def __init__(
-        self, ago_s: float = 1.0, error: OSError | None = None, *, asks: bool = False
+        self,
+        ago_s: float = 1.0,
+        error: OSError | None = None,
+        *,
+        asks: bool = False,
+        redacts: bool = False,
     ) -> None:
         self.answered_at = time.time() - ago_s
         self.clock = CallClock(FarEnd())
@@ -105,6 +111,7 @@ class Call:
         self.clock.answered(self.answered_at)
         self.line = FarEnd()
         self.file = Written(error)
+        self.silencer = Silencer(self.clock.now_ms)
         self.mouth = Mouth()
         self.recorder = Recorder(
             RecordingPlan(key="key"),
@@ -113,6 +120,7 @@ class Call:
             gate=self.gate,
             post=self.post,
             create=self.file.create,
+            silencer=self.silencer if redacts else None,
         )
         self.output = self.recorder.speak(self.mouth)
 
@@ -246,6 +254,27 @@ async def test_a_broken_disk_does_not_touch_the_call(error: OSError, reason: str
     assert call.posted[1].data == {"reason": reason}
 
 
+async def test_what_redaction_silences_is_not_written() -> None:
+    call = Call(ago_s=3.0, redacts=True)
+    call.recorder.start()
+    await call.speak(2.0)
+    call.silencer.silence(1000, 1200)
+    call.played(0.5, 0.0, 2.0)
+    await call.recorder.finish("caller_hung_up")
+    assert call.runs(1) == [(500, 900), (1300, 2500)]
+
+
+async def test_what_the_caller_said_last_is_not_written_if_nobody_knows_it() -> None:
+    call = Call(ago_s=3.0, redacts=True)
+    call.recorder.start()
+    call.silencer.busy("caller", True)
+    await call.speak(3.0)
+    call.played(0.0, 0.0, 3.0)
+    await call.recorder.finish("caller_hung_up")
+    ((begin, end),) = call.runs(1)
+    assert begin == 0 and end == pytest.approx(2000, abs=100)
+
+
 def mixer(spans: list[tuple[int, int | None]], delay_ms: float = 0.0) -> Mixer:
     clock = CallClock(FarEnd(delay_ms))
     clock.answered(ANSWER)
@@ -282,12 +311,14 @@ def test_half_of_the_delay_is_between_the_channels() -> None:
     assert [int(np.flatnonzero(frames[:, channel])[0]) // 16 for channel in (0, 1)] == [350, 550]
 
 
-def test_a_blank_is_silent_on_both_channels() -> None:
+def test_a_redacted_span_is_silent_on_both_channels() -> None:
+    """Also if its audio comes after the span is known."""
     mixed = mixer([])
+    spans = [(20, 60), (150, 160)]
     mixed.heard(PIECE, ANSWER + 0.1)
     mixed.played(ANSWER, PIECE, False)
     mixed.settle(ANSWER + 9)
-    mixed.blank(20, 60)
-    frames, _ = mixed.take(RATE // 10)
+    frames, _ = mixed.take(RATE // 20, spans)
+    frames = np.concatenate((frames, mixed.take(RATE // 5, spans)[0]))
     assert not frames[320:960].any()
-    assert frames[:320].all() and frames[960:].all()
+    assert frames[:320].all() and frames[960:1600].all()
