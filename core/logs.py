@@ -44,6 +44,11 @@ _NUMBER = re.compile(r"(?<![0-9A-Za-z])\+?[0-9]{4,20}(?![0-9A-Za-z])")
 _SPEECH_PREFIX = "lk.pii."
 
 
+def is_speech(name: str) -> bool:
+    """Return True if the field holds words that were said, or what was made of them."""
+    return name.lower() in SPEECH_FIELDS or name.lower().startswith(_SPEECH_PREFIX)
+
+
 def configure(settings: Settings, service: Literal["gateway", "worker", "bridge", "dev"]) -> None:
     """Send the root logger to stderr. Call once, in ``__main__``."""
     console = settings.log_format == "console" or (
@@ -107,7 +112,7 @@ class _Redactor:
         if key in SECRET_FIELDS:
             return "[redacted]"
         if self._phone_and_speech and value is not None:
-            if key in SPEECH_FIELDS or key.startswith(_SPEECH_PREFIX):
+            if is_speech(key):
                 return f"[{len(str(value))} characters]"
             if key in PHONE_FIELDS:
                 return _masked(str(value))

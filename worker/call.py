@@ -27,6 +27,7 @@ from worker.machines.voicemail import SAMPLE_RATE, MachinePolicy
 from worker.opening.opening import Opening
 from worker.privacy.control import RecordingControl
 from worker.privacy.gate import Gate
+from worker.privacy.logs import words_withheld
 from worker.privacy.redactor import redactor_of
 from worker.recording.recorder import Recorder, recorder_of
 from worker.silence import SilenceClock, warning_after_s
@@ -82,7 +83,6 @@ class Call:
         self._conversation: Conversation | None = None
         self._opening: Opening | None = None
         self._transfers: Transfers | None = None
-        self._answered_at: float | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._keys = Keypad(self._keys_pressed)
         self._recording.deafened.append(self._keys.deafen)
@@ -93,16 +93,17 @@ class Call:
     async def run(self) -> None:
         """Handle the call until something ends it."""
         self._reporter.on_over = partial(self._end, "over_already")
-        walk = asyncio.create_task(self._walk(), name="call")
-        walk.add_done_callback(self._walked)
-        try:
-            await asyncio.shield(self._over)
-        except asyncio.CancelledError:
-            # The worker stops and does not wait for the call to end.
-            self._end("worker_stopped")
-        walk.cancel()
-        await asyncio.gather(walk, return_exceptions=True)
-        await self._finish(*self._over.result())
+        with words_withheld(self._gate):
+            walk = asyncio.create_task(self._walk(), name="call")
+            walk.add_done_callback(self._walked)
+            try:
+                await asyncio.shield(self._over)
+            except asyncio.CancelledError:
+                # The worker stops and does not wait for the call to end.
+                self._end("worker_stopped")
+            walk.cancel()
+            await asyncio.gather(walk, return_exceptions=True)
+            await self._finish(*self._over.result())
 
     async def _walk(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -247,8 +248,7 @@ class Call:
         assert self._assignment is not None
         brief = self._assignment.brief
         event = self._reporter.post("call.answered")
-        self._answered_at = event.at.timestamp()
-        self._clock.answered(self._answered_at)
+        self._clock.answered(event.at.timestamp())
         if self._recorder is not None:
             self._recorder.start()
         duration_s = brief.max_duration_ms / 1000
@@ -349,7 +349,7 @@ class Call:
             await self._transfers.aclose()
         conversation = self._conversation
         if conversation is not None:
-            if ending.apologise and self._answered_at is not None:
+            if ending.apologise and self._clock.answered_at is not None:
                 await conversation.apologise()
             conversation.hung_up()
         if cause in _SAID_LAST_WORDS or ending.apologise:
@@ -390,7 +390,7 @@ class Call:
 
         Return False if the call was not answered, or the gateway does not respond in time.
         """
-        if self._answered_at is None:
+        if self._clock.answered_at is None:
             return False
         try:
             async with asyncio.timeout(_TOLD_WITHIN_S):

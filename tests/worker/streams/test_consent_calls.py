@@ -59,7 +59,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Written]:
     log = io.StringIO()
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
-    configure(GivenSettings(log_level="DEBUG", log_format="json"), "worker")
+    given = GivenSettings(log_level="DEBUG", log_format="json", log_redact=False)
+    configure(given, "worker")
     handler = root.handlers[0]
     assert isinstance(handler, logging.StreamHandler)
     handler.setStream(log)
