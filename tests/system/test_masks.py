@@ -64,6 +64,7 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
         "default_agent": "greeter",
         "webhook_allow_private": True,
         "log_level": "DEBUG",
+        "log_redact": False,
         "endpointing_ms": 300,
     }
     async with Stack(StackOptions(streams=1, values=values)) as running:
@@ -174,7 +175,7 @@ async def goes_through_it(talk: Talk, stack: Stack, tenant: Receiver) -> None:
     await talk.told("recording.masked", by="agent")
     await talk.press(CARD)
     await talk.told("recording.unmasked")
-    # The turn overlaps the mask: neither the question nor the answer to it is kept.
+    # The answer overlaps the mask; what the caller said before it stays.
     await talk.told("turn", 2, masked=True)
 
     masked = await talk.control("mask", seconds=20)
@@ -200,6 +201,8 @@ async def goes_through_it(talk: Talk, stack: Stack, tenant: Receiver) -> None:
     assert keys == [{"masked": True}] * len(CARD + IN_MASK + PRESSED)
     turns = [event["data"] for event in events if event["type"] == "turn"]
     assert [turn["response"] for turn in turns].count(HOURS) == 1, "nobody heard it in the mask"
+    (paid,) = [turn for turn in newest(turns) if turn["transcript"] == PAY]
+    assert paid["masked"] and ASK not in paid["response"]
     assert [received.body for received in tenant.at("/charge")] == [{"card": {"number": CARD}}]
 
     await tenant.until(lambda: any(talk.call_id in str(got.body) for got in tenant.at("/events")))
@@ -221,6 +224,10 @@ async def goes_through_it(talk: Talk, stack: Stack, tenant: Receiver) -> None:
     ]
     assert found == []
     await asyncio.to_thread(silent_where_shut, recording(stack, talk.call_id), events)
+
+
+def newest(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({turn["id"]: turn for turn in turns}.values())
 
 
 def recording(stack: Stack, call_id: str) -> Path:
