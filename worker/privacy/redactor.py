@@ -76,8 +76,10 @@ class Redactor:
         if not goes_on or len(self._held) >= _MOST_HELD:
             return self.rest()
         if self.silencer is not None:
-            times = (each.start_ms for each in self._held.values())
-            self.silencer.held_ms = min((time for time in times if time is not None), default=None)
+            held = self._held.values()
+            begins = [time for each in held for time in (each.start_ms, each.response_start_ms)]
+            known = [time for time in begins if time is not None]
+            self.silencer.held_ms = min(known, default=None)
         return []
 
     def rest(self) -> list[Turn]:

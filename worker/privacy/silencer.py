@@ -52,9 +52,11 @@ class Silencer:
 
     def told(self, end_ms: int) -> None:
         """Note that the caller's words until ``end_ms`` are judged."""
-        self._speeches = [
-            each for each in self._speeches if each.who != "caller" or each.begin > end_ms
-        ]
+        for each in [each for each in self._speeches if each.who == "caller"]:
+            if each.end is not None and each.begin <= end_ms:
+                self._speeches.remove(each)
+            else:
+                each.begin = max(each.begin, end_ms)
 
     def silence(self, start_ms: int, end_ms: int) -> None:
         """Leave out the words that were said between these times."""
@@ -82,7 +84,8 @@ class Silencer:
         """Leave out what the caller was saying when the call ended, if nobody has judged it."""
         for each in self._speeches:
             if each.who == "caller":
-                self._add(max(0, each.begin - _BEFORE_MS), self._now_ms())
+                end = self._now_ms() if each.end is None else each.end
+                self._add(max(0, each.begin - _BEFORE_MS), end)
 
     def _add(self, start_ms: int, end_ms: int) -> None:
         self._spans[start_ms] = max(end_ms, self._spans.get(start_ms, 0))

@@ -214,7 +214,9 @@ def test_both_reports_of_a_turn_keep_the_same_words() -> None:
     call.now_ms = 20_000
     typed = Turn(id="turn_3", transcript="my name")
     assert call.told("turn", typed.wire())["transcript"] == "my name"
-    shut(call, 20_100, 30_000)
+    call.now_ms = 20_100
+    call.gate.shut("masked")
+    call.now_ms = 30_000
     typed = typed.model_copy(
         update={"response": "Yes.", "response_start_ms": 29_000, "response_end_ms": 29_100}
     )
@@ -261,6 +263,7 @@ class TestNumbersOverTurns:
         call = self.call()
         call.gate.post("turn", Turn(id="turn_1", transcript="I want 2").wire())
         assert call.posted == []
-        while not call.posted:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            while not call.posted:  # noqa: ASYNC110
+                await asyncio.sleep(0)
         assert call.posted[0].data["transcript"] == "I want 2"

@@ -279,3 +279,6 @@ class TestOverTurns:
         assert silencer.known_ms() == first.start_ms - MARGIN_MS
         redactor.rest()
         assert silencer.known_ms() == 60_000 - LAG_MS
+        typed = Turn(id="turn_3", transcript="4111", response="4111?", response_start_ms=7000)
+        redactor.turn(typed)
+        assert silencer.known_ms() == 7000 - MARGIN_MS

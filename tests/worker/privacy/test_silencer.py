@@ -50,6 +50,16 @@ def test_a_turn_that_is_posted_again_does_not_end_the_next() -> None:
     assert call.known(60_000) == 20_000 - BEFORE_MS
 
 
+def test_a_turn_that_has_begun_when_the_last_one_is_judged_is_not_written() -> None:
+    call = Call()
+    call.busy(20_000, "caller", True)
+    call.silencer.told(25_000)
+    call.busy(40_000, "caller", False)
+    assert call.known(44_000) == 25_000 - BEFORE_MS
+    call.silencer.told(40_000)
+    assert call.known(44_000) == 44_000 - LAG_MS
+
+
 def test_a_noise_holds_nothing_up_for_long() -> None:
     call = Call()
     call.busy(20_000, "caller", True)
@@ -80,11 +90,17 @@ def test_what_waits_too_long_is_silenced() -> None:
 def test_what_nobody_has_judged_at_the_end_is_silenced() -> None:
     call = Call()
     call.busy(20_000, "caller", True)
+    call.busy(24_000, "caller", False)
     call.silencer.told(25_000)
     call.busy(40_000, "caller", True)
-    call.now_ms = 42_000
+    call.busy(41_000, "caller", False)
+    call.now_ms = 45_000
     call.silencer.close()
-    assert list(call.silencer.spans()) == [(40_000 - BEFORE_MS, 42_000)]
+    assert list(call.silencer.spans()) == [(40_000 - BEFORE_MS, 41_000)]
+    call.busy(46_000, "caller", True)
+    call.now_ms = 47_000
+    call.silencer.close()
+    assert list(call.silencer.spans()) == [(40_000 - BEFORE_MS, 47_000)]
 
 
 def test_words_are_silenced_with_a_margin() -> None:
