@@ -298,6 +298,7 @@ def test_a_shut_span_is_silent_on_both_channels_and_changes_no_length() -> None:
 def test_a_shut_span_takes_with_it_what_was_on_its_way() -> None:
     mixed = mixer([(200, 300)], delay_ms=100)
     mixed.played(ANSWER + 0.29, PIECE, False)  # it left before the end, and was heard after it
+    mixed.settle(ANSWER + 9)
     frames, _ = mixed.take(RATE)
     assert not frames[: RATE * 35 // 100].any()
 
