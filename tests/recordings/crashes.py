@@ -1,8 +1,9 @@
 """A process that forks processes that record and upload, and kills them.
 
-``kill FOLDER FORMAT SEED COUNT`` prints one line of JSON per killed recording. ``sweep FOLDER
-COUNT`` has three processes upload recordings at the same time. It forks, because starting Python
-fifty times over would take most of the time.
+``kill FOLDER OBJECTS FORMAT SEED COUNT FRAMES PUT_S`` prints one line of JSON per killed recording.
+``sweep FOLDER COUNT`` has three processes upload recordings at the same time. It forks, because
+starting Python fifty times over would take most of the time. The environment has the settings of
+the store, whose objects are the files in ``OBJECTS``.
 """
 
 from __future__ import annotations
@@ -28,45 +29,54 @@ from recordings.stores import Stores
 from recordings.upload import Sweeper
 from recordings.wav import Frames
 
-BLOCK = 1600
+FRAMES = 40_000
 BLOCKS = 25
 STEPS = {"record": 0.06, "encode": 0.4, "put": 0.02, "report": 0.001, "remove": 0.001}
 """The steps of a recording, and about how many seconds each takes."""
 
 
-def audio(seed: int) -> Frames:
-    return np.random.default_rng(seed).integers(-9000, 9000, (BLOCKS * BLOCK, 2), dtype=np.int16)
+def audio(seed: int, frames: int = FRAMES) -> Frames:
+    return np.random.default_rng(seed).integers(-9000, 9000, (frames, 2), dtype=np.int16)
 
 
 class Case:
     """One call. ``acknowledged`` is what ``append`` had returned for; ``timeline`` has the events
     that arrived, duplicates included."""
 
-    def __init__(self, folder: Path, seed: int, plan: RecordingPlan) -> None:
+    def __init__(self, folder: Path, seed: int, plan: RecordingPlan, frames: int = FRAMES) -> None:
         self.seed, self.plan, self.call_id = seed, plan, f"call_{seed}"
+        self.frames = frames
         self.spool = folder / f"spool_{seed}"
         self.timeline = folder / f"{seed}.timeline"
         self.acknowledged = folder / f"{seed}.acknowledged"
-        self.step = folder / f"{seed}.step"
-        self._settings = Settings(data_dir=folder, recordings_url=f"file://{folder}/store")
+        self.stop_at: str | None = None
+        self._settings = Settings(data_dir=folder)
 
     def record(self) -> None:
         self.at("record")
         file = RecordingFile.create(self.spool, self.call_id, self.plan)
-        for block in np.split(audio(self.seed), BLOCKS):
+        for block in np.split(audio(self.seed, self.frames), BLOCKS):
             file.append(block)
             self.acknowledged.write_text(str(file.frames))
             time.sleep(0.001)
         file.close()
 
     def at(self, step: str) -> None:
-        self.step.write_text(step)
+        if step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGSTOP)  # whoever kills this process wakes it
 
     async def report(self, call_id: str, event: CallEvent) -> None:
         self.at("report")
         with self.timeline.open("a") as file:
             file.write(json.dumps(event.wire()) + "\n")
         self.at("remove")
+
+    def half(self, objects: Path) -> bool:
+        """Return whether there is an object that is not the whole file."""
+        stored, file = objects / self.plan.key, self.spool / f"{self.call_id}.{self.plan.format}"
+        if not stored.exists() or not file.exists():  # it is removed after the upload
+            return False
+        return stored.read_bytes() != file.read_bytes()
 
     async def upload(self) -> None:
         self.at("encode" if self.plan.format == "ogg" else "put")
@@ -102,39 +112,48 @@ def sweep(folder: Path, count: int) -> None:
     sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
 
 
-def kill(folder: Path, format: str, seed: int, count: int) -> None:
+def kill(
+    folder: Path, objects: Path, format: str, seed: int, count: int, frames: int, put_s: float
+) -> None:
     rng = random.Random(seed)
+    seconds = STEPS | {"put": put_s}
+    if format != "ogg":
+        del seconds["encode"]
     for number in range(seed, seed + count):
-        case = Case(folder, number, plan_of(number, format))
+        case = Case(folder, number, plan_of(number, format), frames)
 
         def whole(case: Case = case) -> None:
             case.record()
             asyncio.run(case.upload())
 
         # The step is chosen first, since recording takes longer than all the others together.
-        steps = [step for step in STEPS if step != "encode" or format == "ogg"]
-        step = rng.choice(steps)
-        after = STEPS[step] * rng.random()
+        # The upload has the most to go wrong.
+        case.stop_at = step = rng.choice([*seconds, "put", "put"])
         child = forked(whole)
-        while not (ended := os.waitpid(child, os.WNOHANG)[0]):
-            if case.step.exists() and case.step.read_text() == step:
-                time.sleep(after)
-                break
-            time.sleep(0)
-        if not ended:
+        status = os.waitpid(child, os.WUNTRACED)[1]
+        if os.WIFSTOPPED(status):
+            os.kill(child, signal.SIGCONT)
+            time.sleep(seconds[step] * rng.random())
             os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            status = os.waitpid(child, 0)[1]
         acknowledged = int(case.acknowledged.read_text() or 0) if case.acknowledged.exists() else 0
-        reached = case.step.read_text() if case.step.exists() else "record"
+        half = case.half(objects)
+        case.stop_at = None
         sweeper = forked(lambda case=case: asyncio.run(case.upload()))  # type: ignore[misc]
-        status = os.waitpid(sweeper, 0)[1]
-        result = {"seed": number, "step": reached, "acknowledged": acknowledged, "status": status}
+        result = {
+            "seed": number,
+            "step": step if os.WIFSIGNALED(status) else "none, it was done",
+            "acknowledged": acknowledged,
+            "half": half,
+            "status": os.waitpid(sweeper, 0)[1],
+        }
         print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
     logging.getLogger().setLevel(logging.CRITICAL)
     if sys.argv[1] == "kill":
-        kill(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+        folder, objects, format, seed, count, frames, put_s = sys.argv[2:]
+        kill(Path(folder), Path(objects), format, int(seed), int(count), int(frames), float(put_s))
     else:
         sweep(Path(sys.argv[2]), int(sys.argv[3]))

@@ -7,11 +7,15 @@ as one event.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
+import uuid
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,8 @@ from core.settings import Settings
 from recordings.stores import Stores
 from recordings.upload import Sweeper
 from recordings.wav import blocks
-from tests.recordings.crashes import audio
+from tests.recordings.crashes import FRAMES, audio
+from tests.support.s3_server import BUCKET, S3Server
 
 pytestmark = pytest.mark.store
 
@@ -35,31 +40,69 @@ def events(timeline: Path) -> list[dict[str, Any]]:
     return list({event["id"]: event for event in reversed(lines)}.values())
 
 
-def stored_in(folder: Path) -> set[str]:
+def stored_in(objects: Path) -> set[str]:
     """Return all files of the store, with those that are not of a recording."""
-    store = folder / "store"
-    return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
+    return {str(path.relative_to(objects)) for path in objects.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("format", "count"), [("wav", 40), ("ogg", 10)])
+@dataclass(frozen=True)
+class Place:
+    """A store whose objects are the files in ``objects``."""
+
+    objects: Path
+    values: dict[str, str]
+    put_s: float
+    """About how long an upload takes."""
+    frames: int = FRAMES
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **{name.upper(): value for name, value in self.values.items()}}
+
+
+def in_files(folder: Path) -> Place:
+    return Place(folder / "store", {"recordings_url": f"file://{folder}/store"}, 0.02)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "file":
+        return in_files(tmp_path)
+    server: S3Server = request.getfixturevalue("s3_server")
+    prefix = uuid.uuid4().hex
+    place = Place(
+        server.folder / BUCKET / prefix,
+        {**server.values, "recordings_url": f"s3://{BUCKET}/{prefix}"},
+        0.04,
+    )
+    # 10 MB: more than one part.
+    return place if request.param == "s3" else replace(place, put_s=0.2, frames=2_500_000)
+
+
+@pytest.mark.parametrize(
+    ("place", "format", "count"),
+    [("file", "wav", 17), ("file", "ogg", 8), ("s3", "wav", 13), ("s3 in parts", "wav", 12)],
+    indirect=["place"],
+)
 def test_killed_at_a_random_point_each_recording_is_stored_once(
-    tmp_path: Path, format: str, count: int
+    tmp_path: Path, place: Place, format: str, count: int
 ) -> None:
     seed = random.randrange(1_000_000)
     print("seed:", seed)  # pytest shows it with a failure
-    arguments = ["kill", str(tmp_path), format, str(seed), str(count)]
+    how = [tmp_path, place.objects, format, seed, count, place.frames, place.put_s]
     found = subprocess.run(
-        [sys.executable, "-m", "tests.recordings.crashes", *arguments],
+        [sys.executable, "-m", "tests.recordings.crashes", "kill", *map(str, how)],
+        env=place.environment,
         stdout=subprocess.PIPE,
         timeout=120,
         check=True,
     )
     results = [json.loads(line) for line in found.stdout.splitlines()]
-    print("killed during:", Counter(result["step"] for result in results))
+    print("killed in:", Counter(result["step"] for result in results))
     assert len(results) == count
     expected = set()
     for result in results:
-        assert result["status"] == 0, result
+        assert (result["status"], result["half"]) == (0, False), result
         number = result["seed"]
         assert not list((tmp_path / f"spool_{number}").glob("call_*")), result
         timeline = tmp_path / f"{number}.timeline"
@@ -77,28 +120,33 @@ def test_killed_at_a_random_point_each_recording_is_stored_once(
         key, frames = event["data"]["key"], event["data"]["durationMs"] * 16
         expected.add(key)
         assert frames >= result["acknowledged"], result
-        path = tmp_path / "store" / key
-        assert path.stat().st_size == event["data"]["bytes"]
+        path = place.objects / key
+        content = path.read_bytes()
+        assert hashlib.sha256(content).hexdigest() == event["data"]["sha256"]
+        assert len(content) == event["data"]["bytes"]
         if format == "wav":
             pcm = np.concatenate(list(blocks(path)))
             assert 0 <= len(pcm) - frames < 16
-            assert np.array_equal(pcm, audio(number)[: len(pcm)])
+            assert np.array_equal(pcm, audio(number, place.frames)[: len(pcm)])
         else:
             with av.open(str(path)) as container:
                 samples = sum(frame.samples for frame in container.decode(audio=0))
             assert 0 <= samples - 3 * frames < 3 * 16
-    assert stored_in(tmp_path) == expected
+    assert stored_in(place.objects) == expected
 
 
 def test_processes_that_sweep_at_once_report_each_recording_once(tmp_path: Path) -> None:
-    arguments = ["sweep", str(tmp_path), "20"]
+    place = in_files(tmp_path)
     subprocess.run(
-        [sys.executable, "-m", "tests.recordings.crashes", *arguments], timeout=60, check=True
+        [sys.executable, "-m", "tests.recordings.crashes", "sweep", str(tmp_path), "20"],
+        env=place.environment,
+        timeout=60,
+        check=True,
     )
     lines = (tmp_path / "timeline").read_text().splitlines()
     reported = [json.loads(line)["id"] for line in lines]
     assert sorted(reported) == sorted(f"call_{number}_recording.stored" for number in range(20))
-    assert stored_in(tmp_path) == {f"_/call_{number}.wav" for number in range(20)}
+    assert stored_in(place.objects) == {f"_/call_{number}.wav" for number in range(20)}
 
 
 _UNTIL_FULL = """

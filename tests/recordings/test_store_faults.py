@@ -116,7 +116,7 @@ async def test_a_network_that_is_cut_during_the_upload_leaves_no_half_object(
 ) -> None:
     spool, reports = tmp_path / "spool", Reports()
     content = recorded(spool, seconds)
-    line = Line(int(server.endpoint.rpartition(":")[2]))
+    line = Line(server.port)
     proxy = await asyncio.start_server(line.serve, HOST, 0)
     try:
         endpoint = f"http://{HOST}:{proxy.sockets[0].getsockname()[1]}"

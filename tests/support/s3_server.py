@@ -31,18 +31,18 @@ class S3Server:
         self._process = process
         self.folder = folder
         self.endpoint = f"http://{HOST}:{port}"
-        self._port = port
-
-    def settings(self, **values: Any) -> Settings:
-        """Return settings whose stores are on this server."""
-        defaults = {
+        self.port = port
+        self.values = {
             "aws_access_key_id": ACCESS_KEY,
             "aws_secret_access_key": SECRET_KEY,
             "aws_region": "us-east-1",
             "aws_endpoint_url": self.endpoint,
             "recordings_url": f"s3://{BUCKET}/calls",
         }
-        return Settings(_env_file=None, **(defaults | values))
+        """Settings whose stores are on this server."""
+
+    def settings(self, **values: Any) -> Settings:
+        return Settings(_env_file=None, **(self.values | values))
 
     def bucket(self, name: str) -> str:
         (self.folder / name).mkdir(exist_ok=True)
@@ -57,7 +57,7 @@ class S3Server:
 
     async def _answers(self) -> bool:
         try:
-            _, writer = await asyncio.open_connection(HOST, self._port)
+            _, writer = await asyncio.open_connection(HOST, self.port)
         except OSError:
             return False
         writer.close()
