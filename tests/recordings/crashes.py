@@ -31,7 +31,7 @@ from recordings.wav import Frames
 
 FRAMES = 40_000
 BLOCKS = 25
-STEPS = {"record": 0.06, "encode": 0.4, "put": 0.02, "report": 0.001, "remove": 0.001}
+STEPS = {"record": 0.06, "encode": 0.4, "put": 0.02, "report": 0.0005, "remove": 0.0003}
 """The steps of a recording, and about how many seconds each takes."""
 
 

@@ -73,10 +73,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     place = Place(
         server.folder / BUCKET / prefix,
         {**server.values, "recordings_url": f"s3://{BUCKET}/{prefix}"},
-        0.04,
+        0.03,
     )
     # 10 MB: more than one part.
-    return place if request.param == "s3" else replace(place, put_s=0.2, frames=2_500_000)
+    return place if request.param == "s3" else replace(place, put_s=0.12, frames=2_500_000)
 
 
 @pytest.mark.parametrize(
