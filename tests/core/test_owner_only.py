@@ -18,7 +18,7 @@ from dev.process import ManagedProcess
 from dev.stack.environment import GivenSettings, as_variables
 from dev.stack.options import HOST, ROOT
 from dev.stack.ports import PORTS
-from tests.gateway.store.test_outbox_killed import Gateway
+from tests.support.gateway_process import GatewayProcess
 from tests.support.inprocess import KEY, SECRET, settings_in
 
 pytestmark = [pytest.mark.store, pytest.mark.attack]
@@ -130,7 +130,7 @@ async def test_a_gateway_closes_the_database_it_finds(tmp_path: Path) -> None:
         gateway_host=HOST,
         gateway_port=port,
     )
-    gateway = Gateway(settings, tmp_path)
+    gateway = GatewayProcess(settings, tmp_path)
     try:
         await gateway.start()
         assert (data / "secrets.key").exists() and (data / "switchroom.db-wal").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +16,8 @@ from recordings import stores
 from recordings.spool import RecordingFile
 from recordings.stores import Stores
 from recordings.upload import Sweeper
-from tests.support.s3_server import BUCKET, HOST, S3Server, serving
+from tests.support.line import Line
+from tests.support.s3_server import BUCKET, S3Server, serving
 
 pytestmark = pytest.mark.store
 
@@ -25,44 +25,6 @@ pytestmark = pytest.mark.store
 class Reports(list[CallEvent]):
     async def __call__(self, call_id: str, event: CallEvent, /) -> None:
         self.append(event)
-
-
-class Line:
-    """A TCP proxy. Once cut it passes nothing on, and closes nothing, as a dead network does."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._whole = asyncio.Event()
-        self._whole.set()
-        self.carried = 0
-        self.cut_after: int | None = None
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back, forth = await asyncio.open_connection(HOST, self._port)
-        for pair in ((reader, forth), (back, writer)):
-            task = asyncio.create_task(self._carry(*pair))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError), contextlib.closing(sink):
-            while data := await source.read(65536):
-                self.carried += len(data)
-                if self.cut_after is not None and self.carried > self.cut_after:
-                    self._whole.clear()
-                await self._whole.wait()
-                sink.write(data)
-                await sink.drain()
-
-    def mend(self) -> None:
-        self.cut_after = None
-        self._whole.set()
-
-    async def aclose(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 @pytest.fixture(autouse=True)
@@ -116,11 +78,8 @@ async def test_a_network_that_is_cut_during_the_upload_leaves_no_half_object(
 ) -> None:
     spool, reports = tmp_path / "spool", Reports()
     content = recorded(spool, seconds)
-    line = Line(server.port)
-    proxy = await asyncio.start_server(line.serve, HOST, 0)
-    try:
-        endpoint = f"http://{HOST}:{proxy.sockets[0].getsockname()[1]}"
-        settings = server.settings(aws_endpoint_url=endpoint)
+    async with Line.to(server.port) as line:
+        settings = server.settings(aws_endpoint_url=line.url)
         sweeper = Sweeper(spool, Stores.from_settings(settings), reports)
         line.cut_after = len(content) // 2
         assert not await sweeper.sweep()
@@ -134,6 +93,3 @@ async def test_a_network_that_is_cut_during_the_upload_leaves_no_half_object(
             await asyncio.sleep(0.1)
         assert [event.type for event in reports] == ["recording.stored"]
         assert objects(server) == {"calls/_/call_1.wav": content}
-    finally:
-        proxy.close()
-        await line.aclose()

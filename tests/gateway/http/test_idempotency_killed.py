@@ -23,10 +23,10 @@ from gateway.store.database import Database
 from gateway.store.once import LEASE, HeldKey, IdempotencyKeys
 from gateway.store.tables import CallRow, IdempotencyRow
 from tests.conftest import ACME, RIVAL
-from tests.gateway.store.test_outbox_killed import killable
 from tests.support.calls import request
 from tests.support.databases import OnPostgres, OnSqlite
 from tests.support.edge import served
+from tests.support.gateway_process import killable
 from tests.support.inprocess import Running, running, settings_in
 from tests.support.livekit_stub import LiveKitStub
 
@@ -104,15 +104,12 @@ class KilledContract:
         livekit = HeldDial()
         async with (
             served(livekit.app()) as edge,
-            killable(tmp_path, url, livekit_url=f"http://127.0.0.1:{edge.port}") as (
-                doomed,
-                settings,
-            ),
+            killable(tmp_path, url, livekit_url=f"http://127.0.0.1:{edge.port}") as doomed,
         ):
             await doomed.start()
             async with (
                 aiohttp.ClientSession(doomed.url) as http,
-                running(settings, pace=Pace(twin_wait_s=60)) as other,
+                running(doomed.settings, pace=Pace(twin_wait_s=60)) as other,
                 asyncio.TaskGroup() as group,
             ):
                 first = group.create_task(cut_off(http))

@@ -21,8 +21,8 @@ from gateway.store.database import Database
 from gateway.store.write_probe import WriteProbe
 from tests.conftest import ACME
 from tests.gateway.store.test_database_faults import DIAL, TAKES_NO_WRITES, causes, locked
-from tests.gateway.store.test_outbox_killed import killable
 from tests.support.edge import served
+from tests.support.gateway_process import killable
 from tests.support.inprocess import Running
 from tests.support.livekit_stub import LiveKitStub, phone, running_with
 
@@ -175,7 +175,7 @@ async def test_a_gateway_whose_disk_is_full(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/test.db"
     async with served(LiveKitStub().app()) as edge:
         livekit = f"http://127.0.0.1:{edge.port}"
-        async with killable(tmp_path, url, livekit_url=livekit) as (gateway, _):
+        async with killable(tmp_path, url, livekit_url=livekit) as gateway:
             # The gateway creates a new database, which makes its journal longer than its log.
             (tmp_path / "test.db").unlink()
             await gateway.start()

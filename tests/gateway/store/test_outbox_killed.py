@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -18,18 +14,14 @@ from standardwebhooks import Webhook
 from standardwebhooks import WebhookVerificationError as StandardError
 
 from core.models import CallEvent
-from core.settings import Settings
 from core.tokens import TokenIssuer
-from dev.process import ManagedProcess
-from dev.stack.environment import as_variables
-from dev.stack.options import HOST, ROOT
-from dev.stack.ports import PORTS
 from gateway.store.credentials import Vault
 from gateway.store.database import Database
 from gateway.store.webhooks import PROJECT, WebhookStore
 from tests.gateway.store.test_outbox import KINDS, Rig, by_call, rest_of_call
 from tests.support.databases import OnPostgres, OnSqlite
-from tests.support.inprocess import SECRET, settings_in
+from tests.support.gateway_process import GatewayProcess, killable
+from tests.support.inprocess import SECRET
 from tests.support.receiver import Received, Receiver, receiving
 
 pytestmark = pytest.mark.store
@@ -42,53 +34,6 @@ KILLS = 3
 def killing_points() -> list[int]:
     """Return the random counts of received events at which the gateway is killed."""
     return sorted(random.sample(range(1, EVENTS - 100), KILLS))
-
-
-class Gateway:
-    """A gateway's process, which has the same address after every restart."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.url = settings.gateway_base_url
-        self.process = ManagedProcess(
-            "gateway",
-            [sys.executable, "-m", "gateway"],
-            env=as_variables(settings),
-            cwd=ROOT,
-            log_path=folder / "gateway.log",
-        )
-
-    async def start(self) -> None:
-        await self.process.start()
-        await self.process.wait_ready(self._answers, timeout_s=60)
-
-    async def _answers(self) -> bool:
-        try:
-            async with aiohttp.request("GET", f"{self.url}/healthz") as response:
-                return response.status == 200
-        except aiohttp.ClientError:
-            return False
-
-
-@asynccontextmanager
-async def killable(
-    folder: Path, url: str, **changes: Any
-) -> AsyncIterator[tuple[Gateway, Settings]]:
-    port = PORTS.take(HOST)
-    settings = settings_in(
-        folder,
-        database_url=url,
-        gateway_host=HOST,
-        gateway_port=port,
-        webhook_allow_private=True,
-        sip_allow_private=True,
-        **changes,
-    )
-    gateway = Gateway(settings, folder)
-    try:
-        yield gateway, settings
-    finally:
-        await gateway.process.kill()
-        PORTS.give_back(port)
 
 
 async def tell(
@@ -111,7 +56,9 @@ async def tell(
             await asyncio.sleep(0.1)
 
 
-async def kill_again_and_again(gateway: Gateway, receiver: Receiver, points: list[int]) -> None:
+async def kill_again_and_again(
+    gateway: GatewayProcess, receiver: Receiver, points: list[int]
+) -> None:
     for count in points:
         await receiver.until(lambda n=count: len(ids(receiver)) >= n, timeout=120)  # type: ignore[misc]
         await gateway.process.kill()
@@ -138,11 +85,11 @@ def verify(received: list[Received], secret: str) -> None:
 class Contract:
     async def test_nothing_is_lost_and_order_holds(self, url: str, tmp_path: Path) -> None:
         points = killing_points()
-        async with receiving() as receiver, killable(tmp_path, url) as (gateway, settings):
+        async with receiving() as receiver, killable(tmp_path, url) as gateway:
             database = await Database.open(url)
             try:
                 rig = Rig(database)
-                hooks = WebhookStore(database, Vault.from_settings(settings))
+                hooks = WebhookStore(database, Vault.from_settings(gateway.settings))
                 hook = await hooks.put(
                     "acme", PROJECT, url=receiver.url, context_limit=0, timeout_s=30
                 )
