@@ -61,8 +61,8 @@ class Spool:
             path = hidden.with_suffix(_SUFFIX)
             hidden.rename(path)
         except OSError:
-            file.close()
             hidden.unlink(missing_ok=True)
+            file.close()  # raises again on a full disk: the header is still in its buffer
             raise
         return cls(path, file, owner, len(header))
 
