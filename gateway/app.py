@@ -100,6 +100,7 @@ from gateway.store.webhooks import WebhookStore
 from gateway.store.write_probe import WriteProbe
 from gateway.webhooks.payload import render
 from gateway.webhooks.sender import DRAIN_S, SLOTS, Sender
+from recordings.spool_metrics import SpoolCollector
 from recordings.stores import Stores
 from recordings.upload import sweep_recordings
 from sip.guard import Resolver, SipGuard
@@ -206,7 +207,7 @@ def _add_recordings(app: web.Application) -> None:
 def metrics_route(metrics: Metrics) -> Route:
     return Route(
         "GET /metrics",
-        metrics.handler(),
+        metrics.scraped,
         "Prometheus metrics",
         tag="Health",
         content="text/plain",
@@ -244,6 +245,7 @@ async def _recordings(app: web.Application) -> AsyncIterator[None]:
     service = app[RECORDINGS]
     spool = app[SETTINGS].data_dir / "spool" / "recordings"
     report = reporter(service, app[TIMELINE])
+    app[METRICS].registry.register(SpoolCollector(spool))
     async with (
         alongside(Retention(service).run(), "retention"),
         # Of workers on this machine that are gone.

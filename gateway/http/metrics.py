@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.aiohttp import make_aiohttp_handler
+from prometheus_client.exposition import choose_encoder
 
 from core.events import Source
 from core.models import Turn
@@ -84,8 +85,15 @@ class Metrics:
                 if part in _TURN_PARTS:
                     self._turns.labels(part).observe(milliseconds / 1000)
 
-    def handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        return make_aiohttp_handler(self.registry)
+    async def scraped(self, request: web.Request) -> web.StreamResponse:
+        """Answer what the scraper asks for. Collectors may block: they list a directory."""
+        encode, content_type = choose_encoder(",".join(request.headers.getall(hdrs.ACCEPT, [])))
+        asked = request.query.getall("name[]", [])
+        registry = self.registry.restricted_registry(asked) if asked else self.registry
+        body = await asyncio.to_thread(encode, registry)
+        response = web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+        response.enable_compression()
+        return response
 
     @web.middleware
     async def middleware(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from prometheus_client.core import Metric
 
 from core.errors import Unavailable
+from core.recordings.plan import RecordingPlan
 from dev.stack.environment import as_variables
 from dev.stack.options import ROOT
 from gateway.keys import STOPPING
 from gateway.store.database import Database
+from recordings.spool import RecordingFile
+from recordings.spool_metrics import SpoolCollector
 from tests.support.edge import served
 from tests.support.inprocess import Running, running, settings_in
 
@@ -109,6 +115,31 @@ async def test_a_strangers_paths_make_no_labels(tmp_path: Path) -> None:
     assert 0 < len(counted) <= 3
     assert "\nswitchroom_asyncio_tasks " in text and "\nprocess_open_fds " in text
     assert not any(f"/{n}" in line or f"_{n}" in line for n in range(20) for line in counted)
+
+
+async def test_spooled_recordings_are_counted_beside_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    collect = SpoolCollector.collect
+
+    def noted(self: SpoolCollector) -> Iterable[Metric]:
+        threads.append(threading.current_thread())
+        return collect(self)
+
+    monkeypatch.setattr(SpoolCollector, "collect", noted)
+    plan = RecordingPlan(key="a.wav")
+    recording = RecordingFile.create(tmp_path / "spool" / "recordings", "call_1", plan)
+    name = "switchroom_recordings_spooled"
+    async with running(settings_in(tmp_path)) as gateway:
+        async with gateway.http.get("/metrics") as response:
+            text = await response.text()
+        async with gateway.http.get("/metrics", params={"name[]": name + "_bytes"}) as response:
+            alone = await response.text()
+    recording.close()
+    assert f'{name}{{state="waiting"}} 1.0' in text
+    assert [line for line in alone.splitlines() if line[0] != "#"] == [f"{name}_bytes 80.0"]
+    assert threads and threading.current_thread() not in threads
 
 
 async def test_metrics_can_move_away(tmp_path: Path) -> None:
