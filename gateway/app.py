@@ -251,7 +251,8 @@ async def _recordings(app: web.Application) -> AsyncIterator[None]:
         # Of workers on this machine that are gone.
         alongside(sweep_recordings(spool, service.stores, report), "recordings of the spool"),
     ):
-        yield
+        with contextlib.closing(app[WORKSHOP]):
+            yield
 
 
 @contextlib.asynccontextmanager

@@ -34,7 +34,10 @@ class Peaks:
 
 
 def convert(source: IO[bytes], stored: Format, target: IO[bytes], format: Format) -> None:
-    """Write ``source``, which is ``stored``, to ``target`` in ``format``. Raises Undecodable."""
+    """Write ``source``, which is ``stored``, to ``target`` in ``format``, and flush it.
+
+    Raises Undecodable.
+    """
     codec, rate = ("pcm_s16le", RATE) if format == "wav" else ("libopus", 48_000)
     # The same source gives the same bytes, so that ranges of several requests fit together.
     with av.open(target, "w", format=format, options={"fflags": "+bitexact"}) as written:
@@ -45,6 +48,7 @@ def convert(source: IO[bytes], stored: Format, target: IO[bytes], format: Format
             frame.pts = None
             written.mux(stream.encode(frame))
         written.mux(stream.encode(None))
+    target.flush()
 
 
 def peaks_of(source: IO[bytes], stored: Format, width: int, duration_ms: int) -> Peaks:

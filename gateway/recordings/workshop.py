@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import IO, TypeVar
 
 from core.errors import ServerFault, Unavailable
 from core.recordings.config import Format
 from gateway.recordings import audio
 from gateway.recordings.audio import Peaks, Undecodable
+from gateway.recordings.kept import Kept
 from gateway.recordings.service import RecordingService
 from gateway.store.database import whole
 from gateway.store.recordings.recordings import StoredRecording
@@ -30,16 +32,26 @@ class Workshop:
     def __init__(self, service: RecordingService, *, files: int = _FILES) -> None:
         self._service = service
         self._free = files
+        self._held: Counter[str | None] = Counter()
+        self._kept = Kept()
         self._decoders = asyncio.Semaphore(_DECODERS)
 
     @contextlib.asynccontextmanager
     async def converted(
         self, recording: StoredRecording, format: Format
     ) -> AsyncIterator[IO[bytes]]:
-        """Yield the recording in ``format``. Raises Unavailable."""
+        """Yield the recording in ``format``, to be read by position. Raises Unavailable."""
+        key = recording.call_id, format
+        if (kept := self._kept.take(key)) is not None:
+            with kept:
+                yield kept
+            return
         async with self._fetched(recording) as source:
             with await asyncio.to_thread(tempfile.TemporaryFile) as target:
                 await self._decode(lambda: audio.convert(source, recording.format, target, format))
+                # A recording that we encrypt is on no disk for longer than it must be.
+                if not recording.encrypted:
+                    self._kept.add(key, target)
                 yield target
 
     async def peaks(self, recording: StoredRecording, width: int) -> Peaks:
@@ -49,14 +61,12 @@ class Workshop:
                 lambda: audio.peaks_of(source, recording.format, width, recording.duration_ms)
             )
 
+    def close(self) -> None:
+        self._kept.close()
+
     @contextlib.asynccontextmanager
     async def _fetched(self, recording: StoredRecording) -> AsyncIterator[IO[bytes]]:
-        if not self._free:
-            raise Unavailable(
-                "Too many recordings are being decoded", code="RECORDINGS_BUSY", retry_after_s=5
-            )
-        self._free -= 1
-        try:
+        with self._place(recording.auth_id):
             with await asyncio.to_thread(tempfile.TemporaryFile) as file:
                 blocks = self._service.read(recording, 0, recording.bytes)
                 async with contextlib.aclosing(blocks):
@@ -64,8 +74,23 @@ class Workshop:
                         await asyncio.to_thread(file.write, block)
                 file.seek(0)
                 yield file
+
+    @contextlib.contextmanager
+    def _place(self, tenant: str | None) -> Iterator[None]:
+        """Take a place for a tenant, who always leaves as many as it has to others."""
+        if self._held[tenant] >= self._free:
+            raise Unavailable(
+                "Too many recordings are being decoded", code="RECORDINGS_BUSY", retry_after_s=5
+            )
+        self._free -= 1
+        self._held[tenant] += 1
+        try:
+            yield
         finally:
             self._free += 1
+            self._held[tenant] -= 1
+            if not self._held[tenant]:
+                del self._held[tenant]
 
     @whole
     async def _decode(self, work: Callable[[], _T]) -> _T:

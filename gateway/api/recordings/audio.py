@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 from collections.abc import AsyncGenerator, Callable
 from typing import IO
@@ -66,7 +67,7 @@ async def recording(request: web.Request) -> web.StreamResponse:
             )
         headers[hdrs.ETAG] = f'"{stored.sha256}-{format}"'
         async with request.app[WORKSHOP].converted(stored, format) as file:
-            size = file.seek(0, 2)
+            size = os.fstat(file.fileno()).st_size
             return await _send(request, size, headers, lambda start, end: _blocks(file, start, end))
 
 
@@ -125,9 +126,8 @@ async def _streamed(
 
 
 async def _blocks(file: IO[bytes], start: int, end: int) -> AsyncGenerator[bytes, None]:
-    file.seek(start)
     while start < end:
-        block = await asyncio.to_thread(file.read, min(_BLOCK, end - start))
+        block = await asyncio.to_thread(os.pread, file.fileno(), min(_BLOCK, end - start), start)
         start += len(block)
         yield block
 

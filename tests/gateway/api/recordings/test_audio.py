@@ -15,10 +15,11 @@ import pytest
 from core.models import CallEvent
 from gateway.api.recordings import audio as api_audio
 from gateway.keys import WORKSHOP
+from gateway.recordings import audio
 from recordings.store import RecordingStore
 from tests.conftest import ACME, RIVAL, operator
 from tests.support.inprocess import Running, running, settings_in
-from tests.support.recordings import AUDIO, ask, end, recorded_call, stored_call
+from tests.support.recordings import AUDIO, ask, end, recorded_call, stored_call, tone, wav
 
 pytestmark = pytest.mark.store
 
@@ -88,6 +89,13 @@ class TestWhole:
         assert first[0] > 12_000 > 1000 > first[1]
         assert second[1] > 6000 > 1000 > second[0]
 
+    async def test_of_a_moment(self, gateway: Running, tmp_path: Path) -> None:
+        recorded = await recorded_call(gateway, wav(tone(0.04), tone(0.04)))
+        await recorded.put(tmp_path)
+        await recorded.report()
+        answer = await recorded.get("?format=ogg")
+        assert answer.body.startswith(b"OggS")  # though it fits into a buffer
+
     async def test_an_unknown_format_is_refused(self, gateway: Running, tmp_path: Path) -> None:
         recorded = await stored_call(gateway, tmp_path)
         assert (await recorded.get("?format=mp3")).status == 422
@@ -102,6 +110,20 @@ class TestWhole:
         gateway.app[WORKSHOP]._free = 1
         for _ in range(3):
             assert (await recorded.get("/peaks")).status == 200
+
+    async def test_a_conversion_is_kept_for_the_next_range(
+        self, gateway: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recorded = await stored_call(gateway, tmp_path)
+        whole = await recorded.get("?format=ogg")
+        monkeypatch.delattr(audio, "convert")  # it is not converted again
+        parts = [f"bytes={start}-{start + 499}" for start in range(0, 2000, 500)]
+        answers = await asyncio.gather(
+            *(recorded.get("?format=ogg", {"Range": part}) for part in parts)
+        )
+        assert b"".join(answer.body for answer in answers) == whole.body[:2000]
+        assert (await recorded.delete()).status == 200
+        assert (await recorded.get("?format=ogg")).status == 410
 
 
 class TestRanges:
