@@ -15,10 +15,10 @@ from core.jobs import Assignment, CallBrief
 from core.recordings.command import Command
 from core.settings import Settings
 from core.tasks.within import within
-from core.transfers import TransferOrder, TransferResult
 from worker.brains.choice import brain_of
 from worker.endings import ENDINGS, Cause
 from worker.handover.transfer import Transfers
+from worker.handover.witness import Witness, witness_of
 from worker.job import patiently
 from worker.line import Line
 from worker.link.client import Gateway
@@ -45,9 +45,6 @@ _CALLER_WITHIN_S = 5.0  # a caller joins before the agent; one who is not there 
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
 _TOLD_WITHIN_S = 1.0
 _SAID_LAST_WORDS: set[Cause] = {"agent_hung_up", "voicemail_reached", "consent_refused"}
-# The gateway responds to a transfer request when the human has answered. The request is repeated
-# after this long without a response.
-_TRANSFER_WITHIN_S = 120.0
 
 
 class Call:
@@ -66,7 +63,9 @@ class Call:
         tools_http: aiohttp.ClientSession,
         gateway: Gateway,
         reporter: Reporter,
+        draining: asyncio.Event | None = None,
     ) -> None:
+        """``draining`` is set when the worker is to stop as soon as its agents are done."""
         self._line = line
         self._ask = ask
         self._settings = settings
@@ -74,6 +73,7 @@ class Call:
         self._tools_http = tools_http
         self._gateway = gateway
         self._reporter = reporter
+        self._draining = draining or asyncio.Event()
         self._clock = CallClock(line)
         self._gate = Gate(reporter.post, self._clock.now_ms)
         self._recorder: Recorder | None = None
@@ -83,6 +83,7 @@ class Call:
         self._conversation: Conversation | None = None
         self._opening: Opening | None = None
         self._transfers: Transfers | None = None
+        self._witness: Witness | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._keys = Keypad(self._keys_pressed)
         self._recording.deafened.append(self._keys.deafen)
@@ -117,7 +118,7 @@ class Call:
             self._gate.redactor = redactor_of(brief, self._clock.now_ms)
             self._line.meet(brief)
             # Synthesis takes time, so start on the greeting before anybody can hear it.
-            conversation = self._conversation = self._begin(brief)
+            conversation = self._conversation = self._begin(brief, found.token)
             self._recording.deafened.append(conversation.mask)
             tasks.create_task(conversation.prepare())
             tasks.create_task(conversation.warm())
@@ -144,7 +145,7 @@ class Call:
             if self._machine is not None:
                 tasks.create_task(self._machine.run(conversation, partial(line.hear, SAMPLE_RATE)))
 
-    def _begin(self, brief: CallBrief) -> Conversation:
+    def _begin(self, brief: CallBrief, token: str) -> Conversation:
         config = brief.agent.config
         self._opening = Opening(
             brief,
@@ -161,23 +162,6 @@ class Call:
             on_prompt=self._prompt,
         )
         self._recording.deafened.append(partial(self._silence.busy, "mask"))
-        if config.transfer_number is not None:
-            self._transfers = Transfers(
-                brief,
-                line=self._line,
-                ask=self._ask_transfer,
-                post=self._reporter.post,
-                delivered=self._reporter.delivered,
-                on_hold=self._hold,
-                on_over=self._end,
-            )
-        actions = Actions(
-            tone=self._line.press,
-            post=self._gate.post,
-            hang_up=partial(self._end, "agent_hung_up"),
-            transfer=no_transfer if self._transfers is None else self._transfers.transfer,
-            recording=self._recording,
-        )
         self._recorder = recorder_of(
             brief,
             self._line,
@@ -185,6 +169,25 @@ class Call:
             clock=self._clock,
             gate=self._gate,
             post=self._reporter.post,
+        )
+        if config.transfer_number is not None:
+            self._witness = witness_of(brief, self._recorder, self._draining)
+            self._transfers = Transfers(
+                brief,
+                line=self._line,
+                ask=partial(self._gateway.transfer, brief.call_id, token),
+                post=self._reporter.post,
+                delivered=self._reporter.delivered,
+                on_hold=self._hold,
+                on_over=self._end,
+                witness=self._witness,
+            )
+        actions = Actions(
+            tone=self._line.press,
+            post=self._gate.post,
+            hang_up=partial(self._end, "agent_hung_up"),
+            transfer=no_transfer if self._transfers is None else self._transfers.transfer,
+            recording=self._recording,
         )
         self._ambience = ambient_sound(config)
         if brief.direction == "outbound" and MachinePolicy.wanted(config):
@@ -224,11 +227,6 @@ class Call:
             recorded=brief.recording is not None,
         )
 
-    async def _ask_transfer(self, order: TransferOrder) -> TransferResult:
-        assert self._assignment is not None
-        call_id, token = self._assignment.brief.call_id, self._assignment.token
-        return await self._gateway.transfer(call_id, token, order, _TRANSFER_WITHIN_S)
-
     def _hold(self, on: bool) -> None:
         """Put the caller on hold or take them off it; speech and keys are ignored on hold."""
         if self._silence is not None:
@@ -259,6 +257,8 @@ class Call:
             self._silence.start()
 
     def key(self, key: str) -> None:
+        if self._witness is not None and self._witness.begun:
+            return  # it is for the human
         self._gate.post("dtmf.received", {"digit": key})
         if self._silence is not None:
             self._silence.touch()
@@ -337,14 +337,18 @@ class Call:
     # The end
 
     def _end(self, cause: Cause, detail: str = "") -> None:
-        """End the call. The first cause counts; later ones are ignored."""
+        """End the call for the agent. The first cause counts; later ones only end a witness."""
         if not self._over.done():
             log.info("call over", extra={"cause": cause, "detail": detail})
             self._over.set_result((cause, detail))
+        elif self._witness is not None:
+            self._witness.over(cause)
 
     async def _finish(self, cause: Cause, detail: str) -> None:
         ending = ENDINGS[cause]
-        self._stop_clocks()
+        stays = self._witness is not None and self._witness.stays(cause)
+        if not stays:
+            self._stop_clocks()
         if self._transfers is not None:
             await self._transfers.aclose()
         conversation = self._conversation
@@ -360,16 +364,25 @@ class Call:
                 "call.ended", ended(ending.status, ending.reason, cause=cause, detail=detail)
             )
         if ending.hang_up and self._line.present:
-            await self._line.hang_up(told=await self._told())
+            # A leaving leg does not show the reason for the end, so the gateway has it first.
+            told = self._clock.answered_at is not None and await self._reporter.told(_TOLD_WITHIN_S)
+            await self._line.hang_up(told=told)
         await self._stop_ambience()
         await self._line.fall_silent()
-        if self._recorder is not None:
+        if self._recorder is not None and not stays:
             self._recorder.end()
         if conversation is not None:
             await conversation.aclose()
         self._gate.close()
+        stopped = cause
+        if self._witness is not None and stays:
+            self._recording.deafened.clear()  # the agent is gone
+            stopped = await self._witness.stay()
+            self._stop_clocks()
         if self._recorder is not None:
-            await self._recorder.finish(cause)
+            await self._recorder.finish(stopped)
+        if self._transfers is not None:
+            self._transfers.close()
         await self._line.leave()
         self._reporter.post("agent.left", {"cause": cause})
 
@@ -384,17 +397,3 @@ class Call:
         self._recording.close()
         if self._silence is not None:
             self._silence.stop()
-
-    async def _told(self) -> bool:
-        """Wait until the gateway has the reason for the end, which a leaving leg does not show.
-
-        Return False if the call was not answered, or the gateway does not respond in time.
-        """
-        if self._clock.answered_at is None:
-            return False
-        try:
-            async with asyncio.timeout(_TOLD_WITHIN_S):
-                await self._reporter.delivered()
-        except TimeoutError:
-            return False
-        return True

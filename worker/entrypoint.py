@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from multiprocessing.connection import Connection
 
 import aiohttp
 from livekit.agents import JobContext, JobProcess
@@ -15,6 +16,7 @@ from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
 from worker.call import Call
+from worker.drain import drained
 from worker.job import CallJob, facts, placed, read_job
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
@@ -25,8 +27,9 @@ from worker.voice.providers import build_llm_client
 _DELIVER_WITHIN_S = 5.0
 
 
-def prewarm(process: JobProcess, settings: Settings) -> None:
+def prewarm(process: JobProcess, settings: Settings, drain: Connection) -> None:
     """Prepare a new job process with everything that its call needs."""
+    process.userdata["drain"] = drain
     assert settings.livekit_api_secret is not None
     process.userdata["settings"] = settings
     process.userdata["tokens"] = TokenIssuer(settings.livekit_api_secret.get_secret_value())
@@ -54,6 +57,7 @@ async def entrypoint(ctx: JobContext) -> None:
                 tools_http=tools_http,
                 gateway=gateway,
                 reporter=reporter,
+                draining=drained(ctx.proc.userdata["drain"]),
             )
             await call.run()
         finally:

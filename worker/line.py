@@ -83,7 +83,7 @@ class Listener(Protocol):
 
 
 class Consultation(Protocol):
-    """The consultation of a human before a warm transfer. Call ``hold`` once, then ``aclose``."""
+    """The consultation of a human before a warm transfer. Call ``hold`` once; at last ``close``."""
 
     async def hold(self, ring: Callable[[], Awaitable[TransferResult]]) -> None:
         """Keep the caller on hold until caller and human hear each other.
@@ -99,7 +99,10 @@ class Consultation(Protocol):
     async def hang_up(self) -> None:
         """Hang up on the human if they are on the line. Bounded; raises nothing."""
 
-    async def aclose(self) -> None:
+    def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
+        """Yield the human's audio, as ``Line.hear`` does the far end's."""
+
+    def close(self) -> None:
         """Stop watching the human."""
 
 
@@ -169,11 +172,15 @@ class Line(Protocol):
         brief: CallBrief,
         transfer_id: str,
         *,
+        recorded: bool,
         on_connected: Callable[[], None],
         on_left: Callable[[str], None],
     ) -> Consultation:
-        """Prepare a warm transfer. ``on_connected`` is called when caller and human hear each
-        other, ``on_left`` when the human leaves, at any time, with the line's reason."""
+        """Prepare a warm transfer. ``recorded``: caller and human will be recorded.
+
+        ``on_connected`` is called when caller and human hear each other, ``on_left`` when the human
+        leaves, at any time, with the line's reason.
+        """
 
     async def drain(self) -> None:
         """Wait until the far end has heard everything that was sent."""

@@ -22,6 +22,7 @@ from recordings.spool_metrics import SpoolCollector
 from recordings.stores import Stores
 from recordings.upload import sweep_at_the_end, sweep_recordings
 from worker._private import is_connecting
+from worker.drain import Drain
 from worker.entrypoint import entrypoint, prewarm
 from worker.job import facts, identity, read_job
 from worker.link.client import Gateway
@@ -85,8 +86,8 @@ class Admission:
             self._starting.discard(request.id)
 
 
-def build_server(settings: Settings) -> AgentServer:
-    """Build an AgentServer from the settings alone, which need the LiveKit key and secret."""
+def build_server(settings: Settings, drain: Drain) -> AgentServer:
+    """Build an AgentServer. The settings need the LiveKit key and secret; jobs get ``drain``."""
     assert settings.livekit_api_secret is not None
     server = AgentServer(
         ws_url=settings.livekit_url,
@@ -101,7 +102,7 @@ def build_server(settings: Settings) -> AgentServer:
         initialize_process_timeout=_PROCESS_START_TIMEOUT_S,
         shutdown_process_timeout=_PROCESS_END_TIMEOUT_S,
         max_retry=_FOR_EVER,
-        setup_fnc=partial(prewarm, settings=settings),
+        setup_fnc=partial(prewarm, settings=settings, drain=drain.told),
         load_threshold=float("inf"),
         preload_modules=["worker.preload"],
         log_level=settings.log_level,
@@ -127,7 +128,8 @@ async def serve(settings: Settings) -> None:
     tokens = TokenIssuer(settings.livekit_api_secret.get_secret_value())
     async with aiohttp.ClientSession() as http:
         gateway = Gateway(http, settings.gateway_base_url)
-        server = build_server(settings)
+        drain = Drain()
+        server = build_server(settings, drain)
         draining = False
 
         def heartbeat() -> Heartbeat | None:
@@ -159,6 +161,7 @@ async def serve(settings: Settings) -> None:
             if not running.done():
                 draining = True
                 presence.hurry()
+                drain.begin()
                 await _drain(server)
             await server.aclose()
             await running

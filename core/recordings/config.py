@@ -26,6 +26,9 @@ class Recording(_Part):
 
     enabled: bool = False
     format: Format = Field("wav", description="wav: 16 kHz, 16 bits. ogg: Opus.")
+    after_transfer: bool = Field(
+        False, description="Go on after a warm transfer, with the human on the right channel."
+    )
     retention_days: int | None = Field(
         None, ge=1, le=36_500, description="null: RECORDINGS_RETENTION_DAYS."
     )

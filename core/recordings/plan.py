@@ -14,6 +14,7 @@ class RecordingPlan(Model):
     key: str
     format: Format = "wav"
     region: Region | None = None
+    after_transfer: bool = False
 
 
 def object_key(call_id: str, auth_id: str | None, created_at: datetime, format: Format) -> str:

@@ -172,6 +172,7 @@ def plan_of(call: Call, agent: Agent, tenant: TenantRecordings) -> RecordingPlan
         key=object_key(call.id, call.auth_id, call.created_at, wanted.format),
         format=wanted.format,
         region=region_of(agent.config, tenant),
+        after_transfer=wanted.after_transfer,
     )
 
 

@@ -32,6 +32,10 @@ def faults_of(
         if needed and region is not None and not _has_store(settings, region):
             none = f"No store is configured for {region} (RECORDINGS_URL_{region.upper()})"
             found.append(Detail("region", none, "region_without_store"))
+    if config.recording.after_transfer and config.redaction.kinds and config.redaction.audio:
+        # Nobody transcribes a human, so no words of theirs would be found on the recording.
+        unknown = "Audio is not redacted after a transfer: set redaction.audio to false"
+        found.append(Detail("recording.afterTransfer", unknown, "not_redacted"))
     return found
 
 

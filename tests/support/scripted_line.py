@@ -169,6 +169,7 @@ class ScriptedLine:
         brief: CallBrief,
         transfer_id: str,
         *,
+        recorded: bool,
         on_connected: Callable[[], None],
         on_left: Callable[[str], None],
     ) -> Consultation:

@@ -72,20 +72,30 @@ async def agent(gateway: Gateway, **changes: Any) -> str:
 
 @contextlib.asynccontextmanager
 async def asking(
-    gateway: Gateway, phone: Phone, sip: dict[str, str] | None = None, **changes: Any
+    gateway: Gateway,
+    phone: Phone,
+    sip: dict[str, str] | None = None,
+    *,
+    record: bool = False,
+    **changes: Any,
 ) -> AsyncIterator[tuple[Placed, PhoneCall]]:
     """Yield a call whose caller has just asked for a human. ``sip``: the call's own trunk."""
-    async with asking_nothing(gateway, phone, sip, **changes) as (placed, call):
+    async with asking_nothing(gateway, phone, sip, record=record, **changes) as (placed, call):
         await call.dtmf("9")
         yield placed, call
 
 
 @contextlib.asynccontextmanager
 async def asking_nothing(
-    gateway: Gateway, phone: Phone, sip: dict[str, str] | None = None, **changes: Any
+    gateway: Gateway,
+    phone: Phone,
+    sip: dict[str, str] | None = None,
+    *,
+    record: bool = False,
+    **changes: Any,
 ) -> AsyncIterator[tuple[Placed, PhoneCall]]:
     """Yield a call whose caller talks with the agent."""
-    body = request("", agent=await agent(gateway, **changes), sip=sip)
+    body = request("", agent=await agent(gateway, **changes), sip=sip, record=record)
     placed = await Placed.place(gateway, body)
     call = await phone.next_call(10)
     await call.answered(10)

@@ -27,7 +27,7 @@ ORDER = (
     {"voice"},
     {"privacy"},
     {"timing", "line", "job"},
-    {"link", "endings", "silence", "_private"},
+    {"link", "drain", "endings", "silence", "_private"},
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 # These may use rooms: the room line, and the modules that take LiveKit's jobs.

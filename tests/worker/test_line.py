@@ -15,6 +15,7 @@ from livekit.agents.utils import http_context
 
 from core.jobs import Assignment, CallBrief
 from core.models import Agent, AgentConfig, CallEvent
+from core.transfers import TransferOrder, TransferResult
 from core.url_guard import guarded_session
 from dev.providers import Control, Deepgram, OpenAI, Providers, Rule, Script, ToolCall
 from dev.stack.environment import GivenSettings
@@ -57,7 +58,7 @@ CONTROL = Control(
 
 
 class Keeping(Gateway):
-    """A gateway that keeps the reported events and orders nothing."""
+    """A gateway that keeps the reported events. Every human whom it dials answers."""
 
     def __init__(self, http: aiohttp.ClientSession, call: ReportedCall) -> None:
         super().__init__(http, "http://127.0.0.1:9")
@@ -68,6 +69,9 @@ class Keeping(Gateway):
             self._call.events += events
             self._call.changed.notify_all()
         return False
+
+    async def transfer(self, call_id: str, token: str, order: TransferOrder) -> TransferResult:
+        return TransferResult(outcome="answered", identity="human")
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module")
@@ -97,7 +101,7 @@ class Served:
     def __init__(self, line: ScriptedLine, call: ReportedCall, running: asyncio.Task[None]) -> None:
         self.line = line
         self.call = call
-        self._running = running
+        self.running = running
 
     async def greeted(self) -> None:
         """Answer as the far end, and wait for the greeting."""
@@ -116,15 +120,25 @@ class Served:
     async def over(self) -> dict[str, Any]:
         """Return the data of ``call.ended``, once the worker has left."""
         async with asyncio.timeout(20):
-            await self._running
+            await self.running
         await self.call.event("agent.left")
         (end,) = self.call.of("call.ended")
         return end.data
 
 
 @asynccontextmanager
-async def serving(providers: Providers, folder: Path, **changes: Any) -> AsyncIterator[Served]:
+async def serving(
+    providers: Providers,
+    folder: Path,
+    *,
+    line: ScriptedLine | None = None,
+    draining: asyncio.Event | None = None,
+    told_of: dict[str, Any] | None = None,
+    **changes: Any,
+) -> AsyncIterator[Served]:
+    """``told_of``: fields of the brief. ``changes``: fields of the agent."""
     settings = GivenSettings(
+        data_dir=folder,
         deepgram_base_url=providers.deepgram_base_url,
         openai_base_url=providers.openai_base_url,
         cartesia_base_url=providers.cartesia_base_url,
@@ -133,9 +147,9 @@ async def serving(providers: Providers, folder: Path, **changes: Any) -> AsyncIt
         cartesia_api_key="cartesia-key",
         endpointing_ms=300,
     )
-    known, told = brief(**changes), ReportedCall()
-    scripted = ScriptedLine()
-    line: Line = scripted
+    known, told = brief(**changes).model_copy(update=told_of or {}), ReportedCall()
+    scripted = line or ScriptedLine()
+    of_the_call: Line = scripted
     model = build_llm_client(settings)
     async with (
         http_context.open(),
@@ -151,13 +165,14 @@ async def serving(providers: Providers, folder: Path, **changes: Any) -> AsyncIt
             return Assignment(brief=known, token="token")
 
         call = Call(
-            line,
+            of_the_call,
             ask,
             settings,
             llm_client=model,
             tools_http=tools_http,
             gateway=gateway,
             reporter=reporter,
+            draining=draining,
         )
         running = asyncio.create_task(call.run())
         try:
@@ -214,7 +229,7 @@ async def test_a_conversation(providers: Providers, tmp_path: Path) -> None:
 async def test_a_transfer_that_the_line_cannot_do(
     providers: Providers, tmp_path: Path, mode: str
 ) -> None:
-    numbers = {"transfer_number": "+15551230077", "transfer_mode": mode}
+    numbers: dict[str, Any] = {"transfer_number": "+15551230077", "transfer_mode": mode}
     async with serving(providers, tmp_path, **numbers) as served:
         await served.greeted()
         served.line.says("Please give me a human!")

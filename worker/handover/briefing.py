@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.jobs import CallBrief
-from core.models import AgentConfig
+from worker.opening.texts import recorded_notice
 from worker.voice.yes_no import known_language
 
 # Spoken in the agent's language, or in English if it is not here.
@@ -46,11 +46,16 @@ _TEXTS = {
 }
 
 
-def briefing(config: AgentConfig, brief: CallBrief) -> str:
-    """Return the text for the human: the agent's briefing or who calls, then how to answer."""
+def briefing(brief: CallBrief, *, recorded: bool) -> str:
+    """Return the text for the human: the agent's briefing or who calls, then how to answer.
+
+    ``recorded``: their conversation with the caller is. It is said to them if callers are told.
+    """
+    config = brief.agent.config
     told, unknown, choice = _TEXTS[known_language(config.language)]
     caller = brief.from_number if brief.direction == "inbound" else brief.to_number
     # Spaced, so that it is read digit by digit and not as one large number.
     who = " ".join(caller.removeprefix("+")) if caller else ""
     words = config.transfer_briefing or (told.format(who=who) if who else unknown)
-    return f"{words.strip()} {choice}"
+    notice = recorded_notice(brief) if recorded else None
+    return " ".join(part for part in (words.strip(), notice, choice) if part)

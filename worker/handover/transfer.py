@@ -2,9 +2,10 @@
 
 Cold: the gateway refers the caller's phone to the human. Warm: the gateway dials the human onto
 the caller's line; the caller hears music, the human a briefing, and neither hears the other. When
-the human accepts with a key or a word, they hear each other, and the agent leaves. In every other
-case the human's phone is hung up and the caller is back with the agent. The line does either, or
-raises NotSupported (worker.line: ``refer``, ``consult``).
+the human accepts with a key or a word, they hear each other, and the agent leaves (its worker may
+stay to record them: worker.handover.witness). In every other case the human's phone is hung up and
+the caller is back with the agent. The line does either, or raises NotSupported (worker.line:
+``refer``, ``consult``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from core.jobs import CallBrief
 from core.models import new_id
 from core.transfers import TransferOrder, TransferResult, failure
 from worker.endings import Cause
-from worker.line import Line, NotSupported, TransferFailed
+from worker.handover.witness import Witness
+from worker.line import Consultation, Line, NotSupported, TransferFailed
 from worker.link.backoff import Backoff
 from worker.link.client import Refused, Unavailable
 from worker.tools.actions import ActionFailed
@@ -55,6 +57,7 @@ class Transfers:
         delivered: Callable[[], Awaitable[None]],
         on_hold: Callable[[bool], None],
         on_over: Callable[[Cause, str], None],
+        witness: Witness | None = None,
         ask_longer_s: float = _ASK_LONGER_S,
     ) -> None:
         """``ask`` asks the gateway for the transfer and raises Unavailable or Refused.
@@ -70,9 +73,11 @@ class Transfers:
         self._delivered = delivered
         self._on_hold = on_hold
         self._on_over = on_over
+        self._witness = witness
         self._ask_within_s = brief.agent.config.transfer_ringing_ms / 1000 + ask_longer_s
         self._task: asyncio.Task[None] | None = None
         self._referring = False
+        self._consultation: Consultation | None = None
         self._connected = False
         self._caller_gone: tuple[Cause, str] | None = None
 
@@ -112,6 +117,11 @@ class Transfers:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_STOP_WITHIN_S)
+
+    def close(self) -> None:
+        """Stop watching a human who has taken the call."""
+        if self._consultation is not None:
+            self._consultation.close()
 
     async def _transfer(self) -> None:
         order = TransferOrder(transfer_id=new_id("trf"))
@@ -167,9 +177,10 @@ class Transfers:
     # --- warm
 
     async def _consult(self, order: TransferOrder) -> None:
-        consultation = self._line.consult(
+        consultation = self._consultation = self._line.consult(
             self._brief,
             order.transfer_id,
+            recorded=self._witness is not None and self._witness.wanted,
             on_connected=self._together,
             on_left=self._human_left,
         )
@@ -177,17 +188,19 @@ class Transfers:
             await consultation.hold(partial(self._ordered, order))
             # Stay until the gateway knows that it has to follow the call to its end.
             await self._delivered()
-            stays = consultation.present
         except asyncio.CancelledError:
             # Something else ended the call, so hang up on the human here.
             await consultation.hang_up()
             raise
         finally:
-            await consultation.aclose()
-        self._on_over("handed_over" if stays else "transfer_ended", "")
+            if not self._connected:
+                consultation.close()
+        self._on_over("handed_over" if consultation.present else "transfer_ended", "")
 
     def _together(self) -> None:
         self._connected = True
+        if self._witness is not None and self._consultation is not None:
+            self._witness.begin(self._consultation.hear)
         self._post("transfer.accepted")
         self._post("call.transferred", {"to": self._config.transfer_number, "mode": "warm"})
 

@@ -13,6 +13,9 @@ from core.models import CallEvent
 from core.transfers import TransferOrder, TransferResult
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
+# The gateway responds to a transfer request when the human has answered. The request is repeated
+# after this long without a response.
+_TRANSFER_TIMEOUT = aiohttp.ClientTimeout(total=120, connect=3)
 
 
 class GatewayError(Exception):
@@ -67,13 +70,10 @@ class Gateway:
             return False
         return isinstance(answer, dict) and answer.get("over") is True
 
-    async def transfer(
-        self, call_id: str, token: str, order: TransferOrder, within_s: float
-    ) -> TransferResult:
+    async def transfer(self, call_id: str, token: str, order: TransferOrder) -> TransferResult:
         """Order a transfer and wait for the outcome. Idempotent."""
         path = f"/internal/calls/{call_id}/transfer"
-        timeout = aiohttp.ClientTimeout(total=within_s, connect=3)
-        body = await self._request("POST", path, token, order.wire(), timeout)
+        body = await self._request("POST", path, token, order.wire(), _TRANSFER_TIMEOUT)
         try:
             return TransferResult.model_validate_json(body)
         except ValidationError as error:

@@ -102,6 +102,15 @@ class Reporter:
         """Wait until the gateway has all events posted so far."""
         await self._delivered.wait()
 
+    async def told(self, within_s: float) -> bool:
+        """Wait as ``delivered`` does; return False if the gateway does not respond in time."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self.delivered()
+        except TimeoutError:
+            return False
+        return True
+
     async def aclose(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for delivery, then leave the rest to the sweeper.
 

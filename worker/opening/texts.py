@@ -93,6 +93,12 @@ def disclosure(brief: CallBrief) -> str | None:
     return texts.transcribed if brief.recording is None else texts.recorded
 
 
+def recorded_notice(brief: CallBrief) -> str | None:
+    """Return what a human who takes over a recorded call is told; None if callers are not."""
+    discloses = brief.consent != "none" or brief.agent.config.disclosure.text is not None
+    return _of(brief).recorded if discloses else None
+
+
 def question(brief: CallBrief) -> str | None:
     """Return the question about consent; None if it is not asked."""
     if brief.consent != "opt_in":

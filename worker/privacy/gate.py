@@ -54,6 +54,9 @@ class Gate:
     def is_open(self) -> bool:
         return not self._reasons
 
+    def is_shut_for(self, why: Reason) -> bool:
+        return why in self._reasons
+
     def shut(self, why: Reason) -> None:
         if not self._reasons:
             self._spans.append((self._now_ms(), None))

@@ -1,7 +1,7 @@
 """Brings caller and agent onto one clock, as frames of a stereo recording.
 
-Left is the caller, right the agent. Positions are samples since the answer, as the far end heard
-them. What may not be kept is silence on both channels.
+Left is the caller, right the agent, or the human who has taken over. Positions are samples since
+the answer, as the far end heard them. What may not be kept is silence on both channels.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from core.arrivals import SOON_S, Arrivals
+from core.arrivals import SOON_S
 from core.audio import Pcm
 from core.sound_reports import SoundReport
 from worker.privacy.gate import Span
-from worker.recording.resample import RATE, Resampler
+from worker.recording.received import Received
+from worker.recording.resample import RATE
 from worker.recording.sound_times import SoundTimes
 from worker.recording.track import Track
 from worker.timing.call_clock import CallClock
 
 Frames = npt.NDArray[np.int16]
-"""Samples of shape (n, 2): caller, agent."""
+"""Samples of shape (n, 2): caller, agent or human."""
 
 
 PLACED_S: Final = 3.0
@@ -35,22 +36,23 @@ class Mixer:
     """The frames of one call that were not taken yet. ``silent`` returns the spans to leave out."""
 
     def __init__(self, clock: CallClock, rate: int, silent: Callable[[], Iterable[Span]]) -> None:
-        """``rate`` is the caller's."""
+        """``rate`` is that of the audio that is received."""
         self._clock = clock
         self._silent = silent
-        self._arrivals = Arrivals(rate)
-        self._times = SoundTimes(rate, RATE)
+        self._from_caller, self._from_human = Received(rate), Received(rate)
+        self._times = SoundTimes(RATE)
         self._said: deque[tuple[float, Pcm]] = deque()
         self._played: deque[tuple[float, Pcm, bool]] = deque()
-        self._resampler = Resampler(rate)
-        self._resampled = 0
-        self._rate = rate
-        self._heard = 0  # of the caller, samples at ``rate``
-        self._caller, self._agent = Track(), Track()
+        self._human: deque[tuple[float, Pcm]] = deque()
+        self._caller, self._other = Track(), Track()
 
     def heard(self, pcm: Pcm, arrived: float) -> None:
         """The next piece of the caller's audio arrived at that time (Unix seconds)."""
-        self._arrivals.push(pcm, arrived)
+        self._from_caller.push(pcm, arrived)
+
+    def heard_human(self, pcm: Pcm, arrived: float) -> None:
+        """The next piece of the human's audio arrived at that time (Unix seconds)."""
+        self._from_human.push(pcm, arrived)
 
     def played(self, left: float, pcm: Pcm, anew: bool) -> None:
         """A piece of the agent's voice at RATE left at that time; see ``VoiceTap``."""
@@ -63,27 +65,27 @@ class Mixer:
 
     def settle(self, now: float, *, rest: bool = False) -> None:
         """Place what came and left until PLACED_S ago, or all the ``rest``."""
-        for sent, pcm in self._arrivals.settled(inf if rest else now - SOON_S):
-            self._times.said(sent, pcm)
-            self._said.append((sent, pcm))
+        came_before = inf if rest else now - SOON_S
+        for at, pcm in self._from_caller.settled(came_before):
+            self._times.said(at, pcm)
+            self._said.append((at, pcm))
+        self._human.extend(self._from_human.settled(came_before))
         delays = self._times.measured(now - SOON_S)
         if delays is not None:
             self._clock.measured(*delays)
-        before = inf if rest else now - PLACED_S
-        while self._said and self._said[0][0] < before:
-            self._place_said(*self._said.popleft())
-        while self._played and self._played[0][0] < before:
-            left, pcm, anew = self._played.popleft()
-            self._agent.follow(self._position(left + self._clock.heard_delay_s), pcm, anew=anew)
+        self._place(inf if rest else now - PLACED_S)
 
-    def _place_said(self, sent: float, pcm: Pcm) -> None:
-        # The resampler lags behind: its next sample is an earlier one.
-        behind_s = self._heard / self._rate - self._resampled / RATE
-        resampled = self._resampler.push(pcm)
-        self._heard += len(pcm)
-        self._resampled += len(resampled)
-        position = self._position(sent - behind_s - self._clock.said_delay_s)
-        self._caller.follow(position, resampled)
+    def _place(self, before: float) -> None:
+        while self._said and self._said[0][0] < before:
+            at, pcm = self._said.popleft()
+            self._caller.follow(self._position(at - self._clock.said_delay_s), pcm)
+        while self._played and self._played[0][0] < before:
+            at, pcm, anew = self._played.popleft()
+            self._other.follow(self._position(at + self._clock.heard_delay_s), pcm, anew=anew)
+        while self._human and self._human[0][0] < before:
+            at, pcm = self._human.popleft()
+            # The caller hears the human about when we do: LiveKit sends it to both.
+            self._other.follow(self._position(at), pcm)
 
     @property
     def taken(self) -> int:
@@ -99,7 +101,7 @@ class Mixer:
         kept = np.ones(max(0, until - begin), np.bool_)
         for first, last in self._silent_positions():
             kept[max(0, first - begin) : None if last is None else max(0, last - begin)] = False
-        frames = np.stack((self._caller.take(until), self._agent.take(until)), axis=1)
+        frames = np.stack((self._caller.take(until), self._other.take(until)), axis=1)
         frames[~kept] = 0
         for from_ms, to_ms in redacted:
             first, last = (max(0, ms * RATE // 1000 - begin) for ms in (from_ms, to_ms))

@@ -35,8 +35,8 @@ LAG_S: Final = 4.0
 """Audio is written this much later: by then it has been placed."""
 
 _EVERY_S: Final = 1.0
-_PIECE_MS: Final = 100  # of the caller's audio; each piece costs the event loop some work
-_HEAR_AGAIN_S: Final = 0.2  # after the caller's track has ended, possibly to come back
+_PIECE_MS: Final = 100  # of received audio; each piece costs the event loop some work
+_HEAR_AGAIN_S: Final = 0.2  # after a track has ended, possibly to come back
 _CLOSE_WITHIN_S: Final = 5.0
 _SILENCE: Final = 10 * RATE  # frames of leading silence that are written at once
 
@@ -66,6 +66,10 @@ def recorder_of(
     )
 
 
+Hear = Callable[[int, int], AsyncGenerator[Pcm]]
+"""Returns the audio of somebody on the line, at this rate and in pieces of at most so many ms."""
+
+
 class File(Protocol):
     """A recording's file (recordings.spool.RecordingFile). Methods block, and raise OSError."""
 
@@ -77,6 +81,7 @@ class File(Protocol):
 class Recorder:
     """Call ``speak`` before the answer, ``start`` at it, ``end`` at the end, and then ``finish``.
 
+    ``join`` puts a human in the agent's place.
     ``create`` makes the file. It is called once something is there that may be kept.
     ``recording.*`` events are posted with ``post``. ``silencer`` is redaction's; None: no words are
     silenced.
@@ -105,9 +110,10 @@ class Recorder:
         self._holds: list[Span] = []
         self._file: File | None = None
         self._told = False
+        self._joined = False
         self._over = asyncio.Event()
         self._until: float | None = None  # the end of the call
-        self._hearing: asyncio.Task[None] | None = None
+        self._hearing: list[asyncio.Task[None]] = []
         self._writing: asyncio.Task[None] | None = None
 
     def speak(self, sink: io.AudioOutput) -> io.AudioOutput:
@@ -120,8 +126,25 @@ class Recorder:
         self._gate.opened.append(self._begun)
         self._begun()
         self._line.report_sound(self._mixer.report)
-        self._hearing = asyncio.create_task(self._hear(), name="recording: hear")
-        self._writing = asyncio.create_task(self._write(self._hearing), name="recording: write")
+        self._listen(self._line.hear, self._mixer.heard)
+        self._writing = asyncio.create_task(self._write(), name="recording: write")
+
+    def join(self, hear: Hear) -> None:
+        """Record a human in the agent's place from now on, and take the caller off hold."""
+        self._joined = True
+        self._tap = None
+        self.hold(False)
+        self._listen(hear, self._mixer.heard_human)
+
+    @property
+    def may_go_on(self) -> bool:
+        """True from the answer on, unless writing failed, or the caller did not consent."""
+        runs = self._writing is not None and not self._over.is_set()
+        return runs and not self._gate.is_shut_for("consent")
+
+    async def stopped(self) -> None:
+        """Wait until ``finish``, or until writing has failed."""
+        await self._over.wait()
 
     def hold(self, on: bool) -> None:
         """Leave out everything while the caller is on hold."""
@@ -149,8 +172,12 @@ class Recorder:
         self._over.set()
         await asyncio.wait({self._writing}, timeout=_CLOSE_WITHIN_S)
         if self._told:
-            reason = "transfer" if cause in _TRANSFERRED else "call_ended"
-            self._post("recording.stopped", {"reason": reason})
+            self._post("recording.stopped", {"reason": self._why(cause)})
+
+    def _why(self, cause: Cause) -> str:
+        if self._joined:
+            return "worker_stopped" if cause == "worker_stopped" else "call_ended"
+        return "transfer" if cause in _TRANSFERRED else "call_ended"
 
     def _begun(self) -> None:
         if self._gate.is_open and not self._told and not self._over.is_set():
@@ -161,24 +188,31 @@ class Recorder:
         return (*self._gate.spans(), *self._holds)
 
     def _played(self, left: float, pcm: Pcm, anew: bool) -> None:
-        if self._writing is not None and not self._writing.done():
+        if self._tap is not None and self._writing is not None and not self._writing.done():
             self._mixer.played(left, pcm, anew)
 
-    async def _hear(self) -> None:
+    def _listen(self, hear: Hear, into: Callable[[Pcm, float], None]) -> None:
+        task = asyncio.create_task(self._hear(hear, into), name="recording: hear")
+        self._hearing.append(task)
+
+    async def _hear(self, hear: Hear, into: Callable[[Pcm, float], None]) -> None:
         while True:
             try:
-                heard: AsyncGenerator[Pcm]
-                async with aclosing(self._line.hear(self._line.rates.speech, _PIECE_MS)) as heard:
+                async with aclosing(hear(self._line.rates.speech, _PIECE_MS)) as heard:
                     async for pcm in heard:
-                        self._mixer.heard(pcm, time.time())
+                        into(pcm, time.time())
             except Exception as error:
-                log.warning("the caller is not recorded", exc_info=error)
+                log.warning("somebody is not recorded", exc_info=error)
             await asyncio.sleep(_HEAR_AGAIN_S)
 
-    async def _write(self, hearing: asyncio.Task[None]) -> None:
+    def _stop_hearing(self) -> None:
+        for task in self._hearing:
+            task.cancel()
+
+    async def _write(self) -> None:
         try:
             await self._write_along()
-            hearing.cancel()
+            self._stop_hearing()
             await self._append(self._until or time.time(), rest=True)
         except Exception as error:
             full = isinstance(error, OSError) and error.errno in _FULL
@@ -186,7 +220,7 @@ class Recorder:
             self._over.set()
             self._post("recording.failed", {"reason": "disk_full" if full else "error"})
         finally:
-            hearing.cancel()
+            self._stop_hearing()
             if self._file is not None:
                 with suppress(OSError):  # what could be written is; the spool takes it from here
                     await asyncio.to_thread(self._file.close)

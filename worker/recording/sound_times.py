@@ -55,11 +55,11 @@ class _Direction:
 
 
 class SoundTimes:
-    """The own and the reported sound of one call, at ``said_rate`` and ``heard_rate`` Hz here."""
+    """The own and the reported sound of one call, at ``rate`` Hz here."""
 
-    def __init__(self, said_rate: int, heard_rate: int) -> None:
-        self._said = _Direction(said_rate)
-        self._heard = _Direction(heard_rate)
+    def __init__(self, rate: int) -> None:
+        self._said = _Direction(rate)
+        self._heard = _Direction(rate)
         self._reported = 0
         self._skew_s: float | None = None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 from livekit import api, rtc
 from livekit.agents import APIError, stt
 
+from core.audio import Pcm
 from core.jobs import CallBrief
 from core.tasks.alongside import alongside
 from core.transfers import TransferResult
@@ -19,6 +21,7 @@ from worker.handover.briefing import briefing
 from worker.line import TransferFailed
 from worker.room.far_end import FarEnd
 from worker.room.hang_up import send_away
+from worker.room.hearing import hear
 from worker.room.separation import LIVEKIT_ERRORS, Separation
 from worker.room.side_track import SideTrack
 from worker.voice.prepared import PreparedSpeech
@@ -45,14 +48,17 @@ class RoomConsultation:
         brief: CallBrief,
         identity: str,
         *,
+        recorded: bool,
         room: rtc.Room,
         livekit: api.LiveKitAPI,
         aside: Aside,
         on_connected: Callable[[], None],
         on_left: Callable[[str], None],
     ) -> None:
-        """``identity`` is the human's. ``on_left`` gets LiveKit's reason when the human leaves."""
+        """``identity`` is the human's. ``recorded``: so is their conversation with the caller.
+        ``on_left`` gets LiveKit's reason when the human leaves."""
         self._brief = brief
+        self._recorded = recorded
         self._config = brief.agent.config
         self._identity = identity
         self._room = room
@@ -77,11 +83,16 @@ class RoomConsultation:
 
         ``ring`` has the human dialled, and returns when they have answered or the dial has failed.
         Raises TransferFailed; the human is gone then, and the caller hears the agent again.
+        Closes ``aside``.
         """
+        async with aclosing(self._aside):
+            await self._hold(ring)
+
+    async def _hold(self, ring: Callable[[], Awaitable[TransferResult]]) -> None:
         separation = self._separation
         music = SideTrack(self._room, "hold-music", hold_music.RATE)
         words = SideTrack(self._room, "briefing", self._aside.tts.sample_rate)
-        speech = PreparedSpeech(briefing(self._config, self._brief))
+        speech = PreparedSpeech(briefing(self._brief, recorded=self._recorded))
         connected = False
         try:
             await music.open()
@@ -121,10 +132,13 @@ class RoomConsultation:
             self._room, self._livekit, self._identity, told=False, within_s=_HANG_UP_WITHIN_S
         )
 
-    async def aclose(self) -> None:
-        """Stop watching the human, and close ``aside``."""
+    def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
+        """Return the human's audio."""
+        return hear(self._room, self._identity, rate, piece_ms)
+
+    def close(self) -> None:
+        """Stop watching the human."""
         self._human.close()
-        await self._aside.aclose()
 
     def _left(self, detail: str) -> None:
         self._decide("hung_up")

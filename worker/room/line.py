@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-import numpy as np
 from livekit import rtc
 from livekit.agents import Agent, AgentSession, BackgroundAudioPlayer, JobContext
 from livekit.agents.voice import room_io
@@ -25,6 +24,7 @@ from worker.privacy.commands import Commands
 from worker.room import hang_up
 from worker.room.consultation import RoomConsultation
 from worker.room.far_end import FarEnd
+from worker.room.hearing import hear
 from worker.room.media_delay import MediaDelay
 from worker.room.reasons import agent_disconnected
 from worker.room.sound_reports import SoundReports
@@ -136,22 +136,8 @@ class RoomLine:
     def hidden_delay_ms(self) -> tuple[float, float]:
         return _HIDDEN_DELAY_MS
 
-    async def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
-        participant = self._room.remote_participants.get(self._identity or "")
-        if participant is None:
-            return
-        stream = rtc.AudioStream.from_participant(
-            participant=participant,
-            track_source=rtc.TrackSource.SOURCE_MICROPHONE,
-            sample_rate=rate,
-            num_channels=1,
-            frame_size_ms=piece_ms,
-        )
-        try:
-            async for event in stream:
-                yield np.frombuffer(event.frame.data, np.int16)
-        finally:
-            await stream.aclose()
+    def hear(self, rate: int, piece_ms: int = 20) -> AsyncGenerator[Pcm]:
+        return hear(self._room, self._identity or "", rate, piece_ms)
 
     def report_sound(self, to: Callable[[SoundReport], None]) -> None:
         assert self._identity is not None, "not met"
@@ -181,12 +167,14 @@ class RoomLine:
         brief: CallBrief,
         transfer_id: str,
         *,
+        recorded: bool,
         on_connected: Callable[[], None],
         on_left: Callable[[str], None],
     ) -> RoomConsultation:
         return RoomConsultation(
             brief,
             human_identity(transfer_id),
+            recorded=recorded,
             room=self._room,
             livekit=self._ctx.api,
             aside=Aside(brief.agent.config, self._settings, _RATES),

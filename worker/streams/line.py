@@ -282,6 +282,7 @@ class StreamLine:
         brief: CallBrief,
         transfer_id: str,
         *,
+        recorded: bool,
         on_connected: Callable[[], None],
         on_left: Callable[[str], None],
     ) -> Consultation:

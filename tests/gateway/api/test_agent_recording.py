@@ -26,7 +26,7 @@ __all__ = ["api", "gateway"]
 
 DEFAULTS = AgentConfig(name="x").wire()
 WHOLE: dict[str, Any] = {
-    "recording": {"enabled": True, "format": "ogg", "retentionDays": 30},
+    "recording": {"enabled": True, "format": "ogg", "afterTransfer": True, "retentionDays": 30},
     "disclosure": {"text": "This call is recorded."},
     "consent": {
         "mode": "opt_in",
@@ -103,6 +103,7 @@ class TestFields:
             ({"recording": {"enabled": "no"}}, "recording.enabled"),
             ({"recording": {"Enabled": True}}, "recording.Enabled"),
             ({"recording": {"format": "mp3"}}, "recording.format"),
+            ({"recording": {"afterTransfer": "yes"}}, "recording.afterTransfer"),
             ({"recording": {"retentionDays": 0}}, "recording.retentionDays"),
             ({"recording": {"retentionDays": 10**30}}, "recording.retentionDays"),
             ({"recording": {"retentionDays": 1.5}}, "recording.retentionDays"),
@@ -139,6 +140,31 @@ class TestFields:
         refused = await api.ask(method, path, {**name, **fields})
         assert (refused.status, refused.code) == (422, "VALIDATION_ERROR")
         assert refused.fields == [faulty]
+
+
+class TestAfterTransfer:
+    """A human's words are not transcribed, so their audio cannot be redacted."""
+
+    async def test_audio_that_should_be_redacted(self, api: Api) -> None:
+        both = {"recording": {"afterTransfer": True}, "redaction": {"kinds": ["card"]}}
+        refused = await api.ask("POST", body={"name": "One", **both})
+        assert (refused.status, refused.fields) == (422, ["recording.afterTransfer"])
+        made = await api.made(**{**both, "redaction": {"kinds": ["card"], "audio": False}})
+        changed = await api.ask("PATCH", f"/{made['id']}", {"redaction": {"audio": True}})
+        assert (changed.status, changed.fields) == (422, ["recording.afterTransfer"])
+
+    async def test_nothing_to_redact(self, api: Api) -> None:
+        made = await api.made(recording={"afterTransfer": True}, redaction={"audio": True})
+        assert made["recording"]["afterTransfer"]
+
+    @pytest.mark.parametrize("wanted", [True, False])
+    async def test_the_worker_is_told(self, gateway: Running, wanted: bool) -> None:
+        agent = await make_agent(gateway, recording={"enabled": True, "afterTransfer": wanted})
+        call = await gateway.call(agent=agent, record=True)
+        async with gateway.http.get(
+            f"/internal/calls/{call.id}", headers=bearer(TokenIssuer(SECRET).for_call(call.id))
+        ) as response:
+            assert (await response.json())["recording"]["afterTransfer"] is wanted
 
 
 STORES = {
@@ -258,6 +284,10 @@ class TestFiles:
             ({"disclosure": "Recorded."}, "disclosure: "),
             ({"record": True}, "record: "),
             ({"region": "us"}, r"region: .*RECORDINGS_URL_US"),
+            (
+                {"recording": {"afterTransfer": True}, "redaction": {"kinds": ["card"]}},
+                r"recording\.afterTransfer: .*redaction\.audio",
+            ),
         ],
     )
     def test_wrong_values(self, tmp_path: Path, fields: dict[str, Any], fault: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -29,9 +31,15 @@ def brief(config: AgentConfig, direction: str = "inbound", **changes: str | None
     )
 
 
-def told(direction: str = "inbound", number: str | None = "+15550101", **fields: str) -> str:
+def told(
+    direction: str = "inbound",
+    number: str | None = "+15550101",
+    *,
+    recorded: bool = False,
+    **fields: Any,
+) -> str:
     config = AgentConfig.model_validate({"name": "Ann", **fields})
-    return briefing(config, brief(config, direction, from_number=number))
+    return briefing(brief(config, direction, from_number=number), recorded=recorded)
 
 
 def test_who_calls_and_what_to_do() -> None:
@@ -48,6 +56,16 @@ def test_in_the_agents_language() -> None:
 def test_the_agents_own_words_and_what_to_do() -> None:
     words = told(transferBriefing="Table for {who}. ")
     assert words.startswith("Table for {who}. Press 1")
+
+
+def test_the_human_is_told_of_a_recording_as_callers_are() -> None:
+    disclosure = {"text": "We record."}
+    assert " 0 1. This call is recorded. Press 1" in told(recorded=True, disclosure=disclosure)
+    assert "Dieser Anruf wird aufgezeichnet. Zum" in told(
+        recorded=True, disclosure=disclosure, language="de"
+    )
+    assert "recorded" not in told(recorded=True)
+    assert "recorded" not in told(disclosure=disclosure)
 
 
 async def test_the_music_neither_clips_nor_stops() -> None:

@@ -1,4 +1,4 @@
-"""The worker's part of cold transfers, with a gateway that answers as each test needs."""
+"""The worker's part of transfers, with a gateway that answers as each test needs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
 from core.transfers import Outcome, TransferOrder, TransferResult
 from worker.handover.transfer import Transfers
+from worker.line import TransferFailed
 from worker.link.client import Refused, Unavailable
 from worker.tools.actions import ActionFailed
 
@@ -20,11 +21,33 @@ pytestmark = pytest.mark.unit
 Ask = Callable[[TransferOrder], Awaitable[TransferResult]]
 
 
+class Human:
+    """A consultation whose human takes the call if the gateway says that they have answered."""
+
+    def __init__(self, on_connected: Callable[[], None]) -> None:
+        self.present = True
+        self.closed = False
+        self._on_connected = on_connected
+
+    async def hold(self, ring: Callable[[], Awaitable[TransferResult]]) -> None:
+        if (result := await ring()).outcome != "answered":
+            raise TransferFailed(result.outcome)
+        self._on_connected()
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class Line:
     """A line that refers its far end, with a call's transfers and a record of their effects."""
 
-    def __init__(self, ask: Ask, *, ask_longer_s: float = 20.0) -> None:
-        config = AgentConfig(name="Ann", transfer_number="+15551230077", transfer_ringing_ms=1000)
+    def __init__(self, ask: Ask, *, ask_longer_s: float = 20.0, mode: Any = "cold") -> None:
+        config = AgentConfig(
+            name="Ann",
+            transfer_number="+15551230077",
+            transfer_mode=mode,
+            transfer_ringing_ms=1000,
+        )
         brief = CallBrief(
             call_id="call_1",
             direction="inbound",
@@ -38,12 +61,13 @@ class Line:
         self.held: list[bool] = []
         self.over: list[str] = []
         self.posted: list[tuple[str, Any, str | None]] = []
+        self.human: Human | None = None
         self.transfers = Transfers(
             brief,
             line=cast(Any, self),
             ask=ask,
             post=self._post,
-            delivered=cast(Any, None),
+            delivered=self._delivered,
             on_hold=self.held.append,
             on_over=lambda cause, _: self.over.append(cause),
             ask_longer_s=ask_longer_s,
@@ -51,6 +75,12 @@ class Line:
 
     async def refer(self, ask: Callable[[], Awaitable[TransferResult]]) -> TransferResult:
         return await ask()
+
+    def consult(self, *_: Any, **told: Any) -> Human:
+        self.human = Human(told["on_connected"])
+        return self.human
+
+    async def _delivered(self) -> None: ...
 
     def _post(self, type: str, data: Any = None, *, id: str | None = None) -> None:
         self.posted.append((type, data, id))
@@ -167,3 +197,20 @@ async def test_who_asked_may_be_cancelled() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert line.over == ["referred"]
+
+
+async def test_a_human_who_does_not_take_the_call_is_not_watched_any_more() -> None:
+    line = Line(answering("busy"), mode="warm")
+    with pytest.raises(ActionFailed, match="the line is busy"):
+        await line.transfers.transfer()
+    assert line.human is not None and line.human.closed
+
+
+async def test_a_human_who_takes_the_call_is_watched_until_the_end() -> None:
+    line = Line(answering("answered"), mode="warm")
+    await line.transfers.transfer()
+    await line.transfers.aclose()
+    assert line.human is not None and not line.human.closed
+    assert line.over == ["handed_over"]
+    line.transfers.close()
+    assert line.human.closed

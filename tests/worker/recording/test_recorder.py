@@ -17,6 +17,7 @@ from core.audio import Pcm
 from core.models import CallEvent
 from core.recordings.plan import RecordingPlan
 from core.sound_reports import SoundReport
+from worker.endings import Cause
 from worker.line import Line, Rates
 from worker.privacy.gate import Gate
 from worker.privacy.silencer import Silencer
@@ -234,6 +235,42 @@ async def test_on_hold_nothing_is_kept() -> None:
     assert not call.file.frames[RATE // 2 :].any()
 
 
+@pytest.mark.parametrize(
+    ("cause", "reason"), [("transfer_ended", "call_ended"), ("worker_stopped", "worker_stopped")]
+)
+async def test_a_human_is_recorded_in_the_agents_place(cause: Cause, reason: str) -> None:
+    call, human = Call(ago_s=2.0), FarEnd()
+    call.recorder.start()
+    await call.speak(5.0)
+    call.played(0.2, 0.0, 0.3)
+    call.recorder.hold(True)
+    call.recorder.join(human.hear)
+    call.played(0.7, 0.3, 0.2)  # the agent is not on the call any more
+    human.pieces.put_nowait(PIECE)
+    call.line.pieces.put_nowait(PIECE)
+    while not (human.pieces.empty() and call.line.pieces.empty()):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await call.recorder.finish(cause)
+    agents, *humans = call.runs(1)
+    assert agents == (200, 500) and humans[0][0] > 1500
+    # The hold began and ended in it.
+    assert 98 <= sum(end - begin for begin, end in humans) <= 100
+    assert 98 <= sum(end - begin for begin, end in call.runs(0)) <= 100
+    assert call.posted[-1].data == {"reason": reason}
+
+
+async def test_whether_it_may_go_on() -> None:
+    call = Call(asks=True)
+    assert not call.recorder.may_go_on
+    call.recorder.start()
+    assert not call.recorder.may_go_on, "nobody has consented"
+    call.gate.open("consent")
+    call.gate.shut("paused")
+    assert call.recorder.may_go_on
+    await call.recorder.finish("caller_hung_up")
+    assert not call.recorder.may_go_on
+
+
 async def test_a_recording_that_ends_with_a_transfer_says_so() -> None:
     call = Call()
     call.recorder.start()
@@ -310,6 +347,15 @@ def test_half_of_the_delay_is_between_the_channels() -> None:
     mixed.settle(ANSWER + 9)
     frames, _ = mixed.take(RATE)
     assert [int(np.flatnonzero(frames[:, channel])[0]) // 16 for channel in (0, 1)] == [350, 550]
+
+
+def test_the_caller_hears_the_human_when_we_do() -> None:
+    mixed = mixer([], delay_ms=100)
+    mixed.heard_human(PIECE, ANSWER + 0.5)
+    mixed.settle(ANSWER + 9)
+    frames, _ = mixed.take(RATE)
+    assert not frames[:, 0].any()
+    assert int(np.flatnonzero(frames[:, 1])[0]) // 16 == 400
 
 
 def test_a_redacted_span_is_silent_on_both_channels() -> None:

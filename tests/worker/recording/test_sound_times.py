@@ -38,7 +38,7 @@ def reports(said: Pcm, heard: Pcm, until: float) -> SoundReport:
 
 def found(said_s: float, heard_s: float, skew_s: float = 0.0) -> tuple[float, float] | None:
     """Compare 6 s that came ``said_s`` later and left ``heard_s`` earlier than at the phone."""
-    times = SoundTimes(RATE, RATE)
+    times = SoundTimes(RATE)
     said, heard = speech(1, 6.0), speech(2, 6.0)
     times.said(BEGIN + said_s + skew_s, said)
     times.heard(BEGIN - heard_s + skew_s, heard)
@@ -63,7 +63,7 @@ def test_the_clocks_of_two_machines_may_differ(skew_s: float) -> None:
 
 
 def test_nothing_is_found_where_nothing_was_said() -> None:
-    times = SoundTimes(RATE, RATE)
+    times = SoundTimes(RATE)
     silence = np.zeros(6 * RATE, np.int16)
     times.said(BEGIN, speech(1, 6.0))
     times.heard(BEGIN, silence)
@@ -73,7 +73,7 @@ def test_nothing_is_found_where_nothing_was_said() -> None:
 
 
 def test_one_finding_alone_is_not_believed() -> None:
-    times = SoundTimes(RATE, RATE)
+    times = SoundTimes(RATE)
     said, heard = speech(1, 6.0), speech(2, 6.0)
     times.said(BEGIN, said)
     times.heard(BEGIN, heard)

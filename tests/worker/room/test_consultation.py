@@ -83,6 +83,7 @@ async def test_why_there_is_no_transfer(code: str, outcome: Outcome, reason: str
     consultation = RoomConsultation(
         brief,
         HUMAN,
+        recorded=False,
         room=cast(Any, Room()),
         livekit=cast(Any, server),
         aside=cast(Any, Aside()),
@@ -99,6 +100,6 @@ async def test_why_there_is_no_transfer(code: str, outcome: Outcome, reason: str
         with pytest.raises(TransferFailed) as failed:
             await consultation._call(ring)
     finally:
-        await consultation.aclose()
+        consultation.close()
     assert failed.value.reason == reason
     assert left == []
