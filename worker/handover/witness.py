@@ -7,14 +7,11 @@ it does when nobody records.
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from core.jobs import CallBrief
 from core.tasks.first_of import first_of
 from worker.endings import Cause
 from worker.recording.recorder import Hear, Recorder
-
-log = logging.getLogger(__name__)
 
 
 def witness_of(
@@ -62,6 +59,4 @@ class Witness:
             over, *_ = await first_of(self._over, self._draining.wait(), self._recorder.stopped())
         except asyncio.CancelledError:
             over = None
-        cause: Cause = over or "worker_stopped"
-        log.info("the humans are not recorded any more", extra={"cause": cause})
-        return cause
+        return over or "worker_stopped"

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from worker.endings import Cause
 from worker.handover.witness import Witness
 
 pytestmark = pytest.mark.unit
@@ -33,6 +34,13 @@ def witness(recorder: Recorder, draining: asyncio.Event | None = None) -> Witnes
     return Witness(cast(Any, recorder), draining or asyncio.Event())
 
 
+async def ended(staying: asyncio.Task[Cause]) -> Cause:
+    """Return why it ended. It is not cancelled, which would end it."""
+    await asyncio.wait({staying}, timeout=5)
+    assert staying.done()
+    return staying.result()
+
+
 async def test_only_the_end_for_the_agent_by_a_handover_leaves_something_to_record() -> None:
     recorder = Recorder()
     seen = witness(recorder)
@@ -55,7 +63,7 @@ async def test_the_first_cause_ends_it() -> None:
     await asyncio.sleep(0)
     seen.over("transfer_ended")
     seen.over("media_lost")
-    assert await asyncio.wait_for(staying, 5) == "transfer_ended"
+    assert await ended(staying) == "transfer_ended"
 
 
 async def test_nobody_waits_for_a_recording_that_has_failed() -> None:
@@ -64,10 +72,18 @@ async def test_nobody_waits_for_a_recording_that_has_failed() -> None:
     await asyncio.sleep(0)
     assert not staying.done()
     recorder.over.set()
-    await asyncio.wait_for(staying, 5)
+    await ended(staying)
 
 
 async def test_a_worker_that_drains_already_does_not_wait() -> None:
     draining = asyncio.Event()
     draining.set()
-    assert await asyncio.wait_for(witness(Recorder(), draining).stay(), 5) == "worker_stopped"
+    staying = asyncio.create_task(witness(Recorder(), draining).stay())
+    assert await ended(staying) == "worker_stopped"
+
+
+async def test_a_cancelled_job_ends_the_recording() -> None:
+    staying = asyncio.create_task(witness(Recorder()).stay())
+    await asyncio.sleep(0)
+    staying.cancel()
+    assert await ended(staying) == "worker_stopped"

@@ -36,6 +36,12 @@ class Room(rtc.EventEmitter[str]):
             track_publications={},
         )
         self.remote_participants = {HUMAN: human}
+        self.local_participant = self
+
+    async def publish_track(self, *_: object) -> None:
+        raise rtc.participant.PublishTrackError("no")
+
+    def set_track_subscription_permissions(self, **_: object) -> None: ...
 
 
 class Server:
@@ -50,11 +56,34 @@ class Server:
         self.asked.set()
         raise api.TwirpError(self.code, "no", status=404)
 
+    async def remove_participant(self, _: object) -> None:
+        raise api.TwirpError("not_found", "no", status=404)
+
 
 class Aside:
     """A voice and an ear that are not used."""
 
-    async def aclose(self) -> None: ...
+    tts = SimpleNamespace(sample_rate=24_000)
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def the_brief() -> CallBrief:
+    config = AgentConfig(name="Ann", transfer_number="+15551230077")
+    return CallBrief(
+        call_id="call_1",
+        direction="inbound",
+        participant_identity="caller",
+        from_number="+15550101",
+        to_number="+15550202",
+        metadata={},
+        max_duration_ms=60_000,
+        agent=Agent(id="a", version=1, config=config),
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,20 +97,9 @@ class Aside:
 )
 async def test_why_there_is_no_transfer(code: str, outcome: Outcome, reason: str) -> None:
     server = Server(code)
-    config = AgentConfig(name="Ann", transfer_number="+15551230077")
-    brief = CallBrief(
-        call_id="call_1",
-        direction="inbound",
-        participant_identity="caller",
-        from_number="+15550101",
-        to_number="+15550202",
-        metadata={},
-        max_duration_ms=60_000,
-        agent=Agent(id="a", version=1, config=config),
-    )
     left: list[Cause | str] = []
     consultation = RoomConsultation(
-        brief,
+        the_brief(),
         HUMAN,
         recorded=False,
         room=cast(Any, Room()),
@@ -103,3 +121,26 @@ async def test_why_there_is_no_transfer(code: str, outcome: Outcome, reason: str
         consultation.close()
     assert failed.value.reason == reason
     assert left == []
+
+
+async def test_voice_and_ear_are_closed_when_the_human_was_asked() -> None:
+    """The human may be watched for an hour after that."""
+    aside = Aside()
+    consultation = RoomConsultation(
+        the_brief(),
+        HUMAN,
+        recorded=False,
+        room=cast(Any, Room()),
+        livekit=cast(Any, Server("not_found")),
+        aside=cast(Any, aside),
+        on_connected=lambda: None,
+        on_left=lambda _: None,
+    )
+
+    async def ring() -> TransferResult:
+        raise AssertionError("nothing could be published")
+
+    with pytest.raises(TransferFailed):
+        await consultation.hold(ring)
+    consultation.close()
+    assert aside.closed
