@@ -242,12 +242,12 @@ async def test_a_human_is_recorded_in_the_agents_place(cause: Cause, reason: str
     call, human = Call(ago_s=2.0), FarEnd()
     call.recorder.start()
     await call.speak(5.0)
-    call.played(0.2, 0.0, 0.3)
+    call.played(0.0, 0.0, 0.3)
     call.clock.answered(time.time() - 0.6)
     call.recorder.hold(True)
     call.clock.answered(call.answered_at)
     call.recorder.join(human.hear)
-    call.clock.answered(call.answered_at - 0.2)  # a moment later
+    call.clock.answered(call.answered_at - 0.2)  # a moment later, also for what was played
     call.played(2.1, 0.3, 0.2)  # the agent is not on the call any more
     human.pieces.put_nowait(PIECE)
     call.line.pieces.put_nowait(PIECE)
