@@ -9,8 +9,14 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     call.ringing     {participantId?, sipCallId?}        the callee is ringing (180 or 183); or a
                                                          caller is in the room and hears ringing
     call.answered                                        the call was answered (200)
-    call.ended       {status, reason, sipStatusCode?, sipReason?, …}
-    agent.dispatched, agent.joined, agent.ready, agent.left
+    call.ended       {status, reason, sipStatusCode?, sipReason?, problem?, note?, …}
+                                                         problem: sip.dial.Problem
+    agent.dispatched, agent.joined, agent.left
+    agent.redispatched {taken}                           sent for again; taken: by a worker, who
+                                                         has not joined
+    agent.ready      {stt, llm?, tts}                    the providers' names
+    audio.missing    {afterMs}                           no sound from the far end so far
+    audio.received   {afterMs}                           the first sound, after audio.missing
     turn             {a core.models.Turn}                for the same id, the newer wins
     barge_in         {atMs, heard}
     tool.called      {name, ok, durationMs}
@@ -19,7 +25,7 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     machine.detected {kind, afterMs, evidence}           a machine answered: voicemail or ivr
     voicemail.left   {durationMs}                        the message was played to its end
     dtmf.received    {digit}      dtmf.sent {digits}
-    provider.error   {stage, message, recoverable}
+    provider.error   {stage, provider?, message, recoverable}
     transfer.started {to, mode}   transfer.ringing   transfer.answered   transfer.accepted
     transfer.failed  {reason, sipStatusCode?, sipReason?}                the agent continues
     call.transferred {to, mode}                          the caller is with a human

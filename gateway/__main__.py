@@ -1,6 +1,8 @@
 """``python -m gateway``: serve until SIGTERM or SIGINT, then drain.
 
 ``python -m gateway reseal`` re-encrypts all secrets with the first key of SECRETS_KEY.
+``python -m gateway explain call_…`` says why a call failed; its exit status is 0 if nothing went
+wrong, 1 if something did, 2 if the call cannot be found or read.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from core import logs, settings
 from core.errors import AppError
 from core.owner_only import keep_private
 from gateway.app import create_app, metrics_route
+from gateway.diagnosis.explain import explain
+from gateway.diagnosis.page import page
 from gateway.http.connection import Runner
 from gateway.http.errors import add_request_id, error_middleware
 from gateway.http.host_names import check_listen_address
@@ -63,15 +67,33 @@ async def _serve_metrics(app: web.Application, config: settings.Settings) -> web
     return runner
 
 
+def _explain(config: settings.Settings, arguments: list[str]) -> int:
+    logs.configure(config, "gateway")
+    try:
+        if len(arguments) != 1:
+            raise ValueError("usage: python -m gateway explain call_…")
+        found = uvloop.run(explain(config, arguments[0]))
+    except (AppError, OSError, ValueError) as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 2
+    if found is None:
+        print("gateway: no such call", file=sys.stderr)
+        return 2
+    print(page(found), end="")
+    return 0 if found.verdict in ("good", "running") else 1
+
+
 def main(arguments: list[str]) -> int:
     config = settings.load()
+    if arguments[:1] == ["explain"]:
+        return _explain(config, arguments[1:])
     logs.configure(config, "gateway")
     keep_private(config)
     try:
         if arguments == ["reseal"]:
             print(f"resealed {uvloop.run(reseal(config))} secrets")
         elif arguments:
-            raise ValueError("the only command is: reseal")
+            raise ValueError("the commands are: reseal, explain")
         else:
             uvloop.run(serve(config))
     except (ValueError, BadAgentFile) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,18 @@ from sip.leave import send_away
 
 Transport = Literal["auto", "udp", "tcp", "tls"]
 
+Problem = Literal[
+    "authentication",  # the trunk refused the credentials, or asked for some
+    "unresolved",  # the trunk's name has no address
+    "no_response",  # nothing came back from the trunk's address, not even 100
+    "not_sent",  # the connection to the trunk failed
+    "not_allowed",  # the guard of SIP addresses refused the trunk's host
+    "invalid_request",  # the SIP service refused the request as such
+    "overloaded",  # the SIP service had no capacity
+    "sip_service",  # the SIP service did not answer our request
+]
+"""Why a dial failed without a final SIP response."""
+
 _TRANSPORTS: Mapping[Transport, SIPTransport] = {
     "auto": SIPTransport.SIP_TRANSPORT_AUTO,
     "udp": SIPTransport.SIP_TRANSPORT_UDP,
@@ -41,6 +54,8 @@ _LOOKUP_FIRST_S, _LOOKUP_GROWTH, _LOOKUP_MAX_S = 0.004, 1.3, 0.25
 _JOIN_DEADLINE_S = 10.0
 # The SIP service's ringing time may seem this much shorter than the requested one.
 _CLOCKS_S = 0.5
+# The bridge's text, and those of Go's resolver, which livekit-sip passes on.
+_UNRESOLVED = re.compile(r"resolve|lookup |no such host")
 # The server ends a waiting request after 80 s; leave it time to report the outcome.
 MAX_RINGING_S = 75
 
@@ -111,15 +126,19 @@ class DialRequest:
 class DialOutcome:
     """The verdict on one dial, for the call's record, the API's response and the metrics.
 
-    ``status`` is None when the far end answered. ``overloaded``: the SIP service had no
-    capacity, and nothing was sent.
+    ``status`` is None when the far end answered. ``overloaded``: nothing was sent.
     """
 
     status: Status | None = None
     reason: DisconnectionReason | None = None
     sip_status_code: int | None = None
     sip_reason: str | None = None
-    overloaded: bool = False
+    problem: Problem | None = None
+    """None: the far end gave a final response, or nothing is known."""
+
+    @property
+    def overloaded(self) -> bool:
+        return self.problem == "overloaded"
 
     @property
     def answered(self) -> bool:
@@ -214,7 +233,7 @@ class Dial:
             return await self._unless_answered(no_answer)
         except (aiohttp.ClientError, DecodeError, AttributeError):
             # The last two: not a SIP API, so the SDK cannot read the response.
-            failed = DialOutcome(status="failed", reason="dial_failed")
+            failed = DialOutcome(status="failed", reason="dial_failed", problem="sip_service")
             return await self._unless_answered(failed)
         self._ids = Joined(info.participant_id, info.sip_call_id)
         return ANSWERED
@@ -262,6 +281,8 @@ def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:
         status, reason = by_sip_status(code)
         return DialOutcome(status=status, reason=reason, sip_status_code=code, sip_reason=phrase)
     match error.code:
+        case "canceled" if "0 intermediate responses" in error.message:
+            return DialOutcome(status="no-answer", reason="dial_no_answer", problem="no_response")
         case "canceled" if gave_up:
             return DialOutcome(status="canceled", reason="canceled")
         case "canceled" | "deadline_exceeded":
@@ -273,11 +294,27 @@ def _refused(error: ServerError, *, gave_up: bool) -> DialOutcome:
             # The trunk's digest challenge failed: credentials missing or wrong. The SIP
             # service does not report the final response (401, 403 or 407).
             return DialOutcome(
-                status="failed", reason="dial_rejected", sip_reason="Authentication failed"
+                status="failed",
+                reason="dial_rejected",
+                sip_reason="Authentication failed",
+                problem="authentication",
             )
+    return DialOutcome(status="failed", reason="dial_failed", problem=_problem(error))
+
+
+def _problem(error: ServerError) -> Problem | None:
+    match error.code:
         case "resource_exhausted" | "unavailable":
-            return DialOutcome(status="failed", reason="dial_failed", overloaded=True)
-    return DialOutcome(status="failed", reason="dial_failed")
+            return "overloaded"
+        case "permission_denied":
+            return "not_allowed"
+        case "invalid_argument" | "malformed" if _UNRESOLVED.search(error.message):
+            return "unresolved"
+        case "invalid_argument" | "malformed":
+            return "invalid_request"
+        case "failed_precondition" if "INVITE failed" in error.message:
+            return "not_sent"
+    return None
 
 
 def by_sip_status(code: int) -> tuple[Status, DisconnectionReason]:

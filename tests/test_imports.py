@@ -116,7 +116,7 @@ GATEWAY_ORDER: tuple[frozenset[str], ...] = tuple(
             {"webhooks", "recordings"},
             {"calls"},
             {"numbers", "auth"},
-            {"http", "lookup"},
+            {"http", "lookup", "diagnosis"},
             {"store"},
             {"cache", "fields", "transcripts", "_private"},
         ),

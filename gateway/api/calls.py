@@ -22,6 +22,7 @@ from gateway.api import faults
 from gateway.api.recordings.opening import recordings_of
 from gateway.api.waiting import until_over
 from gateway.calls.views import NO_RECORDING, CallDetail, CallList, CallView, Transcript
+from gateway.diagnosis.diagnose import Diagnosis, diagnose
 from gateway.http.accept import preferred
 from gateway.http.body import parse_query
 from gateway.http.paging import Page
@@ -160,6 +161,15 @@ async def in_format(
     return response
 
 
+async def diagnosis(request: web.Request) -> web.StreamResponse:
+    """A call in progress is diagnosed as far as it has come. `timeline` has no words, keys or
+    numbers; its SIP methods are inferred from the events.
+    """
+    call = await find(request)
+    events = await request.app[STORE].events(call.id)
+    return web.json_response(diagnose(call, events).wire())
+
+
 async def find(request: web.Request) -> Call:
     """Return the call named in the path. Raises NotFound, also for another tenant's call."""
     call = await request.app[STORE].call(scope_of(request), request.match_info["id"])
@@ -212,6 +222,13 @@ ROUTES: tuple[Route, ...] = (
         query=TranscriptQuery,
         answer=Transcript,
         also=AS_TEXT,
+        errors=(faults.NO_CALL,),
+    ),
+    Route(
+        "GET /v1/calls/{id}/diagnosis",
+        diagnosis,
+        "Why a call failed: its cause, evidence and remedy, and one timeline of all parts",
+        answer=Diagnosis,
         errors=(faults.NO_CALL,),
     ),
     Route(

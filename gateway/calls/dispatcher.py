@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Literal
 
 from livekit.api import LiveKitAPI
 from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgentDispatch
@@ -94,6 +95,7 @@ class Arrival:
         self._journal = journal
         self._dispatcher = dispatcher
         self._timeout_s = timeout_s
+        self._taken = False
 
     async def seen(self) -> bool:
         """Return True once the agent has joined, or the call has ended and needs none.
@@ -112,29 +114,51 @@ class Arrival:
                 return await self._write_off()
             late = not hurried and clock.time() >= half_time
             hurried |= late
-            if late or not await self._dispatcher.taken(self._room_name):
+            self._taken = await self._dispatcher.taken(self._room_name)
+            if late or not self._taken:
                 log.warning("agent dispatched again", extra={"call_id": self._call_id})
                 await self._dispatcher.send(self._call_id, self._room_name)
+                await self._note_again()
         return True
+
+    async def _note_again(self) -> None:
+        try:
+            data = {"taken": self._taken}
+            await self._journal.write(self._call_id, "agent.redispatched", data)
+        except Unavailable:
+            log.warning("another dispatch not written", extra={"call_id": self._call_id})
 
     async def _joined(self, within_s: float) -> bool:
         return await self._watch.until(self._sign, "call.ended", timeout_s=within_s)
 
     async def _write_off(self) -> bool:
         log.error("no agent joined the call", extra={"call_id": self._call_id})
-        await self._journal.write(self._call_id, "call.ended", ended("failed", "agent_unavailable"))
+        note = "agent_not_joined" if self._taken else "dispatch_not_taken"
+        data = ended("failed", "agent_unavailable", note=note)
+        await self._journal.write(self._call_id, "call.ended", data)
         return False
 
 
-async def worker_free(store: Store, agent_name: str) -> bool:
-    """Return True if a worker can take a call now. Raises Unavailable (the database)."""
-    return any(
-        worker.agent_name == agent_name
-        and worker.address is None
-        and not worker.draining
-        and worker.active < worker.capacity
+NotFree = Literal["no_worker", "workers_draining", "workers_full"]
+
+
+async def why_no_worker(store: Store, agent_name: str) -> NotFree | None:
+    """Return why no worker can take a call now; None: one can. Raises Unavailable (the database).
+
+    ``no_worker``: none has sent a heartbeat lately.
+    """
+    workers = [
+        worker
         for worker in await store.workers()
-    )
+        if worker.agent_name == agent_name and worker.address is None
+    ]
+    if not workers:
+        return "no_worker"
+    staying = [worker for worker in workers if not worker.draining]
+    if not staying:
+        return "workers_draining"
+    free = any(worker.active < worker.capacity for worker in staying)
+    return None if free else "workers_full"
 
 
 def no_worker() -> Unavailable:

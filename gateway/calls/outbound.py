@@ -20,7 +20,7 @@ from livekit.protocol.models import ParticipantInfo
 from core.errors import AppError, Conflict, ServerFault, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent
-from gateway.calls.dispatcher import Arrival, Dispatcher, no_worker, worker_free
+from gateway.calls.dispatcher import Arrival, Dispatcher, no_worker, why_no_worker
 from gateway.calls.following import NEVER_DIALLED, Following
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, participants, tidy
@@ -179,12 +179,10 @@ class Outbound:
     async def _start(self, plan: CallPlan, agent: Agent | None, *, created: bool) -> Joined:
         """Dial, and follow the call. Raises ServerFault, Unavailable; the record says why."""
         try:
-            if agent is not None and not await worker_free(
-                self._store, self._dispatcher.agent_name
-            ):
-                await self._journal.write(
-                    plan.call_id, "call.ended", ended("failed", "agent_unavailable")
-                )
+            name = self._dispatcher.agent_name
+            if agent is not None and (why := await why_no_worker(self._store, name)):
+                over = ended("failed", "agent_unavailable", note=why)
+                await self._journal.write(plan.call_id, "call.ended", over)
                 raise no_worker()
             if agent is not None and not created:
                 await self._dispatcher.send(plan.call_id, plan.room_name)

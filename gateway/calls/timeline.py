@@ -255,6 +255,7 @@ def _ended(outcome: DialOutcome) -> CallEvent:
         outcome.reason or "dial_failed",
         sip_status_code=outcome.sip_status_code,
         sip_reason=outcome.sip_reason,
+        **({} if outcome.problem is None else {"problem": outcome.problem}),
     )
     return CallEvent(type="call.ended", data=data)
 

@@ -91,7 +91,7 @@ class StoredEvent(CallEvent):
 # Which source knows best why a call ended. The dial's verdict carries the SIP response;
 # the worker knows who hung up; LiveKit's webhook says only that a participant left; the
 # reconciler knows only that the room or participant is gone.
-_RANK: dict[Source, int] = {"gateway": 4, "worker": 3, "livekit": 2, "reconciler": 1}
+RANK: dict[Source, int] = {"gateway": 4, "worker": 3, "livekit": 2, "reconciler": 1}
 
 _REASONS = frozenset(get_args(DisconnectionReason))
 
@@ -127,7 +127,7 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
         case "call.answered":
             return _advance(replace(state, answered_at=_earlier(state.answered_at, event.at)))
         case "call.ended":
-            return _end(state, event, _RANK[source])
+            return _end(state, event, RANK[source])
         case "transfer.started" if event.data.get("mode") == "warm":
             return replace(state, human_legs=state.human_legs + 1)
         case "transfer.failed":

@@ -108,11 +108,17 @@ class Database:
         self._trouble = Trouble()
 
     @classmethod
-    async def open(cls, url: str, *, write_wait_s: float = WRITE_WAIT_S) -> Database:
-        """Connect and bring the schema up to date. Raises Unavailable, ValueError (bad URL)."""
+    async def open(
+        cls, url: str, *, write_wait_s: float = WRITE_WAIT_S, upgrade: bool = True
+    ) -> Database:
+        """Connect and bring the schema up to date. Raises Unavailable, ValueError (bad URL).
+
+        ``upgrade=False``: leave the schema as it is.
+        """
         database = cls(_engine(url), write_wait_s=write_wait_s)
         try:
-            await database._upgrade()
+            if upgrade:
+                await database._upgrade()
         except BaseException:
             await database.close()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable
@@ -46,6 +47,8 @@ class TurnClock:
         origins: Origins | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.sounded = asyncio.Event()
+        """Set by the first sample from the far end that is not zero."""
         self._clock = clock
         self._origins = {} if origins is None else origins
         self._endpointing_s = endpointing_s
@@ -62,6 +65,8 @@ class TurnClock:
         """Yield ``audio`` unchanged on its way to the STT, and record it."""
         async for frame in audio:
             pcm = np.frombuffer(frame.data, np.int16)
+            if not self.sounded.is_set() and pcm.any():
+                self.sounded.set()
             frame.userdata[POSITION] = self._heard.push(pcm, frame.sample_rate, self._clock())
             yield frame
 

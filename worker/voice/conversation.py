@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Literal
 
 from livekit.agents import (
     NOT_GIVEN,
@@ -25,6 +25,7 @@ from core.models import AgentConfig
 from core.settings import Settings
 from worker.line import Line
 from worker.timing.call_clock import CallClock
+from worker.timing.first_sound import report_missing_sound
 from worker.timing.turn_clock import TurnClock
 from worker.voice import pipeline
 from worker.voice.brain import Brain
@@ -32,7 +33,7 @@ from worker.voice.failures import apology, failure_of
 from worker.voice.fallback import describe
 from worker.voice.keys import pressed
 from worker.voice.prepared import PreparedSpeech
-from worker.voice.providers import Providers
+from worker.voice.providers import Providers, provider_names
 from worker.voice.transcript import Post, Transcript, spoken_text
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Conversation:
             self._providers, config, settings, brain.llm, post, guesses=brain.guesses
         )
         brain.attach(self._session)
+        self._names = provider_names(config)
         self._clock = TurnClock(
             settings.endpointing_ms / 1000,
             lambda: line.delay_ms,
@@ -96,7 +98,7 @@ class Conversation:
         self._prepared = [*opening] if self._greeting is None else [*opening, self._greeting]
         self._diverted: Callable[[str], None] | None = None
         self._unasked: list[SpeechHandle] = []
-        self._answering: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._started = asyncio.Event()
         self._given_up = False
         self._silent = False
@@ -154,16 +156,23 @@ class Conversation:
                     self._failed("tts", describe(error), recoverable=False)
                 return
         await self._started.wait()
-        self._post("agent.ready", {})
+        self._post("agent.ready", self._names)
 
     def answered(self) -> None:
         """Start listening."""
         self._session.input.set_audio_enabled(not self._deaf)
 
     def greet(self) -> None:
-        """Say the greeting, if the agent has one."""
+        """Say the greeting, if the agent has one. From now on the far end should be heard."""
+        self._spawn(report_missing_sound(self._clock.sounded, self._post, listens=self._listens))
         if self._greeting is not None and not self._closing and not self._silent:
             self._say(self._greeting)
+
+    def _listens(self) -> bool:
+        """Return True unless livekit-agents replaces what the caller says by silence."""
+        speech = self._session.current_speech
+        heard = speech is None or speech.allow_interruptions
+        return heard and not self._deaf and not self._closing
 
     @property
     def silenced(self) -> bool:
@@ -196,9 +205,12 @@ class Conversation:
     def _asked(self, message: llm.ChatMessage) -> None:
         if self._closing or self._silent:
             return
-        task = asyncio.create_task(self._answer(message), name="written turn")
-        self._answering.add(task)
-        task.add_done_callback(self._answering.discard)
+        self._spawn(self._answer(message))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, message: llm.ChatMessage) -> None:
         try:
@@ -307,7 +319,7 @@ class Conversation:
     async def aclose(self) -> None:
         """Close the session, which posts the last turns, and the brain."""
         self._closing = True
-        for task in self._answering:
+        for task in self._tasks:
             task.cancel()
         try:
             async with asyncio.timeout(_CLOSE_WITHIN_S):
@@ -371,9 +383,10 @@ class Conversation:
         self._failed(failure.stage, failure.message, failure.recoverable)
 
     def _failed(self, stage: str, message: str, recoverable: bool) -> None:
-        self._post(
-            "provider.error", {"stage": stage, "message": message, "recoverable": recoverable}
-        )
+        facts = {"stage": stage, "message": message, "recoverable": recoverable}
+        if (name := self._names.get(stage)) is not None:
+            facts["provider"] = name
+        self._post("provider.error", facts)
         if not recoverable:
             self._given_up = True
             self._on_failed(stage, message)

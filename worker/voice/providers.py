@@ -53,6 +53,14 @@ def timed(config: AgentConfig) -> bool:
     return base_language(config) in _TIMED_LANGUAGES
 
 
+def provider_names(config: AgentConfig) -> dict[str, str]:
+    """Return the providers by stage; those of a chain in their order. A webhook has no LLM."""
+    stages: dict[str, str | list[str]] = {"stt": config.stt, "tts": config.tts}
+    if config.voice_mode == "hosted":
+        stages["llm"] = config.model or MODELS[config.model_tier]
+    return {stage: ", ".join(chain(names)) for stage, names in stages.items()}
+
+
 def base_language(config: AgentConfig) -> str:
     """Return the primary language: ``pt`` for ``pt-BR``."""
     return config.language.split("-")[0].lower()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from core.errors import Gone, Unauthenticated, Unavailable
 from core.events import ended
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 CALLER = "caller"
 """The identity of the far end. The room's name in the record is the call's id."""
+
+_NO_WORKER: Final = ended("failed", "agent_unavailable", note="no_stream_worker")
 
 Standing = Literal["live", "over", "failed"]
 """``live``: a socket may be attached; ``failed``: nobody is there to answer."""
@@ -119,7 +121,7 @@ class StreamSessions:
         )
         call = await self._limits.insert(new, CallEvent(type="call.queued"))
         if not await self._workers.free():
-            await self._write_off(call_id, ended("failed", "agent_unavailable"))
+            await self._write_off(call_id, _NO_WORKER)
             raise no_worker()
         token = await self.renew(call, kind)
         self.follow(call_id)
@@ -284,7 +286,7 @@ class StreamSessions:
 
     async def unanswered(self, call_id: str) -> None:
         """End a call whose session no worker took."""
-        await self._write_off(call_id, ended("failed", "agent_unavailable"))
+        await self._write_off(call_id, _NO_WORKER)
 
     async def end(self, call_id: str) -> None:
         """End the session on its worker, which closes its socket; the record is the caller's.

@@ -1,0 +1,171 @@
+"""The agent: it does not come, comes late, dies, or is stopped."""
+
+from __future__ import annotations
+
+from gateway.diagnosis.facts import Facts, number, text
+from gateway.diagnosis.finding import Finding, Rule, Weight, evidence
+from gateway.store.call_status import StoredEvent
+
+
+def not_taken(facts: Facts) -> Finding | None:
+    end = facts.ends_with("note", "dispatch_not_taken")
+    if end is None:
+        return None
+    return Finding(
+        "dispatch_not_taken",
+        Weight.ENDED,
+        "LiveKit offered the call to the workers, and none took it.",
+        "Look in the workers' logs. Are they connected to this LIVEKIT_URL, with this AGENT_NAME? "
+        "Were they full?",
+        evidence(*facts.all("agent.redispatched"), end),
+    )
+
+
+def not_joined(facts: Facts) -> Finding | None:
+    end = facts.ends_with("note", "agent_not_joined", "no agent in the room")
+    if end is None:
+        return None
+    return Finding(
+        "agent_not_joined",
+        Weight.ENDED,
+        "A worker took the call, but its agent did not join in time."
+        if text(end, "note") == "agent_not_joined"
+        else "No agent was in the room before the call was answered.",
+        "Look in the worker's log at this time. Does it reach LIVEKIT_URL and GATEWAY_URL? Is its "
+        "machine overloaded (AGENT_JOIN_TIMEOUT_S)?",
+        evidence(*facts.all("agent.redispatched", "agent.joined"), end),
+    )
+
+
+def rang_out(facts: Facts) -> Finding | None:
+    """An incoming call whose ringing timed out without a note that says why."""
+    end = facts.ended
+    unavailable = facts.call.disconnection_reason == "agent_unavailable"
+    if end is None or not unavailable or text(end, "note") not in _GONE:
+        return None
+    joined = facts.first("agent.joined", "agent.dispatched")
+    return Finding(
+        "agent_did_not_answer",
+        Weight.ENDED,
+        "The SIP service stopped ringing because no agent answered in time.",
+        "Look in the logs of the workers (did one take the call?) and of the gateway.",
+        evidence(joined, *facts.all("livekit.participant_left"), end),
+        "An agent had come, but why it did not answer in time is not on the timeline."
+        if joined
+        else "Whether a worker was offered the call is not on the timeline.",
+    )
+
+
+_GONE = (None, "found gone before an answer was seen")
+
+
+def late(facts: Facts) -> Finding | None:
+    """The agent had to be sent for again, and came; or the caller did not wait for it."""
+    again = facts.all("agent.redispatched")
+    end = facts.ended
+    if not again or (end is not None and facts.call.disconnection_reason == "agent_unavailable"):
+        return None
+    gave_up = not facts.answered and end is not None and facts.first("agent.ready") is None
+    none_free = again[-1].data.get("taken") is False
+    return Finding(
+        "agent_late",
+        Weight.RUINED if gave_up else Weight.HURT,
+        "The agent had to be sent for again"
+        + (": at first no worker took the call" if none_free else "")
+        + (", and the call was over before it came." if gave_up else "."),
+        "Add workers, or raise WORKER_IDLE_PROCESSES, so that one is ready at once.",
+        evidence(*again, facts.first("agent.joined"), end if gave_up else None),
+    )
+
+
+def worker_lost(facts: Facts) -> Finding | None:
+    end = facts.ends_with("note", "no agent in the room any more", "its worker is gone")
+    if end is None:
+        return None
+    return Finding(
+        "worker_lost",
+        Weight.ENDED,
+        "The worker that served the call died or vanished.",
+        "Look in the worker's log and the system's (out of memory, kill, node lost) at the time of "
+        "its last event. Give it memory, and stop workers with SIGTERM.",
+        evidence(facts.first("agent.joined", "stream.connected"), _last_word(facts), end),
+        "Why it died is not on the timeline.",
+    )
+
+
+def agent_lost(facts: Facts) -> Finding | None:
+    """An agent died, and another one took over."""
+    lost = facts.all("agent.lost")
+    if not lost:
+        return None
+    resumed = facts.after(lost[-1], "agent.resumed")
+    silence = number(resumed, "lostMs") or number(lost[-1], "lostMs")
+    seconds = "" if silence is None else f" after {silence / 1000:.1f} s"
+    return Finding(
+        "agent_replaced" if resumed else "agent_lost",
+        Weight.HURT if resumed else Weight.ENDED,
+        f"The agent died in the call, and another one took over{seconds}."
+        if resumed
+        else "The agent died in the call, and no other one took over.",
+        "Look in the worker's log and the system's at this time.",
+        evidence(*lost, *facts.all("agent.resumed"), None if resumed else facts.ended),
+    )
+
+
+def worker_stopped(facts: Facts) -> Finding | None:
+    end = facts.ends_with("cause", "worker_stopped")
+    if end is None:
+        return None
+    return Finding(
+        "worker_stopped",
+        Weight.ENDED,
+        "The worker was stopped without waiting for the call to end.",
+        "Give it time to drain: the supervisor must wait WORKER_DRAIN_TIMEOUT_S after SIGTERM, and "
+        "send no second signal.",
+        evidence(facts.first("agent.joined"), end),
+    )
+
+
+def worker_failed(facts: Facts) -> Finding | None:
+    end = facts.ends_with("cause", "worker_failed")
+    if end is None:
+        return None
+    kind = text(end, "detail")
+    return Finding(
+        "worker_failed",
+        Weight.ENDED,
+        f"The worker failed in the call{f' ({kind})' if kind else ''}.",
+        "This is a defect: the worker's log has a traceback for this call id. Please report it.",
+        evidence(facts.first("agent.joined"), end),
+    )
+
+
+def no_brief(facts: Facts) -> Finding | None:
+    end = facts.ends_with("cause", "no_brief")
+    if end is None:
+        return None
+    return Finding(
+        "worker_without_gateway",
+        Weight.ENDED,
+        "The worker did not get the call's configuration from the gateway.",
+        "Check the worker's GATEWAY_URL, that LIVEKIT_API_SECRET is the same on both, and the "
+        "gateway's log.",
+        evidence(facts.first("agent.joined"), end),
+    )
+
+
+def _last_word(facts: Facts) -> StoredEvent | None:
+    return next((e for e in reversed(facts.events) if e.source == "worker"), None)
+
+
+RULES: tuple[Rule, ...] = (
+    not_taken,
+    not_joined,
+    worker_lost,
+    worker_stopped,
+    worker_failed,
+    no_brief,
+    agent_lost,
+    rang_out,
+    late,
+)
