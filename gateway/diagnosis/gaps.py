@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from gateway.diagnosis.facts import Facts
@@ -42,10 +42,15 @@ def _between(
 
 
 def response(facts: Facts) -> Iterator[Gap]:
-    if facts.on_phone:
-        heard = ("call.ringing", "call.answered", "call.ended")
-        owed = "a response of the far end"
-        yield from _between(facts, owed, "call.dialing", *heard, patience=_RESPONSE)
+    if not facts.on_phone:
+        return
+    heard = ("call.ringing", "call.answered", "call.ended")
+    refused = facts.sip_status is not None or facts.ends_with("problem", "authentication")
+    for gap in _between(
+        facts, "a response of the far end", "call.dialing", *heard, patience=_RESPONSE
+    ):
+        answered = facts.first("call.ringing", "call.answered") is not None
+        yield replace(gap, came=answered or bool(refused))
 
 
 def agent(facts: Facts) -> Iterator[Gap]:

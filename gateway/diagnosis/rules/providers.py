@@ -117,14 +117,20 @@ def _name(facts: Facts, stage: str, errors: list[StoredEvent]) -> str:
 
 def survived(facts: Facts) -> Finding | None:
     """A provider failed, and the call went on: with the next one, or by a retry."""
-    errors = [e for e in facts.all("provider.error") if e.data.get("recoverable") is True]
-    if not errors or _final(facts) is not None:
+    final = _final(facts)
+    errors = [
+        event
+        for event in facts.all("provider.error")
+        if event.data.get("recoverable") is True
+        and (final is None or text(event, "stage") != final[1])
+    ]
+    if not errors:
         return None
     first = errors[0]
     stage = text(first, "stage") or ""
     name = text(first, "provider") or _name(facts, stage, []) or stage.upper()
     kind, words = _kind(text(first, "message") or "")
-    switched = facts.all("provider.switched")
+    switched = [e for e in facts.all("provider.switched") if text(e, "stage") == stage]
     return Finding(
         "provider_switched" if switched else "provider_error",
         Weight.HURT,
