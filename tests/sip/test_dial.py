@@ -113,3 +113,30 @@ def test_what_is_asked_for() -> None:
 def test_a_dial_cancelled_while_it_may_still_ring_was_given_up_by_us() -> None:
     outcome = _refused(ServerError("canceled", "", status=408), gave_up=True)
     assert (outcome.status, outcome.reason) == ("canceled", "canceled")
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "problem"),
+    [
+        ("invalid_argument", "the trunk's host could not be resolved", "unresolved"),
+        ("invalid_argument", "lookup a.example on 10.0.0.1:53: no such host", "unresolved"),
+        ("malformed", "lookup a.example: no such host", "unresolved"),
+        ("invalid_argument", "missing sip callee number", "invalid_request"),
+        ("failed_precondition", "no auth", "authentication"),
+        ("failed_precondition", "INVITE failed: Connection refused [111]", "not_sent"),
+        ("permission_denied", "the trunk's host is not allowed", "not_allowed"),
+        ("resource_exhausted", "", "overloaded"),
+        (
+            "canceled",
+            "transaction failed to complete (0 intermediate responses)",
+            "no_response",
+        ),
+        ("canceled", "sip request timed out", None),
+        ("unknown", "", None),
+    ],
+)
+def test_a_failure_without_a_response_has_a_name(
+    code: str, message: str, problem: str | None
+) -> None:
+    outcome = _refused(ServerError(code, message, status=500), gave_up=False)
+    assert outcome.problem == problem
