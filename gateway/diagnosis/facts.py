@@ -91,6 +91,16 @@ class Facts:
     # --- the conversation
 
     @cached_property
+    def no_sound(self) -> StoredEvent | None:
+        """``audio.missing``, if no sound came later either.
+
+        None for a client on a socket that wrote instead of speaking.
+        """
+        wrote = not self.on_phone and any(turn.transcript for turn in self.turns)
+        missing = self.first("audio.missing")
+        return None if wrote or self.first("audio.received") else missing
+
+    @cached_property
     def turns(self) -> list[Turn]:
         return in_spoken_order([event.data for event in self.all("turn")])
 

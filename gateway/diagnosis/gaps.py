@@ -72,7 +72,10 @@ def ready(facts: Facts) -> Iterator[Gap]:
 
 
 def sound(facts: Facts) -> Iterator[Gap]:
-    yield from _between(facts, "sound from the far end", "audio.missing", "audio.received")
+    owed = "sound from the far end"
+    for gap in _between(facts, owed, "audio.missing", "audio.received"):
+        if gap.came or facts.no_sound is not None:
+            yield gap
 
 
 def answers(facts: Facts) -> Iterator[Gap]:

@@ -11,10 +11,15 @@ from tests.conftest import ACME
 
 
 async def diagnosis_of(
-    http: aiohttp.ClientSession, call_id: str, headers: Mapping[str, str] = ACME
+    http: aiohttp.ClientSession,
+    call_id: str,
+    headers: Mapping[str, str] = ACME,
+    *,
+    gateway_url: str = "",
 ) -> dict[str, Any]:
     """Return the diagnosis. Its cause rests on events of its timeline."""
-    async with http.get(f"/v1/calls/{call_id}/diagnosis", headers=headers) as answer:
+    url = f"{gateway_url}/v1/calls/{call_id}/diagnosis"
+    async with http.get(url, headers=headers) as answer:
         assert answer.status == 200, await answer.text()
         found = dict(await answer.json())
     shown = {line["eventId"] for line in found["timeline"]}

@@ -22,7 +22,7 @@ from core.tokens import Audience, TokenIssuer
 from gateway.app import create_app
 from gateway.calls.inbound import call_id_of
 from gateway.calls.views import CallDetail
-from gateway.keys import STORE, TIMELINE
+from gateway.keys import STORE, TIMELINE, WEBHOOKS
 from gateway.store.calls import NewCall
 from gateway.store.database import Scope
 from tests.support.edge import served
@@ -116,6 +116,10 @@ class WorkerGateway:
 
     async def record(self, call: KeptCall) -> None:
         await self._app[STORE].insert_call(call.new, CallEvent(type="call.queued"))
+
+    async def answer_by(self, url: str, timeout_s: int) -> None:
+        """Let the webhook at ``url`` answer the turns of agents with voiceMode webhook."""
+        await self._app[WEBHOOKS].put("acme", "", url=url, context_limit=0, timeout_s=timeout_s)
 
     async def recording_key(self, call: KeptCall) -> str:
         """Return the name of the call's recording in its store."""

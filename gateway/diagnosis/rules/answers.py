@@ -7,10 +7,8 @@ from gateway.diagnosis.finding import Finding, Rule, Weight, evidence
 
 
 def one_way_audio(facts: Facts) -> Finding | None:
-    missing = facts.first("audio.missing")
-    if missing is None or facts.first("audio.received"):
-        return None
-    if any(turn.words or turn.confidence for turn in facts.turns):
+    missing = facts.no_sound
+    if missing is None:
         return None
     seconds = (number(missing, "afterMs") or 0) / 1000
     advice = (
@@ -21,7 +19,8 @@ def one_way_audio(facts: Facts) -> Finding | None:
     )
     return Finding(
         "one_way_audio",
-        Weight.RUINED,
+        # Keys are turns, too.
+        Weight.HURT if any(turn.transcript for turn in facts.turns) else Weight.RUINED,
         f"No sound came from the far end, neither in the first {seconds:.0f} s nor later.",
         advice,
         evidence(facts.first("call.answered"), missing),

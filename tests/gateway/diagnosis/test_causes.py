@@ -429,6 +429,19 @@ def test_good_calls_of_other_kinds() -> None:
     assert diagnosed([*STREAMS, *completed()], "inbound", "stream").verdict == "good"
 
 
+def test_no_sound_but_keys() -> None:
+    found = diagnosed([*TALKS, NO_SOUND, turn(12, "[The caller pressed 1]", "ok"), *completed()])
+    assert (found.code, found.others) == ("one_way_audio", [])
+    worse = worker(20, "silence.prompted", text="hello?")
+    events = [*TALKS, NO_SOUND, turn(12, "[The caller pressed 1]", "ok"), worse]
+    assert diagnosed([*events, *completed(reason="inactivity")]).code == "silence"
+
+
+def test_a_client_that_writes_needs_no_sound() -> None:
+    found = diagnosed([*STREAMS, NO_SOUND, turn(12, "hi", "yes"), *completed()], "web", "stream")
+    assert (found.verdict, found.gaps) == ("good", [])
+
+
 def test_sound_that_came_late_is_no_cause() -> None:
     late = worker(15, "audio.received", afterMs=11_000)
     found = diagnosed([*TALKS, NO_SOUND, late, *completed()])
