@@ -7,6 +7,7 @@ from typing import Any
 
 from core.models import new_id
 from tests.conftest import ACME, Gateway
+from tests.support.diagnosis import diagnosis_of
 
 
 def request(address: str, **changes: Any) -> dict[str, Any]:
@@ -56,6 +57,14 @@ class Placed:
         ):
             assert "event: ended" in await events.text()
         return dict((await self._gateway.get(f"/v1/calls/{self.call_id}")).body)
+
+    async def cause(self, timeout: float = 40) -> str | None:
+        """Return the code of the diagnosis, once the timeline has ended; None: no cause."""
+        await self.record(timeout)
+        found = await diagnosis_of(self._gateway.session, self.call_id)
+        code: str | None = found["code"]
+        assert (code is None) == (found["verdict"] == "good"), found
+        return code
 
     async def outcome(self, timeout: float = 40) -> tuple[str, str, int | None]:
         record = await self.record(timeout)

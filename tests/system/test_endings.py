@@ -51,15 +51,16 @@ def _spool(stack: Stack) -> Path:
 
 class TestNeverAnswered:
     @pytest.mark.parametrize(
-        ("status", "outcome"),
+        ("status", "outcome", "cause"),
         [
-            (486, ("busy", "dial_busy", 486)),
-            (600, ("busy", "dial_busy", 600)),
-            (603, ("failed", "dial_rejected", 603)),
-            (403, ("failed", "dial_rejected", 403)),
-            (404, ("failed", "invalid_destination", 404)),
-            (480, ("no-answer", "dial_no_answer", 480)),
-            (503, ("failed", "dial_failed", 503)),
+            (486, ("busy", "dial_busy", 486), "callee_busy"),
+            (600, ("busy", "dial_busy", 600), "callee_busy"),
+            (603, ("failed", "dial_rejected", 603), "callee_declined"),
+            (403, ("failed", "dial_rejected", 403), "trunk_forbids"),
+            (404, ("failed", "invalid_destination", 404), "no_route"),
+            (480, ("no-answer", "dial_no_answer", 480), "no_answer"),
+            (488, ("failed", "dial_failed", 488), "codec_refused"),
+            (503, ("failed", "dial_failed", 503), "trunk_failed"),
         ],
     )
     async def test_a_refusal_is_the_verdict(
@@ -69,10 +70,12 @@ class TestNeverAnswered:
         phone: Phone,
         status: int,
         outcome: tuple[str, str, int],
+        cause: str,
     ) -> None:
         phone.behave(Reject(status))
         call = await Placed.place(gateway, request(phone.address))
         assert await call.outcome() == outcome
+        assert await call.cause() == cause
         record = await call.record()
         assert record["answeredAt"] is None
         assert record["durationSeconds"] == 0
@@ -85,12 +88,14 @@ class TestNeverAnswered:
         assert await call.outcome() == ("no-answer", "dial_no_answer", None)
         assert (await rang.ended(5)).how == "cancel"
         assert (await call.record())["ringingAt"] is not None
+        assert await call.cause() == "no_answer"
         await left_nothing(stack, call.room)
 
     async def test_nothing_answers_at_all(self, gateway: Gateway, stack: Stack) -> None:
         async with Trunk(mode=Blackhole()) as trunk:
             call = await Placed.place(gateway, request(trunk.address, ringing_timeout_s=2))
             assert await call.outcome() == ("no-answer", "dial_no_answer", None)
+            assert await call.cause() == "no_answer"
         await left_nothing(stack, call.room)
 
     async def test_a_host_that_does_not_exist(self, gateway: Gateway) -> None:
@@ -106,6 +111,8 @@ class TestNeverAnswered:
         record = (await gateway.get(path, params=waited, headers=operator())).body
         assert record["roomName"] == body["room_name"]
         assert (record["status"], record["disconnectionReason"]) == ("failed", "dial_failed")
+        found = (await gateway.get(f"{path}/diagnosis", headers=operator())).body
+        assert found["code"] == "trunk_unresolved"
 
     async def test_wrong_credentials(self, gateway: Gateway, stack: Stack, phone: Phone) -> None:
         async with Trunk(phone.address, Credentials("anna", "right")) as trunk:
@@ -118,6 +125,7 @@ class TestNeverAnswered:
             # The SIP service does not report the status at which it gave up.
             assert await call.outcome() == ("failed", "dial_rejected", None)
             assert (await call.record())["sipReason"] == "Authentication failed"
+            assert await call.cause() == "trunk_password"
         assert phone.invites == 0
         await left_nothing(stack, call.room)
 
@@ -137,6 +145,7 @@ class TestNeverAnswered:
         assert "caller" not in str(shown.body.get("participants"))
         assert (await rang.ended(5)).how == "cancel"
         assert await call.outcome() == ("canceled", "canceled", None)
+        assert await call.cause() == "canceled"
         await left_nothing(stack, call.room)
 
 
@@ -151,6 +160,7 @@ class TestAnswered:
         record = await call.record()
         assert record["durationSeconds"] > 0
         await left_nothing(stack, call.room)
+        assert await call.cause() is None
         turns = (await gateway.get(f"/v1/calls/{call.call_id}")).body["transcripts"]
         assert [turn["response"] for turn in turns] == ["Welcome to the corner restaurant."]
 
@@ -164,6 +174,7 @@ class TestAnswered:
         assert (await up.ended(10)).by == "remote"
         assert await call.outcome() == ("completed", "agent_hangup", None)
         await left_nothing(stack, call.room)
+        assert await call.cause() is None
 
     async def test_our_side_hangs_up(self, gateway: Gateway, stack: Stack, phone: Phone) -> None:
         call = await Placed.place(gateway, request(phone.address))
@@ -195,6 +206,7 @@ class TestAnswered:
         record = await call.record()
         # Without an agent the SIP service counts from the answer, which we may learn of late.
         assert record["durationSeconds"] > (1.5 if agent else 0)
+        assert await call.cause() == "max_duration"
         await left_nothing(stack, call.room)
 
 
@@ -221,6 +233,7 @@ class TestBroken:
             await own.bridge.kill()
             await own.bridge.start()
             assert await call.outcome() == ("failed", "agent_error", None)
+            assert await call.cause() == "sip_service_lost"
             assert "legs of an earlier run removed" in own.log_text("bridge")
             assert "its SIP service died" in own.log_text("worker")
             await left_nothing(own, call.room)
@@ -237,6 +250,7 @@ class TestBroken:
             assert (await up.ended(60)).by == "remote"
             status, reason, _ = await call.outcome(timeout=60)
             assert (status, reason) == ("failed", "agent_error")
+            assert await call.cause() == "livekit_lost"
             await own.livekit.start()
             await left_nothing(own, call.room)
             again = await self._after(own, gateway, phone)
@@ -271,6 +285,8 @@ class TestBroken:
                 "failed",
                 "agent_unavailable",
             )
+            path = f"/v1/calls/{record['id']}/diagnosis"
+            assert (await gateway.get(path)).body["code"] == "no_worker"
             assert phone.invites == 0
             livekit = own.api()
             assert not (await livekit.room.list_rooms(ListRoomsRequest())).rooms
@@ -299,3 +315,4 @@ class TestBroken:
             up = await phone.next_call(5)
             assert (await up.ended(20)).by == "remote"
             assert await call.outcome() == ("failed", "agent_unavailable", None)
+            assert await call.cause() in {"dispatch_not_taken", "agent_not_joined"}

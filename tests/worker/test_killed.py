@@ -34,4 +34,5 @@ async def test_the_main_process(tmp_path: Path, phone: Phone) -> None:
         os.kill(pid, signal.SIGKILL)
         # The job reports this before it hangs up; if it died too, the reconciler does.
         assert await call.outcome(120) == ("failed", "agent_error", None)
+        assert await call.cause() in {"worker_stopped", "worker_lost"}
         await up.ended(60)

@@ -119,9 +119,9 @@ def worker_stopped(facts: Facts) -> Finding | None:
     return Finding(
         "worker_stopped",
         Weight.ENDED,
-        "The worker was stopped without waiting for the call to end.",
+        "The worker was stopped, or its main process was killed, before the call was over.",
         "Give it time to drain: the supervisor must wait WORKER_DRAIN_TIMEOUT_S after SIGTERM, and "
-        "send no second signal.",
+        "send no second signal. If nobody stopped it, look in the system's log for a kill.",
         evidence(facts.first("agent.joined"), end),
     )
 
