@@ -81,7 +81,7 @@ def diagnose(call: Call, events: Iterable[StoredEvent], now: datetime | None = N
     """Return the diagnosis of ``call``, finished or not."""
     facts = Facts(call, events, now or now_())
     found = judge(facts, RULES)
-    lines = {event.id: _line(event, facts) for event in facts.events}
+    lines = {event.id: _line(event, facts) for event in facts.told_once()}
     main = found[0] if found else None
     verdict, unknown = _verdict(facts, found), [f.unknown for f in found if f.unknown]
     if verdict == "unknown":

@@ -104,6 +104,15 @@ class Facts:
     def turns(self) -> list[Turn]:
         return in_spoken_order([event.data for event in self.all("turn")])
 
+    def told_once(self) -> list[StoredEvent]:
+        """Return all events; of a turn, which is reported until it is complete, the newest."""
+        newest = {event.data.get("id"): event.id for event in self.all("turn")}
+        return [
+            event
+            for event in self.events
+            if event.type != "turn" or newest[event.data.get("id")] == event.id
+        ]
+
     def event_of(self, turn: Turn) -> StoredEvent:
         """Return the turn's newest event."""
         return next(e for e in reversed(self.all("turn")) if e.data.get("id") == turn.id)

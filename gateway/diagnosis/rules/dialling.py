@@ -38,13 +38,22 @@ def trunk_password(facts: Facts) -> Finding | None:
     )
 
 
-def refused(code: str, statuses: Container[int], cause: str, advice: str) -> Rule:
-    """Return a rule for these final responses; ``{sip}`` in ``cause`` is the response."""
+def refused(
+    code: str, statuses: Container[int], cause: str, advice: str, *, reason: str | None = None
+) -> Rule:
+    """Return a rule for these final responses; ``{sip}`` in ``cause`` is the response.
+
+    ``reason``: the record's, which tells the same if there is no status.
+    """
 
     def rule(facts: Facts) -> Finding | None:
-        if facts.unanswered_dial is None or facts.sip_status not in statuses:
+        known = facts.sip_status in statuses or (
+            facts.sip_status is None and facts.call.disconnection_reason == reason
+        )
+        if facts.unanswered_dial is None or not known:
             return None
-        return _dialled(facts, code, cause.format(sip=facts.sip), advice)
+        sip = f" ({facts.sip})" if facts.sip else ""
+        return _dialled(facts, code, cause.format(sip=sip), advice)
 
     rule.__name__ = code
     return rule
@@ -127,6 +136,7 @@ def canceled(facts: Facts) -> Finding | None:
 
 
 RULES: tuple[Rule, ...] = (
+    placed_by_twilio,
     trunk_password,
     failed(
         "unresolved",
@@ -177,42 +187,43 @@ RULES: tuple[Rule, ...] = (
     refused(
         "callee_busy",
         {486, 600},
-        "The callee was busy ({sip}).",
+        "The callee was busy{sip}.",
         "Call again later.",
+        reason="dial_busy",
     ),
     refused(
         "callee_declined",
         {603, 607, 608},
-        "The callee, or a network on the way, declined the call ({sip}).",
+        "The callee, or a network on the way, declined the call{sip}.",
         "If every call is declined, the network takes you for spam: check the caller ID's "
         "registration (STIR/SHAKEN, branded calling). Otherwise the callee did not want it.",
     ),
     refused(
         "trunk_forbids",
         {403, 433},
-        "The trunk refused the call ({sip}).",
+        "The trunk refused the call{sip}.",
         "Usually the caller ID is not verified with the provider, the destination is not enabled, "
         "or the account has no credit. The provider's log has the reason.",
     ),
     refused(
         "no_route",
         {404, 410, 416, 484, 485, 604},
-        "There is no route to the number ({sip}): it does not exist, or the trunk cannot reach it.",
+        "There is no route to the number{sip}: it does not exist, or the trunk cannot reach it.",
         "Check the number, and the form that the trunk expects (with +, with the national prefix).",
+        reason="invalid_destination",
     ),
     refused(
         "codec_refused",
         {415, 488, 606},
-        "The far end accepts none of the offered codecs or media settings ({sip}).",
+        "The far end accepts none of the offered codecs or media settings{sip}.",
         "Enable PCMU or PCMA on the trunk, and agree on media encryption (SRTP) on both sides.",
     ),
     refused(
         "trunk_failed",
         range(500, 600),
-        "The trunk could not serve the call ({sip}).",
+        "The trunk could not serve the call{sip}.",
         _TRUNK_IS_DOWN,
     ),
     no_answer,
-    placed_by_twilio,
     canceled,
 )

@@ -169,6 +169,7 @@ TABLE: Mapping[str, tuple[Probe, ...]] = {
     "GET /v1/calls/{id}": (_path("/v1/calls/{call}"), _path("/v1/calls/{call}?wait=true")),
     "POST /v1/calls/{id}/end": (_path("/v1/calls/{call}/end"),),
     "GET /v1/calls/{id}/events": (_path("/v1/calls/{call}/events"),),
+    "GET /v1/calls/{id}/diagnosis": (_path("/v1/calls/{call}/diagnosis"),),
     "GET /v1/calls/{id}/transcript": (_path("/v1/calls/{call}/transcript"),),
     "GET /v1/calls/{id}/transcript/stream": (_path("/v1/calls/{call}/transcript/stream"),),
     "GET /v1/calls/{id}/recording": (_path("/v1/calls/{call}/recording"),),

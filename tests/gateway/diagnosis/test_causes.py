@@ -495,6 +495,17 @@ def test_a_call_in_progress_is_diagnosed_as_far_as_it_has_come() -> None:
     assert (found.verdict, found.code) == ("fault", "tool_failed")
 
 
+def test_a_turn_that_was_reported_twice_is_one_line() -> None:
+    first, then = turn(8, "hi"), turn(8, "hi", "yes")
+    found = diagnosed([*TALKS, first, then.later(1), *completed()])
+    lines = [line.what for line in found.timeline if line.type == "turn"]
+    assert lines[1:] == ["the caller spoke, the agent answered after 600 ms"]
+    silent = [turn(at, "hi", id="same") for at in (8, 12)]
+    found = diagnosed([*TALKS, *silent, turn(16, "hi"), *completed()])
+    assert found.code == "turns_unanswered"
+    assert len(found.evidence) == 2
+
+
 def test_nothing_that_was_said_pressed_or_dialled_is_shown() -> None:
     events = [
         *TALKS,
