@@ -418,7 +418,7 @@ def test_a_good_call_has_none(reason: str) -> None:
     tool = worker(15, "tool.called", name="book", ok=True, durationMs=300)
     found = diagnosed([*TALKS, *talk, tool, *completed(reason=reason)])
     assert (found.verdict, found.code, found.cause, found.advice) == ("good", None, None, None)
-    assert found.evidence == found.others == found.unknown == found.gaps == []
+    assert not (found.evidence or found.others or found.unknown or found.gaps)
     assert len(found.timeline) == len(TALKS) + 6
 
 

@@ -107,6 +107,30 @@ class TestNoAgent:
         assert found["code"] == "dispatch_not_taken"
 
 
+class TestDials:
+    @pytest.mark.parametrize(
+        ("answer", "code"),
+        [
+            (Refusal("invalid_argument"), "sip_request_invalid"),
+            (Refusal("permission_denied"), "trunk_not_allowed"),
+            (Refusal("resource_exhausted"), "sip_service_full"),
+            (Refusal("resource_exhausted", sip_status_code="486"), "callee_busy"),
+            (Refusal("invalid_argument", sip_status_code="488"), "codec_refused"),
+            (Refusal("internal"), None),
+        ],
+    )
+    async def test_that_the_sip_service_refuses(
+        self, gateway: Running, livekit: LiveKitStub, answer: Refusal, code: str | None
+    ) -> None:
+        livekit.answer = answer
+        await Gateway(gateway.http).post("/sip/call", json=body())
+        call_id = await latest(gateway)
+        await over(gateway, call_id)
+        found = await diagnosis_of(gateway.http, call_id)
+        assert found["code"] == code
+        assert found["verdict"] == ("fault" if code else "unknown")
+
+
 class TestTurnedAway:
     @pytest.mark.parametrize(
         ("changes", "code"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -127,8 +128,6 @@ class TestTheCommand:
             return call.id
 
     def test_a_call_that_failed(self, settings: Settings) -> None:
-        import asyncio
-
         busy = ended("busy", "dial_busy", sip_status_code=486, sip_reason="Busy Here")
         call_id = asyncio.run(self.store(settings, busy))
         status, out, err = self.run(call_id)
@@ -137,8 +136,6 @@ class TestTheCommand:
         assert "The callee was busy" in out
 
     def test_a_good_one(self, settings: Settings) -> None:
-        import asyncio
-
         call_id = asyncio.run(self.store(settings, ended("completed", "user_hangup")))
         status, out, _ = self.run(call_id)
         assert status == 0 and "Nothing went wrong." in out
@@ -150,6 +147,18 @@ class TestTheCommand:
     def test_wrong_usage(self, settings: Settings, arguments: tuple[str, ...]) -> None:
         status, out, err = self.run(*arguments)
         assert (status, out) == (2, "") and "usage" in err
+
+    def test_a_database_is_left_as_it_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may be that of an older gateway, which still runs."""
+        (tmp_path / "test.db").touch()
+        settings = settings_in(tmp_path)
+        monkeypatch.setattr("gateway.__main__.settings.load", lambda: settings)
+        monkeypatch.setattr("gateway.__main__.logs.configure", lambda *_: None)
+        status, out, err = self.run("call_1")
+        assert (status, out) == (2, "") and "database" in err
+        assert (tmp_path / "test.db").read_bytes() == b""
 
     def test_a_database_that_cannot_be_read(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -198,8 +198,9 @@ def told(call: KeptCall) -> list[tuple[Any, ...]]:
     first = ["agent.joined", "agent.ready"]
     turns = {turn.id: turn for turn in call.turns}
     found: list[tuple[Any, ...]] = []
-    # A room has LiveKit's events instead.
-    events = [event for event in call.events if not event.type.startswith("stream.")]
+    # A room has LiveKit's events instead, and its silent phone still sends a little noise.
+    own = ("stream.", "audio.")
+    events = [event for event in call.events if not event.type.startswith(own)]
     for event in sorted(events, key=lambda each: [each.type != name for name in first]):
         if event.type != "turn":
             found.append((event.type, *(event.data[name] for name in COUNTS.get(event.type, ()))))
