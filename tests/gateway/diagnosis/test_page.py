@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from contextlib import redirect_stderr, redirect_stdout
+import sqlite3
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ class TestTheCommand:
         monkeypatch.setattr("gateway.__main__.logs.configure", lambda *_: None)
         status, out, err = self.run("call_1")
         assert (status, out) == (2, "") and "database" in err
-        assert (tmp_path / "test.db").read_bytes() == b""
+        with closing(sqlite3.connect(tmp_path / "test.db")) as database:
+            assert database.execute("SELECT name FROM sqlite_master").fetchall() == []
 
     def test_a_database_that_cannot_be_read(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
