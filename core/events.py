@@ -13,7 +13,7 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
                                                          problem: sip.dial.Problem
     agent.dispatched, agent.joined, agent.left
     agent.redispatched {taken}                           sent for again; taken: by a worker, who
-                                                         has not joined
+                                                         has not joined; null: not known
     agent.ready      {stt, llm?, tts}                    the providers' names
     audio.missing    {afterMs}                           no sound from the far end so far
     audio.received   {afterMs}                           the first sound, after audio.missing

@@ -39,6 +39,7 @@ Problem = Literal[
     "invalid_request",  # the SIP service refused the request as such
     "overloaded",  # the SIP service had no capacity
     "sip_service",  # the SIP service did not answer our request
+    "livekit",  # LiveKit did not serve the call's room
 ]
 """Why a dial failed without a final SIP response."""
 

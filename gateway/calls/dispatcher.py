@@ -60,15 +60,15 @@ class Dispatcher:
         except LIVEKIT_ERRORS:
             log.warning("dispatch failed", extra={"call_id": call_id})
 
-    async def taken(self, room_name: str) -> bool:
-        """Return True if a worker has taken a dispatch of this room, or if LiveKit fails.
+    async def taken(self, room_name: str) -> bool | None:
+        """Return True if a worker has taken a dispatch of this room; None if LiveKit fails.
 
         LiveKit does not retry a dispatch that found no worker: it stays listed, without a job.
         """
         try:
             listed = await self._livekit.agent_dispatch.list_dispatch(room_name)
         except LIVEKIT_ERRORS:
-            return True
+            return None
         ours = (one for one in listed if one.agent_name == self.agent_name)
         return any(one.state.jobs for one in ours)
 
@@ -95,7 +95,7 @@ class Arrival:
         self._journal = journal
         self._dispatcher = dispatcher
         self._timeout_s = timeout_s
-        self._taken = False
+        self._taken: bool | None = None
 
     async def seen(self) -> bool:
         """Return True once the agent has joined, or the call has ended and needs none.
@@ -115,7 +115,7 @@ class Arrival:
             late = not hurried and clock.time() >= half_time
             hurried |= late
             self._taken = await self._dispatcher.taken(self._room_name)
-            if late or not self._taken:
+            if late or self._taken is False:
                 log.warning("agent dispatched again", extra={"call_id": self._call_id})
                 await self._dispatcher.send(self._call_id, self._room_name)
                 await self._note_again()
@@ -133,8 +133,8 @@ class Arrival:
 
     async def _write_off(self) -> bool:
         log.error("no agent joined the call", extra={"call_id": self._call_id})
-        note = "agent_not_joined" if self._taken else "dispatch_not_taken"
-        data = ended("failed", "agent_unavailable", note=note)
+        notes = {True: "agent_not_joined", False: "dispatch_not_taken", None: "no_agent"}
+        data = ended("failed", "agent_unavailable", note=notes[self._taken])
         await self._journal.write(self._call_id, "call.ended", data)
         return False
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from livekit.api import LiveKitAPI, ServerError
@@ -161,7 +161,9 @@ class Outbound:
             )
             # _start has already recorded what it raises, unless the database was down.
             if not entered or error.code == "STORE_UNAVAILABLE":
-                await self._journal.verdict(plan.call_id, NEVER_DIALLED)
+                no_room = error.code in ("CALL_FAILED", "SIP_OVERLOADED")
+                outcome = replace(NEVER_DIALLED, problem="livekit" if no_room else None)
+                await self._journal.verdict(plan.call_id, outcome)
         finally:
             if not started:
                 self._followed.discard(plan.call_id)

@@ -154,8 +154,9 @@ def _ready(event: StoredEvent, facts: Facts) -> str:
 
 
 def _again(event: StoredEvent, facts: Facts) -> str:
-    taken = event.data.get("taken") is True
-    return "agent sent for again: " + ("it did not join" if taken else "no worker took the call")
+    why = {True: ": it did not join", False: ": no worker took the call"}
+    taken = event.data.get("taken")
+    return "agent sent for again" + (why[taken] if isinstance(taken, bool) else "")
 
 
 def _provider(event: StoredEvent, facts: Facts) -> str:

@@ -22,19 +22,26 @@ def not_taken(facts: Facts) -> Finding | None:
 
 
 def not_joined(facts: Facts) -> Finding | None:
-    end = facts.ends_with("note", "agent_not_joined", "no agent in the room")
+    end = facts.ends_with("note", "agent_not_joined", "no_agent", "no agent in the room")
     if end is None:
         return None
+    note = text(end, "note") or ""
     return Finding(
         "agent_not_joined",
         Weight.ENDED,
-        "A worker took the call, but its agent did not join in time."
-        if text(end, "note") == "agent_not_joined"
-        else "No agent was in the room before the call was answered.",
+        _NOT_JOINED[note],
         "Look in the worker's log at this time. Does it reach LIVEKIT_URL and GATEWAY_URL? Is its "
         "machine overloaded (AGENT_JOIN_TIMEOUT_S)?",
         evidence(*facts.all("agent.redispatched", "agent.joined"), end),
+        "LiveKit did not say whether a worker took the call." if note == "no_agent" else None,
     )
+
+
+_NOT_JOINED = {
+    "agent_not_joined": "A worker took the call, but its agent did not join in time.",
+    "no_agent": "No agent joined in time.",
+    "no agent in the room": "No agent was in the room before the call was answered.",
+}
 
 
 def rang_out(facts: Facts) -> Finding | None:
@@ -66,7 +73,7 @@ def late(facts: Facts) -> Finding | None:
     if not again or (end is not None and facts.call.disconnection_reason == "agent_unavailable"):
         return None
     gave_up = not facts.answered and end is not None and facts.first("agent.ready") is None
-    none_free = again[-1].data.get("taken") is False
+    none_free = any(event.data.get("taken") is False for event in again)
     return Finding(
         "agent_late",
         Weight.RUINED if gave_up else Weight.HURT,

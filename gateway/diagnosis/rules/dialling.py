@@ -178,6 +178,12 @@ RULES: tuple[Rule, ...] = (
         "Check that livekit-sip (or sip.bridge) runs, and LIVEKIT_SIP_URL and LIVEKIT_URL.",
     ),
     failed(
+        "livekit",
+        "livekit_away",
+        "LiveKit did not serve the call's room, and nothing was dialled.",
+        "Check that livekit-server runs, and LIVEKIT_URL, LIVEKIT_API_KEY and LIVEKIT_API_SECRET.",
+    ),
+    failed(
         "invalid_request",
         "sip_request_invalid",
         "The SIP service refused the call's parameters.",

@@ -96,6 +96,7 @@ OUTBOUND: dict[str, tuple[list[Told], str, str]] = {
     "private host": (never("not_allowed"), "trunk_not_allowed", "may not send SIP"),
     "SIP service full": (never("overloaded"), "sip_service_full", "no capacity"),
     "SIP service away": (never("sip_service"), "sip_service_away", "could not be reached"),
+    "LiveKit has no room": (never("livekit"), "livekit_away", "nothing was dialled"),
     "bad parameters": (never("invalid_request"), "sip_request_invalid", "parameters"),
     "486": ([*RINGS, refused(486, "Busy Here", "busy", "dial_busy")], "callee_busy", "486 Busy"),
     "603": (
@@ -153,6 +154,10 @@ OUTBOUND: dict[str, tuple[list[Told], str, str]] = {
         [*RINGS, gateway(7, "agent.redispatched", taken=True),
          over(15, "gateway", "failed", "agent_unavailable", note="agent_not_joined")],
         "agent_not_joined", "did not join",
+    ),
+    "no agent, and LiveKit does not say why": (
+        [*RINGS, over(15, "gateway", "failed", "agent_unavailable", note="no_agent")],
+        "agent_not_joined", "No agent joined",
     ),
     "worker killed": (
         [*TALKS, over(90, "reconciler", "failed", "agent_error",

@@ -18,9 +18,9 @@ from tests.gateway.api.test_worker_transfers import ask, talking
 from tests.gateway.calls.test_inbound import Caller, number, sent_away
 from tests.gateway.calls.test_reconciler import old_call, round_of
 from tests.support.diagnosis import diagnosis_of
-from tests.support.inprocess import Running
+from tests.support.inprocess import Running, running, settings_in
 from tests.support.livekit_stub import LiveKitStub, Refusal, phone, running_with
-from tests.support.numbers import make_agent
+from tests.support.numbers import make_agent, make_number
 from tests.support.sip_call_rig import body
 
 pytestmark = pytest.mark.store
@@ -129,6 +129,20 @@ class TestDials:
         found = await diagnosis_of(gateway.http, call_id)
         assert found["code"] == code
         assert found["verdict"] == ("fault" if code else "unknown")
+
+
+async def test_livekit_is_away(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path, **TRUNK)) as own:
+        agent = await make_agent(own)
+        number = await make_number(own, agent=agent)
+        request = {"agentId": agent.id, "channel": "voice", "toNumber": "+15551230077"}
+        accepted = await Gateway(own.http).post(
+            "/api/v1/sessions", json={**request, "fromNumber": number.phone_number}
+        )
+        assert accepted.status == 202, accepted.body
+        call_id = accepted.body["data"]["id"]
+        await over(own, call_id)
+        assert (await diagnosis_of(own.http, call_id))["code"] == "livekit_away"
 
 
 class TestTurnedAway:
