@@ -124,7 +124,9 @@ async def test_a_conversation(worker: WorkerStack) -> None:
         assert abs(turn.response_words[0].start_ms - turn.response_start_ms) < 80
         assert abs(turn.response_words[-1].end_ms - turn.response_end_ms) < 120
 
-    told = [event.type for event in call.events if event.type != "turn"]
+    # The phone sends nothing until it speaks.
+    apart = ("turn", "audio.missing", "audio.received")
+    told = [event.type for event in call.events if event.type not in apart]
     assert told == [
         "agent.joined",
         "agent.ready",

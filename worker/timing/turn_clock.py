@@ -15,6 +15,7 @@ from livekit.agents.llm import ChatMessage
 from livekit.agents.utils import is_given
 from livekit.agents.voice import io
 
+from worker.timing.first_sound import is_sound
 from worker.timing.heard_audio import HeardAudio
 from worker.timing.spoken_audio import Spoken, SpokenAudio
 from worker.timing.timed_words import Timed, timed_words
@@ -48,7 +49,7 @@ class TurnClock:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.sounded = asyncio.Event()
-        """Set by the first sample from the far end that is not zero."""
+        """Set by the first sound from the far end."""
         self._clock = clock
         self._origins = {} if origins is None else origins
         self._endpointing_s = endpointing_s
@@ -65,7 +66,7 @@ class TurnClock:
         """Yield ``audio`` unchanged on its way to the STT, and record it."""
         async for frame in audio:
             pcm = np.frombuffer(frame.data, np.int16)
-            if not self.sounded.is_set() and pcm.any():
+            if not self.sounded.is_set() and is_sound(pcm):
                 self.sounded.set()
             frame.userdata[POSITION] = self._heard.push(pcm, frame.sample_rate, self._clock())
             yield frame

@@ -198,7 +198,7 @@ def told(call: KeptCall) -> list[tuple[Any, ...]]:
     first = ["agent.joined", "agent.ready"]
     turns = {turn.id: turn for turn in call.turns}
     found: list[tuple[Any, ...]] = []
-    # A room has LiveKit's events instead, and its silent phone still sends a little noise.
+    # A room has LiveKit's events instead. A far end that says nothing here sends no sound at all.
     own = ("stream.", "audio.")
     events = [event for event in call.events if not event.type.startswith(own)]
     for event in sorted(events, key=lambda each: [each.type != name for name in first]):

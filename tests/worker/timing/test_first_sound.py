@@ -67,11 +67,12 @@ async def test_only_the_time_in_which_the_agent_listens_counts() -> None:
     await task
 
 
-async def test_digital_silence_is_no_sound() -> None:
+async def test_what_a_line_plays_that_carries_nothing_is_no_sound() -> None:
+    """WebRTC plays samples of 1 and 2; the softest noise of a telephone line is 8."""
     clock = TurnClock(0.3)
 
     async def frames() -> AsyncIterator[rtc.AudioFrame]:
-        for sample in (0, 0, 1):
+        for sample in (0, -2, -8):
             yield rtc.AudioFrame(np.full(320, sample, np.int16).tobytes(), 16_000, 1, 320)
 
     heard = [clock.sounded.is_set() async for _ in clock.listen(frames())]
