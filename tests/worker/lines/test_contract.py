@@ -321,7 +321,9 @@ class Contract:
         ]
 
     async def test_silence(self, lines: Lines) -> None:
-        assert told(await lines.call(silence, self.line)) == [
+        call = await lines.call(silence, self.line)
+        assert len(call.of("audio.missing")) == 1, "no sound came"
+        assert told(call) == [
             *BEGIN,
             ("silence.prompted", PROMPT),
             ("turn", "", PROMPT),
