@@ -18,15 +18,15 @@ from livekit.rtc.participant import PublishTrackError
 
 from core.legs import LEAVE_METHOD
 from core.rtc_sdk import publish_dtmf
-from core.sound_reports import METHOD as REPORT_SOUND
+from core.sound.reports import METHOD as REPORT_SOUND
 from core.tasks.first_of import first_of
 from sip import dtmf, endings, membership
-from sip.delay_reports import tell_delay
+from sip.audio.delay_reports import tell_delay
+from sip.audio.phone import SAMPLE_RATE, PhoneAudio, PhoneLeg
+from sip.audio.sound_reports import tell_sound
 from sip.endings import Ending
 from sip.participant import LiveKit, Participant
-from sip.phone_audio import SAMPLE_RATE, PhoneAudio, PhoneLeg
 from sip.sdk import connect, ignore_captured_frames
-from sip.sound_reports import tell_sound
 
 log = logging.getLogger(__name__)
 

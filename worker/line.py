@@ -16,7 +16,7 @@ from livekit.agents import Agent, AgentSession, BackgroundAudioPlayer
 from core.audio import Pcm
 from core.jobs import CallBrief
 from core.recordings.command import Command
-from core.sound_reports import SoundReport
+from core.sound.reports import SoundReport
 from core.transfers import TransferResult
 from worker.endings import Cause
 

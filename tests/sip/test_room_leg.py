@@ -11,8 +11,9 @@ import pytest
 from livekit import rtc
 
 from core.legs import LEAVE_METHOD
-from core.sound_reports import SoundReport
-from sip import room_leg, sound_reports
+from core.sound.reports import SoundReport
+from sip import room_leg
+from sip.audio import sound_reports
 from sip.endings import PHONE_HUNG_UP, SHUTDOWN
 from sip.participant import LiveKit, Participant
 from sip.room_leg import OverAlready, RoomLeg

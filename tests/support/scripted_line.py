@@ -13,7 +13,7 @@ from livekit.agents.voice import io
 
 from core.audio import Pcm
 from core.jobs import CallBrief
-from core.sound_reports import SoundReport
+from core.sound.reports import SoundReport
 from core.transfers import TransferResult
 from dev.speech import CALLER_VOICE, synthesize
 from worker.line import Consultation, Listener, NotSupported, Rates

@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from core.arrivals import SOON_S
 from core.audio import Pcm
-from core.sound_reports import SoundReport
+from core.sound.arrivals import SOON_S
+from core.sound.reports import SoundReport
 from worker.privacy.gate import Span
 from worker.recording.received import Received
 from worker.recording.resample import RATE

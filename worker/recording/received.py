@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from core.arrivals import Arrivals
 from core.audio import Pcm
+from core.sound.arrivals import Arrivals
 from worker.recording.resample import RATE, Resampler
 
 

@@ -1,6 +1,6 @@
 """Finds when the far end said and heard the audio that came to and left the worker.
 
-The far end's line reports how loud it was in both directions, and when (core.sound_reports). The
+The far end's line reports how loud it was in both directions, and when (core.sound.reports). The
 worker's own audio of a few seconds is shifted along the reported levels until it fits best.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from core.audio import Pcm
-from core.sound_reports import STEP_MS, Levels, Loudness, SoundReport, step_of
+from core.sound.reports import STEP_MS, Levels, Loudness, SoundReport, step_of
 
 _KEPT_S: Final = 12.0
 _WINDOW: Final = 2500 // STEP_MS

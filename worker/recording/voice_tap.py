@@ -62,7 +62,7 @@ class VoiceTap(PassingOutput):
 
     def settle(self) -> None:
         """Report what was played of the current stretch."""
-        if (run := playing(self._next)) is not None:
+        if (run := playing(self.sink)) is not None:
             self._played(*run)
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:

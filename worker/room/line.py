@@ -15,7 +15,7 @@ from core.jobs import CallBrief
 from core.recordings.command import COMMAND_TOPIC
 from core.rtc_sdk import publish_dtmf
 from core.settings import Settings
-from core.sound_reports import SoundReport
+from core.sound.reports import SoundReport
 from core.tokens import TokenIssuer
 from core.transfers import TransferResult, human_identity
 from worker.handover.aside import Aside

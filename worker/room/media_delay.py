@@ -7,7 +7,7 @@ import logging
 
 from livekit import rtc
 
-from core.media_delay import ATTRIBUTE, FIRST_POLL_S, POLL_S, RoomDelay
+from core.sound.media_delay import ATTRIBUTE, FIRST_POLL_S, POLL_S, RoomDelay
 
 log = logging.getLogger(__name__)
 

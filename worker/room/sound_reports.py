@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from livekit import rtc
 
-from core.sound_reports import METHOD, TOPIC, SoundReport
+from core.sound.reports import METHOD, TOPIC, SoundReport
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from core.audio import Pcm
 from core.jobs import CallBrief
 from core.models import CallEvent
 from core.recordings.command import Command
-from core.sound_reports import SoundReport
+from core.sound.reports import SoundReport
 from core.streams.messages import GRACE_S, Attach
 from core.transfers import TransferResult
 from worker.endings import Cause

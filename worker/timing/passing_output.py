@@ -17,15 +17,15 @@ class PassingOutput(io.AudioOutput):
             capabilities=io.AudioOutputCapabilities(pause=True),
         )
         assert self.next_in_chain is not None  # livekit-agents may put something in between
-        self._next = self.next_in_chain
+        self.sink = self.next_in_chain
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
-        await self._next.capture_frame(frame)
+        await self.sink.capture_frame(frame)
         await super().capture_frame(frame)
 
     def flush(self) -> None:
         super().flush()
-        self._next.flush()
+        self.sink.flush()
 
     def clear_buffer(self) -> None:
-        self._next.clear_buffer()
+        self.sink.clear_buffer()

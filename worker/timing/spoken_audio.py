@@ -129,7 +129,7 @@ class SpokenAudio(PassingOutput):
 
     def pause(self) -> None:
         super().pause()
-        drop_queued(self._next)
+        drop_queued(self.sink)
 
     def _started(self, event: io.PlaybackStartedEvent) -> None:
         if self._segment is not None and self._segment.began is None:

@@ -10,6 +10,7 @@ from typing import Final
 import baresip
 
 from core.tasks.first_of import first_of
+from sip.audio.phone import PhoneLeg
 from sip.bridge.stack.phone import PhoneCall
 from sip.bridge.twirp import TwirpError
 from sip.endings import (
@@ -21,7 +22,6 @@ from sip.endings import (
     Ending,
 )
 from sip.participant import LiveKit, Participant
-from sip.phone_audio import PhoneLeg
 from sip.room_leg import RoomLeg
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from livekit.agents.voice import io
 from core.audio import Pcm
 from core.models import CallEvent
 from core.recordings.plan import RecordingPlan
-from core.sound_reports import SoundReport
+from core.sound.reports import SoundReport
 from worker.endings import Cause
 from worker.line import Line, Rates
 from worker.privacy.gate import Gate

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from core.audio import Pcm
-from core.sound_reports import STEP_MS, Levels, Loudness, SoundReport, step_of
+from core.sound.reports import STEP_MS, Levels, Loudness, SoundReport, step_of
 from worker.recording.sound_times import SoundTimes, best_shift
 
 pytestmark = pytest.mark.unit

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from livekit import rtc
 
-from core.sound_reports import TOPIC, SoundReport
+from core.sound.reports import TOPIC, SoundReport
 from worker.room import sound_reports
 from worker.room.sound_reports import SoundReports
 

@@ -15,7 +15,7 @@ from livekit.agents.voice import io
 from livekit.rtc._proto import stats_pb2 as stats
 
 from core.audio import Pcm
-from core.media_delay import RoomDelay
+from core.sound.media_delay import RoomDelay
 from worker.timing.heard_audio import HeardAudio
 from worker.timing.spoken_audio import SpokenAudio
 from worker.timing.turn_clock import TurnClock

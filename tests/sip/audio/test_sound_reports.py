@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from core.sound_reports import SoundReport, step_of
-from sip.sound_reports import SoundReporter
+from core.sound.reports import SoundReport, step_of
+from sip.audio.sound_reports import SoundReporter
 
 pytestmark = pytest.mark.unit
 

@@ -1,4 +1,4 @@
-"""sip.phone_audio: a phone hears its room's tracks mixed, also if they stall or come back."""
+"""sip.audio.phone: a phone hears its room's tracks mixed, also if they stall or come back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from sip.phone_audio import BacklogGauge, Mixer, PhoneLeg
+from sip.audio.phone import BacklogGauge, Mixer, PhoneLeg
 
 pytestmark = pytest.mark.unit
 

@@ -20,8 +20,8 @@ import numpy as np
 from livekit import rtc
 
 from core.audio import Pcm
+from sip.audio.sound_reports import SoundReporter
 from sip.sdk import capture, only_own_frames
-from sip.sound_reports import SoundReporter
 
 log = logging.getLogger(__name__)
 

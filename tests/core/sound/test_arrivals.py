@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 import pytest
 
-from core.arrivals import Arrivals
+from core.sound.arrivals import Arrivals
 
 pytestmark = pytest.mark.unit
 

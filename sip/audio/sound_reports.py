@@ -1,4 +1,4 @@
-"""Reports to workers of what the phone said and heard, and when (core.sound_reports)."""
+"""Reports to workers of what the phone said and heard, and when (core.sound.reports)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from livekit import rtc
 
-from core.arrivals import Arrivals
 from core.audio import Pcm
-from core.sound_reports import STEP_MS, TOPIC, Levels, Loudness, SoundReport, step_of
+from core.sound.arrivals import Arrivals
+from core.sound.reports import STEP_MS, TOPIC, Levels, Loudness, SoundReport, step_of
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core.sound_reports import Loudness, SoundReport, step_of
+from core.sound.reports import Loudness, SoundReport, step_of
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,1 @@
+"""When sound was said and heard: its delay, its arrival, and how loud it was."""
