@@ -7,7 +7,9 @@ import numpy as np
 from core.audio import Pcm
 from dev.speech.listen import FRAME_MS, find, frame_levels, level_dbfs
 
-_BLOCK_MS, _HOP_MS = 240, 40
+PIECE_MS = 240
+
+_HOP_MS = 40
 _NEAR_MS = 30  # a jitter buffer stretches or shortens speech inaudibly by about this much
 _FAR_MS = 2000  # how much later a piece is searched if it is not in its place
 _FITS, _FITS_FAR = 0.6, 0.8  # normalized correlation
@@ -25,7 +27,7 @@ def longest_hole_ms(heard: Pcm, spoken: Pcm, sample_rate: int) -> float:
     Returns:
         Milliseconds, exact to about 10; short jumps of a healthy jitter buffer included.
     """
-    places = _places(heard, spoken, sample_rate)
+    places = find_pieces(heard, spoken, sample_rate)
     if not places:
         return 1000 * len(spoken) / sample_rate
     samples_a_ms = sample_rate / 1000
@@ -33,14 +35,17 @@ def longest_hole_ms(heard: Pcm, spoken: Pcm, sample_rate: int) -> float:
     jump = max(np.abs(np.diff(shifts)), default=0) / samples_a_ms
     last_spoken, last_heard = places[-1]
     sounding = _last_sound(spoken, sample_rate)
-    missing = (sounding - last_spoken) / samples_a_ms - _BLOCK_MS - 2 * _HOP_MS
+    missing = (sounding - last_spoken) / samples_a_ms - PIECE_MS - 2 * _HOP_MS
     silent = _longest_silence_ms(heard, spoken, places, sample_rate)
     return float(max(jump, missing, silent, 0.0))
 
 
-def _places(heard: Pcm, spoken: Pcm, sample_rate: int) -> list[tuple[int, int]]:
-    """Return the first sample of each piece that was found, in ``spoken`` and in ``heard``."""
-    block, hop = (sample_rate * ms // 1000 for ms in (_BLOCK_MS, _HOP_MS))
+def find_pieces(heard: Pcm, spoken: Pcm, sample_rate: int) -> list[tuple[int, int]]:
+    """Return the first sample of each piece that was found, in ``spoken`` and in ``heard``.
+
+    Pieces of PIECE_MS begin every 40 ms. Both signals begin with the speech.
+    """
+    block, hop = (sample_rate * ms // 1000 for ms in (PIECE_MS, _HOP_MS))
     found: list[tuple[int, int]] = []
     shift = 0
     for start in range(0, len(spoken) - block + 1, hop):

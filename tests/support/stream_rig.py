@@ -27,7 +27,7 @@ from core.tokens import TokenIssuer
 from dev.providers import Control, Providers
 from dev.stack.environment import GivenSettings
 from dev.standins.twilio import Call, TwilioServer
-from tests.support.socket_far_end import SocketFarEnd
+from dev.standins.socket import SocketFarEnd
 from tests.support.worker_gateway import KeptCall, WorkerGateway
 from worker.link.client import Gateway
 from worker.streams.server import StreamServer

@@ -26,7 +26,7 @@ from dev.stack import Stack, StackOptions
 from tests.conftest import ACME, AUTH, Gateway, write_agents
 from tests.support.calls import request
 from tests.support.receiver import Received, Receiver, receiving
-from tests.support.socket_far_end import SocketFarEnd
+from dev.standins.socket import SocketFarEnd
 from worker.streams.tones import tone
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 from core.models import AgentConfig
 from dev.standins.twilio import Call
-from tests.support.socket_far_end import SocketFarEnd
+from dev.standins.socket import SocketFarEnd
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
 from tests.support.worker_rig import Phone, WorkerStack

@@ -17,7 +17,7 @@ from core.logs import configure
 from core.models import AgentConfig
 from dev.providers import Control, Deepgram, OpenAI, Rule, Script
 from dev.stack.environment import GivenSettings
-from tests.support.socket_far_end import SocketFarEnd
+from dev.standins.socket import SocketFarEnd
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
 from worker.opening import opening

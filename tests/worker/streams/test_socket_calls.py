@@ -12,7 +12,7 @@ import pytest_asyncio
 from core.models import AgentConfig
 from core.recordings.config import Redaction
 from core.streams.messages import Format
-from tests.support.socket_far_end import SocketFarEnd
+from dev.standins.socket import SocketFarEnd
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
 from tests.worker.test_call import CONTROL, HOURS

@@ -14,7 +14,7 @@ import numpy as np
 from core.audio import Pcm, ulaw_decode, ulaw_encode
 from core.streams.messages import LOST, Format, SocketAttach
 from dev.speech import CALLER_VOICE, synthesize
-from dev.standins.twilio import Heard
+from dev.standins.twilio import Heard, Said
 from dev.standins.twilio.watch import Watch
 
 Connect = Callable[[SocketAttach], Awaitable[aiohttp.ClientWebSocketResponse]]
@@ -49,6 +49,7 @@ class SocketFarEnd:
         self._echoes = echoes
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._words: deque[bytes] = deque()
+        self._said_ms = 0.0  # when the last frame of words was sent
         self._queue = bytearray()
         self._marks: deque[tuple[int, str]] = deque()
         self._tasks: list[asyncio.Task[None]] = []
@@ -78,13 +79,21 @@ class SocketFarEnd:
 
     # --- what a user does
 
-    async def say(self, text: str) -> None:
-        """Speak in real time; silence follows. Returns when the words have been sent."""
-        pcm = synthesize(text, CALLER_VOICE, self._input.sample_rate).pcm
-        step = round(self._input.sample_rate * _FRAME_S)
-        pcm = np.concatenate([pcm, np.zeros(-len(pcm) % step, np.int16)])
-        self._words += [self._encoded(pcm[at : at + step]) for at in range(0, len(pcm), step)]
-        await self._watch.until(lambda: None if self._words else True, len(pcm) / step / 10 + 30)
+    @property
+    def rate(self) -> int:
+        """The rate of what it says."""
+        return self._input.sample_rate
+
+    async def say(self, what: str | Pcm) -> Said:
+        """Speak in real time, a text or samples at ``rate``; silence follows. Returns when the
+        words have been sent, with their position on the clock of ``heard``."""
+        pcm = synthesize(what, CALLER_VOICE, self.rate).pcm if isinstance(what, str) else what
+        step = round(self.rate * _FRAME_S)
+        whole = np.concatenate([pcm, np.zeros(-len(pcm) % step, np.int16)])
+        self._words += [self._encoded(whole[at : at + step]) for at in range(0, len(whole), step)]
+        await self._watch.until(lambda: None if self._words else True, len(whole) / step / 10 + 30)
+        start_ms = self._said_ms - len(whole) * 1000 / self.rate
+        return Said(start_ms, start_ms + len(pcm) * 1000 / self.rate)
 
     async def send(self, type: str, **fields: Any) -> None:
         await self.socket.send_str(json.dumps({"type": type, **fields}))
@@ -151,6 +160,8 @@ class SocketFarEnd:
                 at += _FRAME_S
                 await asyncio.sleep(max(0, at - loop.time()))
                 await self._play_frame(socket)
+                if self._words:
+                    self._said_ms = self.heard.ms
                 await socket.send_bytes(self._words.popleft() if self._words else self._silence)
                 self._watch.changed()
         except ConnectionError:

@@ -1,0 +1,146 @@
+"""Finds how far a transcript's times are from where the far end said and heard its turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
+
+from core.audio import Pcm
+from core.models import Turn, Word
+from dev.alignment.far_ends import PAUSE_MS, FarSide
+from dev.alignment.offsets import FAR_RATE
+from dev.speech import AGENT_VOICE, CALLER_VOICE, Speech, Voice, normalize, synthesize
+from dev.speech.holes import PIECE_MS, find_pieces
+from dev.speech.listen import Segment, speech_bounds, voiced_segments
+
+_A_MS = FAR_RATE // 1000  # samples
+_MOSTLY = 0.8  # of a piece
+
+Located: TypeAlias = tuple[str, float, float]
+"""A word, and where the far end has it (ms)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """How much later the transcript has each boundary of a turn, and each word's, in ms.
+
+    ``unmatched``: texts that the transcript and the far end do not both have.
+    """
+
+    boundaries: list[float] = field(default_factory=list)
+    words: list[float] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One side of a turn in the transcript, in ms of the far end's clock."""
+
+    text: str
+    start_ms: float
+    end_ms: float
+    words: list[Located]
+
+
+def errors(far: FarSide, turns: Sequence[Turn], origin_ms: float, answers: Iterable[str]) -> Errors:
+    """Compare. The call's clock is ``origin_ms`` ahead of the far end's. ``answers``: what the
+    agent may have said, each text without a pause."""
+
+    def there(ms: float) -> float:
+        return (ms - origin_ms) * far.pace
+
+    def side(text: str, start_ms: int | None, end_ms: int | None, words: list[Word]) -> _Side:
+        assert start_ms is not None and end_ms is not None, text
+        located = [(word.text, there(word.start_ms), there(word.end_ms)) for word in words]
+        return _Side(text, there(start_ms), there(end_ms), located)
+
+    found = Errors()
+    said = [side(t.transcript, t.start_ms, t.end_ms, t.words) for t in turns if t.transcript]
+    heard = [
+        side(t.response, t.response_start_ms, t.response_end_ms, t.response_words)
+        for t in turns
+        if t.response
+    ]
+    segments = voiced_segments(far.said, FAR_RATE, hangover_ms=PAUSE_MS)
+    assert len(segments) == len(far.texts), "each text is one stretch of voice"
+    texts = dict(zip(segments, far.texts, strict=True))
+    _compare(said, segments, lambda segment, _: _words_said(texts[segment], segment), found)
+    segments = voiced_segments(far.heard, FAR_RATE, hangover_ms=PAUSE_MS)
+    _compare(heard, segments, partial(_words_heard, far.heard, list(answers)), found)
+    return found
+
+
+def _compare(
+    sides: Sequence[_Side],
+    segments: Sequence[Segment],
+    words: Callable[[Segment, str], list[Located]],
+    into: Errors,
+) -> None:
+    left = list(segments)
+    for side in sides:
+        match = max(left, key=lambda segment: _overlap(side, segment), default=None)
+        if match is None or _overlap(side, match) <= 0:
+            into.unmatched.append(side.text)
+            continue
+        left.remove(match)
+        into.boundaries.extend((side.start_ms - match.start_ms, side.end_ms - match.end_ms))
+        located = words(match, side.text)
+        if [normalize(word) for word, *_ in side.words] != [
+            normalize(word) for word, *_ in located[: len(side.words)]
+        ]:
+            into.unmatched.append(f"the words of {side.text!r}")
+            continue
+        for (_, start, end), (_, true_start, true_end) in zip(side.words, located, strict=False):
+            into.words.extend((start - true_start, end - true_end))
+    into.unmatched.extend(f"{each.start_ms:.0f} to {each.end_ms:.0f} ms" for each in left)
+
+
+def _overlap(side: _Side, segment: Segment) -> float:
+    return min(side.end_ms, segment.end_ms) - max(side.start_ms, segment.start_ms)
+
+
+def _words_said(text: str, segment: Segment) -> list[Located]:
+    speech, voice = _spoken(text, CALLER_VOICE)
+    moved = segment.start_ms - voice.start_ms
+    return [(word.word, word.start_ms + moved, word.end_ms + moved) for word in speech.words]
+
+
+def _words_heard(
+    heard: Pcm, answers: Sequence[str], segment: Segment, text: str
+) -> list[Located]:
+    """Locate the words of the answer that begins with ``text``, as far as they were heard."""
+    answer = next((each for each in answers if normalize(each).startswith(normalize(text))), None)
+    if answer is None:
+        return []
+    speech, voice = _spoken(answer, AGENT_VOICE)
+    pieces = find_pieces(
+        heard[round(segment.start_ms * _A_MS) : round(segment.end_ms * _A_MS)],
+        speech.pcm[round(voice.start_ms * _A_MS) :],
+        FAR_RATE,
+    )
+    shifts = [(at / _A_MS, (there - at) / _A_MS) for at, there in pieces]
+
+    def begins(ms: float) -> float:
+        """Return where a position was heard, by the audio after it."""
+        at = ms - voice.start_ms
+        shift = next((shift for begin, shift in shifts if begin >= at), shifts[-1][1])
+        return segment.start_ms + at + shift
+
+    def ends(ms: float) -> float:
+        """Return where a position was heard, by the audio before it."""
+        at = ms - voice.start_ms
+        before = [shift for begin, shift in shifts if begin + _MOSTLY * PIECE_MS <= at]
+        return segment.start_ms + at + (before[-1] if before else shifts[0][1])
+
+    words = speech.words if shifts else ()
+    return [(word.word, begins(word.start_ms), ends(word.end_ms)) for word in words]
+
+
+def _spoken(text: str, voice: Voice) -> tuple[Speech, Segment]:
+    """Return a text's speech, and where its voice is."""
+    speech = synthesize(text, voice, FAR_RATE)
+    bounds = speech_bounds(speech.pcm, FAR_RATE)
+    assert bounds is not None, text
+    return speech, bounds
