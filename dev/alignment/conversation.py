@@ -14,7 +14,7 @@ from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script
 
 GREETING: Final = "Hello and welcome to the restaurant on the corner."
 QUESTION: Final = "what are your opening hours"
-ANSWER: Final = "We are open from five in the afternoon until late at night on every day but Monday."
+ANSWER: Final = "We are open from five in the afternoon until late at night every day but Monday."
 INTERRUPTION: Final = "no wait I meant tomorrow"
 SHORT: Final = "Tomorrow we open at noon and close at midnight."
 SPOKEN: Final = (GREETING, ANSWER, SHORT)

@@ -60,12 +60,12 @@ class Alignment:
                 (f"offset of the {name}, p95", share(channel.off_ms, 0.95), off_ms),
                 (f"drift of the {name}", channel.drift_ms, drift_ms),
             ]
-        for name, errors, limits in (
+        for name, late_ms, limits in (
             ("boundaries of turns", self.transcript.boundaries, BOUNDARY_MS),
             ("words", self.transcript.words, (WORD_MS,)),
         ):
             for part, limit in zip((0.5, 0.95), limits, strict=False):
-                found.append((f"{name}, p{100 * part:.0f}", share(errors, part), limit))
+                found.append((f"{name}, p{100 * part:.0f}", share(late_ms, part), limit))
         return [
             *(f"{what} {ms:.0f} > {limit:.0f} ms" for what, ms, limit in found if ms > limit),
             *(f"not in both: {text}" for text in self.transcript.unmatched),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from core.audio import Pcm
 from core.models import Turn, Word
@@ -16,7 +20,7 @@ from dev.speech.holes import PIECE_MS, find_pieces
 from dev.speech.listen import Segment, speech_bounds, voiced_segments
 
 _A_MS = FAR_RATE // 1000  # samples
-_MOSTLY = 0.8  # of a piece
+_JUMP = 30 * _A_MS
 
 Located: TypeAlias = tuple[str, float, float]
 """A word, and where the far end has it (ms)."""
@@ -107,35 +111,55 @@ def _words_said(text: str, segment: Segment) -> list[Located]:
     return [(word.word, word.start_ms + moved, word.end_ms + moved) for word in speech.words]
 
 
-def _words_heard(
-    heard: Pcm, answers: Sequence[str], segment: Segment, text: str
-) -> list[Located]:
+def _words_heard(heard: Pcm, answers: Sequence[str], segment: Segment, text: str) -> list[Located]:
     """Locate the words of the answer that begins with ``text``, as far as they were heard."""
     answer = next((each for each in answers if normalize(each).startswith(normalize(text))), None)
     if answer is None:
         return []
     speech, voice = _spoken(answer, AGENT_VOICE)
-    pieces = find_pieces(
-        heard[round(segment.start_ms * _A_MS) : round(segment.end_ms * _A_MS)],
-        speech.pcm[round(voice.start_ms * _A_MS) :],
-        FAR_RATE,
+    delays = list(
+        _delays(
+            heard[round(segment.start_ms * _A_MS) : round(segment.end_ms * _A_MS)],
+            speech.pcm[round(voice.start_ms * _A_MS) :],
+        )
     )
-    shifts = [(at / _A_MS, (there - at) / _A_MS) for at, there in pieces]
+    if not delays:
+        return []
 
-    def begins(ms: float) -> float:
-        """Return where a position was heard, by the audio after it."""
+    def located(ms: float, find: Callable[[list[float], float], int]) -> float:
         at = ms - voice.start_ms
-        shift = next((shift for begin, shift in shifts if begin >= at), shifts[-1][1])
-        return segment.start_ms + at + shift
+        begun = find([begin for begin, _ in delays], at)
+        return segment.start_ms + at + delays[max(0, begun - 1)][1]
 
-    def ends(ms: float) -> float:
-        """Return where a position was heard, by the audio before it."""
-        at = ms - voice.start_ms
-        before = [shift for begin, shift in shifts if begin + _MOSTLY * PIECE_MS <= at]
-        return segment.start_ms + at + (before[-1] if before else shifts[0][1])
+    return [
+        (word.word, located(word.start_ms, bisect_right), located(word.end_ms, bisect_left))
+        for word in speech.words
+    ]
 
-    words = speech.words if shifts else ()
-    return [(word.word, begins(word.start_ms), ends(word.end_ms)) for word in words]
+
+def _delays(heard: Pcm, spoken: Pcm) -> Iterator[tuple[float, float]]:
+    """Yield positions of ``spoken`` and how much later it was heard from there on, both in ms."""
+    before: tuple[int, int] | None = None
+    for at, there in find_pieces(heard, spoken, FAR_RATE):
+        begin = at
+        if before is not None and abs(there - at - before[1]) > _JUMP:
+            # The delay changed somewhere between the beginnings of both pieces and the last's end.
+            span = slice(before[0], at + PIECE_MS * _A_MS)
+            early, late = (_error(heard, spoken, span, shift) for shift in (before[1], there - at))
+            begin = span.start + int(np.argmin(early.cumsum() - late.cumsum())) + 1
+        before = at, there - at
+        yield begin / _A_MS, (there - at) / _A_MS
+
+
+def _error(heard: Pcm, spoken: Pcm, span: slice, shift: int) -> npt.NDArray[np.float64]:
+    """Return how much ``heard`` differs at each position of a span if it is ``shift`` later."""
+    wanted = spoken[span].astype(np.float64)
+    there = np.zeros(len(wanted))
+    first = max(0, span.start + shift)
+    part = heard[first : span.start + shift + len(wanted)]
+    there[first - span.start - shift :][: len(part)] = part
+    result: npt.NDArray[np.float64] = (wanted - there) ** 2
+    return result
 
 
 def _spoken(text: str, voice: Voice) -> tuple[Speech, Segment]:

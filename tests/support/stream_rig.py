@@ -26,8 +26,8 @@ from core.streams.messages import LOST, Attach, SocketAttach, TwilioAttach
 from core.tokens import TokenIssuer
 from dev.providers import Control, Providers
 from dev.stack.environment import GivenSettings
-from dev.standins.twilio import Call, TwilioServer
 from dev.standins.socket import SocketFarEnd
+from dev.standins.twilio import Call, TwilioServer
 from tests.support.worker_gateway import KeptCall, WorkerGateway
 from worker.link.client import Gateway
 from worker.streams.server import StreamServer

@@ -23,10 +23,10 @@ from core.streams.messages import SocketAttach
 from dev.phone import Phone
 from dev.providers import Control, Deepgram, OpenAI, Rule, Script, ToolCall
 from dev.stack import Stack, StackOptions
+from dev.standins.socket import SocketFarEnd
 from tests.conftest import ACME, AUTH, Gateway, write_agents
 from tests.support.calls import request
 from tests.support.receiver import Received, Receiver, receiving
-from dev.standins.socket import SocketFarEnd
 from worker.streams.tones import tone
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from statistics import median
 
 import numpy as np
 from livekit import rtc
@@ -14,7 +13,7 @@ from livekit.agents.voice import io
 
 from core.audio import Pcm
 from worker.streams.heard_text import HeardText
-from worker.streams.playout import Finished, Mark, Playout, Progressed, Report, Send, Started, Write
+from worker.streams.playout import Finished, Playout, Progressed, Report, Started, Write
 from worker.streams.wire import Wire
 
 _FRAME_S = 0.02
@@ -115,10 +114,6 @@ class StreamOutput(io.AudioOutput):
         self._bytes_per_s = wire.rates.voice * width
         self._playout = Playout(self._bytes_per_s, wire.silence, echoes=wire.echoes)
         self._timer: asyncio.TimerHandle | None = None
-        self._first: tuple[str, float] | None = None  # a speech's first mark, when it should return
-        self._delays_ms: deque[float] = deque(maxlen=5)
-        self.delay_ms: float | None = None
-        """The delay between here and the far end, both directions together; None if unknown."""
 
     drops_when_paused = True  # see worker._private.drop_queued
 
@@ -137,6 +132,11 @@ class StreamOutput(io.AudioOutput):
         return None if run is None else self._left(run)
 
     @property
+    def delay_ms(self) -> float | None:
+        """The delay between here and the far end, both directions together; None if unknown."""
+        return None if self._playout.trip_s is None else self._playout.trip_s * 1000
+
+    @property
     def stalled(self) -> bool:
         """True if the far end should have echoed a mark long ago."""
         return self._playout.stalled(self._loop.time())
@@ -152,12 +152,7 @@ class StreamOutput(io.AudioOutput):
         self._pump()
 
     def echoed(self, mark: str) -> None:
-        now = self._loop.time()
-        if self._first is not None and self._first[0] == mark:
-            self.delay_ms = max(0.0, now - self._first[1]) * 1000
-            self._delays_ms.append(self.delay_ms)
-            self._first = None
-        self._playout.echoed(mark, now)
+        self._playout.echoed(mark, self._loop.time())
         self._pump()
 
     def close(self) -> None:
@@ -200,11 +195,10 @@ class StreamOutput(io.AudioOutput):
     def _pump(self) -> None:
         """Write what is due, report what has happened, and come back when there is more."""
         now = self._loop.time()
-        writes = self._playout.due(now)
-        for write in writes:
+        for write in self._playout.due(now):
             self._write(write)
         for report in self._playout.reports(now):
-            self._report(report, writes, now)
+            self._report(report, now)
         if self._pushed:
             self._on_heard()
         if self._timer is not None:
@@ -213,14 +207,10 @@ class StreamOutput(io.AudioOutput):
         if (at := self._playout.next_at(now)) is not None:
             self._timer = self._loop.call_at(at, self._pump)
 
-    def _report(self, report: Report, writes: list[Write], now: float) -> None:
+    def _report(self, report: Report, now: float) -> None:
         unix = time.time() - now
         match report:
             case Started(at):
-                sent = next((write for write in writes if isinstance(write, Send)), None)
-                mark = next((write for write in writes if isinstance(write, Mark)), None)
-                if sent is not None and mark is not None:
-                    self._first = mark.name, at + len(sent.audio) / self._bytes_per_s
                 self.on_playback_started(created_at=at + unix)
             case Progressed():
                 started_at, offset, duration = self._left(report)
@@ -240,6 +230,6 @@ class StreamOutput(io.AudioOutput):
 
         What an echo dates was played half of the delay before, and left as long before that.
         """
-        later_s = median(self._delays_ms) / 1000 if run.echoed and self._delays_ms else 0.0
+        later_s = (self._playout.trip_s or 0.0) if run.echoed else 0.0
         started_at = run.started_at + time.time() - self._loop.time() - later_s
         return started_at, run.offset_s, run.duration_s

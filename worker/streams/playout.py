@@ -31,6 +31,8 @@ CHUNK_S: Final = 0.1
 STALLED_S: Final = 4.0
 
 _MARKS: Final = 64  # more than LEAD_S of single frames; a far end without echoes keeps no more
+_ECHOES: Final = 5  # so many together show when audio was played: some of them wait on their way
+_TRIPS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,9 @@ class _Speech:
     run: int = 0  # where the stretch begins that was not reported yet
     anchor: int = 0  # the position at ``anchored_at``
     anchored_at: float = 0.0
-    echoed: bool = False  # the anchor is the arrival of an echo, not a departure
+    left_at: float = 0.0  # when position 0 would have left, by the stretch that plays
+    echoed_at: deque[float] = field(default_factory=lambda: deque(maxlen=_ECHOES))
+    """When the echo of position 0 would have come, by the last echoes of that stretch."""
     marks: deque[_SentMark] = field(default_factory=lambda: deque(maxlen=_MARKS))
 
     @property
@@ -132,6 +136,13 @@ class Playout:
             round(bytes_per_s * seconds) for seconds in (FRAME_S, CHUNK_S, LEAD_S)
         )
         self._speeches: deque[_Speech] = deque()  # only the first plays
+        self.trip_s: float | None = None
+        """How long audio and its echo take together, without the time of playing; None if unknown.
+
+        Far ends play in frames, so that a measurement may be one frame too long; a busy machine
+        makes it longer still. It stands until it is wrong by more than a frame.
+        """
+        self._trips_s: deque[float] = deque(maxlen=_TRIPS)  # the least of each stretch of voice
         self._dropping = False  # the rest of a speech that was cleared before its flush
         self._attached = False
         self._paused = False
@@ -216,9 +227,20 @@ class Playout:
         while (mark := speech.marks.popleft()).name != name:
             pass  # played, too: the far end plays in order
         self.echoes = True
-        speech.anchor, speech.anchored_at, speech.echoed = mark.position, now, True
+        speech.anchor, speech.anchored_at = mark.position, now
+        self._time(speech, now - mark.position / self._bytes_per_s)
         self._advance(now)
         return True
+
+    def _time(self, speech: _Speech, echoed_at: float) -> None:
+        trip_s = max(0.0, echoed_at - speech.left_at)
+        if speech.echoed_at:
+            trip_s = min(trip_s, self._trips_s.pop())
+        speech.echoed_at.append(echoed_at)
+        self._trips_s.append(trip_s)
+        least_s = min(self._trips_s)
+        if self.trip_s is None or len(self._trips_s) == 1 or abs(least_s - self.trip_s) > FRAME_S:
+            self.trip_s = least_s
 
     def due(self, now: float) -> list[Write]:
         """Return what is to be written to the socket now, in order."""
@@ -295,7 +317,9 @@ class Playout:
     def _send(self, speech: _Speech, size: int, now: float) -> tuple[Send, Mark]:
         if self._run_dry(speech):
             self._report_run(speech, now)
-            speech.anchor, speech.anchored_at, speech.echoed = speech.sent, now, False
+            speech.anchor, speech.anchored_at = speech.sent, now
+            speech.left_at = now - speech.sent / self._bytes_per_s
+            speech.echoed_at.clear()
         if not speech.started:
             speech.started = True
             self._reports.append(Started(now))
@@ -340,8 +364,9 @@ class Playout:
     def _run(self, speech: _Speech, now: float) -> Progressed | None:
         if (heard := speech.spoken - speech.run) <= 0:
             return None
-        since_anchor_s = (speech.spoken - speech.anchor) / self._bytes_per_s
+        # An echo may wait on its way, but is never early.
+        played_at = min(speech.echoed_at, default=speech.left_at)
         duration_s = heard / self._bytes_per_s
-        started_at = min(now, speech.anchored_at + since_anchor_s) - duration_s
+        started_at = min(now, played_at + speech.spoken / self._bytes_per_s) - duration_s
         offset_s = speech.run / self._bytes_per_s
-        return Progressed(started_at, offset_s, duration_s, speech.echoed)
+        return Progressed(started_at, offset_s, duration_s, bool(speech.echoed_at))

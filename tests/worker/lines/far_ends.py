@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol, TypeAlias
 
 from core.models import AgentConfig
-from dev.standins.twilio import Call
 from dev.standins.socket import SocketFarEnd
+from dev.standins.twilio import Call
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
 from tests.support.worker_rig import Phone, WorkerStack

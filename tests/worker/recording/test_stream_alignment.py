@@ -13,8 +13,8 @@ from core.recordings.config import Recording
 from dev.alignment import conversation
 from dev.alignment.far_ends import FarEnd, socket_end, twilio_end
 from dev.alignment.measured import Alignment, measure
-from dev.alignment.offsets import read_channels
 from dev.standins.twilio import Network
+from tests.support.alignment import channels
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
 
@@ -44,6 +44,7 @@ async def worker(folder: Path) -> AsyncIterator[StreamWorker]:
 
 
 async def talk(worker: StreamWorker, call: KeptCall, end: FarEnd) -> None:
+    await end.hears()
     await end.quiet()
     await conversation.converse(end, worker.providers.set_control)
     turns = 1 + conversation.ROUND
@@ -53,8 +54,7 @@ async def talk(worker: StreamWorker, call: KeptCall, end: FarEnd) -> None:
 async def measured(call: KeptCall, end: FarEnd, folder: Path) -> Alignment:
     await call.event("recording.stopped")
     await call.event("agent.left")
-    (path,) = folder.rglob(f"{call.id}.wav")
-    return measure(read_channels(path), end.side(), call.turns, conversation.SPOKEN)
+    return measure(channels(folder, call.id), end.side(), call.turns, conversation.SPOKEN)
 
 
 async def test_on_twilio_with_drift_and_lost_frames(worker: StreamWorker, folder: Path) -> None:

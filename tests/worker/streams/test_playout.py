@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from worker.streams.playout import (
@@ -339,6 +341,47 @@ def test_speech_that_comes_too_slowly_is_reported_as_two_stretches() -> None:
     assert isinstance(second, Progressed) and second.started_at == pytest.approx(0.5)
     assert (second.offset_s, second.duration_s) == (0.02, 0.02)
     assert done == Finished(0.04, interrupted=False)
+
+
+def test_an_echo_that_waited_on_its_way_moves_nothing() -> None:
+    playout = ulaw()
+    playout.push(frames(15))
+    playout.flush()
+    playout.due(0.0)
+    playout.echoed("g0.1", 0.14)
+    playout.echoed("g0.2", 0.35)
+    assert playout.playing(0.35) == Progressed(pytest.approx(0.04), 0.0, 0.2, echoed=True)
+    playout.echoed("g0.3", 0.38)
+    _, progressed, _ = playout.reports(0.38)
+    assert progressed == Progressed(pytest.approx(0.04), 0.0, pytest.approx(0.3), echoed=True)
+
+
+def stretch(playout: Playout, at: float, *late_s: float) -> None:
+    """Play chunks without a break from ``at`` on. Each one's echo is late by so much."""
+    playout.push(frames(5 * len(late_s)))
+    echoes = deque((at + 0.1 * number, late) for number, late in enumerate(late_s, 1))
+    names = deque(marks(playout.due(at)))
+    while echoes:
+        heard_at, late = echoes.popleft()
+        playout.echoed(names.popleft(), heard_at + late)
+        names.extend(marks(playout.due(heard_at + late)))
+
+
+def test_the_delay_is_the_least_of_a_stretch() -> None:
+    playout = ulaw()
+    assert playout.trip_s is None
+    stretch(playout, 0.0, 0.09, 0.05, 0.08)
+    assert playout.trip_s == pytest.approx(0.05)
+
+
+def test_the_delay_stands_until_it_is_wrong_by_more_than_a_frame() -> None:
+    playout = ulaw()
+    found = []
+    for number, late_s in enumerate((0.05, 0.065, 0.035, 0.5, 0.09, 0.09, 0.09, 0.04)):
+        stretch(playout, 10.0 * number, late_s)
+        found.append(playout.trip_s)
+    # A stall is one measurement. A delay that grew counts when three have shown it.
+    assert found == [pytest.approx(ms / 1000) for ms in (50, 50, 50, 50, 50, 90, 90, 40)]
 
 
 def test_what_was_heard_is_not_kept() -> None:

@@ -11,7 +11,7 @@ from dev.standins.twilio.media import messages
 from dev.standins.twilio.media.heard import Heard
 from dev.standins.twilio.media.network import Network, Wire
 from dev.standins.twilio.media.playout import BYTES_PER_MS, Playout
-from dev.standins.twilio.media.ticker import FRAME_MS, FrameClock, Ticker
+from dev.standins.twilio.media.ticker import FRAME_MS, FrameClock, Ticker, frame_s
 from dev.standins.twilio.media.websocket import Closed, WebSocket, connect
 
 
@@ -60,6 +60,7 @@ class MediaStream:
         self._heard = heard
         self._next_payload = next_payload
         self._wire = Wire(network)
+        self._drift_ppm = network.drift_ppm
         self._clock = FrameClock(network.drift_ppm)
         self._socket: WebSocket | None = None
         self._frames = 0
@@ -86,7 +87,20 @@ class MediaStream:
         self._send(self._writer.start(parameters))
 
     async def run(self, ticker: Ticker) -> Closed:
-        """Send and play until the connection has ended. Cancelled: send ``stop``, and close."""
+        """Send and play until the connection has ended. Cancelled: send ``stop``, and close.
+
+        ``ticker`` is the one of all streams; a stream whose clock drifts has its own.
+        """
+        if not self._drift_ppm:
+            return await self._run(ticker)
+        own = Ticker(frame_s(self._drift_ppm))
+        running = asyncio.create_task(own.run())
+        try:
+            return await self._run(own)
+        finally:
+            running.cancel()
+
+    async def _run(self, ticker: Ticker) -> Closed:
         ticker.add(self.tick)
         try:
             return await asyncio.shield(self.socket.closed)

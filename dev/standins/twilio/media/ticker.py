@@ -1,4 +1,4 @@
-"""One timer for all streams: it visits each of them every 20 ms."""
+"""One timer for all streams whose clock is right: it visits each of them every 20 ms."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ Visit = Callable[[float], None]
 """It is called with the loop's time, in seconds."""
 
 
+def frame_s(drift_ppm: float) -> float:
+    """Return how long a frame takes on a clock that runs ``drift_ppm`` too fast."""
+    return FRAME_S / (1 + drift_ppm / 1e6)
+
+
 class FrameClock:
     """Says how many frames of 20 ms are due, on a clock that runs ``drift_ppm`` too fast."""
 
     def __init__(self, drift_ppm: float) -> None:
-        self._frame_s = FRAME_S / (1 + drift_ppm / 1e6)
+        self._frame_s = frame_s(drift_ppm)
         self._began_at: float | None = None
         self._frames = 0
 
@@ -32,14 +37,20 @@ class FrameClock:
         return due
 
 
+def next_visit(due: float, now: float, period_s: float) -> float:
+    """Return ``due`` later by the whole periods that were missed in a stall until ``now``."""
+    return due + max(0.0, now - due) // period_s * period_s
+
+
 class Ticker:
-    """Streams are spread over four slots of 5 ms, so that not all of them send at once.
+    """Visits streams every ``period_s``, in four slots, so that not all of them send at once.
 
     A visit may be late, and after a stall of the process some are left out: a visitor computes
-    from the clock what is due.
+    from the clock what is due. The next ones come when they would have come without the stall.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, period_s: float = FRAME_S) -> None:
+        self._period_s = period_s
         self._slots: list[list[Visit]] = [[] for _ in range(_SLOTS)]
         self._some = asyncio.Event()
 
@@ -56,14 +67,13 @@ class Ticker:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        turn, due = 0, 0.0
+        turn, due = 0, loop.time()
         while True:
             await self._some.wait()
             # The next slot that has visitors.
             steps = next(n for n in range(1, _SLOTS + 1) if self._slots[(turn + n) % _SLOTS])
             turn = (turn + steps) % _SLOTS
-            now = loop.time()
-            due = due + steps * FRAME_S / _SLOTS if now - due < FRAME_S else now
-            await asyncio.sleep(max(0.0, due - now))
+            due = next_visit(due, loop.time(), self._period_s) + steps * self._period_s / _SLOTS
+            await asyncio.sleep(max(0.0, due - loop.time()))
             for visit in tuple(self._slots[turn]):
                 visit(loop.time())

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from dev.standins.twilio import Call, Network
 from dev.standins.twilio.call import Document
-from dev.standins.twilio.media.ticker import FrameClock
+from dev.standins.twilio.media.ticker import FrameClock, next_visit
 from tests.dev.standins.twilio.rig import CALLER, NUMBER, Peer, Rig, rig
 
 pytestmark = pytest.mark.unit
@@ -190,6 +190,11 @@ class TestClock:
     def test_after_a_stall_what_was_left_out_is_due_at_once(self) -> None:
         clock = FrameClock(0)
         assert [clock.due(now) for now in (0, 0.02, 0.22, 0.24)] == [0, 1, 10, 1]
+
+    def test_a_stall_does_not_move_the_visits_after_it(self) -> None:
+        assert next_visit(1.0, 0.999, 0.02) == 1.0
+        assert next_visit(1.0, 1.019, 0.02) == 1.0
+        assert next_visit(1.0, 1.053, 0.02) == pytest.approx(1.04)
 
     async def test_a_calls_clock_can_run_fast(self, here: Rig) -> None:
         slow = await here.twilio.call(NUMBER, CALLER)
