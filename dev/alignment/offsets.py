@@ -5,7 +5,7 @@ from __future__ import annotations
 import wave
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,9 @@ class Offset:
     ms: float
 
 
-def read_channels(path: Path) -> tuple[Pcm, Pcm]:
+def read_channels(file: Path | BinaryIO) -> tuple[Pcm, Pcm]:
     """Return what the caller said and heard, by a recording at RATE."""
-    with wave.open(str(path)) as wav:
+    with wave.open(str(file) if isinstance(file, Path) else file) as wav:
         assert (wav.getnchannels(), wav.getsampwidth(), wav.getframerate()) == (2, 2, RATE)
         frames = np.frombuffer(wav.readframes(wav.getnframes()), np.int16).reshape(-1, 2)
     return frames[:, 0], frames[:, 1]

@@ -17,7 +17,7 @@ from core.settings import Settings
 from dev.bench import barge_in, density, echo, report, turn
 from dev.bench.answering import answer
 from dev.bench.endurance import soak
-from dev.bench.recording import cost
+from dev.bench.recording import alignment, cost
 from dev.bench.report import Section
 from dev.bench.requests import gateway, gateway_load, gateway_rate
 from dev.bench.streams import drift, ladder, turns
@@ -42,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "streams-held": ladder.measure,
     "streams-drift": drift.measure,
     "recording": cost.measure,
+    "recording-alignment": alignment.measure_lines,
     "soak": soak.measure,
 }
 

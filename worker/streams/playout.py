@@ -31,7 +31,8 @@ CHUNK_S: Final = 0.1
 STALLED_S: Final = 4.0
 
 _MARKS: Final = 64  # more than LEAD_S of single frames; a far end without echoes keeps no more
-_ECHOES: Final = 5  # so many together show when audio was played: some of them wait on their way
+_ECHOES: Final = 20  # so many show when audio was played: most of them may wait on their way
+_SURE: Final = 3  # echoes that are all late by more than a frame: the far end has paused
 _TRIPS: Final = 3
 
 
@@ -110,6 +111,14 @@ class _Speech:
     echoed_at: deque[float] = field(default_factory=lambda: deque(maxlen=_ECHOES))
     """When the echo of position 0 would have come, by the last echoes of that stretch."""
     marks: deque[_SentMark] = field(default_factory=lambda: deque(maxlen=_MARKS))
+
+    @property
+    def played_at(self) -> float:
+        """When position 0 left, or its echo came: an echo may be late, but is never early."""
+        if not self.echoed_at:
+            return self.left_at
+        least, latest = min(self.echoed_at), min(list(self.echoed_at)[-_SURE:])
+        return latest if latest - least > FRAME_S else least
 
     @property
     def end(self) -> int:
@@ -364,8 +373,7 @@ class Playout:
     def _run(self, speech: _Speech, now: float) -> Progressed | None:
         if (heard := speech.spoken - speech.run) <= 0:
             return None
-        # An echo may wait on its way, but is never early.
-        played_at = min(speech.echoed_at, default=speech.left_at)
+        played_at = speech.played_at
         duration_s = heard / self._bytes_per_s
         started_at = min(now, played_at + speech.spoken / self._bytes_per_s) - duration_s
         offset_s = speech.run / self._bytes_per_s

@@ -367,6 +367,17 @@ def stretch(playout: Playout, at: float, *late_s: float) -> None:
         names.extend(marks(playout.due(heard_at + late)))
 
 
+def test_a_far_end_that_paused_goes_on_later() -> None:
+    """Its queue was empty, and the next chunk on its way, when the last echo came."""
+    playout = ulaw()
+    stretch(playout, 0.0, 0.0, 0.0, 0.15, 0.15)
+    assert playout.playing(0.55) == Progressed(pytest.approx(0.0), 0.0, 0.4, echoed=True)
+    playout = ulaw()
+    stretch(playout, 0.0, 0.0, 0.0, 0.15, 0.15, 0.15)
+    run = playout.playing(0.65)
+    assert run == Progressed(pytest.approx(0.15), 0.0, pytest.approx(0.5), echoed=True)
+
+
 def test_the_delay_is_the_least_of_a_stretch() -> None:
     playout = ulaw()
     assert playout.trip_s is None
