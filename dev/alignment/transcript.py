@@ -91,9 +91,9 @@ def _compare(
         left.remove(match)
         into.boundaries.extend((side.start_ms - match.start_ms, side.end_ms - match.end_ms))
         located = words(match, side.text)
-        if [normalize(word) for word, *_ in side.words] != [
-            normalize(word) for word, *_ in located[: len(side.words)]
-        ]:
+        written = [normalize(word) for word in side.text.split()]
+        there = [normalize(word) for word, *_ in located[: len(written)]]
+        if not [normalize(word) for word, *_ in side.words] == written == there:
             into.unmatched.append(f"the words of {side.text!r}")
             continue
         for (_, start, end), (_, true_start, true_end) in zip(side.words, located, strict=False):

@@ -8,6 +8,7 @@ import sys
 
 from core import settings
 from dev.bench.endurance import soak
+from dev.bench.recording import alignment
 from dev.bench.runner import BENCHMARKS, run
 
 
@@ -15,7 +16,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dev.bench")
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME")
     parser.add_argument(
-        "--minutes", type=float, default=soak.MINUTES, help="length of the soak (%(default)g)"
+        "--minutes",
+        type=float,
+        help=f"length of the soak ({soak.MINUTES:g}), or of a call of recording-alignment "
+        f"({alignment.MINUTES:g})",
     )
     parser.add_argument("--no-report", action="store_true", help="do not write to docs/")
     given = parser.parse_args()
@@ -23,7 +27,7 @@ def main() -> int:
         run(
             settings.load(),
             given.names,
-            soak_minutes=given.minutes,
+            minutes=given.minutes,
             into_report=not given.no_report,
         )
     )

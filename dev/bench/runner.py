@@ -51,13 +51,19 @@ async def run(
     settings: Settings,
     names: Sequence[str] = (),
     *,
-    soak_minutes: float = soak.MINUTES,
+    minutes: float | None = None,
     into_report: bool = True,
 ) -> int:
-    """Run, print and report all benchmarks or the named ones; return 1 if any has failed."""
+    """Run, print and report all benchmarks or the named ones; return 1 if any has failed.
+
+    ``minutes``: the length of those whose length can be chosen; None: as each has it.
+    """
     console = Console()
     failed = False
-    benchmarks = BENCHMARKS | {"soak": partial(soak.measure, minutes=soak_minutes)}
+    benchmarks = dict(BENCHMARKS)
+    if minutes is not None:
+        benchmarks["soak"] = partial(soak.measure, minutes=minutes)
+        benchmarks["recording-alignment"] = partial(alignment.measure_lines, minutes=minutes)
     with Progress(console=console) as progress:
         for name in names or benchmarks:
             bar = progress.add_task(name, total=None)

@@ -72,7 +72,7 @@ def section(found: Mapping[str, Line], minutes: float) -> Section:
     """Return the table."""
     return Section(
         title="Recording: how well it lines up",
-        command="python -m dev.bench recording-alignment",
+        command=f"python -m dev.bench recording-alignment --minutes {minutes:g}",
         columns=(
             "",
             "caller: offset p50 / p95 / max",
