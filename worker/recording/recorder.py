@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from livekit.agents.voice import io
 
+from core.arrivals import SOON_S
 from core.audio import Pcm
 from core.jobs import CallBrief
 from core.recordings.plan import RecordingPlan
@@ -252,7 +253,7 @@ class Recorder:
         """Write what was said and heard until that time (Unix seconds)."""
         assert self._clock.answered_at is not None
         if self._tap is not None:
-            self._tap.settle()
+            self._tap.settle(inf if rest else time.time() - SOON_S)
         self._mixer.settle(time.time(), rest=rest)
         redacted = () if self._silencer is None else self._silencer.spans()
         frames, keeps = self._mixer.take(round((until - self._clock.answered_at) * RATE), redacted)

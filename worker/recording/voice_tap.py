@@ -60,10 +60,17 @@ class VoiceTap(PassingOutput):
         self.on("playback_progressed", self._progressed)
         self.on("playback_finished", self._finished)
 
-    def settle(self) -> None:
-        """Report what was played of the current stretch."""
+    def settle(self, before: float) -> None:
+        """Report what was played of the current stretch ``before`` that time (Unix seconds).
+
+        How far the output is gets more certain while it plays: give a time that is SOON_S ago,
+        unless the call is over.
+        """
         if (run := playing(self.sink)) is not None:
-            self._played(*run)
+            started_at, offset, duration = run
+            duration = min(duration, before - started_at)
+            if duration > 0:
+                self._played(started_at, offset, duration)
 
     async def capture_frame(self, frame: rtc.AudioFrame) -> None:
         if not self._cleared:
