@@ -14,8 +14,8 @@ from core.models import AgentConfig, Turn, Word
 from core.recordings.config import Recording, Redaction
 from dev.providers import Control, Deepgram, OpenAI, Rule, Script
 from dev.speech import CALLER_VOICE, synthesize
+from dev.standins.socket import SocketFarEnd
 from tests.support.alignment import channels
-from tests.support.socket_far_end import SocketFarEnd
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
 from worker.privacy import silencer
