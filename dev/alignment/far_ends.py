@@ -11,6 +11,7 @@ import numpy as np
 from core.audio import Pcm
 from dev.alignment.offsets import FAR_RATE
 from dev.phone import PhoneCall
+from dev.phone.wire import Wire
 from dev.speech import CALLER_VOICE, synthesize
 from dev.standins.socket import SocketFarEnd
 from dev.standins.twilio import Call, Heard, Said
@@ -99,10 +100,11 @@ def socket_end(client: SocketFarEnd) -> StreamEnd:
 
 
 class PhoneEnd:
-    """A phone on an established call."""
+    """A phone on an established call, whose packets were watched from its beginning."""
 
-    def __init__(self, call: PhoneCall) -> None:
+    def __init__(self, call: PhoneCall, packets: Wire) -> None:
         self._call = call
+        self._packets = packets
         self._texts: list[str] = []
         self._until_ms = 0.0
 
@@ -118,5 +120,5 @@ class PhoneEnd:
         await self._call.silence(PAUSE_MS, _WITHIN_S)
 
     def side(self) -> FarSide:
-        recording = self._call.recording
-        return FarSide(recording.sent, recording.received, self._texts)
+        said, heard = self._packets.call(self._call.recording.sent)
+        return FarSide(said, heard, self._texts)

@@ -17,11 +17,12 @@ from livekit.protocol.models import ParticipantInfo
 from livekit.protocol.room import ListParticipantsRequest
 
 from core.audio import Pcm
+from dev.alignment.offsets import offsets
 from dev.phone import Answer, Phone, PhoneCall
 from dev.phone.tracks import SAMPLE_RATE
 from dev.stack import Stack, StackOptions
 from tests.conftest import AUTH, Gateway, write_agents
-from tests.support.alignment import at_rate, channels, offsets
+from tests.support.alignment import channels
 from tests.support.calls import Placed
 from tests.system.test_transfers import (
     CALLER_TONE,
@@ -36,7 +37,6 @@ from tests.system.test_transfers import (
     sounding,
     tone,
 )
-from worker.recording.resample import RATE
 
 pytestmark = [
     pytest.mark.stack,
@@ -114,7 +114,7 @@ async def agent_in(stack: Stack, placed: Placed) -> ParticipantInfo | None:
 
 def in_both(recorded: Pcm, far: Pcm, since_s: float) -> list[float]:
     """Return the offsets of what a phone said or heard from ``since_s`` on."""
-    return [each.ms for each in offsets(recorded, at_rate(far), RATE) if each.at_s > since_s]
+    return [each.ms for each in offsets(recorded, far) if each.at_s > since_s]
 
 
 async def test_the_human_is_recorded_in_the_agents_place(

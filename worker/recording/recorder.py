@@ -15,11 +15,11 @@ from typing import Any, Final, Protocol
 import numpy as np
 from livekit.agents.voice import io
 
-from core.arrivals import SOON_S
 from core.audio import Pcm
 from core.jobs import CallBrief
 from core.recordings.plan import RecordingPlan
 from core.settings import Settings
+from core.sound.arrivals import SOON_S
 from recordings.spool import RecordingFile
 from worker.endings import Cause
 from worker.line import Line

@@ -23,6 +23,7 @@ from dev.bench.api import hosted, post, sip_call
 from dev.bench.rig import ENDPOINTING_MS
 from dev.bench.streams.voice_urls import VoiceUrls
 from dev.phone import Phone
+from dev.phone.wire import wire
 from dev.stack import Stack, StackOptions
 from dev.standins.socket import SocketFarEnd
 from dev.standins.twilio import Network, TwilioServer
@@ -73,11 +74,12 @@ class Lines:
     async def room(self) -> AsyncIterator[Talk]:
         sip = {"outbound_address": self.phone.address}
         body = sip_call("alignment", sip=sip, agent=self.agent_id, record=True)
-        placed = await post(self.http, "/sip/call", body)
-        call = await self.phone.next_call(_WAIT_S)
-        await call.answered(_WAIT_S)
-        yield str(placed["call_id"]), PhoneEnd(call)
-        await call.hangup()
+        async with wire() as packets:
+            placed = await post(self.http, "/sip/call", body)
+            call = await self.phone.next_call(_WAIT_S)
+            await call.answered(_WAIT_S)
+            yield str(placed["call_id"]), PhoneEnd(call, packets)
+            await call.hangup()
 
     @contextlib.asynccontextmanager
     async def stream(self) -> AsyncIterator[Talk]:

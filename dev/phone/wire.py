@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 
 from core.audio import Pcm, ulaw_decode
 
@@ -38,11 +37,16 @@ class _Packets:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Flowed:
     """One flow: sample n was on the wire ``n / RATE`` seconds after ``origin`` (Unix seconds)."""
 
     origin: float
     pcm: Pcm
+
+    def since(self, origin: float) -> Pcm:
+        """Return the audio with silence from an earlier time on."""
+        before = round((self.origin - origin) * RATE)
+        return np.concatenate((np.zeros(before, np.int16), self.pcm))
 
 
 class Wire:
@@ -62,12 +66,21 @@ class Wire:
         flow.times.append(at)
         flow.payloads.append(rtp[_RTP_HEADER:])
 
-    def ports(self) -> list[Flow]:
-        """Return the flows that have an answer, the busiest first."""
-        both = [flow for flow in self._flows if flow[::-1] in self._flows]
-        return sorted(both, key=lambda flow: -len(self._flows[flow].times))
+    def call(self, sent: Pcm) -> tuple[Pcm, Pcm]:
+        """Return what the phone of the busiest call sent and was sent, at RATE on one clock.
 
-    def flow(self, ports: Flow) -> Heard:
+        ``sent``: what it wanted to send, which tells the directions.
+        """
+        both = [flow for flow in self._flows if flow[::-1] in self._flows]
+        busiest = max(both, key=lambda flow: len(self._flows[flow].times))
+        said, heard = sorted(
+            (self._flow(busiest), self._flow(busiest[::-1])),
+            key=lambda flow: -_likeness(flow.pcm, sent),
+        )
+        origin = min(said.origin, heard.origin)
+        return said.since(origin), heard.since(origin)
+
+    def _flow(self, ports: Flow) -> Flowed:
         """Return one flow's audio; what was not sent or was lost is silence.
 
         A sender's timestamps follow its clock; a packet is late if those around it are not.
@@ -85,17 +98,13 @@ class Wire:
         for at, payload in zip(due, packets.payloads, strict=True):
             first = round((at - origin) * RATE)
             pcm[first : first + len(payload)] = ulaw_decode(payload)
-        return Heard(origin, pcm)
+        return Flowed(origin, pcm)
 
 
 @contextlib.asynccontextmanager
 async def wire() -> AsyncIterator[Wire]:
-    """Watch the loopback. Skips the test where that is not allowed."""
-    try:
-        watched = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_IPV4))
-    except PermissionError:
-        pytest.skip("CAP_NET_RAW is missing, which shows the packets on the loopback")
-    with watched:
+    """Watch the loopback. Raises PermissionError without CAP_NET_RAW."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_IPV4)) as watched:
         watched.bind(("lo", 0))
         watched.setblocking(False)
         found = Wire()
@@ -105,6 +114,13 @@ async def wire() -> AsyncIterator[Wire]:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+
+
+def _likeness(flow: Pcm, sent: Pcm) -> float:
+    size = 1 << (len(flow) + len(sent)).bit_length()
+    product = np.fft.rfft(flow, size) * np.conj(np.fft.rfft(sent, size))
+    norm = np.linalg.norm(flow.astype(float)) * np.linalg.norm(sent.astype(float))
+    return float(np.fft.irfft(product, size).max() / max(norm, 1.0))
 
 
 async def _watch(watched: socket.socket, found: Wire) -> None:
