@@ -140,8 +140,14 @@ class RecordingStore:
 
     async def delete(self, key: str) -> None:
         """Delete an object; it is fine if there is none."""
-        with contextlib.suppress(NotStored), _translated(key):
-            await obstore.delete_async(self._objects, key)
+        try:
+            with contextlib.suppress(NotStored), _translated(key):
+                await obstore.delete_async(self._objects, key)
+        except StoreUnavailable as error:
+            if self._folder is None:
+                raise
+            # The disk is there: it is about this file.
+            raise StoreRefused(str(error)) from None
 
     async def _look(self, key: str) -> tuple[int, Seal | None]:
         """Return the recording's size and its seal, if it has one."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 from urllib.parse import parse_qsl
 
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 from pydantic import SecretStr
 
 from core.recordings.config import Region
 from core.settings import Settings
-from recordings.errors import StoreMissing
+from recordings.errors import StoreMissing, StoreUnavailable
 from recordings.sealing import Sealer
 from recordings.store import RecordingStore
 
@@ -61,12 +62,20 @@ class Stores:
         return region in self._urls
 
     def of(self, region: Region | None) -> RecordingStore:
-        """Return the region's store. Raise StoreMissing if none is configured for it."""
+        """Return the region's store.
+
+        Raise StoreMissing if none is configured for it, StoreUnavailable if it cannot be opened.
+        """
         if region not in self._opened:
             if region not in self._urls:
                 raise StoreMissing(f"RECORDINGS_URL_{str(region).upper()} is not set")
             url = self._urls[region]
-            self._opened[region] = RecordingStore(open_url(url, self._settings), self._sealer)
+            try:
+                objects = open_url(url, self._settings)
+            except (BaseError, OSError) as error:
+                reason = str(error).partition("\n")[0][:200]
+                raise StoreUnavailable(f"the store cannot be opened: {reason}") from None
+            self._opened[region] = RecordingStore(objects, self._sealer)
         return self._opened[region]
 
 

@@ -20,7 +20,7 @@ from gateway.store.call_status import Call
 from gateway.store.calls import Store
 from gateway.store.database import Scope
 from gateway.store.recordings.recordings import Deleter, Recordings, StoredRecording
-from recordings.errors import NotStored, StoreRefused, StoreUnavailable
+from recordings.errors import NotStored, StoreMissing, StoreRefused, StoreUnavailable
 from recordings.store import RecordingStore
 from recordings.stores import Stores
 
@@ -41,6 +41,10 @@ class Stored(Model):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     duration_ms: int = Field(ge=0, le=_MAX_MS)
     encrypted: bool = False
+
+
+class Refused(Unavailable):
+    """The store is there, and refuses this recording: others may be fine."""
 
 
 class RecordingService:
@@ -145,7 +149,10 @@ class RecordingService:
         return await self.delete(stands_for, "api")
 
     async def delete(self, recording: StoredRecording, by: Deleter) -> bool:
-        """Delete the object, then say so. False: it was said before. Raises Unavailable."""
+        """Delete the object, then say so. False: it was said before.
+
+        Raises Unavailable; Refused if the store is there.
+        """
         if recording.deleted_at is not None:
             return False
         await self._remove(recording)
@@ -172,7 +179,7 @@ class RecordingService:
                 yield block
         if left > 0:
             log.error("a stored recording is too short", extra={"call_id": recording.call_id})
-            raise _away()
+            raise _away(Refused)
 
     async def _awaited(self, call: Call) -> RecordingPlan | None:
         """Return the plan of a call whose recording may still be stored; None: there is none."""
@@ -203,18 +210,22 @@ def _failures(recording: StoredRecording) -> Iterator[None]:
             "the store of recordings has lost an object", extra={"call_id": recording.call_id}
         )
         raise _none() from None
+    except StoreMissing as error:
+        log.error("a region has no store", extra={"reason": str(error)})
+        raise _away(Unavailable) from None
     except StoreRefused:
         log.exception("the store of recordings refuses", extra={"call_id": recording.call_id})
-        raise _away() from None
-    except StoreUnavailable:
-        raise _away() from None
+        raise _away(Refused) from None
+    except StoreUnavailable as error:
+        log.warning("the store of recordings is away", extra={"reason": str(error)})
+        raise _away(Unavailable) from None
 
 
 def _none() -> NotFound:
     return NotFound("The call has no recording", code="RECORDING_NOT_FOUND")
 
 
-def _away() -> Unavailable:
-    return Unavailable(
+def _away(kind: type[Unavailable]) -> Unavailable:
+    return kind(
         "The store of recordings is unavailable", code="RECORDINGS_UNAVAILABLE", retry_after_s=5
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Select, insert, or_, select
+from sqlalchemy import Select, insert, or_, select, tuple_
 
 from core.models import CallEvent, Model, now
 from core.recordings.config import Format, Region
@@ -86,15 +86,25 @@ class Recordings:
 
     @whole
     async def due(
-        self, *, limit: int, without: Collection[Region | None] = ()
+        self,
+        *,
+        limit: int,
+        after: StoredRecording | None = None,
+        without: Collection[Region | None] = (),
     ) -> Sequence[StoredRecording]:
-        """Return recordings whose time is over, longest first, but for those regions."""
+        """Return recordings whose time is over, longest first, but for those regions.
+
+        ``after``: the last one of the batch before.
+        """
         query = (
             select(RecordingRow.__table__)
             .where(RecordingRow.expires_at <= self._clock(), RecordingRow.deleted_at.is_(None))
-            .order_by(RecordingRow.expires_at)
+            .order_by(RecordingRow.expires_at, RecordingRow.call_id)
             .limit(limit)
         )
+        if after is not None:
+            place = tuple_(RecordingRow.expires_at, RecordingRow.call_id)
+            query = query.where(place > (after.expires_at, after.call_id))
         if None in without:
             query = query.where(RecordingRow.region.is_not(None))
         if named := [region for region in without if region is not None]:

@@ -16,7 +16,7 @@ from gateway.calls.timeline import Watch
 from gateway.keys import RECORDINGS, TIMELINE
 from gateway.recordings.retention import Retention
 from gateway.store.database import Scope
-from recordings.errors import StoreUnavailable
+from recordings.errors import StoreRefused, StoreUnavailable
 from recordings.store import RecordingStore
 from tests.conftest import ACME, RIVAL, operator
 from tests.support.inprocess import Running, running, settings_in
@@ -227,6 +227,66 @@ class TestRetention:
             monkeypatch.undo()
             assert await retention.round() == 1
             await gone(recorded, tmp_path)
+
+    async def test_one_that_is_refused_delays_no_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with running(settings_in(tmp_path, recordings_retention_days=1)) as gateway:
+            locked = await stored_call(gateway, tmp_path)
+            gateway.clock.forward(timedelta(seconds=1))
+            others = [await stored_call(gateway, tmp_path) for _ in range(3)]
+            delete, attempts = RecordingStore.delete, []
+
+            async def refuses(store: RecordingStore, key: str) -> None:
+                attempts.append(key)
+                if key == locked.key:
+                    raise StoreRefused("locked")
+                await delete(store, key)
+
+            monkeypatch.setattr(RecordingStore, "delete", refuses)
+            gateway.clock.forward(timedelta(days=2))
+            retention = Retention(gateway.app[RECORDINGS], batch=2)
+            assert await retention.round() == 3
+            for other in others:
+                await gone(other, tmp_path)
+            attempts.clear()
+            tried = []
+            for _ in range(9):
+                assert await retention.round() == 0
+                tried.append(len(attempts))
+            assert tried == [1, 1, 2, 2, 2, 2, 3, 3, 3]
+            monkeypatch.undo()
+            assert sum([await retention.round() for _ in range(8)]) == 1
+            await gone(locked, tmp_path)
+
+    async def test_a_file_that_cannot_be_deleted_delays_no_other(self, tmp_path: Path) -> None:
+        async with running(settings_in(tmp_path, recordings_retention_days=1)) as gateway:
+            stuck = await stored_call(gateway, tmp_path)
+            gateway.clock.forward(timedelta(seconds=1))
+            other = await stored_call(gateway, tmp_path)
+            stuck.file(tmp_path).unlink()
+            (stuck.file(tmp_path) / "x").mkdir(parents=True)
+            gateway.clock.forward(timedelta(days=2))
+            assert await Retention(gateway.app[RECORDINGS]).round() == 1
+            await gone(other, tmp_path)
+
+    async def test_a_store_that_cannot_be_opened_delays_no_others(self, tmp_path: Path) -> None:
+        settings = settings_in(
+            tmp_path,
+            recordings_url_eu=f"file://{tmp_path}/eu",
+            recordings_retention_days=1,
+        )
+        (tmp_path / "eu").write_text("not a folder")
+        async with running(settings) as gateway:
+            first = await recorded_call(gateway)
+            assert (await first.report(region="eu"))[0] == 200
+            gateway.clock.forward(timedelta(seconds=1))
+            second = await stored_call(gateway, tmp_path)
+            answer = await first.get()
+            assert (answer.status, answer.code) == (503, "RECORDINGS_UNAVAILABLE")
+            gateway.clock.forward(timedelta(days=2))
+            assert await Retention(gateway.app[RECORDINGS]).round() == 1
+            await gone(second, tmp_path)
 
     async def test_the_gateway_runs_it(self, tmp_path: Path) -> None:
         settings = settings_in(tmp_path, recordings_retention_days=1)
