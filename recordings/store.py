@@ -121,7 +121,11 @@ class RecordingStore:
 
         ``must_be_sealed``: refuse an object that was sealed when it was stored, and is not now.
         """
-        size, seal = await self._look(key)
+        try:
+            size, seal = await self._look(key)
+        except NotStored:
+            await self._must_be_there()
+            raise
         if seal is None and must_be_sealed:
             raise SealBroken("the recording was sealed, and has been replaced by one that is not")
         end = size if end is None else min(end, size)
@@ -139,15 +143,34 @@ class RecordingStore:
             start = until
 
     async def delete(self, key: str) -> None:
-        """Delete an object; it is fine if there is none."""
+        """Delete an object; it is fine if there is none in a store that is there."""
         try:
-            with contextlib.suppress(NotStored), _translated(key):
+            with _translated(key):
                 await obstore.delete_async(self._objects, key)
+        except NotStored:
+            await self._must_be_there()
         except StoreUnavailable as error:
             if self._folder is None:
                 raise
+            await self._must_be_there()
             # The disk is there: it is about this file.
             raise StoreRefused(str(error)) from None
+
+    async def _must_be_there(self) -> None:
+        """Raise StoreUnavailable if the store as a whole is missing.
+
+        Only for a store in which there has been an object: a folder without anything in it is
+        taken for the place at which a disk is not mounted.
+        """
+        try:
+            with _translated("the store"):
+                if self._folder is None:
+                    # An empty list, unless the bucket is missing.
+                    await obstore.list_with_delimiter_async(self._objects, "uploads/none")
+                elif not await asyncio.to_thread(os.listdir, self._folder):
+                    raise NotStored
+        except NotStored:
+            raise StoreUnavailable("the store's bucket or disk is missing") from None
 
     async def _look(self, key: str) -> tuple[int, Seal | None]:
         """Return the recording's size and its seal, if it has one."""

@@ -67,7 +67,8 @@ class RecordingService:
         """Store what the events of a call's worker say of its recording.
 
         The same event again changes nothing. An object that comes after its recording was deleted
-        is deleted. Raises Unprocessable for another object than the call's, Unavailable.
+        is deleted, in the store that the event names. Raises Unprocessable for another object than
+        the call's, Unavailable.
         """
         for event in events:
             if event.type == "recording.stored":
@@ -105,13 +106,14 @@ class RecordingService:
             )
         )
         if recording.deleted_at is not None:
-            await self._remove(recording)
+            # Where it is now: at the time of the deletion, another region may have been in force.
+            await self._remove(recording.model_copy(update={"region": told.region}))
 
     async def require(self, call: Call) -> StoredRecording:
         """Return the recording. Raises NotFound, TooEarly (not stored yet), Gone (deleted)."""
         recording = await self.rows.find(Scope(None), call.id)
         if recording is None:
-            if await self._awaited(call) is not None:
+            if await self._awaited(call):
                 raise TooEarly(
                     "The recording is not stored yet",
                     code="RECORDING_NOT_READY",
@@ -127,10 +129,10 @@ class RecordingService:
 
         False: it was deleted before. Raises NotFound, Unavailable.
         """
-        recording = await self.rows.find(Scope(None), call.id)
-        if recording is not None:
+        if (recording := await self.rows.find(Scope(None), call.id)) is not None:
             return await self.delete(recording, "api")
-        if (plan := await self._awaited(call)) is None:
+        # Also of one that failed or was never reported: its upload may still come.
+        if (plan := await self._plan(call)) is None:
             raise _none()
         # A row that is deleted from the beginning: ``fold`` deletes the object when it comes.
         stands_for = StoredRecording(
@@ -146,7 +148,11 @@ class RecordingService:
             stored_at=self._clock(),
             expires_at=None,
         )
-        return await self.delete(stands_for, "api")
+        if await self.rows.deleted(stands_for, "api"):
+            return True
+        # It was stored, or deleted, in between.
+        recording = await self.rows.find(Scope(None), call.id)
+        return recording is not None and await self.delete(recording, "api")
 
     async def delete(self, recording: StoredRecording, by: Deleter) -> bool:
         """Delete the object, then say so. False: it was said before.
@@ -181,16 +187,20 @@ class RecordingService:
             log.error("a stored recording is too short", extra={"call_id": recording.call_id})
             raise _away(Refused)
 
-    async def _awaited(self, call: Call) -> RecordingPlan | None:
-        """Return the plan of a call whose recording may still be stored; None: there is none."""
+    async def _plan(self, call: Call) -> RecordingPlan | None:
         found = await self._calls.call_and_agent(call.id)
         agent = found[1] if found is not None else None
         tenant = self._settings.tenant_recordings(call.auth_id)
-        plan = plan_of(call, agent, tenant) if agent is not None else None
-        if plan is None or not call.ended:
-            return plan
+        return plan_of(call, agent, tenant) if agent is not None else None
+
+    async def _awaited(self, call: Call) -> bool:
+        """Whether the call's recording is expected to be stored."""
+        if await self._plan(call) is None:
+            return False
+        if not call.ended:
+            return True
         told = await self._calls.events(call.id, types=("recording.started", "recording.failed"))
-        return plan if {event.type for event in told} == {"recording.started"} else None
+        return {event.type for event in told} == {"recording.started"}
 
     async def _remove(self, recording: StoredRecording) -> None:
         with _failures(recording):

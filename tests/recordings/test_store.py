@@ -178,6 +178,40 @@ async def test_deletion(rig: Rig) -> None:
     await rig.store.delete("a/b.wav")
 
 
+async def is_missing(store: RecordingStore) -> None:
+    with pytest.raises(StoreUnavailable):
+        await store.delete("a.wav")
+    with pytest.raises(StoreUnavailable):
+        await whole(store, "a.wav")
+
+
+async def test_a_disk_that_is_not_mounted_has_deleted_nothing(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, recordings_url=f"file://{tmp_path}/disk")
+    store = Stores.from_settings(settings).of(None)
+    await put(store, "a.wav", b"data")
+    (tmp_path / "disk").rename(tmp_path / "elsewhere")
+    await is_missing(store)
+    # The process is started meanwhile, or the folder is the mount point.
+    await is_missing(Stores.from_settings(settings).of(None))
+    (tmp_path / "disk").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "disk")
+    await store.delete("absent.wav")
+    await store.delete("a.wav")
+    assert not (tmp_path / "disk" / "a.wav").exists()
+
+
+async def test_a_bucket_that_is_missing_has_deleted_nothing(s3_server: S3Server) -> None:
+    bucket = s3_server.folder / s3_server.bucket("moved")
+    store = Stores.from_settings(s3_server.settings(recordings_url="s3://moved/calls")).of(None)
+    await put(store, "a.wav", b"data")
+    bucket.rename(bucket.with_name("elsewhere"))
+    await is_missing(store)
+    bucket.with_name("elsewhere").rename(bucket)
+    await store.delete("absent.wav")
+    await store.delete("a.wav")
+    assert not (bucket / "calls" / "a.wav").exists()
+
+
 async def test_files_are_for_their_owner_whatever_the_umask(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, recordings_url=f"file://{tmp_path}/new/store")
     before = os.umask(0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Select, insert, or_, select, tuple_
+from sqlalchemy import Select, and_, insert, or_, select, tuple_
 
 from core.models import CallEvent, Model, now
 from core.recordings.config import Format, Region
@@ -114,9 +114,10 @@ class Recordings:
 
     @whole
     async def deleted(self, recording: StoredRecording, by: Deleter) -> bool:
-        """Record that the object is deleted, here and on the timeline. False: it was recorded.
+        """Record that the object is deleted, here and on the timeline.
 
-        A recording that is not stored yet gets its row.
+        A recording that is not stored yet gets its row. False: it was recorded, or another content
+        has been stored in between.
         """
         event = CallEvent(type="recording.deleted", at=self._clock(), data={"by": by})
         values = {**recording.model_dump(), "deleted_at": event.at}
@@ -126,7 +127,9 @@ class Recordings:
             .on_conflict_do_update(
                 index_elements=["call_id"],
                 set_={"deleted_at": event.at},
-                where=RecordingRow.deleted_at.is_(None),
+                where=and_(
+                    RecordingRow.deleted_at.is_(None), RecordingRow.sha256 == recording.sha256
+                ),
             )
         )
         async with self._database.write() as connection:

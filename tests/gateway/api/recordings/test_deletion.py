@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from core.models import CallEvent
-from core.recordings.config import TenantRecordings
+from core.recordings.config import Region, TenantRecordings
+from core.settings import Settings
 from gateway.calls.timeline import Watch
 from gateway.keys import RECORDINGS, TIMELINE
 from gateway.recordings.retention import Retention
@@ -97,6 +99,71 @@ class TestDelete:
         assert await recorded.events("recording.deleted") == BY_API
         await recorded.put(tmp_path)
         assert (await recorded.report())[0] == 200
+        await gone(recorded, tmp_path)
+
+    @pytest.mark.parametrize("told", [(), ("recording.started", "recording.failed")])
+    async def test_one_that_nobody_expects(
+        self, gateway: Running, tmp_path: Path, told: tuple[str, ...]
+    ) -> None:
+        """Its worker was killed; or it failed, and the operator repeats its upload later."""
+        recorded = await recorded_call(gateway)
+        for type in told:
+            await recorded.tell(CallEvent(type=type))
+        await end(recorded)
+        assert (await recorded.get()).status == 404
+        assert (await recorded.delete()).status == 200
+        await recorded.put(tmp_path)
+        assert (await recorded.report())[0] == 200
+        await gone(recorded, tmp_path)
+
+    async def test_before_it_is_stored_in_the_region_of_that_time(self, tmp_path: Path) -> None:
+        def settings(region: Region) -> Settings:
+            return settings_in(
+                tmp_path,
+                recordings_url_eu=f"file://{tmp_path}/recordings",
+                recordings_url_us=f"file://{tmp_path}/us",
+                recordings_tenants={"acme": TenantRecordings(region=region)},
+            )
+
+        async with running(settings("eu")) as before:
+            recorded = await recorded_call(before)
+        async with running(settings("us")) as gateway:
+            recorded = replace(recorded, gateway=gateway)
+            assert (await recorded.delete()).status == 200
+            await recorded.put(tmp_path)
+            assert (await recorded.report(region="eu"))[0] == 200
+            await gone(recorded, tmp_path)
+        assert not (tmp_path / "us").exists()
+
+    async def test_an_upload_just_before_the_row(
+        self, gateway: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recorded = await recorded_call(gateway)
+        rows = gateway.app[RECORDINGS].rows
+        deleted = rows.deleted
+
+        async def late(*args: Any) -> bool:
+            monkeypatch.undo()
+            await recorded.put(tmp_path)
+            await recorded.report()
+            return await deleted(*args)
+
+        monkeypatch.setattr(rows, "deleted", late)
+        assert (await recorded.delete()).status == 200
+        await gone(recorded, tmp_path)
+        assert await recorded.events("recording.deleted") == BY_API
+
+    async def test_nothing_is_said_while_the_disk_is_not_mounted(
+        self, gateway: Running, tmp_path: Path
+    ) -> None:
+        recorded = await stored_call(gateway, tmp_path)
+        (tmp_path / "recordings").rename(tmp_path / "unplugged")
+        answers = await recorded.delete(), await recorded.get()
+        assert [answer.code for answer in answers] == ["RECORDINGS_UNAVAILABLE"] * 2
+        assert await recorded.events("recording.deleted") == []
+        (tmp_path / "recordings").rmdir()
+        (tmp_path / "unplugged").rename(tmp_path / "recordings")
+        assert (await recorded.delete()).status == 200
         await gone(recorded, tmp_path)
 
     async def test_a_repeated_upload_of_a_deleted_one_is_deleted(
