@@ -42,38 +42,42 @@ class Workshop:
     ) -> AsyncIterator[IO[bytes]]:
         """Yield the recording in ``format``, to be read by position. Raises Unavailable."""
         key = recording.call_id, format
-        if (kept := self._kept.take(key)) is not None:
-            with kept:
-                yield kept
-            return
-        async with self._fetched(recording) as source:
-            with await asyncio.to_thread(tempfile.TemporaryFile) as target:
-                await self._decode(lambda: audio.convert(source, recording.format, target, format))
-                # A recording that we encrypt is on no disk for longer than it must be.
-                if not recording.encrypted:
-                    self._kept.add(key, target)
-                yield target
+        # For a kept one, too: what is read stays on the disk when it is kept no longer.
+        with self._place(recording.auth_id):
+            if (kept := self._kept.take(key)) is not None:
+                with kept:
+                    yield kept
+                return
+            async with self._fetched(recording) as source:
+                with await asyncio.to_thread(tempfile.TemporaryFile) as target:
+                    await self._decode(
+                        lambda: audio.convert(source, recording.format, target, format)
+                    )
+                    # A recording that we encrypt is on no disk for longer than it must be.
+                    if not recording.encrypted:
+                        self._kept.add(key, target)
+                    yield target
 
     async def peaks(self, recording: StoredRecording, width: int) -> Peaks:
         """Raises Unavailable."""
-        async with self._fetched(recording) as source:
-            return await self._decode(
-                lambda: audio.peaks_of(source, recording.format, width, recording.duration_ms)
-            )
+        with self._place(recording.auth_id):
+            async with self._fetched(recording) as source:
+                return await self._decode(
+                    lambda: audio.peaks_of(source, recording.format, width, recording.duration_ms)
+                )
 
     def close(self) -> None:
         self._kept.close()
 
     @contextlib.asynccontextmanager
     async def _fetched(self, recording: StoredRecording) -> AsyncIterator[IO[bytes]]:
-        with self._place(recording.auth_id):
-            with await asyncio.to_thread(tempfile.TemporaryFile) as file:
-                blocks = self._service.read(recording, 0, recording.bytes)
-                async with contextlib.aclosing(blocks):
-                    async for block in blocks:
-                        await asyncio.to_thread(file.write, block)
-                file.seek(0)
-                yield file
+        with await asyncio.to_thread(tempfile.TemporaryFile) as file:
+            blocks = self._service.read(recording, 0, recording.bytes)
+            async with contextlib.aclosing(blocks):
+                async for block in blocks:
+                    await asyncio.to_thread(file.write, block)
+            file.seek(0)
+            yield file
 
     @contextlib.contextmanager
     def _place(self, tenant: str | None) -> Iterator[None]:

@@ -87,6 +87,22 @@ async def test_a_tenant_leaves_as_many_places_as_it_has(conversions: Conversions
     shop.close()
 
 
+async def test_readers_of_kept_files_have_places_too(conversions: Conversions) -> None:
+    shop = workshop(conversions, files=8)
+    async with AsyncExitStack() as stack:
+        for number in range(4):
+            recording = RECORDING.model_copy(update={"call_id": f"call_{number}"})
+            async with shop.converted(recording, "ogg"):
+                pass
+            await stack.enter_async_context(shop.converted(recording, "ogg"))
+        with pytest.raises(Unavailable, match="Too many"):
+            await stack.enter_async_context(shop.converted(recording, "ogg"))
+    assert conversions.made == 4
+    async with shop.converted(recording, "ogg"):
+        pass
+    shop.close()
+
+
 @pytest.mark.parametrize(("encrypted", "made"), [(False, 1), (True, 2)])
 async def test_only_what_is_not_encrypted_is_kept(
     conversions: Conversions, encrypted: bool, made: int
