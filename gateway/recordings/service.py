@@ -110,7 +110,10 @@ class RecordingService:
             await self._remove(recording.model_copy(update={"region": told.region}))
 
     async def require(self, call: Call) -> StoredRecording:
-        """Return the recording. Raises NotFound, TooEarly (not stored yet), Gone (deleted)."""
+        """Return the recording.
+
+        Raises NotFound, TooEarly (not stored yet), Gone (deleted, or its time is over).
+        """
         recording = await self.rows.find(Scope(None), call.id)
         if recording is None:
             if await self._awaited(call):
@@ -122,6 +125,8 @@ class RecordingService:
             raise _none()
         if recording.deleted_at is not None:
             raise Gone("The recording was deleted", code="RECORDING_DELETED")
+        if recording.expires_at is not None and recording.expires_at <= self._clock():
+            raise Gone("The recording's time is over", code="RECORDING_DELETED")
         return recording
 
     async def delete_of(self, call: Call) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Select, and_, insert, or_, select, tuple_
+from sqlalchemy import ColumnElement, Select, and_, insert, or_, select, tuple_
 
 from core.models import CallEvent, Model, now
 from core.recordings.config import Format, Region
@@ -60,9 +60,9 @@ class Recordings:
 
     @whole
     async def available(self, call_ids: Sequence[str]) -> set[str]:
-        """Return those of the calls that have a recording which is not deleted."""
+        """Return those of the calls that have a recording which can be heard."""
         query = select(RecordingRow.call_id).where(
-            RecordingRow.call_id.in_(call_ids), RecordingRow.deleted_at.is_(None)
+            RecordingRow.call_id.in_(call_ids), *self._available()
         )
         async with self._database.read() as connection:
             return set(await connection.scalars(query))
@@ -73,10 +73,10 @@ class Recordings:
     ) -> Sequence[StoredRecording]:
         """Return the recordings stored from ``since`` to before ``until``, oldest first.
 
-        Deleted ones are left out.
+        Deleted ones, and those whose time is over, are left out.
         """
         query = select(RecordingRow.__table__).where(
-            scope.owns(RecordingRow.auth_id), RecordingRow.deleted_at.is_(None)
+            scope.owns(RecordingRow.auth_id), *self._available()
         )
         if since is not None:
             query = query.where(RecordingRow.stored_at >= since)
@@ -140,6 +140,10 @@ class Recordings:
             # Listeners find it as they find other gateways' events (gateway.calls.timeline).
             await connection.execute(insert(EVENTS_TABLE), row)
         return True
+
+    def _available(self) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+        kept = or_(RecordingRow.expires_at.is_(None), RecordingRow.expires_at > self._clock())
+        return RecordingRow.deleted_at.is_(None), kept
 
     async def _all(self, query: Select[Any]) -> Sequence[StoredRecording]:
         async with self._database.read() as connection:

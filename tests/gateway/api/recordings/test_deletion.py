@@ -260,10 +260,25 @@ class TestRetention:
             gateway.clock.forward(timedelta(days=days, minutes=-1))
             assert await retention.round() == 0
             assert (await recorded.get()).status == 200
+            assert (await recorded.shown())["recordingAvailable"]
             gateway.clock.forward(timedelta(minutes=2))
+            # Also before the object is deleted, which a store that is away delays.
+            answer = await recorded.get()
+            assert (answer.status, answer.code) == (410, "RECORDING_DELETED")
+            assert not (await recorded.shown())["recordingAvailable"]
             assert await retention.round() == 1
             await gone(recorded, tmp_path)
             assert await recorded.events("recording.deleted") == BY_RETENTION
+
+    async def test_one_whose_time_is_over_can_be_deleted(
+        self, gateway: Running, tmp_path: Path
+    ) -> None:
+        recorded = await stored_call(gateway, tmp_path, retention_days=1)
+        gateway.clock.forward(timedelta(days=1))
+        assert (await recorded.get()).status == 410
+        assert (await recorded.delete()).status == 200
+        assert await recorded.events("recording.deleted") == BY_API
+        assert not recorded.file(tmp_path).exists()
 
     async def test_nobody_says_days(self, gateway: Running, tmp_path: Path) -> None:
         await stored_call(gateway, tmp_path)
