@@ -34,14 +34,18 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     recording.stored   {key, format, bytes, sha256, durationMs, encrypted}
     recording.accessed {by, via, what}   via: api, link  what: audio, peaks, waveform
     recording.deleted  {by}                              api or retention
+    recording.exported {job}
     livekit.<webhook>{…}                                 LiveKit's webhook, reduced to facts
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from core.models import DisconnectionReason, Status
+
+GATEWAYS_OWN: Final = frozenset({"recording.accessed", "recording.deleted", "recording.exported"})
+"""Evidence about the gateway, which no worker can give."""
 
 Source = Literal["gateway", "worker", "livekit", "reconciler"]
 

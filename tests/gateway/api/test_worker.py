@@ -206,6 +206,20 @@ class TestEvents:
         assert [e.type for e in await gateway.store.events(mine.id)] == ["call.queued"]
         assert (await gateway.store.events(other.id))[-1].data == {"heard": "a secret"}
 
+    async def test_an_id_that_names_another_call_is_refused(self, gateway: Running) -> None:
+        """Or it would be taken before the other call's worker can use it."""
+        mine, other = await gateway.call(), await gateway.call(auth_id="rival")
+        id = f"{other.id}_recording.failed"
+        assert (await tell(gateway, mine.id, event(), event(id=id)))[0] == 422
+        assert [e.type for e in await gateway.store.events(mine.id)] == ["call.queued"]
+        assert (await tell(gateway, other.id, event(id=id)))[1]["accepted"] == 1
+
+    @pytest.mark.parametrize("kind", ["accessed", "deleted", "exported"])
+    async def test_the_gateways_own_events_are_refused(self, gateway: Running, kind: str) -> None:
+        call = await gateway.call()
+        assert (await tell(gateway, call.id, event(type=f"recording.{kind}")))[0] == 422
+        assert [e.type for e in await gateway.store.events(call.id)] == ["call.queued"]
+
     async def test_after_the_end_they_are_kept_but_change_nothing(self, gateway: Running) -> None:
         call = await gateway.call()
         end = event(type="call.ended", data=ended("busy", "dial_busy", sip_status_code=486))
