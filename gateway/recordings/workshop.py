@@ -8,6 +8,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import IO, TypeVar
 
 from core.errors import ServerFault, Unavailable
@@ -48,15 +49,12 @@ class Workshop:
                 with kept:
                     yield kept
                 return
-            async with self._fetched(recording) as source:
-                with await asyncio.to_thread(tempfile.TemporaryFile) as target:
-                    await self._decode(
-                        lambda: audio.convert(source, recording.format, target, format)
-                    )
-                    # A recording that we encrypt is on no disk for longer than it must be.
-                    if not recording.encrypted:
-                        self._kept.add(key, target)
-                    yield target
+            async with self._fetched(recording) as source, _temporary() as target:
+                await self._decode(lambda: audio.convert(source, recording.format, target, format))
+                # A recording that we encrypt is on no disk for longer than it must be.
+                if not recording.encrypted:
+                    self._kept.add(key, target)
+                yield target
 
     async def peaks(self, recording: StoredRecording, width: int) -> Peaks:
         """Raises Unavailable."""
@@ -71,12 +69,12 @@ class Workshop:
 
     @contextlib.asynccontextmanager
     async def _fetched(self, recording: StoredRecording) -> AsyncIterator[IO[bytes]]:
-        with await asyncio.to_thread(tempfile.TemporaryFile) as file:
+        async with _temporary() as file:
             blocks = self._service.read(recording, 0, recording.bytes)
             async with contextlib.aclosing(blocks):
                 async for block in blocks:
-                    await asyncio.to_thread(file.write, block)
-            file.seek(0)
+                    await _on_disk(partial(file.write, block))
+            await _on_disk(partial(file.seek, 0))
             yield file
 
     @contextlib.contextmanager
@@ -101,7 +99,30 @@ class Workshop:
         # To the end even if the client leaves: the thread still uses the files.
         async with self._decoders:
             try:
-                return await asyncio.to_thread(work)
+                return await _on_disk(work)
             except Undecodable:
                 log.exception("a stored recording cannot be decoded")
                 raise ServerFault("The recording cannot be decoded") from None
+
+
+@contextlib.asynccontextmanager
+async def _temporary() -> AsyncIterator[IO[bytes]]:
+    file = await _on_disk(tempfile.TemporaryFile)
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # it writes what it could not write before
+            file.close()
+
+
+async def _on_disk(work: Callable[[], _T]) -> _T:
+    """Do it in a thread. Raises Unavailable if the disk is full."""
+    try:
+        return await asyncio.to_thread(work)
+    except OSError as error:
+        log.error("cannot write a temporary file", extra={"reason": error.strerror})
+        raise Unavailable(
+            "The gateway's disk has no space to decode the recording",
+            code="RECORDINGS_BUSY",
+            retry_after_s=5,
+        ) from None

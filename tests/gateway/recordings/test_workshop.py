@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -18,6 +19,9 @@ from gateway.recordings.kept import Kept, Key
 from gateway.recordings.service import RecordingService
 from gateway.recordings.workshop import Workshop
 from gateway.store.recordings.recordings import StoredRecording
+from tests.support.recordings import tone, wav
+from tests.support.small_disk import SmallDisk
+from tests.support.small_disk import disk as disk
 
 pytestmark = pytest.mark.unit
 
@@ -34,6 +38,8 @@ RECORDING = StoredRecording(
     stored_at=datetime.now(UTC),
     expires_at=None,
 )
+AUDIO = wav(tone(2), tone(2))
+WHOLE = RECORDING.model_copy(update={"bytes": len(AUDIO), "duration_ms": 2000})
 OGG: Key = ("call_1", "ogg")
 
 
@@ -54,6 +60,15 @@ class Conversions:
         target.flush()
 
 
+class Stored:
+    """A stored recording, and the real converter."""
+
+    async def read(
+        self, recording: StoredRecording, start: int, end: int
+    ) -> AsyncGenerator[bytes, None]:
+        yield AUDIO[start:end]
+
+
 @pytest.fixture
 def conversions(monkeypatch: pytest.MonkeyPatch) -> Conversions:
     conversions = Conversions()
@@ -61,7 +76,7 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> Conversions:
     return conversions
 
 
-def workshop(conversions: Conversions, **values: Any) -> Workshop:
+def workshop(conversions: Conversions | Stored, **values: Any) -> Workshop:
     return Workshop(cast(RecordingService, conversions), **values)
 
 
@@ -113,6 +128,23 @@ async def test_only_what_is_not_encrypted_is_kept(
         async with shop.converted(recording, "ogg") as file:
             assert file.seek(0) == 0 and file.read() == b"audio"
     assert conversions.made == made
+    shop.close()
+
+
+@pytest.mark.parametrize("leave", [0, len(AUDIO) // 2, len(AUDIO) * 3 // 2])
+async def test_a_disk_without_space_is_busy(
+    disk: SmallDisk, monkeypatch: pytest.MonkeyPatch, leave: int
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
+    disk.fill(leave)
+    shop = workshop(Stored())
+    for _ in range(17):
+        with pytest.raises(Unavailable, match="no space"):
+            async with shop.converted(WHOLE, "wav"):
+                pass
+    disk.relieve()
+    async with shop.converted(WHOLE, "wav") as file:
+        assert os.fstat(file.fileno()).st_size >= len(AUDIO)
     shop.close()
 
 
