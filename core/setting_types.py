@@ -42,7 +42,7 @@ Country = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z]{2}
 NumberPrefix = Annotated[str, StringConstraints(pattern=r"^\+?[0-9]{1,20}$")]
 
 
-_NAME = r"(/(?!\.\.?(/|\?|$))[^/%?#\\\s]+)"  # of a folder
+_NAME = r"(/(?!\.\.?(/|\?|$))[^/%?#\\\s\x00-\x1f\x7f]+)"  # of a folder
 _OPTION = r"(region=[a-z0-9-]+|endpoint=https?://[A-Za-z0-9.:\[\]-]+)"
 _STORE = re.compile(
     rf"file://{_NAME}+/?"

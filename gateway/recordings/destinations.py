@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, Protocol, Self
@@ -31,9 +32,14 @@ from recordings.stores import open_url
 _SIGNED_FOR = timedelta(minutes=15)
 _LARGEST = 5 * 1024**3
 """Of one PUT; S3 takes no larger one."""
+_PATIENCE_S = 60.0
 _SLOWEST = 200_000
-"""Bytes per second, below which an upload is given up."""
+"""Bytes per second: a request that takes longer, with _PATIENCE_S on top, is given up."""
 _ADDRESS = TypeAdapter[str](StoreUrl)
+_LABEL = r"[A-Za-z0-9_-]{1,63}"
+_ENDPOINT = re.compile(
+    rf"(?i:https?)://({_LABEL}(\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?/?"
+)
 
 
 class Destination(Protocol):
@@ -92,11 +98,11 @@ class TenantBucket(Model):
     def _host_only(cls, value: str | None) -> str | None:
         if value is None:
             return None
+        if not _ENDPOINT.fullmatch(value):
+            raise ValueError("must be like https://s3.example.com, without a path")
         parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc:
-            raise ValueError("must be like https://s3.example.com")
-        if parts.path.strip("/") or parts.query or parts.fragment:
-            raise ValueError("must have no path")
+        if parts.port == 0:  # urlsplit itself refuses one that is too high
+            raise ValueError("must have another port")
         return f"{parts.scheme}://{parts.netloc}"
 
     @property
@@ -152,34 +158,35 @@ class GuardedBucket:
 
         headers = {"If-None-Match": "*", "Content-Length": str(size)}
         try:
-            async with asyncio.timeout(60 + size / _SLOWEST):
-                status = await self._send("PUT", key, data=body(), headers=headers)
-        except TimeoutError:
-            raise StoreUnavailable("the destination takes too long") from None
+            status = await self._send("PUT", key, size, data=body(), headers=headers)
         except StoreError:
             if failure:
                 raise failure[0] from None
             raise
-        if status == 412 and await self._checksum(key) != sha256:
+        if status == 412 and await self._checksum(key, size) != sha256:
             raise AlreadyThere(f"{key} is stored already")
 
-    async def _checksum(self, key: str) -> str:
+    async def _checksum(self, key: str, size: int) -> str:
         found = hashlib.sha256()
-        async with asyncio.timeout(3600):
-            await self._send("GET", key, into=found)
+        await self._send("GET", key, size, into=found)
         return found.hexdigest()
 
-    async def _send(self, method: Any, key: str, *, into: Any = None, **options: Any) -> int:
+    async def _send(
+        self, method: Any, key: str, size: int, *, into: Any = None, **options: Any
+    ) -> int:
         """Return the status 200 or 412. Raises StoreRefused, StoreUnavailable."""
         url = await obstore.sign_async(self._signer, method, key, _SIGNED_FOR)
+        request = self._session.request(
+            method, URL(url, encoded=True), allow_redirects=False, **options
+        )
         try:
-            async with self._session.request(
-                method, URL(url, encoded=True), allow_redirects=False, **options
-            ) as response:
+            async with asyncio.timeout(_PATIENCE_S + size / _SLOWEST), request as response:
                 status = response.status
                 if into is not None and status == 200:
                     async for block in response.content.iter_chunked(1 << 20):
                         into.update(block)
+        except TimeoutError:
+            raise StoreUnavailable("the destination takes too long") from None
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, AddressRefused):
                 raise StoreRefused("the destination's address is not public") from None

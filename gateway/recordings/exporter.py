@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import traceback
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 
 import aiohttp
 
-from core.errors import AppError
+from core.errors import AppError, Unavailable
 from core.models import CallEvent
 from core.settings import Settings
 from core.tasks.alongside import alongside
@@ -95,6 +96,16 @@ class Exporter:
                 await self._exports.postpone(job, lease, str(error), moment + _RETRY)
         except StoreRefused as error:
             await self._exports.end(job, lease, str(error))
+        except Unavailable:  # our database
+            raise
+        except Exception as error:
+            # The error's text may hold the signed address of a request.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            problem = type(error).__name__
+            log.error(
+                "an export failed", extra={"export_id": job.id, "problem": problem, "trace": trace}
+            )
+            await self._exports.end(job, lease, "the export failed")
         return True
 
     async def _copy_all(self, job: Export, lease: str) -> None:

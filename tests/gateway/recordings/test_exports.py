@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 from sqlalchemy import insert, select
 
 from core.errors import Unavailable
 from core.models import new_id
 from core.settings import Settings
 from gateway.keys import DATABASE, EXPORTER, EXPORTS
+from gateway.recordings import destinations
 from gateway.recordings import exporter as exporter_module
 from gateway.recordings.destinations import (
     GuardedBucket,
@@ -262,6 +265,49 @@ async def test_a_destination_that_is_away_is_tried_again(rig: Rig) -> None:
     assert (await rig.progress(job["id"]))["status"] == "failed"
 
 
+async def test_a_destination_that_drips_is_given_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(destinations, "_PATIENCE_S", 0.5)
+    over = asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "PUT":
+            return web.Response(status=412)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"x")
+        await over.wait()
+        return response
+
+    await rig.recorded()
+    async with RawTestServer(answer) as server:
+        own = rig.own(endpoint=f"http://127.0.0.1:{server.port}")
+        _, job = await rig.asked(destination=own)
+        await rig.exporter.step()
+        over.set()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["failure"]) == ("running", "the destination takes too long")
+
+
+async def test_a_failure_that_nobody_foresaw_ends_the_job(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await rig.recorded()
+    _, job = await rig.asked(destination=rig.own())
+
+    async def broken(*_: Any, **__: Any) -> None:
+        raise UnicodeError(f"https://s3?X-Amz-Credential={ACCESS_KEY}")
+
+    monkeypatch.setattr(GuardedBucket, "put_chunks", broken)
+    await rig.exporter.step()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["failure"]) == ("failed", "the export failed")
+    assert await rig.sealed(job["id"]) is None
+    assert "an export failed" in caplog.messages
+    assert all(ACCESS_KEY not in str(vars(record)) for record in caplog.records)
+
+
 async def test_another_gateway_goes_on_where_one_was_killed(rig: Rig) -> None:
     moment = rig.gateway.clock() - timedelta(hours=1)
     keys = [
@@ -366,6 +412,16 @@ def test_the_endpoint_is_the_settings() -> None:
         {"endpoint": "https://s3.example.com/path"},
         {"endpoint": "https://user:password@s3.example.com"},
         {"endpoint": "file:///etc"},
+        {"endpoint": "https://s3.example.com:99999"},
+        {"endpoint": "https://s3.example.com:abc"},
+        {"endpoint": "https://s3.example.com:0"},
+        {"endpoint": "https://s3 example.com"},
+        {"endpoint": "https://a..b"},
+        {"endpoint": f"https://{'a' * 70}.example.com"},
+        {"endpoint": "https://exa<mple.com"},
+        {"endpoint": "https://exa\tmple.com"},
+        {"endpoint": "https://[::gg]"},
+        {"url": "s3://bucket/a\x01b"},
         {"region": "eu.evil.example/"},
         {"url": "file:///etc"},
         {"url": "s3://bucket/../other"},
@@ -407,13 +463,9 @@ async def test_nothing_of_ours_goes_to_a_tenants_endpoint(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "our-id")
     asked: list[str] = []
 
-    async def answer(request: Any) -> Any:
-        from aiohttp import web
-
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
         asked.append(f"{request.rel_url} {request.headers}")
         raise web.HTTPTemporaryRedirect("http://127.0.0.1:9/elsewhere")
-
-    from aiohttp.test_utils import RawTestServer
 
     async with RawTestServer(answer) as server:
         bucket = TenantBucket(
