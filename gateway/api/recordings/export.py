@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictStr
 from pydantic.alias_generators import to_camel
 
-from core.errors import Detail, Forbidden, NotFound, Unprocessable
+from core.errors import Detail, Forbidden, NotFound, TooManyRequests, Unprocessable
 from core.models import Model, Timestamp, new_id
 from core.url_guard import UrlRefused, check_url
 from gateway.api import faults
@@ -18,10 +18,12 @@ from gateway.http.principal import PRINCIPAL, scope_of
 from gateway.http.route import Fault, Route
 from gateway.keys import CLOCK, EXPORTER, EXPORTS, SETTINGS, STORE
 from gateway.recordings.destinations import TenantBucket, allowed
-from gateway.store.recordings.exports import Export, ExportStatus
+from gateway.store.recordings.exports import MAX_WAITING, Export, ExportStatus, TooManyExports
 
 _NOT_ALLOWED: Fault = (403, "EXPORT_DESTINATION_NOT_ALLOWED")
 _NO_EXPORT: Fault = (404, "EXPORT_NOT_FOUND")
+_LIMIT: Fault = (429, "EXPORT_LIMIT")
+_RETRY_S = 60
 
 
 class CreateExport(BaseModel):
@@ -76,7 +78,14 @@ async def create(request: web.Request) -> web.StreamResponse:
             created_at=moment,
             due_at=moment,
         )
-        job = await request.app[EXPORTS].add(job, secret)
+        try:
+            job = await request.app[EXPORTS].add(job, secret)
+        except TooManyExports:
+            raise TooManyRequests(
+                f"{MAX_WAITING} of your exports have not ended",
+                code=_LIMIT[1],
+                retry_after_s=_RETRY_S,
+            ) from None
         request.app[EXPORTER].bell.set()
         return ExportView.of(job).wire()
 
@@ -122,7 +131,7 @@ ROUTES = (
         body=CreateExport,
         answer=ExportView,
         status=202,
-        errors=(_NOT_ALLOWED, faults.STORE),
+        errors=(_NOT_ALLOWED, _LIMIT, faults.STORE),
         idempotent=True,
     ),
     Route(

@@ -11,21 +11,27 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, insert, or_, select, tuple_, update
 
 from core.models import Model, Timestamp, new_id, now
 from core.recordings.config import Region
 from gateway.store.credentials import Vault
-from gateway.store.database import Database, Scope, whole
+from gateway.store.database import Database, Scope, one_at_a_time, whole
 from gateway.store.once import tie
 from gateway.store.recordings.tables import ExportRow, RecordingRow
 
 LEASE = timedelta(seconds=30)
+MAX_WAITING = 20
+"""Of one owner's jobs that have not ended."""
 
 ExportStatus = Literal["queued", "running", "completed", "failed"]
 
 _TABLE: Any = ExportRow.__table__
 _RECORDINGS: Any = RecordingRow.__table__
+
+
+class TooManyExports(Exception):
+    """MAX_WAITING of the owner's jobs have not ended."""
 
 
 class Export(Model):
@@ -71,10 +77,21 @@ class Exports:
 
     @whole
     async def add(self, job: Export, secret: dict[str, Any] | None) -> Export:
-        """Store a new job, with the number of recordings; ``secret`` is sealed."""
+        """Store a new job, with the number of recordings; ``secret`` is sealed.
+
+        Raises TooManyExports.
+        """
         counted = select(func.count()).select_from(_RECORDINGS).where(*_wanted(job))
+        waiting = (
+            select(func.count())
+            .select_from(_TABLE)
+            .where(_TABLE.c.due_at.is_not(None), _TABLE.c.auth_id.is_not_distinct_from(job.auth_id))
+        )
         sealed = None if secret is None else self._vault.seal(secret)
         async with self._database.write() as connection:
+            await one_at_a_time(connection, f"exports of {job.auth_id}")
+            if ((await connection.execute(waiting)).scalar_one()) >= MAX_WAITING:
+                raise TooManyExports
             await tie(connection, job.id)
             total = (await connection.execute(counted)).scalar_one()
             values = {**job.model_dump(), "total": total, "sealed": sealed}
@@ -94,11 +111,25 @@ class Exports:
 
     @whole
     async def claim(self) -> tuple[str, Export] | None:
-        """Lease the job that is due longest; concurrent claims never get the same one."""
+        """Lease the job that is due longest; concurrent claims never get the same one.
+
+        Only the first of each owner's jobs is free, so no owner has two workers. A job that is
+        postponed makes way for the next.
+        """
         moment = self._clock()
+        other = _TABLE.alias()
+        not_first = exists().where(
+            other.c.due_at.is_not(None),
+            other.c.auth_id.is_not_distinct_from(_TABLE.c.auth_id),
+            or_(
+                other.c.leased_until >= moment,
+                tuple_(other.c.due_at, other.c.id) < tuple_(_TABLE.c.due_at, _TABLE.c.id),
+            ),
+        )
         free = (
             _TABLE.c.due_at <= moment,
             or_(_TABLE.c.leased_until.is_(None), _TABLE.c.leased_until < moment),
+            ~not_first,
         )
         due = select(_TABLE.c.id).where(*free).order_by(_TABLE.c.due_at).limit(1)
         async with self._database.read() as connection:

@@ -30,7 +30,7 @@ from gateway.recordings.destinations import (
     session_to_tenants,
 )
 from gateway.recordings.exporter import Exporter
-from gateway.store.recordings.exports import LEASE
+from gateway.store.recordings.exports import LEASE, MAX_WAITING
 from gateway.store.recordings.tables import ExportRow, RecordingRow
 from recordings.errors import StoreRefused
 from recordings.stores import Stores
@@ -356,6 +356,42 @@ async def test_one_gateway_has_a_job(rig: Rig) -> None:
     exports = rig.gateway.app[EXPORTS]
     claims = await asyncio.gather(*(exports.claim() for _ in range(8)))
     assert sum(claim is not None for claim in claims) == 1
+
+
+@pytest.mark.attack
+async def test_a_silent_destination_holds_up_its_tenant_only(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    over, asked = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        asked.set()
+        await over.wait()
+        return web.Response(status=403)
+
+    async with RawTestServer(answer) as server, rig_in(tmp_path, s3_server) as rig:
+        await rig.recorded()
+        await rig.recorded("rival")
+        for _ in range(exporter_module.JOBS):
+            await rig.asked(destination=rig.own(endpoint=f"http://127.0.0.1:{server.port}"))
+        await asked.wait()
+        _, job = await rig.asked(destination=rig.own(), headers=RIVAL)
+        async with asyncio.timeout(15):
+            while True:
+                if (await rig.progress(job["id"], RIVAL))["status"] == "completed":
+                    break
+                await asyncio.sleep(0.05)
+        over.set()
+
+
+async def test_a_tenant_has_so_many_jobs(rig: Rig) -> None:
+    for _ in range(MAX_WAITING):
+        status, _ = await rig.asked(destination=rig.own())
+        assert status == 202
+    status, refused = await rig.asked(destination=rig.own())
+    assert (status, refused["error"]["code"]) == (429, "EXPORT_LIMIT")
+    status, _ = await rig.asked(destination=rig.own(), headers=RIVAL)
+    assert status == 202
 
 
 @pytest.mark.attack

@@ -12,7 +12,7 @@ from sqlalchemy import insert
 from core.models import new_id
 from gateway.store.credentials import Unreadable, Vault
 from gateway.store.database import Database, Scope
-from gateway.store.recordings.exports import LEASE, Export, Exports
+from gateway.store.recordings.exports import LEASE, MAX_WAITING, Export, Exports, TooManyExports
 from gateway.store.recordings.tables import RecordingRow
 from tests.support.clock import Clock
 from tests.support.databases import OnPostgres, OnSqlite
@@ -115,6 +115,52 @@ class Contract:
             assert found.sealed not in repr(found)
             with pytest.raises(Unreadable):
                 exports.secret(made)
+        finally:
+            await database.close()
+
+    async def test_no_owner_has_two_workers(self, url: str) -> None:
+        database, clock = await Database.open(url), Clock()
+        exports = Exports(database, Vault(KEYS[:1]), clock)
+        try:
+            made = []
+            for owner in ("acme", "acme", None, None, "rival"):
+                made.append(await exports.add(job(clock, owner), None))
+                clock.forward(timedelta(milliseconds=5))
+            claims = await asyncio.gather(*(exports.claim() for _ in range(6)))
+            claimed = {found.id: (lease, found) for lease, found in filter(None, claims)}
+            assert set(claimed) == {made[0].id, made[2].id, made[4].id}
+            # Also not with a job of a gateway whose clock is slow.
+            slow = job(clock, "rival").model_copy(update={"due_at": clock() - timedelta(hours=1)})
+            await exports.add(slow, None)
+            assert await exports.claim() is None
+            # One that has to wait makes way for the next.
+            lease, first = claimed[made[0].id]
+            await exports.postpone(first, lease, "away", clock() + timedelta(hours=1))
+            following = await exports.claim()
+            assert following is not None and following[1].id == made[1].id
+            assert await exports.claim() is None
+            await exports.end(following[1], following[0], None)
+            clock.forward(LEASE * 2)
+            again = await exports.claim()
+            assert again is not None and again[1].id == slow.id
+            clock.forward(timedelta(hours=1))
+            ids = {found.id for _, found in filter(None, [await exports.claim() for _ in range(3)])}
+            assert ids == {made[0].id, made[2].id, slow.id}
+        finally:
+            await database.close()
+
+    async def test_an_owner_has_so_many_jobs(self, url: str) -> None:
+        database, clock = await Database.open(url), Clock()
+        exports = Exports(database, Vault(KEYS[:1]), clock)
+        try:
+            adding = (exports.add(job(clock), None) for _ in range(MAX_WAITING + 3))
+            made = await asyncio.gather(*adding, return_exceptions=True)
+            assert sum(isinstance(one, TooManyExports) for one in made) == 3
+            await exports.add(job(clock, "rival"), None)
+            claimed = await exports.claim()
+            assert claimed is not None
+            await exports.end(claimed[1], claimed[0], None)
+            await exports.add(job(clock), None)
         finally:
             await database.close()
 
