@@ -14,6 +14,7 @@ import aiohttp
 
 from core.errors import AppError, Unavailable
 from core.models import CallEvent
+from core.recordings.config import Region
 from core.settings import Settings
 from core.tasks.alongside import alongside
 from gateway.calls.timeline import Timeline
@@ -21,6 +22,7 @@ from gateway.recordings.destinations import Destination, GuardedBucket, ours
 from gateway.store.credentials import Unreadable
 from gateway.store.recordings.exports import LEASE, Export, Exports, ToExport
 from recordings.errors import AlreadyThere, StoreError, StoreRefused, StoreUnavailable
+from recordings.store import checked
 from recordings.stores import Stores
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,12 @@ _RETRY = timedelta(seconds=30)
 _GIVE_UP = timedelta(hours=24)
 
 
-class _SourceRefused(StoreError):
-    """The recording itself cannot be read; the job goes on with the next one."""
+class _SourceAway(StoreUnavailable):
+    """Our store cannot be read. A tenant reads the text, and no more of the cause."""
+
+    def __init__(self, region: Region | None) -> None:
+        place = "" if region is None else f" of the region {region}"
+        super().__init__(f"the store of recordings{place} cannot be read")
 
 
 class Exporter:
@@ -126,17 +132,24 @@ class Exporter:
         return GuardedBucket.opened(secret, self._session)
 
     async def _copy(self, job: Export, recording: ToExport, destination: Destination) -> bool:
-        facts = {"export_id": job.id, "call_id": recording.call_id}
+        source = _Source(self._stores, recording)
         try:
             await destination.put_chunks(
-                recording.key,
-                self._read(recording),
-                size=recording.bytes,
-                sha256=recording.sha256,
+                recording.key, source.blocks(), size=recording.bytes, sha256=recording.sha256
             )
-        except (_SourceRefused, AlreadyThere) as error:
-            log.warning("a recording was not exported", extra={**facts, "problem": str(error)})
-            return False
+        except StoreError as error:
+            cause = source.failure or error
+            log.warning(
+                "a recording was not exported",
+                extra={"export_id": job.id, "call_id": recording.call_id, "problem": str(cause)},
+            )
+            if isinstance(source.failure, StoreUnavailable):
+                raise _SourceAway(recording.region) from None
+            if source.failure is not None or isinstance(error, AlreadyThere):
+                return False
+            if job.sealed is None and isinstance(error, StoreUnavailable):
+                raise StoreUnavailable("the destination cannot be reached") from None
+            raise
         # The same event again, after a crash, is one event.
         name = hashlib.sha256(f"{job.id} {recording.call_id}".encode()).hexdigest()[:24]
         event = CallEvent(
@@ -145,16 +158,33 @@ class Exporter:
         await self._timeline.append(recording.call_id, [event], "gateway")
         return True
 
-    async def _read(self, recording: ToExport) -> AsyncIterator[bytes]:
-        try:
-            store = self._stores.of(recording.region)
-            async for block in store.read(recording.key, must_be_sealed=recording.encrypted):
-                yield block
-        except StoreRefused as error:
-            raise _SourceRefused(str(error)) from None
-
     async def _renew(self, job: Export, lease: str) -> None:
         while True:
             await asyncio.sleep(LEASE.total_seconds() / 3)
             with contextlib.suppress(AppError):
                 await self._exports.renew(job, lease)
+
+
+class _Source:
+    """A recording in our store. A destination may hide why its reading failed."""
+
+    def __init__(self, stores: Stores, recording: ToExport) -> None:
+        self._stores = stores
+        self._recording = recording
+        self.failure: StoreError | None = None
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        recording = self._recording
+        try:
+            store = self._stores.of(recording.region)
+            blocks = store.read(recording.key, must_be_sealed=recording.encrypted)
+            # The last block is held back until the checksum is known: without it nothing is stored.
+            last = b""
+            async for block in checked(blocks, recording.bytes, recording.sha256):
+                if last:
+                    yield last
+                last = block
+            yield last
+        except StoreError as error:
+            self.failure = error
+            raise

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
+from obstore.store import S3Store
 from sqlalchemy import insert, select
 
 from core.errors import Unavailable
 from core.models import new_id
+from core.recordings.config import Region
 from core.settings import Settings
-from gateway.keys import DATABASE, EXPORTER, EXPORTS
+from gateway.keys import DATABASE, EXPORTER, EXPORTS, RECORDINGS
 from gateway.recordings import destinations
 from gateway.recordings import exporter as exporter_module
 from gateway.recordings.destinations import (
@@ -33,6 +35,7 @@ from gateway.recordings.exporter import Exporter
 from gateway.store.recordings.exports import LEASE, MAX_WAITING
 from gateway.store.recordings.tables import ExportRow, RecordingRow
 from recordings.errors import StoreRefused
+from recordings.store import RecordingStore
 from recordings.stores import Stores
 from tests.conftest import ACME, RIVAL, operator
 from tests.recordings.test_store import put, whole
@@ -43,6 +46,20 @@ from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 pytestmark = pytest.mark.store
 
 KEY = base64.b64encode(bytes(32)).decode()
+
+
+def nowhere() -> RecordingStore:
+    return RecordingStore(
+        S3Store(
+            "our-bucket",
+            endpoint="http://127.0.0.1:9",
+            region="x",
+            access_key_id="id",
+            secret_access_key="secret",
+            client_options={"allow_http": True},
+            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
+        )
+    )
 
 
 class Rig:
@@ -81,6 +98,11 @@ class Rig:
         async with self.gateway.app[DATABASE].write() as connection:
             await connection.execute(insert(RecordingRow).values(**row))
         return str(row["key"])
+
+    def away(self, region: Region | None) -> None:
+        """From now on the exporter cannot reach the region's store."""
+        opened = self.gateway.app[RECORDINGS].stores._opened
+        opened[region] = nowhere()
 
     async def asked(self, *, headers: Any = ACME, **body: Any) -> tuple[int, Any]:
         async with self.gateway.http.post(
@@ -191,6 +213,39 @@ async def test_a_recording_that_is_lost_does_not_stop_the_others(rig: Rig) -> No
     await rig.exporter.step()
     job = await rig.progress(job["id"])
     assert (job["status"], job["done"], job["failed"]) == ("completed", 1, 1)
+
+
+async def test_a_damaged_recording_does_not_stop_the_others(rig: Rig) -> None:
+    await rig.recorded(sha256="0" * 64)
+    key = await rig.recorded()
+    _, job = await rig.asked(destination=rig.own())
+    await rig.exporter.step()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["done"], job["failed"]) == ("completed", 1, 1)
+    assert rig.files("mine") == {key}
+
+
+@pytest.mark.attack
+async def test_a_tenant_learns_nothing_of_our_store_that_is_away(rig: Rig) -> None:
+    await rig.recorded()
+    rig.away(None)
+    ours_too = "s3://exports/ours/acme"
+    for destination in (rig.own(), ours_too):
+        _, job = await rig.asked(destination=destination)
+        await rig.exporter.step()
+        failure = (await rig.progress(job["id"]))["failure"]
+        assert failure == "the store of recordings cannot be read"
+
+
+@pytest.mark.attack
+async def test_a_tenant_learns_nothing_of_our_destination_that_is_away(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.recorded()
+    monkeypatch.setattr(exporter_module, "ours", lambda *_: nowhere())
+    _, job = await rig.asked(destination="s3://exports/ours/acme")
+    await rig.exporter.step()
+    assert (await rig.progress(job["id"]))["failure"] == "the destination cannot be reached"
 
 
 async def test_the_time_chooses(rig: Rig) -> None:
