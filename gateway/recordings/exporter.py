@@ -95,11 +95,7 @@ class Exporter:
         except Unreadable:
             await self._exports.end(job, lease, "SECRETS_KEY lacks the credentials' key")
         except StoreUnavailable as error:
-            moment = self._clock()
-            if moment - job.created_at > _GIVE_UP:
-                await self._exports.end(job, lease, str(error))
-            else:
-                await self._exports.postpone(job, lease, str(error), moment + _RETRY)
+            await self._wait(job, lease, str(error))
         except StoreRefused as error:
             await self._exports.end(job, lease, str(error))
         except Unavailable:  # our database
@@ -116,14 +112,35 @@ class Exporter:
 
     async def _copy_all(self, job: Export, lease: str) -> None:
         destination = self._destination(job)
-        while following := await self._exports.following(job, _BATCH):
+        away: dict[Region | None, _SourceAway] = {}
+        while following := await self._exports.following(job, _BATCH, away):
             for recording in following:
-                copied = await self._copy(job, recording, destination)
-                moved = await self._exports.advance(job, lease, recording, copied=copied)
+                if recording.region in away:
+                    continue
+                try:
+                    copied = await self._copy(job, recording, destination)
+                except _SourceAway as error:
+                    away[recording.region] = error
+                    moved = await self._exports.leave(job, lease, recording.region)
+                else:
+                    moved = await self._exports.advance(job, lease, recording, copied=copied)
                 if moved is None:
                     return  # another gateway has the job
                 job = moved
+        if away:
+            raise next(iter(away.values()))
         await self._exports.end(job, lease, None)
+
+    async def _wait(self, job: Export, lease: str, failure: str) -> None:
+        """Let the job wait, or end it if it has waited for too long."""
+        current = await self._exports.renew(job, lease)
+        if current is None:
+            return  # another gateway has the job
+        moment = self._clock()
+        if moment - (current.progressed_at or current.created_at) > _GIVE_UP:
+            await self._exports.end(job, lease, failure)
+        else:
+            await self._exports.postpone(job, lease, failure, moment + _RETRY)
 
     def _destination(self, job: Export) -> Destination:
         secret = self._exports.secret(job)

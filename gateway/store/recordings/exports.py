@@ -6,15 +6,28 @@ on after the recording up to which the job had come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
-from sqlalchemy import ColumnElement, and_, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    exists,
+    false,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from core.models import Model, Timestamp, new_id, now
 from core.recordings.config import Region
+from core.shapes import rfc3339
 from gateway.store.credentials import Vault
 from gateway.store.database import Database, Scope, one_at_a_time, whole
 from gateway.store.once import tie
@@ -48,6 +61,8 @@ class Export(Model):
     failed: int = 0
     after_at: Timestamp | None = None
     after_id: str | None = None
+    behind: dict[str, tuple[Timestamp | None, str | None]] = Field({}, repr=False)
+    progressed_at: Timestamp | None = None
     created_at: Timestamp
     ended_at: Timestamp | None = None
     due_at: Timestamp | None = None
@@ -143,26 +158,30 @@ class Exports:
             leased = (
                 update(_TABLE)
                 .where(_TABLE.c.id == job_id)
-                .values(lease=lease, leased_until=self._clock() + LEASE, status="running")
+                .values(
+                    lease=lease,
+                    leased_until=self._clock() + LEASE,
+                    status="running",
+                    progressed_at=func.coalesce(
+                        _TABLE.c.progressed_at, literal(moment, _TABLE.c.progressed_at.type)
+                    ),
+                )
                 .returning(*_TABLE.c)
             )
             return lease, _export((await connection.execute(leased)).mappings().one())
 
     @whole
-    async def following(self, job: Export, limit: int) -> Sequence[ToExport]:
-        """Return the job's next recordings, oldest first."""
+    async def following(
+        self, job: Export, limit: int, away: Collection[Region | None] = ()
+    ) -> Sequence[ToExport]:
+        """Return the job's next recordings, oldest first, without those in stores that are away."""
+        here = [_after(job, region) for region in (None, *get_args(Region)) if region not in away]
         query = (
             select(*(_RECORDINGS.c[name] for name in ToExport.model_fields))
-            .where(*_wanted(job))
+            .where(*_wanted(job), or_(false(), *here))
             .order_by(_RECORDINGS.c.stored_at, _RECORDINGS.c.call_id)
             .limit(limit)
         )
-        if job.after_at is not None:
-            later = _RECORDINGS.c.stored_at > job.after_at
-            same = and_(
-                _RECORDINGS.c.stored_at == job.after_at, _RECORDINGS.c.call_id > job.after_id
-            )
-            query = query.where(or_(later, same))
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [ToExport.model_validate(dict(row)) for row in rows]
@@ -182,12 +201,18 @@ class Exports:
         return await self._change(
             job,
             lease,
-            after_at=recording.stored_at,
-            after_id=recording.call_id,
+            **_come_past(job, recording),
+            progressed_at=self._clock(),
             leased_until=self._clock() + LEASE,
             failure=None,
             **counted,
         )
+
+    @whole
+    async def leave(self, job: Export, lease: str, region: Region | None) -> Export | None:
+        """Let the job come past a region's recordings, and return to them later."""
+        left = {_name(region): (job.after_at, job.after_id)}
+        return await self._change(job, lease, behind=_json({**left, **job.behind}))
 
     @whole
     async def postpone(
@@ -246,6 +271,32 @@ def _wanted(job: Export) -> list[ColumnElement[bool]]:
         _RECORDINGS.c.stored_at < job.until,
     ]
     return wanted if job.since is None else [*wanted, _RECORDINGS.c.stored_at >= job.since]
+
+
+def _after(job: Export, region: Region | None) -> ColumnElement[bool]:
+    """Return the condition on the recordings in a region to which the job has not come."""
+    at, call_id = job.behind.get(_name(region), (job.after_at, job.after_id))
+    there: ColumnElement[bool] = _RECORDINGS.c.region.is_not_distinct_from(region)
+    if at is None:
+        return there
+    same = and_(_RECORDINGS.c.stored_at == at, _RECORDINGS.c.call_id > call_id)
+    return and_(there, or_(_RECORDINGS.c.stored_at > at, same))
+
+
+def _come_past(job: Export, recording: ToExport) -> dict[str, Any]:
+    name = _name(recording.region)
+    if name not in job.behind:
+        return {"after_at": recording.stored_at, "after_id": recording.call_id}
+    come = {name: (recording.stored_at, recording.call_id)}
+    return {"behind": _json({**job.behind, **come})}
+
+
+def _name(region: Region | None) -> str:
+    return region or ""
+
+
+def _json(behind: dict[str, tuple[datetime | None, str | None]]) -> dict[str, Any]:
+    return {name: [at and rfc3339(at), call_id] for name, (at, call_id) in behind.items()}
 
 
 def _export(row: Any) -> Export:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -63,6 +64,10 @@ class ExportRow(Base):
     after_at: Mapped[datetime | None]
     """With ``after_id``, the recording up to which the job has come."""
     after_id: Mapped[str | None] = mapped_column(String(64))
+    behind: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    """The same by region, of those regions whose store was away when the job came past."""
+    progressed_at: Mapped[datetime | None]
+    """When the job came past its last recording; before the first one, when it began."""
     created_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
     due_at: Mapped[datetime | None]

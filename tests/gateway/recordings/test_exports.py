@@ -104,6 +104,11 @@ class Rig:
         opened = self.gateway.app[RECORDINGS].stores._opened
         opened[region] = nowhere()
 
+    def back(self, region: Region) -> None:
+        """The region has a store again: the default one."""
+        stores = self.gateway.app[RECORDINGS].stores
+        stores._opened[region] = stores.of(None)
+
     async def asked(self, *, headers: Any = ACME, **body: Any) -> tuple[int, Any]:
         async with self.gateway.http.post(
             "/v1/recordings/export", json=body, headers=headers
@@ -248,6 +253,53 @@ async def test_a_tenant_learns_nothing_of_our_destination_that_is_away(
     assert (await rig.progress(job["id"]))["failure"] == "the destination cannot be reached"
 
 
+async def test_a_region_that_is_away_does_not_stop_the_others(rig: Rig) -> None:
+    moment = rig.gateway.clock() - timedelta(hours=1)
+    keys = [
+        await rig.recorded(region=region, stored_at=moment + timedelta(minutes=minute))
+        for minute, region in enumerate([None, "eu", None, "eu", None, "eu", None])
+    ]
+    rig.away("eu")
+    _, job = await rig.asked(destination=rig.own())
+    await rig.exporter.step()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["done"], job["failed"]) == ("running", 4, 0)
+    assert job["failure"] == "the store of recordings of the region eu cannot be read"
+    assert rig.files("mine") == set(keys[::2])
+    # It comes back, and goes again after one recording.
+    moved = rig.gateway.app[EXPORTS].advance
+    rig.back("eu")
+
+    async def advance(*args: Any, **options: Any) -> Any:
+        rig.away("eu")
+        return await moved(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rig.gateway.app[EXPORTS], "advance", advance)
+        rig.gateway.clock.forward(timedelta(seconds=31))
+        await rig.exporter.step()
+    assert (await rig.progress(job["id"]))["done"] == 5
+    rig.back("eu")
+    rig.gateway.clock.forward(timedelta(seconds=31))
+    await rig.exporter.step()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["done"], job["failed"]) == ("completed", 7, 0)
+    assert rig.files("mine") == set(keys)
+
+
+async def test_a_region_that_stays_away_fails_the_job_at_last(rig: Rig) -> None:
+    await rig.recorded(region="eu", stored_at=rig.gateway.clock() - timedelta(hours=1))
+    await rig.recorded()
+    rig.away("eu")
+    _, job = await rig.asked(destination=rig.own())
+    for _ in range(30):
+        await rig.exporter.step()
+        rig.gateway.clock.forward(timedelta(hours=1))
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["done"]) == ("failed", 1)
+    assert job["failure"] == "the store of recordings of the region eu cannot be read"
+
+
 async def test_the_time_chooses(rig: Rig) -> None:
     moment = rig.gateway.clock()
     for hours in range(4):
@@ -361,6 +413,33 @@ async def test_a_failure_that_nobody_foresaw_ends_the_job(
     assert await rig.sealed(job["id"]) is None
     assert "an export failed" in caplog.messages
     assert all(ACCESS_KEY not in str(vars(record)) for record in caplog.records)
+
+
+async def test_a_long_job_survives_a_failure_after_progress(rig: Rig) -> None:
+    for _ in range(2):
+        await rig.recorded()
+    _, made = await rig.asked(destination=rig.own(endpoint="http://127.0.0.1:9"))
+    exports = rig.gateway.app[EXPORTS]
+    claimed = await exports.claim()
+    assert claimed is not None
+    lease, job = claimed
+    first = (await exports.following(job, 1))[0]
+    rig.gateway.clock.forward(timedelta(hours=25))
+    await exports.advance(job, lease, first, copied=True)
+    rig.gateway.clock.forward(LEASE + timedelta(seconds=1))
+    await rig.exporter.step()
+    assert (await rig.progress(made["id"]))["status"] == "running"
+    rig.gateway.clock.forward(timedelta(hours=25))
+    await rig.exporter.step()
+    assert (await rig.progress(made["id"]))["status"] == "failed"
+
+
+async def test_a_job_that_stood_in_the_queue_for_a_day_is_tried_for_a_day(rig: Rig) -> None:
+    await rig.recorded()
+    _, job = await rig.asked(destination=rig.own(endpoint="http://127.0.0.1:9"))
+    rig.gateway.clock.forward(timedelta(hours=25))
+    await rig.exporter.step()
+    assert (await rig.progress(job["id"]))["status"] == "running"
 
 
 async def test_another_gateway_goes_on_where_one_was_killed(rig: Rig) -> None:
