@@ -18,7 +18,7 @@ from core.recordings.config import Region
 from core.settings import Settings
 from core.tasks.alongside import alongside
 from gateway.calls.timeline import Timeline
-from gateway.recordings.destinations import Destination, GuardedBucket, ours
+from gateway.recordings.destinations import Destination, GuardedBucket, allowed, ours
 from gateway.store.credentials import Unreadable
 from gateway.store.recordings.exports import LEASE, Export, Exports, ToExport
 from recordings.errors import AlreadyThere, StoreError, StoreRefused, StoreUnavailable
@@ -145,7 +145,11 @@ class Exporter:
     def _destination(self, job: Export) -> Destination:
         secret = self._exports.secret(job)
         if secret is None:
-            return ours(job.destination, self._settings)
+            url = job.destination.partition("?")[0]
+            address = allowed(url, self._settings, operator=job.auth_id is None)
+            if address is None:
+                raise StoreRefused("the destination is not below RECORDINGS_EXPORT_URLS any more")
+            return ours(address, self._settings)
         return GuardedBucket.opened(secret, self._session)
 
     async def _copy(self, job: Export, recording: ToExport, destination: Destination) -> bool:

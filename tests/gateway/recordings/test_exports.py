@@ -334,6 +334,20 @@ async def test_below_our_own_addresses(rig: Rig, tmp_path: Path) -> None:
     assert (tmp_path / "exports" / "all" / key).is_file()
 
 
+async def test_a_destination_that_is_no_longer_allowed_gets_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await rig.recorded()
+    _, job = await rig.asked(destination="s3://exports/ours/acme")
+    without = rig.settings.model_copy(update={"recordings_export_urls": ()})
+    monkeypatch.setattr(rig.exporter, "_settings", without)
+    await rig.exporter.step()
+    job = await rig.progress(job["id"])
+    assert (job["status"], job["done"]) == ("failed", 0)
+    assert job["failure"] == "the destination is not below RECORDINGS_EXPORT_URLS any more"
+    assert not (rig.server.folder / "exports" / "ours" / "acme" / key).exists()
+
+
 async def test_another_tenants_job_does_not_exist(rig: Rig) -> None:
     _, job = await rig.asked(destination=rig.own())
     assert (await rig.progress(job["id"], RIVAL))["error"]["code"] == "EXPORT_NOT_FOUND"
