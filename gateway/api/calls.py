@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import (
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,6 +22,7 @@ from gateway.api.recordings.opening import recordings_of
 from gateway.api.waiting import until_over
 from gateway.calls.views import NO_RECORDING, CallDetail, CallList, CallView, Transcript
 from gateway.diagnosis.diagnose import Diagnosis, diagnose
+from gateway.fields.times import UtcTime
 from gateway.http.accept import preferred
 from gateway.http.body import parse_query
 from gateway.http.paging import Page
@@ -48,7 +48,7 @@ def _rfc3339(value: Any) -> Any:
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
+Moment = Annotated[UtcTime, BeforeValidator(_rfc3339)]
 
 
 class CallQuery(Page):

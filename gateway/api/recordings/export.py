@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Self
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from pydantic.alias_generators import to_camel
 
 from core.errors import Detail, Forbidden, NotFound, TooManyRequests, Unprocessable
 from core.models import Model, Timestamp, new_id
 from core.url_guard import UrlRefused, check_url
 from gateway.api import faults
+from gateway.fields.times import UtcTime
 from gateway.http.body import parse_body
 from gateway.http.idempotency import once
 from gateway.http.principal import PRINCIPAL, scope_of
@@ -29,8 +30,8 @@ _RETRY_S = 60
 class CreateExport(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
 
-    since: AwareDatetime | None = Field(None, description="Of the first recording; default: all.")
-    until: AwareDatetime | None = Field(None, description="Default, and latest: now.")
+    since: UtcTime | None = Field(None, description="Of the first recording; default: all.")
+    until: UtcTime | None = Field(None, description="Default, and latest: now.")
     destination: StrictStr | TenantBucket = Field(
         description="An address below one of RECORDINGS_EXPORT_URLS, or a bucket with credentials.",
     )

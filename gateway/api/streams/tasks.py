@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Self
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 from pydantic.alias_generators import to_camel
 
 from core.errors import Conflict, Detail, NotFound, Unprocessable
@@ -16,6 +16,7 @@ from gateway.api.from_number import E164, Metadata
 from gateway.calls.tasks.dialler import calls_by_twilio, not_a_caller_id
 from gateway.calls.variables import Variables
 from gateway.fields.recording import AsksForRecording
+from gateway.fields.times import UtcTime
 from gateway.http.body import parse_body, parse_query
 from gateway.http.idempotency import once
 from gateway.http.paging import Listing, Page
@@ -39,7 +40,7 @@ class RetryPolicy(BaseModel):
         300, ge=10, le=86_400, strict=True, description="From the end of one call to the next."
     )
     on: list[RetryOn] = Field(["busy", "no-answer"], min_length=1, max_length=3)
-    until: AwareDatetime | None = Field(
+    until: UtcTime | None = Field(
         None, description="No attempt begins later; default: 24 hours after the request."
     )
 

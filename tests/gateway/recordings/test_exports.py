@@ -348,6 +348,21 @@ async def test_a_destination_that_is_no_longer_allowed_gets_nothing(
     assert not (rig.server.folder / "exports" / "ours" / "acme" / key).exists()
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"since": "0001-01-01T00:00:00+14:00"},
+        {"until": "0001-01-01T00:00:00+14:00"},
+        {"until": "9999-12-31T23:59:59-14:00"},
+    ],
+)
+async def test_a_time_that_is_none_in_utc_is_refused(rig: Rig, times: dict[str, str]) -> None:
+    status, _ = await rig.asked(destination=rig.own(), **times)
+    assert status == 422
+    async with rig.gateway.http.get("/v1/calls", params=times, headers=ACME) as response:
+        assert response.status == 422
+
+
 async def test_another_tenants_job_does_not_exist(rig: Rig) -> None:
     _, job = await rig.asked(destination=rig.own())
     assert (await rig.progress(job["id"], RIVAL))["error"]["code"] == "EXPORT_NOT_FOUND"
