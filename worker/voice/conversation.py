@@ -88,7 +88,7 @@ class Conversation:
         self._names = provider_names(config)
         self._clock = TurnClock(
             settings.endpointing_ms / 1000,
-            lambda: line.delay_ms,
+            lambda: clock.both_ways_ms,
             origins=self._providers.origins,
         )
         brain.agent.listens = self._clock.listen

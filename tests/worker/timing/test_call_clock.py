@@ -49,6 +49,7 @@ def test_the_usual_delay_serves_until_one_is_measured() -> None:
     clock = line.clock()
     clock.answered(1000.0)
     assert clock.heard_ms(1002.0) == 2030
+    assert clock.both_ways_ms is None
     line.delay_ms = 100.0
     assert clock.heard_ms(1002.0) == 2050
 
@@ -59,6 +60,7 @@ def test_what_no_statistic_has_is_added_to_each_way() -> None:
     clock = line.clock()
     clock.answered(1000.0)
     assert (clock.said_ms(1002.0), clock.heard_ms(1002.0)) == (1950, 2070)
+    assert clock.both_ways_ms == 120.0
 
 
 def test_delays_that_were_measured_count() -> None:
@@ -69,6 +71,7 @@ def test_delays_that_were_measured_count() -> None:
     clock.measured(0.045, 0.110)
     assert (clock.said_ms(1002.0), clock.heard_ms(1002.0)) == (1955, 2110)
     assert (clock.said_delay_s, clock.heard_delay_s) == (0.045, 0.110)
+    assert clock.both_ways_ms == pytest.approx(155.0)
 
 
 def test_a_single_stall_does_not_move_it() -> None:
