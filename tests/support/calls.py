@@ -25,14 +25,15 @@ def request(address: str, **changes: Any) -> dict[str, Any]:
 
 
 async def told(gateway: Gateway, call_id: str, event: str) -> None:
-    """Wait until the timeline has the event."""
-    async with (
-        asyncio.timeout(10),
-        gateway.session.get(f"/v1/calls/{call_id}/events", headers=ACME) as events,
-    ):
-        async for line in events.content:
-            if line == f"event: {event}\n".encode():
-                return
+    """Wait until the timeline has the event, also if its stream has ended before."""
+    path, wanted = f"/v1/calls/{call_id}/events", f"event: {event}\n".encode()
+    async with asyncio.timeout(20):
+        while True:
+            async with gateway.session.get(path, headers=ACME) as events:
+                async for line in events.content:
+                    if line == wanted:
+                        return
+            await asyncio.sleep(0.2)
 
 
 class Placed:

@@ -171,7 +171,7 @@ async def test_the_humans_talk_on_when_the_recorder_is_killed(
 ) -> None:
     async with handed_over(gateway, exchange, AFTER) as (placed, caller, human):
         async with sounding(human, HUMAN_TONE):
-            await asyncio.sleep(5)  # until it is on the disk
+            await asyncio.sleep(8)  # audio is on the disk after 5 s
         os.kill(writer_of(f"{placed.call_id}.wav"), signal.SIGKILL)
         await events(gateway, placed, "recording.stored")
         _, right = recorded_in(own, placed)
