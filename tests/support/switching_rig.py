@@ -69,6 +69,12 @@ async def switching_rig(folder: Path, **settings: Any) -> AsyncIterator[Rig]:
         yield rig
 
 
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with switching_rig(tmp_path) as rig:
+        yield rig
+
+
 def given(rig: Rig, before: str = "urls", phone_number: str = NUMBER) -> dict[str, Any]:
     """Add a number to the account that is routed to its tenant's own system."""
     columns: dict[str, Any] = dict(THEIRS)

@@ -68,23 +68,6 @@ class Recordings:
             return set(await connection.scalars(query))
 
     @whole
-    async def list(
-        self, scope: Scope, since: datetime | None, until: datetime | None
-    ) -> Sequence[StoredRecording]:
-        """Return the recordings stored from ``since`` to before ``until``, oldest first.
-
-        Deleted ones, and those whose time is over, are left out.
-        """
-        query = select(RecordingRow.__table__).where(
-            scope.owns(RecordingRow.auth_id), *self._available()
-        )
-        if since is not None:
-            query = query.where(RecordingRow.stored_at >= since)
-        if until is not None:
-            query = query.where(RecordingRow.stored_at < until)
-        return await self._all(query.order_by(RecordingRow.stored_at, RecordingRow.call_id))
-
-    @whole
     async def due(
         self,
         *,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +44,9 @@ from tests.support.switching_rig import (
     switching_rig,
     uses_sip,
 )
+from tests.support.switching_rig import rig as rig
 
 pytestmark = pytest.mark.store
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with switching_rig(tmp_path) as rig:
-        yield rig
 
 
 class TestAttach:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,146 +11,27 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
-from obstore.store import S3Store
-from sqlalchemy import insert, select
 
 from core.errors import Unavailable
 from core.models import new_id
-from core.recordings.config import Region
-from core.settings import Settings
-from gateway.keys import DATABASE, EXPORTER, EXPORTS, RECORDINGS
+from gateway.keys import EXPORTS
 from gateway.recordings import destinations
 from gateway.recordings import exporter as exporter_module
 from gateway.recordings.destinations import (
     GuardedBucket,
-    TenantBucket,
-    allowed,
     ours,
-    session_to_tenants,
 )
-from gateway.recordings.exporter import Exporter
 from gateway.store.recordings.exports import LEASE, MAX_WAITING
-from gateway.store.recordings.tables import ExportRow, RecordingRow
-from recordings.errors import StoreRefused
-from recordings.store import RecordingStore
-from recordings.stores import Stores
 from tests.conftest import ACME, RIVAL, operator
 from tests.recordings.test_store import put, whole
-from tests.recordings.test_stores import counting
-from tests.support.inprocess import Running, running, settings_in
+from tests.support.export_rig import (
+    Rig,
+    nowhere,
+    rig_in,
+)
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 pytestmark = pytest.mark.store
-
-KEY = base64.b64encode(bytes(32)).decode()
-
-
-def nowhere() -> RecordingStore:
-    return RecordingStore(
-        S3Store(
-            "our-bucket",
-            endpoint="http://127.0.0.1:9",
-            region="x",
-            access_key_id="id",
-            secret_access_key="secret",
-            client_options={"allow_http": True},
-            retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
-        )
-    )
-
-
-class Rig:
-    """A gateway whose exporter takes steps only when the test says so."""
-
-    def __init__(self, gateway: Running, settings: Settings, server: S3Server) -> None:
-        self.gateway = gateway
-        self.settings = settings
-        self.server = server
-        self.bucket = server.bucket(f"export-{new_id('b')[2:]}")
-        self.stores = Stores.from_settings(settings)
-
-    @property
-    def exporter(self) -> Exporter:
-        return self.gateway.app[EXPORTER]
-
-    async def recorded(self, tenant: str = "acme", *, stored: bool = True, **values: Any) -> str:
-        """Store a recording of a new call; return its key."""
-        call = await self.gateway.call(auth_id=tenant)
-        data = f"recording of {call.id}".encode() * 5000
-        row = {
-            "call_id": call.id,
-            "auth_id": tenant,
-            "region": None,
-            "key": f"t-{tenant}/2026/01/31/{call.id}.wav",
-            "format": "wav",
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "duration_ms": 1000,
-            "encrypted": True,
-            "stored_at": self.gateway.clock() - timedelta(minutes=1),
-            **values,
-        }
-        if stored:
-            await put(self.stores.of(None), row["key"], data)
-        async with self.gateway.app[DATABASE].write() as connection:
-            await connection.execute(insert(RecordingRow).values(**row))
-        return str(row["key"])
-
-    def away(self, region: Region | None) -> None:
-        """From now on the exporter cannot reach the region's store."""
-        opened = self.gateway.app[RECORDINGS].stores._opened
-        opened[region] = nowhere()
-
-    def back(self, region: Region) -> None:
-        """The region has a store again: the default one."""
-        stores = self.gateway.app[RECORDINGS].stores
-        stores._opened[region] = stores.of(None)
-
-    async def asked(self, *, headers: Any = ACME, **body: Any) -> tuple[int, Any]:
-        async with self.gateway.http.post(
-            "/v1/recordings/export", json=body, headers=headers
-        ) as response:
-            return response.status, await response.json()
-
-    async def progress(self, job_id: str, headers: Any = ACME) -> Any:
-        path = f"/v1/recordings/export/{job_id}"
-        async with self.gateway.http.get(path, headers=headers) as response:
-            return await response.json()
-
-    def own(self, **changes: Any) -> dict[str, Any]:
-        """Return a tenant's own bucket."""
-        return {
-            "url": f"s3://{self.bucket}/mine",
-            "accessKeyId": ACCESS_KEY,
-            "secretAccessKey": SECRET_KEY,
-            "endpoint": self.server.endpoint,
-            **changes,
-        }
-
-    def files(self, below: str) -> set[str]:
-        root = self.server.folder / self.bucket / below
-        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-
-    async def sealed(self, job_id: str) -> str | None:
-        async with self.gateway.app[DATABASE].read() as connection:
-            query = select(ExportRow.sealed).where(ExportRow.id == job_id)
-            return (await connection.execute(query)).scalar_one()
-
-
-@asynccontextmanager
-async def rig_in(folder: Path, server: S3Server, **changes: Any) -> AsyncIterator[Rig]:
-    bucket = server.bucket("exports")
-    settings = settings_in(
-        folder,
-        recordings_key=KEY,
-        recordings_export_urls=(f"s3://{bucket}/ours", f"file://{folder}/exports"),
-        aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=SECRET_KEY,
-        aws_endpoint_url=server.endpoint,
-        **{"webhook_allow_private": True, **changes},
-    )
-    async with running(settings) as gateway:
-        yield Rig(gateway, settings, server)
 
 
 @pytest.fixture
@@ -555,128 +433,3 @@ async def test_a_tenant_has_so_many_jobs(rig: Rig) -> None:
     assert (status, refused["error"]["code"]) == (429, "EXPORT_LIMIT")
     status, _ = await rig.asked(destination=rig.own(), headers=RIVAL)
     assert status == 202
-
-
-@pytest.mark.attack
-@pytest.mark.parametrize(
-    "url",
-    [
-        "s3://bucket/prefix-evil",
-        "s3://bucket",
-        "s3://bucket/prefix/../other",
-        "s3://bucket/prefix/..",
-        "s3://bucket/prefix/%2e%2e/other",
-        "s3://bucket/prefix//other",
-        "s3://bucket/prefix/a?endpoint=https://evil.example",
-        "s3://bucket/prefix?region=x",
-        "s3://bucket.evil/prefix",
-        "S3://bucket/prefix",
-        "s3://user@bucket/prefix",
-        "s3://bucket/prefix\\..\\other",
-        "file:///exports/a",
-        "file:///exports/../etc",
-        "https://bucket/prefix",
-    ],
-)
-def test_no_other_address_is_below_ours(url: str) -> None:
-    settings = Settings(
-        _env_file=None,
-        recordings_export_urls=("s3://bucket/prefix/?region=eu-central-1", "file:///exports"),
-    )
-    assert allowed(url, settings, operator=False) is None
-    if url != "file:///exports/a":
-        assert allowed(url, settings, operator=True) is None
-
-
-def test_the_endpoint_is_the_settings() -> None:
-    settings = Settings(
-        _env_file=None, recordings_export_urls=("s3://bucket/prefix/?region=eu-central-1",)
-    )
-    assert (
-        allowed("s3://bucket/prefix/a/b/", settings, operator=False)
-        == "s3://bucket/prefix/a/b?region=eu-central-1"
-    )
-
-
-@pytest.mark.attack
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"endpoint": "https://127.0.0.1"},
-        {"endpoint": "https://169.254.169.254"},
-        {"endpoint": "https://2130706433"},
-        {"endpoint": "https://[::1]:9000"},
-        {"endpoint": "https://localhost"},
-        {"endpoint": "http://s3.example.com"},
-        {"endpoint": "https://s3.example.com/path"},
-        {"endpoint": "https://user:password@s3.example.com"},
-        {"endpoint": "file:///etc"},
-        {"endpoint": "https://s3.example.com:99999"},
-        {"endpoint": "https://s3.example.com:abc"},
-        {"endpoint": "https://s3.example.com:0"},
-        {"endpoint": "https://s3 example.com"},
-        {"endpoint": "https://a..b"},
-        {"endpoint": f"https://{'a' * 70}.example.com"},
-        {"endpoint": "https://exa<mple.com"},
-        {"endpoint": "https://exa\tmple.com"},
-        {"endpoint": "https://[::gg]"},
-        {"url": "s3://bucket/a\x01b"},
-        {"region": "eu.evil.example/"},
-        {"url": "file:///etc"},
-        {"url": "s3://bucket/../other"},
-        {"url": "s3://bucket?endpoint=https://127.0.0.1"},
-    ],
-)
-async def test_endpoints_that_are_refused(
-    tmp_path: Path, s3_server: S3Server, changes: dict[str, str]
-) -> None:
-    async with rig_in(tmp_path, s3_server, webhook_allow_private=False) as rig:
-        own = {**rig.own(), "endpoint": "https://s3.example.com", **changes}
-        status, body = await rig.asked(destination=own)
-        assert status == 422, body
-        assert SECRET_KEY not in str(body)
-
-
-@pytest.mark.attack
-async def test_a_name_that_leads_to_a_private_address_gets_no_connection(tmp_path: Path) -> None:
-    """The connection is guarded, whatever the name resolved to when the job was accepted."""
-    with counting() as (port, seen):
-        bucket = TenantBucket(
-            url="s3://bucket",
-            access_key_id="id",
-            secret_access_key="secret",
-            endpoint=f"http://localhost:{port}",
-        )
-        async with session_to_tenants(Settings(_env_file=None)) as session:
-            with pytest.raises(StoreRefused, match="not public"):
-                await put(GuardedBucket(bucket, session), "a.wav", b"data")
-        assert seen.empty()
-
-
-@pytest.mark.attack
-async def test_nothing_of_ours_goes_to_a_tenants_endpoint(
-    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "our-token")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "our-id")
-    asked: list[str] = []
-
-    async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        asked.append(f"{request.rel_url} {request.headers}")
-        raise web.HTTPTemporaryRedirect("http://127.0.0.1:9/elsewhere")
-
-    async with RawTestServer(answer) as server:
-        bucket = TenantBucket(
-            url="s3://bucket/a",
-            access_key_id="their-id",
-            secret_access_key="secret",
-            endpoint=f"http://127.0.0.1:{server.port}",
-        )
-        settings = Settings(_env_file=None, webhook_allow_private=True)
-        async with session_to_tenants(settings) as session:
-            with pytest.raises(StoreRefused, match="answered 307"):
-                await put(GuardedBucket(bucket, session), "b.wav", b"data")
-    (request,) = asked
-    assert request.startswith("/bucket/a/b.wav?") and "their-id" in request
-    assert "our-" not in request
