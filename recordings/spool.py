@@ -8,6 +8,9 @@ In ``data_dir/spool/recordings`` (0700) each recording has, named by its call,
     .ogg        the audio encoded, if the plan asks for it
     .done       the .json of a recording that is stored and reported; the rest is being removed
     .rejected   the .json of a recording that cannot be stored; to try again, rename it to .json
+
+and, for the moment in which it is created, a ``.new`` under a random name: the .json before it is
+locked. A process that is killed at that moment leaves it behind.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import fcntl
 import logging
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -30,6 +34,9 @@ from recordings.wav import Frames, WavWriter
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".json"
+_NEW = ".new"
+_NEW_FOR_S = 3600
+"""Creating a recording takes milliseconds: what is older has no process any more."""
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -58,7 +65,7 @@ class Spooled:
         header = _Header(call_id=call_id, plan=plan)
         path = directory / (call_id + _SUFFIX)
         # Lock it under a name that the sweeper ignores, then give it its name, if that is free.
-        hidden = directory / (new_id(call_id) + ".new")
+        hidden = directory / (new_id(call_id) + _NEW)
         lock = _open(hidden, os.O_CREAT | os.O_EXCL)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,9 +189,13 @@ def size(directory: Path) -> int:
 
 
 def clean(directory: Path) -> None:
-    """Remove what is left of recordings that are stored and reported."""
+    """Remove what is left of recordings that are stored and reported, or that never began."""
     for path in with_suffix(directory, ".done"):
         _remove(path)
+    for path in with_suffix(directory, _NEW):
+        with contextlib.suppress(FileNotFoundError):  # it has its name now
+            if time.time() - path.stat().st_mtime > _NEW_FOR_S:
+                path.unlink()
 
 
 def _remove(done: Path) -> None:

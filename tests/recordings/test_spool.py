@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,14 @@ def test_a_stored_recording_is_removed_even_if_that_was_interrupted(tmp_path: Pa
     (tmp_path / "call_2.ogg").touch()
     clean(tmp_path)
     assert not names(tmp_path)
+
+
+def test_what_a_process_killed_while_it_created_a_recording_left_is_removed(tmp_path: Path) -> None:
+    for name in ("call_1_a.new", "call_2_b.new"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / "call_1_a.new", (0, 0))
+    clean(tmp_path)
+    assert names(tmp_path) == {"call_2_b.new"}  # perhaps it is in creation now
 
 
 @pytest.mark.parametrize("plan", ["", '{"callId": "call_1"', '{"callId": "call_2", "plan": {}}'])
