@@ -11,7 +11,10 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     call.answered                                        the call was answered (200)
     call.ended       {status, reason, sipStatusCode?, sipReason?, problem?, note?, …}
                                                          problem: sip.dial.Problem
-    agent.dispatched, agent.joined, agent.left
+    agent.dispatched, agent.left
+    agent.joined     {worker, epoch}                     its worker's id
+    agent.lost       {epoch, why, seenAt, detail?}       core.recovery; another one is sent for
+    agent.resumed    {epoch, lostMs, unanswered}         it speaks; lostMs since seenAt
     agent.redispatched {taken}                           sent for again; taken: by a worker, who
                                                          has not joined; null: not known
     agent.ready      {stt, llm?, tts}                    the providers' names
@@ -44,8 +47,10 @@ from typing import Any, Final, Literal
 
 from core.models import DisconnectionReason, Status
 
-GATEWAYS_OWN: Final = frozenset({"recording.accessed", "recording.deleted", "recording.exported"})
-"""Evidence about the gateway, which no worker can give."""
+GATEWAYS_OWN: Final = frozenset(
+    {"recording.accessed", "recording.deleted", "recording.exported", "agent.lost"}
+)
+"""What the gateway alone decides or does: no worker may report it."""
 
 Source = Literal["gateway", "worker", "livekit", "reconciler"]
 

@@ -9,6 +9,7 @@ from pydantic import Field, FieldSerializationInfo, SecretStr, field_serializer
 from core.models import Agent, Direction, Model
 from core.recordings.config import ConsentMode
 from core.recordings.plan import RecordingPlan
+from core.recovery import Recovered
 
 _REVEAL = "reveal_secrets"
 
@@ -44,6 +45,8 @@ class CallBrief(Model):
     """None: the call is not recorded."""
     consent: ConsentMode = "none"
     """What holds for this call, by the agent's configuration and the numbers' jurisdictions."""
+    recovered: Recovered | None = None
+    """For an agent that takes over the call of one that was lost; None: it is the first."""
 
     def revealed(self) -> dict[str, Any]:
         """Return ``wire`` with the webhook's secret, for the call's worker only."""
@@ -55,6 +58,10 @@ class JobMetadata(Model):
 
     call_id: str
     token: str
+    """It has the agent's epoch (core.recovery)."""
+    epoch: int = 0
+    identity: str | None = None
+    """The agent's identity in the room; None: ``agent_identity`` of the call's id."""
 
 
 class InboundJob(Model):

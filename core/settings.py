@@ -214,6 +214,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="A call whose agent has not joined by then is ended.",
     )
+    agent_silent_s: float = Field(
+        3.5,
+        ge=2.5,
+        allow_inf_nan=False,
+        description="Without a heartbeat for this long (one a second), a worker's agents are lost, "
+        "and others take over their calls.",
+    )
 
     # --- Stream worker: calls on WebSockets, without a room
     streams_host: str = Field("127.0.0.1", description="Listen address of the stream worker.")

@@ -41,8 +41,9 @@ class TokenIssuer:
         kdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"switchroom internal tokens v1")
         self._key = kdf.derive(livekit_api_secret.encode())
 
-    def for_call(self, call_id: str) -> str:
-        return self._sign("switchroom:call", call_id, CALL_TOKEN_TTL)
+    def for_call(self, call_id: str, epoch: int = 0) -> str:
+        """Return a token for the call's agent of this epoch (core.recovery)."""
+        return self._sign("switchroom:call", call_id, CALL_TOKEN_TTL, epoch=epoch)
 
     def for_worker(self, worker_id: str) -> str:
         return self._sign("switchroom:worker", worker_id, WORKER_TOKEN_TTL)
@@ -58,6 +59,14 @@ class TokenIssuer:
     def verify(self, token: str, audience: Audience) -> str:
         """Return the call's or worker's id. Raises InvalidToken."""
         return str(self._claims(token, audience)["sub"])
+
+    def agent_of(self, token: str) -> tuple[str, int]:
+        """Return the call's id and the agent's epoch. Raises InvalidToken."""
+        claims = self._claims(token, "switchroom:call")
+        epoch = claims.get("epoch", 0)  # none in a token of an earlier release
+        if not isinstance(epoch, int):
+            raise InvalidToken("no epoch")
+        return str(claims["sub"]), epoch
 
     def command(self, token: str, call_id: str) -> Any:
         """Return the command that the token is. Raises InvalidToken, also for another call's."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.calls.limits import CallLimits
     from gateway.calls.outbound import Outbound
     from gateway.calls.policy import DialPolicy
+    from gateway.calls.recovery import Recovery
     from gateway.calls.rooms import LiveKitRooms
     from gateway.calls.streams.sessions import StreamSessions
     from gateway.calls.streams.twilio import TwilioSessions
@@ -78,6 +79,7 @@ class CallServices:
     outbound: Outbound
     """Places calls."""
     inbound: Inbound
+    recovery: Recovery
     """Admits callers."""
     web_calls: WebCalls
     """Opens calls for browsers."""

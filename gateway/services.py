@@ -17,6 +17,7 @@ from gateway.calls.handover import Handover
 from gateway.calls.inbound import Inbound
 from gateway.calls.outbound import Outbound
 from gateway.calls.reconciler import Reconciler
+from gateway.calls.recovery import Recovery
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.streams.reconciler import StreamReconciler
 from gateway.calls.streams.sessions import StreamSessions
@@ -118,6 +119,15 @@ async def open_call_services(
             tenant_recordings=settings.tenant_recordings,
         )
         stack.push_async_callback(inbound.aclose)
+        recovery = Recovery(
+            livekit=livekit,
+            store=app[STORE],
+            timeline=app[TIMELINE],
+            dispatcher=dispatcher,
+            silent_s=settings.agent_silent_s,
+            within_s=settings.agent_join_timeout_s,
+        )
+        stack.push_async_callback(recovery.aclose)
         web_calls = WebCalls(
             livekit=livekit,
             store=app[STORE],
@@ -199,6 +209,7 @@ async def open_call_services(
             rooms=rooms,
             outbound=outbound,
             inbound=inbound,
+            recovery=recovery,
         )
         stream_reconciler = StreamReconciler(
             store=app[STORE],
@@ -211,6 +222,7 @@ async def open_call_services(
         await stack.enter_async_context(alongside(reconciler.run(), "reconciler"))
         await stack.enter_async_context(alongside(stream_reconciler.run(), "stream reconciler"))
         await stack.enter_async_context(alongside(repair.run(), "number repair"))
+        await stack.enter_async_context(alongside(recovery.run(), "recovery"))
         yield CallServices(
             livekit=livekit,
             sip=sip,
@@ -219,6 +231,7 @@ async def open_call_services(
             rooms=rooms,
             outbound=outbound,
             inbound=inbound,
+            recovery=recovery,
             web_calls=web_calls,
             stream_sessions=stream_sessions,
             twilio_sessions=twilio_sessions,

@@ -19,7 +19,7 @@ from worker.brains.choice import brain_of
 from worker.endings import ENDINGS, Cause
 from worker.handover.transfer import Transfers
 from worker.handover.witness import Witness, witness_of
-from worker.job import patiently
+from worker.job import Seat, patiently
 from worker.line import Line
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
@@ -59,6 +59,7 @@ class Call:
         ask: Callable[[], Awaitable[Assignment]],
         settings: Settings,
         *,
+        seat: Seat,
         llm_client: AsyncClient,
         tools_http: aiohttp.ClientSession,
         gateway: Gateway,
@@ -69,6 +70,7 @@ class Call:
         self._line = line
         self._ask = ask
         self._settings = settings
+        self._seat = seat
         self._llm_client = llm_client
         self._tools_http = tools_http
         self._gateway = gateway
@@ -127,7 +129,8 @@ class Call:
 
     async def _connect(self) -> None:
         await self._line.connect(self)
-        self._reporter.post("agent.joined")
+        seat = {"worker": self._seat.worker_id, "epoch": self._seat.epoch}
+        self._reporter.post("agent.joined", seat)
 
     async def _talk(self, conversation: Conversation, *, inbound: bool) -> None:
         line = self._line

@@ -17,7 +17,7 @@ from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
 from worker.call import Call
 from worker.drain import drained
-from worker.job import CallJob, facts, placed, read_job
+from worker.job import CallJob, Seat, facts, placed, read_job
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
@@ -27,8 +27,9 @@ from worker.voice.providers import build_llm_client
 _DELIVER_WITHIN_S = 5.0
 
 
-def prewarm(process: JobProcess, settings: Settings, drain: Connection) -> None:
+def prewarm(process: JobProcess, settings: Settings, drain: Connection, worker_id: str) -> None:
     """Prepare a new job process with everything that its call needs."""
+    process.userdata["worker_id"] = worker_id
     process.userdata["drain"] = drain
     assert settings.livekit_api_secret is not None
     process.userdata["settings"] = settings
@@ -53,6 +54,10 @@ async def entrypoint(ctx: JobContext) -> None:
                 RoomLine(ctx, settings, inbound=not isinstance(job, JobMetadata)),
                 _asking(ctx, job, gateway, reporter),
                 settings,
+                seat=Seat(
+                    ctx.proc.userdata["worker_id"],
+                    job.epoch if isinstance(job, JobMetadata) else 0,
+                ),
                 llm_client=ctx.proc.userdata["llm_client"],
                 tools_http=tools_http,
                 gateway=gateway,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from pydantic import TypeAdapter
@@ -19,6 +20,15 @@ _REFUSALS: dict[int, Cause] = {HTTPStatus.GONE: "over_already", HTTPStatus.NOT_F
 CallJob = JobMetadata | InboundJob
 """Outbound: identified by the call's id. Inbound: only the called number is known so far."""
 
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Whose agent it is: of which worker, and which of the call's agents (core.recovery)."""
+
+    worker_id: str
+    epoch: int = 0
+
+
 _JOB: TypeAdapter[CallJob] = TypeAdapter(CallJob)
 
 
@@ -29,7 +39,9 @@ def read_job(metadata: str) -> CallJob:
 
 def identity(job: CallJob, room_name: str) -> str:
     """Return the agent's identity: the same for every job of a call, so a later one takes over."""
-    return agent_identity(job.call_id if isinstance(job, JobMetadata) else room_name)
+    if isinstance(job, JobMetadata):
+        return job.identity or agent_identity(job.call_id)
+    return agent_identity(room_name)
 
 
 async def placed(job: JobMetadata, gateway: Gateway) -> Assignment:

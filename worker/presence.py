@@ -13,11 +13,11 @@ from worker.link.client import Gateway, GatewayError
 
 log = logging.getLogger(__name__)
 
-_EVERY_S = 2.0
+_EVERY_S = 1.0
 
 
 class Presence:
-    """Sends a heartbeat when it begins, every two seconds, and when hurried."""
+    """Sends a heartbeat when it begins, every second, and when hurried."""
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
 from core.jobs import Heartbeat
+from core.models import new_id
 from core.process_metrics import TaskCollector
 from core.settings import Settings
 from core.tokens import TokenIssuer
@@ -86,8 +87,11 @@ class Admission:
             self._starting.discard(request.id)
 
 
-def build_server(settings: Settings, drain: Drain) -> AgentServer:
-    """Build an AgentServer. The settings need the LiveKit key and secret; jobs get ``drain``."""
+def build_server(settings: Settings, drain: Drain, worker_id: str) -> AgentServer:
+    """Build an AgentServer. The settings need the LiveKit key and secret; jobs get ``drain``.
+
+    ``worker_id``: ours. LiveKit's changes each time the worker registers again.
+    """
     assert settings.livekit_api_secret is not None
     server = AgentServer(
         ws_url=settings.livekit_url,
@@ -102,7 +106,7 @@ def build_server(settings: Settings, drain: Drain) -> AgentServer:
         initialize_process_timeout=_PROCESS_START_TIMEOUT_S,
         shutdown_process_timeout=_PROCESS_END_TIMEOUT_S,
         max_retry=_FOR_EVER,
-        setup_fnc=partial(prewarm, settings=settings, drain=drain.told),
+        setup_fnc=partial(prewarm, settings=settings, drain=drain.told, worker_id=worker_id),
         load_threshold=float("inf"),
         preload_modules=["worker.preload"],
         log_level=settings.log_level,
@@ -129,14 +133,15 @@ async def serve(settings: Settings) -> None:
     async with aiohttp.ClientSession() as http:
         gateway = Gateway(http, settings.gateway_base_url)
         drain = Drain()
-        server = build_server(settings, drain)
+        worker_id = new_id("wrk")
+        server = build_server(settings, drain, worker_id)
         draining = False
 
         def heartbeat() -> Heartbeat | None:
             if is_connecting(server):
                 return None
             return Heartbeat(
-                worker_id=server.id,
+                worker_id=worker_id,
                 agent_name=settings.agent_name,
                 capacity=settings.worker_max_calls,
                 active=len(server.active_jobs),

@@ -36,6 +36,8 @@ class TwilioAttach(Model):
     kind: Literal["twilio"] = "twilio"
     token: str
     """For the call's events (core.tokens.TokenIssuer.for_call)."""
+    epoch: int = 0
+    """Of the token: which of the call's agents this is (core.recovery)."""
     stream_sid: str
     resume: bool = False
     """The session must exist. Otherwise it must be new."""
@@ -48,6 +50,7 @@ class SocketAttach(Model):
 
     kind: Literal["socket"] = "socket"
     token: str
+    epoch: int = 0
     input: Format = Field(default_factory=Format)
     output: Format = Field(default_factory=Format)
     resume_token: str

@@ -15,10 +15,12 @@ from core.errors import AppError, Gone, NotFound, TooEarly, Unauthenticated, Unp
 from core.events import GATEWAYS_OWN
 from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
 from core.models import CallEvent, Turn, now
+from core.recovery import Lost, Replacement
 from core.tokens import Audience, InvalidToken, TokenIssuer
 from core.transfers import TransferOrder, TransferResult
 from gateway.api import faults
 from gateway.calls.dispatcher import answering_webhook, brief_of
+from gateway.calls.recovered import recovered
 from gateway.http.body import parse_body
 from gateway.http.route import Route
 from gateway.keys import (
@@ -83,16 +85,20 @@ async def heartbeat(request: web.Request) -> web.StreamResponse:
 
 
 async def brief(request: web.Request) -> web.StreamResponse:
-    call_id = call_of_token(request)
-    found = await request.app[STORE].call_and_agent(call_id)
+    call_id, epoch = agent_of_token(request)
+    store = request.app[STORE]
+    found = await store.call_and_agent(call_id)
     if found is None:
         raise _no_record(request)
     call, agent = found
     if call.ended or agent is None:
         raise Gone("The call is over, or takes no agent")
+    if epoch != call.agent_epoch:
+        raise Gone("Another agent has taken over")
     webhook = await answering_webhook(call, agent, request.app[WEBHOOKS])
     tenant = request.app[SETTINGS].tenant_recordings(call.auth_id)
-    return web.json_response(brief_of(call, agent, webhook, tenant).revealed())
+    so_far = recovered(call, await store.events(call_id)) if epoch else None
+    return web.json_response(brief_of(call, agent, webhook, tenant, so_far).revealed())
 
 
 async def inbound(request: web.Request) -> web.StreamResponse:
@@ -103,22 +109,23 @@ async def inbound(request: web.Request) -> web.StreamResponse:
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    call_id = call_of_token(request)
+    call_id, epoch = agent_of_token(request)
     body = await parse_body(request, Events)
     # Of two events with one id the first counts, and an id that names a call can be guessed.
     if any(_names_another(event.id, call_id) for event in body.events):
         raise Unprocessable("An event's id names another call")
     # Before they are appended: a batch that fails here is sent again as a whole.
     await request.app[RECORDINGS].fold(call_id, body.events)
-    stored = await request.app[TIMELINE].append(call_id, body.events, "worker")
+    stored = await request.app[TIMELINE].append(call_id, body.events, "worker", epoch=epoch)
     if stored is None:
         raise _no_record(request)
     if any(event.type == "agent.left" for event in stored):
         # The last event: turns are reported repeatedly, but counted once, here.
         request.app[METRICS].conversed(await request.app[STORE].turns(call_id))
     call = await request.app[STORE].call(Scope(None), call_id)
-    # A late agent learns here that its call has ended.
-    answer: dict[str, Any] = {"accepted": len(stored), "over": call is None or call.ended}
+    # A late agent learns here that its call has ended, a lost one that another has taken over.
+    over = call is None or call.ended or epoch < call.agent_epoch
+    answer: dict[str, Any] = {"accepted": len(stored), "over": over}
     return web.json_response(answer)
 
 
@@ -126,12 +133,29 @@ def _names_another(event_id: str, call_id: str) -> bool:
     return event_id.startswith("call_") and not event_id.startswith(f"{call_id}_")
 
 
+async def lost(request: web.Request) -> web.StreamResponse:
+    """Take the report that the token's agent is lost. It may be repeated."""
+    call_id, epoch = agent_of_token(request)
+    report = await parse_body(request, Lost)
+    comes = await call_services(request.app).recovery.lost(call_id, epoch, report)
+    return web.json_response(Replacement(comes=comes).wire())
+
+
 def call_of_token(request: web.Request) -> str:
     """Return the id of the call in the path. Raises Unauthenticated if the token is not for it."""
-    call_id = _bearer(request, "switchroom:call")
+    return agent_of_token(request)[0]
+
+
+def agent_of_token(request: web.Request) -> tuple[str, int]:
+    """Return ``call_of_token``, and the epoch of the agent that has the token."""
+    tokens, token = _token(request)
+    try:
+        call_id, epoch = tokens.agent_of(token)
+    except InvalidToken:
+        raise _not_valid() from None
     if call_id != request.match_info["id"]:
         raise Unauthenticated("The token is another call's")
-    return call_id
+    return call_id, epoch
 
 
 def _no_record(request: web.Request) -> AppError:
@@ -147,7 +171,11 @@ def _bearer(request: web.Request, audience: Audience) -> str:
     try:
         return tokens.verify(token, audience)
     except InvalidToken:
-        raise Unauthenticated("The token is not valid") from None
+        raise _not_valid() from None
+
+
+def _not_valid() -> Unauthenticated:
+    return Unauthenticated("The token is not valid")
 
 
 def _token(request: web.Request) -> tuple[TokenIssuer, str]:
@@ -198,6 +226,15 @@ ROUTES: tuple[Route, ...] = (
         "Report events of a call",
         body=Events,
         errors=(faults.NO_CALL, faults.CALL_NOT_READY),
+        internal=True,
+    ),
+    Route(
+        "POST /internal/calls/{id}/lost",
+        lost,
+        "Report that the call's agent is lost",
+        body=Lost,
+        answer=Replacement,
+        errors=(faults.NO_CALL,),
         internal=True,
     ),
     Route(

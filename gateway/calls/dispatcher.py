@@ -15,6 +15,7 @@ from core.jobs import CallBrief, JobMetadata, VoiceWebhook
 from core.models import Agent
 from core.recordings.config import TenantRecordings
 from core.recordings.plan import RecordingPlan, object_key
+from core.recovery import Recovered
 from core.tokens import TokenIssuer
 from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.timeline import Journal, Watch
@@ -41,16 +42,21 @@ class Dispatcher:
         self._tokens = tokens
         self.agent_name = agent_name
 
-    def dispatch(self, call_id: str) -> RoomAgentDispatch:
-        """Return the dispatch to create the call's room with."""
-        metadata = JobMetadata(call_id=call_id, token=self._tokens.for_call(call_id))
+    def dispatch(
+        self, call_id: str, epoch: int = 0, identity: str | None = None
+    ) -> RoomAgentDispatch:
+        """Return the dispatch to create the call's room with. ``identity``: see JobMetadata."""
+        token = self._tokens.for_call(call_id, epoch)
+        metadata = JobMetadata(call_id=call_id, token=token, epoch=epoch, identity=identity)
         return RoomAgentDispatch(
             agent_name=self.agent_name, metadata=metadata.model_dump_json(by_alias=True)
         )
 
-    async def send(self, call_id: str, room_name: str) -> None:
+    async def send(
+        self, call_id: str, room_name: str, epoch: int = 0, identity: str | None = None
+    ) -> None:
         """Dispatch to an existing room. A failure is logged: Arrival checks that an agent joins."""
-        wanted = self.dispatch(call_id)
+        wanted = self.dispatch(call_id, epoch, identity)
         try:
             await self._livekit.agent_dispatch.create_dispatch(
                 CreateAgentDispatchRequest(
@@ -166,7 +172,11 @@ def no_worker() -> Unavailable:
 
 
 def brief_of(
-    call: Call, agent: Agent, webhook: WebhookEndpoint | None, tenant: TenantRecordings
+    call: Call,
+    agent: Agent,
+    webhook: WebhookEndpoint | None,
+    tenant: TenantRecordings,
+    recovered: Recovered | None = None,
 ) -> CallBrief:
     """Return the worker's brief. ``webhook``: the one that answers the caller's turns, if any."""
     return CallBrief(
@@ -184,6 +194,7 @@ def brief_of(
         else None,
         recording=plan_of(call, agent, tenant),
         consent=consent_mode(agent.config.consent, call.from_number, call.to_number),
+        recovered=recovered,
     )
 
 

@@ -106,6 +106,8 @@ class Inbound:
         call, agent = found
         if call.ended or agent is None:
             raise Gone("The call is over, or takes no agent")
+        if call.agent_epoch:
+            raise Gone("Another agent has taken over")  # a dispatch that was repeated too late
         # From here on the worker reports the call's course.
         handed_over = CallEvent(id=f"{call_id}_dispatched", type="agent.dispatched")
         await self._timeline.append(call_id, [handed_over], "gateway")
@@ -207,7 +209,9 @@ class _Redispatcher(Dispatcher):
         super().__init__(livekit, tokens, agent_name)
         self._job = InboundJob(number_id=number_id_of(caller), auth_id=owner(caller))
 
-    def dispatch(self, call_id: str) -> RoomAgentDispatch:
+    def dispatch(
+        self, call_id: str, epoch: int = 0, identity: str | None = None
+    ) -> RoomAgentDispatch:
         metadata = self._job.model_dump_json(by_alias=True, exclude_none=True)
         return RoomAgentDispatch(agent_name=self.agent_name, metadata=metadata)
 

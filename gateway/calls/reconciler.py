@@ -32,6 +32,7 @@ from gateway.calls.handover import Handover, humans_of, is_referring, is_transfe
 from gateway.calls.inbound import Inbound, call_id_of, is_caller, left_unanswered
 from gateway.calls.livekit import leg_of, present, send_away_or_log
 from gateway.calls.outbound import Outbound
+from gateway.calls.recovery import Recovery
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline
 from gateway.calls.web import JOIN_WITHIN
@@ -62,6 +63,7 @@ class Reconciler:
         rooms: LiveKitRooms,
         outbound: Outbound,
         inbound: Inbound,
+        recovery: Recovery,
         second_look_s: float = 5.0,
         alone_s: float = 20.0,
     ) -> None:
@@ -74,6 +76,7 @@ class Reconciler:
         self._rooms = rooms
         self._outbound = outbound
         self._inbound = inbound
+        self._recovery = recovery
         self._handover = Handover(livekit, store, timeline)
         self._alone_since: dict[str, float] = {}
 
@@ -178,7 +181,9 @@ class Reconciler:
 
     async def _unfollowed(self) -> AsyncIterator[tuple[Call, list[ParticipantInfo]]]:
         for call in await self._store.unfinished_calls(created_before=now() - _SETTLED):
-            if self._outbound.follows(call.id) or self._inbound.follows(call.id):
+            if any(
+                those.follows(call.id) for those in (self._outbound, self._inbound, self._recovery)
+            ):
                 continue
             if call.type == "stream" or _awaits_visitor(call):
                 continue  # a session has no room: see gateway.calls.streams.reconciler

@@ -67,10 +67,10 @@ class Timeline:
         self._watched: dict[str, _Watched] = {}
 
     async def append(
-        self, call_id: str, events: Sequence[CallEvent], source: Source
+        self, call_id: str, events: Sequence[CallEvent], source: Source, *, epoch: int | None = None
     ) -> list[StoredEvent] | None:
         """See Store.append."""
-        stored = await self._store.append(call_id, events, source)
+        stored = await self._store.append(call_id, events, source, epoch=epoch)
         if stored:
             self._tail.known(event.seq for event in stored)
             self._ring([call_id])

@@ -65,6 +65,8 @@ class Call(Model):
     consent_status: ConsentStatus | None = Field(default=None, exclude=True)
     """None: not asked, or not yet."""
     consent_at: Timestamp | None = Field(default=None, exclude=True)
+    agent_epoch: int = Field(default=0, exclude=True)
+    agent_worker: str | None = Field(default=None, exclude=True)
 
     @property
     def ended(self) -> bool:
@@ -114,6 +116,10 @@ class CallState:
     """Legs of warm transfers' humans that are ringing or answered, beside the call's own leg."""
     consent_status: ConsentStatus | None = None
     consent_at: datetime | None = None
+    agent_epoch: int = 0
+    """How many agents were lost; the number of the present one (core.recovery)."""
+    agent_worker: str | None = None
+    """The worker that has the present agent."""
 
 
 def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
@@ -133,6 +139,12 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
         case "transfer.failed":
             # It may belong to a transfer that never started, or to a cold one: do not go below 0.
             return replace(state, human_legs=max(0, state.human_legs - 1))
+        case "agent.joined" if event.data.get("epoch", 0) == state.agent_epoch:
+            return replace(state, agent_worker=_text(event.data.get("worker")))
+        case "agent.lost" if event.data.get("epoch") == state.agent_epoch:
+            return replace(state, agent_epoch=state.agent_epoch + 1, agent_worker=None)
+        case "agent.left":
+            return replace(state, agent_worker=None)
         case "consent.asked" if state.consent_status is None:
             return replace(state, consent_status="asked", consent_at=event.at)
         case "consent.granted" if state.consent_status in (None, "asked"):
@@ -140,6 +152,14 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
         case "consent.refused" if state.consent_status in (None, "asked"):
             return replace(state, consent_status="refused", consent_at=event.at)
     return state
+
+
+def is_former_agents_own(event: CallEvent) -> bool:
+    """Return True if the event counts only when the present agent reports it.
+
+    All others are history, and a lost agent's may arrive after its loss.
+    """
+    return event.type == "call.ended" or event.type.startswith("agent.")
 
 
 def _named(state: CallState, event: CallEvent) -> CallState:

@@ -38,7 +38,14 @@ from gateway.store.call_rows import (
     event_row,
     in_spoken_order,
 )
-from gateway.store.call_status import Call, CallState, CallType, StoredEvent, fold
+from gateway.store.call_status import (
+    Call,
+    CallState,
+    CallType,
+    StoredEvent,
+    fold,
+    is_former_agents_own,
+)
 from gateway.store.call_trunks import CallTrunks, OwnTrunk
 from gateway.store.capacity import WORKER_STALE, Judge, Load, load_of
 from gateway.store.credentials import Unreadable, Vault
@@ -193,9 +200,12 @@ class Store:
 
     @whole
     async def append(
-        self, call_id: str, events: Sequence[CallEvent], source: Source
+        self, call_id: str, events: Sequence[CallEvent], source: Source, *, epoch: int | None = None
     ) -> list[StoredEvent] | None:
-        """Append the new ones among ``events`` and fold them into the call; None: no such call."""
+        """Append the new ones among ``events`` and fold them into the call; None: no such call.
+
+        ``epoch``: the agent's that reports them. Of a former agent's only history is appended.
+        """
         if not events:
             return []
         async with self._database.write() as connection:
@@ -207,6 +217,9 @@ class Store:
             steps: list[Step] = []
             state = before = CallState(**{name: row[name] for name in STATE_FIELDS})
             for item in events:
+                former = epoch is not None and epoch < state.agent_epoch
+                if former and is_former_agents_own(item):
+                    continue
                 values = event_row(call_id, row["auth_id"], item, source)
                 seq = (await connection.execute(self._add_event, values)).scalar_one_or_none()
                 if seq is None:
@@ -359,6 +372,21 @@ class Store:
                 )
                 found.update(await connection.scalars(query.distinct()))
         return sorted(found)
+
+    @whole
+    async def calls_of_silent_workers(self, seen_before: datetime) -> list[tuple[Call, datetime]]:
+        """Return the unfinished calls whose worker has sent no heartbeat since, and its last."""
+        silent = WorkerRow.__table__.alias()
+        query = select(CALLS_TABLE, silent.c.seen_at).join(
+            silent,
+            (silent.c.worker_id == CALLS_TABLE.c.agent_worker) & (silent.c.seen_at < seen_before),
+        )
+        query = query.where(
+            CALLS_TABLE.c.ended_at.is_(None), CALLS_TABLE.c.agent_worker.is_not(None)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [(call_of(row), row["seen_at"]) for row in rows]
 
     async def _live_call(self, room_name: str, participant_identity: str) -> str | None:
         query = select(CallRow.id).where(

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store.tables import CallRow, WorkerRow
 
-# Workers send a heartbeat every 2 s; one that missed three gets no calls.
+# Workers send a heartbeat each second; one that missed six gets no calls.
 WORKER_STALE = timedelta(seconds=7)
 
 

@@ -89,6 +89,8 @@ class CallRow(Base):
     record: Mapped[bool] = mapped_column(server_default=false())
     consent_status: Mapped[str | None] = mapped_column(String(16))
     consent_at: Mapped[datetime | None]
+    agent_epoch: Mapped[int] = mapped_column(server_default=text("0"))
+    agent_worker: Mapped[str | None] = mapped_column(String(128))
 
     __table_args__ = (
         Index("ix_calls_auth_id_created_at", "auth_id", "created_at"),
@@ -109,6 +111,13 @@ class CallRow(Base):
             "created_at",
             sqlite_where=text("ended_at IS NULL"),
             postgresql_where=text("ended_at IS NULL"),
+        ),
+        # For the look, twice a second, for calls whose worker is silent.
+        Index(
+            "ix_calls_live_agent_worker",
+            "agent_worker",
+            sqlite_where=text("ended_at IS NULL AND agent_worker IS NOT NULL"),
+            postgresql_where=text("ended_at IS NULL AND agent_worker IS NOT NULL"),
         ),
         Index("ix_calls_participant_id", "participant_id"),
         # For the query, every minute, which of all LiveKit rooms had calls that have ended.

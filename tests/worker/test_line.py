@@ -22,6 +22,7 @@ from dev.stack.environment import GivenSettings
 from tests.support.reported_call import ReportedCall
 from tests.support.scripted_line import ScriptedLine
 from worker.call import Call
+from worker.job import Seat
 from worker.line import Line
 from worker.link.client import Gateway, Refused
 from worker.link.reporter import Reporter
@@ -168,6 +169,7 @@ async def serving(
             of_the_call,
             ask,
             settings,
+            seat=Seat("wrk_1"),
             llm_client=model,
             tools_http=tools_http,
             gateway=gateway,
@@ -273,6 +275,7 @@ async def test_a_call_that_is_refused_meets_nobody(tmp_path: Path) -> None:
                 line,
                 ask,
                 settings,
+                seat=Seat("wrk_1"),
                 llm_client=model,
                 tools_http=http,
                 gateway=gateway,

@@ -10,8 +10,10 @@ from pydantic import ValidationError
 
 from core.jobs import Assignment, CallBrief, Heartbeat, InboundRoom
 from core.models import CallEvent
+from core.recovery import Lost, Replacement
 from core.transfers import TransferOrder, TransferResult
 
+_LOST_TIMEOUT = aiohttp.ClientTimeout(total=3, connect=1)
 _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 # The gateway responds to a transfer request when the human has answered. The request is repeated
 # after this long without a response.
@@ -78,6 +80,19 @@ class Gateway:
             return TransferResult.model_validate_json(body)
         except ValidationError as error:
             raise Refused(f"not a result: {error.error_count()} problems") from None
+
+    async def lost(self, call_id: str, token: str, lost: Lost) -> bool:
+        """Report that the token's agent is lost; return whether another one comes.
+
+        Raises Unavailable, Refused.
+        """
+        body = await self._request(
+            "POST", f"/internal/calls/{call_id}/lost", token, lost.wire(), _LOST_TIMEOUT
+        )
+        try:
+            return Replacement.model_validate_json(body).comes
+        except ValidationError as error:
+            raise Unavailable(f"not an answer: {error.error_count()} problems") from None
 
     async def heartbeat(self, token: str, heartbeat: Heartbeat) -> None:
         await self._request("POST", "/internal/workers/heartbeat", token, heartbeat.wire())

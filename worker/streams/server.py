@@ -231,6 +231,7 @@ class StreamServer:
             call_id,
             attach,
             self._settings,
+            worker_id=self.id,
             gateway=self._gateway,
             llm_client=self._llm_client,
             grace_s=self._grace_s,

@@ -18,7 +18,7 @@ from core.settings import Settings
 from core.streams.messages import GRACE_S, Attach, TwilioAttach
 from core.url_guard import guarded_session
 from worker.call import Call
-from worker.job import placed
+from worker.job import Seat, placed
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
@@ -45,12 +45,14 @@ class StreamSession:
         attach: Attach,
         settings: Settings,
         *,
+        worker_id: str,
         gateway: Gateway,
         llm_client: AsyncClient,
         grace_s: float = GRACE_S,
     ) -> None:
         """``grace_s``: how long the session waits for another socket."""
-        self._job = JobMetadata(call_id=call_id, token=attach.token)
+        self._job = JobMetadata(call_id=call_id, token=attach.token, epoch=attach.epoch)
+        self._seat = Seat(worker_id, attach.epoch)
         self._settings = settings
         self._gateway = gateway
         self._llm_client = llm_client
@@ -71,6 +73,7 @@ class StreamSession:
                 line,
                 partial(placed, self._job, self._gateway),
                 self._settings,
+                seat=self._seat,
                 llm_client=self._llm_client,
                 tools_http=tools_http,
                 gateway=self._gateway,

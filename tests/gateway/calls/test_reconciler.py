@@ -46,6 +46,7 @@ async def round_of(gateway: Running, second_look_s: float = 0, alone_s: float = 
         rooms=services.rooms,
         outbound=services.outbound,
         inbound=services.inbound,
+        recovery=services.recovery,
         second_look_s=second_look_s,
         alone_s=alone_s,
     ).round()
@@ -73,6 +74,7 @@ async def reconciling(gateway: Running, rooms: Rooms) -> AsyncIterator[None]:
         timeline=gateway.app[TIMELINE],
         outbound=services.outbound,
         inbound=services.inbound,
+        recovery=services.recovery,
         **parts,
     )
     running = asyncio.create_task(reconciler.run(period_s=0))

@@ -1,0 +1,72 @@
+"""What gateway and workers tell each other when an agent is lost in a call and another takes over.
+
+The agents of a call are numbered by ``epoch``: 0, and one more after each ``agent.lost``. All of
+them have one identity in the call's room, so that LiveKit removes the former one when the next one
+joins.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import Field
+
+from core.models import Timestamp, Turn
+from core.shapes import Model
+
+MOST_LOST: Final = 3
+"""After so many lost agents the next one only apologises and hangs up."""
+
+Why = Literal["killed", "hung", "stopped", "failed", "vanished"]
+"""``killed``: its process ended; ``hung``: it did nothing any more; ``stopped``: its worker stops,
+and does not wait for the call's end; ``failed``: a defect (an exception); ``vanished``: its worker
+is silent, or cannot be reached."""
+
+
+class Lost(Model):
+    """The body of a worker's ``POST /internal/calls/{id}/lost``; the token has the epoch."""
+
+    why: Why
+    seen_at: Timestamp
+    """When the agent last did something."""
+    detail: str = Field("", max_length=200)
+
+
+class Replacement(Model):
+    """The gateway's answer to ``Lost``."""
+
+    comes: bool
+    """True: the call goes on, and another agent is or was sent for. False: end the call."""
+
+
+class Recovered(Model):
+    """What the next agent needs to know of the call so far: a part of its brief.
+
+    Derived from the call's timeline alone (gateway.calls.recovered).
+    """
+
+    epoch: int
+    lost_at: Timestamp
+    """When the former agent last did something, as far as known."""
+    give_up: bool = False
+    """Agents were lost too often: apologise and hang up."""
+    answered_at: Timestamp | None = None
+    """When the call was answered; None: not yet, and this agent answers and greets."""
+    turns: list[Turn] = Field(default_factory=list)
+    """In spoken order, with what was heard of each answer."""
+    disclosed: bool = False
+    """The disclosure was spoken."""
+    consent: Literal["asked", "granted", "refused"] | None = None
+    machine: str | None = None
+    """``voicemail`` or ``ivr``: a machine answered."""
+    voicemail_left: bool = False
+    silence_prompts: int = 0
+    """Said since the caller was last heard."""
+    keys: str = ""
+    """Keys since the last turn, which no agent has answered."""
+
+    @property
+    def unanswered(self) -> Turn | None:
+        """The caller's last turn, if no answer to it was heard."""
+        last = self.turns[-1] if self.turns else None
+        return last if last is not None and last.transcript and not last.response else None
