@@ -11,11 +11,14 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from core.memory import ToolRun
 from core.models import Timestamp, Turn
 from core.shapes import Model
 
 MOST_LOST: Final = 3
 """After so many lost agents the next one only apologises and hangs up."""
+
+_SENTENCE_ENDS: Final = (".", "!", "?", "…")
 
 Why = Literal["killed", "hung", "stopped", "failed", "vanished"]
 """``killed``: its process ended; ``hung``: it did nothing any more; ``stopped``: its worker stops,
@@ -42,7 +45,7 @@ class Replacement(Model):
 class Recovered(Model):
     """What the next agent needs to know of the call so far: a part of its brief.
 
-    Derived from the call's timeline alone (gateway.calls.recovered).
+    Derived from the call's timeline, and its memory of tools (gateway.calls.recovered).
     """
 
     epoch: int
@@ -64,9 +67,33 @@ class Recovered(Model):
     """Said since the caller was last heard."""
     keys: str = ""
     """Keys since the last turn, which no agent has answered."""
+    tools: list[ToolRun] = Field(default_factory=list)
+    """In the order in which they were called."""
 
     @property
     def unanswered(self) -> Turn | None:
-        """The caller's last turn, if no answer to it was heard."""
+        """The caller's last turn, if no answer to it was heard, or none since its last tool."""
         last = self.turns[-1] if self.turns else None
-        return last if last is not None and last.transcript and not last.response else None
+        if last is None or not last.transcript:
+            return None
+        ran = [run for run in self.tools if run.called.turn == last.id]
+        return last if not last.response or (ran and told_from(last, ran[-1]) is None) else None
+
+
+def told_from(turn: Turn, run: ToolRun) -> int | None:
+    """Return which word of the turn's answer is the first that may tell of the tool's result.
+
+    None: nothing of that was heard. A sentence that had begun when the tool answered was spoken
+    while the caller waited. Without the words' times the whole answer tells of it, or nothing.
+    """
+    known_ms = run.answered and run.answered.at_ms
+    if known_ms is None or not turn.response:
+        return None
+    words = turn.response_words
+    if not words:
+        return 0 if (turn.response_end_ms or 0) > known_ms else None
+    for number, word in enumerate(words):
+        begins = number == 0 or words[number - 1].text.endswith(_SENTENCE_ENDS)
+        if begins and word.start_ms >= known_ms:
+            return number
+    return None

@@ -33,6 +33,7 @@ from gateway.keys import (
     WEBHOOKS,
     call_services,
 )
+from gateway.store.call_memory import is_memory, memory_of
 from gateway.store.database import Scope
 
 MAX_EVENTS = 100
@@ -60,6 +61,8 @@ class WorkerEvent(CallEvent):
             raise ValueError("only the gateway reports events of this type")
         if self.type == "turn":
             Turn.model_validate(self.data)
+        if is_memory(self):
+            memory_of(self)
         code = self.data.get("sipStatusCode")
         if self.type == "call.ended" and isinstance(code, int) and not 100 <= code <= 699:
             raise ValueError("sipStatusCode is not a SIP status code")
@@ -97,7 +100,9 @@ async def brief(request: web.Request) -> web.StreamResponse:
         raise Gone("Another agent has taken over")
     webhook = await answering_webhook(call, agent, request.app[WEBHOOKS])
     tenant = request.app[SETTINGS].tenant_recordings(call.auth_id)
-    so_far = recovered(call, await store.events(call_id)) if epoch else None
+    so_far = None
+    if epoch:
+        so_far = recovered(call, await store.events(call_id), await store.tools(call_id))
     return web.json_response(brief_of(call, agent, webhook, tenant, so_far).revealed())
 
 

@@ -194,6 +194,7 @@ def brief_of(
         else None,
         recording=plan_of(call, agent, tenant),
         consent=consent_mode(agent.config.consent, call.from_number, call.to_number),
+        remembers=True,
         recovered=recovered,
     )
 

@@ -1,22 +1,25 @@
 """What an agent that takes over a call is told of it (core.recovery.Recovered).
 
-A pure function of the call and its timeline. The timeline may hold a lost agent's last events only
-later: an agent that asks before them knows less, and the call goes on all the same.
+A pure function of the call, its timeline, and the tools that ran in it. A lost agent's last events
+may arrive only later: an agent that asks before them knows less, and the call goes on all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from core.memory import ToolRun
 from core.recovery import MOST_LOST, Recovered
 from gateway.store.call_rows import in_spoken_order
 from gateway.store.call_status import Call, StoredEvent
 
 
-def recovered(call: Call, events: Sequence[StoredEvent]) -> Recovered | None:
+def recovered(
+    call: Call, events: Sequence[StoredEvent], tools: Sequence[ToolRun] = ()
+) -> Recovered | None:
     """Return it for the present agent of ``call``; None: it is the call's first.
 
-    ``events`` are all of the call's, by arrival.
+    ``events`` are all of the call's, by arrival, and ``tools`` those that ran.
     """
     if not call.agent_epoch:
         return None
@@ -35,6 +38,7 @@ def recovered(call: Call, events: Sequence[StoredEvent]) -> Recovered | None:
         voicemail_left="voicemail.left" in types,
         silence_prompts=_prompts(events),
         keys=_keys(events),
+        tools=list(tools),
     )
 
 

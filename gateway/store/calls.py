@@ -17,8 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.errors import ServerFault
 from core.events import Source
 from core.jobs import Heartbeat
+from core.memory import ToolRun
 from core.models import Agent, CallEvent, Direction, Turn, now
 from gateway.store.agent_secrets import AgentSecrets
+from gateway.store.call_memory import CallMemory, is_memory, sweep_call_memory
 from gateway.store.call_rows import (
     ADVANCE,
     CALL,
@@ -133,6 +135,7 @@ class Store:
         self._announcer = announcer
         self._secrets = AgentSecrets(vault)
         self._trunks = CallTrunks(vault)
+        self._memory = CallMemory(vault)
         self._add_event = adding_events(database)
         self._counted = counted or (lambda _source, _count: None)
 
@@ -205,6 +208,7 @@ class Store:
         """Append the new ones among ``events`` and fold them into the call; None: no such call.
 
         ``epoch``: the agent's that reports them. Of a former agent's only history is appended.
+        What is to be remembered until the call ends (core.memory) is not on the timeline.
         """
         if not events:
             return []
@@ -220,6 +224,10 @@ class Store:
                 former = epoch is not None and epoch < state.agent_epoch
                 if former and is_former_agents_own(item):
                     continue
+                if is_memory(item):
+                    if state.ended_at is None and epoch is not None and epoch <= state.agent_epoch:
+                        await self._memory.keep(connection, call_id, item)
+                    continue
                 values = event_row(call_id, row["auth_id"], item, source)
                 seq = (await connection.execute(self._add_event, values)).scalar_one_or_none()
                 if seq is None:
@@ -233,6 +241,7 @@ class Store:
                 await connection.execute(ADVANCE, {"call": call_id, **columns(state)})
             if before.ended_at is None and state.ended_at is not None:
                 await self._trunks.drop(connection, call_id)
+                await self._memory.drop(connection, call_id)
             told = await self._announce(connection, steps)
         self._wake(told)
         self._counted(source, len(stored))
@@ -343,6 +352,12 @@ class Store:
                 ) from None
 
     @whole
+    async def tools(self, call_id: str) -> list[ToolRun]:
+        """Return the tools that ran in an unfinished call, in their order."""
+        async with self._database.read() as connection:
+            return await self._memory.find(connection, call_id)
+
+    @whole
     async def find_live_call(self, room_name: str, participant_identity: str) -> str | None:
         """Return the id of this participant's unfinished call, for LiveKit's webhooks."""
         return await self._live_call(room_name, participant_identity)
@@ -401,7 +416,7 @@ class Store:
 
     @whole
     async def sweep(self) -> None:
-        """Delete expired idempotency keys and workers not seen for an hour."""
+        """Delete expired keys, workers not seen for an hour, and what ended calls have left."""
         moment = self._clock()
         async with self._database.write() as connection:
             for stale in (
@@ -409,6 +424,7 @@ class Store:
                 WorkerRow.seen_at < moment - timedelta(hours=1),
             ):
                 await connection.execute(delete(stale.left.table).where(stale))
+            await sweep_call_memory(connection)
 
     @whole
     async def heartbeat(self, beat: Heartbeat) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.settings import Settings
 from gateway.store.agent_secrets import MARK, AgentSecrets
+from gateway.store.call_memory import reseal_call_memory
 from gateway.store.call_trunks import reseal_call_trunks
 from gateway.store.credentials import CredentialStore, Unreadable, Vault
 from gateway.store.database import Database
@@ -31,7 +32,8 @@ async def reseal(settings: Settings) -> int:
         webhooks = await WebhookStore(database, vault).reseal()
         trunks = await reseal_call_trunks(database, vault)
         exports = await Exports(database, vault).reseal()
-        return credentials + webhooks + trunks + exports + await _reseal_agents(database, vault)
+        calls = trunks + await reseal_call_memory(database, vault)
+        return credentials + webhooks + calls + exports + await _reseal_agents(database, vault)
     except Unreadable:
         raise ValueError(
             "SECRETS_KEY holds no key for some secret; add that key and try again"
