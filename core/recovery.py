@@ -76,8 +76,19 @@ class Recovered(Model):
         last = self.turns[-1] if self.turns else None
         if last is None or not last.transcript:
             return None
-        ran = [run for run in self.tools if run.called.turn == last.id]
+        ran = self.tools_of_last_turn
         return last if not last.response or (ran and told_from(last, ran[-1]) is None) else None
+
+    @property
+    def tools_of_last_turn(self) -> list[ToolRun]:
+        """Return the tools that were called since the caller's last words."""
+        # An agent's unasked words have no start of the caller's; masked words are no more known.
+        spoken = [turn for turn in self.turns if turn.start_ms is not None or turn.transcript]
+        if not spoken:
+            return self.tools
+        known = {turn.id for turn in self.turns} - {spoken[-1].id}
+        # A turn whose event was lost, or is held back, is later than all that are known.
+        return [run for run in self.tools if run.called.turn not in known | {None}]
 
 
 def told_from(turn: Turn, run: ToolRun) -> int | None:

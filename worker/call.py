@@ -29,12 +29,14 @@ from worker.privacy.control import RecordingControl
 from worker.privacy.gate import Gate
 from worker.privacy.logs import words_withheld
 from worker.privacy.redactor import redactor_of
+from worker.privacy.secrets import Secrets
 from worker.recording.recorder import Recorder, recorder_of
 from worker.silence import SilenceClock, warning_after_s
 from worker.timing.call_clock import CallClock
 from worker.tools.actions import Actions, no_transfer
 from worker.tools.box import ToolBox
 from worker.tools.digits import Keypad
+from worker.tools.runs import runs_of
 from worker.voice.ambient import AmbientSound, ambient_sound
 from worker.voice.conversation import Conversation
 
@@ -219,8 +221,18 @@ class Call:
 
     def _tools(self, brief: CallBrief, actions: Actions) -> ToolBox:
         machine = self._machine
+        secrets = Secrets()
+        runs = runs_of(
+            brief,
+            secrets,
+            gate=self._gate,
+            reporter=self._reporter,
+            now_ms=self._clock.now_ms,
+            said=lambda: self._conversation and self._conversation.transcript,
+        )
         return ToolBox(
-            call_id=brief.call_id,
+            runs=runs,
+            secrets=secrets,
             http=self._tools_http,
             post=self._gate.post,
             actions=actions,

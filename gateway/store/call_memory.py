@@ -66,7 +66,7 @@ _SIZES = (
     .order_by(_TABLE.c.number.desc())
 )
 _KNOWN = select(_TABLE.c.id).where(_OF_CALL, _TABLE.c.id == bindparam("run"))
-_ANSWER = update(_TABLE).where(
+_UNANSWERED = update(_TABLE).where(
     _OF_CALL, _TABLE.c.id == bindparam("run"), _TABLE.c.answered.is_(None)
 )
 _FORGET = delete(_TABLE).where(_OF_CALL, _TABLE.c.number <= bindparam("last"))
@@ -97,8 +97,8 @@ class CallMemory:
         self._vault = vault
 
     async def keep(self, connection: AsyncConnection, call_id: str, event: CallEvent) -> None:
-        """Keep what a worker reports. A run that is known already, and what is no memory, change
-        nothing."""
+        """Keep what a worker reports. A run whose answer is known, and what is no memory, change
+        nothing: reports come twice. One that is not may be called again under its id."""
         if self._vault is None:
             return
         try:
@@ -108,8 +108,10 @@ class CallMemory:
         sealed = self._vault.seal(told.wire())
         run = {"call": call_id, "run": told.id}
         if isinstance(told, ToolAnswered):
-            await connection.execute(_ANSWER.values(answered=sealed), run)
-        elif await connection.scalar(_KNOWN, run) is None:
+            await connection.execute(_UNANSWERED.values(answered=sealed), run)
+        elif await connection.scalar(_KNOWN, run) is not None:
+            await connection.execute(_UNANSWERED.values(called=sealed), run)
+        else:
             sizes = (await connection.execute(_SIZES, {"call": call_id})).all()
             number = 1 + (sizes[0].number if sizes else 0)
             row = {"call_id": call_id, "id": told.id, "number": number, "called": sealed}
@@ -117,7 +119,8 @@ class CallMemory:
         await self._bound(connection, call_id)
 
     async def find(self, connection: AsyncConnection, call_id: str) -> list[ToolRun]:
-        """Return the call's runs in their order; without those sealed with a key that is gone."""
+        """Return the call's runs in the order in which they were called, without those sealed with
+        a key that is gone."""
         if self._vault is None:
             return []
         rows = (await connection.execute(_ROWS, {"call": call_id})).mappings().all()
@@ -133,7 +136,7 @@ class CallMemory:
                 )
             except (Unreadable, ValidationError):
                 continue
-        return found
+        return sorted(found, key=lambda run: run.called.at_ms)
 
     async def drop(self, connection: AsyncConnection, call_id: str) -> None:
         await connection.execute(_DROP, {"call": call_id})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ImageContent, TextContent
 
@@ -22,11 +22,13 @@ async def _nothing() -> None:
 
 @dataclass
 class Running:
-    """``headers``: those of each request, as received. ``done``: what the tools did."""
+    """``headers``: those of each request, as received. ``done``: what the tools did. ``metas``: the
+    ``_meta`` of the uses of find_item."""
 
     url: str = ""
     headers: list[dict[str, str]] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
+    metas: list[dict[str, Any]] = field(default_factory=list)
     go_on: asyncio.Event = field(default_factory=asyncio.Event)
     stop: Callable[[], Awaitable[None]] = field(default=_nothing)
 
@@ -35,9 +37,10 @@ def _tools(running: Running) -> MCPServer:
     server = MCPServer("Shop")
 
     @server.tool()
-    def find_item(name: str) -> str:
+    def find_item(name: str, ctx: Context[Any, Any]) -> str:
         """Whether an item is in stock."""
         running.done.append(name)
+        running.metas.append(dict(ctx.request_context.meta or {}))
         return f"{name}: 3 in stock"
 
     @server.tool()

@@ -30,6 +30,8 @@ BATCH = 100  # events in one request
 BATCH_BYTES = 512 * 1024
 """Of one request; the gateway takes 1 MiB. A turn of 5,000 words, with times, has a third of it."""
 _SWEEP_EVERY_S = 10.0
+_PATIENT = 4
+"""How much longer to wait for the gateway while events are in memory only."""
 
 
 class Reporter:
@@ -50,7 +52,6 @@ class Reporter:
         self, gateway: Gateway, directory: Path, *, retry_after_s: float = FIRST_S
     ) -> None:
         self._gateway = gateway
-        self._retry_after_s = retry_after_s
         self._keeper = Keeper(directory)
         self._pending: deque[CallEvent] = deque()
         self._wake = asyncio.Event()
@@ -58,6 +59,10 @@ class Reporter:
         self._delivered.set()
         self._owner: Owner | None = None
         self._task: asyncio.Task[None] | None = None
+        self._backoff = Backoff(retry_after_s)
+        self._posted = self._shipped = 0
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._over = False
 
     def own(self, owner: Owner) -> None:
         """Set the call that the events belong to, and start sending. Call it once."""
@@ -77,6 +82,7 @@ class Reporter:
         """Append an event to the call's timeline. Give an ``id`` if others may report it, too."""
         event = CallEvent(id=id or new_id("evt"), type=type, data=data or {}, at=at or now())
         self._pending.append(event)
+        self._posted += 1
         if self._owner is not None:
             self._keeper.keep(event)
             self._keep_shipping()
@@ -101,6 +107,33 @@ class Reporter:
     async def delivered(self) -> None:
         """Wait until the gateway has all events posted so far."""
         await self._delivered.wait()
+
+    async def secured(self, within_s: float) -> bool:
+        """Wait until the gateway has the events posted so far, up to ``within_s`` seconds, else
+        until they are on the disk; while the gateway is known to be away, for the disk alone.
+
+        False: the gateway says that the call is over, or that another agent has taken over.
+        """
+        patience = within_s if self._keeper.complete else _PATIENT * within_s
+        if not await self._has_it(
+            0 if self._backoff.failing and self._keeper.complete else patience
+        ):
+            await self._keeper.settled()
+        return not self._over
+
+    async def _has_it(self, within_s: float) -> bool:
+        if self._shipped >= self._posted:
+            return True
+        waiter = (self._posted, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(within_s):
+                await waiter[1]
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.remove(waiter)
+        return True
 
     async def told(self, within_s: float) -> bool:
         """Wait as ``delivered`` does; return False if the gateway does not respond in time."""
@@ -134,7 +167,7 @@ class Reporter:
             await self._keeper.aclose(delivered=not self._pending)
 
     async def _ship(self, owner: Owner) -> None:
-        backoff = Backoff(self._retry_after_s)
+        backoff = self._backoff
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -142,6 +175,7 @@ class Reporter:
                 batch = batch_of(self._pending)
                 try:
                     over = await self._gateway.post_events(owner.call_id, owner.token, batch)
+                    self._over = self._over or over
                     if over and self.on_over is not None:
                         self.on_over()
                 except Unavailable as error:
@@ -154,6 +188,10 @@ class Reporter:
                 backoff.reset()
                 for _ in batch:
                     self._pending.popleft()
+                self._shipped += len(batch)
+                for count, waiter in self._waiting:
+                    if count <= self._shipped and not waiter.done():
+                        waiter.set_result(None)
             self._keeper.forget()
             await self._keeper.settled()
             if not self._pending:

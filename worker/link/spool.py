@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
+from core.memory import MEMORY
 from core.models import CallEvent, new_id
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,13 @@ class Spool:
         self._file.truncate(self._events_at)
 
     def reject(self, events: list[CallEvent], reason: str) -> None:
-        """Set aside, without the token, events that the gateway refused for good."""
+        """Set aside, without the token, events that the gateway refused for good.
+
+        What the next agent must know (core.memory) is not: it is not for anybody else.
+        """
+        events = [event for event in events if not event.type.startswith(MEMORY)]
+        if not events:
+            return
         with _open(self.path.with_suffix(".rejected"), os.O_CREAT) as file:
             for event in events:
                 note = {"callId": self.owner.call_id, "reason": reason, "event": event.wire()}

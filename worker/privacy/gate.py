@@ -95,6 +95,13 @@ class Gate:
             data = data | {name: cut(data[name]) for name in _TEXTS & data.keys()}
         self._post(type, data)
 
+    def kept(self, value: Any) -> Any:
+        """Return what may be kept of a JSON value that the agent made of what it has heard; None:
+        nothing, since the gate is shut, or was while the caller said their last turn."""
+        if not self.is_open or self._masked:
+            return None
+        return value if self.redactor is None else self.redactor.value(value)
+
     def busy(self, who: str, busy: bool) -> None:
         """Note that the caller or the agent starts or stops speaking."""
         if self.redactor is not None:

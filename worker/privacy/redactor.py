@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import phonenumbers
 
@@ -14,6 +14,7 @@ from core.models import Turn, Word
 from core.recordings.config import Kind
 from worker.privacy.redaction import Finder, Found
 from worker.privacy.silencer import Silencer
+from worker.privacy.values import texts_in, with_each_text
 
 _MOST_HELD: Final = 20  # turns
 
@@ -94,6 +95,13 @@ class Redactor:
     def text(self, text: str) -> str:
         """Return other text of the call without what is found in it. It is not counted."""
         return _cut(text, self._finder.find(text))
+
+    def value(self, value: Any) -> Any:
+        """Return a JSON value without what is found in its texts and numbers; None: something is
+        spread over several of them. It is not counted."""
+        cut = with_each_text(value, self.text)
+        every = " ".join(texts_in(cut))
+        return cut if self.text(every) == every else None
 
     def _find(self, turns: Sequence[Turn]) -> None:
         """Look at what the caller said in all turns together, and at each answer by itself."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from core.memory import SECRET_DIGITS
+from worker.privacy.values import with_each_text
+
 _PLACEHOLDER = re.compile(r"\{\{\s*(digits_\d+)\s*\}\}")
 # Shorter digits are part of too many other numbers.
 _TELLING = 4
@@ -40,6 +43,13 @@ class Secrets:
         # A placeholder stays as it is, though it has digits of its own.
         either = "|".join([_PLACEHOLDER.pattern.replace("(", "(?:"), *known])
         return re.sub(either, lambda m: f"{{{{{m.lastgroup}}}}}" if m.lastgroup else m[0], text)
+
+    def hide(self, value: Any) -> Any:
+        """Return the value without digits and placeholders, at any depth: what outlives us."""
+        return with_each_text(value, lambda text: self._hidden(text))
+
+    def _hidden(self, text: str) -> str:
+        return _PLACEHOLDER.sub(SECRET_DIGITS, self.scrub(text))
 
     def _revealed(self, value: Any) -> Any:
         match value:

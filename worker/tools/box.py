@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ from worker.tools.actions import ActionFailed, Actions
 from worker.tools.digits import COLLECT_DIGITS, Keypad
 from worker.tools.filler import waiting
 from worker.tools.http import ToolAnswer
+from worker.tools.runs import Run, Runs
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +77,13 @@ _SAY_GOODBYE = "The line is cut after your next words. Say a short goodbye."
 class ToolBox:
     """The tools of one call.
 
-    ``http`` is a guarded session (core.url_guard). ``post`` appends to the call's timeline.
-    ``language`` is the agent's. ``leave_voicemail`` is None if there is no message to leave.
-    ``recorded``: the call is recorded. ``secrets`` are the digits typed in secret.
+    ``runs`` numbers them, and knows those that an earlier agent of the call ran. ``http`` is a
+    guarded session (core.url_guard). ``post`` appends to the call's timeline. ``language`` is the
+    agent's. ``leave_voicemail`` is None if there is no message to leave. ``recorded``: the call is
+    recorded. ``secrets`` are the digits typed in secret.
     """
 
-    call_id: str
+    runs: Runs
     http: aiohttp.ClientSession
     post: Callable[[str, dict[str, Any]], object]
     actions: Actions
@@ -121,10 +124,11 @@ class ToolBox:
         """Finish speaking, then hang up."""
         speech = context.speech_handle
         said_before = len(speech.chat_items)
-        with _timed(self, "end_call") as outcome:
+        # Its outcome is the call's end: an agent that takes over must hang up itself.
+        async with self._running("end_call", raw_arguments, context) as run:
             if not _has_the_word(context):
-                return _LISTEN_FIRST
-            outcome.ok = True
+                return run.failed(_LISTEN_FIRST)
+            run.ok = True
         await context.wait_for_playout()
         said = speech.chat_items[said_before:]
         if any(item.type == "message" and item.role == "assistant" for item in said):
@@ -134,16 +138,17 @@ class ToolBox:
         return _SAY_GOODBYE
 
     async def _send_dtmf(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
-        with _timed(self, "send_dtmf") as outcome:
+        if (known := self.runs.instead("send_dtmf", raw_arguments)) is not None:
+            return known
+        async with self._running("send_dtmf", raw_arguments, context) as run:
             try:
                 keys = await self.actions.press(str(raw_arguments.get("digits", "")))
             except ActionFailed as error:
-                return f"Error: {error}."
-            outcome.ok = True
-        return f"Pressed {keys}."
+                return run.failed(f"Error: {error}.")
+            return run.done(f"Pressed {keys}.")
 
     async def _collect_digits(self, raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
-        with _timed(self, "collect_digits") as outcome:
+        async with self._running("collect_digits", raw_arguments, context) as run:
             try:
                 typed = await digits.collect(
                     self.keypad,
@@ -153,9 +158,8 @@ class ToolBox:
                     secrets=self.secrets,
                 )
             except ActionFailed as error:
-                return f"Error: {error}."
-            outcome.ok = True
-        return typed
+                return run.failed(f"Error: {error}.")
+            return run.done(typed)
 
     async def _pause_recording(
         self, raw_arguments: dict[str, Any], context: RunContext[Any]
@@ -205,23 +209,25 @@ class ToolBox:
             parameters = {"type": "object", "properties": {}}
 
         async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
-            with _timed(self, tool.name) as outcome:
+            if (known := self.runs.instead(tool.name, raw_arguments)) is not None:
+                return known
+            async with self._running(tool.name, raw_arguments, context) as run:
                 try:
                     if faults := checked.faults(self.secrets.reveal(raw_arguments)):
                         faults = self.secrets.scrub(faults)
-                        return f"Error: the arguments do not fit the tool: {faults}"
+                        return run.failed(f"Error: the arguments do not fit the tool: {faults}")
                 except ValueError:
-                    return "Error: the tool is not set up correctly."
+                    return run.failed("Error: the tool is not set up correctly.")
                 async with waiting(context, tool, self.language):
                     answer = await http_tools.request(
                         self.http,
                         tool,
                         raw_arguments,
-                        call_id=self.call_id,
+                        call_id=self.runs.call_id,
+                        key=run.key,
                         secrets=self.secrets,
                     )
-                outcome.ok = answer.ok
-            return answer.text
+                return run.answered(answer)
 
         return function_tool(
             run,
@@ -233,20 +239,35 @@ class ToolBox:
         )
 
     def foreign(
-        self, schema: dict[str, Any], call: Callable[[dict[str, Any]], Awaitable[ToolAnswer]]
+        self, schema: dict[str, Any], call: Callable[[dict[str, Any], str], Awaitable[ToolAnswer]]
     ) -> RawFunctionTool[..., Awaitable[str]]:
-        """Return a third party's tool (worker.tools.mcp). ``call`` takes the arguments."""
+        """Return a third party's tool (worker.tools.mcp). ``call`` takes the arguments, and the key
+        of their use (worker.tools.runs)."""
         name = str(schema["name"])
 
         async def run(raw_arguments: dict[str, Any], context: RunContext[Any]) -> str:
-            with _timed(self, name) as outcome:
+            if (known := self.runs.instead(name, raw_arguments)) is not None:
+                return known
+            async with self._running(name, raw_arguments, context) as run:
                 if self.secrets.mentioned(raw_arguments):
-                    return _NOT_FOR_OTHERS
-                answer = await call(raw_arguments)
-                outcome.ok = answer.ok
-            return answer.text
+                    return run.failed(_NOT_FOR_OTHERS)
+                return run.answered(await call(raw_arguments, run.key))
 
         return function_tool(run, raw_schema=schema)
+
+    @asynccontextmanager
+    async def _running(
+        self, name: str, arguments: dict[str, Any], context: RunContext[Any]
+    ) -> AsyncIterator[Run]:
+        """Run a tool within the block, known to the agent that would take over the call.
+
+        If the block raises, its outcome is not known. Raises StopResponse if it must not run.
+        """
+        run = await self.runs.begin(name, arguments, context.function_call.call_id)
+        with _timed(self, name) as outcome:
+            yield run
+            outcome.ok = run.ok
+        self.runs.end(run)
 
 
 def _has_the_word(context: RunContext[Any]) -> bool:

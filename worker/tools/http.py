@@ -1,7 +1,7 @@
 """An agent's custom tools: one HTTP request per tool call, whose response goes to the LLM as text.
 
-POST sends the arguments as a JSON body, GET as query parameters. ``X-Call-Id`` and
-``X-Tool-Name`` are added to the headers that the tool's owner configured. Redirects are not
+POST sends the arguments as a JSON body, GET as query parameters. ``X-Call-Id``, ``X-Tool-Name`` and
+``Idempotency-Key`` are added to the headers that the tool's owner configured. Redirects are not
 followed: requests go to the configured URL only.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from multidict import CIMultiDict
 
 from core.models import CustomTool
 from core.url_guard import AddressRefused, read_bounded
@@ -37,12 +38,14 @@ async def request(
     arguments: dict[str, Any],
     *,
     call_id: str,
+    key: str,
     secrets: Secrets,
 ) -> ToolAnswer:
     """Call the tool. Failures of the other side are returned, not raised.
 
     ``http`` is a guarded session (core.url_guard). Compressed responses are refused. The request
-    has the digits that the arguments name; an answer that repeats them is scrubbed.
+    has the digits that the arguments name; an answer that repeats them is scrubbed. ``key`` is the
+    same whenever the same use of the tool is sent again.
     """
     arguments = secrets.reveal(arguments)
     query = _query(arguments) if tool.method == "GET" else None
@@ -52,12 +55,7 @@ async def request(
             tool.url,
             params=query,
             json=None if tool.method == "GET" else arguments,
-            headers={
-                **tool.headers,
-                "Accept-Encoding": "identity",
-                "X-Call-Id": call_id,
-                "X-Tool-Name": tool.name,
-            },
+            headers=_headers(tool, call_id, key),
             timeout=aiohttp.ClientTimeout(total=tool.timeout_ms / 1000),
             allow_redirects=False,
         ) as response:
@@ -76,6 +74,18 @@ async def request(
         problem = "AddressRefused" if refused else type(error).__name__
         log.warning("tool failed", extra={"tool": tool.name, "error": problem})
         return ToolAnswer(False, "Error: the tool could not be reached.")
+
+
+def _headers(tool: CustomTool, call_id: str, key: str) -> CIMultiDict[str]:
+    headers = CIMultiDict(tool.headers)
+    ours = {
+        "Accept-Encoding": "identity",
+        "X-Call-Id": call_id,
+        "X-Tool-Name": tool.name,
+        "Idempotency-Key": key,
+    }
+    headers.update(ours)
+    return headers
 
 
 def _query(arguments: dict[str, Any]) -> dict[str, str]:

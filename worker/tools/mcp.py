@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 MAX_TOOLS = 50
 """The most tools of one server; an LLM cannot choose well among more."""
 MAX_DESCRIPTION = 1024
+IDEMPOTENCY_KEY = "switchroom/idempotency-key"
+"""In ``_meta`` of a call of a tool, where every version of the protocol allows other keys."""
 CLOSE_WITHIN_S = 2.0
 # The time-out of a server's idle streams; each request has its own.
 _READ_S = 300.0
@@ -106,10 +108,11 @@ class McpServers:
     def _tool(
         self, schema: dict[str, Any], session: ClientSession, config: McpServer
     ) -> llm.Tool | llm.Toolset:
-        async def call(arguments: dict[str, Any]) -> ToolAnswer:
+        async def call(arguments: dict[str, Any], key: str) -> ToolAnswer:
+            meta: Any = {IDEMPOTENCY_KEY: key}
             try:
                 async with asyncio.timeout(config.timeout_ms / 1000):
-                    result = await session.call_tool(schema["name"], arguments)
+                    result = await session.call_tool(schema["name"], arguments, meta=meta)
             except TimeoutError:
                 return ToolAnswer(False, "Error: the tool did not answer in time.")
             except Exception as error:

@@ -112,6 +112,10 @@ class Conversation:
         self._session.on("error", self._provider_failed)
         self._session.on("close", self._closed)
 
+    @property
+    def transcript(self) -> Transcript:
+        return self._transcript
+
     def hold(self, on: bool) -> None:
         """Stop listening to the caller, or listen again. A pending turn is not answered."""
         self._deafen("hold", on)

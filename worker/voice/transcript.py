@@ -40,6 +40,18 @@ class Transcript:
         self._hung_up = False
         self._turn: Turn | None = None
         self._turn_end: TurnEnd | None = None
+        self._has_answered = False
+        self._replied = False
+
+    @property
+    def replied(self) -> bool:
+        """The caller has said something after an answer of this agent."""
+        return self._replied
+
+    @property
+    def turn_id(self) -> str | None:
+        """The caller's last turn; None: they have said nothing yet."""
+        return None if self._turn is None else self._turn.id
 
     def hung_up(self) -> None:
         """Note the hang-up: an answer cut off from now on is not a barge-in."""
@@ -50,8 +62,10 @@ class Transcript:
         spoken or cut off, with the text that the caller may have heard."""
         text = spoken_text(message)
         if message.role == "user":
+            self._replied = self._has_answered
             self._caller_said(message, text)
         elif message.role == "assistant" and text:
+            self._has_answered = self._has_answered or not unasked
             self._agent_said(message, text, unasked=unasked)
 
     def _caller_said(self, message: ChatMessage, text: str) -> None:

@@ -352,3 +352,52 @@ async def test_what_was_cut_off_is_sent_at_the_end(
 def test_a_request_has_as_many_events_as_the_gateway_takes(sizes: list[int], first: int) -> None:
     events = [CallEvent(type="turn", data={"transcript": "x" * size}) for size in sizes]
     assert batch_of(events) == events[:first]
+
+
+class TestSecured:
+    """A tool runs once the gateway knows of it, or the disk does."""
+
+    async def test_the_gateway_has_it(self, tmp_path: Path, inbox: Inbox, gateway: Gateway) -> None:
+        reporter = owned(gateway, tmp_path)
+        for number in range(BATCH + 1):
+            reporter.post("turn", {"number": number})
+        reporter.post("memory.tool_called")
+        assert await reporter.secured(10)
+        assert inbox.types[-1] == "memory.tool_called"
+        assert await reporter.secured(0)
+        await reporter.aclose(5)
+
+    async def test_another_agent_has_taken_over(
+        self, tmp_path: Path, inbox: Inbox, gateway: Gateway
+    ) -> None:
+        inbox.over = True
+        reporter = owned(gateway, tmp_path)
+        reporter.post("memory.tool_called")
+        assert not await reporter.secured(10)
+        await reporter.aclose(5)
+
+    async def test_the_gateway_is_away(self, tmp_path: Path, unreachable: Any) -> None:
+        reporter = Reporter(unreachable, tmp_path, retry_after_s=60)
+        reporter.own(OWNER)
+        for type in ("memory.tool_called", "memory.tool_answered"):
+            reporter.post(type)
+            # The first time it waits for the gateway, then it knows better.
+            assert await reporter.secured(0.05 if type.endswith("called") else 60)
+            (file,) = files(tmp_path)
+            assert type in file.read_text()
+        reporter._pending.clear()
+        await reporter.aclose(5)
+
+
+async def test_what_is_remembered_of_tools_is_not_set_aside(
+    tmp_path: Path, inbox: Inbox, gateway: Gateway
+) -> None:
+    inbox.answers = [422, 422]
+    reporter = owned(gateway, tmp_path)
+    reporter.post("memory.tool_called", {"arguments": {"name": "Anna"}})
+    await reporter.delivered()
+    reporter.post("memory.tool_called", {"arguments": {"name": "Anna"}})
+    reporter.post("agent.ready")
+    await reporter.aclose(5)
+    text = "".join(file.read_text() for file in files(tmp_path))
+    assert "agent.ready" in text and "Anna" not in text

@@ -14,17 +14,19 @@ import aiohttp
 import pytest
 from livekit.agents import StopResponse
 
-from core.models import CustomTool
+from core.models import CustomTool, new_id
 from core.url_guard import guarded_session
 from tests.worker.privacy.masked import Masked
 from tests.worker.tools.tool_server import Server
 from tests.worker.tools.tool_server import server as server
 from worker.line import LineError, NotSupported
+from worker.privacy.secrets import Secrets
 from worker.tools.actions import ActionFailed, Actions, no_transfer
 from worker.tools.box import ToolBox
 from worker.tools.digits import Keypad
 from worker.tools.filler import words
 from worker.tools.http import ToolAnswer
+from worker.tools.runs import Runs
 
 pytestmark = pytest.mark.unit
 
@@ -63,6 +65,11 @@ async def test_a_line_that_plays_no_keys(error: Exception, words: str, box: Box)
     assert box.events == []
 
 
+def context(call_id: str = "") -> Any:
+    """Return the part of a tool's context that every tool needs."""
+    return SimpleNamespace(function_call=SimpleNamespace(call_id=call_id or new_id("call")))
+
+
 class Box:
     """A tool box, and a record of what its tools did."""
 
@@ -74,8 +81,10 @@ class Box:
         self.turns: list[str] = []
         self.steps: list[str] = []
         self.transfer_fails = ""
+        secrets = Secrets()
         self.box = ToolBox(
-            call_id="call_1",
+            runs=Runs("call_1", secrets),
+            secrets=secrets,
             http=http,
             post=self._post,
             actions=Actions(
@@ -106,7 +115,7 @@ class Box:
             for tool in self.box.tools(custom)
             if getattr(tool, "info", None) is not None and cast(Any, tool).info.name == name
         ]
-        return str(await cast(Any, tool)(raw_arguments=arguments, context=None))
+        return str(await cast(Any, tool)(raw_arguments=arguments, context=context()))
 
 
 @pytest.fixture
@@ -134,6 +143,7 @@ class Said:
     def __init__(self, box: Box, *, interrupted: bool = False, speaking: bool = False) -> None:
         self._box = box
         self._interrupted = interrupted
+        self.function_call = context().function_call
         self.session = SimpleNamespace(user_state="speaking" if speaking else "listening")
 
     def disallow_interruptions(self) -> None:
@@ -289,7 +299,9 @@ async def test_a_message_is_left_only_where_there_is_one(box: Box) -> None:
 
 
 async def test_collect_digits_tells_what_is_wrong(box: Box) -> None:
-    tool = box.box._collect_digits({"digits": 0}, cast(Any, SimpleNamespace(wait_for_playout=None)))
+    it = context()
+    it.wait_for_playout = None
+    tool = box.box._collect_digits({"digits": 0}, it)
     assert (await tool).startswith("Error: digits")
     assert [data["ok"] for _, data in box.events] == [False]
 
@@ -340,14 +352,14 @@ async def test_a_third_partys_tool_gets_no_secret_digits(box: Box) -> None:
     box.box.secrets.keep(CARD)
     called: list[dict[str, Any]] = []
 
-    async def call(arguments: dict[str, Any]) -> ToolAnswer:
+    async def call(arguments: dict[str, Any], key: str) -> ToolAnswer:
         called.append(arguments)
         return ToolAnswer(True, "Done.")
 
     tool = cast(Any, box.box.foreign({"name": "pay", "parameters": PAY}, call))
-    answer = await tool(raw_arguments={"a": [{"b": "{{digits_1}}"}]}, context=None)
+    answer = await tool(raw_arguments={"a": [{"b": "{{digits_1}}"}]}, context=context())
     assert answer == "Error: this tool belongs to a third party, which gets no secret digits."
-    assert await tool(raw_arguments={"a": "{{name}}"}, context=None) == "Done."
+    assert await tool(raw_arguments={"a": "{{name}}"}, context=context()) == "Done."
     assert called == [{"a": "{{name}}"}]
 
 

@@ -28,6 +28,7 @@ async def ask(server: Server, path: str, **changes: Any) -> ToolAnswer:
             tool,
             {"day": "Friday", "people": 4, "note": None},
             call_id="call_1",
+            key="call_1:call_a",
             secrets=Secrets(),
         )
 
@@ -37,6 +38,12 @@ async def test_the_owners_headers_go_along(server: Server) -> None:
     assert (await ask(server, "/ok", headers=given)).ok
     sent = {name: server.headers[name] for name in (*given, "X-Call-Id", "Accept-Encoding")}
     assert sent == {**given, "X-Call-Id": "call_1", "Accept-Encoding": "identity"}
+
+
+async def test_each_use_has_its_key_whatever_the_owner_set(server: Server) -> None:
+    assert (await ask(server, "/ok", headers={"idempotency-key": "theirs"})).ok
+    assert server.headers.getall("Idempotency-Key") == ["call_1:call_a"]
+    assert server.asked[0][2] == {"day": "Friday", "people": 4, "note": None}
 
 
 async def test_they_are_in_no_log(server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -53,7 +60,9 @@ async def test_they_are_in_no_log(server: Server, caplog: pytest.LogCaptureFixtu
 async def test_a_private_address_is_not_asked(server: Server) -> None:
     tool = CustomTool(name="lookup", description="Looks up.", url=f"{server.url}/ok")
     async with guarded_session(allow_private=False) as http:
-        answer = await http_tools.request(http, tool, {}, call_id="call_1", secrets=Secrets())
+        answer = await http_tools.request(
+            http, tool, {}, call_id="call_1", key="a", secrets=Secrets()
+        )
     assert answer == ToolAnswer(False, "Error: the tool could not be reached.")
     assert server.asked == []
 

@@ -19,11 +19,14 @@ from core.models import McpServer
 from tests.support.edge import served
 from tests.support.mcp_server import mcp_server
 from tests.worker.privacy.masked import Masked
+from tests.worker.tools.test_box import context
+from worker.privacy.secrets import Secrets
 from worker.tools import mcp
 from worker.tools.actions import Actions, no_transfer
 from worker.tools.box import ToolBox
 from worker.tools.digits import Keypad
-from worker.tools.mcp import McpServers, _usable
+from worker.tools.mcp import IDEMPOTENCY_KEY, McpServers, _usable
+from worker.tools.runs import Runs
 
 pytestmark = pytest.mark.unit
 
@@ -37,10 +40,13 @@ class Agent:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.tools: dict[str, Any] = {}
+        self.first_id = ""
         self._told = asyncio.Condition()
         self._telling: set[asyncio.Task[None]] = set()
+        secrets = Secrets()
         self.box = ToolBox(
-            call_id="call_1",
+            runs=Runs("call_1", secrets),
+            secrets=secrets,
             http=cast(aiohttp.ClientSession, None),
             post=self.post,
             actions=Actions(
@@ -76,7 +82,9 @@ class Agent:
         return [data for kind, data in self.events if kind == type]
 
     async def use(self, tool: str, /, **arguments: Any) -> str:
-        return str(await self.tools[tool](raw_arguments=arguments, context=None))
+        it = context()
+        self.first_id = self.first_id or it.function_call.call_id
+        return str(await self.tools[tool](raw_arguments=arguments, context=it))
 
 
 @asynccontextmanager
@@ -106,6 +114,7 @@ async def test_its_tools_are_the_agents(sse: bool, caplog: pytest.LogCaptureFixt
             assert await agent.use("long") == "Error: the tool's answer is too long."
             assert (await agent.use("find_item")).startswith("Error: ")
         assert server.done == ["apples"]
+        assert [meta[IDEMPOTENCY_KEY] for meta in server.metas] == [f"call_1:{agent.first_id}"]
         assert {each.get("authorization") for each in server.headers} == {SECRET}
     called = [(data["name"], data["ok"]) for data in agent.of("tool.called")]
     assert called == [

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from worker.tools.http import MAX_RESPONSE_BYTES
 
@@ -19,7 +20,8 @@ class Server:
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[tuple[str, dict[str, str], Any, dict[str, str]]] = []
-        self.headers: Mapping[str, str] = {}
+        self.headers: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+        self.keys: list[str] = []
         self.hang = asyncio.Event()
         self.was_asked = asyncio.Event()
 
@@ -29,6 +31,7 @@ class Server:
         self.was_asked.set()
         self.asked.append((request.method, dict(request.query), body, headers))
         self.headers = request.headers
+        self.keys.append(request.headers.get("Idempotency-Key", ""))
         match request.path:
             case "/ok":
                 return web.json_response({"free": True})
