@@ -144,8 +144,10 @@ class WebhookBrain:
         webhook = self._brief.webhook
         if self._client is None or webhook is None:
             raise WebhookFailed("No webhook is set")
-        body = voice_turn(self._brief, messages, context_limit=webhook.context_limit, at=now())
-        async with contextlib.aclosing(self._client.replies(body, exchange)) as replies:
+        message_id, body = voice_turn(
+            self._brief, messages, context_limit=webhook.context_limit, at=now()
+        )
+        async with contextlib.aclosing(self._client.replies(body, exchange, message_id)) as replies:
             async for reply in replies:
                 if self._records(reply.action):
                     reply = reply.model_copy(update={"action": None})

@@ -1,4 +1,5 @@
-"""The HTTP client of the webhook that answers a call's turns: one signed POST each, never repeated.
+"""The HTTP client of the webhook that answers a call's turns: one signed POST each, not repeated
+on failure.
 
 A fault of the other side costs that turn only. A response has a size limit and a deadline,
 compressed ones are refused, redirects are not followed, and private addresses are refused. The
@@ -20,7 +21,7 @@ import aiohttp
 from yarl import URL
 
 from core.jobs import VoiceWebhook
-from core.models import new_id, now
+from core.models import now
 from core.url_guard import guarded_session
 from core.webhooks.faults import problem, refusal
 from core.webhooks.signing import signed_headers
@@ -108,14 +109,18 @@ class WebhookClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             log.info("webhook not reached yet", extra={"error": type(error).__name__})
 
-    async def replies(self, body: str, exchange: Exchange) -> AsyncGenerator[Reply, None]:
+    async def replies(
+        self, body: str, exchange: Exchange, message_id: str
+    ) -> AsyncGenerator[Reply, None]:
         """POST a turn and yield its replies as they arrive, up to the one that ends the turn.
+
+        ``message_id`` is the same if the next agent of the call posts the turn again.
 
         Closing the generator earlier aborts the request, which the server can see. Raises
         WebhookFailed.
         """
         try:
-            response = await self._post(body)
+            response = await self._post(body, message_id)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise WebhookFailed(problem(error, self._endpoint.timeout_s)) from None
         exchange.status = response.status
@@ -144,10 +149,10 @@ class WebhookClient:
             if not finished:
                 response.close()
 
-    async def _post(self, body: str) -> aiohttp.ClientResponse:
+    async def _post(self, body: str, message_id: str) -> aiohttp.ClientResponse:
         signed = signed_headers(
             self._endpoint.secret.get_secret_value(),
-            message_id=new_id("msg"),
+            message_id=message_id,
             event=EVENT,
             body=body,
             at=now(),

@@ -12,14 +12,18 @@ from core.webhooks.payload import envelope, last, said
 from worker.brains.webhook_client import EVENT
 from worker.voice.keys import DIGITS
 from worker.voice.transcript import spoken_text
+from worker.voice.turn_ids import turn_id_of
 
 
 def voice_turn(
     brief: CallBrief, messages: Sequence[ChatMessage], *, context_limit: int, at: datetime
-) -> str:
-    """Return the body. ``messages`` are all of the call; the turn is the caller's last one."""
+) -> tuple[str, str]:
+    """Return the id of the request, and its body. ``messages`` are all of the call; the turn is the
+    caller's last one. If a former agent of the call may have posted it already, the id is the same.
+    """
     position = max(i for i, message in enumerate(messages) if message.role == "user")
     turn = messages[position]
+    turn_id = turn_id_of(turn)
     recent = [
         said(
             text,
@@ -41,4 +45,7 @@ def voice_turn(
     }
     if DIGITS in turn.extra:
         data["digits"] = turn.extra[DIGITS]
-    return envelope(EVENT, at, brief.agent.id, data, last(recent, context_limit))
+    if brief.recovered and any(known.id == turn_id for known in brief.recovered.turns):
+        data["resent"] = True
+    body = envelope(EVENT, at, brief.agent.id, data, last(recent, context_limit))
+    return f"msg_{brief.call_id}_{turn_id}", body

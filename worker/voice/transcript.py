@@ -18,6 +18,7 @@ from worker.timing.call_clock import CallClock
 from worker.timing.timed_words import Timed, timed_words
 from worker.timing.turn_clock import TurnClock
 from worker.timing.turn_parts import TurnEnd
+from worker.voice.turn_ids import turn_id_of
 
 # The Cartesia plugin aligns words with the text it has so far. It drops the space after a
 # sentence or clause if the next one has not arrived yet ("at seven.Press one").
@@ -74,7 +75,7 @@ class Transcript:
         stopped = message.metrics.get("stopped_speaking_at", message.created_at)
         said_ms = self._call.said_ms
         self._turn = Turn(
-            id=new_id("turn"),
+            id=turn_id_of(message),
             transcript=text,
             confidence=message.transcript_confidence,
             start_ms=said_ms(message.created_at if start is None else start),

@@ -14,13 +14,15 @@ from aiohttp import web
 from livekit.agents import AgentSession, llm
 
 from core.jobs import CallBrief, VoiceWebhook
-from core.models import Agent, AgentConfig
+from core.models import Agent, AgentConfig, Turn, now
+from core.recovery import Recovered
 from core.webhooks.signing import new_secret
 from tests.support.receiver import Received, Receiver, receiving, served
 from tests.worker.privacy.masked import Masked
 from worker.brains.webhook import _UNKNOWN, MAX_TEXT, WebhookBrain
 from worker.tools.actions import Actions, no_transfer
 from worker.voice.keys import pressed
+from worker.voice.turn_ids import message_id_of, turn_id_of
 
 pytestmark = pytest.mark.unit
 
@@ -144,6 +146,28 @@ async def test_a_turn_is_posted_once_and_its_answer_is_said() -> None:
         (told,) = call.told("webhook.replied")
         assert told["status"] == 200
         assert 0 <= told["firstReplyMs"] <= told["durationMs"]
+
+
+async def test_every_turn_has_an_id_of_its_own_which_the_next_agent_knows() -> None:
+    words = "Is it free?"
+    async with talking() as first, talking() as second:
+        for call in (first, second):
+            call.answer({"text": "Yes."})
+        await first.turn("Hello?")
+        asked = llm.ChatMessage(role="user", content=[words])
+        await first.turn(asked)
+        turn = Turn(id=turn_id_of(asked), transcript=words)
+        so_far = Recovered(epoch=1, lost_at=now(), turns=[turn])
+        second.brain._brief = second.brain._brief.model_copy(update={"recovered": so_far})
+        await second.turn(llm.ChatMessage(id=message_id_of(turn.id), role="user", content=[words]))
+        await second.turn("And now?")
+        received = [*first.receiver.received, *second.receiver.received]
+    ids = [each.id for each in received]
+    assert ids[1] == ids[2]
+    assert (len(ids), len(set(ids))) == (4, 3)
+    assert all(id.startswith("msg_call_1_turn_") for id in ids)
+    marks = [each.body["data"].get("resent") for each in received]
+    assert marks == [None, None, True, None]
 
 
 async def test_the_history_is_what_was_said_before() -> None:
