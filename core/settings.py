@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         False, description="Let emergency, short and premium-rate numbers be called."
     )
     calls_per_second: float | None = Field(
-        None, gt=0, le=10_000, description="Outbound calls per second of a tenant, per gateway."
+        None, gt=0, le=10_000, description="Outbound calls per second of a tenant, on all gateways."
     )
     max_concurrent_calls: int | None = Field(
         None,

@@ -91,6 +91,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries import Deliveries
 from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
+from gateway.store.rates import Rates
 from gateway.store.recordings.exports import Exports
 from gateway.store.recordings.recordings import Recordings
 from gateway.store.room_names import RoomNames
@@ -165,6 +166,7 @@ async def create_app(
     app[WEBHOOKS] = WebhookStore(database, vault)
     app[LIMITS] = CallLimits(
         app[STORE],
+        rates=Rates(database, clock),
         calls_per_second=settings.calls_per_second,
         max_concurrent=settings.max_concurrent_calls,
         reserve=settings.fair_share_reserve,
@@ -221,6 +223,7 @@ async def _resources(app: web.Application) -> AsyncIterator[None]:
         stack.push_async_callback(app[DATABASE].close)
         stack.push_async_callback(app[WRITE_PROBE].aclose)
         await stack.enter_async_context(alongside(app[TIMELINE].run(app[STOPPING]), "news"))
+        await stack.enter_async_context(alongside(app[LIMITS].run(), "rates of calls"))
         await stack.enter_async_context(_webhooks(app))
         await stack.enter_async_context(_recordings(app))
         await stack.enter_async_context(_exports(app))

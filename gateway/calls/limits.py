@@ -1,8 +1,7 @@
 """Limits on the calls that a tenant may begin per second, and have in progress.
 
-CALLS_PER_SECOND is counted by each gateway on its own (n gateways allow n times as many).
-MAX_CONCURRENT_CALLS is counted in the database, thus for all gateways together; the legs of
-transfers' humans count too. An operator who names no tenant counts as one tenant.
+Both are counted in the database, thus for all gateways together; the legs of transfers' humans
+count too. An operator who names no tenant counts as one tenant.
 
 The workers' places are limited, and the first tenant must not take them all: the last ones
 (FAIR_SHARE_RESERVE) are reserved for tenants that have less than their share. The operator's own
@@ -11,29 +10,23 @@ calls are not subject to shares.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from core.errors import TooManyRequests
+from core.errors import TooManyRequests, Unavailable
 from core.events import ended
 from core.models import CallEvent
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.capacity import Judge, Load
+from gateway.store.rates import Rates
 
-# With more buckets than this, those that are full again are dropped.
-_MANY = 1000
+log = logging.getLogger(__name__)
+
 _RETRY_CONCURRENCY_S = 5
-
-
-@dataclass(slots=True)
-class _Bucket:
-    """A token bucket that held ``tokens`` at ``at`` (seconds of the clock)."""
-
-    tokens: float
-    at: float
+_SWEEP_EVERY_S = 60.0
 
 
 class CallLimits:
@@ -41,39 +34,42 @@ class CallLimits:
         self,
         store: Store,
         *,
+        rates: Rates | None = None,
         calls_per_second: float | None = None,
         max_concurrent: int | None = None,
         reserve: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """None: no limit. A burst may be as large as one second's calls, and at least one call.
+        """None: no limit; ``calls_per_second`` needs ``rates``.
+
+        A burst may be as large as one second's calls, and at least one call.
 
         ``reserve``: the fraction of all places that is reserved; 0: none, and no shares.
         """
         self._store = store
+        self._rates = rates
         self._rate = calls_per_second
         self._max_concurrent = max_concurrent
         self._reserve = reserve
-        self._clock = clock
-        self._buckets: dict[str | None, _Bucket] = {}
 
-    def take(self, auth_id: str | None) -> None:
-        """Count one outbound call. Raises TooManyRequests ``RATE_LIMITED``."""
-        if self._rate is None:
+    async def take(self, auth_id: str | None) -> None:
+        """Count one outbound call. Raises TooManyRequests ``RATE_LIMITED``, Unavailable."""
+        if self._rate is None or self._rates is None:
             return
-        burst = max(1.0, self._rate)
-        now = self._clock()
-        if len(self._buckets) > _MANY:
-            self._forget(now, burst)
-        bucket = self._buckets.setdefault(auth_id, _Bucket(burst, now))
-        bucket.tokens = min(burst, bucket.tokens + (now - bucket.at) * self._rate)
-        bucket.at = now
-        if bucket.tokens < 1:
+        if wait_s := await self._rates.take(auth_id, self._rate):
             raise TooManyRequests(
                 f"More than {self._rate:g} calls per second",
-                retry_after_s=max(1, math.ceil((1 - bucket.tokens) / self._rate)),
+                retry_after_s=max(1, math.ceil(wait_s)),
             )
-        bucket.tokens -= 1
+
+    async def run(self) -> None:
+        """Forget the owners that are not at their limit, once a minute, until cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            try:
+                if self._rate is not None and self._rates is not None:
+                    await self._rates.sweep(self._rate)
+            except Unavailable:
+                log.warning("full rates not swept")
 
     async def insert(self, new: NewCall, first: CallEvent, *more: CallEvent) -> Call:
         """Insert the call (Store.insert_call) unless the tenant is at its limit.
@@ -126,14 +122,6 @@ class CallLimits:
                 raise _too_many("You have your share of the agents, and nearly all are busy")
 
         return judge if limit is not None or reserve else None
-
-    def _forget(self, now: float, burst: float) -> None:
-        rate = self._rate or 0
-        self._buckets = {
-            auth_id: bucket
-            for auth_id, bucket in self._buckets.items()
-            if bucket.tokens + (now - bucket.at) * rate < burst
-        }
 
 
 def fair(load: Load, reserve: float) -> bool:

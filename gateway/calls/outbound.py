@@ -118,7 +118,7 @@ class Outbound:
             tenant=plan.principal.auth_id is not None,
         )
         await self._limits.check(plan.principal.auth_id, with_agent=plan.agent is not None)
-        self._limits.take(plan.principal.auth_id)
+        await self._limits.take(plan.principal.auth_id)
         await check_trunk(self._guard, plan.trunk)
 
     async def drain(self, timeout: float) -> None:

@@ -180,7 +180,7 @@ class Transfers:
         call = order.call
         own = (call.from_number if call.direction == "outbound" else call.to_number) or ""
         self._policy.check(order.to, from_number=own, tenant=call.auth_id is not None)
-        self._limits.take(call.auth_id)
+        await self._limits.take(call.auth_id)
         return await self._twilio.dial(order, own)
 
     # --- cold
@@ -235,7 +235,7 @@ class Transfers:
             tenant=order.call.auth_id is not None,
         )
         await self._limits.check_human(order.call.auth_id)
-        self._limits.take(order.call.auth_id)
+        await self._limits.take(order.call.auth_id)
         await check_trunk(self._guard, trunk)
         request = DialRequest(
             trunk=trunk,

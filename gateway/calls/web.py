@@ -81,7 +81,7 @@ class WebCalls:
         Raises TooManyRequests, Conflict, Unavailable, ServerFault. If there is a record by then,
         it says why.
         """
-        self._limits.take(principal.auth_id)
+        await self._limits.take(principal.auth_id)
         call_id = new_id("call")
         new = NewCall(
             id=call_id,

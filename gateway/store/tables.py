@@ -89,6 +89,7 @@ class CallRow(Base):
     record: Mapped[bool] = mapped_column(server_default=false())
     consent_status: Mapped[str | None] = mapped_column(String(16))
     consent_at: Mapped[datetime | None]
+    followed_by: Mapped[str | None] = mapped_column(String(64))
     agent_epoch: Mapped[int] = mapped_column(server_default=text("0"))
     agent_worker: Mapped[str | None] = mapped_column(String(128))
 
@@ -312,6 +313,27 @@ class WorkerRow(Base):
     draining: Mapped[bool]
     address: Mapped[str | None] = mapped_column(Text)
     seen_at: Mapped[datetime]
+
+
+class RateRow(Base):
+    """A token bucket (gateway.store.rates)."""
+
+    __tablename__ = "rates"
+
+    # "" stands for the unscoped operator: a key cannot be NULL.
+    owner: Mapped[str] = mapped_column(Text, primary_key=True)
+    tokens: Mapped[float]
+    at: Mapped[datetime]
+
+
+class GatewayRow(Base):
+    """A gateway that runs, and counts its own heartbeats (gateway.store.gateways)."""
+
+    __tablename__ = "gateways"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    beat: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[datetime]
 
 
 class ProbeRow(Base):

@@ -103,7 +103,7 @@ class StreamSessions:
         Raises TooManyRequests, Unavailable ``AGENT_UNAVAILABLE``; the latter leaves a record that
         says why.
         """
-        self._limits.take(principal.auth_id)
+        await self._limits.take(principal.auth_id)
         call_id = new_id("call")
         new = NewCall(
             id=call_id,

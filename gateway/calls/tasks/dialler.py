@@ -92,7 +92,7 @@ class Dialler:
             if not await self._workers.free():
                 raise no_worker()
             await self._limits.check(task.auth_id, with_agent=True)
-            self._limits.take(task.auth_id)
+            await self._limits.take(task.auth_id)
         except (TooManyRequests, Unavailable) as error:
             return await self._postpone(task, lease, error)
         except AppError as error:

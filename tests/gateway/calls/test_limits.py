@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from core.errors import TooManyRequests
 from core.events import ended
@@ -17,6 +20,8 @@ from gateway.calls.plan import CallPlan
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Database
+from gateway.store.rates import Rates
+from gateway.store.tables import RateRow
 from tests.conftest import ACME, RIVAL
 from tests.gateway.api.test_call_create import TO, post
 from tests.support.databases import OnPostgres, OnSqlite
@@ -27,10 +32,14 @@ pytestmark = pytest.mark.store
 
 
 class Clock:
-    now = 100.0
+    def __init__(self) -> None:
+        self._now = datetime(2026, 1, 31, tzinfo=UTC)
 
-    def __call__(self) -> float:
-        return self.now
+    def __call__(self) -> datetime:
+        return self._now
+
+    def passes(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
 
 
 async def opened(url: str) -> AsyncIterator[Store]:
@@ -63,56 +72,103 @@ async def insert(limits: CallLimits, tenant: str | None = "acme") -> Call:
     return await limits.insert(new_call(tenant), CallEvent(type="call.queued"))
 
 
-def refused(limits: CallLimits, tenant: str | None = "acme") -> int | None:
-    """Return None if the call may begin, else the seconds until it may be tried again."""
+async def refused(limits: CallLimits, *tenants: str | None, times: int = 1) -> list[int | None]:
+    """Return for each call None if it may begin, else the seconds until it may be tried again."""
+    return [await _refused(limits, tenant) for tenant in tenants or ("acme",) * times]
+
+
+async def _refused(limits: CallLimits, tenant: str | None) -> int | None:
     try:
-        limits.take(tenant)
+        await limits.take(tenant)
     except TooManyRequests as error:
         assert error.code == "RATE_LIMITED"
         return int(error.headers["Retry-After"])
     return None
 
 
-class TestRate:
-    async def test_a_second_s_worth_at_once_then_one_after_the_other(self, store: Store) -> None:
-        clock = Clock()
-        limits = CallLimits(store, calls_per_second=3, clock=clock)
-        assert [refused(limits) for _ in range(5)] == [None, None, None, 1, 1]
-        clock.now += 0.34
-        assert [refused(limits) for _ in range(2)] == [None, 1]
-        clock.now += 3600
-        assert [refused(limits) for _ in range(4)] == [None, None, None, 1]
+class RateContract:
+    @pytest.fixture
+    async def rates(self, url: str) -> AsyncIterator[Callable[[float], CallLimits]]:
+        databases = [await Database.open(url) for _ in range(2)]
+        gateways = itertools.cycle(databases)
 
-    async def test_less_than_one_a_second(self, store: Store) -> None:
-        clock = Clock()
-        limits = CallLimits(store, calls_per_second=0.1, clock=clock)
-        assert [refused(limits) for _ in range(2)] == [None, 10]
-        clock.now += 4
-        assert refused(limits) == 6
-        clock.now += 6.1
-        assert [refused(limits) for _ in range(2)] == [None, 10]
+        def limits(rate: float) -> CallLimits:
+            database = next(gateways)
+            return CallLimits(
+                Store(database), rates=Rates(database, self.clock), calls_per_second=rate
+            )
 
-    async def test_each_tenant_has_its_own(self, store: Store) -> None:
-        limits = CallLimits(store, calls_per_second=1, clock=Clock())
-        assert [refused(limits, tenant) for tenant in ("acme", "rival", None)] == [None] * 3
-        assert [refused(limits, tenant) for tenant in ("acme", "rival", None)] == [1] * 3
+        self.clock = Clock()
+        yield limits
+        for database in databases:
+            await database.close()
 
-    async def test_many_tenants_are_forgotten_but_not_those_at_their_limit(
-        self, store: Store
+    async def test_a_second_s_worth_at_once_then_one_after_the_other(
+        self, rates: Callable[[float], CallLimits]
     ) -> None:
-        clock = Clock()
-        limits = CallLimits(store, calls_per_second=1, clock=clock)
-        for number in range(5000):
-            assert refused(limits, f"t{number}") is None
-            clock.now += 0.01
-        assert len(limits._buckets) <= 1101
-        assert refused(limits, "t4999") == 1
+        limits = rates(3)
+        assert await refused(limits, times=5) == [None, None, None, 1, 1]
+        self.clock.passes(0.34)
+        assert await refused(limits, times=2) == [None, 1]
+        self.clock.passes(3600)
+        assert await refused(limits, times=4) == [None, None, None, 1]
 
-    async def test_no_limit_is_no_limit(self, store: Store) -> None:
-        limits = CallLimits(store)
-        assert {refused(limits) for _ in range(1000)} == {None}
-        assert len({(await insert(limits)).id for _ in range(5)}) == 5
-        await limits.check("acme", with_agent=False)
+    async def test_less_than_one_a_second(self, rates: Callable[[float], CallLimits]) -> None:
+        limits = rates(0.1)
+        assert await refused(limits, times=2) == [None, 10]
+        self.clock.passes(4)
+        assert await refused(limits) == [6]
+        self.clock.passes(6.1)
+        assert await refused(limits, times=2) == [None, 10]
+
+    async def test_each_tenant_has_its_own(self, rates: Callable[[float], CallLimits]) -> None:
+        limits = rates(1)
+        assert await refused(limits, "acme", "rival", None) == [None] * 3
+        assert await refused(limits, "acme", "rival", None) == [1] * 3
+
+    async def test_all_gateways_together(self, rates: Callable[[float], CallLimits]) -> None:
+        gateways = [rates(10), rates(10)]
+        answers = await asyncio.gather(*(refused(gateways[n % 2]) for n in range(40)))
+        assert sum(answer == [None] for answer in answers) == 10
+
+    async def test_a_clock_that_is_behind_gains_nothing(
+        self, rates: Callable[[float], CallLimits]
+    ) -> None:
+        limits = rates(1)
+        assert await refused(limits) == [None]
+        self.clock.passes(-5)
+        assert await refused(limits, times=2) == [1, 1]
+        self.clock.passes(6)
+        assert await refused(limits, times=2) == [None, 1]
+
+    async def test_full_buckets_are_swept_and_others_kept(
+        self, url: str, rates: Callable[[float], CallLimits]
+    ) -> None:
+        limits = rates(1)
+        await refused(limits, *(f"t{number}" for number in range(20)))
+        self.clock.passes(2)
+        assert await refused(limits, "acme") == [None]
+        database = await Database.open(url)
+        await Rates(database, self.clock).sweep(1)
+        async with database.read() as connection:
+            left = (await connection.execute(select(RateRow.owner))).scalars().all()
+        await database.close()
+        assert left == ["acme"]
+
+
+class TestRateSqlite(OnSqlite, RateContract):
+    pass
+
+
+class TestRatePostgres(OnPostgres, RateContract):
+    pass
+
+
+async def test_no_limit_is_no_limit(store: Store) -> None:
+    limits = CallLimits(store)
+    assert await refused(limits, times=1000) == [None] * 1000
+    assert len({(await insert(limits)).id for _ in range(5)}) == 5
+    await limits.check("acme", with_agent=False)
 
 
 class ConcurrencyContract:
