@@ -1,7 +1,8 @@
 """Notify this process's listeners of new events of calls.
 
-Events appended here wake their listeners at once. Those of other gateways are found by reading the
-tail of the events table once a second, whatever the number of listeners (``Tail``).
+Events appended here wake their listeners at once, and on PostgreSQL those of all other gateways
+(``gateway.store.bell``). What they do not hear is found by reading the tail of the events table
+once a second, whatever the number of listeners (``Tail``).
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Timeline:
         """Poll for other gateways' events; wake all listeners when this gateway begins to stop."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._poll(poll_s))
+            group.create_task(self._hear())
             await stopping.wait()
             self._ring(list(self._watched))
 
@@ -100,6 +102,19 @@ class Timeline:
                 # This loop must survive: nothing else reports other gateways' events.
                 log.exception("looking for other gateways' events failed")
             await asyncio.sleep(every_s)
+
+    async def _hear(self) -> None:
+        while True:
+            try:
+                async with self._store.bell.listening() as calls:
+                    async for call_id in calls:
+                        self._ring([call_id])
+                log.warning("the connection that hears other gateways is lost")
+            except Unavailable:
+                log.warning("cannot hear other gateways")
+            except Exception:
+                log.exception("hearing other gateways failed")
+            await asyncio.sleep(POLL_S)
 
     def _ring(self, call_ids: Iterable[str]) -> None:
         for call_id in call_ids:

@@ -20,6 +20,7 @@ from core.jobs import Heartbeat
 from core.memory import ToolRun
 from core.models import Agent, CallEvent, Direction, Turn, now
 from gateway.store.agent_secrets import AgentSecrets
+from gateway.store.bell import Bell
 from gateway.store.call_memory import CallMemory, is_memory, sweep_call_memory
 from gateway.store.call_rows import (
     ADVANCE,
@@ -137,6 +138,7 @@ class Store:
         self._trunks = CallTrunks(vault)
         self._memory = CallMemory(vault)
         self._add_event = adding_events(database)
+        self.bell = Bell(database)
         self._counted = counted or (lambda _source, _count: None)
 
     # --- calls and their timeline
@@ -193,6 +195,7 @@ class Store:
                     await self._trunks.keep(connection, new.id, new.own_trunk)
                 steps = [Step(*step, new.auth_id, row) for step in folded]
                 told = await self._announce(connection, steps)
+                await self.bell.ring(connection, new.id)
         except IntegrityError:
             raise LiveIdentity(
                 await self._live_call(new.room_name, new.participant_identity) or ""
@@ -243,6 +246,8 @@ class Store:
                 await self._trunks.drop(connection, call_id)
                 await self._memory.drop(connection, call_id)
             told = await self._announce(connection, steps)
+            if stored:
+                await self.bell.ring(connection, call_id)
         self._wake(told)
         self._counted(source, len(stored))
         return stored

@@ -38,6 +38,7 @@ from gateway.store.tables import ProbeRow
 
 log = logging.getLogger(__name__)
 
+_CONNECT_S, _CLOSE_S = 5.0, 2.0
 # Short enough that API clients still wait, and get the 503.
 WRITE_WAIT_S = 5.0
 
@@ -131,6 +132,32 @@ class Database:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+    @property
+    def is_postgres(self) -> bool:
+        return self._postgres
+
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[Any]:
+        """Yield a connection of asyncpg's own, outside the pool, closed at the end of the block.
+
+        PostgreSQL only. Raises Unavailable.
+        """
+        import asyncpg  # type: ignore[import-untyped]  # not needed for SQLite
+
+        _, where = self._engine.dialect.create_connect_args(self._engine.url)
+        with self._trouble:
+            try:
+                connection = await asyncpg.connect(**where, timeout=_CONNECT_S)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                raise OSError(type(error).__name__) from error
+        try:
+            yield connection
+        finally:
+            try:
+                await connection.close(timeout=_CLOSE_S)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()
 
     @whole
     async def ping(self) -> None:
