@@ -41,6 +41,7 @@ from gateway.keys import (
     DELIVERIES,
     EXPORTER,
     EXPORTS,
+    GATEWAYS,
     LIMITS,
     LINKS,
     LISTENERS,
@@ -89,6 +90,7 @@ from gateway.store.calls import Store
 from gateway.store.credentials import CredentialStore, Vault
 from gateway.store.database import Database
 from gateway.store.deliveries import Deliveries
+from gateway.store.gateways import Gateways
 from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
 from gateway.store.rates import Rates
@@ -159,6 +161,7 @@ async def create_app(
     outbox = app[OUTBOX] = Outbox(database, render, clock=clock)
     app[DELIVERIES] = Deliveries(database)
     app[STORE] = Store(database, outbox, vault, metrics.counted, clock)
+    app[GATEWAYS] = Gateways(database, app[STORE].us, clock)
     app[ROOM_NAMES] = RoomNames(database, clock)
     app[SESSIONS] = SessionStore(database, vault, clock)
     app[TASKS] = TaskStore(database, clock)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from gateway.store.credentials import CredentialStore, Vault
     from gateway.store.database import Database
     from gateway.store.deliveries import Deliveries
+    from gateway.store.gateways import Gateways
     from gateway.store.numbers import NumberStore
     from gateway.store.outbox import Outbox
     from gateway.store.recordings.exports import Exports
@@ -121,6 +122,7 @@ NUMBERS: web.AppKey[NumberStore] = web.AppKey("numbers")
 """Numbers, for changes, lists and search by number; use NUMBER_LOOKUP to look one up for a call."""
 NUMBER_SERVICE: web.AppKey[NumberService] = web.AppKey("number_service")
 """The API's operations on numbers."""
+GATEWAYS: web.AppKey[Gateways] = web.AppKey("gateways")
 CREDENTIALS: web.AppKey[CredentialStore] = web.AppKey("credentials")
 VAULT: web.AppKey[Vault] = web.AppKey("vault")
 WEBHOOKS: web.AppKey[WebhookStore] = web.AppKey("webhooks")

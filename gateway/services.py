@@ -15,6 +15,7 @@ from core.tokens import TokenIssuer
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.handover import Handover
 from gateway.calls.inbound import Inbound
+from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.outbound import Outbound
 from gateway.calls.reconciler import Reconciler
 from gateway.calls.recovery import Recovery
@@ -25,6 +26,7 @@ from gateway.calls.streams.tokens import SessionTokens
 from gateway.calls.streams.transfers import TwilioTransfers
 from gateway.calls.streams.twilio import TwilioSessions
 from gateway.calls.streams.workers import StreamWorkers
+from gateway.calls.succession import Succession
 from gateway.calls.tasks.dialler import Dialler
 from gateway.calls.tasks.progress import Progress
 from gateway.calls.tasks.runner import TaskRunner
@@ -36,6 +38,7 @@ from gateway.keys import (
     AGENTS,
     CLOCK,
     CREDENTIALS,
+    GATEWAYS,
     LIMITS,
     METRICS,
     NUMBER_LOOKUP,
@@ -56,6 +59,7 @@ from gateway.numbers.provisioning import Provisioner
 from gateway.numbers.repair import NumberRepair
 from gateway.numbers.sip_objects import SipObjects
 from gateway.recordings.control import RecordingControl
+from gateway.store.call_status import Call
 
 # LiveKit answers its own requests in milliseconds; one that takes longer has failed. A dial that
 # waits for the answer sets its own time-out (livekit-api).
@@ -85,6 +89,11 @@ async def open_call_services(
             LiveKitAPI(url, key, secret, session=session, failover=False)
             for url in (settings.livekit_http_url, settings.sip_http_url)
         )
+        # It announces this gateway for as long as anything below is followed.
+        succession = Succession(app[GATEWAYS])
+        await succession.begin()
+        stack.push_async_callback(succession.leave)
+        await stack.enter_async_context(alongside(succession.run(), "succession"))
         tokens = TokenIssuer(secret)
         dispatcher = Dispatcher(livekit, tokens, settings.agent_name)
         journal = Journal(app[TIMELINE], app[METRICS])
@@ -219,6 +228,15 @@ async def open_call_services(
             clock=app[CLOCK],
         )
         repair = NumberRepair(provisioner)
+        succession.adopt = partial(
+            _adopt,
+            outbound=outbound,
+            inbound=inbound,
+            web_calls=web_calls,
+            stream_sessions=stream_sessions,
+            reconciler=reconciler,
+        )
+        stack.callback(setattr, succession, "adopt", None)
         await stack.enter_async_context(alongside(reconciler.run(), "reconciler"))
         await stack.enter_async_context(alongside(stream_reconciler.run(), "stream reconciler"))
         await stack.enter_async_context(alongside(repair.run(), "number repair"))
@@ -248,6 +266,28 @@ async def open_call_services(
             ),
             provisioner=provisioner,
         )
+
+
+async def _adopt(
+    call: Call,
+    *,
+    outbound: Outbound,
+    inbound: Inbound,
+    web_calls: WebCalls,
+    stream_sessions: StreamSessions,
+    reconciler: Reconciler,
+) -> None:
+    """Follow a call whose gateway is gone, and have the reconciler look for what else it left."""
+    reconciler.hurry()
+    if call.type == "stream":
+        stream_sessions.follow(call.id)
+    elif call.direction == "web":
+        web_calls.adopt(call)
+    elif call.direction == "inbound":
+        with contextlib.suppress(*LIVEKIT_ERRORS):  # the reconciler looks, too
+            await inbound.adopt(call)
+    else:
+        await outbound.adopt(call)
 
 
 @contextlib.asynccontextmanager

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from core.errors import Unavailable
 from gateway.calls.dispatcher import Arrival
 from gateway.calls.timeline import Watch
-from sip.dial import Dial, DialOutcome
+from sip.dial import DialOutcome
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +24,24 @@ _LOOK_EVERY_S = 0.5
 NEVER_DIALLED = DialOutcome(status="failed", reason="dial_failed")
 
 
+class DialInProgress(Protocol):
+    """The part of sip.dial.Dial that is used here."""
+
+    async def verdict(self) -> DialOutcome: ...
+
+    async def call_status(self) -> str | None: ...
+
+    async def cancel(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
 class Following:
     """One dial whose participant is in the room, until its verdict."""
 
     def __init__(
         self,
-        dial: Dial,
+        dial: DialInProgress,
         watch: Watch,
         *,
         ringing: Callable[[], Awaitable[None]],

@@ -152,6 +152,12 @@ class Inbound:
             self._spawn(call_id, self._see_agent_in(room_name, caller, call_id))
         return call
 
+    async def adopt(self, call: Call) -> None:
+        """Follow a ringing call whose gateway is gone, from here on. Raises LIVEKIT_ERRORS."""
+        for caller in filter(is_caller, await present(self._livekit, call.room_name)):
+            if caller.identity == call.participant_identity:
+                self._spawn(call.id, self._see_agent_in(call.room_name, caller, call.id))
+
     async def _caller(self, room: InboundRoom) -> ParticipantInfo | None:
         """Wait briefly for the caller to be connected; None: no caller. Raises Unavailable.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from core.errors import AppError, Conflict, ServerFault, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent
 from gateway.calls.dispatcher import Arrival, Dispatcher, no_worker, why_no_worker
-from gateway.calls.following import NEVER_DIALLED, Following
+from gateway.calls.following import NEVER_DIALLED, DialInProgress, Following
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, participants, tidy
 from gateway.calls.plan import CallPlan
@@ -30,14 +30,18 @@ from gateway.calls.rooms import Claimed, LiveKitRooms
 from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.calls.trunks import check_trunk
 from gateway.lookup.agents import check_records
+from gateway.store.call_status import Call
 from gateway.store.calls import LiveIdentity, Store
 from gateway.store.room_names import HeldByToken
-from sip.dial import Dial, DialFailed, Joined
+from sip.adopted_dial import AdoptedDial, why_left
+from sip.dial import Dial, DialFailed, DialOutcome, Joined
 from sip.guard import SipGuard
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+_WEBHOOK_WITHIN_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,30 @@ class Outbound:
         await self._limits.check(plan.principal.auth_id, with_agent=plan.agent is not None)
         await self._limits.take(plan.principal.auth_id)
         await check_trunk(self._guard, plan.trunk)
+
+    async def adopt(self, call: Call) -> None:
+        """Follow a call whose gateway is gone, from here on. It is not dialled."""
+        self._followed.add(call.id)
+        self._spawn(self._follow_adopted(call), "follow")
+
+    async def _follow_adopted(self, call: Call) -> None:
+        dial = AdoptedDial(self._livekit, call.room_name, call.participant_identity)
+
+        async def verdict(outcome: DialOutcome) -> None:
+            if not outcome.answered:
+                outcome = await self._why_left(call.id)
+            await self._journal.verdict(call.id, outcome)
+
+        await self._follow_dial(
+            call.id, call.room_name, dial, with_agent=call.agent_id is not None, verdict=verdict
+        )
+
+    async def _why_left(self, call_id: str) -> DialOutcome:
+        """Return the verdict on a phone that is gone, by LiveKit's webhook about it."""
+        watch = Watch(call_id, self._store, self._timeline)
+        await watch.until("livekit.participant_left", "call.ended", timeout_s=_WEBHOOK_WITHIN_S)
+        told = await self._store.events(call_id, types=["livekit.participant_left"])
+        return why_left(told[-1].data.get("disconnectReason") if told else None)
 
     async def drain(self, timeout: float) -> None:
         """Wait for the verdicts of dials, then stop following them (LiveKit keeps them ringing)."""
@@ -228,11 +256,30 @@ class Outbound:
     async def _follow(
         self, plan: CallPlan, dial: Dial, agent: Agent | None, *, created: bool
     ) -> None:
-        call_id, journal = plan.call_id, self._journal
+        outcome = await self._follow_dial(
+            plan.call_id,
+            plan.room_name,
+            dial,
+            with_agent=agent is not None,
+            verdict=lambda outcome: self._journal.verdict(plan.call_id, outcome),
+        )
+        if created and outcome is not None and not outcome.answered:
+            await tidy(self._livekit, plan.room_name)
+
+    async def _follow_dial(
+        self,
+        call_id: str,
+        room_name: str,
+        dial: DialInProgress,
+        *,
+        with_agent: bool,
+        verdict: Callable[[DialOutcome], Awaitable[None]],
+    ) -> DialOutcome | None:
+        journal = self._journal
         watch = Watch(call_id, self._store, self._timeline)
         arrival = Arrival(
             call_id,
-            plan.room_name,
+            room_name,
             watch=watch,
             journal=journal,
             dispatcher=self._dispatcher,
@@ -242,15 +289,13 @@ class Outbound:
             dial,
             watch,
             ringing=lambda: journal.write(call_id, "call.ringing"),
-            verdict=lambda outcome: journal.verdict(call_id, outcome),
-            arrival=None if agent is None else arrival,
+            verdict=verdict,
+            arrival=arrival if with_agent else None,
         )
         try:
-            outcome = await following.run()
+            return await following.run()
         finally:
             self._followed.discard(call_id)
-        if created and outcome is not None and not outcome.answered:
-            await tidy(self._livekit, plan.room_name)
 
     async def _insert(self, plan: CallPlan, agent: Agent | None) -> None:
         """Store the record.

@@ -50,6 +50,9 @@ _SETTLED = timedelta(seconds=20)
 # No call rings and talks for longer (a call lasts a day at most), so no older phone is left.
 _LONGEST = timedelta(hours=25)
 
+_HURRY_S = 40.0
+"""Twice the age at which a call is looked at."""
+
 Finding = Literal["gone", "alone"]
 
 
@@ -79,6 +82,11 @@ class Reconciler:
         self._recovery = recovery
         self._handover = Handover(livekit, store, timeline)
         self._alone_since: dict[str, float] = {}
+        self._hurry_until = 0.0
+
+    def hurry(self) -> None:
+        """Look often for a while: a gateway is gone, and may have left calls behind."""
+        self._hurry_until = time.monotonic() + _HURRY_S
 
     async def run(self, period_s: float = PERIOD_S) -> None:
         """Run until cancelled. Failures are logged and retried in the next round."""
@@ -86,7 +94,8 @@ class Reconciler:
             with _logged():
                 await self.round()
             # Do not leave a phone without an agent alone for another minute.
-            await asyncio.sleep(self._second_look_s if self._alone_since else period_s)
+            hurried = self._alone_since or time.monotonic() < self._hurry_until
+            await asyncio.sleep(self._second_look_s if hurried else period_s)
 
     async def round(self) -> int:
         """Check every unfinished call twice; return how many were finished here.

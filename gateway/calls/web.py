@@ -112,6 +112,10 @@ class WebCalls:
         self._spawn(call_id, self._follow(call_id))
         return call, claimed.claim
 
+    def adopt(self, call: Call) -> None:
+        """Follow a call whose gateway is gone, from here on."""
+        self._spawn(call.id, self._follow(call.id))
+
     async def _follow(self, call_id: str) -> None:
         """Wait until agent and visitor have met; if they do not, end the call, close the room."""
         watch = Watch(call_id, self._store, self._timeline)

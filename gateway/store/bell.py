@@ -16,7 +16,6 @@ from typing import Any, Final
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from core.models import new_id
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -29,9 +28,10 @@ _MOST: Final = 10_000
 class Bell:
     """``ring`` in the transaction that stores a call's events; ``listening`` hears the others."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, us: str) -> None:
+        """``us``: this gateway's id."""
         self._database = database
-        self._us = new_id("gw")
+        self._us = us
 
     async def ring(self, connection: AsyncConnection, call_id: str) -> None:
         if self._database.is_postgres:

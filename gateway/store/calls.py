@@ -18,7 +18,7 @@ from core.errors import ServerFault
 from core.events import Source
 from core.jobs import Heartbeat
 from core.memory import ToolRun
-from core.models import Agent, CallEvent, Direction, Turn, now
+from core.models import Agent, CallEvent, Direction, Turn, new_id, now
 from gateway.store.agent_secrets import AgentSecrets
 from gateway.store.bell import Bell
 from gateway.store.call_memory import CallMemory, is_memory, sweep_call_memory
@@ -138,7 +138,9 @@ class Store:
         self._trunks = CallTrunks(vault)
         self._memory = CallMemory(vault)
         self._add_event = adding_events(database)
-        self.bell = Bell(database)
+        self.us = new_id("gw")
+        """This gateway's id, which the calls that it inserts have as ``followed_by``."""
+        self.bell = Bell(database, self.us)
         self._counted = counted or (lambda _source, _count: None)
 
     # --- calls and their timeline
@@ -176,6 +178,7 @@ class Store:
             "metadata": new.metadata,
             "record": new.record,
             "created_at": first.at,
+            "followed_by": self.us,
             **columns(state),
         }
         events = [event_row(new.id, new.auth_id, item, "gateway") for item in (first, *more)]

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from dev.phone import Answer, Phone
+from dev.phone import Answer, Phone, Reject
 from dev.stack import Stack, StackOptions
 from dev.stack.options import HOST
 from dev.stack.ports import PORTS
 from tests.conftest import AUTH, Gateway, write_agents
+from tests.support.balancer import Balancer
 from tests.support.calls import Placed, request, told
+from tests.support.databases import fresh_database
 from tests.system.test_endings import left_nothing
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
@@ -45,6 +47,53 @@ async def test_killed_while_the_phone_rings(tmp_path: Path, phone: Phone) -> Non
         assert await call.outcome() == ("completed", "user_hangup", None)
         assert phone.invites == 1
         await left_nothing(own, call.room)
+
+
+@contextlib.contextmanager
+def ports(count: int) -> Iterator[list[int]]:
+    taken = [PORTS.take(HOST) for _ in range(count)]
+    try:
+        yield taken
+    finally:
+        for port in taken:
+            PORTS.give_back(port)
+
+
+async def test_another_gateway_follows_the_dials_of_a_killed_one(
+    tmp_path: Path, postgres: str, phone: Phone
+) -> None:
+    """One phone answers after the kill, one refuses: both records are finished by the other."""
+    write_agents(tmp_path)
+    phone.behave(Answer(after_s=8))
+    async with contextlib.AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        gateway_port, balancer_port = stack.enter_context(ports(2))
+        balancer = await enter(Balancer([gateway_port]).serve(balancer_port))
+        busy = await enter(Phone())
+        busy.behave(Reject(486, after_s=8))
+        values = {
+            **AUTH,
+            "agents_dir": tmp_path,
+            "default_agent": "greeter",
+            "database_url": await fresh_database(postgres),
+            "gateway_port": gateway_port,
+            "gateway_url": balancer.url,
+        }
+        own = await enter(Stack(StackOptions(gateway=2, values=values)))
+        balancer.ports.append(int(own.components["gateway-2"].address.rpartition(":")[2]))
+        gateway = Gateway(await enter(aiohttp.ClientSession(balancer.url)))
+        answers = await Placed.place(gateway, request(phone.address))
+        refuses = await Placed.place(gateway, request(busy.address))
+        up = await phone.next_call(5)
+        await told(gateway, refuses.call_id, "call.ringing")
+        await own.gateway.kill()
+        assert await refuses.outcome() == ("busy", "dial_busy", None)
+        await up.answered(20)
+        await told(gateway, answers.call_id, "call.answered")
+        await up.listen(20)
+        await up.hangup()
+        assert await answers.outcome() == ("completed", "user_hangup", None)
+        assert (phone.invites, busy.invites) == (1, 1)
 
 
 class Disorder:
