@@ -21,15 +21,15 @@ from tests.support.inprocess import settings_in
 class GatewayProcess:
     """It has the same address after every restart."""
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: Settings, folder: Path, code: Path = ROOT) -> None:
         self.settings = settings
         self.url = settings.gateway_base_url
         self.process = ManagedProcess(
             "gateway",
             [sys.executable, "-m", "gateway"],
             env=as_variables(settings),
-            cwd=ROOT,
-            log_path=folder / "gateway.log",
+            cwd=code,
+            log_path=folder / ("gateway.log" if code is ROOT else "former.log"),
         )
 
     async def start(self) -> None:
@@ -45,8 +45,13 @@ class GatewayProcess:
 
 
 @asynccontextmanager
-async def killable(folder: Path, url: str, **changes: Any) -> AsyncIterator[GatewayProcess]:
-    """Yield a gateway of the database at ``url``, not started yet, with its data in ``folder``."""
+async def killable(
+    folder: Path, url: str, *, code: Path = ROOT, **changes: Any
+) -> AsyncIterator[GatewayProcess]:
+    """Yield a gateway of the database at ``url``, not started yet, with its data in ``folder``.
+
+    ``code``: the folder with its modules.
+    """
     port = PORTS.take(HOST)
     settings = settings_in(
         folder,
@@ -57,7 +62,7 @@ async def killable(folder: Path, url: str, **changes: Any) -> AsyncIterator[Gate
         sip_allow_private=True,
         **changes,
     )
-    gateway = GatewayProcess(settings, folder)
+    gateway = GatewayProcess(settings, folder, code)
     try:
         yield gateway
     finally:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ async def test_another_gateway_finishes_what_a_killed_one_uploaded(
     @asynccontextmanager
     async def gateway() -> AsyncIterator[tuple[GatewayProcess, Line]]:
         async with Line.to(s3_server.port) as line:
-            changes = {**values, "aws_endpoint_url": line.url}
+            changes: dict[str, Any] = {**values, "aws_endpoint_url": line.url}
             async with killable(tmp_path, url, **changes) as process:
                 yield process, line
 
