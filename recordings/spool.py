@@ -1,6 +1,6 @@
 """Recordings on the disk of the process that records, until they are stored.
 
-In ``data_dir/spool/recordings`` (0700) each recording has, named by its call,
+In ``data_dir/spool/recordings`` (0700) each recording has, named by its call and its part,
 
     .json       its call and plan; the process that records or uploads holds an exclusive ``flock``
                 on it, which the kernel releases when the process ends in any way
@@ -58,12 +58,12 @@ class Spooled:
 
     @classmethod
     def create(cls, directory: Path, call_id: str, plan: RecordingPlan) -> Spooled:
-        """Create a locked file. Raises FileExistsError if there is a recording of the call."""
+        """Create a locked file. Raises FileExistsError if there is this part of the call."""
         if not _SAFE.fullmatch(call_id):
             raise OSError(errno.EINVAL, "not a call's id", call_id)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         header = _Header(call_id=call_id, plan=plan)
-        path = directory / (call_id + _SUFFIX)
+        path = directory / (_name(call_id, plan) + _SUFFIX)
         # Lock it under a name that the sweeper ignores, then give it its name, if that is free.
         hidden = directory / (new_id(call_id) + _NEW)
         lock = _open(hidden, os.O_CREAT | os.O_EXCL)
@@ -92,7 +92,7 @@ class Spooled:
             if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 raise FileNotFoundError
             header = _Header.model_validate_json(lock.read())
-            if header.call_id != path.stem:
+            if _name(header.call_id, header.plan) != path.stem:
                 raise ValueError("another call's")
         except (BlockingIOError, FileNotFoundError):
             lock.close()
@@ -129,6 +129,10 @@ class Spooled:
         self._path.rename(self._path.with_suffix(".rejected"))
 
 
+def _name(call_id: str, plan: RecordingPlan) -> str:
+    return f"{call_id}-part{plan.part}" if plan.part else call_id
+
+
 class RecordingFile:
     """The recording of a call in progress. Methods block, and raise OSError.
 
@@ -141,7 +145,7 @@ class RecordingFile:
 
     @classmethod
     def create(cls, directory: Path, call_id: str, plan: RecordingPlan) -> RecordingFile:
-        """Create the files. Raises FileExistsError if there is a recording of the call."""
+        """Create the files. Raises FileExistsError if there is this part of the call."""
         spooled = Spooled.create(directory, call_id, plan)
         try:
             return cls(spooled, WavWriter(spooled.wav))

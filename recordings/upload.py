@@ -182,6 +182,7 @@ async def _store(spooled: Spooled, frames: int, stores: Stores) -> dict[str, Any
         "sha256": sha256,
         "durationMs": frames * 1000 // RATE,
         "encrypted": store.seals,
+        **({"part": plan.part} if plan.part else {}),
     }
 
 
@@ -223,4 +224,5 @@ async def _fail(spooled: Spooled, reason: str, report: Report) -> None:
 
 
 def _event(spooled: Spooled, type: str, data: dict[str, Any]) -> CallEvent:
-    return CallEvent(id=f"{spooled.call_id}_{type}", type=type, data=data, at=now())
+    part = f"_part{spooled.plan.part}" if spooled.plan.part else ""
+    return CallEvent(id=f"{spooled.call_id}_{type}{part}", type=type, data=data, at=now())

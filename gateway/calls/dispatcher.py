@@ -192,20 +192,23 @@ def brief_of(
         webhook=VoiceWebhook.model_validate(webhook.model_dump(), extra="ignore")
         if webhook is not None
         else None,
-        recording=plan_of(call, agent, tenant),
+        recording=plan_of(call, agent, tenant, call.agent_epoch),
         consent=consent_mode(agent.config.consent, call.from_number, call.to_number),
         remembers=True,
         recovered=recovered,
     )
 
 
-def plan_of(call: Call, agent: Agent, tenant: TenantRecordings) -> RecordingPlan | None:
+def plan_of(
+    call: Call, agent: Agent, tenant: TenantRecordings, part: int = 0
+) -> RecordingPlan | None:
     """Return how the call is recorded; None if the agent or the call does not ask for it."""
     wanted = agent.config.recording
     if not (wanted.enabled and call.record):
         return None
     return RecordingPlan(
-        key=object_key(call.id, call.auth_id, call.created_at, wanted.format),
+        key=object_key(call.id, call.auth_id, call.created_at, wanted.format, part),
+        part=part,
         format=wanted.format,
         region=region_of(agent.config, tenant),
         after_transfer=wanted.after_transfer,

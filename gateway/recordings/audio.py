@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, cast
 
@@ -15,6 +15,7 @@ from core.recordings.config import Format
 
 RATE = 16_000
 _FULL_SCALE = 32_768
+_BLOCK = RATE
 # Speech on two channels: 32 kbit/s are transparent for it.
 _OPUS_BIT_RATE = 64_000
 
@@ -49,6 +50,55 @@ def convert(source: IO[bytes], stored: Format, target: IO[bytes], format: Format
             written.mux(stream.encode(frame))
         written.mux(stream.encode(None))
     target.flush()
+
+
+def join(sources: Sequence[tuple[IO[bytes], Format]], target: IO[bytes]) -> None:
+    """Write the sum of ``sources`` to ``target`` as WAV, and flush it.
+
+    They begin at the same moment, and each is silent where another one sounds: a lost agent and its
+    successor. Raises Undecodable.
+    """
+    with av.open(target, "w", format="wav", options={"fflags": "+bitexact"}) as written:
+        stream = written.add_stream("pcm_s16le", rate=RATE, layout="stereo")
+        for block in _summed([_Samples(source, stored) for source, stored in sources]):
+            frame = AudioFrame.from_ndarray(block.reshape(1, -1), format="s16", layout="stereo")
+            frame.rate = RATE
+            written.mux(stream.encode(frame))
+        written.mux(stream.encode(None))
+    target.flush()
+
+
+def _summed(sources: Sequence[_Samples]) -> Iterator[NDArray[np.int16]]:
+    while True:
+        blocks = [source.take(_BLOCK) for source in sources]
+        if not (longest := max(map(len, blocks))):
+            return
+        total = np.zeros((longest, 2), np.int32)
+        for block in blocks:
+            total[: len(block)] += block
+        yield np.clip(total, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+
+
+class _Samples:
+    """The samples of a source, of shape (n, 2), taken in pieces."""
+
+    def __init__(self, source: IO[bytes], stored: Format) -> None:
+        self._frames = _frames(source, stored, "s16", RATE)
+        self._waiting: list[NDArray[np.int16]] = []
+
+    def take(self, count: int) -> NDArray[np.int16]:
+        """Return the next ``count`` samples, fewer at the end."""
+        taken, self._waiting = self._waiting, []
+        have = sum(map(len, taken))
+        while have < count and (frame := next(self._frames, None)) is not None:
+            taken.append(frame.to_ndarray().reshape(-1, 2).astype(np.int16, copy=False))
+            have += len(taken[-1])
+        if not taken:
+            return np.zeros((0, 2), np.int16)
+        together = np.concatenate(taken)
+        if have > count:
+            self._waiting = [together[count:]]
+        return together[:count]
 
 
 def peaks_of(source: IO[bytes], stored: Format, width: int, duration_ms: int) -> Peaks:

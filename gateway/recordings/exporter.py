@@ -153,6 +153,20 @@ class Exporter:
         return GuardedBucket.opened(secret, self._session)
 
     async def _copy(self, job: Export, recording: ToExport, destination: Destination) -> bool:
+        for each in (recording, *await self._exports.more_of(recording)):
+            if not await self._copy_object(job, each, destination):
+                return False
+        # The same event again, after a crash, is one event.
+        name = hashlib.sha256(f"{job.id} {recording.call_id}".encode()).hexdigest()[:24]
+        event = CallEvent(
+            id=f"evt_{name}", type="recording.exported", at=self._clock(), data={"job": job.id}
+        )
+        await self._timeline.append(recording.call_id, [event], "gateway")
+        return True
+
+    async def _copy_object(
+        self, job: Export, recording: ToExport, destination: Destination
+    ) -> bool:
         source = _Source(self._stores, recording)
         try:
             await destination.put_chunks(
@@ -171,12 +185,6 @@ class Exporter:
             if job.sealed is None and isinstance(error, StoreUnavailable):
                 raise StoreUnavailable("the destination cannot be reached") from None
             raise
-        # The same event again, after a crash, is one event.
-        name = hashlib.sha256(f"{job.id} {recording.call_id}".encode()).hexdigest()[:24]
-        event = CallEvent(
-            id=f"evt_{name}", type="recording.exported", at=self._clock(), data={"job": job.id}
-        )
-        await self._timeline.append(recording.call_id, [event], "gateway")
         return True
 
     async def _renew(self, job: Export, lease: str) -> None:

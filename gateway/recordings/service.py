@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import Field, ValidationError
 
@@ -27,6 +28,9 @@ from recordings.stores import Stores
 log = logging.getLogger(__name__)
 
 _READY_IN_S = 5
+_MOST_PARTS = 100
+_AWAITED = timedelta(minutes=10)
+"""After a call, the parts of its lost agents are waited for; they may be on a disk that is gone."""
 _MAX_BYTES = 2**40
 _MAX_MS = 2**40
 
@@ -41,6 +45,7 @@ class Stored(Model):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     duration_ms: int = Field(ge=0, le=_MAX_MS)
     encrypted: bool = False
+    part: int = Field(0, ge=0, le=_MOST_PARTS)
 
 
 class Refused(Unavailable):
@@ -80,12 +85,12 @@ class RecordingService:
             return  # the caller finds that there is no such call
         call, agent = found
         tenant = self._settings.tenant_recordings(call.auth_id)
-        plan = plan_of(call, agent, tenant) if agent is not None else None
         try:
             told = Stored.model_validate(event.data)
         except ValidationError:
             raise Unprocessable("recording.stored has invalid data") from None
-        if agent is None or plan is None or told.key != plan.key:
+        plan = plan_of(call, agent, tenant, told.part) if agent is not None else None
+        if agent is None or plan is None or told.key != plan.key or told.part > call.agent_epoch:
             log.error(
                 "a worker names a recording that is not its call's", extra={"call_id": call_id}
             )
@@ -102,12 +107,13 @@ class RecordingService:
                     tenant=tenant.retention_days,
                     default=self._settings.recordings_retention_days,
                 ),
-                **told.model_dump(),
+                **told.model_dump(exclude={"part"}),
             )
         )
         if recording.deleted_at is not None:
             # Where it is now: at the time of the deletion, another region may have been in force.
-            await self._remove(recording.model_copy(update={"region": told.region}))
+            late = {"region": told.region, "key": told.key}
+            await self._remove(recording.model_copy(update=late))
 
     async def require(self, call: Call) -> StoredRecording:
         """Return the recording.
@@ -117,12 +123,10 @@ class RecordingService:
         recording = await self.rows.find(Scope(None), call.id)
         if recording is None:
             if await self._awaited(call):
-                raise TooEarly(
-                    "The recording is not stored yet",
-                    code="RECORDING_NOT_READY",
-                    retry_after_s=_READY_IN_S,
-                )
+                raise _not_yet()
             raise _none()
+        if call.agent_epoch and recording.deleted_at is None and await self._lacks_parts(call):
+            raise _not_yet()
         if recording.deleted_at is not None:
             raise Gone("The recording was deleted", code="RECORDING_DELETED")
         if recording.expires_at is not None and recording.expires_at <= self._clock():
@@ -166,17 +170,21 @@ class RecordingService:
         """
         if recording.deleted_at is not None:
             return False
-        await self._remove(recording)
+        await self._remove(await self._with_parts(recording))
         told = await self.rows.deleted(recording, by)
-        # A worker killed after its upload may have uploaded again between the two. From now on,
-        # ``fold`` deletes it.
-        await self._remove(recording)
+        # A worker killed after its upload may have uploaded again between the two, and another one
+        # a part. From now on, ``fold`` deletes them.
+        await self._remove(await self._with_parts(recording))
         return told
+
+    async def _with_parts(self, recording: StoredRecording) -> StoredRecording:
+        more = tuple(await self.rows.parts_of(recording.call_id))
+        return recording.model_copy(update={"more": more})
 
     async def read(
         self, recording: StoredRecording, start: int, end: int
     ) -> AsyncGenerator[bytes, None]:
-        """Yield these bytes of the recording, decrypted, and no fewer.
+        """Yield these bytes of the recording's first object, decrypted, and no fewer.
 
         Raises Unavailable, NotFound.
         """
@@ -207,9 +215,20 @@ class RecordingService:
         told = await self._calls.events(call.id, types=("recording.started", "recording.failed"))
         return {event.type for event in told} == {"recording.started"}
 
+    async def _lacks_parts(self, call: Call) -> bool:
+        """Whether more parts of the call's recording are expected."""
+        if not call.ended or call.ended_at is None:
+            return True
+        if self._clock() - call.ended_at > _AWAITED:
+            return False
+        types = ("recording.started", "recording.stored", "recording.failed")
+        told = Counter(event.type for event in await self._calls.events(call.id, types=types))
+        return told[types[0]] > told[types[1]] + told[types[2]]
+
     async def _remove(self, recording: StoredRecording) -> None:
-        with _failures(recording):
-            await self._store(recording).delete(recording.key)
+        for part in recording.parts:
+            with _failures(part):
+                await self._store(part).delete(part.key)
 
     def _store(self, recording: StoredRecording) -> RecordingStore:
         return self.stores.of(recording.region)
@@ -234,6 +253,12 @@ def _failures(recording: StoredRecording) -> Iterator[None]:
     except StoreUnavailable as error:
         log.warning("the store of recordings is away", extra={"reason": str(error)})
         raise _away(Unavailable) from None
+
+
+def _not_yet() -> TooEarly:
+    return TooEarly(
+        "The recording is not stored yet", code="RECORDING_NOT_READY", retry_after_s=_READY_IN_S
+    )
 
 
 def _none() -> NotFound:

@@ -42,30 +42,45 @@ class Workshop:
         self, recording: StoredRecording, format: Format
     ) -> AsyncIterator[IO[bytes]]:
         """Yield the recording in ``format``, to be read by position. Raises Unavailable."""
-        key = recording.call_id, format
+        key = recording.digest, format
         # For a kept one, too: what is read stays on the disk when it is kept no longer.
         with self._seat(recording.auth_id):
             if (kept := self._kept.take(key)) is not None:
                 with kept:
                     yield kept
                 return
-            async with self._fetched(recording) as source, _temporary() as target:
-                await self._decode(lambda: audio.convert(source, recording.format, target, format))
+            async with self._whole(recording) as (source, stored), _temporary() as target:
+                await self._decode(lambda: audio.convert(source, stored, target, format))
                 # A recording that we encrypt is on no disk for longer than it must be.
-                if not recording.encrypted:
+                if not any(part.encrypted for part in recording.parts):
                     self._kept.add(key, target)
                 yield target
 
     async def peaks(self, recording: StoredRecording, width: int) -> Peaks:
         """Raises Unavailable."""
         with self._seat(recording.auth_id):
-            async with self._fetched(recording) as source:
-                return await self._decode(
-                    lambda: audio.peaks_of(source, recording.format, width, recording.duration_ms)
-                )
+            async with self._whole(recording) as (source, stored):
+                longest_ms = max(part.duration_ms for part in recording.parts)
+                return await self._decode(lambda: audio.peaks_of(source, stored, width, longest_ms))
 
     def close(self) -> None:
         self._kept.close()
+
+    @contextlib.asynccontextmanager
+    async def _whole(self, recording: StoredRecording) -> AsyncIterator[tuple[IO[bytes], Format]]:
+        """Yield the recording in a file, and its format there; its parts are joined as WAV."""
+        async with contextlib.AsyncExitStack() as stack:
+            sources = [
+                (await stack.enter_async_context(self._fetched(part)), part.format)
+                for part in recording.parts
+            ]
+            if len(sources) == 1:
+                yield sources[0]
+                return
+            async with _temporary() as joined:
+                await self._decode(lambda: audio.join(sources, joined))
+                await _on_disk(partial(joined.seek, 0))
+                yield joined, "wav"
 
     @contextlib.asynccontextmanager
     async def _fetched(self, recording: StoredRecording) -> AsyncIterator[IO[bytes]]:

@@ -72,6 +72,24 @@ def test_a_second_recording_of_a_call_does_not_touch_the_first(tmp_path: Path) -
     assert len(next(blocks(tmp_path / "call_1.wav"))) == 100
 
 
+def test_the_next_agent_of_a_call_has_a_recording_of_its_own(tmp_path: Path) -> None:
+    """The one of the agent that was lost may wait on the same disk."""
+    RecordingFile.create(tmp_path, "call_1", PLAN).close()
+    RecordingFile.create(tmp_path, "call_1", PLAN.model_copy(update={"part": 1})).close()
+    assert names(tmp_path) == {
+        "call_1.json",
+        "call_1.wav",
+        "call_1-part1.json",
+        "call_1-part1.wav",
+    }
+    adopted = Spooled.adopt(tmp_path / "call_1-part1.json")
+    assert adopted is not None
+    with adopted:
+        assert (adopted.call_id, adopted.plan.part) == ("call_1", 1)
+        adopted.remove()
+    assert names(tmp_path) == {"call_1.json", "call_1.wav"}
+
+
 def test_a_stored_recording_is_removed_even_if_that_was_interrupted(tmp_path: Path) -> None:
     for call_id in ("call_1", "call_2"):
         RecordingFile.create(tmp_path, call_id, PLAN).close()

@@ -59,13 +59,13 @@ async def recording(request: web.Request) -> web.StreamResponse:
             hdrs.CONTENT_TYPE: _TYPES[format],
             hdrs.CONTENT_DISPOSITION: f'inline; filename="{name}.{format}"',
         }
-        if format == stored.format:
+        if format == stored.format and not stored.more:
             headers[hdrs.ETAG] = f'"{stored.sha256}"'
             service = request.app[RECORDINGS]
             return await _send(
                 request, stored.bytes, headers, lambda start, end: service.read(stored, start, end)
             )
-        headers[hdrs.ETAG] = f'"{stored.sha256}-{format}"'
+        headers[hdrs.ETAG] = f'"{stored.digest}-{format}"'
         async with request.app[WORKSHOP].converted(stored, format) as file:
             size = os.fstat(file.fileno()).st_size
             return await _send(request, size, headers, lambda start, end: _blocks(file, start, end))

@@ -31,7 +31,7 @@ from core.shapes import rfc3339
 from gateway.store.credentials import Vault
 from gateway.store.database import Database, Scope, one_at_a_time, whole
 from gateway.store.once import tie
-from gateway.store.recordings.tables import ExportRow, RecordingRow
+from gateway.store.recordings.tables import ExportRow, RecordingPartRow, RecordingRow
 
 LEASE = timedelta(seconds=30)
 MAX_WAITING = 20
@@ -181,6 +181,19 @@ class Exports:
             .where(*_wanted(job), or_(false(), *here))
             .order_by(_RECORDINGS.c.stored_at, _RECORDINGS.c.call_id)
             .limit(limit)
+        )
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [ToExport.model_validate(dict(row)) for row in rows]
+
+    @whole
+    async def more_of(self, recording: ToExport) -> Sequence[ToExport]:
+        """Return the further objects of a recording (gateway.store.recordings.tables)."""
+        parts = RecordingPartRow.__table__
+        query = (
+            select(*(parts.c[name] for name in ToExport.model_fields))
+            .where(parts.c.call_id == recording.call_id)
+            .order_by(parts.c.key)
         )
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()

@@ -44,6 +44,25 @@ class RecordingRow(Base):
     )
 
 
+class RecordingPartRow(Base):
+    """A further object of a call's recording, of which ``recordings`` has the one stored first.
+
+    Each of a call's agents records a part (core.recovery), all on the call's clock.
+    """
+
+    __tablename__ = "recording_parts"
+
+    call_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    region: Mapped[str | None] = mapped_column(String(8))
+    format: Mapped[str] = mapped_column(String(8))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    duration_ms: Mapped[int] = mapped_column(BigInteger)
+    encrypted: Mapped[bool]
+    stored_at: Mapped[datetime]
+
+
 class ExportRow(Base):
     """A job that copies recordings. It is due until it has ended."""
 
