@@ -88,6 +88,21 @@ def playing(output: io.AudioOutput) -> tuple[float, float, float] | None:
     return (now if dry_at is None else min(now, dry_at)) - duration, offset, duration
 
 
+def played(output: io.AudioOutput) -> float | None:
+    """Return how many seconds of the current segment ``output`` has passed on to LiveKit's queue.
+
+    None: nothing waits to be passed on, the output is paused, or livekit-agents has changed.
+    """
+    sink = _last(output)
+    try:
+        waits = not (sink._audio_buf.empty() and sink._forwarding_idle.is_set())
+        pushed: float = sink._source_pushed_duration
+        return pushed if waits and sink._playback_enabled.is_set() else None
+    except AttributeError:
+        log.debug("not known what the agent's voice waits for: %s", sink.label)
+        return None
+
+
 def _last(output: io.AudioOutput) -> Any:
     while output.next_in_chain is not None:
         output = output.next_in_chain

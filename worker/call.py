@@ -10,13 +10,13 @@ from functools import partial
 import aiohttp
 from openai import AsyncClient
 
-from core.events import ended
 from core.jobs import Assignment, CallBrief
 from core.recordings.command import Command
 from core.settings import Settings
 from core.tasks.within import within
 from worker.brains.choice import brain_of
-from worker.endings import ENDINGS, Cause
+from worker.departure import Departure
+from worker.endings import Cause
 from worker.handover.transfer import Transfers
 from worker.handover.witness import Witness, witness_of
 from worker.job import Seat, patiently
@@ -30,6 +30,7 @@ from worker.privacy.gate import Gate
 from worker.privacy.logs import words_withheld
 from worker.privacy.redactor import redactor_of
 from worker.privacy.secrets import Secrets
+from worker.pulse.standing import Standing
 from worker.recording.recorder import Recorder, recorder_of
 from worker.silence import SilenceClock, warning_after_s
 from worker.timing.call_clock import CallClock
@@ -45,8 +46,6 @@ log = logging.getLogger(__name__)
 _JOIN_WITHIN_S = 30.0  # a callee's leg joins when the dial begins, a browser when its user does
 _CALLER_WITHIN_S = 5.0  # a caller joins before the agent; one who is not there has hung up
 _ANSWER_WITHIN_S = 200.0  # livekit-sip lets a phone ring for 180 s at most
-_TOLD_WITHIN_S = 1.0
-_SAID_LAST_WORDS: set[Cause] = {"agent_hung_up", "voicemail_reached", "consent_refused"}
 
 
 class Call:
@@ -78,6 +77,7 @@ class Call:
         self._gateway = gateway
         self._reporter = reporter
         self._draining = draining or asyncio.Event()
+        self._standing = Standing(gateway, reporter, self._end)
         self._clock = CallClock(line)
         self._gate = Gate(reporter.post, self._clock.now_ms)
         self._recorder: Recorder | None = None
@@ -109,6 +109,10 @@ class Call:
             walk.cancel()
             await asyncio.gather(walk, return_exceptions=True)
             await self._finish(*self._over.result())
+
+    def woke(self, stood_still_s: float) -> None:
+        """Learn from the gateway what happened while the event loop stood still."""
+        self._standing.woke(stood_still_s)
 
     async def _walk(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -360,46 +364,21 @@ class Call:
             self._witness.over(cause)
 
     async def _finish(self, cause: Cause, detail: str) -> None:
-        ending = ENDINGS[cause]
-        stays = self._witness is not None and self._witness.stays(cause)
-        if not stays:
-            self._stop_clocks()
-        if self._transfers is not None:
-            await self._transfers.aclose()
-        conversation = self._conversation
-        if conversation is not None:
-            if ending.apologise and self._clock.answered_at is not None:
-                await conversation.apologise()
-            conversation.hung_up()
-        if cause in _SAID_LAST_WORDS or ending.apologise:
-            await self._line.drain()
-        if ending.status is not None and ending.reason is not None:
-            # Post before hanging up, so that the reason is recorded before LiveKit's webhook comes.
-            self._reporter.post(
-                "call.ended", ended(ending.status, ending.reason, cause=cause, detail=detail)
-            )
-        if ending.hang_up and self._line.present:
-            # A leaving leg does not show the reason for the end, so the gateway has it first.
-            told = self._clock.answered_at is not None and await self._reporter.told(_TOLD_WITHIN_S)
-            await self._line.hang_up(told=told)
-        await self._stop_ambience()
-        await self._line.fall_silent()
-        if self._recorder is not None and not stays:
-            self._recorder.end()
-        if conversation is not None:
-            await conversation.aclose()
-        self._gate.close()
-        stopped = cause
-        if self._witness is not None and stays:
-            self._recording.deafened.clear()  # the agent is gone
-            stopped = await self._witness.stay()
-            self._stop_clocks()
-        if self._recorder is not None:
-            await self._recorder.finish(stopped)
-        if self._transfers is not None:
-            self._transfers.close()
-        await self._line.leave()
-        self._reporter.post("agent.left", {"cause": cause})
+        departure = Departure(
+            line=self._line,
+            reporter=self._reporter,
+            standing=self._standing,
+            clock=self._clock,
+            gate=self._gate,
+            recording=self._recording,
+            recorder=self._recorder,
+            conversation=self._conversation,
+            transfers=self._transfers,
+            witness=self._witness,
+            stop_clocks=self._stop_clocks,
+            stop_ambience=self._stop_ambience,
+        )
+        await departure.run(cause, detail)
 
     async def _stop_ambience(self) -> None:
         if self._ambience is not None:

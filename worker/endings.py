@@ -2,6 +2,8 @@
 
 The worker reports how a call ended only when it knows. The verdict on a dial that was
 never answered comes from the gateway, and a call that another agent serves is not reported.
+An agent that stops or fails reports that it is lost. Only if no other one takes over, does the
+call end as the table says.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.models import DisconnectionReason, Status
+from core.recovery import Why
 
 Cause = Literal[
     "caller_hung_up",
@@ -52,7 +55,12 @@ class Ending:
     hang_up: bool = False
     """The far end may still be connected; hang up on it."""
     apologise: bool = False
+    lost: Why | None = None
+    """The agent is lost, not the call: if another agent takes over, this one only leaves."""
 
+
+REPLACED = Ending()
+"""Another agent has taken over, or will: no word and no hang-up."""
 
 ENDINGS: dict[Cause, Ending] = {
     # The far end hung up: a BYE, or a closed browser tab.
@@ -97,6 +105,7 @@ ENDINGS: dict[Cause, Ending] = {
     # The agent was removed, or a new one took its place: the call goes on without this one.
     "agent_removed": Ending(),
     "agent_replaced": Ending(),
-    "worker_stopped": Ending("failed", "agent_error", hang_up=True),
-    "worker_failed": Ending("failed", "agent_error", hang_up=True, apologise=True),
+    # Its main process died, or the drain ran out; an exception.
+    "worker_stopped": Ending("failed", "agent_error", hang_up=True, lost="stopped"),
+    "worker_failed": Ending("failed", "agent_error", hang_up=True, apologise=True, lost="failed"),
 }

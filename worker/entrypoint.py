@@ -21,16 +21,24 @@ from worker.job import CallJob, Seat, facts, placed, read_job
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
+from worker.pulse.heart import Heart
 from worker.room.line import RoomLine
 from worker.voice.providers import build_llm_client
 
 _DELIVER_WITHIN_S = 5.0
 
 
-def prewarm(process: JobProcess, settings: Settings, drain: Connection, worker_id: str) -> None:
+def prewarm(
+    process: JobProcess,
+    settings: Settings,
+    drain: Connection,
+    pulse: Connection,
+    worker_id: str,
+) -> None:
     """Prepare a new job process with everything that its call needs."""
     process.userdata["worker_id"] = worker_id
     process.userdata["drain"] = drain
+    process.userdata["pulse"] = pulse
     assert settings.livekit_api_secret is not None
     process.userdata["settings"] = settings
     process.userdata["tokens"] = TokenIssuer(settings.livekit_api_secret.get_secret_value())
@@ -49,24 +57,35 @@ async def entrypoint(ctx: JobContext) -> None:
     ):
         gateway = Gateway(http, settings.gateway_base_url)
         reporter = Reporter(gateway, settings.data_dir / "spool" / "worker")
+        seat = Seat(
+            ctx.proc.userdata["worker_id"], job.epoch if isinstance(job, JobMetadata) else 0
+        )
+        line = RoomLine(ctx, settings, inbound=not isinstance(job, JobMetadata))
+        call = Call(
+            line,
+            _asking(ctx, job, gateway, reporter),
+            settings,
+            seat=seat,
+            llm_client=ctx.proc.userdata["llm_client"],
+            tools_http=tools_http,
+            gateway=gateway,
+            reporter=reporter,
+            draining=drained(ctx.proc.userdata["drain"]),
+        )
+        heart = Heart(
+            ctx.proc.userdata["pulse"],
+            ctx.job.id,
+            seat.epoch,
+            call_id=lambda: None if reporter.owner is None else reporter.owner.call_id,
+            still=line.still,
+            on_woke=call.woke,
+        )
+        heart.start()
         try:
-            call = Call(
-                RoomLine(ctx, settings, inbound=not isinstance(job, JobMetadata)),
-                _asking(ctx, job, gateway, reporter),
-                settings,
-                seat=Seat(
-                    ctx.proc.userdata["worker_id"],
-                    job.epoch if isinstance(job, JobMetadata) else 0,
-                ),
-                llm_client=ctx.proc.userdata["llm_client"],
-                tools_http=tools_http,
-                gateway=gateway,
-                reporter=reporter,
-                draining=drained(ctx.proc.userdata["drain"]),
-            )
             await call.run()
         finally:
             await reporter.aclose(_DELIVER_WITHIN_S)
+            await heart.stop()
             ctx.shutdown("call over")
 
 

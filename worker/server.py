@@ -30,6 +30,9 @@ from worker.link.client import Gateway
 from worker.link.recordings import RecordingReport
 from worker.link.reporter import sweep_forever
 from worker.presence import Presence
+from worker.pulse.beat import Pulses
+from worker.pulse.report import report_dead
+from worker.pulse.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +90,9 @@ class Admission:
             self._starting.discard(request.id)
 
 
-def build_server(settings: Settings, drain: Drain, worker_id: str) -> AgentServer:
-    """Build an AgentServer. The settings need the LiveKit key and secret; jobs get ``drain``.
+def build_server(settings: Settings, drain: Drain, pulses: Pulses, worker_id: str) -> AgentServer:
+    """Build an AgentServer. The settings need the LiveKit key and secret; jobs get ``drain`` and
+    ``pulses``.
 
     ``worker_id``: ours. LiveKit's changes each time the worker registers again.
     """
@@ -106,7 +110,13 @@ def build_server(settings: Settings, drain: Drain, worker_id: str) -> AgentServe
         initialize_process_timeout=_PROCESS_START_TIMEOUT_S,
         shutdown_process_timeout=_PROCESS_END_TIMEOUT_S,
         max_retry=_FOR_EVER,
-        setup_fnc=partial(prewarm, settings=settings, drain=drain.told, worker_id=worker_id),
+        setup_fnc=partial(
+            prewarm,
+            settings=settings,
+            drain=drain.told,
+            pulse=pulses.told,
+            worker_id=worker_id,
+        ),
         load_threshold=float("inf"),
         preload_modules=["worker.preload"],
         log_level=settings.log_level,
@@ -133,8 +143,11 @@ async def serve(settings: Settings) -> None:
     async with aiohttp.ClientSession() as http:
         gateway = Gateway(http, settings.gateway_base_url)
         drain = Drain()
+        pulses = Pulses()
         worker_id = new_id("wrk")
-        server = build_server(settings, drain, worker_id)
+        server = build_server(settings, drain, pulses, worker_id)
+        kept = settings.data_dir / "spool" / "worker"
+        watch = Watch(pulses, partial(report_dead, gateway, kept, tokens))
         draining = False
 
         def heartbeat() -> Heartbeat | None:
@@ -154,9 +167,8 @@ async def serve(settings: Settings) -> None:
         server.on("worker_registered", lambda *_: presence.begin())
         helpers = [
             asyncio.create_task(presence.run(), name="presence"),
-            asyncio.create_task(
-                sweep_forever(gateway, settings.data_dir / "spool" / "worker"), name="sweeper"
-            ),
+            asyncio.create_task(watch.run(), name="watch"),
+            asyncio.create_task(sweep_forever(gateway, kept), name="sweeper"),
             asyncio.create_task(sweep_recordings(*recordings), name="recordings"),
         ]
         running = asyncio.create_task(server.run(), name="server")
@@ -174,6 +186,7 @@ async def serve(settings: Settings) -> None:
             for task in (*helpers, stop):
                 task.cancel()
             await asyncio.gather(*helpers, stop, return_exceptions=True)
+            await watch.aclose()
             await sweep_at_the_end(*recordings)
 
 

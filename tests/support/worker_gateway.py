@@ -23,6 +23,7 @@ from gateway.app import create_app
 from gateway.calls.inbound import call_id_of
 from gateway.calls.views import CallDetail
 from gateway.keys import STORE, TIMELINE, WEBHOOKS
+from gateway.store.call_status import StoredEvent
 from gateway.store.calls import NewCall
 from gateway.store.database import Scope
 from tests.support.edge import served
@@ -60,7 +61,10 @@ class _EarlierTokens(TokenIssuer):
 
 
 class WorkerGateway:
-    """The gateway in this process. It has no LiveKit: the tests record its calls."""
+    """The gateway in this process. The tests record its calls.
+
+    Without a ``livekit_url`` it cannot reach LiveKit, and sends nobody for a lost agent.
+    """
 
     def __init__(self, app: web.Application, livekit_api_secret: str) -> None:
         self.tokens = TokenIssuer(livekit_api_secret)
@@ -77,13 +81,19 @@ class WorkerGateway:
     @classmethod
     @contextlib.asynccontextmanager
     async def run(
-        cls, livekit_api_key: str, livekit_api_secret: str, folder: Path | None = None
+        cls,
+        livekit_api_key: str,
+        livekit_api_secret: str,
+        folder: Path | None = None,
+        livekit_url: str | None = None,
     ) -> AsyncIterator[WorkerGateway]:
         with tempfile.TemporaryDirectory() as temporary:
+            reachable = {} if livekit_url is None else {"livekit_url": livekit_url}
             settings = settings_in(
                 folder or Path(temporary),
                 livekit_api_key=livekit_api_key,
                 livekit_api_secret=livekit_api_secret,
+                **reachable,
             )
             app = await create_app(settings)
             gateway = cls(app, livekit_api_secret)
@@ -131,6 +141,18 @@ class WorkerGateway:
         """End the call without its worker."""
         over = CallEvent(type="call.ended", data=ended("canceled", "canceled"))
         await self._app[TIMELINE].append(call.id, [over], "gateway")
+
+    async def lost(self, call: KeptCall, epoch: int = 0, within_s: float = 10.0) -> StoredEvent:
+        """Wait until the call's agent of this epoch is lost; return the event."""
+        store = self._app[STORE]
+        async with asyncio.timeout(within_s), self._app[TIMELINE].listen(call.id) as news:
+            while len(found := await store.events(call.id, types=["agent.lost"])) <= epoch:
+                await news.wait(1.0)
+        return found[epoch]
+
+    async def everything(self, call: KeptCall) -> list[StoredEvent]:
+        """Return the call's events of all sources."""
+        return await self._app[STORE].events(call.id)
 
     async def shown(self, call: KeptCall) -> CallDetail:
         """Return the call as the API shows it."""

@@ -19,6 +19,7 @@ from core.settings import Settings
 from dev.providers import Control, Providers
 from dev.speech import CALLER_VOICE, synthesize
 from dev.stack import Stack, StackOptions
+from dev.stack.ports import PORTS
 from tests.support.worker_gateway import KeptCall, WorkerGateway
 
 LISTEN_RATE = 16_000
@@ -142,14 +143,29 @@ class WorkerStack:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def run(cls, control: Control | None = None, **values: Any) -> AsyncIterator[WorkerStack]:
-        """Run the stack; ``values`` are settings of the worker, by field name."""
+    async def run(
+        cls,
+        control: Control | None = None,
+        *,
+        workers: int = 1,
+        replaces: bool = False,
+        **values: Any,
+    ) -> AsyncIterator[WorkerStack]:
+        """Run the stack; ``values`` are settings of the worker, by field name.
+
+        ``replaces``: the gateway sends for another agent when one is lost.
+        """
         key, secret = "APIworkertests", secrets.token_hex(32)
+        port = PORTS.take()
+        livekit_url = f"ws://127.0.0.1:{port}"
         async with (
-            WorkerGateway.run(key, secret) as gateway,
+            WorkerGateway.run(
+                key, secret, livekit_url=livekit_url if replaces else None
+            ) as gateway,
             Providers(control) as providers,
         ):
             settings = {
+                "livekit_url": livekit_url,
                 "gateway_url": gateway.url,
                 "livekit_api_key": key,
                 "livekit_api_secret": secret,
@@ -165,7 +181,11 @@ class WorkerStack:
                 "log_level": "DEBUG",
             }
             options = StackOptions(
-                bridge=False, gateway=False, providers=False, values=settings | values
+                bridge=False,
+                gateway=False,
+                providers=False,
+                worker=workers,
+                values=settings | values,
             )
             async with Stack(options) as stack:
                 running = cls(stack, gateway, providers)
@@ -174,6 +194,7 @@ class WorkerStack:
                     yield running
                 finally:
                     await running.livekit.aclose()
+                    PORTS.give_back(port)
 
     @property
     def log(self) -> str:

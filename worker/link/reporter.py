@@ -32,6 +32,8 @@ BATCH_BYTES = 512 * 1024
 _SWEEP_EVERY_S = 10.0
 _PATIENT = 4
 """How much longer to wait for the gateway while events are in memory only."""
+_SWEPT_WITHIN_S = 1.0
+_LOOK_AGAIN_S = 0.05
 
 
 class Reporter:
@@ -63,6 +65,11 @@ class Reporter:
         self._posted = self._shipped = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._over = False
+
+    @property
+    def owner(self) -> Owner | None:
+        """The call that the events belong to, once it is known."""
+        return self._owner
 
     def own(self, owner: Owner) -> None:
         """Set the call that the events belong to, and start sending. Call it once."""
@@ -216,21 +223,41 @@ async def sweep(gateway: Gateway, directory: Path) -> int:
     """Deliver the directory's orphaned spools once; return their number. Raises OSError."""
     shipped = 0
     for path in await asyncio.to_thread(spool.leftovers, directory):
-        adopted = await asyncio.to_thread(Spool.adopt, path)
-        if adopted is None:
-            continue
         try:
-            await _ship_all(gateway, adopted)
+            shipped += await _ship_leftover(gateway, path)
         except Unavailable:
-            adopted.release()
-            return shipped  # the other files would fail, too
-        except BaseException:
-            adopted.release()
-            raise
-        await asyncio.to_thread(adopted.remove)
-        shipped += 1
-        log.info("shipped leftover events", extra={"call_id": adopted.owner.call_id})
+            break  # the other files would fail, too
     return shipped
+
+
+async def sweep_call(gateway: Gateway, directory: Path, call_id: str) -> None:
+    """Deliver what a dead process has left of this call. Raises Unavailable, OSError.
+
+    Returns when the call has no file any more: the sweeper may have it. Waits a second at most.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + _SWEPT_WITHIN_S
+    while files := await asyncio.to_thread(spool.files_of, directory, call_id):
+        for path in files:
+            await _ship_leftover(gateway, path)
+        if clock() > deadline:
+            return log.warning("events are still kept", extra={"call_id": call_id})
+        await asyncio.sleep(_LOOK_AGAIN_S)
+
+
+async def _ship_leftover(gateway: Gateway, path: Path) -> bool:
+    """Deliver an orphaned spool; return False if it is none. Raises Unavailable, OSError."""
+    adopted = await asyncio.to_thread(Spool.adopt, path)
+    if adopted is None:
+        return False
+    try:
+        await _ship_all(gateway, adopted)
+    except BaseException:
+        adopted.release()
+        raise
+    await asyncio.to_thread(adopted.remove)
+    log.info("shipped leftover events", extra={"call_id": adopted.owner.call_id})
+    return True
 
 
 async def _ship_all(gateway: Gateway, adopted: Spool) -> None:

@@ -133,6 +133,20 @@ class Spool:
         self._file.close()
 
 
+def files_of(directory: Path, call_id: str) -> list[Path]:
+    """Return the call's files there, including those in use."""
+    return [path for path in leftovers(directory) if _call_of(path) == call_id]
+
+
+def _call_of(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.readline())
+    except (OSError, ValueError):
+        return None
+    return header.get("call_id") if isinstance(header, dict) else None
+
+
 def leftovers(directory: Path) -> list[Path]:
     """Return the files there, oldest first, including those in use."""
     try:

@@ -26,6 +26,7 @@ from worker.room.consultation import RoomConsultation
 from worker.room.far_end import FarEnd
 from worker.room.hearing import hear
 from worker.room.media_delay import MediaDelay
+from worker.room.motion import Motion
 from worker.room.reasons import agent_disconnected
 from worker.room.sound_reports import SoundReports
 
@@ -62,6 +63,7 @@ class RoomLine:
         self._commands: Commands | None = None
         self._sound: SoundReports | None = None
         self._delay: MediaDelay | None = None
+        self._motion: Motion | None = None
         self._giving_up: asyncio.TimerHandle | None = None
 
     @property
@@ -109,6 +111,7 @@ class RoomLine:
             session_host=False,
             record=False,
         )
+        self._motion = Motion(self._room, identity, session.output.audio)
 
     async def joined(self) -> None:
         assert self._far_end is not None, "not started"
@@ -117,6 +120,11 @@ class RoomLine:
     async def answered(self) -> None:
         assert self._far_end is not None, "not started"
         await self._far_end.answered.wait()
+
+    def still(self) -> str | None:
+        """Return which audio (``input``, ``output``) should have moved since the last call, and did
+        not; see worker.room.motion."""
+        return None if self._motion is None else self._motion.still()
 
     # Connected
 
@@ -198,6 +206,8 @@ class RoomLine:
 
     async def leave(self) -> None:
         self._stop_giving_up()
+        if self._motion is not None:
+            await self._motion.aclose()
         if self._delay is not None:
             await self._delay.aclose()
         if self._sound is not None:

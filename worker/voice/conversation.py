@@ -32,6 +32,7 @@ from worker.voice.brain import Brain
 from worker.voice.failures import apology, failure_of
 from worker.voice.fallback import describe
 from worker.voice.keys import pressed
+from worker.voice.last_words import LastWords
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.providers import Providers, provider_names
 from worker.voice.transcript import Post, Transcript, spoken_text
@@ -43,7 +44,6 @@ Deaf = Literal["hold", "mask"]
 _APOLOGY_WITHIN_S = 8.0
 _CLOSE_WITHIN_S = 10.0
 _INTERRUPT_WITHIN_S = 2.0
-_LAST_WORDS_WITHIN_S = 1.0
 
 
 class Conversation:
@@ -85,6 +85,7 @@ class Conversation:
             self._providers, config, settings, brain.llm, post, guesses=brain.guesses
         )
         brain.attach(self._session)
+        self._last_words = LastWords(self._session)
         self._names = provider_names(config)
         self._clock = TurnClock(
             settings.endpointing_ms / 1000,
@@ -253,10 +254,7 @@ class Conversation:
         if self._closing:
             return False
         # Speech heard during an uninterruptible speech is dropped, so commit what came before.
-        kept = self._session.commit_user_turn(
-            skip_reply=True, transcript_timeout=_LAST_WORDS_WITHIN_S
-        )
-        kept.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._last_words.commit()
         await self.hush()
         spoken = self._say(speech, allow_interruptions=False)
         await spoken.wait_for_playout()
@@ -314,6 +312,11 @@ class Conversation:
                 await speech.wait_for_playout()
         except (TimeoutError, RuntimeError) as error:
             log.warning("no apology", extra={"error": str(error)})
+
+    async def conclude(self) -> None:
+        """Stop talking, and put what was said and heard so far on the record. Bounded."""
+        self._transcript.hung_up()
+        await self._last_words.conclude()
 
     def hung_up(self) -> None:
         """Note the hang-up: the current speech was not interrupted by the caller."""

@@ -1,0 +1,1 @@
+"""How a worker notices that a job has died or hangs, and reports the loss of its agent."""
