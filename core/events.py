@@ -20,6 +20,7 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     agent.ready      {stt, llm?, tts}                    the providers' names
     audio.missing    {afterMs}                           no sound from the far end so far
     audio.received   {afterMs}                           the first sound, after audio.missing
+    greeting.started                                     its first sound left the worker
     turn             {a core.models.Turn}                for the same id, the newer wins
     barge_in         {atMs, heard}
     tool.called      {name, ok, durationMs}

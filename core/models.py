@@ -174,6 +174,12 @@ class AgentConfig(Model):
     begin_message: Text | None = Field(
         None, max_length=2000, description="Spoken on answer; null: the caller speaks first."
     )
+    reentry_message: Text | None = Field(
+        None,
+        max_length=300,
+        description="Spoken by an agent that takes over the call of one that was lost; null: an "
+        "apology in the agent's language; empty: nothing.",
+    )
     fallback_message: Text | None = Field(
         None,
         max_length=500,

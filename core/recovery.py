@@ -42,6 +42,13 @@ class Replacement(Model):
     """True: the call goes on, and another agent is or was sent for. False: end the call."""
 
 
+class OpenTransfer(Model):
+    """A transfer that was under way when the agent was lost."""
+
+    transfer_id: str
+    mode: Literal["cold", "warm"]
+
+
 class Recovered(Model):
     """What the next agent needs to know of the call so far: a part of its brief.
 
@@ -57,11 +64,15 @@ class Recovered(Model):
     """When the call was answered; None: not yet, and this agent answers and greets."""
     turns: list[Turn] = Field(default_factory=list)
     """In spoken order, with what was heard of each answer."""
+    unfinished: bool = False
+    """A tool or a transfer began after the last words of the last turn's answer."""
+    greeted: bool = False
+    """The caller has heard the greeting, or its beginning."""
     disclosed: bool = False
     """The disclosure was spoken."""
     consent: Literal["asked", "granted", "refused"] | None = None
-    machine: str | None = None
-    """``voicemail`` or ``ivr``: a machine answered."""
+    machine: Literal["voicemail", "ivr"] | None = None
+    """Which machine answered; None: none that is known."""
     voicemail_left: bool = False
     silence_prompts: int = 0
     """Said since the caller was last heard."""
@@ -69,6 +80,20 @@ class Recovered(Model):
     """Keys since the last turn, which no agent has answered."""
     tools: list[ToolRun] = Field(default_factory=list)
     """In the order in which they were called."""
+    paused: bool = False
+    masked_until: Timestamp | None = None
+    """When a mask of the API's ends, or has ended meanwhile."""
+    typing_secretly: bool = False
+    """A mask was in force for keys that the caller typed in secret."""
+    recorded: bool = False
+    """A recording was running."""
+    transfer: OpenTransfer | None = None
+
+    @property
+    def untouched(self) -> bool:
+        """True if neither caller nor agent was heard by the other."""
+        heard = self.greeted or self.disclosed or self.consent is not None or bool(self.keys)
+        return not heard and not self.turns
 
     @property
     def unanswered(self) -> Turn | None:

@@ -32,7 +32,8 @@ from worker.privacy.redactor import redactor_of
 from worker.privacy.secrets import Secrets
 from worker.pulse.standing import Standing
 from worker.recording.recorder import Recorder, recorder_of
-from worker.silence import SilenceClock, warning_after_s
+from worker.silence import Clocks, SilenceClock
+from worker.takeover import Takeover
 from worker.timing.call_clock import CallClock
 from worker.tools.actions import Actions, no_transfer
 from worker.tools.box import ToolBox
@@ -88,7 +89,8 @@ class Call:
         self._opening: Opening | None = None
         self._transfers: Transfers | None = None
         self._witness: Witness | None = None
-        self._timers: list[asyncio.TimerHandle] = []
+        self._takeover: Takeover | None = None
+        self._clocks: Clocks | None = None
         self._keys = Keypad(self._keys_pressed)
         self._recording.deafened.append(self._keys.deafen)
         self._machine: MachinePolicy | None = None
@@ -125,59 +127,65 @@ class Call:
             self._assignment = found
             self._gate.redactor = redactor_of(brief, self._clock.now_ms)
             self._line.meet(brief)
+            self._takeover = takeover = Takeover(brief, self._reporter.post)
+            takeover.begin(self._clock)
             # Synthesis takes time, so start on the greeting before anybody can hear it.
-            conversation = self._conversation = self._begin(brief, found.token)
+            conversation = self._conversation = self._begin(brief, found.token, takeover)
             self._recording.deafened.append(conversation.mask)
+            takeover.restore(self._recording, self._keys)
             tasks.create_task(conversation.prepare())
             tasks.create_task(conversation.warm())
             await connecting
-            await self._talk(conversation, inbound=brief.direction == "inbound")
+            await self._talk(conversation, takeover, inbound=brief.direction == "inbound")
 
     async def _connect(self) -> None:
         await self._line.connect(self)
         seat = {"worker": self._seat.worker_id, "epoch": self._seat.epoch}
         self._reporter.post("agent.joined", seat)
 
-    async def _talk(self, conversation: Conversation, *, inbound: bool) -> None:
+    async def _talk(self, conversation: Conversation, takeover: Takeover, *, inbound: bool) -> None:
         line = self._line
         await conversation.start(inbound=inbound)
-        if not await within(_CALLER_WITHIN_S if inbound else _JOIN_WITHIN_S, line.joined()):
-            return self._end("caller_gave_up" if inbound else "nobody_came")
+        takeover.started()
+        if takeover.gives_up and takeover.resumption is None:
+            return self._end("agents_lost")
+        # A former agent has met the far end; somebody else knows why it is not there any more.
+        waiting = inbound and takeover.resumption is None
+        if not await within(_CALLER_WITHIN_S if waiting else _JOIN_WITHIN_S, line.joined()):
+            return self._end("caller_gave_up" if waiting else "nobody_came")
         if not await within(_ANSWER_WITHIN_S, line.answered()):
             return self._end("rang_out" if inbound else "not_answered")
+        if takeover.gives_up:
+            return self._end("agents_lost")
         assert self._opening is not None
         conversation.answered()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._opening.run(conversation))
-            if self._ambience is not None:
-                tasks.create_task(self._ambience.start(line))
             if self._machine is not None:
                 tasks.create_task(self._machine.run(conversation, partial(line.hear, SAMPLE_RATE)))
+                if self._machine.decided:
+                    return
+            opens = takeover.open(self._opening, conversation, self._keys, self._transfers)
+            tasks.create_task(opens)
+            if self._ambience is not None:
+                tasks.create_task(self._ambience.start(line))
 
-    def _begin(self, brief: CallBrief, token: str) -> Conversation:
-        config = brief.agent.config
+    def _begin(self, brief: CallBrief, token: str, takeover: Takeover) -> Conversation:
+        config, resumption = brief.agent.config, takeover.resumption
+        so_far = None if resumption is None else resumption.so_far
+        post = self._reporter.post
+        self._clocks = Clocks(brief, so_far, end=self._end, say=self._say, prompt=self._prompt)
+        self._silence = self._clocks.silence
         self._opening = Opening(
             brief,
             gate=self._gate,
-            post=self._reporter.post,
+            post=post,
             end=self._end,
             on_busy=partial(self._busy, "opening"),
-        )
-        self._silence = SilenceClock(
-            config.max_silence_ms / 1000,
-            partial(self._end, "silence"),
-            prompts=config.silence_prompts,
-            prompt_s=config.silence_prompt_ms / 1000,
-            on_prompt=self._prompt,
+            resumption=resumption,
         )
         self._recording.deafened.append(partial(self._silence.busy, "mask"))
         self._recorder = recorder_of(
-            brief,
-            self._line,
-            self._settings,
-            clock=self._clock,
-            gate=self._gate,
-            post=self._reporter.post,
+            brief, self._line, self._settings, clock=self._clock, gate=self._gate, post=post
         )
         if config.transfer_number is not None:
             self._witness = witness_of(brief, self._recorder, self._draining)
@@ -185,7 +193,7 @@ class Call:
                 brief,
                 line=self._line,
                 ask=partial(self._gateway.transfer, brief.call_id, token),
-                post=self._reporter.post,
+                post=post,
                 delivered=self._reporter.delivered,
                 on_hold=self._hold,
                 on_over=self._end,
@@ -201,7 +209,7 @@ class Call:
         self._ambience = ambient_sound(config)
         if brief.direction == "outbound" and MachinePolicy.wanted(config):
             self._machine = MachinePolicy(
-                config, post=self._gate.post, end=self._end, hush=self._stop_ambience
+                config, post=self._gate.post, end=self._end, hush=self._stop_ambience, so_far=so_far
             )
         return Conversation(
             config,
@@ -218,6 +226,8 @@ class Call:
             on_failed=lambda stage, why: self._end("provider_failed", f"{stage}: {why}"),
             on_busy=self._busy,
             on_heard=self._heard if self._machine else None,
+            on_voice=takeover.resumed,
+            greets=so_far is None or not so_far.greeted,
             tap=None if self._recorder is None else self._recorder.speak,
             opening=self._opening.speeches,
             clock=self._clock,
@@ -262,18 +272,10 @@ class Call:
             self._reporter.post("call.ringing")
 
     def answered(self) -> None:
-        assert self._assignment is not None
-        brief = self._assignment.brief
-        event = self._reporter.post("call.answered")
-        self._clock.answered(event.at.timestamp())
+        assert self._clocks is not None and self._takeover is not None
+        self._takeover.answered(self._clock, self._clocks)
         if self._recorder is not None:
             self._recorder.start()
-        duration_s = brief.max_duration_ms / 1000
-        self._later(duration_s, self._end, "max_duration")
-        if (warning := brief.agent.config.max_duration_warning) is not None:
-            self._later(warning_after_s(duration_s), self._say, warning)
-        if self._silence is not None:
-            self._silence.start()
 
     def key(self, key: str) -> None:
         if self._witness is not None and self._witness.begun:
@@ -344,10 +346,6 @@ class Call:
         on_hold = self._transfers is not None and self._transfers.under_way
         return not on_hold and not self._over.done()
 
-    def _later(self, delay_s: float, what: Callable[..., object], argument: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._timers.append(loop.call_later(delay_s, what, argument))
-
     def _walked(self, walk: asyncio.Task[None]) -> None:
         if not walk.cancelled() and (error := walk.exception()) is not None:
             log.error("the call failed", exc_info=error)
@@ -385,9 +383,7 @@ class Call:
             await self._ambience.stop()
 
     def _stop_clocks(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
+        if self._clocks is not None:
+            self._clocks.stop()
         self._keys.close()
         self._recording.close()
-        if self._silence is not None:
-            self._silence.stop()

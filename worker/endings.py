@@ -42,6 +42,7 @@ Cause = Literal[
     "agent_replaced",
     "worker_stopped",
     "worker_failed",
+    "agents_lost",
 ]
 
 
@@ -108,4 +109,6 @@ ENDINGS: dict[Cause, Ending] = {
     # Its main process died, or the drain ran out; an exception.
     "worker_stopped": Ending("failed", "agent_error", hang_up=True, lost="stopped"),
     "worker_failed": Ending("failed", "agent_error", hang_up=True, apologise=True, lost="failed"),
+    # So many agents were lost in this call that another one would be, too.
+    "agents_lost": Ending("failed", "agent_error", hang_up=True, apologise=True),
 }

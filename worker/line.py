@@ -182,6 +182,10 @@ class Line(Protocol):
         leaves, at any time, with the line's reason.
         """
 
+    async def dismiss(self, transfer_id: str) -> None:
+        """Hang up on the human whom a former agent consulted, also if they are about to be dialled.
+        Bounded; raises nothing."""
+
     async def drain(self) -> None:
         """Wait until the far end has heard everything that was sent."""
 

@@ -109,6 +109,15 @@ class ScriptedLine:
         self._answered.set()
         self._listener.answered()
 
+    async def goes_on(self) -> None:
+        """Be in the call already when the agent's session starts."""
+        await self._started.wait()
+        assert self._listener is not None
+        self.present = True
+        self._joined.set()
+        self._answered.set()
+        self._listener.answered()
+
     def says(self, text: str) -> None:
         self._ear.say(text)
 
@@ -174,6 +183,9 @@ class ScriptedLine:
         on_left: Callable[[str], None],
     ) -> Consultation:
         raise NotSupported("a transfer")
+
+    async def dismiss(self, transfer_id: str) -> None:
+        self.did.append(f"dismiss {transfer_id}")
 
     async def drain(self) -> None:
         self.did.append("drain")

@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler
 
 from core.events import ended
 from core.jobs import Heartbeat, InboundJob, JobMetadata
-from core.models import Agent, AgentConfig, CallEvent, new_id
+from core.models import Agent, AgentConfig, CallEvent, new_id, now, rfc3339
 from core.recordings.plan import object_key
 from core.tokens import Audience, TokenIssuer
 from gateway.app import create_app
@@ -159,6 +159,14 @@ class WorkerGateway:
         found = await self._app[STORE].call_and_agent(call.id)
         assert found is not None
         return CallDetail.with_turns(found[0], await self._app[STORE].turns(call.id))
+
+    async def lose(self, call: KeptCall) -> str:
+        """Record that the call's first agent is lost; return the metadata of the next one's job."""
+        data = {"epoch": 0, "why": "killed", "seenAt": rfc3339(now())}
+        lost = CallEvent(id=f"{call.id}_lost_0", type="agent.lost", data=data)
+        await self._app[TIMELINE].append(call.id, [lost], "gateway")
+        job = JobMetadata(call_id=call.id, token=self.tokens.for_call(call.id, 1), epoch=1)
+        return job.model_dump_json(by_alias=True)
 
     def job(self, call: KeptCall, *, made_earlier: bool = False) -> str:
         """Return the metadata for the dispatch of the call's agent.

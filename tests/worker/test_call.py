@@ -132,6 +132,7 @@ async def test_a_conversation(worker: WorkerStack) -> None:
         "agent.ready",
         "call.ringing",
         "call.answered",
+        "greeting.started",
         "tool.called",
         "call.ended",
         "agent.left",

@@ -21,6 +21,7 @@ ORDER = (
     {"preload"},
     {"entrypoint", "presence"},
     {"call", "room"},
+    {"takeover"},
     {"handover", "brains"},
     {"recording", "tools"},
     {"machines", "opening"},

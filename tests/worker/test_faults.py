@@ -9,27 +9,42 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
 from core.models import AgentConfig
 from dev.process import inherited_environment
 from dev.providers import Control, Deepgram, OpenAI, Rule, Script, ToolCall
+from tests.support.reported_call import ReportedCall
 from tests.support.worker_gateway import KeptCall
 from tests.support.worker_rig import WorkerStack
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
 
 CONTROL = Control(
-    deepgram=Deepgram(phrases=["thank you and goodbye"]),
+    deepgram=Deepgram(
+        phrases=[
+            "thank you and goodbye",
+            "my name is ann",
+            "i would like a table",
+            "do you remember my name",
+        ]
+    ),
     openai=OpenAI(
         scripts={
             "default": Script(
-                rules=[Rule(keywords=["goodbye"], reply="Goodbye.", call=ToolCall(name="end_call"))]
+                rules=[
+                    Rule(keywords=["goodbye"], reply="Goodbye.", call=ToolCall(name="end_call")),
+                    # The third message of the caller, of which another agent has had the first.
+                    Rule(keywords=["remember"], turn=3, reply="You are Ann."),
+                ],
+                default="Nice to meet you.",
             )
         }
     ),
 )
+GREETING = "Hello, this is the corner restaurant."
 QUIET = AgentConfig(name="Quiet", voice_mode="hosted")
 
 
@@ -67,6 +82,10 @@ async def changed(worker: WorkerStack, **variables: str) -> AsyncIterator[None]:
     finally:
         await worker.stack.worker.kill()
         process.env = before
+
+
+def answers(call: ReportedCall) -> list[str]:
+    return [turn.response for turn in call.turns if turn.response]
 
 
 def spooled(worker: WorkerStack) -> list[Path]:
@@ -199,6 +218,52 @@ async def test_a_second_agent_takes_over(worker: WorkerStack) -> None:
         await phone.say("Thank you, and goodbye!")
         end = await call.event("call.ended")
         assert end.data["reason"] == "agent_hangup"
+
+
+def with_media(worker: WorkerStack) -> list[psutil.Process]:
+    """Return the worker's processes that have a call: only those send media."""
+    main = psutil.Process(worker.stack.worker.process.pid)
+    return [each for each in main.children(recursive=True) if each.net_connections("udp")]
+
+
+async def test_a_killed_agents_call_goes_on_with_another(worker: WorkerStack) -> None:
+    greeter = QUIET.model_copy(update={"begin_message": GREETING})
+    async with worker.talk(greeter) as (call, phone):
+        await phone.say("My name is Ann.")
+        await call.until(lambda told: len(answers(told)) == 2, "answer")
+        await phone.say("I would like a table.")
+        await call.until(lambda told: len(answers(told)) == 3, "second answer")
+        (job,) = with_media(worker)
+        job.kill()
+        await worker.dispatch_again(call, await worker.gateway.lose(call))
+        resumption = await call.event("agent.resumed")
+        await call.until(lambda told: len(answers(told)) == 4, "re-entry line")
+        await phone.say("Do you remember my name?")
+        await call.until(lambda told: len(answers(told)) == 5, "answer")
+        await phone.say("Thank you, and goodbye!")
+        end = await call.event("call.ended")
+        await call.event("agent.left")
+    assert end.data["reason"] == "agent_hangup"
+    assert answers(call) == [
+        GREETING,
+        "Nice to meet you.",
+        "Nice to meet you.",
+        "Sorry, I lost you for a moment.",
+        "You are Ann.",
+        "Goodbye.",
+    ]
+    assert resumption.id == f"{call.id}_resumed_1"
+    assert (resumption.data["epoch"], resumption.data["unanswered"]) == (1, False)
+    # The worker's clock of the call has gone on, and so has the gateway's record.
+    starts = [turn.response_start_ms for turn in call.turns]
+    assert None not in starts and starts == sorted(starts, key=lambda ms: ms or 0)
+    for once in ("call.answered", "greeting.started", "agent.resumed"):
+        assert len(call.of(once)) == 1
+    shown = await worker.gateway.shown(call)
+    assert (shown.status, [turn.response for turn in shown.transcripts]) == (
+        "completed",
+        answers(call),
+    )
 
 
 async def test_a_call_that_is_over_is_left_in_peace(worker: WorkerStack) -> None:

@@ -147,6 +147,7 @@ async def serving(
         openai_api_key="openai-key",
         cartesia_api_key="cartesia-key",
         endpointing_ms=300,
+        webhook_allow_private=True,
     )
     known, told = brief(**changes).model_copy(update=told_of or {}), ReportedCall()
     scripted = line or ScriptedLine()
@@ -215,6 +216,7 @@ async def test_a_conversation(providers: Providers, tmp_path: Path) -> None:
         "agent.ready",
         "call.ringing",
         "call.answered",
+        "greeting.started",
         "dtmf.received",
         "dtmf.received",
         "dtmf.sent",

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from worker.silence import SilenceClock, warning_after_s
+from worker.silence import DurationClock, SilenceClock, warning_after_s
 from worker.voice.turn_taking import VAD_SPEECH_S, interrupting_s
 
 pytestmark = pytest.mark.unit
@@ -114,3 +114,50 @@ async def test_silence_runs_only_while_nobody_is_busy() -> None:
     clock.touch()
     await turns_of_the_loop()
     assert fired == ["silence"]
+
+
+async def test_what_a_former_agent_has_said_is_not_said_again() -> None:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    clock = SilenceClock(
+        60,
+        lambda: None,
+        prompts=["still there?", "hello?"],
+        prompt_s=0.001,
+        on_prompt=told.put_nowait,
+        prompted=1,
+    )
+    clock.start()
+    async with asyncio.timeout(10):
+        assert await told.get() == "hello?"
+    clock.stop()
+
+
+class Durations(DurationClock):
+    """A call of 100 s with a warning; ``due`` has what comes when, in seconds from its start."""
+
+    def __init__(self) -> None:
+        super().__init__(100, lambda: None, warning="soon", warn=lambda _: None)
+
+    @property
+    def due(self) -> list[float]:
+        now = asyncio.get_running_loop().time()
+        return [round(timer.when() - now) for timer in self._timers]
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "told_s", "due"),
+    [
+        (0, 0, [100, 70]),
+        (40, 38, [60, 30]),
+        (72, 69, [28, 5]),  # missed by a second: after the re-entry line
+        (75, 71, [25]),
+        (101, 69, [-1, 5]),
+    ],
+)
+async def test_the_limit_goes_on_from_the_answer(
+    passed_s: float, told_s: float, due: list[float]
+) -> None:
+    clock = Durations()
+    clock.start(passed_s=passed_s, told_s=told_s)
+    assert clock.due == due
+    clock.stop()

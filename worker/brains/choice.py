@@ -27,4 +27,4 @@ def brain_of(
         return WebhookBrain(
             brief, actions=box.actions, post=box.post, on_busy=on_busy, allow_private=allow_private
         )
-    return HostedBrain(config, llm_client, box, allow_private=allow_private)
+    return HostedBrain(config, llm_client, box, allow_private=allow_private, so_far=brief.recovered)

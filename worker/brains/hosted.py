@@ -9,7 +9,9 @@ from livekit.agents import AgentSession, llm
 from openai import AsyncClient
 
 from core.models import AgentConfig
+from core.recovery import Recovered
 from worker.tools.box import ToolBox
+from worker.voice.history import history
 from worker.voice.providers import build_llm
 from worker.voice.turn_agent import TurnAgent
 
@@ -27,11 +29,19 @@ class HostedBrain:
     guesses = True
 
     def __init__(
-        self, config: AgentConfig, client: AsyncClient, box: ToolBox, *, allow_private: bool
+        self,
+        config: AgentConfig,
+        client: AsyncClient,
+        box: ToolBox,
+        *,
+        allow_private: bool,
+        so_far: Recovered | None = None,
     ) -> None:
         transfer = config.transfer_number is not None
         tools = box.tools(config.custom_tools, transfer=transfer)
-        self.agent = TurnAgent(instructions=config.system_prompt, tools=tools)
+        self.agent = TurnAgent(
+            instructions=config.system_prompt, tools=tools, chat_ctx=history(so_far)
+        )
         self.llm = build_llm(config, client, box.post)
         self._adding = asyncio.Lock()
         self._mcp: McpServers | None = None

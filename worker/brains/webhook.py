@@ -27,6 +27,7 @@ from worker.brains.webhook_client import Exchange, WebhookClient, WebhookFailed
 from worker.brains.webhook_reply import Reply
 from worker.brains.webhook_turn import voice_turn
 from worker.tools.actions import ActionFailed, Actions
+from worker.voice.history import history
 from worker.voice.phrasing import in_phrases
 from worker.voice.turn_agent import TurnAgent
 
@@ -92,7 +93,7 @@ class WebhookBrain:
         self._session: AgentSession[None] | None = None
         self._awaited = 0
         self._doing: set[asyncio.Task[None]] = set()
-        self.agent = _WebhookAgent(self)
+        self.agent = _WebhookAgent(self, history(brief.recovered))
         self.llm = _NoModel()
 
     def attach(self, session: AgentSession[None]) -> None:
@@ -226,8 +227,8 @@ def _remember(event: SpeechCreatedEvent) -> None:
 
 
 class _WebhookAgent(TurnAgent):
-    def __init__(self, brain: WebhookBrain) -> None:
-        super().__init__(instructions="")
+    def __init__(self, brain: WebhookBrain, chat_ctx: llm.ChatContext) -> None:
+        super().__init__(instructions="", chat_ctx=chat_ctx)
         self._brain = brain
         self._begun: WeakSet[SpeechHandle] = WeakSet()
 

@@ -17,6 +17,7 @@ from functools import partial
 
 from core.jobs import CallBrief
 from core.models import new_id
+from core.recovery import OpenTransfer
 from core.transfers import TransferOrder, TransferResult, failure
 from worker.endings import Cause
 from worker.handover.witness import Witness
@@ -30,7 +31,9 @@ log = logging.getLogger(__name__)
 _ASK_LONGER_S = 20.0  # beyond the ringing time-out of the human's phone
 _STOP_WITHIN_S = 15.0
 
+_LOST = "agent_lost"
 _WORDS = {
+    _LOST: "a technical fault ended it",
     "busy": "the line is busy",
     "no_answer": "nobody picked up",
     "rejected": "the call was rejected",
@@ -76,6 +79,7 @@ class Transfers:
         self._witness = witness
         self._ask_within_s = brief.agent.config.transfer_ringing_ms / 1000 + ask_longer_s
         self._task: asyncio.Task[None] | None = None
+        self._dismissing: asyncio.Task[None] | None = None
         self._referring = False
         self._consultation: Consultation | None = None
         self._connected = False
@@ -92,9 +96,24 @@ class Transfers:
         Raises ActionFailed when the caller stays with the agent. Cancelling this call does not
         cancel the transfer.
         """
+        await self._begin(new_id("trf"))
+
+    async def take_over(self, open_: OpenTransfer) -> None:
+        """Go on with a transfer of a former agent's, as ``transfer`` does.
+
+        A phone that is being referred cannot be called back: wait for the outcome. Of a
+        consultation only the agent that began it knows how far it is, so it ends.
+        """
+        if open_.mode == "cold":
+            return await self._begin(open_.transfer_id)
+        self._post("transfer.failed", failure(_LOST), id=f"{open_.transfer_id}_transfer.failed")
+        self._dismissing = asyncio.create_task(self._line.dismiss(open_.transfer_id))
+        raise ActionFailed(_WORDS[_LOST])
+
+    async def _begin(self, transfer_id: str) -> None:
         if self.under_way:
             raise ActionFailed("a transfer is already in progress")
-        task = self._task = asyncio.create_task(self._transfer(), name="transfer")
+        task = self._task = asyncio.create_task(self._transfer(transfer_id), name="transfer")
         task.add_done_callback(_seen)
         try:
             await asyncio.shield(task)
@@ -117,14 +136,16 @@ class Transfers:
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=_STOP_WITHIN_S)
+        if self._dismissing is not None:
+            self._dismissing.cancel()  # the gateway hangs up on a human whose caller has left
 
     def close(self) -> None:
         """Stop watching a human who has taken the call."""
         if self._consultation is not None:
             self._consultation.close()
 
-    async def _transfer(self) -> None:
-        order = TransferOrder(transfer_id=new_id("trf"))
+    async def _transfer(self, transfer_id: str) -> None:
+        order = TransferOrder(transfer_id=transfer_id)
         self._on_hold(True)
         reason = "failed"
         try:

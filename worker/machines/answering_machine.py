@@ -93,14 +93,17 @@ def _by_hints(said: str) -> Machine | None:
 class FirstWords:
     """Listens to the far end's first words. Times are seconds on any one clock."""
 
-    def __init__(self, answered_at: float, *, open_for_s: float = OPEN_FOR_S) -> None:
+    def __init__(
+        self, answered_at: float, *, open_for_s: float = OPEN_FOR_S, opening: bool = True
+    ) -> None:
+        """``opening``: the far end has not fallen silent to listen yet."""
         self._answered_at = answered_at
         self._open_for_s = open_for_s
         self._finals: list[str] = []
         self._interim = ""
         self._began_at: float | None = None
         self._silent_since: float | None = None
-        self._opening = True
+        self._opening = opening
 
     @property
     def said(self) -> str:

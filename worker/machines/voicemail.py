@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from core.audio import Pcm
-from core.models import AgentConfig, OnVoicemail
+from core.models import AgentConfig, OnVoicemail, now
+from core.recovery import Recovered
 from worker.machines.answering_machine import OPEN_FOR_S, FirstWords, Machine
 from worker.machines.beep import BeepDetector
 from worker.voice.prepared import PreparedSpeech
@@ -76,7 +77,10 @@ class MachinePolicy:
         end: Callable[[Ends], None],
         hush: Callable[[], Coroutine[Any, Any, None]],
         durations: Durations = Durations(),
+        so_far: Recovered | None = None,
     ) -> None:
+        """``so_far``: of the call that this agent takes over."""
+        self._so_far = so_far
         self._message = config.voicemail_message
         self._on_voicemail = config.voicemail_policy
         self._on_ivr = config.on_ivr
@@ -144,29 +148,49 @@ class MachinePolicy:
         ``audio`` is the far end's audio at 8 kHz.
         """
         answered_at = self._silent_since = _now()
-        self._first = FirstWords(answered_at, open_for_s=self._durations.open_for_s)
+        opening = True
+        if (so_far := self._so_far) is not None and so_far.answered_at is not None:
+            answered_at -= (now() - so_far.answered_at).total_seconds()
+            opening = not any(turn.transcript for turn in so_far.turns)
+        self._first = FirstWords(
+            answered_at, open_for_s=self._durations.open_for_s, opening=opening
+        )
         async with asyncio.TaskGroup() as tasks:
             ear = tasks.create_task(self._listen(audio)) if self.detects else None
-            machine = await self._recognised
-            after_ms = round((_now() - answered_at) * 1000)
-            facts = {"kind": machine.kind, "afterMs": after_ms, "evidence": machine.evidence}
-            self._post("machine.detected", facts)
-            log.info("a machine answered", extra={"kind": machine.kind})
+            machine = self._known() or await self._recognised
+            if not self._known():
+                after_ms = round((_now() - answered_at) * 1000)
+                facts = {"kind": machine.kind, "afterMs": after_ms, "evidence": machine.evidence}
+                self._post("machine.detected", facts)
+                log.info("a machine answered", extra={"kind": machine.kind})
             if ear is None or ear.done():
                 ear = tasks.create_task(self._listen(audio))
             await self._act(machine, speaker)
             ear.cancel()
+
+    @property
+    def decided(self) -> bool:
+        """True if a former agent has recognised a machine."""
+        return self._known() is not None
+
+    def _known(self) -> Machine | None:
+        kind = None if self._so_far is None else self._so_far.machine
+        return None if kind is None else Machine(kind, "")
 
     def _decide(self, machine: Machine) -> None:
         if not self._recognised.done():
             self._recognised.set_result(machine)
 
     def _policy(self, machine: Machine) -> OnVoicemail:
-        return self._on_voicemail if machine.kind == "voicemail" else self._on_ivr
+        policy = self._on_voicemail if machine.kind == "voicemail" else self._on_ivr
+        if policy == "continue" and self.decided and machine.kind == "voicemail" and self._message:
+            return "leave_message"  # the former agent's LLM recognised it (``told``)
+        return policy
 
     async def _act(self, machine: Machine, speaker: Speaker) -> None:
         speaker.fall_silent()
-        if self._policy(machine) == "leave_message":
+        left = self._so_far is not None and self._so_far.voicemail_left
+        if self._policy(machine) == "leave_message" and not left:
             await self._leave_message(speaker)
         self._end("voicemail_reached" if machine.kind == "voicemail" else "ivr_reached")
 

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from core.jobs import CallBrief
+from core.models import Turn
 from core.recordings.consent import ConsentBy
 from core.tasks.first_of import first_of
 from worker.opening import texts
 from worker.opening.consent import Consent
+from worker.opening.resumption import Resumption
 from worker.privacy.gate import Gate
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.yes_no import Answer, by_key, by_words
@@ -52,12 +54,15 @@ class Speaker(Protocol):
     async def synthesise(self, speech: PreparedSpeech) -> bool:
         """Synthesise ``speech``; return False if the TTS failed, which is reported already."""
 
-    def greet(self) -> None:
-        """Say the greeting."""
+    def greet(self, line: PreparedSpeech | None = None, owed: Turn | None = None) -> None:
+        """Say ``line`` and the greeting, and answer ``owed``, the caller's last turn."""
 
 
 class Opening:
     """The opening of one call. Making it shuts the gate if the call's consent is opt_in.
+
+    An agent that takes over (``resumption``) says the re-entry line, then what of the opening is
+    still to be said. A question that was asked and not answered is asked again; an answer stays.
 
     ``post`` posts events that hold no words. ``end`` ends the call. ``on_busy`` is called when the
     exchange about consent begins and ends.
@@ -71,8 +76,17 @@ class Opening:
         post: Post,
         end: Callable[[Literal["consent_refused"]], None],
         on_busy: Callable[[bool], None],
+        resumption: Resumption | None = None,
     ) -> None:
         disclosure, question = texts.disclosure(brief), texts.question(brief)
+        refused = False
+        if resumption is not None:
+            so_far = resumption.so_far
+            disclosure = None if so_far.disclosed else disclosure
+            refused = question is not None and so_far.consent == "refused"
+            question = None if so_far.consent in ("granted", "refused") else question
+        self._line = None if resumption is None else resumption.line
+        self._owed = None if resumption is None else resumption.owed
         self._disclosure = None if disclosure is None else PreparedSpeech(disclosure)
         self._question = None if question is None else PreparedSpeech(question)
         self._goodbye = (
@@ -92,19 +106,27 @@ class Opening:
         self._patience: asyncio.Timeout | None = None
         self._since = 0.0
         self._caller_speaks = False
-        if self._question is not None:
+        self._leaves = refused and self._goodbye is not None
+        if self._question is not None or refused:
             gate.shut("consent")
 
     @property
     def speeches(self) -> list[PreparedSpeech]:
         """The speeches to synthesise before the answer, in their order."""
-        return [one for one in (self._disclosure, self._question) if one is not None]
+        all_of_them = (self._line, self._disclosure, self._question)
+        return [one for one in all_of_them if one is not None]
 
     async def run(self, speaker: Speaker) -> None:
         """Say and ask everything, then greet. Cancelling it ends the exchange without an answer."""
         if self._asking:
             speaker.divert(self._said)
             self._on_busy(True)
+        if self._leaves and self._goodbye is not None:
+            return await self._hang_up(self._goodbye, speaker)
+        line = self._line
+        if line is not None and self.speeches[1:]:
+            await speaker.announce(line, attentive=True)
+            line = None
         if self._disclosure is not None:
             if not await speaker.announce(self._disclosure, attentive=True):
                 return
@@ -118,7 +140,7 @@ class Opening:
             self._asking = False
             self._on_busy(False)
             speaker.divert(None)
-        speaker.greet()
+        speaker.greet(line, self._owed)
 
     def pressed(self, key: str) -> bool:
         """Take a key; return False if it is not for the opening. Keys count during the question."""

@@ -10,10 +10,14 @@ from typing import Any, Literal
 
 from core.models import now, rfc3339
 from core.recordings.command import Command
+from core.recovery import Recovered
 from worker.privacy.gate import Gate
 
 # The last key's tone goes on after the key is known, and a caller may press one too many.
 _TAIL_S = 0.5
+# How long a secret entry's mask outlasts its agent: a caller who was typing may go on, and the next
+# agent asks again, which masks the call anew.
+_HELD_S = 10.0
 
 By = Literal["api", "agent"]
 
@@ -44,6 +48,25 @@ class RecordingControl:
         self.deaf = False
         self.deafened: list[Callable[[bool], None]] = []
         """Called when a mask begins (True), and when it ends."""
+
+    def restore(self, so_far: Recovered) -> None:
+        """Hold on to what was in force when the former agent was lost.
+
+        Call it when the call's clock runs, and ``deafened`` is complete.
+        """
+        loop = asyncio.get_running_loop()
+        if so_far.paused:
+            self._paused = True
+            self._gate.shut("paused")
+        if so_far.typing_secretly:
+            self._entries += 1
+            self._timers.add(loop.call_later(_HELD_S, self._entry_over))
+        until = so_far.masked_until
+        if until is not None and (left := (until - now()).total_seconds()) > 0:
+            self._until, self._end = until, loop.call_later(left, self._stop_mask)
+        self._settle()
+        if until is not None and not self.deaf:
+            self._tell("recording.unmasked")
 
     def obey(self, command: Command) -> None:
         """Do what the API asks, and confirm it, also if there is nothing to do."""

@@ -54,6 +54,11 @@ def recorder_of(
     """Return the recorder of a call, or None if it is not to be recorded."""
     if brief.recording is None:
         return None
+    if brief.recovered is not None and brief.recovered.answered_at is not None:
+        # A second file of the call would take the place of the first.
+        if brief.recovered.recorded:
+            post("recording.stopped", {"reason": "agent_lost"})
+        return None
     directory = settings.data_dir / "spool" / "recordings"
     create = partial(RecordingFile.create, directory, brief.call_id, brief.recording)
     return Recorder(

@@ -16,6 +16,7 @@ from core.recordings.command import COMMAND_TOPIC
 from core.rtc_sdk import publish_dtmf
 from core.settings import Settings
 from core.sound.reports import SoundReport
+from core.tasks.within import within
 from core.tokens import TokenIssuer
 from core.transfers import TransferResult, human_identity
 from worker.handover.aside import Aside
@@ -38,6 +39,8 @@ _RECONNECT_WITHIN_S = 20.0
 _USUAL_DELAY_MS = 70.0
 # What Opus, the SIP service's packets and the queues between them hold (measured).
 _HIDDEN_DELAY_MS = 15.0, 65.0
+_DIALLED_WITHIN_S = 12.0  # a dial's participant joins within 10 s (sip.dial)
+_DISMISS_WITHIN_S = 5.0
 _LEG_DRAIN_S = 0.4  # the phone's leg still has this much to play when the last word is sent
 
 
@@ -189,6 +192,25 @@ class RoomLine:
             on_connected=on_connected,
             on_left=on_left,
         )
+
+    async def dismiss(self, transfer_id: str) -> None:
+        """The gateway goes on dialling them, or has just begun to."""
+        identity = human_identity(transfer_id)
+        here = asyncio.Event()
+
+        def look(*_: object) -> None:
+            if identity in self._room.remote_participants:
+                here.set()
+
+        self._room.on("participant_connected", look)
+        look()
+        try:
+            if await within(_DIALLED_WITHIN_S, here.wait()):
+                await hang_up.send_away(
+                    self._room, self._ctx.api, identity, told=False, within_s=_DISMISS_WITHIN_S
+                )
+        finally:
+            self._room.off("participant_connected", look)
 
     # Leaving
 

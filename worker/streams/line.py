@@ -288,6 +288,9 @@ class StreamLine:
     ) -> Consultation:
         raise NotSupported("a warm transfer")
 
+    async def dismiss(self, transfer_id: str) -> None:
+        """Nobody was consulted on such a line."""
+
     async def drain(self) -> None:
         if self._link is None:
             return

@@ -82,6 +82,17 @@ class Keypad:
         else:
             self._keep(digit)
 
+    def restore(self, digits: str) -> None:
+        """Take keys that a former agent had before their turn was over. More may come; ``resume``
+        makes a turn of them."""
+        self._digits = digits
+
+    def resume(self) -> bool:
+        """Give the caller time for more keys; return False if there are none to make a turn of."""
+        if self._digits and self._timer is None:
+            self._keep(self._take())
+        return bool(self._digits)
+
     def deafen(self, on: bool) -> None:
         """Ignore keys, and those that would become a turn now; or take them again."""
         self._deaf = on

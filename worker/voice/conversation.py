@@ -21,7 +21,7 @@ from livekit.agents import (
 )
 from livekit.agents.voice import SpeechHandle, io
 
-from core.models import AgentConfig
+from core.models import AgentConfig, Turn
 from core.settings import Settings
 from worker.line import Line
 from worker.timing.call_clock import CallClock
@@ -29,19 +29,21 @@ from worker.timing.first_sound import report_missing_sound
 from worker.timing.turn_clock import TurnClock
 from worker.voice import pipeline
 from worker.voice.brain import Brain
-from worker.voice.failures import apology, failure_of
+from worker.voice.failures import Failures, apologise, apology
 from worker.voice.fallback import describe
+from worker.voice.history import forget, note
 from worker.voice.keys import pressed
 from worker.voice.last_words import LastWords
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.providers import Providers, provider_names
+from worker.voice.replies import reply_after, reply_to
 from worker.voice.transcript import Post, Transcript, spoken_text
+from worker.voice.turn_taking import hearing
 
 log = logging.getLogger(__name__)
 
 Deaf = Literal["hold", "mask"]
 
-_APOLOGY_WITHIN_S = 8.0
 _CLOSE_WITHIN_S = 10.0
 _INTERRUPT_WITHIN_S = 2.0
 
@@ -52,7 +54,8 @@ class Conversation:
     ``opening`` is synthesised before the greeting, and said by worker.opening.
     ``on_failed(stage, message)`` is called when a provider failed for good,
     ``on_busy(who, busy)`` when caller or agent start or stop speaking or thinking,
-    ``on_heard(text, final)`` with interim and final transcripts of the far end.
+    ``on_heard(text, final)`` with interim and final transcripts of the far end,
+    ``on_voice`` each time the first sound of a speech leaves.
     """
 
     def __init__(
@@ -66,16 +69,22 @@ class Conversation:
         on_failed: Callable[[str, str], None],
         on_busy: Callable[[str, bool], None],
         on_heard: Callable[[str, bool], None] | None = None,
+        on_voice: Callable[[], None] = lambda: None,
+        greets: bool = True,
         tap: Callable[[io.AudioOutput], io.AudioOutput] | None = None,
         opening: Sequence[PreparedSpeech] = (),
         clock: CallClock,
     ) -> None:
-        """``tap`` returns an output that listens to the agent's voice on its way to the line."""
+        """``tap`` returns an output that listens to the agent's voice on its way to the line.
+
+        ``greets``: the caller has not heard the greeting yet.
+        """
         self._config = config
         self._post = post
         self._on_failed = on_failed
         self._on_busy = on_busy
         self._on_heard = on_heard
+        self._on_voice = on_voice
         self._brain = brain
         self._line = line
         self._tap = tap
@@ -86,7 +95,7 @@ class Conversation:
         )
         brain.attach(self._session)
         self._last_words = LastWords(self._session)
-        self._names = provider_names(config)
+        self._failures = Failures(provider_names(config), post, on_failed)
         self._clock = TurnClock(
             settings.endpointing_ms / 1000,
             lambda: clock.both_ways_ms,
@@ -95,13 +104,14 @@ class Conversation:
         brain.agent.listens = self._clock.listen
         brain.agent.hears = self._clock.hear
         self._transcript = Transcript(post, self._clock, clock)
-        self._greeting = PreparedSpeech(config.begin_message) if config.begin_message else None
+        text = config.begin_message if greets else None
+        self._greeting = PreparedSpeech(text) if text else None
+        self._greeted_by: SpeechHandle | None = None
         self._prepared = [*opening] if self._greeting is None else [*opening, self._greeting]
         self._diverted: Callable[[str], None] | None = None
         self._unasked: list[SpeechHandle] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = asyncio.Event()
-        self._given_up = False
         self._silent = False
         self._deaf: set[Deaf] = set()
         self._closing = False
@@ -157,21 +167,41 @@ class Conversation:
                 engine, self._session.conn_options.tts_conn_options
             ):
                 # Once the session runs, it has reported the failure itself.
-                if not self._given_up:
-                    self._failed("tts", describe(error), recoverable=False)
+                if not self._failures.given_up:
+                    self._failures.tell("tts", describe(error), recoverable=False)
                 return
         await self._started.wait()
-        self._post("agent.ready", self._names)
+        self._post("agent.ready", self._failures.names)
 
     def answered(self) -> None:
         """Start listening."""
         self._session.input.set_audio_enabled(not self._deaf)
 
-    def greet(self) -> None:
-        """Say the greeting, if the agent has one. From now on the far end should be heard."""
+    def greet(self, line: PreparedSpeech | None = None, owed: Turn | None = None) -> None:
+        """Say the greeting, if the agent has one. From now on the far end should be heard.
+
+        An agent that takes over says ``line`` before, and then answers ``owed``, the caller's last
+        turn, unless the caller speaks first: then one answer is for both.
+        """
         self._spawn(report_missing_sound(self._clock.sounded, self._post, listens=self._listens))
-        if self._greeting is not None and not self._closing and not self._silent:
-            self._say(self._greeting)
+        if self._closing or self._silent:
+            return
+        first = [] if line is None else [self._say(line)]
+        if self._greeting is not None:
+            self._greeted_by = self._say(self._greeting)
+            first.append(self._greeted_by)
+        if owed is not None:
+            self._transcript.go_on(owed)
+            reply_after(self._session, first)
+
+    async def said(self) -> None:
+        """Wait until the last speech that nobody asked for is over."""
+        if self._unasked:
+            await self._unasked[-1].wait_for_playout()
+
+    async def note(self, text: str) -> None:
+        """Let the brain's model know a fact that nobody said."""
+        await note(self._brain.agent, text)
 
     def _listens(self) -> bool:
         """Return True unless livekit-agents replaces what the caller says by silence."""
@@ -208,29 +238,17 @@ class Conversation:
                 self._session.interrupt()
 
     def _asked(self, message: llm.ChatMessage) -> None:
-        if self._closing or self._silent:
-            return
-        self._spawn(self._answer(message))
+        if not self._closing and not self._silent:
+            self._spawn(reply_to(self._session, message, wanted=lambda: self._answers))
+
+    @property
+    def _answers(self) -> bool:
+        return not (self._closing or self._silent or self._deaf)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _answer(self, message: llm.ChatMessage) -> None:
-        try:
-            # Stop the current speech first, so that its heard part precedes the keys.
-            await self._session.interrupt()
-        except RuntimeError:
-            # The current speech cannot be interrupted. Answer after it, unless it was a goodbye.
-            if (speech := self._session.current_speech) is not None:
-                await speech.wait_for_playout()
-        if self._closing or self._silent or self._deaf:
-            return
-        try:
-            self._session.generate_reply(user_input=message)
-        except RuntimeError:
-            log.info("keys pressed during a goodbye, or after it")
 
     async def warm(self) -> None:
         """Warm up the brain. Not bounded."""
@@ -267,21 +285,15 @@ class Conversation:
         """
         if self._closing or self._silent:
             return False
-        deaf = self._session.options.interruption
-        before, deaf["discard_audio_if_uninterruptible"] = (
-            deaf["discard_audio_if_uninterruptible"],
-            not attentive,
-        )
         try:
-            spoken = self._say(speech, allow_interruptions=False)
-            await spoken.wait_for_playout()
+            with hearing(self._session, attentive):
+                spoken = self._say(speech, allow_interruptions=False)
+                await spoken.wait_for_playout()
         except RuntimeError as error:
             log.warning("not said", extra={"error": str(error)})
             return False
-        finally:
-            deaf["discard_audio_if_uninterruptible"] = before
         if not attentive:
-            await self._forget(spoken)
+            await forget(self._brain.agent, {item.id for item in spoken.chat_items})
         return not spoken.interrupted
 
     async def hush(self) -> None:
@@ -302,16 +314,8 @@ class Conversation:
     async def apologise(self) -> None:
         """Apologise in the agent's language, if the session can still speak."""
         text = apology(self._config)
-        if text is None or self._closing:
-            return
-        try:
-            async with asyncio.timeout(_APOLOGY_WITHIN_S):
-                await self._session.interrupt(force=True)
-                speech = self._session.say(text, allow_interruptions=False)
-                self._unasked.append(speech)
-                await speech.wait_for_playout()
-        except (TimeoutError, RuntimeError) as error:
-            log.warning("no apology", extra={"error": str(error)})
+        if text is not None and not self._closing:
+            await apologise(self._session, text, self._unasked.append)
 
     async def conclude(self) -> None:
         """Stop talking, and put what was said and heard so far on the record. Bounded."""
@@ -345,13 +349,6 @@ class Conversation:
         self._unasked.append(spoken)
         return spoken
 
-    async def _forget(self, spoken: SpeechHandle) -> None:
-        """Take ``spoken`` out of the history that the brain gets."""
-        history = self._brain.agent.chat_ctx.copy()
-        said = {item.id for item in spoken.chat_items}
-        history.items = [item for item in history.items if item.id not in said]
-        await self._brain.agent.update_chat_ctx(history)
-
     def _item_added(self, event: ConversationItemAddedEvent) -> None:
         item = event.item
         if isinstance(item, llm.ChatMessage):
@@ -382,21 +379,15 @@ class Conversation:
 
     def _agent_changed(self, event: AgentStateChangedEvent) -> None:
         self._on_busy("agent", event.new_state in {"thinking", "speaking"})
+        if event.new_state == "speaking":
+            self._on_voice()
+            if (greeted_by := self._greeted_by) and greeted_by is self._session.current_speech:
+                self._greeted_by = None
+                self._post("greeting.started", {})
 
     def _provider_failed(self, event: ErrorEvent) -> None:
-        if self._closing:
-            return
-        failure = failure_of(event)
-        self._failed(failure.stage, failure.message, failure.recoverable)
-
-    def _failed(self, stage: str, message: str, recoverable: bool) -> None:
-        facts = {"stage": stage, "message": message, "recoverable": recoverable}
-        if (name := self._names.get(stage)) is not None:
-            facts["provider"] = name
-        self._post("provider.error", facts)
-        if not recoverable:
-            self._given_up = True
-            self._on_failed(stage, message)
+        if not self._closing:
+            self._failures.of(event)
 
     def _closed(self, event: CloseEvent) -> None:
         if not self._closing:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from livekit.agents import APIConnectionError, APIConnectOptions, ErrorEvent
+from livekit.agents import AgentSession, APIConnectionError, APIConnectOptions, ErrorEvent
+from livekit.agents.voice import SpeechHandle
 
 from core.models import AgentConfig
 from worker.voice.fallback import ATTEMPT_S, describe
 from worker.voice.providers import base_language
+
+log = logging.getLogger(__name__)
+
+_APOLOGY_WITHIN_S = 8.0
 
 # These bound the silence that a caller hears: one attempt, one quick retry, then an apology.
 LLM_OPTIONS: Final = APIConnectOptions(max_retry=1, retry_interval=0.3, timeout=6.0)
@@ -30,6 +38,16 @@ _APOLOGIES: Final = {
     "it": "Mi dispiace, si è verificato un errore. La prego di richiamare più tardi. Arrivederci.",
     "nl": "Het spijt me, er ging iets mis. Probeer het later nog eens. Tot ziens.",
     "pt": "Desculpe, ocorreu um erro. Por favor, ligue mais tarde. Adeus.",
+}
+# Spoken by an agent that takes over from one that was lost.
+_REENTRIES: Final = {
+    "en": "Sorry, I lost you for a moment.",
+    "de": "Entschuldigung, ich war einen Moment weg.",
+    "es": "Perdone, se ha cortado un momento.",
+    "fr": "Excusez-moi, je vous ai perdu un instant.",
+    "it": "Mi scusi, l'ho persa per un momento.",
+    "nl": "Sorry, ik was u even kwijt.",
+    "pt": "Desculpe, perdi a ligação por um momento.",
 }
 
 
@@ -54,6 +72,58 @@ def failure_of(event: ErrorEvent) -> Failure:
     return Failure(stage, describe(cause), recoverable or broke_off)
 
 
+class Failures:
+    """Reports a conversation's failures. ``names`` are the providers', by stage.
+
+    ``on_failed(stage, message)`` is called when a provider failed for good.
+    """
+
+    def __init__(
+        self,
+        names: dict[str, str],
+        post: Callable[[str, dict[str, Any]], object],
+        on_failed: Callable[[str, str], None],
+    ) -> None:
+        self.names = names
+        self.given_up = False
+        self._post = post
+        self._on_failed = on_failed
+
+    def of(self, event: ErrorEvent) -> None:
+        """Report a session's error."""
+        failure = failure_of(event)
+        self.tell(failure.stage, failure.message, failure.recoverable)
+
+    def tell(self, stage: str, message: str, recoverable: bool) -> None:
+        facts = {"stage": stage, "message": message, "recoverable": recoverable}
+        if (name := self.names.get(stage)) is not None:
+            facts["provider"] = name
+        self._post("provider.error", facts)
+        if not recoverable:
+            self.given_up = True
+            self._on_failed(stage, message)
+
+
 def apology(config: AgentConfig) -> str | None:
     """Return the apology in the agent's language, or None if there is none in that language."""
     return _APOLOGIES.get(base_language(config))
+
+
+async def apologise(
+    session: AgentSession[None], text: str, said: Callable[[SpeechHandle], None]
+) -> None:
+    """Say the apology instead of anything else, if the session can. ``said`` gets its speech."""
+    try:
+        async with asyncio.timeout(_APOLOGY_WITHIN_S):
+            await session.interrupt(force=True)
+            speech = session.say(text, allow_interruptions=False)
+            said(speech)
+            await speech.wait_for_playout()
+    except (TimeoutError, RuntimeError) as error:
+        log.warning("no apology", extra={"error": str(error)})
+
+
+def reentry(config: AgentConfig) -> str | None:
+    """Return what an agent says first that takes over from a lost one; None: nothing."""
+    own = config.reentry_message
+    return _REENTRIES.get(base_language(config)) if own is None else own.strip() or None

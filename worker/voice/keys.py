@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from livekit.agents.llm import ChatMessage
 
 DIGITS = "digits"
@@ -13,3 +15,9 @@ def pressed(digits: str) -> ChatMessage:
     return ChatMessage(
         role="user", content=[f"[The caller pressed {digits}]"], extra={DIGITS: digits}
     )
+
+
+def keys_in(text: str) -> str | None:
+    """Return the keys that ``pressed`` made this text of; None: it is none of its texts."""
+    met = re.fullmatch(r"\[The caller pressed ([0-9A-D*#]+)\]", text)
+    return met and met[1]

@@ -54,6 +54,10 @@ class Transcript:
         """The caller's last turn; None: they have said nothing yet."""
         return None if self._turn is None else self._turn.id
 
+    def go_on(self, turn: Turn) -> None:
+        """The next answer is to this turn, which is on record already."""
+        self._turn = turn
+
     def hung_up(self) -> None:
         """Note the hang-up: an answer cut off from now on is not a barge-in."""
         self._hung_up = True

@@ -10,6 +10,7 @@ import pytest
 
 from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
+from core.recovery import OpenTransfer
 from core.transfers import Outcome, TransferOrder, TransferResult
 from worker.handover.transfer import Transfers
 from worker.line import TransferFailed
@@ -62,6 +63,7 @@ class Line:
         self.over: list[str] = []
         self.posted: list[tuple[str, Any, str | None]] = []
         self.human: Human | None = None
+        self.dismissed: list[str] = []
         self.transfers = Transfers(
             brief,
             line=cast(Any, self),
@@ -79,6 +81,9 @@ class Line:
     def consult(self, *_: Any, **told: Any) -> Human:
         self.human = Human(told["on_connected"])
         return self.human
+
+    async def dismiss(self, transfer_id: str) -> None:
+        self.dismissed.append(transfer_id)
 
     async def _delivered(self) -> None: ...
 
@@ -214,3 +219,29 @@ async def test_a_human_who_takes_the_call_is_watched_until_the_end() -> None:
     assert line.over == ["handed_over"]
     line.transfers.close()
     assert line.human.closed
+
+
+TRF = f"trf_{'0' * 24}"
+
+
+async def test_a_former_agents_referral_is_waited_for() -> None:
+    asked: list[str] = []
+
+    async def ask(order: TransferOrder) -> TransferResult:
+        asked.append(order.transfer_id)
+        return TransferResult(outcome="transferred")
+
+    line = Line(ask)
+    await line.transfers.take_over(OpenTransfer(transfer_id=TRF, mode="cold"))
+    assert (asked, line.over, line.dismissed) == ([TRF], ["referred"], [])
+
+
+async def test_a_former_agents_consultation_ends() -> None:
+    line = Line(answering("answered"), mode="warm")
+    with pytest.raises(ActionFailed, match="technical fault"):
+        await line.transfers.take_over(OpenTransfer(transfer_id=TRF, mode="warm"))
+    await asyncio.sleep(0)
+    assert (line.dismissed, line.over, line.held) == ([TRF], [], [])
+    assert line.posted == [("transfer.failed", {"reason": "agent_lost"}, f"{TRF}_transfer.failed")]
+    await line.transfers.transfer()
+    assert line.over == ["handed_over"], "the next one is carried out"

@@ -65,6 +65,7 @@ BEGIN: list[tuple[Any, ...]] = [
     ("agent.joined",),
     ("agent.ready",),
     ("call.answered",),
+    ("greeting.started",),
     ("turn", "", GREETING),
 ]
 # The data that counts, by event. No times, no ids, no texts of errors.

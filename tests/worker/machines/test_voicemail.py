@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from core.audio import Pcm
-from core.models import AgentConfig
+from core.models import AgentConfig, Turn, now
+from core.recovery import Recovered
 from worker.line import Line as CallLine
 from worker.machines.voicemail import Durations, MachinePolicy
 from worker.voice.ambient import AmbientSound
@@ -64,7 +66,9 @@ class Line:
 class Watched:
     """A policy, with its events and the endings it asked for."""
 
-    def __init__(self, durations: Durations, **config: Any) -> None:
+    def __init__(
+        self, durations: Durations, *, so_far: Recovered | None = None, **config: Any
+    ) -> None:
         self.line = Line()
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.endings: list[str] = []
@@ -78,6 +82,7 @@ class Watched:
             end=self._end,
             hush=self._hush,
             durations=durations,
+            so_far=so_far,
         )
 
     async def _hush(self) -> None:
@@ -318,3 +323,63 @@ async def test_a_sound_that_was_stopped_does_not_begin() -> None:
     await sound.stop()
     await sound.start(cast(CallLine, None))  # None: it must not be asked to play
     await sound.stop()
+
+
+# An agent that takes over
+
+
+def so_far(passed_s: float = 5, **told: Any) -> Recovered:
+    answered_at = now() - timedelta(seconds=passed_s)
+    return Recovered(epoch=1, lost_at=now(), answered_at=answered_at, **told)
+
+
+SILENT = Durations(silence_s=0.01)
+
+
+async def test_a_message_that_was_not_left_is_left_once_more() -> None:
+    async with watched(SILENT, so_far=so_far(machine="voicemail")) as call:
+        assert call.policy.decided
+        await call.ended.wait()
+    assert call.line.did == ["silent", "hush", f"synthesise {MESSAGE}", "recite"]
+    assert (call.types, call.endings) == (["voicemail.left"], ["voicemail_reached"])
+
+
+async def test_a_message_that_was_left_is_not_left_again() -> None:
+    known = so_far(machine="voicemail", voicemail_left=True)
+    async with watched(SILENT, so_far=known) as call:
+        await call.ended.wait()
+    assert (call.line.did, call.types) == (["silent"], [])
+    assert call.endings == ["voicemail_reached"]
+
+
+async def test_the_model_had_recognised_the_box() -> None:
+    known = so_far(machine="voicemail")
+    async with watched(SILENT, so_far=known, on_voicemail="continue") as call:
+        await call.ended.wait()
+    assert call.types == ["voicemail.left"]
+
+
+async def test_a_menu_is_left_at_once() -> None:
+    async with watched(SILENT, so_far=so_far(machine="ivr"), on_ivr="hang_up") as call:
+        await call.ended.wait()
+    assert (call.types, call.endings) == ([], ["ivr_reached"])
+
+
+@pytest.mark.parametrize(
+    ("known", "recognised"),
+    [
+        (so_far(), True),
+        (so_far(passed_s=40), False),
+        (so_far(turns=[Turn(id="t", transcript="Yes?")]), False),
+    ],
+)
+async def test_it_goes_on_listening_for_an_announcement(known: Recovered, recognised: bool) -> None:
+    async with watched(so_far=known) as call:
+        call.policy.busy("caller", True)
+        call.policy.heard("please leave a message", True)
+        await settled()
+    assert ("machine.detected" in call.types) is recognised
+    assert not call.policy.decided
+    if recognised:
+        (_, data) = call.events[0]
+        assert 5000 <= data["afterMs"] < 8000

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from core.jobs import CallBrief
-from core.models import Agent, AgentConfig, CallEvent
+from core.models import Agent, AgentConfig, CallEvent, Turn
 from core.recordings.config import Consent, ConsentMode, Disclosure
 from core.recordings.plan import RecordingPlan
+from core.recovery import Recovered
 from worker.opening import opening as module
 from worker.opening import texts
 from worker.opening.opening import Opening
+from worker.opening.resumption import resumption_of
 from worker.privacy.gate import Gate
+from worker.voice.failures import reentry
 from worker.voice.prepared import PreparedSpeech
 
 pytestmark = pytest.mark.unit
@@ -59,6 +63,7 @@ class Rig:
             post=self._post,
             end=self.did.append,
             on_busy=lambda busy: self.did.append(f"busy {busy}"),
+            resumption=resumption_of(brief),
         )
 
     def _post(self, type: str, data: dict[str, Any]) -> CallEvent:
@@ -83,8 +88,12 @@ class Rig:
     async def synthesise(self, speech: PreparedSpeech) -> bool:
         return True
 
-    def greet(self) -> None:
+    def greet(self, line: PreparedSpeech | None = None, owed: Turn | None = None) -> None:
+        if line is not None:
+            self.did.append(f"say {line.text}")
         self.did.append("greet")
+        if owed is not None:
+            self.did.append(f"answer {owed.transcript}")
 
     # The test
 
@@ -303,3 +312,106 @@ async def test_a_caller_who_begins_to_answer_may_finish() -> None:
         assert (patience.when() or 0) < until + 15, "not for ever"
         rig.caller_says("yes")
     assert rig.events()[-1] == "consent.granted words"
+
+
+# An agent that takes over
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+LINE = "Where were we?"
+ASKED = Turn(id="t1", transcript="when do you open?", start_ms=2000)
+
+
+def taken_over(given: CallBrief, **so_far: Any) -> CallBrief:
+    config = given.agent.config.model_copy(update={"reentry_message": LINE})
+    values: dict[str, Any] = {"epoch": 1, "lost_at": NOON, "answered_at": NOON}
+    return given.model_copy(
+        update={
+            "recovered": Recovered(**(values | so_far)),
+            "agent": given.agent.model_copy(update={"config": config}),
+        }
+    )
+
+
+async def test_it_says_the_reentry_line_and_answers_the_last_turn() -> None:
+    said = taken_over(brief(disclosure=Disclosure(text=HELD)), disclosed=True, turns=[ASKED])
+    async with run(said) as rig:
+        assert [speech.text for speech in rig.opening.speeches] == [LINE]
+    assert rig.did == [f"say {LINE}", "greet", "answer when do you open?"]
+
+
+async def test_who_has_heard_nothing_is_met_as_by_the_first() -> None:
+    async with run(taken_over(brief(disclosure=Disclosure(text=HELD)))) as rig:
+        await rig.spoken(HELD)
+    assert rig.did == ["disclosure.spoken", "greet"]
+
+
+async def test_an_open_question_is_asked_again_with_the_gate_shut() -> None:
+    async with run(taken_over(opt_in(), consent="asked")) as rig:
+        assert not rig.gate.is_open
+        await rig.spoken(LINE)
+        await rig.says(QUESTION)
+        rig.opening.pressed("1")
+    assert rig.events() == ["consent.asked", "consent.granted key"]
+    assert rig.gate.is_open and rig.did[-1] == "greet"
+
+
+async def test_who_had_agreed_is_not_asked_again() -> None:
+    async with run(taken_over(opt_in(), consent="granted", greeted=True)) as rig:
+        assert rig.gate.is_open
+    assert rig.did == [f"say {LINE}", "greet"]
+
+
+async def test_a_refusal_keeps_the_gate_shut() -> None:
+    given = taken_over(opt_in(on_refused="continue"), consent="refused", greeted=True)
+    async with run(given) as rig:
+        pass
+    assert rig.did == [f"say {LINE}", "greet"]
+    assert rig.gate.is_shut_for("consent")
+
+
+async def test_a_goodbye_after_a_refusal_is_said_again() -> None:
+    given = taken_over(opt_in(on_refused="hang_up"), consent="refused")
+    async with run(given) as rig:
+        await rig.spoken(texts.goodbye(given))
+    assert rig.did == ["consent_refused"]
+    assert rig.gate.is_shut_for("consent")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "Sorry, I lost you for a moment."),
+        ({"language": "de-CH"}, "Entschuldigung, ich war einen Moment weg."),
+        ({"language": "pl"}, None),
+        ({"reentry_message": " "}, None),
+        ({"reentry_message": LINE, "language": "pl"}, LINE),
+    ],
+)
+def test_the_reentry_line(changes: dict[str, Any], line: str | None) -> None:
+    assert reentry(AgentConfig(name="Ann", **changes)) == line
+
+
+UNFINISHED = ASKED.model_copy(update={"response": "Let me look."})
+
+
+@pytest.mark.parametrize(
+    ("so_far", "mode", "owed"),
+    [
+        ({"turns": [ASKED]}, "webhook", True),
+        ({"turns": [ASKED], "keys": "4"}, "hosted", False),
+        ({"turns": [UNFINISHED], "unfinished": True}, "hosted", True),
+        ({"turns": [UNFINISHED], "unfinished": True}, "webhook", False),
+        ({"turns": [UNFINISHED]}, "hosted", False),
+        ({"turns": [Turn(id="t", response="Hello.")], "unfinished": True}, "hosted", False),
+        ({"turns": [ASKED], "give_up": True}, "hosted", False),
+        ({"turns": [ASKED], "machine": "voicemail"}, "hosted", False),
+    ],
+)
+def test_the_turn_that_is_owed_an_answer(so_far: Any, mode: Any, owed: bool) -> None:
+    found = resumption_of(taken_over(brief(voice_mode=mode), **so_far))
+    assert found is not None and (found.owed is not None) is owed
+
+
+def test_a_call_that_nobody_had_answered_begins_anew() -> None:
+    assert resumption_of(taken_over(brief(), answered_at=None)) is None
+    assert resumption_of(brief()) is None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from core.models import now
 from core.recordings.command import Action, Command
+from core.recovery import Recovered
 from tests.worker.privacy.masked import Masked
+from worker.privacy import control
 
 pytestmark = pytest.mark.unit
 
@@ -127,3 +131,45 @@ async def test_after_the_call_nothing_opens_any_more() -> None:
     for _ in range(3):
         await asyncio.sleep(0)
     assert not call.gate.is_open
+
+
+def so_far(**told: Any) -> Recovered:
+    return Recovered(epoch=1, lost_at=now(), **told)
+
+
+async def test_a_pause_outlasts_the_agent(call: Masked) -> None:
+    call.now_ms = 5000
+    call.control.restore(so_far(paused=True))
+    assert (call.gate.spans(), call.deaf, call.events) == (((5000, None),), [], [])
+    call.control.resume("api")
+    assert call.gate.is_open
+
+
+async def test_a_mask_outlasts_the_agent(call: Masked) -> None:
+    call.control.restore(so_far(masked_until=now() + timedelta(milliseconds=50)))
+    assert (call.deaf, call.gate.is_open, call.events) == ([True], False, [])
+    opened = asyncio.Event()
+    call.gate.opened.append(opened.set)
+    await asyncio.wait_for(opened.wait(), 5)
+    assert (call.deaf, call.types) == ([True, False], ["unmasked"])
+
+
+async def test_a_mask_that_ended_meanwhile_is_over(call: Masked) -> None:
+    call.control.restore(so_far(masked_until=now() - timedelta(seconds=1)))
+    assert (call.deaf, call.types, call.gate.is_open) == ([], ["unmasked"], True)
+
+
+async def test_who_typed_in_secret_may_go_on(call: Masked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_HELD_S", 0)
+    call.control.restore(so_far(typing_secretly=True))
+    assert (call.deaf, call.gate.is_open) == ([True], False)
+    with call.control.secretly():  # the next agent asks again
+        await asyncio.sleep(0.01)
+        assert call.deaf == [True]
+    await asyncio.sleep(0.01)
+    assert (call.deaf, call.gate.is_open) == ([True, False], True)
+
+
+async def test_nothing_was_in_force(call: Masked) -> None:
+    call.control.restore(so_far())
+    assert (call.deaf, call.events, call.gate.spans()) == ([], [], ())

@@ -90,6 +90,22 @@ class TestTurns:
             await asyncio.sleep(0)
         assert turns.texts == []
 
+    async def test_what_a_former_agent_had_waits_for_more(self, turns: Turns) -> None:
+        turns.keypad.restore("42")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert turns.texts == []
+        assert turns.keypad.resume()
+        turns.press("7")
+        await turns.taken.wait()
+        assert turns.texts == ["427"]
+        assert not turns.keypad.resume()
+
+    async def test_it_belongs_to_an_entry_that_is_asked_for(self, turns: Turns) -> None:
+        turns.keypad.restore("12")
+        assert await collecting(turns, "34") == "The caller pressed 1234."
+        assert not turns.keypad.resume()
+
 
 class TestCollect:
     async def test_as_many_as_asked_for(self, turns: Turns) -> None:
