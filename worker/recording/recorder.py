@@ -54,11 +54,6 @@ def recorder_of(
     """Return the recorder of a call, or None if it is not to be recorded."""
     if brief.recording is None:
         return None
-    if brief.recovered is not None and brief.recovered.answered_at is not None:
-        # A second file of the call would take the place of the first.
-        if brief.recovered.recorded:
-            post("recording.stopped", {"reason": "agent_lost"})
-        return None
     directory = settings.data_dir / "spool" / "recordings"
     create = partial(RecordingFile.create, directory, brief.call_id, brief.recording)
     return Recorder(
@@ -261,9 +256,12 @@ class Recorder:
             self._tap.settle(inf if rest else time.time() - SOON_S)
         self._mixer.settle(time.time(), rest=rest)
         redacted = () if self._silencer is None else self._silencer.spans()
-        frames, keeps = self._mixer.take(round((until - self._clock.answered_at) * RATE), redacted)
-        if len(frames) and (keeps or self._file is not None):
-            await asyncio.to_thread(self._store, frames, self._mixer.taken - len(frames))
+        last = round((until - self._clock.answered_at) * RATE)
+        # In pieces: before an agent that took over a call, there are hours of silence at once.
+        while (end := min(last, self._mixer.taken + _SILENCE)) > self._mixer.taken:
+            frames, keeps = self._mixer.take(end, redacted)
+            if keeps or self._file is not None:
+                await asyncio.to_thread(self._store, frames, self._mixer.taken - len(frames))
 
     def _store(self, frames: Frames, before: int) -> None:
         if self._file is None:

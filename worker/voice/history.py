@@ -8,8 +8,10 @@ from collections.abc import Collection
 from livekit.agents import Agent
 from livekit.agents.llm import ChatContext, ChatMessage
 
+from core.memory import ToolRun
 from core.models import Turn
 from core.recovery import Recovered
+from worker.tools.earlier import in_order, items
 from worker.voice.keys import DIGITS, keys_in
 
 
@@ -22,9 +24,11 @@ def history(so_far: Recovered | None) -> ChatContext:
     if so_far is None:
         return context
     began = so_far.answered_at.timestamp() if so_far.answered_at is not None else None
-    for turn in so_far.turns:
-        context.items += _messages(turn, began)
-    # Tool runs belong here: each after the message of its turn that called it.
+    for each in in_order(so_far):
+        if isinstance(each, ToolRun):
+            context.items += items(each, began or so_far.lost_at.timestamp())
+        else:
+            context.items += _messages(each, began)
     return context
 
 
