@@ -110,3 +110,22 @@ class Heartbeat(Model):
     draining: bool = False
     address: str | None = Field(None, max_length=512)
     """Where the gateway reaches a stream worker; None: the worker takes calls in rooms."""
+    dispatch_name: str | None = Field(None, min_length=1, max_length=300)
+    """The name by which LiveKit dispatches to this worker alone; None: a stream worker, or one of
+    an earlier release, which has ``agent_name`` in common with others."""
+    calls: list[str] | None = Field(None, max_length=10_000)
+    """The calls of ``active``, by id; None: not told."""
+
+
+def dispatch_name(agent_name: str, worker_id: str) -> str:
+    """Return the name under which a worker registers with LiveKit.
+
+    The gateway, not LiveKit, chooses each call's worker: it alone knows who has a free place and
+    who is silent. LiveKit keeps a worker that vanished registered for 15 to 20 minutes.
+    """
+    return f"{agent_name}@{worker_id}"
+
+
+def is_dispatch_name(name: str, agent_name: str) -> bool:
+    """Return True if ``name`` is that of all workers with ``agent_name``, or of one of them."""
+    return name == agent_name or name.startswith(f"{agent_name}@")

@@ -214,6 +214,12 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="A call whose agent has not joined by then is ended.",
     )
+    ring_while_full_s: float = Field(
+        20.0,
+        ge=0,
+        le=60,
+        description="How long a caller hears ringing while all workers' places are taken.",
+    )
     agent_silent_s: float = Field(
         3.5,
         ge=2.5,

@@ -173,6 +173,8 @@ async def create_app(
         calls_per_second=settings.calls_per_second,
         max_concurrent=settings.max_concurrent_calls,
         reserve=settings.fair_share_reserve,
+        agent_name=settings.agent_name,
+        ring_while_full_s=settings.ring_while_full_s,
     )
     app[AGENT_STORE] = AgentStore(database, cache, vault)
     app[NUMBERS] = NumberStore(database, cache)

@@ -17,6 +17,8 @@ from gateway.calls.handover import Handover
 from gateway.calls.inbound import Inbound
 from gateway.calls.livekit import LIVEKIT_ERRORS
 from gateway.calls.outbound import Outbound
+from gateway.calls.places.doorman import Doorman
+from gateway.calls.places.line import Line
 from gateway.calls.reconciler import Reconciler
 from gateway.calls.recovery import Recovery
 from gateway.calls.rooms import LiveKitRooms
@@ -95,7 +97,9 @@ async def open_call_services(
         stack.push_async_callback(succession.leave)
         await stack.enter_async_context(alongside(succession.run(), "succession"))
         tokens = TokenIssuer(secret)
-        dispatcher = Dispatcher(livekit, tokens, settings.agent_name)
+        dispatcher = Dispatcher(livekit, tokens, app[STORE].places, settings.agent_name)
+        line = Line(app[STORE].places, settings.agent_name, settings.ring_while_full_s)
+        stack.push_async_callback(line.aclose)
         journal = Journal(app[TIMELINE], app[METRICS])
         rooms = LiveKitRooms(livekit, app[ROOM_NAMES])
         await rooms.resume()
@@ -107,6 +111,7 @@ async def open_call_services(
             rooms=rooms,
             journal=journal,
             dispatcher=dispatcher,
+            line=line,
             policy=app[POLICY],
             limits=app[LIMITS],
             guard=app[SIP_GUARD],
@@ -123,7 +128,8 @@ async def open_call_services(
             timeline=app[TIMELINE],
             journal=journal,
             tokens=tokens,
-            agent_name=settings.agent_name,
+            dispatcher=dispatcher,
+            line=line,
             agent_join_timeout_s=settings.agent_join_timeout_s,
             tenant_recordings=settings.tenant_recordings,
         )
@@ -173,7 +179,6 @@ async def open_call_services(
             sessions=app[SESSIONS],
             streams=stream_sessions,
             tokens=session_tokens,
-            workers=stream_workers,
             numbers=app[NUMBERS],
             agents=app[AGENTS],
             webhooks=app[WEBHOOKS],
@@ -181,9 +186,7 @@ async def open_call_services(
             accounts=accounts,
         )
         stack.push_async_callback(twilio_sessions.aclose)
-        tasks = await stack.enter_async_context(
-            _tasks(app, accounts, stream_workers, twilio_sessions)
-        )
+        tasks = await stack.enter_async_context(_tasks(app, accounts, twilio_sessions))
         transfers = Transfers(
             livekit=livekit,
             sip=sip,
@@ -205,7 +208,7 @@ async def open_call_services(
         )
         stack.push_async_callback(transfers.aclose)
         provisioner = Provisioner(
-            objects=SipObjects(sip, settings.agent_name),
+            objects=SipObjects(sip, settings.agent_name, settings.ring_while_full_s),
             numbers=app[NUMBERS],
             accounts=accounts,
             settings=settings,
@@ -241,6 +244,8 @@ async def open_call_services(
         await stack.enter_async_context(alongside(stream_reconciler.run(), "stream reconciler"))
         await stack.enter_async_context(alongside(repair.run(), "number repair"))
         await stack.enter_async_context(alongside(recovery.run(), "recovery"))
+        doorman = Doorman(settings, sockets, inbound.announce)
+        await stack.enter_async_context(alongside(doorman.run(), "doorman"))
         yield CallServices(
             livekit=livekit,
             sip=sip,
@@ -292,7 +297,7 @@ async def _adopt(
 
 @contextlib.asynccontextmanager
 async def _tasks(
-    app: web.Application, accounts: Accounts, workers: StreamWorkers, twilio: TwilioSessions
+    app: web.Application, accounts: Accounts, twilio: TwilioSessions
 ) -> AsyncIterator[Tasks]:
     clock, settings = app[CLOCK], app[SETTINGS]
     progress = Progress(app[TIMELINE], app[METRICS])
@@ -302,7 +307,6 @@ async def _tasks(
         numbers=app[NUMBERS],
         webhooks=app[WEBHOOKS],
         accounts=accounts,
-        workers=workers,
         policy=app[POLICY],
         limits=app[LIMITS],
         progress=progress,

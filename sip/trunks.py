@@ -7,6 +7,7 @@ Pure: gateway.numbers.provisioning sends the requests built here.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 from google.protobuf.duration_pb2 import Duration
@@ -19,16 +20,23 @@ RINGING_TIMEOUT_S = 15
 
 
 def inbound_trunk(
-    number: PhoneNumber, *, agent_name: str, allowed_addresses: Sequence[str] = ()
+    number: PhoneNumber,
+    *,
+    agent_name: str,
+    allowed_addresses: Sequence[str] = (),
+    while_full_s: float = 0.0,
 ) -> CreateSIPInboundTrunkRequest:
-    """Build the trunk. Only ``allowed_addresses`` (IPs and networks) may call; empty: all may."""
+    """Build the trunk. Only ``allowed_addresses`` (IPs and networks) may call; empty: all may.
+
+    ``while_full_s``: RING_WHILE_FULL_S; the gateway, not the SIP service, ends that wait.
+    """
     return CreateSIPInboundTrunkRequest(
         trunk=SIPInboundTrunkInfo(
             name=number.id,
             # Carriers send both forms, and not every version of LiveKit treats them as equal.
             numbers=[number.phone_number, number.phone_number.removeprefix("+")],
             allowed_addresses=allowed_addresses,
-            ringing_timeout=Duration(seconds=RINGING_TIMEOUT_S),
+            ringing_timeout=Duration(seconds=RINGING_TIMEOUT_S + math.ceil(while_full_s)),
             # Unlike the rule's metadata, this does not reach the participant. If installations
             # share a LiveKit server, the agent's name tells whose trunk this is.
             metadata=json.dumps({**label(number), "agent_name": agent_name}),

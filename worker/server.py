@@ -14,7 +14,7 @@ from livekit.agents import AgentServer, JobRequest
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
-from core.jobs import Heartbeat
+from core.jobs import Heartbeat, JobMetadata, dispatch_name
 from core.models import new_id
 from core.process_metrics import TaskCollector
 from core.settings import Settings
@@ -25,7 +25,7 @@ from recordings.upload import sweep_at_the_end, sweep_recordings
 from worker._private import is_connecting
 from worker.drain import Drain
 from worker.entrypoint import entrypoint, prewarm
-from worker.job import facts, identity, read_job
+from worker.job import CallJob, facts, identity, read_job
 from worker.link.client import Gateway
 from worker.link.recordings import RecordingReport
 from worker.link.reporter import sweep_forever
@@ -45,32 +45,50 @@ _PROCESS_END_TIMEOUT_S = 10.0
 # machine.
 _PROCESS_START_TIMEOUT_S = 60.0
 
-# LiveKit drops a dispatch when it knows no worker below its `agents.target_load`, which is 0.7 by
-# default (JobRequestAffinity in livekit-server's agentservice.go), and it learns a worker's load
+# LiveKit drops a dispatch when the named worker is not below its `agents.target_load`, which is 0.7
+# by default (JobRequestAffinity in livekit-server's agentservice.go), and it learns a worker's load
 # only every 2.5 s. So a full worker reports a load below that, and rejects jobs itself.
 _FULL_LOAD = 0.65
+
+# LiveKit waits 3 s for the answer to an offered job.
+_FULL_PATIENCE_S = 2.0
+_LOOK_EVERY_S = 0.05
 
 
 class Admission:
     """Accepts jobs up to the worker's capacity.
+
+    The gateway sends no more than that (gateway.store.places), but a job goes on for a moment after
+    its call has given back its place. So a job that finds the worker full waits briefly; if it is
+    full for longer, the job is rejected, and the gateway moves the call to another worker.
 
     livekit-agents' own threshold estimates the load of jobs that are accepted but do not
     run yet from the number of idle processes. With two of those it rejects the third job
     of a burst. This class counts the jobs.
     """
 
-    def __init__(self, server: AgentServer, capacity: int) -> None:
+    def __init__(
+        self, server: AgentServer, capacity: int, patience_s: float = _FULL_PATIENCE_S
+    ) -> None:
         self._server = server
         self._capacity = capacity
-        self._starting: set[str] = set()
+        self._patience_s = patience_s
+        self._starting: dict[str, CallJob] = {}
 
     @property
     def jobs(self) -> set[str]:
         """Ids of the jobs that run or are starting."""
-        return {running.job.id for running in self._server.active_jobs} | self._starting
+        return {running.job.id for running in self._server.active_jobs} | self._starting.keys()
+
+    @property
+    def calls(self) -> list[str]:
+        """Ids of their calls, as far as they name them."""
+        running = [read_job(one.job.metadata) for one in self._server.active_jobs]
+        named = [*running, *self._starting.values()]
+        return list({job.call_id for job in named if isinstance(job, JobMetadata)})
 
     def load(self) -> float:
-        """Return 0 (idle) to 0.65 (full). LiveKit prefers the worker with the lowest load."""
+        """Return 0 (idle) to 0.65 (full). LiveKit offers no job to a worker above 0.7."""
         return _FULL_LOAD * min(len(self.jobs) / self._capacity, 1.0)
 
     async def request(self, request: JobRequest) -> None:
@@ -80,20 +98,32 @@ class Admission:
         except ValidationError:
             log.error("a job without Switchroom's metadata", extra={"room": request.room.name})
             return await request.reject(terminate=True)
-        if len(self.jobs) >= self._capacity:
+        if not await self._has_place():
             log.warning("full, call left to another worker", extra=facts(job))
             return await request.reject(terminate=False)
-        self._starting.add(request.id)
+        self._starting[request.id] = job  # with no await since it was seen that there is a place
         try:
             await request.accept(identity=identity(job, request.room.name), name="Agent")
         finally:
-            self._starting.discard(request.id)
+            self._starting.pop(request.id, None)
+
+    async def _has_place(self) -> bool:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._patience_s
+        while len(self.jobs) >= self._capacity:
+            if clock() >= deadline:
+                return False
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return True
 
 
-def build_server(settings: Settings, drain: Drain, pulses: Pulses, worker_id: str) -> AgentServer:
-    """Build an AgentServer. The settings need the LiveKit key and secret; jobs get ``drain`` and
-    ``pulses``.
+def build_server(
+    settings: Settings, drain: Drain, pulses: Pulses, worker_id: str
+) -> tuple[AgentServer, Admission]:
+    """Build an AgentServer and its admission; jobs get ``drain`` and ``pulses``.
 
+
+    The settings need the LiveKit key and secret.
     ``worker_id``: ours. LiveKit's changes each time the worker registers again.
     """
     assert settings.livekit_api_secret is not None
@@ -123,8 +153,9 @@ def build_server(settings: Settings, drain: Drain, pulses: Pulses, worker_id: st
     )
     admission = Admission(server, settings.worker_max_calls)
     server.load_fnc = admission.load
-    server.rtc_session(entrypoint, agent_name=settings.agent_name, on_request=admission.request)
-    return server
+    name = dispatch_name(settings.agent_name, worker_id)
+    server.rtc_session(entrypoint, agent_name=name, on_request=admission.request)
+    return server, admission
 
 
 async def serve(settings: Settings) -> None:
@@ -145,7 +176,7 @@ async def serve(settings: Settings) -> None:
         drain = Drain()
         pulses = Pulses()
         worker_id = new_id("wrk")
-        server = build_server(settings, drain, pulses, worker_id)
+        server, admission = build_server(settings, drain, pulses, worker_id)
         kept = settings.data_dir / "spool" / "worker"
         watch = Watch(pulses, partial(report_dead, gateway, kept, tokens))
         draining = False
@@ -159,6 +190,8 @@ async def serve(settings: Settings) -> None:
                 capacity=settings.worker_max_calls,
                 active=len(server.active_jobs),
                 draining=draining,
+                dispatch_name=dispatch_name(settings.agent_name, worker_id),
+                calls=admission.calls,
             )
 
         report = RecordingReport(gateway, tokens)

@@ -98,6 +98,8 @@ async def brief(request: web.Request) -> web.StreamResponse:
         raise Gone("The call is over, or takes no agent")
     if epoch != call.agent_epoch:
         raise Gone("Another agent has taken over")
+    if call.direction == "inbound" and call.type == "pstn":
+        await call_services(request.app).inbound.handed_over(call_id)
     webhook = await answering_webhook(call, agent, request.app[WEBHOOKS])
     tenant = request.app[SETTINGS].tenant_recordings(call.auth_id)
     so_far = None

@@ -1,17 +1,21 @@
-"""A call's agent: check for a free worker, dispatch it, see it join, and brief it on the call."""
+"""A call's agent: dispatch it to the worker whose place the call holds, see it join, and brief it.
+
+The gateway chooses the worker (gateway.store.places); LiveKit passes the job on. Each worker has a
+name of its own there, so no job goes to one that is full, stops, or is silent.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Literal
 
 from livekit.api import LiveKitAPI
+from livekit.protocol.agent import JobStatus
 from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgentDispatch
 
 from core.errors import Unavailable
 from core.events import ended
-from core.jobs import CallBrief, JobMetadata, VoiceWebhook
+from core.jobs import CallBrief, JobMetadata, VoiceWebhook, is_dispatch_name
 from core.models import Agent
 from core.recordings.config import TenantRecordings
 from core.recordings.plan import RecordingPlan, object_key
@@ -22,8 +26,9 @@ from gateway.calls.timeline import Journal, Watch
 from gateway.fields.agent_recording import region_of
 from gateway.fields.jurisdictions import consent_mode
 from gateway.store.call_status import Call
-from gateway.store.calls import Store
 from gateway.store.credentials import Unreadable
+from gateway.store.places.fleet import Seat
+from gateway.store.places.places import Places
 from gateway.store.webhooks import WebhookEndpoint, WebhookStore
 
 log = logging.getLogger(__name__)
@@ -32,31 +37,60 @@ log = logging.getLogger(__name__)
 # dispatch (psrpc's DefaultClientTimeout). With twelve calls at once on two cores some took over
 # 1.5 s, and a dispatch repeated too early sends a second agent, which disconnects the first.
 _LOOK_EVERY_S = 3.5
+_ON_IT = frozenset({JobStatus.JS_PENDING, JobStatus.JS_RUNNING})
 
 
 class Dispatcher:
     """Dispatches our agents to rooms, each with its call's token."""
 
-    def __init__(self, livekit: LiveKitAPI, tokens: TokenIssuer, agent_name: str) -> None:
+    def __init__(
+        self, livekit: LiveKitAPI, tokens: TokenIssuer, places: Places, agent_name: str
+    ) -> None:
         self._livekit = livekit
         self._tokens = tokens
+        self._places = places
         self.agent_name = agent_name
 
+    async def seat(self, call_id: str) -> Seat | None:
+        """Return the place that the call holds. Raises Unavailable."""
+        return await self._places.seat(call_id)
+
     def dispatch(
-        self, call_id: str, epoch: int = 0, identity: str | None = None
+        self, call_id: str, seat: Seat | None, epoch: int = 0, identity: str | None = None
     ) -> RoomAgentDispatch:
         """Return the dispatch to create the call's room with. ``identity``: see JobMetadata."""
         token = self._tokens.for_call(call_id, epoch)
         metadata = JobMetadata(call_id=call_id, token=token, epoch=epoch, identity=identity)
         return RoomAgentDispatch(
-            agent_name=self.agent_name, metadata=metadata.model_dump_json(by_alias=True)
+            agent_name=self.agent_name if seat is None else seat.dispatch_name,
+            metadata=metadata.model_dump_json(by_alias=True),
         )
 
     async def send(
-        self, call_id: str, room_name: str, epoch: int = 0, identity: str | None = None
+        self,
+        call_id: str,
+        room_name: str,
+        epoch: int = 0,
+        identity: str | None = None,
+        *,
+        again: bool = False,
     ) -> None:
-        """Dispatch to an existing room. A failure is logged: Arrival checks that an agent joins."""
-        wanted = self.dispatch(call_id, epoch, identity)
+        """Dispatch to an existing room. A failure is logged: Arrival checks that an agent joins.
+
+        ``again``, or another agent (``epoch``): to another worker, if one has a place. It need not
+        wait in the line.
+        """
+        facts = {"call_id": call_id}
+        try:
+            if again or epoch:
+                seat = await self._places.move(call_id, "room", self.agent_name)
+            else:
+                seat = await self.seat(call_id)
+        except Unavailable:
+            return log.warning("dispatch failed: no database", extra=facts)
+        if seat is None:
+            return log.warning("no dispatch: no worker has a place", extra=facts)
+        wanted = self.dispatch(call_id, seat, epoch, identity)
         try:
             await self._livekit.agent_dispatch.create_dispatch(
                 CreateAgentDispatchRequest(
@@ -64,7 +98,7 @@ class Dispatcher:
                 )
             )
         except LIVEKIT_ERRORS:
-            log.warning("dispatch failed", extra={"call_id": call_id})
+            log.warning("dispatch failed", extra=facts)
 
     async def taken(self, room_name: str) -> bool | None:
         """Return True if a worker has taken a dispatch of this room; None if LiveKit fails.
@@ -75,8 +109,8 @@ class Dispatcher:
             listed = await self._livekit.agent_dispatch.list_dispatch(room_name)
         except LIVEKIT_ERRORS:
             return None
-        ours = (one for one in listed if one.agent_name == self.agent_name)
-        return any(one.state.jobs for one in ours)
+        ours = (one for one in listed if is_dispatch_name(one.agent_name, self.agent_name))
+        return any(job.state.status in _ON_IT for one in ours for job in one.state.jobs)
 
 
 class Arrival:
@@ -92,9 +126,11 @@ class Arrival:
         dispatcher: Dispatcher,
         timeout_s: float,
         sign: str = "agent.joined",
+        identity: str | None = None,
     ) -> None:
-        """``sign``: the event that shows that the agent has come."""
+        """``sign``: the event that shows that the agent has come. ``identity``: see JobMetadata."""
         self._sign = sign
+        self._identity = identity
         self._call_id = call_id
         self._room_name = room_name
         self._watch = watch
@@ -123,7 +159,9 @@ class Arrival:
             self._taken = await self._dispatcher.taken(self._room_name)
             if late or self._taken is False:
                 log.warning("agent dispatched again", extra={"call_id": self._call_id})
-                await self._dispatcher.send(self._call_id, self._room_name)
+                await self._dispatcher.send(
+                    self._call_id, self._room_name, identity=self._identity, again=True
+                )
                 await self._note_again()
         return True
 
@@ -143,32 +181,6 @@ class Arrival:
         data = ended("failed", "agent_unavailable", note=notes[self._taken])
         await self._journal.write(self._call_id, "call.ended", data)
         return False
-
-
-NotFree = Literal["no_worker", "workers_draining", "workers_full"]
-
-
-async def why_no_worker(store: Store, agent_name: str) -> NotFree | None:
-    """Return why no worker can take a call now; None: one can. Raises Unavailable (the database).
-
-    ``no_worker``: none has sent a heartbeat lately.
-    """
-    workers = [
-        worker
-        for worker in await store.workers()
-        if worker.agent_name == agent_name and worker.address is None
-    ]
-    if not workers:
-        return "no_worker"
-    staying = [worker for worker in workers if not worker.draining]
-    if not staying:
-        return "workers_draining"
-    free = any(worker.active < worker.capacity for worker in staying)
-    return None if free else "workers_full"
-
-
-def no_worker() -> Unavailable:
-    return Unavailable("No agent worker is free", code="AGENT_UNAVAILABLE", retry_after_s=5)
 
 
 def brief_of(

@@ -1,8 +1,12 @@
 """Inbound calls: one record each, created by the first to report the call.
 
-That is LiveKit's webhook, the worker dispatched to the caller's room, or the reconciler. The
-record's id is derived from the room's name, which LiveKit makes up for each call, so that several
-reports of a call, at the same time or much later, create one record.
+That is LiveKit's webhook, the dispatch of the number's rule (gateway.calls.places.doorman; in an
+upgrade also a worker of an earlier release), or the reconciler. The record's id is derived from the
+room's name, which LiveKit makes up for each call, so that several reports of a call, at the same
+time or much later, create one record.
+
+The caller hears ringing until the agent is there; while all workers' places are taken, the call
+waits for one, up to RING_WHILE_FULL_S.
 """
 
 from __future__ import annotations
@@ -15,17 +19,18 @@ from datetime import datetime
 from typing import Any
 
 from livekit.api import LiveKitAPI
-from livekit.protocol.agent_dispatch import RoomAgentDispatch
 from livekit.protocol.models import ParticipantInfo
 
 from core.errors import Gone, Unavailable
-from core.jobs import Assignment, InboundJob, InboundRoom
+from core.events import ended
+from core.jobs import Assignment, InboundRoom, agent_identity
 from core.models import Agent, CallEvent, DisconnectionReason, PhoneNumber, Status, now
 from core.recordings.config import TenantRecordings
 from core.tokens import TokenIssuer
 from gateway.calls.dispatcher import Arrival, Dispatcher, answering_webhook, brief_of
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import LIVEKIT_ERRORS, leg_of, present, send_away_or_log
+from gateway.calls.places.line import Line
 from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.lookup.agents import Agents, answering_agent
 from gateway.lookup.numbers import Numbers
@@ -60,7 +65,8 @@ class Inbound:
         timeline: Timeline,
         journal: Journal,
         tokens: TokenIssuer,
-        agent_name: str,
+        dispatcher: Dispatcher,
+        line: Line,
         agent_join_timeout_s: float,
         tenant_recordings: Callable[[str | None], TenantRecordings],
     ) -> None:
@@ -73,7 +79,8 @@ class Inbound:
         self._timeline = timeline
         self._journal = journal
         self._tokens = tokens
-        self._agent_name = agent_name
+        self._dispatcher = dispatcher
+        self._line = line
         self._agent_join_timeout_s = agent_join_timeout_s
         self._tenant_recordings = tenant_recordings
         self._tasks: dict[asyncio.Task[None], str] = {}
@@ -89,18 +96,14 @@ class Inbound:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def assign(self, room: InboundRoom) -> Assignment:
-        """Return what the worker in ``room`` needs.
+        """Return what a worker of an earlier release in ``room`` needs: it names no call.
 
-        Raises Gone if the call was rejected or has ended, or the caller has left.
+        Raises Gone if the call was rejected or has ended, or waits for a place, or the caller has
+        left.
         """
+        await self.announce(room)
         call_id = call_id_of(room.room_name)
         found = await self._store.call_and_agent(call_id)
-        if found is None:
-            caller = await self._caller(room)
-            if caller is None:
-                raise Gone("The caller has left")
-            await self.admit(room.room_name, caller)
-            found = await self._store.call_and_agent(call_id)
         if found is None:
             raise Gone("The call is unknown")
         call, agent = found
@@ -108,23 +111,37 @@ class Inbound:
             raise Gone("The call is over, or takes no agent")
         if call.agent_epoch:
             raise Gone("Another agent has taken over")  # a dispatch that was repeated too late
-        # From here on the worker reports the call's course.
-        handed_over = CallEvent(id=f"{call_id}_dispatched", type="agent.dispatched")
-        await self._timeline.append(call_id, [handed_over], "gateway")
+        if call.place == "wanted":
+            raise Gone("Others wait for a place")
+        await self.handed_over(call_id)
         webhook = await answering_webhook(call, agent, self._webhooks)
         return Assignment(
             brief=brief_of(call, agent, webhook, self._tenant_recordings(call.auth_id)),
             token=self._tokens.for_call(call_id),
         )
 
+    async def handed_over(self, call_id: str) -> None:
+        """Note that a worker has the call: from here on, it reports the call's course."""
+        event = CallEvent(id=f"{call_id}_dispatched", type="agent.dispatched")
+        await self._timeline.append(call_id, [event], "gateway")
+
+    async def announce(self, room: InboundRoom) -> None:
+        """Admit the caller in ``room``, or reject them. Raises Gone: there is none; Unavailable."""
+        if await self._store.call(Scope(None), call_id_of(room.room_name)):
+            return
+        caller = await self._caller(room)
+        if caller is None:
+            raise Gone("The caller has left")
+        await self.admit(room.room_name, caller)
+
     async def admit(
         self, room_name: str, caller: ParticipantInfo, at: datetime | None = None
     ) -> Call:
         """Return the record of the call of ``caller`` (see is_caller); create it if missing.
 
-        A caller whom no agent can take is rejected, with a record that says why. ``at``: when the
-        caller joined; None: just now. Raises Unavailable; Gone for a caller whose names do not
-        fit a record, who is rejected without one.
+        A caller whom no agent can take is rejected, with a record that says why; if only no place
+        is free, the caller waits. ``at``: when the caller joined; None: just now. Raises
+        Unavailable; Gone for a caller whose names do not fit a record, who is rejected without one.
         """
         call_id = call_id_of(room_name)
         if not can_be_named(room_name, caller):
@@ -138,7 +155,7 @@ class Inbound:
         new = new_call(call_id, room_name, caller, number, agent)
         try:
             call, refusal = await self._limits.admit(
-                new, first_events(call_id, caller, at or now()), refusal
+                new, first_events(call_id, caller, at or now()), refusal, may_wait=True
             )
         except LiveIdentity:
             # A concurrent report created the record first.
@@ -149,14 +166,14 @@ class Inbound:
             log.info("call refused", extra={"call_id": call_id, "why": refusal})
             self._spawn(call_id, send_away_or_log(self._livekit, room_name, caller.identity))
         else:
-            self._spawn(call_id, self._see_agent_in(room_name, caller, call_id))
+            self._spawn(call_id, self._follow(room_name, caller, call))
         return call
 
     async def adopt(self, call: Call) -> None:
         """Follow a ringing call whose gateway is gone, from here on. Raises LIVEKIT_ERRORS."""
         for caller in filter(is_caller, await present(self._livekit, call.room_name)):
             if caller.identity == call.participant_identity:
-                self._spawn(call.id, self._see_agent_in(call.room_name, caller, call.id))
+                self._spawn(call.id, self._follow(call.room_name, caller, call))
 
     async def _caller(self, room: InboundRoom) -> ParticipantInfo | None:
         """Wait briefly for the caller to be connected; None: no caller. Raises Unavailable.
@@ -179,19 +196,38 @@ class Inbound:
                 return None
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _see_agent_in(self, room_name: str, caller: ParticipantInfo, call_id: str) -> None:
+    async def _follow(self, room_name: str, caller: ParticipantInfo, call: Call) -> None:
+        """Wait for a place if the call has none, then for its agent; send the caller away if none.
+
+        The wait is over early if the caller leaves, as LiveKit's webhook reports.
+        """
+        waited = call.place == "wanted"
+        if waited and (standing := await self._line.wait(call.id)) != "held":
+            if standing == "wanted":
+                await self._journal.write(call.id, "call.ended", await self._no_place())
+                await send_away_or_log(self._livekit, room_name, caller.identity)
+            return
+        identity = agent_identity(room_name)
+        seat = await self._dispatcher.seat(call.id)
+        if waited or (seat is not None and not seat.by_livekit):
+            await self._dispatcher.send(call.id, room_name, identity=identity)
+        # Else a worker of an earlier release has the dispatch of the number's rule.
         arrival = Arrival(
-            call_id,
+            call.id,
             room_name,
-            watch=Watch(call_id, self._store, self._timeline),
+            watch=Watch(call.id, self._store, self._timeline),
             journal=self._journal,
-            dispatcher=_Redispatcher(self._livekit, self._tokens, self._agent_name, caller),
+            dispatcher=self._dispatcher,
             timeout_s=self._agent_join_timeout_s,
             # The agent's worker has asked for the call. If it fails, the ringing time-out ends it.
             sign="agent.dispatched",
+            identity=identity,
         )
         if not await arrival.seen():
             await send_away_or_log(self._livekit, room_name, caller.identity)
+
+    async def _no_place(self) -> dict[str, Any]:
+        return ended("failed", "agent_unavailable", note=await self._line.why("room"))
 
     def _spawn(self, call_id: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=f"inbound {call_id}")
@@ -204,22 +240,6 @@ class Inbound:
             log.error(
                 "following a call failed", exc_info=task.exception(), extra={"call_id": call_id}
             )
-
-
-class _Redispatcher(Dispatcher):
-    """Repeats the dispatch of the number's rule; if two agents come, the later one takes over."""
-
-    def __init__(
-        self, livekit: LiveKitAPI, tokens: TokenIssuer, agent_name: str, caller: ParticipantInfo
-    ) -> None:
-        super().__init__(livekit, tokens, agent_name)
-        self._job = InboundJob(number_id=number_id_of(caller), auth_id=owner(caller))
-
-    def dispatch(
-        self, call_id: str, epoch: int = 0, identity: str | None = None
-    ) -> RoomAgentDispatch:
-        metadata = self._job.model_dump_json(by_alias=True, exclude_none=True)
-        return RoomAgentDispatch(agent_name=self.agent_name, metadata=metadata)
 
 
 def call_id_of(room_name: str) -> str:

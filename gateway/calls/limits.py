@@ -3,6 +3,9 @@
 Both are counted in the database, thus for all gateways together; the legs of transfers' humans
 count too. An operator who names no tenant counts as one tenant.
 
+A call with an agent gets a worker's place in the transaction that stores it, or waits, or is
+refused (gateway.store.places); places are counted for all gateways together, too.
+
 The workers' places are limited, and the first tenant must not take them all: the last ones
 (FAIR_SHARE_RESERVE) are reserved for tenants that have less than their share. The operator's own
 calls are not subject to shares.
@@ -20,7 +23,9 @@ from core.events import ended
 from core.models import CallEvent
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
-from gateway.store.capacity import Judge, Load
+from gateway.store.places.fleet import Kind, NotFree, kind_of
+from gateway.store.places.load import Judge, Load
+from gateway.store.places.places import NoPlace, Wish
 from gateway.store.rates import Rates
 
 log = logging.getLogger(__name__)
@@ -38,18 +43,24 @@ class CallLimits:
         calls_per_second: float | None = None,
         max_concurrent: int | None = None,
         reserve: float = 0.0,
+        agent_name: str = "switchroom",
+        ring_while_full_s: float = 0.0,
     ) -> None:
         """None: no limit; ``calls_per_second`` needs ``rates``.
 
         A burst may be as large as one second's calls, and at least one call.
 
         ``reserve``: the fraction of all places that is reserved; 0: none, and no shares.
+        ``agent_name``: AGENT_NAME of the workers. ``ring_while_full_s``: how long a call that may
+        wait for a place does so; 0: not at all.
         """
         self._store = store
         self._rates = rates
         self._rate = calls_per_second
         self._max_concurrent = max_concurrent
         self._reserve = reserve
+        self._agent_name = agent_name
+        self._ring_while_full_s = ring_while_full_s
 
     async def take(self, auth_id: str | None) -> None:
         """Count one outbound call. Raises TooManyRequests ``RATE_LIMITED``, Unavailable."""
@@ -71,16 +82,30 @@ class CallLimits:
             except Unavailable:
                 log.warning("full rates not swept")
 
-    async def insert(self, new: NewCall, first: CallEvent, *more: CallEvent) -> Call:
+    async def insert(
+        self,
+        new: NewCall,
+        first: CallEvent,
+        *more: CallEvent,
+        may_wait: bool = False,
+        on_record: bool = True,
+    ) -> Call:
         """Insert the call (Store.insert_call) unless the tenant is at its limit.
 
-        Raises TooManyRequests ``CONCURRENCY_LIMIT``, LiveIdentity, HeldByToken.
+        A call with an agent holds a worker's place then. If there is none, it may wait for one
+        (gateway.calls.places), or it is refused, with a record that says why (``on_record``).
+        Raises TooManyRequests ``CONCURRENCY_LIMIT``, Unavailable ``AGENT_UNAVAILABLE``,
+        LiveIdentity, HeldByToken.
         """
-        judge = self._judge(new.auth_id, with_agent=new.agent is not None)
-        return await self._store.insert_call(new, first, *more, judge=judge)
+        try:
+            return await self._insert(new, first, *more, may_wait=may_wait)
+        except NoPlace as none:
+            if on_record:
+                await self._store.insert_call(new, first, *more, _refused(note_of(new, none.why)))
+            raise no_worker() from None
 
     async def admit(
-        self, new: NewCall, events: Sequence[CallEvent], refusal: str | None
+        self, new: NewCall, events: Sequence[CallEvent], refusal: str | None, *, may_wait: bool
     ) -> tuple[Call, str | None]:
         """Insert an arriving call; return its record, and why it was rejected (None: it was not).
 
@@ -88,26 +113,40 @@ class CallLimits:
         """
         if refusal is None:
             try:
-                return await self.insert(new, *events), None
+                return await self._insert(new, *events, may_wait=may_wait), None
             except TooManyRequests:
                 refusal = "concurrency_limit"
-        refused = CallEvent(
-            type="call.ended", data=ended("failed", "agent_unavailable", note=refusal)
-        )
+            except NoPlace as none:
+                refusal = note_of(new, none.why)
+        refused = _refused(refusal)
         return await self._store.insert_call(new, *events, refused), refusal
 
-    async def check(self, auth_id: str | None, *, with_agent: bool) -> None:
+    async def _insert(
+        self, new: NewCall, first: CallEvent, *more: CallEvent, may_wait: bool
+    ) -> Call:
+        line_s, wish = self._ring_while_full_s, None
+        if new.agent is not None:
+            wish = Wish(self._agent_name, patience_s=line_s if may_wait else 0, line_s=line_s)
+        judge = self._judge(new.auth_id, with_agent=new.agent is not None)
+        return await self._store.insert_call(new, first, *more, judge=judge, wish=wish)
+
+    async def check(self, auth_id: str | None, *, with_agent: bool, kind: Kind = "room") -> None:
         """Check early, before anything is prepared; only ``insert`` decides.
 
         Raises TooManyRequests ``CONCURRENCY_LIMIT``.
         """
         if (judge := self._judge(auth_id, with_agent=with_agent)) is not None:
-            judge(await self._store.load(auth_id))
+            judge(await self._store.load(auth_id, self._agent_name, kind))
+
+    async def check_place(self, kind: Kind) -> None:
+        """Raises Unavailable ``AGENT_UNAVAILABLE``: no worker could take one more call."""
+        if not (await self._store.places.fleet(self._agent_name, kind)).free:
+            raise no_worker()
 
     async def check_human(self, auth_id: str | None) -> None:
         """Check the limit for the leg of a transfer's human, which the timeline already counts."""
         limit = self._max_concurrent
-        if limit is not None and (await self._store.load(auth_id)).legs > limit:
+        if limit is not None and (await self._store.load(auth_id, self._agent_name)).legs > limit:
             raise _too_many(f"{limit} calls are under way, which is the limit")
 
     def _judge(self, auth_id: str | None, *, with_agent: bool) -> Judge | None:
@@ -122,6 +161,19 @@ class CallLimits:
                 raise _too_many("You have your share of the agents, and nearly all are busy")
 
         return judge if limit is not None or reserve else None
+
+
+def no_worker() -> Unavailable:
+    return Unavailable("No agent worker is free", code="AGENT_UNAVAILABLE", retry_after_s=5)
+
+
+def note_of(call: NewCall | Call, why: NotFree) -> str:
+    """Return the note in the end of a call that found no place."""
+    return "no_stream_worker" if kind_of(call.type) == "stream" else why
+
+
+def _refused(why: str) -> CallEvent:
+    return CallEvent(type="call.ended", data=ended("failed", "agent_unavailable", note=why))
 
 
 def fair(load: Load, reserve: float) -> bool:

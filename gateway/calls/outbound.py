@@ -1,9 +1,10 @@
 """Place a call: from a checked plan to a ringing phone.
 
-``place`` claims the room, stores the record, dials, and returns once the SIP participant is in
-the room. ``accept`` stores the record and returns; a task does the rest. From there until the
-answer a task follows the call (gateway.calls.following). Every outbound call passes the
-destination policy, the tenant's limits and the guard of SIP addresses here.
+``place`` stores the record, which reserves a worker's place for the agent, claims the room, dials,
+and returns once the SIP participant is in the room. ``accept`` stores the record and returns; a
+task does the rest. From there until the answer a task follows the call (gateway.calls.following).
+Every outbound call passes the destination policy, the tenant's limits and the guard of SIP
+addresses here.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from livekit.protocol.models import ParticipantInfo
 from core.errors import AppError, Conflict, ServerFault, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent
-from gateway.calls.dispatcher import Arrival, Dispatcher, no_worker, why_no_worker
+from gateway.calls.dispatcher import Arrival, Dispatcher
 from gateway.calls.following import NEVER_DIALLED, DialInProgress, Following
 from gateway.calls.limits import CallLimits
-from gateway.calls.livekit import LIVEKIT_ERRORS, participants, tidy
+from gateway.calls.livekit import LIVEKIT_ERRORS, participants, present, tidy
+from gateway.calls.places.line import Line
 from gateway.calls.plan import CallPlan
 from gateway.calls.policy import DialPolicy
 from gateway.calls.rooms import Claimed, LiveKitRooms
@@ -63,6 +65,7 @@ class Outbound:
         rooms: LiveKitRooms,
         journal: Journal,
         dispatcher: Dispatcher,
+        line: Line,
         policy: DialPolicy,
         limits: CallLimits,
         guard: SipGuard,
@@ -75,6 +78,7 @@ class Outbound:
         self._rooms = rooms
         self._journal = journal
         self._dispatcher = dispatcher
+        self._line = line
         self._policy = policy
         self._limits = limits
         self._guard = guard
@@ -158,24 +162,31 @@ class Outbound:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _place(self, plan: CallPlan) -> Placed:
-        claimed, present = await self._enter(plan)
-        if any(other.identity == plan.participant_identity for other in present):
+        others = await self._others(plan) if await self.room_exists(plan) else []
+        if any(other.identity == plan.participant_identity for other in others):
             raise _identity_taken()
-        agent = _joining_agent(plan, present)
+        agent = _joining_agent(plan, others)
         check_records(agent, record=plan.record)
-        # If this raises, the room is left to its time-out: another call may be dialling into it.
+        # Before the room: the record reserves a worker's place, and the agent is dispatched there.
         await self._insert(plan, agent)
+        try:
+            claimed = await self._enter(plan, agent)
+        except AppError as error:
+            await self._never_dialled(plan, error)
+            raise
         return Placed(plan.call_id, await self._start(plan, agent, created=claimed.created))
 
     async def _accept(self, plan: CallPlan) -> None:
-        await self._insert(plan, plan.agent)
+        call = await self._insert(plan, plan.agent, may_wait=True)
         self._followed.add(plan.call_id)
-        self._spawn(self._place_accepted(plan), "follow")
+        self._spawn(self._place_accepted(plan, waits=call.place == "wanted"), "follow")
 
-    async def _place_accepted(self, plan: CallPlan) -> None:
+    async def _place_accepted(self, plan: CallPlan, *, waits: bool) -> None:
         entered = started = False
         try:
-            claimed, _ = await self._enter(plan)
+            if waits and not await self._has_place(plan.call_id):
+                return
+            claimed = await self._enter(plan, plan.agent)
             entered = True
             # The call may have been ended while it was queued.
             if await self._store.events(plan.call_id, types=["call.ended"]):
@@ -189,31 +200,44 @@ class Outbound:
             )
             # _start has already recorded what it raises, unless the database was down.
             if not entered or error.code == "STORE_UNAVAILABLE":
-                no_room = error.code in ("CALL_FAILED", "SIP_OVERLOADED")
-                outcome = replace(NEVER_DIALLED, problem="livekit" if no_room else None)
-                await self._journal.verdict(plan.call_id, outcome)
+                await self._never_dialled(plan, error)
         finally:
             if not started:
                 self._followed.discard(plan.call_id)
 
-    async def _enter(self, plan: CallPlan) -> tuple[Claimed, list[ParticipantInfo]]:
-        """Claim the room; return it and its participants. A new one gets the agent dispatched."""
-        agents = [self._dispatcher.dispatch(plan.call_id)] if plan.agent else []
+    async def _has_place(self, call_id: str) -> bool:
+        """Wait for a worker's place; False: the call has ended, for want of one or otherwise."""
+        standing = await self._line.wait(call_id)
+        if standing == "wanted":
+            over = ended("failed", "agent_unavailable", note=await self._line.why("room"))
+            await self._journal.write(call_id, "call.ended", over)
+        return standing == "held"
+
+    async def _never_dialled(self, plan: CallPlan, error: AppError) -> None:
+        no_room = error.code in ("CALL_FAILED", "SIP_OVERLOADED")
+        outcome = replace(NEVER_DIALLED, problem="livekit" if no_room else None)
+        await self._journal.verdict(plan.call_id, outcome)
+
+    async def _others(self, plan: CallPlan) -> list[ParticipantInfo]:
         try:
-            claimed = await self._rooms.enter(plan.principal, plan.room_name, agents)
-            present = [] if claimed.created else await participants(self._livekit, plan.room_name)
+            return await present(self._livekit, plan.room_name)
         except LIVEKIT_ERRORS as error:
             raise _livekit_failed(error) from error
-        return claimed, present
+
+    async def _enter(self, plan: CallPlan, agent: Agent | None) -> Claimed:
+        """Claim the room. A new one gets the agent dispatched."""
+        agents = []
+        if agent is not None:
+            seat = await self._dispatcher.seat(plan.call_id)
+            agents.append(self._dispatcher.dispatch(plan.call_id, seat))
+        try:
+            return await self._rooms.enter(plan.principal, plan.room_name, agents)
+        except LIVEKIT_ERRORS as error:
+            raise _livekit_failed(error) from error
 
     async def _start(self, plan: CallPlan, agent: Agent | None, *, created: bool) -> Joined:
         """Dial, and follow the call. Raises ServerFault, Unavailable; the record says why."""
         try:
-            name = self._dispatcher.agent_name
-            if agent is not None and (why := await why_no_worker(self._store, name)):
-                over = ended("failed", "agent_unavailable", note=why)
-                await self._journal.write(plan.call_id, "call.ended", over)
-                raise no_worker()
             if agent is not None and not created:
                 await self._dispatcher.send(plan.call_id, plan.room_name)
             dial, ids = await self._dial(plan, agent)
@@ -297,21 +321,21 @@ class Outbound:
         finally:
             self._followed.discard(call_id)
 
-    async def _insert(self, plan: CallPlan, agent: Agent | None) -> None:
-        """Store the record.
+    async def _insert(self, plan: CallPlan, agent: Agent | None, *, may_wait: bool = False) -> Call:
+        """Store the record, with a place for its agent.
 
-        Raises Conflict ``PARTICIPANT_EXISTS``, TooManyRequests ``CONCURRENCY_LIMIT``.
+        Raises Conflict ``PARTICIPANT_EXISTS``, TooManyRequests ``CONCURRENCY_LIMIT``, Unavailable.
         """
         new, queued = plan.new_call(agent), CallEvent(type="call.queued")
         try:
             try:
-                await self._limits.insert(new, queued)
+                return await self._limits.insert(new, queued, may_wait=may_wait)
             except LiveIdentity as held:
                 # The participant is not in the room. Unless that call is being placed right
                 # now, its record was left behind by a gateway that died.
                 if self.follows(held.call_id) or not await self._left_behind(held.call_id, plan):
                     raise
-                await self._limits.insert(new, queued)
+                return await self._limits.insert(new, queued, may_wait=may_wait)
         except (HeldByToken, LiveIdentity):
             # A join with that token would disconnect the phone, and be mistaken for it.
             raise _identity_taken() from None
@@ -320,8 +344,8 @@ class Outbound:
         """End the record of a call that was dialled and has left its room; False: it did not."""
         if not await self._store.events(call_id, types=["call.dialing"]):
             return False
-        present = await participants(self._livekit, plan.room_name)
-        if any(other.identity == plan.participant_identity for other in present):
+        others = await participants(self._livekit, plan.room_name)
+        if any(other.identity == plan.participant_identity for other in others):
             return False
         gone = CallEvent(type="call.ended", data=ended("failed", "dial_failed", note="left behind"))
         await self._timeline.append(call_id, [gone], "reconciler")

@@ -15,7 +15,7 @@ from core.events import ended
 from core.legs import Leg
 from core.models import Agent, CallEvent, new_id
 from core.settings import Settings
-from gateway.calls.dispatcher import Arrival, Dispatcher, no_worker, why_no_worker
+from gateway.calls.dispatcher import Arrival, Dispatcher
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import close_room
 from gateway.calls.room_tokens import join_token
@@ -98,13 +98,10 @@ class WebCalls:
             record=record,
         )
         call = await self._limits.insert(new, CallEvent(type="call.queued"))
-        if why := await why_no_worker(self._store, self._dispatcher.agent_name):
-            await self._write_off(call_id, ended("failed", "agent_unavailable", note=why))
-            raise no_worker()
         try:
             await self._rooms.admit_to_call(call_id, VISITOR, self._join_within)
             with livekit_errors(failed="CALL_FAILED"):
-                dispatch = self._dispatcher.dispatch(call_id)
+                dispatch = self._dispatcher.dispatch(call_id, await self._dispatcher.seat(call_id))
                 claimed = await self._rooms.enter(principal, call_id, [dispatch])
         except AppError:
             await self._write_off(call_id, ended("failed", "agent_error", note="no room"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from google.protobuf.message import Message
 from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.sip import (
+    CreateSIPInboundTrunkRequest,
     DeleteSIPDispatchRuleRequest,
     DeleteSIPTrunkRequest,
     ListSIPDispatchRuleRequest,
@@ -37,9 +38,11 @@ class SipObjects:
     Raises Unavailable ``LIVEKIT_UNAVAILABLE``, ServerFault ``LIVEKIT_ERROR``.
     """
 
-    def __init__(self, sip: LiveKitAPI, agent_name: str) -> None:
+    def __init__(self, sip: LiveKitAPI, agent_name: str, while_full_s: float = 0.0) -> None:
+        """``while_full_s``: RING_WHILE_FULL_S."""
         self._sip = sip.sip
         self._agent_name = agent_name
+        self._while_full_s = while_full_s
 
     async def listing(self) -> Listing:
         with livekit_errors():
@@ -68,9 +71,8 @@ class SipObjects:
             return False
         name = self._agent_name
         wanted = dispatch.dispatch_rule(number, trunk.sip_trunk_id, agent_name=name)
-        return _holds(trunk, trunks.inbound_trunk(number, agent_name=name).trunk) and _holds(
-            rule, wanted.dispatch_rule
-        )
+        right = self._trunk(number, ())
+        return _holds(trunk, right.trunk) and _holds(rule, wanted.dispatch_rule)
 
     async def put_trunk(
         self, number: PhoneNumber, allowed: Sequence[str], there: Listing | None = None
@@ -79,9 +81,7 @@ class SipObjects:
 
         Raises Conflict ``TRUNK_CONFLICT``.
         """
-        request = trunks.inbound_trunk(
-            number, agent_name=self._agent_name, allowed_addresses=allowed
-        )
+        request = self._trunk(number, allowed)
         known = self._known_trunk(number, there)
         with _refusals():
             if known is None:
@@ -104,6 +104,14 @@ class SipObjects:
                     known.sip_dispatch_rule_id, request.dispatch_rule
                 )
             return known.sip_dispatch_rule_id
+
+    def _trunk(self, number: PhoneNumber, allowed: Sequence[str]) -> CreateSIPInboundTrunkRequest:
+        return trunks.inbound_trunk(
+            number,
+            agent_name=self._agent_name,
+            allowed_addresses=allowed,
+            while_full_s=self._while_full_s,
+        )
 
     def _known_trunk(
         self, number: PhoneNumber, there: Listing | None

@@ -27,6 +27,8 @@ from core.recordings.consent import ConsentStatus
 
 CallType = Literal["pstn", "web", "stream"]
 """A phone by SIP, a browser by WebRTC, or a session on a WebSocket."""
+Place = Literal["wanted", "held"]
+"""What a call has of a worker's places: it waits for one, or one is reserved or taken."""
 
 
 class Call(Model):
@@ -67,6 +69,8 @@ class Call(Model):
     consent_at: Timestamp | None = Field(default=None, exclude=True)
     agent_epoch: int = Field(default=0, exclude=True)
     agent_worker: str | None = Field(default=None, exclude=True)
+    place: Place | None = Field(default=None, exclude=True)
+    place_worker: str | None = Field(default=None, exclude=True)
 
     @property
     def ended(self) -> bool:
@@ -95,6 +99,9 @@ class StoredEvent(CallEvent):
 # reconciler knows only that the room or participant is gone.
 RANK: dict[Source, int] = {"gateway": 4, "worker": 3, "livekit": 2, "reconciler": 1}
 
+REPLACED = "agent_replaced"
+"""The cause of an agent that left because another one of its call came: that one has the place."""
+
 _REASONS = frozenset(get_args(DisconnectionReason))
 
 
@@ -120,6 +127,10 @@ class CallState:
     """How many agents were lost; the number of the present one (core.recovery)."""
     agent_worker: str | None = None
     """The worker that has the present agent."""
+    place: Place | None = None
+    """None: the call has no agent, or not any more."""
+    place_worker: str | None = None
+    """The worker whose place is held."""
 
 
 def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
@@ -133,18 +144,21 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
         case "call.answered":
             return _advance(replace(state, answered_at=_earlier(state.answered_at, event.at)))
         case "call.ended":
-            return _end(state, event, RANK[source])
+            state = _end(state, event, RANK[source])
+            # An agent that is there holds its place until it has left.
+            return _without_place(state) if state.ended_at and not state.agent_worker else state
         case "transfer.started" if event.data.get("mode") == "warm":
             return replace(state, human_legs=state.human_legs + 1)
         case "transfer.failed":
             # It may belong to a transfer that never started, or to a cold one: do not go below 0.
             return replace(state, human_legs=max(0, state.human_legs - 1))
         case "agent.joined" if event.data.get("epoch", 0) == state.agent_epoch:
-            return replace(state, agent_worker=_text(event.data.get("worker")))
+            worker = _text(event.data.get("worker"))
+            return replace(state, agent_worker=worker, place="held", place_worker=worker)
         case "agent.lost" if event.data.get("epoch") == state.agent_epoch:
             return replace(state, agent_epoch=state.agent_epoch + 1, agent_worker=None)
-        case "agent.left":
-            return replace(state, agent_worker=None)
+        case "agent.left" if event.data.get("cause") != REPLACED:
+            return _without_place(replace(state, agent_worker=None))
         case "consent.asked" if state.consent_status is None:
             return replace(state, consent_status="asked", consent_at=event.at)
         case "consent.granted" if state.consent_status in (None, "asked"):
@@ -152,6 +166,10 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
         case "consent.refused" if state.consent_status in (None, "asked"):
             return replace(state, consent_status="refused", consent_at=event.at)
     return state
+
+
+def _without_place(state: CallState) -> CallState:
+    return replace(state, place=None, place_worker=None)
 
 
 def is_former_agents_own(event: CallEvent) -> bool:

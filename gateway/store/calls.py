@@ -50,10 +50,12 @@ from gateway.store.call_status import (
     is_former_agents_own,
 )
 from gateway.store.call_trunks import CallTrunks, OwnTrunk
-from gateway.store.capacity import WORKER_STALE, Judge, Load, load_of
 from gateway.store.credentials import Unreadable, Vault
 from gateway.store.database import Database, Scope, one_at_a_time, whole
 from gateway.store.once import IdempotencyKeys, tie
+from gateway.store.places.fleet import WORKER_STALE, Kind, fleet_of, kind_of, unbooked
+from gateway.store.places.load import Judge, Load, load_of
+from gateway.store.places.places import NoPlace, Places, Wish, reserve
 from gateway.store.room_names import refuse_held
 from gateway.store.tables import CallRow, EventRow, IdempotencyRow, WorkerRow
 
@@ -133,6 +135,7 @@ class Store:
         self._database = database
         self._clock = clock
         self.keys = IdempotencyKeys(database, clock)
+        self.places = Places(database, clock)
         self._announcer = announcer
         self._secrets = AgentSecrets(vault)
         self._trunks = CallTrunks(vault)
@@ -147,14 +150,21 @@ class Store:
 
     @whole
     async def insert_call(
-        self, new: NewCall, first: CallEvent, *more: CallEvent, judge: Judge | None = None
+        self,
+        new: NewCall,
+        first: CallEvent,
+        *more: CallEvent,
+        judge: Judge | None = None,
+        wish: Wish | None = None,
     ) -> Call:
         """Store a new call with its first event and any others known by now.
 
         ``judge`` gets the load in the same transaction and may raise an error; no other call of the
-        tenant can be inserted in between, by any gateway. Raises LiveIdentity, HeldByToken
-        (gateway.store.room_names) for an outbound call if a token for its identity is valid, and
-        Unavailable if the request has lost its idempotency key (gateway.store.once).
+        tenant can be inserted in between, by any gateway. Likewise a place is reserved for the
+        ``wish`` of a call with an agent; NoPlace is raised if there is none and it may not wait.
+        Raises LiveIdentity, HeldByToken (gateway.store.room_names) for an outbound call if a token
+        for its identity is valid, and Unavailable if the request has lost its idempotency key
+        (gateway.store.once).
         """
         state = CallState()
         folded: list[tuple[CallEvent, CallState | None, CallState]] = [(first, None, state)]
@@ -184,9 +194,8 @@ class Store:
         events = [event_row(new.id, new.auth_id, item, "gateway") for item in (first, *more)]
         try:
             async with self._database.write() as connection:
-                if judge is not None:
-                    await one_at_a_time(connection, f"calls of {new.auth_id}")
-                    judge(await load_of(connection, new.auth_id, self._clock()))
+                if judge is not None or wish is not None:
+                    row |= await self._admitted(connection, new, judge, wish)
                 await tie(connection, new.id)
                 if new.direction == "outbound":
                     await refuse_held(
@@ -206,6 +215,25 @@ class Store:
         self._wake(told)
         self._counted("gateway", len(events))
         return call_of(row)
+
+    async def _admitted(
+        self, connection: AsyncConnection, new: NewCall, judge: Judge | None, wish: Wish | None
+    ) -> dict[str, str]:
+        """Return the columns of the place of a new call. Raises as the judge does, and NoPlace."""
+        if judge is not None:
+            await one_at_a_time(connection, f"calls of {new.auth_id}")
+        fleet, seat = None, None
+        if wish is not None:
+            fleet, seat = await reserve(connection, wish, kind_of(new.type), self._clock())
+        if judge is not None:
+            judge(await load_of(connection, new.auth_id, fleet))
+        if wish is None or fleet is None:
+            return {}
+        if seat is not None:
+            return {"place": "held", "place_worker": seat.worker_id}
+        if not wish.patience_s:
+            raise NoPlace(fleet.why or "workers_full")
+        return {"place": "wanted"}
 
     @whole
     async def append(
@@ -326,10 +354,12 @@ class Store:
         return {call_id: Turn.model_validate(data) for call_id, data in rows}
 
     @whole
-    async def load(self, auth_id: str | None) -> Load:
+    async def load(self, auth_id: str | None, agent_name: str, kind: Kind = "room") -> Load:
         """Return the current load of this tenant (None: the operator) and in total."""
+        moment = self._clock()
         async with self._database.read() as connection:
-            return await load_of(connection, auth_id, self._clock())
+            fleet = await fleet_of(connection, kind, agent_name, moment, timedelta(0))
+            return await load_of(connection, auth_id, fleet)
 
     @whole
     async def call_and_agent(self, call_id: str) -> tuple[Call, Agent | None] | None:
@@ -424,7 +454,11 @@ class Store:
 
     @whole
     async def sweep(self) -> None:
-        """Delete expired keys, workers not seen for an hour, and what ended calls have left."""
+        """Delete expired keys, workers not seen for an hour, and what ended calls have left.
+
+        Lost places are free again.
+        """
+        await self.places.sweep()
         moment = self._clock()
         async with self._database.write() as connection:
             for stale in (
@@ -436,10 +470,11 @@ class Store:
 
     @whole
     async def heartbeat(self, beat: Heartbeat) -> None:
-        values = {**beat.model_dump(), "seen_at": self._clock()}
-        insert_it = self._database.insert(WorkerRow).values(**values)
-        upsert = insert_it.on_conflict_do_update(index_elements=["worker_id"], set_=values)
+        values = {**beat.model_dump(exclude={"calls"}), "seen_at": self._clock()}
         async with self._database.write() as connection:
+            values["unbooked"] = await unbooked(connection, beat)
+            insert_it = self._database.insert(WorkerRow).values(**values)
+            upsert = insert_it.on_conflict_do_update(index_elements=["worker_id"], set_=values)
             await connection.execute(upsert)
 
     @whole

@@ -92,6 +92,8 @@ class CallRow(Base):
     followed_by: Mapped[str | None] = mapped_column(String(64))
     agent_epoch: Mapped[int] = mapped_column(server_default=text("0"))
     agent_worker: Mapped[str | None] = mapped_column(String(128))
+    place: Mapped[str | None] = mapped_column(String(16))
+    place_worker: Mapped[str | None] = mapped_column(String(128))
 
     __table_args__ = (
         Index("ix_calls_auth_id_created_at", "auth_id", "created_at"),
@@ -119,6 +121,14 @@ class CallRow(Base):
             "agent_worker",
             sqlite_where=text("ended_at IS NULL AND agent_worker IS NOT NULL"),
             postgresql_where=text("ended_at IS NULL AND agent_worker IS NOT NULL"),
+        ),
+        # For each admission of a call with an agent: the places taken, and who waits for one.
+        Index(
+            "ix_calls_place_created_at",
+            "place",
+            "created_at",
+            sqlite_where=text("place IS NOT NULL"),
+            postgresql_where=text("place IS NOT NULL"),
         ),
         Index("ix_calls_participant_id", "participant_id"),
         # For the query, every minute, which of all LiveKit rooms had calls that have ended.
@@ -312,6 +322,9 @@ class WorkerRow(Base):
     active: Mapped[int]
     draining: Mapped[bool]
     address: Mapped[str | None] = mapped_column(Text)
+    dispatch_name: Mapped[str | None] = mapped_column(Text)
+    unbooked: Mapped[int | None]
+    """How many of ``active`` hold no place here (any more); NULL: not known."""
     seen_at: Mapped[datetime]
 
 

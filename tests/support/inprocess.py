@@ -14,12 +14,13 @@ import aiohttp
 from aiohttp import web
 from sqlalchemy import create_engine
 
+from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, CallEvent, new_id
 from core.settings import Settings
 from dev.stack.environment import GivenSettings
 from gateway.app import create_app
 from gateway.http.pace import USUAL, Pace
-from gateway.keys import STORE
+from gateway.keys import SETTINGS, STORE
 from gateway.store import migrations
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
@@ -76,6 +77,14 @@ class Running:
     @property
     def store(self) -> Store:
         return self.app[STORE]
+
+    async def worker(self, **changes: Any) -> Heartbeat:
+        """Store a worker's heartbeat, by default one with ten free places for calls in rooms."""
+        name = self.app[SETTINGS].agent_name
+        values = {"worker_id": "w1", "agent_name": name, "capacity": 10, "active": 0}
+        beat = Heartbeat(**{**values, **changes})
+        await self.store.heartbeat(beat)
+        return beat
 
     async def call(self, **changes: Any) -> Call:
         """Store a call of the tenant acme, with an agent, and return it."""

@@ -195,6 +195,11 @@ class WorkerGateway:
             )
             return self._beats[-1]
 
+    @property
+    def worker(self) -> Heartbeat:
+        """The newest heartbeat."""
+        return self._beats[-1]
+
     async def answered(self, method: str, path: str, status: int, within_s: float = 20.0) -> None:
         """Wait until such a request has been answered with ``status``."""
         async with asyncio.timeout(within_s), self._news:

@@ -214,7 +214,7 @@ class WorkerStack:
         )
         await self.livekit.agent_dispatch.create_dispatch(
             api.CreateAgentDispatchRequest(
-                agent_name=self.stack.settings.agent_name,
+                agent_name=self.gateway.worker.dispatch_name,
                 room=call.room,
                 metadata=job or self.gateway.job(call),
             )

@@ -178,6 +178,7 @@ async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
         "agents_dir": agents,
         "default_agent": "greeter",
         "agent_join_timeout_s": 3,
+        "ring_while_full_s": 3,
     }
     async with Stack(StackOptions(values=values)) as stack:
         yield stack
@@ -237,6 +238,7 @@ class TestNoWorkerFree:
             assert await refused(line, phone) == 486
             record = await line.record()
             assert outcome(record) == ("failed", "agent_unavailable")
+            assert '"note":"no_worker"' in (await line.timeline(record["id"])).replace(" ", "")
             await no_room(own, record["roomName"])
 
     async def test_a_caller_who_gives_up(self, own: Stack, phone: Phone) -> None:

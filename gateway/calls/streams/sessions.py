@@ -21,8 +21,7 @@ from core.events import ended
 from core.models import Agent, CallEvent, Direction, new_id, now
 from core.recordings.command import Command
 from core.tokens import InvalidToken
-from gateway.calls.dispatcher import no_worker
-from gateway.calls.limits import CallLimits
+from gateway.calls.limits import CallLimits, no_worker
 from gateway.calls.streams.tokens import TOKEN_TTL, Bound, SessionToken, SessionTokens
 from gateway.calls.streams.workers import (
     AnyAttach,
@@ -120,9 +119,6 @@ class StreamSessions:
             record=record,
         )
         call = await self._limits.insert(new, CallEvent(type="call.queued"))
-        if not await self._workers.free():
-            await self._write_off(call_id, _NO_WORKER)
-            raise no_worker()
         token = await self.renew(call, kind)
         self.follow(call_id)
         return call, token
@@ -239,7 +235,7 @@ class StreamSessions:
         """
         if attach.resume:
             return await self._attach_again(session, attach)
-        for place in await self._workers.free():
+        for place in await self._workers.free(first=await self._store.places.seat(session.call_id)):
             # First, so that the next gateway knows where the session may be.
             await self._sessions.set_worker(session.call_id, place.worker_id, place.address)
             try:

@@ -15,7 +15,6 @@ from gateway.calls.limits import CallLimits
 from gateway.calls.streams import twiml
 from gateway.calls.streams.sessions import CALLER, StreamSessions
 from gateway.calls.streams.tokens import SessionToken, SessionTokens
-from gateway.calls.streams.workers import StreamWorkers
 from gateway.lookup.agents import Agents, answering_agent
 from gateway.numbers.accounts import Accounts
 from gateway.numbers.signatures import is_signed
@@ -44,7 +43,6 @@ class TwilioSessions:
         sessions: SessionStore,
         streams: StreamSessions,
         tokens: SessionTokens,
-        workers: StreamWorkers,
         numbers: NumberStore,
         agents: Agents,
         webhooks: WebhookStore,
@@ -61,7 +59,6 @@ class TwilioSessions:
         self._sessions = sessions
         self._streams = streams
         self._tokens = tokens
-        self._workers = workers
         self._numbers = numbers
         self._agents = agents
         self._webhooks = webhooks
@@ -116,8 +113,6 @@ class TwilioSessions:
 
     async def _admit(self, call_id: str, number: PhoneNumber, form: Mapping[str, str]) -> Call:
         agent, refusal = await answering_agent(number, self._agents, self._webhooks)
-        if refusal is None and not await self._workers.free():
-            refusal = "no_stream_worker"
         new = NewCall(
             id=call_id,
             auth_id=number.auth_id,
@@ -136,7 +131,9 @@ class TwilioSessions:
         queued = CallEvent(id=f"{call_id}_queued", type="call.queued")
         ringing = CallEvent(id=f"{call_id}_ringing", type="call.ringing", at=queued.at)
         try:
-            call, refusal = await self._limits.admit(new, [queued, ringing], refusal)
+            call, refusal = await self._limits.admit(
+                new, [queued, ringing], refusal, may_wait=False
+            )
         except LiveIdentity:
             # The same request at another gateway created the record first.
             if known := await self._store.call(Scope(None), call_id):

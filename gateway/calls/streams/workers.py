@@ -16,6 +16,7 @@ from core.streams.messages import SocketAttach, TwilioAttach
 from core.tokens import TokenIssuer
 from gateway.http.sockets import CLOSE_S
 from gateway.store.calls import Store
+from gateway.store.places.fleet import Seat
 
 log = logging.getLogger(__name__)
 
@@ -60,15 +61,26 @@ class StreamWorkers:
             if worker.address is not None and worker.agent_name == self._agent_name
         ]
 
-    async def free(self) -> list[Place]:
-        """Return those that take sessions, the least loaded first. Raises Unavailable."""
+    async def free(self, first: Seat | None = None) -> list[Place]:
+        """Return those that take sessions, the least loaded first. Raises Unavailable.
+
+        ``first``: whose place is reserved for the session.
+        """
+        reserved = first.worker_id if first is not None else None
         takers = [
             worker
             for worker in await self.live()
-            if not worker.draining and worker.active < worker.capacity
+            if not worker.draining
+            and (worker.active < worker.capacity or worker.worker_id == reserved)
         ]
-        # Heartbeats are up to 2 s old: gateways that know the same must not all choose one worker.
-        takers.sort(key=lambda worker: (worker.active / worker.capacity, random.random()))
+        # Heartbeats are up to 1 s old: gateways that know the same must not all choose one worker.
+        takers.sort(
+            key=lambda worker: (
+                worker.worker_id != reserved,
+                worker.active / worker.capacity,
+                random.random(),
+            )
+        )
         return [Place(worker.worker_id, worker.address or "") for worker in takers]
 
     async def attach(self, place: Place, call_id: str, attach: AnyAttach) -> WorkerSocket:

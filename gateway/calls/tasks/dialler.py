@@ -17,12 +17,10 @@ from core.errors import (
 )
 from core.models import Agent, CallEvent, PhoneNumber, new_id, now
 from core.settings import Settings
-from gateway.calls.dispatcher import no_worker
 from gateway.calls.limits import CallLimits
 from gateway.calls.policy import DialPolicy
 from gateway.calls.streams.sessions import CALLER
 from gateway.calls.streams.twiml import ASK_AGAIN
-from gateway.calls.streams.workers import StreamWorkers
 from gateway.calls.tasks.outcome import finished
 from gateway.calls.tasks.progress import NEVER_PLACED, News, Progress
 from gateway.calls.trunks import may_call_out
@@ -60,7 +58,6 @@ class Dialler:
         numbers: NumberStore,
         webhooks: WebhookStore,
         accounts: Accounts,
-        workers: StreamWorkers,
         policy: DialPolicy,
         limits: CallLimits,
         progress: Progress,
@@ -74,7 +71,6 @@ class Dialler:
         self._numbers = numbers
         self._webhooks = webhooks
         self._accounts = accounts
-        self._workers = workers
         self._policy = policy
         self._limits = limits
         self._progress = progress
@@ -89,9 +85,8 @@ class Dialler:
         try:
             agent = await self.admit(task)
             account = await self._accounts.calls(Scope(task.auth_id), task.credential_id)
-            if not await self._workers.free():
-                raise no_worker()
-            await self._limits.check(task.auth_id, with_agent=True)
+            await self._limits.check_place("stream")
+            await self._limits.check(task.auth_id, with_agent=True, kind="stream")
             await self._limits.take(task.auth_id)
         except (TooManyRequests, Unavailable) as error:
             return await self._postpone(task, lease, error)
@@ -103,7 +98,9 @@ class Dialler:
             return
         try:
             call = await self._record(begun, agent)
-        except TooManyRequests as error:
+        except (TooManyRequests, Unavailable) as error:
+            if error.code == "STORE_UNAVAILABLE":
+                raise
             undone = {"call_id": None, "attempts": task.attempts, "calls": task.calls}
             return await self._postpone(begun, lease, error, status="queued", **undone)
         await self._ask(begun, lease, call, agent, account)
@@ -125,7 +122,7 @@ class Dialler:
         return fill(agent, variables_of(task))
 
     async def _record(self, task: Task, agent: Agent) -> Call:
-        """Store the record of the attempt's call. Raises TooManyRequests."""
+        """Store the record of the attempt's call. Raises TooManyRequests, Unavailable."""
         assert task.call_id is not None
         new = NewCall(
             id=task.call_id,
@@ -142,7 +139,7 @@ class Dialler:
             metadata=metadata_of(task),
             record=task.wanted.record,
         )
-        return await self._limits.insert(new, CallEvent(type="call.queued"))
+        return await self._limits.insert(new, CallEvent(type="call.queued"), on_record=False)
 
     async def _ask(
         self, task: Task, lease: str, call: Call, agent: Agent, account: TwilioCalls

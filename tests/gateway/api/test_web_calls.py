@@ -242,7 +242,9 @@ class TestNobodyComes:
             timeline=app[TIMELINE],
             rooms=services.rooms,
             journal=Journal(app[TIMELINE], app[METRICS]),
-            dispatcher=Dispatcher(services.livekit, services.tokens, app[SETTINGS].agent_name),
+            dispatcher=Dispatcher(
+                services.livekit, services.tokens, gateway.store.places, app[SETTINGS].agent_name
+            ),
             limits=app[LIMITS],
             **{"agent_join_timeout_s": 60, "news_within_s": 0.05, **patience},
         )

@@ -17,8 +17,8 @@ from livekit.api import AccessToken, VideoGrants
 from core.events import ended
 from core.models import CallEvent, Turn, new_id
 from core.tokens import CALL_TOKEN_TTL, TokenIssuer
-from gateway.store.capacity import WORKER_STALE
 from gateway.store.database import Scope
+from gateway.store.places.fleet import WORKER_STALE
 from tests.conftest import bearer
 from tests.support.inprocess import KEY, SECRET, Running, running, settings_in
 

@@ -228,7 +228,7 @@ class TestWarm:
             call = await talking(gateway, transfer_mode="warm")
             assert (await ask(gateway, call.id))[1]["outcome"] == outcome
             assert len(livekit.dialled) == limit - 1
-            assert (await gateway.store.load("acme")).legs == limit
+            assert (await gateway.store.load("acme", "switchroom")).legs == limit
 
     async def test_a_caller_is_handed_on_from_the_number_they_called(
         self, gateway: Running, livekit: LiveKitStub

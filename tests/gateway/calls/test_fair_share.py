@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import TooManyRequests
+from core.errors import TooManyRequests, Unavailable
 from core.events import ended
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, CallEvent
@@ -18,8 +18,8 @@ from gateway.calls.limits import CallLimits, fair
 from gateway.calls.plan import CallPlan
 from gateway.store.call_status import Call, CallState, fold
 from gateway.store.calls import Store
-from gateway.store.capacity import Load
 from gateway.store.database import Database
+from gateway.store.places.load import Load
 from tests.conftest import ACME, RIVAL
 from tests.gateway.api.test_call_create import TO, post
 from tests.gateway.calls.test_limits import new_call, opened
@@ -103,6 +103,8 @@ class Fleet:
             if isinstance(answer, TooManyRequests):
                 assert answer.code == "CONCURRENCY_LIMIT"
                 assert int(answer.headers["Retry-After"]) > 0
+            elif isinstance(answer, Unavailable):
+                assert answer.code == "AGENT_UNAVAILABLE"
             else:
                 assert isinstance(answer, Call)
         return sum(isinstance(answer, Call) for answer in answers)
@@ -121,7 +123,7 @@ class ShareContract:
             await fleet.limits.check("acme", with_agent=True)
         await fleet.limits.check("rival", with_agent=True)
         assert await fleet.calls("rival", 2) == 2
-        assert (await fleet.store.load("acme")) == Load(
+        assert (await fleet.store.load("acme", "switchroom")) == Load(
             legs=18, agents=18, all_agents=20, tenants=2, places=20
         )
 
@@ -133,8 +135,8 @@ class ShareContract:
 
     async def test_operators_have_all_places(self, fleet: Fleet) -> None:
         await fleet.workers(4)
-        assert await fleet.calls(None, 6) == 6
-        assert await fleet.calls("acme", 2) == 1
+        assert await fleet.calls(None, 6) == 4
+        assert await fleet.calls("acme", 2) == 0
 
     async def test_a_call_that_is_over_is_a_place(self, fleet: Fleet) -> None:
         await fleet.workers(2)
@@ -146,7 +148,7 @@ class ShareContract:
 
     async def test_a_draining_worker_has_the_places_that_it_uses(self, fleet: Fleet) -> None:
         await fleet.workers(10, active=4, draining=True)
-        assert (await fleet.store.load("acme")).places == 4
+        assert (await fleet.store.load("acme", "switchroom")).places == 4
 
     async def test_two_gateways_at_once(self, fleet: Fleet, url: str) -> None:
         await fleet.workers(10)
@@ -160,6 +162,7 @@ class ShareContract:
     async def test_humans_of_transfers_count(self, fleet: Fleet) -> None:
         limits = CallLimits(fleet.store, max_concurrent=2)
         fleet.limits = limits
+        await fleet.workers(10)
         call = await fleet.call("acme")
         started = CallEvent(type="transfer.started", data={"to": "+1", "mode": "warm"})
         await fleet.store.append(call.id, [started, started], "gateway")

@@ -13,6 +13,7 @@ from cryptography.fernet import Fernet
 from livekit.protocol.models import ParticipantInfo
 from sqlalchemy import update
 
+from core.jobs import JobMetadata
 from core.legs import LEAVING, Leg
 from core.models import AgentConfig, CallEvent, PhoneNumber, new_id, now
 from core.tokens import TokenIssuer
@@ -46,6 +47,7 @@ def livekit() -> LiveKitStub:
 @pytest.fixture
 async def gateway(tmp_path: Path, livekit: LiveKitStub) -> AsyncIterator[Running]:
     async with running_with(livekit, tmp_path) as gateway:
+        await gateway.worker()
         yield gateway
 
 
@@ -399,8 +401,9 @@ class TestTheEnd:
         assert (await caller.record(gateway)).status == "in-progress"
 
     async def test_no_agent_comes(self, tmp_path: Path, livekit: LiveKitStub) -> None:
-        """The rule's dispatch is repeated once; then the caller is sent away."""
+        """The dispatch is repeated once; then the caller is sent away."""
         async with running_with(livekit, tmp_path, agent_join_timeout_s=0.4) as gateway:
+            await gateway.worker()
             attached = await number(gateway)
             caller = Caller(attached.id)
             livekit.enter(caller.room, caller.participant)
@@ -409,12 +412,14 @@ class TestTheEnd:
             assert await caller.outcome(gateway) == ("failed", "agent_unavailable")
         (again,) = livekit.dispatched
         assert (again.room, again.agent_name) == (caller.room, "switchroom")
-        assert json.loads(again.metadata) == {"numberId": attached.id, "authId": "acme"}
+        job = JobMetadata.model_validate_json(again.metadata)
+        assert (job.call_id, job.identity) == (caller.call_id, f"agent-{caller.room}")
 
     async def test_a_worker_that_has_the_call_is_not_hurried(
         self, tmp_path: Path, livekit: LiveKitStub
     ) -> None:
         async with running_with(livekit, tmp_path, agent_join_timeout_s=0.2) as gateway:
+            await gateway.worker()
             caller = Caller((await number(gateway)).id)
             livekit.enter(caller.room, caller.participant)
             await caller.asked_by_worker(gateway)

@@ -195,13 +195,13 @@ class TestIdentities:
         await gateway.store.append(left.id, [CallEvent(type="call.dialing")], "gateway")
         insert, tries = limits.insert, itertools.count(1)
 
-        async def insert_late(*new: Any) -> Call:
+        async def insert_late(*new: Any, **options: Any) -> Call:
             if next(tries) == 2:
                 if meanwhile == "call":
                     await gateway.call(room_name=room, participant_identity="desk")
                 elif meanwhile == "token":
                     assert (await get_token(gateway, room, "desk"))[0] == 200
-            return await insert(*new)
+            return await insert(*new, **options)
 
         monkeypatch.setattr(limits, "insert", insert_late)
         answered, answer = await dial(gateway, room, participant_identity="desk")

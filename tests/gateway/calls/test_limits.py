@@ -192,14 +192,14 @@ class ConcurrencyContract:
         over = CallEvent(type="call.ended", data=ended("completed", "user_hangup"))
         await store.append(first.id, [over], "worker")
         await insert(limits)
-        assert (await store.load("acme")).legs == 2
+        assert (await store.load("acme", "switchroom")).legs == 2
 
     async def test_a_refused_call_leaves_no_trace(self, store: Store) -> None:
         limits = CallLimits(store, max_concurrent=1)
         await insert(limits)
         with pytest.raises(TooManyRequests):
             await insert(limits)
-        assert (await store.load("acme")).legs == 1
+        assert (await store.load("acme", "switchroom")).legs == 1
 
     async def test_two_gateways_at_once(self, store: Store, url: str) -> None:
         other = await Database.open(url)
@@ -239,6 +239,7 @@ class TestOverHttp:
         async with running(
             settings_in(tmp_path, sip_outbound_address="h", calls_per_second=0.01)
         ) as gateway:
+            await gateway.worker()
             assert await codes(gateway, 2) == [None, "RATE_LIMITED"]
             assert len(plans) == 1
             agent = await make_agent(gateway, "rival")
@@ -250,6 +251,7 @@ class TestOverHttp:
         async with running(
             settings_in(tmp_path, sip_outbound_address="h", max_concurrent_calls=2)
         ) as gateway:
+            await gateway.worker()
             assert await codes(gateway, 3) == [None, None, "CONCURRENCY_LIMIT"]
             over = CallEvent(type="call.ended", data=ended("completed", "user_hangup"))
             await gateway.store.append(plans[0].call_id, [over], "worker")
@@ -259,6 +261,7 @@ class TestOverHttp:
         async with running(
             settings_in(tmp_path, sip_outbound_address="h", max_concurrent_calls=1)
         ) as gateway:
+            await gateway.worker()
             agent = await make_agent(gateway)
             await make_number(gateway, agent=agent)
             body = {"agentId": agent.id, "toNumber": TO}

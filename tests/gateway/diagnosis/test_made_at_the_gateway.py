@@ -99,6 +99,7 @@ class TestNoAgent:
     async def test_no_agent_comes_for_a_caller(self, tmp_path: Path, livekit: LiveKitStub) -> None:
         livekit.workers_full = True
         async with running_with(livekit, tmp_path, agent_join_timeout_s=0.4) as own:
+            await own.worker()
             caller = Caller((await number(own)).id)
             livekit.enter(caller.room, caller.participant)
             await deliver(own, caller.webhook("participant_joined"))
@@ -133,6 +134,7 @@ class TestDials:
 
 async def test_livekit_is_away(tmp_path: Path) -> None:
     async with running(settings_in(tmp_path, **TRUNK)) as own:
+        await own.worker()
         agent = await make_agent(own)
         number = await make_number(own, agent=agent)
         request = {"agentId": agent.id, "channel": "voice", "toNumber": "+15551230077"}

@@ -19,9 +19,9 @@ from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, CallEvent, Turn, new_id, now
 from gateway.store.call_rows import CallFilter
 from gateway.store.calls import IDEMPOTENCY_TTL, LiveIdentity, NewCall, Store
-from gateway.store.capacity import WORKER_STALE
 from gateway.store.database import Database, Scope
 from gateway.store.once import HeldKey, KeptAnswer
+from gateway.store.places.fleet import WORKER_STALE
 from tests.support.clock import Clock
 from tests.support.databases import OnPostgres, OnSqlite
 
@@ -282,7 +282,7 @@ async def test_a_long_history_slows_no_call_down(tmp_path: Path) -> None:
     await store.call(Scope("acme"), call.id)
     await store.call_and_agent(call.id)
     await store.events(call.id, types=["turn"])
-    await store.load("acme")
+    await store.load("acme", "switchroom")
     await store.find_live_call(call.room_name, "caller")
     await store.unfinished_calls(created_before=now())
     await store.rooms_of_ended([call.room_name, "b"], created_after=now(), ended_before=now())

@@ -1,0 +1,1 @@
+"""Tests of gateway.calls.places and gateway.store.places."""

@@ -1,0 +1,184 @@
+"""More callers than places, with LiveKit and worker processes; and a worker that vanishes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from core.events import ended
+from core.models import CallEvent
+from dev.process import ManagedProcess
+from dev.stack import Stack, StackOptions
+from dev.stack.environment import as_variables
+from dev.stack.options import HOST, ROOT
+from gateway.store.call_status import Call
+from gateway.store.places.fleet import Fleet
+from tests.gateway.api.test_livekit_webhook import deliver
+from tests.gateway.calls.test_inbound import Caller, number
+from tests.support.databases import fresh_database, postgres
+from tests.support.inprocess import KEY, SECRET, Running, running, settings_in
+
+__all__ = ["postgres"]  # a fixture
+CALLERS, WORKERS, PLACES = 200, 3, 5
+RINGS_S = 8.0
+SILENT = timedelta(seconds=2.5)
+
+
+class Rig:
+    """Two gateways on one database, LiveKit, and three light workers with five places each."""
+
+    def __init__(
+        self, gateways: list[Running], workers: list[ManagedProcess], folder: Path
+    ) -> None:
+        self.gateways = gateways
+        self.workers = workers
+        self.folder = folder
+        self.number_id = ""
+        # A gateway has 20 connections to the database; LiveKit would repeat what gets a 503.
+        self._webhooks = asyncio.Semaphore(30)
+
+    @property
+    def gateway(self) -> Running:
+        return self.gateways[0]
+
+    async def fleet(self) -> Fleet:
+        return await self.gateway.store.places.fleet("switchroom", "room")
+
+    async def has_silent(self) -> bool:
+        """Return True if a worker is silent enough that others are preferred."""
+        fleet = await self.fleet()
+        return any(fleet.at - member.seen_at > SILENT for member in fleet.members)
+
+    async def call_in(self, index: int = 0) -> Caller:
+        """Let a caller come in; the webhook goes to one of the gateways."""
+        caller = Caller(self.number_id)
+        gateway = self.gateways[index % len(self.gateways)]
+        async with self._webhooks:
+            assert await deliver(gateway, caller.webhook("participant_joined")) == 200
+        return caller
+
+    async def calls(self, callers: list[Caller]) -> list[Call]:
+        return [await caller.record(self.gateway) for caller in callers]
+
+    async def until(self, callers: list[Caller], wanted: int, *, within_s: float) -> list[Call]:
+        """Return the calls that have an agent, once there are so many."""
+        async with asyncio.timeout(within_s):
+            while True:
+                served = [call for call in await self.calls(callers) if call.agent_worker]
+                if len(served) >= wanted:
+                    return served
+                await asyncio.sleep(0.1)
+
+    async def hang_up(self, calls: list[Call]) -> None:
+        over = ended("completed", "user_hangup")
+        for call in calls:
+            event = CallEvent(type="call.ended", data=over)
+            await self.gateway.store.append(call.id, [event], "worker")
+
+    def most_jobs(self) -> list[int]:
+        """Return the largest number of jobs that each worker had at a time."""
+        return [int(file.read_text()) for file in self.folder.iterdir()]
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, postgres: str) -> AsyncIterator[Rig]:
+    keys = {"livekit_api_key": KEY, "livekit_api_secret": SECRET}
+    options = StackOptions(bridge=False, gateway=0, worker=0, providers=False, values=keys)
+    (folder := tmp_path / "jobs").mkdir()
+    async with contextlib.AsyncExitStack() as stack:
+        livekit = await stack.enter_async_context(Stack(options))
+        settings = settings_in(
+            tmp_path,
+            livekit_url=livekit.settings.livekit_url,
+            database_url=await fresh_database(postgres),
+            ring_while_full_s=RINGS_S,
+        )
+        gateways = [await stack.enter_async_context(running(settings)) for _ in range(2)]
+        workers = []
+        for index in range(WORKERS):
+            changes = {
+                "gateway_url": f"http://{HOST}:{gateways[index % 2].port}",
+                "worker_max_calls": PLACES,
+            }
+            worker = ManagedProcess(
+                f"worker-{index}",
+                [sys.executable, "-m", "tests.support.light_worker", str(folder)],
+                env=as_variables(settings.model_copy(update=changes)),
+                cwd=ROOT,
+                log_path=tmp_path / f"worker-{index}.log",
+            )
+            await worker.start()
+            stack.push_async_callback(worker.kill)
+            workers.append(worker)
+        rig = Rig(gateways, workers, folder)
+        rig.number_id = (await number(rig.gateway)).id
+        async with asyncio.timeout(90):
+            while len((await rig.fleet()).members) < WORKERS:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        yield rig
+
+
+async def test_many_more_callers_than_places(rig: Rig) -> None:
+    callers = await asyncio.gather(*(rig.call_in(index) for index in range(CALLERS)))
+    served = await rig.until(callers, WORKERS * PLACES, within_s=RINGS_S)
+    assert Counter(Counter(call.agent_worker for call in served).values()) == {PLACES: WORKERS}
+    ringing = [call for call in await rig.calls(callers) if call.place == "wanted"]
+    assert len(ringing) == CALLERS - WORKERS * PLACES
+    assert all(call.status == "ringing" for call in ringing)
+
+    # One of those who ring hangs up; five others are served when five calls end, in their order.
+    line = list((await rig.gateway.store.places.fleet("switchroom", "room", RINGS_S)).line)
+    first = next(caller for caller in callers if caller.call_id == line[0])
+    assert await deliver(rig.gateway, first.left("hangup")) == 200
+    assert await first.outcome(rig.gateway) == ("canceled", "user_hangup")
+    await rig.hang_up(served[:5])
+    await rig.until(callers, WORKERS * PLACES, within_s=RINGS_S)
+    later = {call.id for call in await rig.calls(callers) if call.agent_worker}
+    assert set(line[1:6]) <= later
+
+    async with asyncio.timeout(3 * RINGS_S):
+        while any(call.place == "wanted" for call in await rig.calls(callers)):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    outcomes = Counter(
+        (call.status, call.disconnection_reason) for call in await rig.calls(callers)
+    )
+    assert outcomes == {
+        ("ringing", None): 15,
+        ("completed", "user_hangup"): 5,
+        ("canceled", "user_hangup"): 1,
+        ("failed", "agent_unavailable"): CALLERS - 21,
+    }
+    notes = Counter(
+        [
+            await caller.note(rig.gateway)
+            for caller in callers
+            if await caller.outcome(rig.gateway) == ("failed", "agent_unavailable")
+        ]
+    )
+    assert notes == {"workers_full": CALLERS - 21}
+    assert rig.most_jobs() == [PLACES] * WORKERS
+
+
+async def test_a_frozen_worker_gets_no_calls(rig: Rig) -> None:
+    """LiveKit goes on to list it; one call may be on its way to it."""
+    frozen = rig.workers[0]
+    frozen.signal(signal.SIGSTOP)
+    early = [await rig.call_in(index) for index in range(WORKERS)]
+    async with asyncio.timeout(10):
+        while not await rig.has_silent():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    late = [await rig.call_in(index) for index in range(WORKERS)]
+    await rig.until([*early, *late], 2 * WORKERS, within_s=10)
+    again = [
+        await rig.gateway.store.events(caller.call_id, types=["agent.redispatched"])
+        for caller in late
+    ]
+    assert again == [[]] * WORKERS, "they went to the live ones at once"
