@@ -22,6 +22,7 @@ from gateway.calls.places.line import Line
 from gateway.calls.reconciler import Reconciler
 from gateway.calls.recovery import Recovery
 from gateway.calls.rooms import LiveKitRooms
+from gateway.calls.streams.agents import Agents as SessionAgents
 from gateway.calls.streams.reconciler import StreamReconciler
 from gateway.calls.streams.sessions import StreamSessions
 from gateway.calls.streams.tokens import SessionTokens
@@ -162,11 +163,22 @@ async def open_call_services(
         )
         stream_workers = StreamWorkers(app[STORE], tokens, sockets, settings.agent_name)
         session_tokens = SessionTokens(secret, app[CLOCK])
+        session_agents = SessionAgents(
+            store=app[STORE],
+            sessions=app[SESSIONS],
+            workers=stream_workers,
+            timeline=app[TIMELINE],
+            journal=journal,
+            tokens=tokens,
+            lost=recovery.lost,
+            within_s=settings.agent_join_timeout_s,
+        )
         stream_sessions = StreamSessions(
             store=app[STORE],
             sessions=app[SESSIONS],
             tokens=session_tokens,
             workers=stream_workers,
+            agents=session_agents,
             timeline=app[TIMELINE],
             journal=journal,
             limits=app[LIMITS],
@@ -228,6 +240,8 @@ async def open_call_services(
             sessions=app[SESSIONS],
             workers=stream_workers,
             timeline=app[TIMELINE],
+            lost=recovery.lost,
+            comes_within_s=settings.agent_join_timeout_s,
             clock=app[CLOCK],
         )
         repair = NumberRepair(provisioner)

@@ -27,11 +27,15 @@ class Pace:
     first_message_s: float = 1.0
     """A client's time to say what it wants, before its session begins with the defaults."""
     ping_s: float = 2.0
-    """Between two pings of each socket."""
+    """Between two pings of a client's socket."""
     patience_s: float = 4.5
-    """After so long without a pong, or with a write that does not drain, a socket is broken."""
-    attach_again_s: float = 3.0
-    """To attach a client's socket again when its worker's has broken."""
+    """After so long without a pong, or with a write that does not drain, a client's socket is
+    broken."""
+    worker_ping_s: float = 0.5
+    """A worker's socket is pinged when nothing has come from it for so long."""
+    worker_patience_s: float = 2.0
+    """A worker's agent is taken for lost when nothing has come from it for so long, or a write does
+    not drain: its process is frozen, or its event loop is blocked."""
 
 
 USUAL: Final = Pace()

@@ -268,6 +268,10 @@ class SessionRow(Base):
     worker_id: Mapped[str | None] = mapped_column(String(128))
     """The stream worker that has the session; None until a socket has come."""
     worker_address: Mapped[str | None] = mapped_column(Text)
+    agent_epoch: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Which of the call's agents that worker has (core.recovery)."""
+    audio: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """The audio formats of a client's socket; None: the defaults, or Twilio's."""
     account_sid: Mapped[str | None] = mapped_column(String(64))
     call_sid: Mapped[str | None] = mapped_column(String(64))
     """Twilio's ids, as far as they are known."""

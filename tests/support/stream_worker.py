@@ -116,9 +116,13 @@ class StreamWorker:
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         call_id = self._check(request)
+        session = self.sessions.get(call_id)
+        asked = request.query.get("epoch")
+        if session is not None and asked not in (None, str(session.attaches[0]["epoch"])):
+            return web.Response(status=404)
         if "Upgrade" not in request.headers:
-            return web.Response(status=200 if call_id in self.sessions else 404)
-        if request.query.get("resume") == "true" and call_id not in self.sessions:
+            return web.Response(status=404 if session is None else 200)
+        if request.query.get("resume") == "true" and session is None:
             return web.Response(status=404)
         if self.refusing is not None:
             return web.Response(status=self.refusing)
@@ -128,6 +132,9 @@ class StreamWorker:
         if attach["resume"] and call_id not in self.sessions:
             await socket.close(code=4404)
             return socket
+        former = self.sessions.get(call_id)
+        if former is not None and former.attaches and former.attaches[0]["epoch"] < attach["epoch"]:
+            del self.sessions[call_id]
         session = self.sessions.setdefault(call_id, WorkerSession())
         assert attach["resume"] is bool(session.attaches), "resume of a new session, or none"
         session.socket, session.transport = socket, request.transport

@@ -22,10 +22,14 @@ _KEPT_FRAMES = 100
 
 
 class StreamInput(io.AudioInput):
-    """The far end's audio, in frames of 20 ms. Frames that nobody listens to are dropped."""
+    """The far end's audio, in frames of 20 ms. Frames that nobody listens to are dropped.
 
-    def __init__(self, rate: int) -> None:
+    With ``keeps``, the last 2 s before the session listens are kept for it.
+    """
+
+    def __init__(self, rate: int, *, keeps: bool = False) -> None:
         super().__init__(label="stream")
+        self._keeps = keeps
         self._rate = rate
         self._size = round(rate * _FRAME_S) * 2  # bytes
         self._rest = b""
@@ -42,7 +46,7 @@ class StreamInput(io.AudioInput):
         self._rest = pcm[whole:]
         for start in range(0, whole, self._size):
             part = pcm[start : start + self._size]
-            if self._attached:
+            if self._attached or self._keeps:
                 self._frames.append(rtc.AudioFrame(part, self._rate, 1, self._size // 2))
             for listener in self._listeners:
                 listener.put_nowait(np.frombuffer(part, np.int16))
@@ -77,7 +81,7 @@ class StreamInput(io.AudioInput):
         self._attached = True
 
     def on_detached(self) -> None:
-        self._attached = False
+        self._attached = self._keeps = False
         self._frames.clear()
 
     async def __anext__(self) -> rtc.AudioFrame:
@@ -96,8 +100,13 @@ class StreamOutput(io.AudioOutput):
         text: HeardText,
         write: Callable[[Write], None],
         on_heard: Callable[[], None],
+        *,
+        epoch: int = 0,
     ) -> None:
-        """``text`` is what is spoken. ``on_heard`` is called when more of it was heard."""
+        """``text`` is what is spoken. ``on_heard`` is called when more of it was heard.
+
+        ``epoch``: of the session's agent, whose marks are told from a former one's.
+        """
         super().__init__(
             label="stream",
             sample_rate=wire.rates.voice,
@@ -112,7 +121,8 @@ class StreamOutput(io.AudioOutput):
         self._loop = asyncio.get_running_loop()
         width = len(wire.silence)
         self._bytes_per_s = wire.rates.voice * width
-        self._playout = Playout(self._bytes_per_s, wire.silence, echoes=wire.echoes)
+        marks = f"a{epoch}." if epoch else ""
+        self._playout = Playout(self._bytes_per_s, wire.silence, echoes=wire.echoes, marks=marks)
         self._timer: asyncio.TimerHandle | None = None
 
     drops_when_paused = True  # see worker._private.drop_queued

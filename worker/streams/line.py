@@ -15,7 +15,7 @@ from core.jobs import CallBrief
 from core.models import CallEvent
 from core.recordings.command import Command
 from core.sound.reports import SoundReport
-from core.streams.messages import GRACE_S, Attach
+from core.streams.messages import GRACE_S, LEAVES, REPLACED, Attach
 from core.transfers import TransferResult
 from worker.endings import Cause
 from worker.line import Consultation, Listener, NotSupported, Rates
@@ -31,7 +31,7 @@ from worker.streams.wire import Frame, Wire
 
 log = logging.getLogger(__name__)
 
-_OVER, _REPLACED, _BAD, _STALLED = 1000, 4409, 1007, 1013
+_OVER, _BAD, _STALLED = 1000, 1007, 1013
 # Malformed frames that a socket may send before it is closed.
 _BAD_FRAMES = 20
 # The VAD ends an utterance after 250 ms of silence at most, and smooths over as much again.
@@ -68,14 +68,15 @@ def _allowances() -> tuple[Allowance, Allowance]:
 class StreamLine:
     """A worker.line.Line. ``attach`` and ``detach`` follow the sockets of the session."""
 
-    def __init__(self, wire: Wire, *, grace_s: float = GRACE_S) -> None:
-        """``grace_s``: how long the session waits for another socket."""
+    def __init__(self, wire: Wire, *, grace_s: float = GRACE_S, epoch: int = 0) -> None:
+        """``grace_s``: how long the session waits for another socket. ``epoch``: of its agent."""
         self._wire = wire
         self._grace_s = grace_s
         self._text = HeardText()
         self._captions = Captions(self.tell)
-        self._input = StreamInput(wire.rates.speech)
-        self._output = StreamOutput(wire, self._text, self._write, self._caption)
+        # The caller may be in the middle of a sentence when another agent takes over.
+        self._input = StreamInput(wire.rates.speech, keeps=epoch > 0)
+        self._output = StreamOutput(wire, self._text, self._write, self._caption, epoch=epoch)
         self._listener: Listener | None = None
         self._link: Link | None = None
         self._bad_frames = 0
@@ -96,7 +97,7 @@ class StreamLine:
         if self._gone:
             return link.close(_OVER, "the call is over")
         if self._link is not None:
-            self._link.close(_REPLACED, "another socket took over")
+            self._link.close(REPLACED, "another socket took over")
             self._output.detach()
         self._stop_waiting()
         self._link, self._bad_frames = link, 0
@@ -141,6 +142,22 @@ class StreamLine:
     def remove(self, detail: str) -> None:
         """End the call from outside: the API hangs up."""
         self._leave("removed" if self._answered.is_set() else "ring_removed", detail)
+
+    def taken_over(self) -> None:
+        """Another agent has the session: nothing more is heard, said or sent."""
+        if self._gone:
+            return
+        self._gone = True
+        cause: Cause = "agent_replaced"
+        detail = "another agent has the session"
+        self._departure = cause, detail
+        self._stop_waiting()
+        self._output.close()
+        if self._link is not None:
+            self._link.close(_OVER, detail)
+            self._link = None
+        if self._listener is not None:
+            self._listener.lost(cause, detail)
 
     def commanded(self, command: Command) -> bool:
         """Pass on a command of the API's; False: the call has not begun, or is over."""
@@ -210,8 +227,13 @@ class StreamLine:
 
     async def connect(self, listener: Listener) -> None:
         self._listener = listener
-        if self._departure is not None:
-            listener.left(*self._departure)
+        if self._departure is None:
+            return
+        cause, detail = self._departure
+        if cause == "agent_replaced":
+            listener.lost(cause, detail)
+        else:
+            listener.left(cause, detail)
 
     def meet(self, brief: CallBrief) -> None:
         pass
@@ -314,8 +336,10 @@ class StreamLine:
         self._input.close()
         if self._ended is not None:
             self.tell("ended", reason=self._ended)
-        if self._link is not None:
+        if self._link is not None and self._ended is not None:
             self._link.close(_OVER, "the call is over")
+        elif self._link is not None:
+            self._link.close(LEAVES, "this agent leaves")
 
     # --- states
 

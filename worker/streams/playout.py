@@ -134,11 +134,12 @@ class Playout:
     """One session's voice. It starts detached.
 
     ``silence`` is one sample of silence in the wire's encoding. With ``echoes`` the far end is
-    known to echo marks; otherwise its first echo shows it.
+    known to echo marks; otherwise its first echo shows it. ``marks``: how their names begin.
     """
 
-    def __init__(self, bytes_per_s: int, silence: bytes, *, echoes: bool) -> None:
+    def __init__(self, bytes_per_s: int, silence: bytes, *, echoes: bool, marks: str = "") -> None:
         self.echoes = echoes
+        self._marks = marks
         self._bytes_per_s = bytes_per_s
         self._silence = silence
         self._frame, self._chunk, self._lead = (
@@ -336,7 +337,7 @@ class Playout:
         first = speech.sent - speech.heard
         speech.sent += size
         self._last_mark += 1
-        mark = Mark(f"g{self._generation}.{self._last_mark}")
+        mark = Mark(f"{self._marks}g{self._generation}.{self._last_mark}")
         speech.marks.append(_SentMark(mark.name, speech.sent, now))
         return Send(bytes(speech.unheard[first : first + size])), mark
 

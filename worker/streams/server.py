@@ -20,7 +20,7 @@ from core.models import new_id
 from core.process_metrics import watch_process
 from core.recordings.command import Command
 from core.settings import Settings
-from core.streams.messages import GONE, GRACE_S, Attach
+from core.streams.messages import GONE, GRACE_S, LEAVES, Attach
 from core.tokens import InvalidToken, TokenIssuer
 from recordings.spool_metrics import SpoolCollector
 from recordings.stores import Stores
@@ -62,7 +62,7 @@ class StreamServer:
         self._capacity = settings.streams_max_sessions
         self._sessions: dict[str, StreamSession] = {}
         self._arriving: set[str] = set()
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self._known = False
@@ -120,16 +120,20 @@ class StreamServer:
 
     async def aclose(self) -> None:
         """End what is still in progress. Bounded."""
-        for task in self._running.values():
+        for task in self._running:
             task.cancel()
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=_END_WITHIN_S)
+            await asyncio.wait(self._running, timeout=_END_WITHIN_S)
 
     # --- endpoints
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
         call_id = self._authorized(request)
         session = self._sessions.get(call_id)
+        if session is not None and request.query.get("epoch", str(session.epoch)) != str(
+            session.epoch
+        ):
+            session = None  # another agent of the call is asked for
         if "upgrade" not in request.headers.get("Connection", "").lower():
             return web.Response(status=HTTPStatus.OK if session else HTTPStatus.NOT_FOUND)
         if session is None and request.query.get("resume") == "true":
@@ -144,13 +148,16 @@ class StreamServer:
         if attach is None:
             return socket
         session = self._sessions.get(call_id)
-        if session is None and attach.resume:
+        if session is not None and session.epoch < attach.epoch:
+            session.taken_over()
+            session = None
+        if (session is None and attach.resume) or (session and session.epoch > attach.epoch):
             self._refused(web.HTTPNotFound(), "gone")
             await socket.close(code=GONE)
             return socket
         if session is None and self.draining:  # since the handshake
             self._refused(web.HTTPServiceUnavailable(), "full")
-            await socket.close(code=aiohttp.WSCloseCode.TRY_AGAIN_LATER)
+            await socket.close(code=LEAVES)
             return socket
         session = session or self._begin(call_id, attach)
         self._attached.labels("resumed" if attach.resume else "new").inc()
@@ -237,13 +244,15 @@ class StreamServer:
             grace_s=self._grace_s,
         )
         task = asyncio.create_task(session.run(), name=f"session {call_id}")
-        self._running[call_id] = task
+        self._running.add(task)
         self._empty.clear()
-        task.add_done_callback(lambda done: self._over(call_id, done))
+        task.add_done_callback(lambda done: self._over(call_id, session, done))
         return session
 
-    def _over(self, call_id: str, task: asyncio.Task[None]) -> None:
-        del self._sessions[call_id], self._running[call_id]
+    def _over(self, call_id: str, session: StreamSession, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._sessions.get(call_id) is session:  # and not the next agent's
+            del self._sessions[call_id]
         if not self._running:
             self._empty.set()
         if not task.cancelled() and (error := task.exception()) is not None:

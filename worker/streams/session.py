@@ -15,7 +15,7 @@ from openai import AsyncClient
 from core.jobs import JobMetadata
 from core.recordings.command import Command
 from core.settings import Settings
-from core.streams.messages import GRACE_S, Attach, TwilioAttach
+from core.streams.messages import GRACE_S, TAKEN_OVER, Attach, TwilioAttach
 from core.url_guard import guarded_session
 from worker.call import Call
 from worker.job import Seat, placed
@@ -56,7 +56,9 @@ class StreamSession:
         self._settings = settings
         self._gateway = gateway
         self._llm_client = llm_client
-        self._line = StreamLine(wire_for(call_id, attach), grace_s=grace_s)
+        self.epoch = attach.epoch
+        """Which of the call's agents this is (core.recovery)."""
+        self._line = StreamLine(wire_for(call_id, attach), grace_s=grace_s, epoch=attach.epoch)
         self._reporter = Reporter(gateway, settings.data_dir / "spool" / "worker")
         self._reporter.on_event = self._line.reported
 
@@ -88,6 +90,10 @@ class StreamSession:
         """Hang up from outside."""
         self._line.remove(detail)
 
+    def taken_over(self) -> None:
+        """Another agent has the session: leave without a word."""
+        self._line.taken_over()
+
     def commanded(self, command: Command) -> bool:
         """Pass on a command of the API's; False: the call has not begun, or is over."""
         return self._line.commanded(command)
@@ -111,7 +117,10 @@ class StreamSession:
                 if frames % _FRAMES_AT_ONCE == 0:
                     await asyncio.sleep(0)
             # aiohttp says 1000 of a socket that broke, too; only this one was closed.
-            left = message.type is aiohttp.WSMsgType.CLOSE and message.data in _LEFT
+            if message.type is aiohttp.WSMsgType.CLOSE:
+                left = message.data in _LEFT
+                if message.data == TAKEN_OVER:
+                    self.taken_over()
         finally:
             if self._line.detach(link, left=left):
                 self._reporter.post("stream.lost")

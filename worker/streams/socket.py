@@ -109,8 +109,15 @@ class ServerEvents:
     ``error``. So ``seq`` grows, but a resumed client sees holes.
     """
 
-    def __init__(self, max_events: int = HISTORY_EVENTS, max_chars: int = HISTORY_CHARS) -> None:
-        self._seq = 0
+    def __init__(
+        self,
+        last_seq: int = 0,
+        *,
+        max_events: int = HISTORY_EVENTS,
+        max_chars: int = HISTORY_CHARS,
+    ) -> None:
+        """``last_seq``: the first event is the one after it."""
+        self._seq = last_seq
         self._max_events = max_events
         self._max_chars = max_chars
         self._chars = 0
@@ -149,6 +156,10 @@ class ServerEvents:
 
     def clear(self, audio_end_ms: int, text: str) -> str:
         return self._render("clear", audioEndMs=audio_end_ms, text=text)
+
+    def dropped(self) -> str:
+        """Return a ``clear`` of audio of which it is not known what was heard."""
+        return self._render("clear")
 
     def tool_call(self, id: str, name: str, arguments: dict[str, Any]) -> str:
         return self._keep("tool_call", id=id, name=name, arguments=arguments)

@@ -15,6 +15,9 @@ from worker.streams.messages import Dtmf, Echo, Unknown
 from worker.streams.playout import Clear, Mark, Send, Write
 from worker.streams.wire import FarEnd, Frame
 
+# A client's next agent counts on from here: how many events it got from the last one is not known.
+_EVENTS_OF_AN_AGENT = 1_000_000
+
 
 class SocketWire:
     """A worker.streams.wire.Wire. The first attach sets the formats for the whole session."""
@@ -29,11 +32,13 @@ class SocketWire:
         self._input, self._output = attach.input, attach.output
         self.rates = Rates(speech=attach.input.sample_rate, voice=attach.output.sample_rate)
         self.silence = socket.silence(attach.output)
-        self._events = socket.ServerEvents()
+        self._events = socket.ServerEvents(attach.epoch * _EVENTS_OF_AN_AGENT)
 
     def attached(self, attach: Attach) -> Sequence[Frame]:
         assert isinstance(attach, SocketAttach)
         missed = self._events.since(attach.last_seq) if attach.resume else []
+        if attach.moved:
+            return (*missed, self._events.dropped())
         ready = self._events.ready(
             session_id=self._call_id,
             call_id=self._call_id,

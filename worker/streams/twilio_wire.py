@@ -37,7 +37,8 @@ class TwilioWire:
         assert isinstance(attach, TwilioAttach)
         self._inbound = twilio.Inbound()
         self._outbound = twilio.Outbound(attach.stream_sid)
-        return ()
+        # Twilio may still have audio of a former agent, or what this one will send again.
+        return (self._outbound.clear(),) if attach.moved else ()
 
     def receive(self, frame: Frame, far: FarEnd) -> None:
         if isinstance(frame, bytes):

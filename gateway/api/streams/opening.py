@@ -70,9 +70,7 @@ class Opening:
         self._call: Call | None = None
         self._session: Session | None = None
         """As it was before this socket; None until then."""
-        services = call_services(app)
-        self._sessions = services.stream_sessions
-        self._call_tokens = services.tokens
+        self._sessions = call_services(app).stream_sessions
 
     @classmethod
     async def of(cls, request: web.Request) -> Opening:
@@ -125,8 +123,6 @@ class Opening:
                 await self._sessions.unanswered(call.id)
             else:
                 await self._sessions.nobody_came(call.id)
-        elif isinstance(error, Gone):
-            await self._sessions.standing(call, session)
         elif isinstance(error, Unavailable) and self._token is not None:
             await self._sessions.give_back(session, self._token)
 
@@ -213,9 +209,7 @@ class Opening:
 
     async def _attach(self, call: Call, **how: Any) -> SocketAttach:
         token = await self._sessions.renew(call, "socket", ttl=_RESUMABLE)
-        return SocketAttach(
-            token=self._call_tokens.for_call(call.id), resume_token=token.text, **how
-        )
+        return SocketAttach(resume_token=token.text, **how)
 
 
 def _offered_token(request: web.Request) -> str | None:

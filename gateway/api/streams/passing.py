@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
 
 from aiohttp import ClientError, WSMsgType, web
 
@@ -20,28 +19,25 @@ async def pass_frames(
     client: Socket,
     session: Session,
     attach: AnyAttach,
-    again: AnyAttach | None = None,
     first: tuple[WSMsgType, bytes] | None = None,
 ) -> None:
-    """Attach the socket to its session, and pass frames until either side ends.
+    """Attach the socket to its session; pass frames until the client leaves or the call is over.
 
-    ``again``: how to attach it if the worker's socket breaks; None: the client is closed then.
     ``first``: a frame of the client's that was read already, and is for the worker.
     Raises as ``StreamSessions.attach`` does; the client's socket is open then.
     """
     app = request.app
     streams = call_services(app).stream_sessions
     with streams.connected(session.call_id), app[METRICS].streams.track_inprogress():
-        worker = await streams.attach(session, attach)
+        seat = await streams.attach(session, attach)
         if first is not None:
             kind, data = first
             with suppress(ClientError, ConnectionError):  # the relay notices
-                await worker.send_frame(data, kind)
+                await seat.socket.send_frame(data, kind)
         await Relay(
             client,
-            worker,
+            seat,
             transport=request.transport,
             stopping=app[STOPPING],
-            attach_again=partial(streams.attach, session, again) if again is not None else None,
             pace=app[PACE],
         ).run()

@@ -246,9 +246,7 @@ async def _redeemed(request: web.Request, start: _Stream) -> tuple[Call, Session
 async def _serve(
     request: web.Request, client: Socket, call: Call, session: Session, start: _Stream
 ) -> None:
-    services = call_services(request.app)
     attach = TwilioAttach(
-        token=services.tokens.for_call(call.id),
         stream_sid=start.stream_sid,
         resume=session.attached,
         twilio={
@@ -257,18 +255,15 @@ async def _serve(
             "streamSid": start.stream_sid,
         },
     )
-    again = attach.model_copy(update={"resume": True})
-    streams = services.stream_sessions
     try:
-        await pass_frames(request, client, session, attach, again)
+        await pass_frames(request, client, session, attach)
     except Gone:
-        # Twilio asks how to go on, and is told that nobody is there.
-        await streams.lost(call.id)
+        # Twilio asks how to go on, and is told how the call has ended.
         await client.close(code=BROKEN)
     except Unavailable as error:
         log.warning("no worker for a stream", extra={"call_id": call.id, "problem": error.code})
         if not session.attached:
-            await streams.unanswered(call.id)
+            await call_services(request.app).stream_sessions.unanswered(call.id)
         await client.close(code=TRY_LATER)
 
 

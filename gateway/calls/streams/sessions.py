@@ -1,8 +1,9 @@
 """Sessions: their records and tokens, the workers that serve them, and how they end.
 
 A session begins with its record and a token. The first socket with the token is attached to the
-least loaded stream worker; later sockets of the session are attached to the same worker. A task
-follows each new session until its socket has come or its token has expired.
+least loaded stream worker; later sockets of the session are attached to the same worker, or, if its
+agent is lost, to another one (gateway.calls.streams.agents). A task follows each new session until
+its socket has come or its token has expired.
 """
 
 from __future__ import annotations
@@ -16,21 +17,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from core.errors import Gone, Unauthenticated, Unavailable
+from core.errors import Unauthenticated, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent, Direction, new_id, now
 from core.recordings.command import Command
 from core.tokens import InvalidToken
-from gateway.calls.limits import CallLimits, no_worker
+from gateway.calls.limits import CallLimits
+from gateway.calls.streams.agents import Agents, Seat, place_of
 from gateway.calls.streams.tokens import TOKEN_TTL, Bound, SessionToken, SessionTokens
-from gateway.calls.streams.workers import (
-    AnyAttach,
-    NoSession,
-    Place,
-    Refused,
-    StreamWorkers,
-    WorkerSocket,
-)
+from gateway.calls.streams.workers import AnyAttach, NoSession, Refused, StreamWorkers
 from gateway.calls.timeline import Journal, Timeline, Watch
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
@@ -45,7 +40,7 @@ CALLER = "caller"
 _NO_WORKER: Final = ended("failed", "agent_unavailable", note="no_stream_worker")
 
 Standing = Literal["live", "over", "failed"]
-"""``live``: a socket may be attached; ``failed``: nobody is there to answer."""
+"""``live``: a socket may be attached; ``failed``: nobody was there to answer."""
 
 
 class StreamSessions:
@@ -58,6 +53,7 @@ class StreamSessions:
         sessions: SessionStore,
         tokens: SessionTokens,
         workers: StreamWorkers,
+        agents: Agents,
         timeline: Timeline,
         journal: Journal,
         limits: CallLimits,
@@ -69,6 +65,7 @@ class StreamSessions:
         self._sessions = sessions
         self._tokens = tokens
         self._workers = workers
+        self._agents = agents
         self._timeline = timeline
         self._journal = journal
         self._limits = limits
@@ -227,58 +224,32 @@ class StreamSessions:
         """Return True while a client's socket of the session is open at this gateway."""
         return call_id in self._connected
 
-    async def attach(self, session: Session, attach: AnyAttach) -> WorkerSocket:
-        """Attach a socket to the session: with ``resume`` to its worker, else to the best one.
-
-        Raises Gone ``CALL_ENDED``: its worker does not have it any more; Unavailable
-        ``AGENT_UNAVAILABLE``: no worker takes it, or its own does not answer.
-        """
-        if attach.resume:
-            return await self._attach_again(session, attach)
-        for place in await self._workers.free(first=await self._store.places.seat(session.call_id)):
-            # First, so that the next gateway knows where the session may be.
-            await self._sessions.set_worker(session.call_id, place.worker_id, place.address)
-            try:
-                return await self._workers.attach(place, session.call_id, attach)
-            except (Refused, NoSession):
-                continue
-        raise no_worker()
-
-    async def _attach_again(self, session: Session, attach: AnyAttach) -> WorkerSocket:
-        known = await self._sessions.find(session.call_id)
-        place = place_of(known) if known is not None else None
-        try:
-            if place is None:
-                raise NoSession
-            return await self._workers.attach(place, session.call_id, attach)
-        except NoSession:
-            raise Gone("The session is gone") from None
-        except Refused:
-            raise no_worker() from None
+    async def attach(self, session: Session, attach: AnyAttach) -> Seat:
+        """Attach a client's socket to the session's agent; see Agents.attach."""
+        return await self._agents.attach(session, attach)
 
     # --- the end
 
     async def standing(self, call: Call, session: Session | None) -> Standing:
-        """Return what another socket of the session would find; end a call whose worker is gone."""
+        """Return what another socket of the session would find.
+
+        An agent that is gone is replaced when the socket comes.
+        """
         if call.ended:
             return "failed" if call.status == "failed" else "over"
         if session is None or (place := place_of(session)) is None:
             return "live"
-        if await self._is_there(place, call.id):
+        try:
+            if await self._workers.has(place, call.id, session.agent_epoch):
+                return "live"
+        except Refused:
             return "live"
-        # The worker's last events may still be on their way.
+        # The worker lives, and has no such session: its last events may still be on their way.
         watch = Watch(call.id, self._store, self._timeline)
         if not await watch.until("call.ended", timeout_s=self._news_within_s):
-            if await self._is_there(place, call.id):
-                return "live"
-            await self.lost(call.id)
+            return "live"
         over = await self._store.call(Scope(None), call.id)
         return "over" if over is not None and over.status != "failed" else "failed"
-
-    async def lost(self, call_id: str) -> None:
-        """End a call whose session no worker has any more."""
-        log.error("a session is lost", extra={"call_id": call_id})
-        await self._write_off(call_id, ended("failed", "agent_error", note="its worker is gone"))
 
     async def unanswered(self, call_id: str) -> None:
         """End a call whose session no worker took."""
@@ -316,12 +287,6 @@ class StreamSessions:
                 "The agent's worker does not answer", code="AGENT_UNAVAILABLE"
             ) from None
 
-    async def _is_there(self, place: Place, call_id: str) -> bool:
-        try:
-            return await self._workers.has(place, call_id)
-        except Refused:
-            return False
-
     async def _write_off(self, call_id: str, data: dict[str, Any]) -> None:
         await self._journal.write(call_id, "call.ended", data)
 
@@ -334,13 +299,6 @@ class StreamSessions:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception():
             log.error("following a session failed", exc_info=task.exception())
-
-
-def place_of(session: Session) -> Place | None:
-    """Return where the session is; None until a socket was attached."""
-    if session.worker_id is None or session.worker_address is None:
-        return None
-    return Place(session.worker_id, session.worker_address)
 
 
 def _not_valid() -> Unauthenticated:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 
 from core.models import Agent, now
 from gateway.store.agent_secrets import AgentSecrets
@@ -34,6 +34,10 @@ class Session:
     worker_id: str | None = None
     worker_address: str | None = None
     """The stream worker that has the session; None until a socket was attached."""
+    agent_epoch: int = 0
+    """Which of the call's agents that worker has (core.recovery)."""
+    audio: dict[str, Any] | None = None
+    """The audio formats of a client's sockets, as the first one chose them."""
     account_sid: str | None = None
     call_sid: str | None = None
     """Twilio's ids, as far as they are known."""
@@ -116,15 +120,41 @@ class SessionStore:
         return None if row is None else Session(**row)
 
     @whole
-    async def set_worker(self, call_id: str, worker_id: str, address: str) -> None:
-        """Store which worker has the session."""
-        changed = (
+    async def claim(
+        self,
+        call_id: str,
+        epoch: int,
+        worker_id: str,
+        address: str,
+        *,
+        instead_of: str | None = None,
+        audio: dict[str, Any] | None = None,
+    ) -> bool:
+        """Store which worker is to have the call's agent of this epoch.
+
+        False: another gateway has claimed it for a worker, or a later agent is there. So a session
+        is never given to two workers. ``instead_of``: the worker of the caller's own claim, which
+        did not take it. ``audio``: stored, if given.
+        """
+        worker = _TABLE.c.worker_id
+        own = worker.is_(None) if instead_of is None else worker == instead_of
+        values: dict[str, Any] = {
+            "worker_id": worker_id,
+            "worker_address": address,
+            "agent_epoch": epoch,
+        }
+        if audio is not None:
+            values["audio"] = audio
+        claimed = (
             update(_TABLE)
-            .where(_TABLE.c.call_id == call_id)
-            .values(worker_id=worker_id, worker_address=address)
+            .where(
+                _TABLE.c.call_id == call_id,
+                or_(_TABLE.c.agent_epoch < epoch, and_(_TABLE.c.agent_epoch == epoch, own)),
+            )
+            .values(**values)
         )
         async with self._database.write() as connection:
-            await connection.execute(changed)
+            return bool((await connection.execute(claimed)).rowcount)
 
     @whole
     async def tailor(self, call_id: str, agent: Agent, *, record: bool) -> bool:

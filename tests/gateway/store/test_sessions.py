@@ -113,13 +113,36 @@ class SessionsContract:
         self, sessions: SessionStore, clock: Clock
     ) -> None:
         made = await self.session(sessions, clock, account_sid="AC1", call_sid="CA1")
-        await sessions.set_worker(made.call_id, "w1", "http://w1")
+        assert await sessions.claim(made.call_id, 0, "w1", "http://w1", audio={"input": {}})
         fresh = await self.session(sessions, clock, made.call_id)
         kept = await sessions.find(made.call_id)
         assert kept is not None and kept.attached
         assert (kept.worker_id, kept.worker_address) == ("w1", "http://w1")
+        assert (kept.agent_epoch, kept.audio) == (0, {"input": {}})
         assert (kept.account_sid, kept.call_sid) == ("AC1", "CA1")
         assert kept.token_id == fresh.token_id
+
+    async def test_each_agent_is_claimed_for_one_worker(
+        self, sessions: SessionStore, clock: Clock
+    ) -> None:
+        made = await self.session(sessions, clock)
+        claims = [
+            sessions.claim(made.call_id, 0, f"w{n}", f"http://w{n}", audio={"of": n})
+            for n in range(10)
+        ]
+        claimed = await asyncio.gather(*claims)
+        assert sum(claimed) == 1
+        first = claimed.index(True)
+        assert not await sessions.claim(made.call_id, 0, "w10", "http://w10", instead_of="w11")
+        own = {"instead_of": f"w{first}"}
+        assert await sessions.claim(made.call_id, 0, "w12", "http://w12", **own)
+        assert await sessions.claim(made.call_id, 2, "w13", "http://w13")
+        assert not await sessions.claim(made.call_id, 2, "w14", "http://w14")
+        assert not await sessions.claim(made.call_id, 1, "w14", "http://w14", instead_of="w13")
+        kept = await sessions.find(made.call_id)
+        assert kept is not None
+        assert (kept.worker_id, kept.worker_address, kept.agent_epoch) == ("w13", "http://w13", 2)
+        assert kept.audio == {"of": first}, "as the first socket chose it"
 
     async def test_it_is_bound_to_one_twilio_call(
         self, sessions: SessionStore, clock: Clock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import pytest
 
 from core.events import ended
 from core.models import Agent, CallEvent
+from core.tokens import TokenIssuer
 from gateway.keys import TIMELINE
 from tests.conftest import ACME, RIVAL
+from tests.support.inprocess import SECRET
 from tests.support.numbers import make_agent
 from tests.support.session_rig import PATIENT, Sessions, frame, say, sessions_in
 
 pytestmark = pytest.mark.store
 
 UPDATE = {"type": "session.update"}
+MULAW = {"encoding": "audio/x-mulaw", "sampleRate": 8_000}
 
 
 class Lost:
@@ -76,25 +80,32 @@ async def test_a_server_resumes_with_its_own_token(sessions: Sessions, lost: Los
     assert session.attaches[-1]["resume"]
 
 
-async def test_a_worker_that_does_not_answer_costs_no_token(sessions: Sessions, lost: Lost) -> None:
-    sessions.worker.refusing = 503
-    assert await lost.refused() == (1013, "AGENT_UNAVAILABLE")
-    sessions.worker.refusing = None
-    async with sessions.dial(lost.agent, lost.token) as client:
-        await say(client, lost.resume())
-        await sessions.worker.session(2)
-
-
 async def test_after_the_end_it_is_gone(sessions: Sessions, lost: Lost) -> None:
     over = CallEvent(type="call.ended", data=ended("completed", "user_hangup"))
     await sessions.gateway.app[TIMELINE].append(lost.call_id, [over], "worker")
     assert await lost.refused() == (4404, "CALL_ENDED")
 
 
-async def test_a_session_that_its_worker_lost_is_over(sessions: Sessions, lost: Lost) -> None:
+async def test_a_session_that_its_worker_lost_gets_another_agent(
+    sessions: Sessions, lost: Lost
+) -> None:
+    """The audio formats are those of the first socket."""
+    agent = await make_agent(sessions.gateway)
+    _, minted = await sessions.mint(agent)
+    async with sessions.dial(agent, minted["token"]) as client:
+        await say(client, {**UPDATE, "input": MULAW, "output": MULAW})
+        async with asyncio.timeout(10):
+            while minted["sessionId"] not in sessions.worker.sessions:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        first = sessions.worker.sessions[minted["sessionId"]].attaches[0]
+        await client.close(code=4000)
     sessions.worker.sessions.clear()
-    assert await lost.refused() == (4404, "CALL_ENDED")
-    assert await sessions.outcome(lost.call_id) == ("failed", "agent_error")
+    async with sessions.dial(agent, first["resumeToken"]) as client:
+        await say(client, lost.resume(sessionId=minted["sessionId"]))
+        (attach,) = (await sessions.worker.session()).attaches
+    assert (attach["epoch"], attach["resume"], attach["moved"]) == (1, False, False)
+    assert (attach["input"], attach["output"]) == (MULAW, MULAW)
+    assert TokenIssuer(SECRET).agent_of(attach["token"]) == (minted["sessionId"], 1)
 
 
 @pytest.mark.attack

@@ -215,8 +215,10 @@ class TestStream:
             stream_sid = "MZ" + "3" * 32
             assert attach == {
                 "kind": "twilio",
+                "epoch": 0,
                 "streamSid": stream_sid,
                 "resume": False,
+                "moved": False,
                 "twilio": {"accountSid": ACCOUNT, "callSid": CALL_SID, "streamSid": stream_sid},
             }
             await socket.send_str('{"event":"media"}')

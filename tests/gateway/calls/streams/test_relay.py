@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -13,11 +15,12 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from core.errors import Gone, Unavailable
-from core.models import new_id
-from core.streams.messages import LOST, TwilioAttach
+from core.models import new_id, now
+from core.streams.messages import LEAVES, LOST, TAKEN_OVER, TwilioAttach
 from core.tasks.alongside import alongside
 from core.tokens import TokenIssuer
-from gateway.calls.streams.relay import Relay
+from gateway.calls.streams.agents import Loss, Overtaken
+from gateway.calls.streams.relay import Relay, _Kept
 from gateway.calls.streams.workers import Place, StreamWorkers, WorkerSocket
 from gateway.http.pace import Pace
 from gateway.http.sockets import open_socket
@@ -27,7 +30,49 @@ from tests.support.stream_worker import StreamWorker, WorkerSession
 
 pytestmark = pytest.mark.store
 
-QUICK = Pace(ping_s=0.05, patience_s=0.3, attach_again_s=0.5)
+QUICK = Pace(ping_s=0.05, patience_s=0.3, worker_ping_s=0.05, worker_patience_s=0.3)
+
+
+class Seat:
+    """The agents of one session, all on one worker."""
+
+    def __init__(self, line: Line, workers: StreamWorkers) -> None:
+        self.epoch = 0
+        self.socket: WorkerSocket
+        self.losses: list[tuple[Loss, int]] = []
+        """What ``next`` was told: the loss, and the client's last event."""
+        self.seen_at = now()
+        self.fails_with: Exception | None = None
+        self.may_come = asyncio.Event()
+        """Cleared: the next agent does not come."""
+        self.may_come.set()
+        self.another = asyncio.Event()
+        """Set: another agent has the session."""
+        self.client_left = False
+        self._line = line
+        self._workers = workers
+
+    async def attach(self, *, resume: bool) -> WorkerSocket:
+        attach = TwilioAttach(token="t", stream_sid="MZ1", resume=resume)
+        place = Place("w1", self._line.worker.url)
+        self.socket = await self._workers.attach(place, self._line.call_id, attach)
+        return self.socket
+
+    async def next(self, loss: Loss, seen_at: datetime, last_seq: int = 0) -> WorkerSocket:
+        self.losses.append((loss, last_seq))
+        self.seen_at = seen_at
+        await self.may_come.wait()
+        if self.fails_with is not None:
+            raise self.fails_with
+        self.epoch += loss == "overtaken"
+        self.another.clear()
+        return await self.attach(resume=True)
+
+    async def overtaken(self) -> bool:
+        return await self.another.wait()
+
+    async def left(self) -> None:
+        self.client_left = True
 
 
 class Line:
@@ -37,9 +82,7 @@ class Line:
         self.worker = worker
         self.stopping = asyncio.Event()
         self.call_id = new_id("call")
-        self.attach_again = True
-        self.refusals: list[Exception] = []
-        """Raised by the next attempts to attach again."""
+        self.seat: Seat
         self.relayed = asyncio.Event()
         self.transport: asyncio.Transport | None = None
         self._pace = pace
@@ -50,21 +93,13 @@ class Line:
         async with aiohttp.ClientSession() as http:
             store: Any = None
             workers = StreamWorkers(store, TokenIssuer(SECRET), http, "switchroom")
-
-            async def attach(resume: bool) -> WorkerSocket:
-                if resume and self.refusals:
-                    raise self.refusals.pop(0)
-                attach = TwilioAttach(token="t", stream_sid="MZ1", resume=resume)
-                place = Place("w1", self.worker.url)
-                return await workers.attach(place, self.call_id, attach)
-
-            again = (lambda: attach(True)) if self.attach_again else None
+            self.seat = Seat(self, workers)
+            await self.seat.attach(resume=False)
             await Relay(
                 client,
-                await attach(False),
+                self.seat,
                 transport=request.transport,
                 stopping=self.stopping,
-                attach_again=again,
                 pace=self._pace,
             ).run()
         self.relayed.set()
@@ -119,12 +154,9 @@ class Ends:
 
 
 @asynccontextmanager
-async def ends(
-    pace: Pace = QUICK, *, attach_again: bool = True, **options: Any
-) -> AsyncIterator[Ends]:
+async def ends(pace: Pace = QUICK, **options: Any) -> AsyncIterator[Ends]:
     async with StreamWorker("w1") as worker:
         line = Line(worker, pace)
-        line.attach_again = attach_again
         app = web.Application()
         app.router.add_get("/", line.handle)
         async with served(app) as edge, edge.http.ws_connect("/", **options) as socket:
@@ -197,10 +229,19 @@ class TestEndings:
             assert await both.worker_closed() == LOST
 
 
-class TestBrokenWorkers:
-    @pytest.mark.parametrize("way", ["breaks", 1001, 1011, 1012])
-    async def test_it_is_attached_again(self, way: object) -> None:
+class TestLostAgents:
+    @pytest.mark.parametrize(
+        ("way", "loss"),
+        [
+            ("breaks", "broke"),
+            *((code, "broke") for code in (1001, 1011, 1012)),
+            (LEAVES, "leaves"),
+        ],
+    )
+    async def test_another_one_comes_and_the_client_stays(self, way: object, loss: Loss) -> None:
         async with ends() as both:
+            await both.session.send(b'{"type":"state","seq":41}')
+            assert await both.client.next() == '{"type":"state","seq":41}'
             if isinstance(way, int):
                 await both.session.close(way)
             else:
@@ -210,15 +251,17 @@ class TestBrokenWorkers:
             assert await both.heard() == b"still here"
             await both.session.send(b"so am I")
             assert await both.client.next() == "so am I"
-            assert [attach["resume"] for attach in both.session.attaches] == [False, True]
+            assert both.line.seat.losses == [(loss, 41)]
+            assert abs(now() - both.line.seat.seen_at) < timedelta(seconds=5)
 
     async def test_what_comes_meanwhile_is_not_lost(self) -> None:
         async with ends() as both:
-            both.line.refusals = [Unavailable("full")]
+            both.line.seat.may_come.clear()
             both.session.drop()
             for number in range(50):
                 await both.client.socket.send_str(str(number))
                 await asyncio.sleep(0)
+            both.line.seat.may_come.set()
             await both.worker.session(2)
             await both.client.socket.send_str("last")
             heard: list[bytes] = []
@@ -227,30 +270,77 @@ class TestBrokenWorkers:
             # Those that were sent before the break was noticed are lost with the socket.
             assert heard == [str(n).encode() for n in range(51 - len(heard), 50)] + [b"last"]
 
-    async def test_its_session_is_gone(self) -> None:
-        async with ends() as both:
-            both.line.refusals = [Gone("gone")]
-            both.session.drop()
-            assert await both.client.close_code() == 1011
+    def test_no_more_of_it_is_kept_than_can_be_of_use(self) -> None:
+        """The oldest audio is dropped, and what was written is kept."""
+        kept = _Kept()
+        kept.add(b"written", WSMsgType.TEXT)
+        for number in range(300):
+            kept.add(bytes([number % 256]) * 1024, WSMsgType.BINARY)
+        assert kept.pop() == (b"written", WSMsgType.TEXT)
+        audio = []
+        while kept:
+            audio.append(kept.pop()[0])
+        assert [frame[0] for frame in audio] == [n % 256 for n in range(173, 300)]
+        for number in range(3):
+            kept.add(bytes([number]) * 64 * 1024, WSMsgType.TEXT)
+        assert [kept.pop()[0][0] for _ in range(2)] == [1, 2]
+        assert not kept
 
-    async def test_it_does_not_come_back(self) -> None:
+    async def test_the_client_leaves_meanwhile(self) -> None:
         async with ends() as both:
-            both.line.refusals = [Unavailable("unreachable") for _ in range(1000)]
+            both.line.seat.may_come.clear()
             both.session.drop()
-            assert await both.client.close_code() == 1011
+            await self.lost(both)
+            await both.client.socket.close(code=1000)
+            await both.line.relayed.wait()
+            assert both.line.seat.client_left
 
-    async def test_without_another_try(self) -> None:
-        async with ends(attach_again=False) as both:
-            both.session.drop()
-            assert await both.client.close_code() == 1011
+    @pytest.mark.parametrize(
+        ("way", "error", "told"),
+        [
+            ("breaks", Gone("over"), 4404),
+            ("leaves", Gone("over"), 1000),
+            ("breaks", Overtaken(), 4409),
+            ("breaks", Unavailable("no database"), 1011),
+        ],
+    )
+    async def test_none_comes(self, way: str, error: Exception, told: int) -> None:
+        async with ends() as both:
+            both.line.seat.fails_with = error
+            if way == "leaves":
+                await both.session.close(LEAVES)
+            else:
+                both.session.drop()
+            assert await both.client.close_code() == told
 
     async def test_one_that_does_not_answer_pings_is_left(self) -> None:
-        """A half-open connection: the machine is gone, and nothing says so."""
+        """A half-open connection, or a process that is frozen: nothing says so."""
         async with ends() as both:
             both.worker.reading.clear()
             await both.client.socket.send_str("wakes the worker's reader, which stops then")
             await both.worker.session(2)
-            assert len(both.session.attaches) == 2
+            assert both.line.seat.losses == [("stalled", 0)]
+
+    async def test_the_timeline_says_that_another_one_has_the_session(self) -> None:
+        async with ends() as both:
+            both.line.seat.another.set()
+            assert await both.worker_closed() == TAKEN_OVER
+            await both.worker.session(2)
+            await both.client.socket.send_str("hello")
+            assert await both.heard() == b"hello"
+
+    async def test_a_gateway_that_was_frozen_blames_nobody(self) -> None:
+        async with ends() as both:
+            time.sleep(1.0)  # noqa: ASYNC251  as SIGSTOP does
+            await both.client.socket.send_str("hello")
+            assert await both.heard() == b"hello"
+            assert both.line.seat.losses == []
+
+    @staticmethod
+    async def lost(both: Ends) -> None:
+        async with asyncio.timeout(10):
+            while not both.line.seat.losses:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 class TestStalledClients:

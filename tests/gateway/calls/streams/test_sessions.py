@@ -17,6 +17,7 @@ from gateway.store.database import Scope
 from tests.gateway.calls.test_reconciler import round_of
 from tests.support.clock import Clock
 from tests.support.livekit_stub import LiveKitStub, running_with
+from tests.support.stream_worker import stream_worker
 from tests.support.twilio_calls import (
     CONNECTED,
     StreamRig,
@@ -94,18 +95,27 @@ class TestResume:
         assert await rig.own.app[SESSIONS].find(call_id) is None
         assert (await self.ask(rig, twiml)).verbs == ["Hangup"]
 
-    @pytest.mark.parametrize("way", ["gone", "forgotten"])
-    async def test_its_worker_is_gone(self, rig: StreamRig, way: str) -> None:
+    async def test_a_call_that_no_agent_took_over(self, rig: StreamRig) -> None:
+        call_services(rig.own.app).stream_sessions._agents._within_s = 0.3
         call_id, twiml = await opened(rig)
         async with rig.stream(CONNECTED, start(twiml.token)) as socket:
             await rig.worker_session(call_id)
-            if way == "gone":
-                await rig.worker.stop()
-            else:
-                rig.worker.sessions.pop(call_id).drop()
-            assert await close_code(socket) == 1011
+            await rig.worker.stop()
+            assert await close_code(socket) == 4404
         assert (await self.ask(rig, twiml)).verbs == ["Say", "Hangup"]
         assert await rig.verdict(call_id) == ("failed", "agent_error")
+
+    async def test_its_worker_is_gone_when_it_comes_back(self, rig: StreamRig) -> None:
+        call_id, twiml = await opened(rig)
+        async with rig.stream(CONNECTED, start(twiml.token)) as socket:
+            await rig.worker_session(call_id)
+            await socket.close(code=4999)
+        await rig.worker.stop()
+        async with stream_worker(rig.own) as other:
+            again = await self.ask(rig, twiml)
+            async with rig.stream(CONNECTED, start(again.token)):
+                (attach,) = (await other.session()).attaches
+        assert (attach["epoch"], attach["resume"], attach["moved"]) == (1, False, False)
 
     async def test_the_workers_last_events_are_waited_for(self, rig: StreamRig) -> None:
         """It has closed the stream, and its report of the end comes after Twilio's request."""
@@ -156,6 +166,8 @@ class TestReconciler:
             sessions=app[SESSIONS],
             workers=call_services(app).stream_workers,
             timeline=app[TIMELINE],
+            lost=call_services(app).recovery.lost,
+            comes_within_s=10,
             clock=app[CLOCK],
             second_look_s=second_look_s,
         ).round()
@@ -178,12 +190,18 @@ class TestReconciler:
             assert await self.round(rig) == 0
 
     async def test_a_worker_that_forgot_it(self, rig: StreamRig, clock: Clock) -> None:
+        """Its client gets another agent if it comes back; else the call ends."""
         call_id, twiml = await opened(rig)
         async with rig.stream(CONNECTED, start(twiml.token)) as socket:
             await rig.worker_session(call_id)
             await socket.close(code=4999)
         del rig.worker.sessions[call_id]
         clock.forward(MINUTE)
+        await rig.worker.beat(rig.own)
+        assert await self.round(rig) == 0
+        assert (await rig.record(call_id)).agent_epoch == 1
+        assert await self.round(rig) == 0
+        clock.forward(2 * MINUTE)
         await rig.worker.beat(rig.own)
         assert await self.round(rig) == 1
         assert await rig.verdict(call_id) == ("failed", "agent_error")
@@ -192,12 +210,16 @@ class TestReconciler:
         call_id, twiml = await opened(rig)
         async with rig.stream(CONNECTED, start(twiml.token)) as socket:
             await rig.worker_session(call_id)
-            await rig.worker.stop()
-            assert await close_code(socket) == 1011
+            await socket.close(code=4999)
+        await rig.worker.stop()
         clock.forward(MINUTE)
         await rig.worker.beat(rig.own)
         assert await self.round(rig) == 0, "it may be unreachable for this gateway only"
+        assert (await rig.record(call_id)).agent_epoch == 0
         clock.forward(MINUTE)
+        assert await self.round(rig) == 0
+        assert (await rig.record(call_id)).agent_epoch == 1
+        clock.forward(2 * MINUTE)
         assert await self.round(rig) == 1
         assert await rig.verdict(call_id) == ("failed", "agent_error")
 
