@@ -20,7 +20,7 @@ from dev.bench.endurance import soak
 from dev.bench.recording import alignment, cost
 from dev.bench.report import Section
 from dev.bench.requests import gateway, gateway_load, gateway_rate
-from dev.bench.streams import drift, ladder, turns
+from dev.bench.streams import drift, ladder, losses, turns
 from dev.stack.options import ROOT
 
 REPORT = ROOT / "docs" / "benchmarks.md"
@@ -41,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "streams": turns.measure,
     "streams-held": ladder.measure,
     "streams-drift": drift.measure,
+    "streams-losses": losses.measure,
     "recording": cost.measure,
     "recording-alignment": alignment.measure_lines,
     "soak": soak.measure,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +15,13 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from core.streams.messages import SocketAttach
 from dev import scenario
 from dev.stack import Stack, StackOptions
+from dev.stack.component import Component
 from dev.stack.options import HOST
 from dev.stack.ports import PORTS
+from dev.standins.socket import SocketFarEnd
 from dev.standins.twilio import Answer, Busy, Call, TwilioServer
 from tests.conftest import AUTH, GREETING, Gateway, write_agents
 from tests.support.balancer import Balancer
@@ -330,3 +335,147 @@ async def test_a_caller_is_transferred(streams: Streams) -> None:
     leg.hang_up()
     assert await call.ended() == "completed"
     assert (await streams.task_over(path))["status"] == "completed"
+
+
+# --- agents that are lost
+
+
+async def busy_worker(streams: Streams) -> Component:
+    """Return the stream worker that has the one session there is."""
+    async with asyncio.timeout(20):
+        while True:
+            found = []
+            for name in ("streams", "streams-2"):
+                worker = streams.stack.components[name]
+                async with streams.gateway.session.get(f"{worker.address}/readyz") as answer:
+                    found += [worker] * (await answer.json())["sessions"]
+            if len(found) == 1:
+                return found[0]
+            await asyncio.sleep(0.1)
+
+
+async def timeline(streams: Streams, call_id: str) -> list[dict[str, Any]]:
+    answer = await streams.gateway.get(f"/v1/calls/{call_id}/diagnosis")
+    return list(answer.body["timeline"])
+
+
+async def without_sessions(streams: Streams, worker: Component) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            async with streams.gateway.session.get(f"{worker.address}/readyz") as answer:
+                if (await answer.json())["sessions"] == 0:
+                    return
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("way", ["killed", "frozen"])
+async def test_a_stream_outlives_its_worker(streams: Streams, way: str) -> None:
+    call = await streams.greeted()
+    call_id = (await streams.record(call))["id"]
+    worker, stream = await busy_worker(streams), call.stream
+    before_ms = call.heard.ms
+    if way == "killed":
+        await worker.kill()
+    else:
+        worker.process.signal(signal.SIGSTOP)
+    again_ms = await call.heard.until_sound(before_ms + 200)
+    await call.heard.until_quiet(for_ms=400)
+    if way == "frozen":
+        worker.process.signal(signal.SIGCONT)
+        await without_sessions(streams, worker)
+    said = await call.caller.say(scenario.OPENING)
+    assert await call.heard.until_sound(said.end_ms) > again_ms
+    await call.heard.until_quiet(for_ms=400)
+    assert stream.live and call.stream is stream, "Twilio has noticed nothing"
+    assert stream.clears, "what the lost agent had sent ahead was dropped"
+    call.hang_up()
+    record = await streams.ended(call)
+    assert (record["status"], record["disconnectionReason"]) == ("completed", "user_hangup")
+    assert record["transcripts"][-1]["response"] == scenario.OPENING_ANSWER
+    types = [line["type"] for line in await timeline(streams, call_id)]
+    assert types.count("agent.lost") == 1
+    assert types.count("agent.joined") == 2
+    if way == "killed":
+        await worker.start()
+
+
+@pytest.mark.parametrize("way", ["killed", "frozen"])
+async def test_a_client_keeps_its_socket(streams: Streams, way: str) -> None:
+    path = "/v1/agents/restaurant/session"
+    made = await streams.gateway.post(path)
+    assert made.status == 201, made.body
+
+    async def connect(_: SocketAttach) -> aiohttp.ClientWebSocketResponse:
+        protocols = ("switchroom", f"token.{made.body['token']}")
+        return await streams.gateway.session.ws_connect(path, protocols=protocols)
+
+    client = SocketFarEnd(connect, "")
+    await client.attach()
+    await client.event("transcript", role="agent", text=GREETING, final=True)
+    worker = await busy_worker(streams)
+    before_ms = client.heard.ms
+    if way == "killed":
+        await worker.kill()
+    else:
+        worker.process.signal(signal.SIGSTOP)
+    await client.event("clear")
+    await client.heard.until_sound(before_ms + 600)
+    await client.heard.until_quiet(for_ms=400)
+    if way == "frozen":
+        worker.process.signal(signal.SIGCONT)
+        await without_sessions(streams, worker)
+    await client.send("text", text=scenario.OPENING)
+    await client.event("transcript", role="agent", text=scenario.OPENING_ANSWER, final=True)
+    assert not client.socket.closed
+    assert len(client.of("ready")) == 1
+    numbers = [event["seq"] for event in client.events]
+    assert numbers == sorted(set(numbers))
+    await client.send("end")
+    await client.event("ended", reason="user_hangup")
+    if way == "killed":
+        await worker.start()
+
+
+async def test_ten_agents_are_killed_at_random(streams: Streams) -> None:
+    chance = random.Random(19)
+    lost = 0
+    while lost < 10:
+        calls = await asyncio.gather(*(streams.call() for _ in range(6)))
+        ids = [(await streams.record(call))["id"] for call in calls]
+        await asyncio.sleep(chance.uniform(0, 1.5))
+        worker = streams.stack.components[chance.choice(["streams", "streams-2"])]
+        before = [call.heard.ms for call in calls]
+        await worker.kill()
+        gone = [
+            call
+            for call, call_id in zip(calls, ids, strict=True)
+            if await heard_of_a_loss(streams, call_id)
+        ]
+        for call, ms in zip(calls, before, strict=True):
+            if call in gone:
+                await call.heard.until_sound(ms + 600)
+            await call.heard.until_quiet()
+        said = await asyncio.gather(*(call.caller.say(scenario.OPENING) for call in calls))
+        for call, words in zip(calls, said, strict=True):
+            await call.heard.until_sound(words.end_ms)
+            assert len(call.streams) == 1 and call.stream.live
+        for call in calls:
+            await call.heard.until_quiet()
+            call.hang_up()
+        for call in calls:
+            record = await streams.ended(call)
+            assert record["disconnectionReason"] == "user_hangup"
+            assert record["transcripts"][-1]["response"] == scenario.OPENING_ANSWER
+        lost += len(gone)
+        await worker.start()
+
+
+async def heard_of_a_loss(streams: Streams, call_id: str) -> bool:
+    """Return True if the agent is lost. A relay notices a kill within milliseconds."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + 1
+    while clock() < deadline:
+        if any(line["type"] == "agent.lost" for line in await timeline(streams, call_id)):
+            return True
+        await asyncio.sleep(0.1)
+    return False

@@ -30,6 +30,7 @@ from worker.link.recordings import RecordingReport
 from worker.link.reporter import sweep_forever
 from worker.presence import Presence
 from worker.streams.session import StreamSession
+from worker.streams.standstill import Standstill
 from worker.voice.providers import build_llm_client
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class StreamServer:
         self._empty = asyncio.Event()
         self._empty.set()
         self._known = False
+        self._standstill = Standstill(self._woke)
         self.id = new_id("wrk")
         self.draining = False
         self.address = ""
@@ -97,6 +99,14 @@ class StreamServer:
         )
         return app
 
+    def start(self) -> None:
+        """Watch whether the process stands still."""
+        self._standstill.start()
+
+    def _woke(self, stood_still_s: float) -> None:
+        for session in self._sessions.values():
+            session.woke(stood_still_s)
+
     def heartbeat(self) -> Heartbeat:
         return Heartbeat(
             worker_id=self.id,
@@ -120,6 +130,7 @@ class StreamServer:
 
     async def aclose(self) -> None:
         """End what is still in progress. Bounded."""
+        self._standstill.stop()
         for task in self._running:
             task.cancel()
         if self._running:
@@ -242,6 +253,7 @@ class StreamServer:
             gateway=self._gateway,
             llm_client=self._llm_client,
             grace_s=self._grace_s,
+            look=self._standstill.look,
         )
         task = asyncio.create_task(session.run(), name=f"session {call_id}")
         self._running.add(task)
@@ -295,6 +307,7 @@ async def serve(settings: Settings) -> None:
             asyncio.create_task(sweep_recordings(*recordings), name="recordings"),
         ]
         presence.begin()
+        server.start()
         try:
             await stopping.wait()
             log.info("draining", extra={"sessions": server.heartbeat().active})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 
 import aiohttp
 import structlog
@@ -19,7 +21,8 @@ from core.streams.messages import GRACE_S, TAKEN_OVER, Attach, TwilioAttach
 from core.url_guard import guarded_session
 from worker.call import Call
 from worker.job import Seat, placed
-from worker.link.client import Gateway
+from worker.link.backoff import Backoff
+from worker.link.client import Gateway, Refused, Unavailable
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
 from worker.streams.line import StreamLine
@@ -49,8 +52,13 @@ class StreamSession:
         gateway: Gateway,
         llm_client: AsyncClient,
         grace_s: float = GRACE_S,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
-        """``grace_s``: how long the session waits for another socket."""
+        """``grace_s``: how long the session waits for another socket. ``look`` looks whether the
+        process has just stood still; ``woke`` is called then."""
+        self._look = look
+        self._asking: asyncio.Task[None] | None = None
+        self._replaced = False
         self._job = JobMetadata(call_id=call_id, token=attach.token, epoch=attach.epoch)
         self._seat = Seat(worker_id, attach.epoch)
         self._settings = settings
@@ -69,7 +77,10 @@ class StreamSession:
         reporter.own(Owner(self._job.call_id, self._job.token))
         async with (
             http_context.open(),
-            guarded_session(allow_private=self._settings.webhook_allow_private) as tools_http,
+            guarded_session(
+                allow_private=self._settings.webhook_allow_private,
+                trace_configs=[self._checked()],
+            ) as tools_http,
         ):
             call = Call(
                 line,
@@ -84,6 +95,8 @@ class StreamSession:
             try:
                 await call.run()
             finally:
+                if self._asking is not None:
+                    self._asking.cancel()
                 await reporter.aclose(_DELIVER_WITHIN_S)
 
     def remove(self, detail: str) -> None:
@@ -92,7 +105,44 @@ class StreamSession:
 
     def taken_over(self) -> None:
         """Another agent has the session: leave without a word."""
+        self._replaced = True
         self._line.taken_over()
+
+    def woke(self, stood_still_s: float) -> None:
+        """Learn from the gateway whether another agent has the session, after a standstill."""
+        if self._asking is None or self._asking.done():
+            log.info("asking whether the session is another agent's", extra={"s": stood_still_s})
+            self._asking = asyncio.create_task(self._ask(), name="standing")
+
+    async def _ask(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                await self._gateway.brief(self._job.call_id, self._job.token)
+                return
+            except Unavailable:
+                await backoff.wait()
+            except Refused as error:
+                if error.status == HTTPStatus.GONE:
+                    self.taken_over()
+                return
+
+    def _checked(self) -> aiohttp.TraceConfig:
+        """Let each request of a tool wait until it is known that the session is this agent's.
+
+        If it is not, the request fails with ConnectionError before it is sent.
+        """
+
+        async def check(*_: object) -> None:
+            self._look()
+            if self._asking is not None:
+                await asyncio.shield(self._asking)
+            if self._replaced:
+                raise ConnectionError("another agent has the session")
+
+        trace = aiohttp.TraceConfig()
+        trace.on_request_start.append(check)
+        return trace
 
     def commanded(self, command: Command) -> bool:
         """Pass on a command of the API's; False: the call has not begun, or is over."""

@@ -43,7 +43,7 @@ Loss = Literal["broke", "stalled", "leaves", "overtaken"]
 """What the relay has seen of a worker: its socket broke, or does not answer; it has closed with
 ``LEAVES``; or ``overtaken``: another agent is the session's, as the timeline says."""
 
-ReportLost = Callable[[str, int, Lost], Awaitable[bool]]
+ReportLost = Callable[[str, int, Lost], Awaitable[bool | None]]
 """gateway.calls.recovery.Recovery.lost."""
 
 _WHY: dict[Loss, Why] = {"broke": "vanished", "stalled": "hung", "leaves": "stopped"}

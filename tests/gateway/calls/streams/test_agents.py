@@ -15,10 +15,11 @@ import pytest
 from core.events import ended
 from core.models import CallEvent, now
 from core.recovery import MOST_LOST, Lost
-from core.streams.messages import LEAVES, TAKEN_OVER
+from core.streams.messages import LEAVES, TAKEN_OVER, TwilioAttach
 from core.tokens import TokenIssuer
-from gateway.http.pace import USUAL
+from gateway.calls.streams.agents import Overtaken
 from gateway.keys import TIMELINE, call_services
+from gateway.store.streams.sessions import Session
 from tests.support.inprocess import SECRET
 from tests.support.stream_worker import StreamWorker, WorkerSession, stream_worker
 from tests.support.twilio_calls import CONNECTED, StreamRig, Twiml, close_code, start, stream_rig
@@ -158,26 +159,27 @@ async def test_too_many_are_lost(streaming: Streaming) -> None:
     assert len(await streaming.lost()) == MOST_LOST + 1
 
 
-async def test_two_sockets_of_a_session_get_one_agent(streaming: Streaming) -> None:
-    """Twilio has connected again, and the first socket's gateway has not noticed."""
+async def test_of_two_sockets_of_a_session_one_gets_the_next_agent(streaming: Streaming) -> None:
+    """Twilio has connected again, and the first socket's gateway has not noticed yet."""
     rig, call_id = streaming.rig, streaming.call_id
-    streams = call_services(rig.own.app).stream_sessions
-    call = await rig.record(call_id)
-    again = await streams.renew(call, "twilio")
-    # The worker dies, and both sockets' relays see it at once.
-    session = streaming.session
-    rig.worker.sessions.clear()
-    await rig.worker.stop()
-    async with rig.stream(CONNECTED, start(again.text)) as second:
-        codes = {await close_code(each) for each in await _first_closed(streaming.socket, second)}
-        assert codes <= {4409, None}
-    assert session.attaches[0]["epoch"] == 0
-    assert [list(each.sessions) for each in (streaming.other,)] == [[call_id]]
+    agents = call_services(rig.own.app).stream_sessions._agents
+    session = Session(call_id=call_id, kind="twilio")
+    attach = TwilioAttach(stream_sid="MZ1", resume=True)
+    seats = [await agents.attach(session, attach) for _ in range(2)]
+    assert [seat.epoch for seat in seats] == [0, 0]
+    call = rig.worker.sessions.pop(call_id)
+    try:
+        got = await asyncio.gather(
+            *(seat.next("broke", now()) for seat in seats), return_exceptions=True
+        )
+    finally:
+        for seat in seats:
+            await seat.socket.close()
+        call.drop()
+    # The relay of ``streaming`` is a third one.
+    assert sum(isinstance(each, Overtaken) for each in got) >= 1
+    assert sum(len(worker.sessions) for worker in (rig.worker, streaming.other)) == 1
     assert len(await streaming.lost()) == 1
-
-
-async def _first_closed(*sockets: Any) -> list[Any]:
-    return [sockets[0]]
 
 
 async def test_the_clients_frames_wait_for_the_agent(streaming: Streaming) -> None:
@@ -205,8 +207,3 @@ async def test_the_caller_hangs_up_while_no_agent_is_there(streaming: Streaming)
         while not (await streaming.rig.record(streaming.call_id)).ended:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert await streaming.rig.verdict(streaming.call_id) == ("completed", "user_hangup")
-
-
-def test_a_frozen_worker_is_noticed_in_time() -> None:
-    """The number in docs/operations.md."""
-    assert USUAL.worker_patience_s == 2.0

@@ -31,6 +31,7 @@ from tests.support.twilio_calls import (
 pytestmark = pytest.mark.store
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+SETTLED = timedelta(seconds=25)
 
 
 @pytest.fixture
@@ -196,7 +197,7 @@ class TestReconciler:
             await rig.worker_session(call_id)
             await socket.close(code=4999)
         del rig.worker.sessions[call_id]
-        clock.forward(MINUTE)
+        clock.forward(SETTLED)
         await rig.worker.beat(rig.own)
         assert await self.round(rig) == 0
         assert (await rig.record(call_id)).agent_epoch == 1
@@ -212,11 +213,11 @@ class TestReconciler:
             await rig.worker_session(call_id)
             await socket.close(code=4999)
         await rig.worker.stop()
-        clock.forward(MINUTE)
+        clock.forward(SETTLED)
         await rig.worker.beat(rig.own)
         assert await self.round(rig) == 0, "it may be unreachable for this gateway only"
         assert (await rig.record(call_id)).agent_epoch == 0
-        clock.forward(MINUTE)
+        clock.forward(SETTLED)
         assert await self.round(rig) == 0
         assert (await rig.record(call_id)).agent_epoch == 1
         clock.forward(2 * MINUTE)
