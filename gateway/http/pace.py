@@ -34,8 +34,8 @@ class Pace:
     worker_ping_s: float = 0.5
     """A worker's socket is pinged when nothing has come from it for so long."""
     worker_patience_s: float = 1.5
-    """When nothing has come from a worker for so long, or a write does not drain, its process may be
-    frozen, or its event loop blocked. It gets half a second more to take another socket
+    """When nothing has come from a worker for so long, or a write does not drain, its process may
+    be frozen, or its event loop blocked. It gets half a second more to take another socket
     (gateway.calls.streams.agents); then its agent is lost."""
 
 

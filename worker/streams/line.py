@@ -154,7 +154,7 @@ class StreamLine:
         self._stop_waiting()
         self._output.close()
         if self._link is not None:
-            self._link.close(_OVER, detail)
+            self._link.close(LEAVES, detail)
             self._link = None
         if self._listener is not None:
             self._listener.lost(cause, detail)
