@@ -11,11 +11,11 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     call.answered                                        the call was answered (200)
     call.ended       {status, reason, sipStatusCode?, sipReason?, problem?, note?, …}
                                                          problem: sip.dial.Problem
-    agent.dispatched, agent.left
+    agent.dispatched {epoch?}     agent.left {cause}
     agent.joined     {worker, epoch}                     its worker's id
     agent.lost       {epoch, why, seenAt, detail?}       core.recovery; another one is sent for
     agent.resumed    {epoch, lostMs, unanswered}         it speaks; lostMs since seenAt
-    agent.redispatched {taken}                           sent for again; taken: by a worker, who
+    agent.redispatched {taken, epoch?}                   sent for again; taken: by a worker, who
                                                          has not joined; null: not known
     agent.ready      {stt, llm?, tts}                    the providers' names
     audio.missing    {afterMs}                           no sound from the far end so far

@@ -16,7 +16,7 @@ from core.models import Timestamp, Turn
 from core.shapes import Model
 
 MOST_LOST: Final = 3
-"""After so many lost agents the next one only apologises and hangs up."""
+"""After so many lost agents, planned stops aside, the next one only apologises and hangs up."""
 
 _SENTENCE_ENDS: Final = (".", "!", "?", "…")
 
@@ -39,14 +39,19 @@ class Replacement(Model):
     """The gateway's answer to ``Lost``."""
 
     comes: bool
-    """True: the call goes on, and another agent is or was sent for. False: end the call."""
+    """True: leave without a word and without a hang-up: another agent is or was sent for, or the
+    call is over, or a human has taken it over. False: it ends now, as agents were lost too often;
+    the gateway hangs up."""
 
 
 class OpenTransfer(Model):
-    """A transfer that was under way when the agent was lost."""
+    """A transfer that the former agent had begun, without an outcome so far."""
 
     transfer_id: str
+    """To ask for its outcome again (core.transfers.TransferOrder): nobody is dialled twice."""
     mode: Literal["cold", "warm"]
+    answered: bool = False
+    """The human has picked up (warm), and is in the caller's room unless they hung up since."""
 
 
 class Recovered(Model):
@@ -81,10 +86,11 @@ class Recovered(Model):
     tools: list[ToolRun] = Field(default_factory=list)
     """In the order in which they were called."""
     paused: bool = False
+    """The recording is paused."""
     masked_until: Timestamp | None = None
     """When a mask of the API's ends, or has ended meanwhile."""
     typing_secretly: bool = False
-    """A mask was in force for keys that the caller typed in secret."""
+    """The caller was asked for keys in secret. They are not known, and may still come."""
     recorded: bool = False
     """A recording was running."""
     transfer: OpenTransfer | None = None

@@ -224,8 +224,8 @@ class Settings(BaseSettings):
         3.5,
         ge=2.5,
         allow_inf_nan=False,
-        description="Without a heartbeat for this long (one a second), a worker's agents are lost, "
-        "and others take over their calls.",
+        description="Without a heartbeat for this long (one a second), a worker's agents that do "
+        "not respond either are lost, and others take over their calls.",
     )
 
     # --- Stream worker: calls on WebSockets, without a room

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.calls.limits import CallLimits
     from gateway.calls.outbound import Outbound
     from gateway.calls.policy import DialPolicy
-    from gateway.calls.recovery import Recovery
+    from gateway.calls.recovery.service import Recovery
     from gateway.calls.rooms import LiveKitRooms
     from gateway.calls.streams.sessions import StreamSessions
     from gateway.calls.streams.twilio import TwilioSessions

@@ -20,7 +20,7 @@ from gateway.calls.outbound import Outbound
 from gateway.calls.places.doorman import Doorman
 from gateway.calls.places.line import Line
 from gateway.calls.reconciler import Reconciler
-from gateway.calls.recovery import Recovery
+from gateway.calls.recovery.service import Recovery
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.streams.agents import Agents as SessionAgents
 from gateway.calls.streams.reconciler import StreamReconciler
@@ -41,6 +41,7 @@ from gateway.keys import (
     AGENTS,
     CLOCK,
     CREDENTIALS,
+    DATABASE,
     GATEWAYS,
     LIMITS,
     METRICS,
@@ -63,6 +64,7 @@ from gateway.numbers.repair import NumberRepair
 from gateway.numbers.sip_objects import SipObjects
 from gateway.recordings.control import RecordingControl
 from gateway.store.call_status import Call
+from gateway.store.lost.agents_at_work import AgentsAtWork
 
 # LiveKit answers its own requests in milliseconds; one that takes longer has failed. A dial that
 # waits for the answer sets its own time-out (livekit-api).
@@ -135,15 +137,6 @@ async def open_call_services(
             tenant_recordings=settings.tenant_recordings,
         )
         stack.push_async_callback(inbound.aclose)
-        recovery = Recovery(
-            livekit=livekit,
-            store=app[STORE],
-            timeline=app[TIMELINE],
-            dispatcher=dispatcher,
-            silent_s=settings.agent_silent_s,
-            within_s=settings.agent_join_timeout_s,
-        )
-        stack.push_async_callback(recovery.aclose)
         web_calls = WebCalls(
             livekit=livekit,
             store=app[STORE],
@@ -162,6 +155,18 @@ async def open_call_services(
             )
         )
         stream_workers = StreamWorkers(app[STORE], tokens, sockets, settings.agent_name)
+        recovery = Recovery(
+            livekit=livekit,
+            store=app[STORE],
+            at_work=AgentsAtWork(app[DATABASE]),
+            timeline=app[TIMELINE],
+            dispatcher=dispatcher,
+            metrics=app[METRICS],
+            silent_s=settings.agent_silent_s,
+            within_s=settings.agent_join_timeout_s,
+            stream_alive=stream_workers.alive,
+        )
+        stack.push_async_callback(recovery.aclose)
         session_tokens = SessionTokens(secret, app[CLOCK])
         session_agents = SessionAgents(
             store=app[STORE],

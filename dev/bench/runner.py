@@ -18,6 +18,7 @@ from dev.bench import barge_in, density, echo, report, turn
 from dev.bench.answering import answer
 from dev.bench.endurance import soak
 from dev.bench.recording import alignment, cost
+from dev.bench.recovery import measure as recovery
 from dev.bench.report import Section
 from dev.bench.requests import gateway, gateway_load, gateway_rate
 from dev.bench.streams import drift, ladder, losses, turns
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "streams-losses": losses.measure,
     "recording": cost.measure,
     "recording-alignment": alignment.measure_lines,
+    "recovery": recovery.measure,
     "soak": soak.measure,
 }
 

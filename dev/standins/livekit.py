@@ -34,6 +34,7 @@ from livekit.protocol.room import (
     ListParticipantsResponse,
     ListRoomsRequest,
     ListRoomsResponse,
+    PerformRpcRequest,
     RemoveParticipantResponse,
     RoomParticipantIdentity,
     SendDataRequest,
@@ -47,6 +48,7 @@ from livekit.protocol.sip import (
     TransferSIPParticipantResponse,
 )
 
+_NO_METHOD = "invalid_argument"
 _AGENT_NAME = "switchroom"  # the default of AGENT_NAME
 # Twirp's HTTP statuses; all other codes that are used here have 400.
 _STATUSES = {
@@ -87,6 +89,10 @@ class LiveKitStub:
     on_sent: Callable[[SendDataRequest], None] | None = None
     workers_full: bool = False
     """True if no worker accepts a dispatched job."""
+    frozen: set[str] = field(default_factory=set)
+    """Identities of participants whose process does not respond."""
+    pinged: list[str] = field(default_factory=list)
+    """Identities that were asked for a sign of life."""
     created: list[CreateRoomRequest] = field(default_factory=list)
     dialled: list[CreateSIPParticipantRequest] = field(default_factory=list)
     referred: list[TransferSIPParticipantRequest] = field(default_factory=list)
@@ -152,6 +158,12 @@ class LiveKitStub:
             self.on_sent(asked)
         return SendDataResponse()
 
+    def _perform_rpc(self, asked: PerformRpcRequest) -> Message:
+        """No participant has the method; LiveKit's SDKs say so."""
+        self._get(RoomParticipantIdentity(room=asked.room, identity=asked.destination_identity))
+        self.pinged.append(asked.destination_identity)
+        raise Refusal("canceled" if asked.destination_identity in self.frozen else _NO_METHOD)
+
     def dial(self, asked: CreateSIPParticipantRequest) -> Message:
         """Dial a phone. Raise Refusal with the configured ``answer``."""
         self.dialled.append(asked)
@@ -177,19 +189,29 @@ class LiveKitStub:
         return TransferSIPParticipantResponse()
 
     def _dispatch(self, asked: CreateAgentDispatchRequest) -> Message:
+        if asked.room in self.failing:
+            raise Refusal(self.failing[asked.room])
         self.dispatched.append(asked)
         if asked.room not in self.rooms:
             self.rooms[asked.room], self._dispatches[asked.room] = [], []
-        made = AgentDispatch(id=f"AD_{next(self._ids)}", agent_name=asked.agent_name)
+        made = AgentDispatch(
+            id=f"AD_{next(self._ids)}", agent_name=asked.agent_name, metadata=asked.metadata
+        )
         self._dispatches_of(asked.room).append(made)
         return AgentDispatch(id=made.id, agent_name=asked.agent_name, room=asked.room)
 
     def _list_dispatches(self, asked: ListAgentDispatchRequest) -> Message:
-        if asked.room not in self.rooms:
+        if asked.room not in self.rooms or asked.room in self.failing:
             raise Refusal("unavailable")
         state = AgentDispatchState(jobs=[] if self.workers_full else [Job(id="AJ_1")])
         listed = [
-            AgentDispatch(id=one.id, agent_name=one.agent_name, room=asked.room, state=state)
+            AgentDispatch(
+                id=one.id,
+                agent_name=one.agent_name,
+                metadata=one.metadata,
+                room=asked.room,
+                state=state,
+            )
             for one in self._dispatches_of(asked.room)
         ]
         return ListAgentDispatchResponse(agent_dispatches=listed)
@@ -225,6 +247,7 @@ class LiveKitStub:
         serve("RoomService/UpdateRoomMetadata", UpdateRoomMetadataRequest, self._update_metadata)
         serve("RoomService/ListParticipants", ListParticipantsRequest, self._list_participants)
         serve("RoomService/RemoveParticipant", RoomParticipantIdentity, self._remove)
+        serve("RoomService/PerformRpc", PerformRpcRequest, self._perform_rpc)
         serve("RoomService/SendData", SendDataRequest, self._send_data)
         serve("RoomService/GetParticipant", RoomParticipantIdentity, self._get)
         serve("SIP/CreateSIPParticipant", CreateSIPParticipantRequest, self.dial)

@@ -20,7 +20,8 @@ from core.tokens import Audience, InvalidToken, TokenIssuer
 from core.transfers import TransferOrder, TransferResult
 from gateway.api import faults
 from gateway.calls.dispatcher import answering_webhook, brief_of
-from gateway.calls.recovered import recovered
+from gateway.calls.recovery.recovered import recovered
+from gateway.calls.recovery.successor import own_ids
 from gateway.http.body import parse_body
 from gateway.http.route import Route
 from gateway.keys import (
@@ -34,6 +35,7 @@ from gateway.keys import (
     call_services,
 )
 from gateway.store.call_memory import is_memory, memory_of
+from gateway.store.call_status import StoredEvent
 from gateway.store.database import Scope
 
 MAX_EVENTS = 100
@@ -74,6 +76,16 @@ class Beat(Heartbeat):
     active: int = Field(ge=0, le=_MAX_CALLS)
 
 
+class LostReport(Lost):
+    seen_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not _EARLIEST <= self.seen_at < _LATEST:
+            raise ValueError("seenAt is not a time during a call")
+        return self
+
+
 class Events(BaseModel):
     events: list[WorkerEvent] = Field(min_length=1, max_length=MAX_EVENTS)
 
@@ -97,7 +109,7 @@ async def brief(request: web.Request) -> web.StreamResponse:
     if call.ended or agent is None:
         raise Gone("The call is over, or takes no agent")
     if epoch != call.agent_epoch:
-        raise Gone("Another agent has taken over")
+        raise _taken_over()
     if call.direction == "inbound" and call.type == "pstn":
         await call_services(request.app).inbound.handed_over(call_id)
     webhook = await answering_webhook(call, agent, request.app[WEBHOOKS])
@@ -121,11 +133,15 @@ async def events(request: web.Request) -> web.StreamResponse:
     # Of two events with one id the first counts, and an id that names a call can be guessed.
     if any(_names_another(event.id, call_id) for event in body.events):
         raise Unprocessable("An event's id names another call")
+    if any(event.id.startswith(own_ids(call_id)) for event in body.events):
+        raise Unprocessable("An event has an id of the gateway's")
     # Before they are appended: a batch that fails here is sent again as a whole.
     await request.app[RECORDINGS].fold(call_id, body.events)
     stored = await request.app[TIMELINE].append(call_id, body.events, "worker", epoch=epoch)
     if stored is None:
         raise _no_record(request)
+    if any(event.type == "agent.resumed" for event in stored):
+        await _resumed(request, call_id, stored)
     if any(event.type == "agent.left" for event in stored):
         # The last event: turns are reported repeatedly, but counted once, here.
         request.app[METRICS].conversed(await request.app[STORE].turns(call_id))
@@ -136,6 +152,19 @@ async def events(request: web.Request) -> web.StreamResponse:
     return web.json_response(answer)
 
 
+async def _resumed(request: web.Request, call_id: str, stored: list[StoredEvent]) -> None:
+    """Measure for how long the caller was without an agent."""
+    why = {
+        event.data.get("epoch"): str(event.data.get("why"))
+        for event in await request.app[STORE].events(call_id, types=["agent.lost"])
+    }
+    for event in stored:
+        epoch, lost_ms = event.data.get("epoch"), event.data.get("lostMs")
+        if event.type == "agent.resumed" and isinstance(epoch, int):
+            known = lost_ms if isinstance(lost_ms, int | float) else None
+            request.app[METRICS].agent_resumed(why.get(epoch - 1, "unknown"), known)
+
+
 def _names_another(event_id: str, call_id: str) -> bool:
     return event_id.startswith("call_") and not event_id.startswith(f"{call_id}_")
 
@@ -143,18 +172,18 @@ def _names_another(event_id: str, call_id: str) -> bool:
 async def lost(request: web.Request) -> web.StreamResponse:
     """Take the report that the token's agent is lost. It may be repeated."""
     call_id, epoch = agent_of_token(request)
-    report = await parse_body(request, Lost)
+    report = await parse_body(request, LostReport)
     comes = await call_services(request.app).recovery.lost(call_id, epoch, report)
+    if comes is None:
+        raise _no_record(request)
     return web.json_response(Replacement(comes=comes).wire())
 
 
-def call_of_token(request: web.Request) -> str:
-    """Return the id of the call in the path. Raises Unauthenticated if the token is not for it."""
-    return agent_of_token(request)[0]
-
-
 def agent_of_token(request: web.Request) -> tuple[str, int]:
-    """Return ``call_of_token``, and the epoch of the agent that has the token."""
+    """Return the id of the call in the path, and the epoch of the agent that has the token.
+
+    Raises Unauthenticated if the token is not for that call.
+    """
     tokens, token = _token(request)
     try:
         call_id, epoch = tokens.agent_of(token)
@@ -163,6 +192,10 @@ def agent_of_token(request: web.Request) -> tuple[str, int]:
     if call_id != request.match_info["id"]:
         raise Unauthenticated("The token is another call's")
     return call_id, epoch
+
+
+def _taken_over() -> Gone:
+    return Gone("Another agent has taken over")
 
 
 def _no_record(request: web.Request) -> AppError:
@@ -196,8 +229,11 @@ def _token(request: web.Request) -> tuple[TokenIssuer, str]:
 
 async def transfer(request: web.Request) -> web.StreamResponse:
     """Respond when the outcome is known. A repeated request waits for the same transfer."""
-    call_id = call_of_token(request)
+    call_id, epoch = agent_of_token(request)
     order = await parse_body(request, TransferOrder)
+    call = await request.app[STORE].call(Scope(None), call_id)
+    if call is not None and epoch != call.agent_epoch:
+        raise _taken_over()
     transfers = call_services(request.app).transfers
     return web.json_response((await transfers.carry_out(call_id, order)).wire())
 
@@ -239,9 +275,9 @@ ROUTES: tuple[Route, ...] = (
         "POST /internal/calls/{id}/lost",
         lost,
         "Report that the call's agent is lost",
-        body=Lost,
+        body=LostReport,
         answer=Replacement,
-        errors=(faults.NO_CALL,),
+        errors=(faults.NO_CALL, faults.CALL_NOT_READY),
         internal=True,
     ),
     Route(

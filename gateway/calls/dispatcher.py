@@ -12,6 +12,7 @@ import logging
 from livekit.api import LiveKitAPI
 from livekit.protocol.agent import JobStatus
 from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgentDispatch
+from pydantic import ValidationError
 
 from core.errors import Unavailable
 from core.events import ended
@@ -100,17 +101,28 @@ class Dispatcher:
         except LIVEKIT_ERRORS:
             log.warning("dispatch failed", extra=facts)
 
-    async def taken(self, room_name: str) -> bool | None:
+    async def taken(self, room_name: str, call_id: str = "", epoch: int = 0) -> bool | None:
         """Return True if a worker has taken a dispatch of this room; None if LiveKit fails.
 
-        LiveKit does not retry a dispatch that found no worker: it stays listed, without a job.
+        With an ``epoch``, only that agent's dispatches count. LiveKit does not retry a dispatch
+        that found no worker: it stays listed, without a job.
         """
         try:
             listed = await self._livekit.agent_dispatch.list_dispatch(room_name)
         except LIVEKIT_ERRORS:
             return None
         ours = (one for one in listed if is_dispatch_name(one.agent_name, self.agent_name))
+        if epoch:
+            ours = (one for one in ours if _is_for(one.metadata, call_id, epoch))
         return any(job.state.status in _ON_IT for one in ours for job in one.state.jobs)
+
+
+def _is_for(metadata: str, call_id: str, epoch: int) -> bool:
+    try:
+        job = JobMetadata.model_validate_json(metadata)
+    except ValidationError:
+        return False  # a caller's: it names the called number
+    return (job.call_id, job.epoch) == (call_id, epoch)
 
 
 class Arrival:
@@ -173,7 +185,8 @@ class Arrival:
             log.warning("another dispatch not written", extra={"call_id": self._call_id})
 
     async def _joined(self, within_s: float) -> bool:
-        return await self._watch.until(self._sign, "call.ended", timeout_s=within_s)
+        # One that is lost has come; gateway.calls.recovery sends for the next.
+        return await self._watch.until(self._sign, "agent.lost", "call.ended", timeout_s=within_s)
 
     async def _write_off(self) -> bool:
         log.error("no agent joined the call", extra={"call_id": self._call_id})

@@ -5,7 +5,8 @@ room. The reconciler runs at the start and every minute, and never dials:
 
 - a call without its participant is over: its record is finished;
 - a phone that is alone in its room, because its agent never came or has left, is hung up; a human
-  does not count as company before taking over the call;
+  does not count as company before taking over the call. If its agent should be there, another one
+  is sent for (gateway.calls.recovery);
 - a phone whose call is over is hung up;
 - a caller that nobody has reported gets a record;
 - the names of existing rooms are held for their tenants (gateway.calls.rooms).
@@ -32,7 +33,7 @@ from gateway.calls.handover import Handover, humans_of, is_referring, is_transfe
 from gateway.calls.inbound import Inbound, call_id_of, is_caller, left_unanswered
 from gateway.calls.livekit import leg_of, present, send_away_or_log
 from gateway.calls.outbound import Outbound
-from gateway.calls.recovery import Recovery
+from gateway.calls.recovery.service import Recovery
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline
 from gateway.calls.web import JOIN_WITHIN
@@ -211,7 +212,15 @@ class Reconciler:
 
     async def _finish(self, call: Call, finding: Finding) -> None:
         transferred = await is_transferred(self._store, call.id)
-        if transferred and call.answered_at is not None:
+        answered = call.answered_at is not None
+        if (
+            finding == "alone"
+            and answered
+            and not transferred
+            and await self._recovery.missed(call)
+        ):
+            return
+        if transferred and answered:
             data = ended("completed", "call_transfer", note=f"found {finding}")
         else:
             data = _left_alone(call) if finding == "alone" else await self._gone(call)

@@ -175,9 +175,11 @@ class Listener:
         events = await self._store.events(self._call_id, after=after)
         gone = False
         if call is not None and call.ended:
-            seen = await self._store.events(call.id, types=("agent.joined", "agent.left"))
-            types = {event.type for event in seen}
-            gone = "agent.joined" not in types or "agent.left" in types
+            seen = await self._store.events(
+                call.id, types=("agent.joined", "agent.left", "agent.lost")
+            )
+            # Nothing more comes from an agent that was lost, or only what its worker finds of it.
+            gone = not seen or seen[-1].type != "agent.joined"
         return Look(call, events, gone)
 
 

@@ -159,6 +159,22 @@ def _again(event: StoredEvent, facts: Facts) -> str:
     return "agent sent for again" + (why[taken] if isinstance(taken, bool) else "")
 
 
+def _lost(event: StoredEvent, facts: Facts) -> str:
+    why = {
+        "killed": "its process died",
+        "hung": "it hung",
+        "stopped": "its worker was stopped",
+        "failed": "it failed",
+        "vanished": "its worker fell silent",
+    }.get(text(event, "why") or "")
+    return "agent lost" + (f": {why}" if why else "")
+
+
+def _resumed(event: StoredEvent, facts: Facts) -> str:
+    ms = number(event, "lostMs")
+    return "another agent took over" + ("" if ms is None else f" after {ms / 1000:.1f} s")
+
+
 def _provider(event: StoredEvent, facts: Facts) -> str:
     stage = text(event, "stage") or "provider"
     whose = text(event, "provider") or stage
@@ -207,6 +223,8 @@ _LINES: Final[dict[str, Callable[[StoredEvent, Facts], str]]] = {
     "turn": _turn,
     "agent.ready": _ready,
     "agent.redispatched": _again,
+    "agent.lost": _lost,
+    "agent.resumed": _resumed,
     "provider.error": _provider,
     "provider.switched": _switched,
     "webhook.replied": _webhook,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Literal, get_args
 
 from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -12,12 +13,18 @@ from prometheus_client.exposition import choose_encoder
 
 from core.events import Source
 from core.models import Turn
+from core.recovery import Why
 from gateway.http.route import route_of
 from sip.dial import DialOutcome
+
+Unrecovered = Literal["poison", "nobody"]
 
 # The parts of Turn.latency, and histogram bounds (s) that separate good turns from slow ones.
 _TURN_PARTS = frozenset({"endpointing", "stt", "llm", "tools", "tts", "transport", "total"})
 _TURN_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.5, 2, 3, 5, 10)
+
+_RECOVERY_BUCKETS = (0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60)
+_WHY = frozenset(get_args(Why))
 
 
 class Metrics:
@@ -50,6 +57,25 @@ class Metrics:
             buckets=_TURN_BUCKETS,
             registry=self.registry,
         )
+        self._lost = Counter(
+            "switchroom_agents_lost_total",
+            "Agents that were lost in a call, by what became of them.",
+            ["why"],
+            registry=self.registry,
+        )
+        self._unrecovered = Counter(
+            "switchroom_calls_unrecovered_total",
+            "Calls that ended because no other agent took over.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._resumed = Histogram(
+            "switchroom_agent_recovery_seconds",
+            "From a lost agent's last sign of life to the first word of the next one.",
+            ["why"],
+            buckets=_RECOVERY_BUCKETS,
+            registry=self.registry,
+        )
         self.workers = Gauge(
             "switchroom_workers",
             "Live workers for calls in rooms, as of the last look.",
@@ -77,6 +103,17 @@ class Metrics:
     def counted(self, source: Source, events: int) -> None:
         """Count a batch of ``events`` stored events."""
         self._events.labels(source).inc(events)
+
+    def agent_lost(self, why: Why) -> None:
+        self._lost.labels(why).inc()
+
+    def agent_resumed(self, why: str, lost_ms: float | None) -> None:
+        """``lost_ms``: since the former agent was lost; None: the worker did not tell."""
+        if lost_ms is not None and lost_ms >= 0:
+            self._resumed.labels(why if why in _WHY else "unknown").observe(lost_ms / 1000)
+
+    def unrecovered(self, reason: Unrecovered) -> None:
+        self._unrecovered.labels(reason).inc()
 
     def conversed(self, turns: Iterable[Turn]) -> None:
         """Observe the latencies of a finished call's turns."""

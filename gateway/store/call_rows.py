@@ -5,12 +5,13 @@ The statements are built once, since building one takes longer than executing it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Select, bindparam, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.events import Source
 from core.models import CallEvent, Direction, Status, Turn
@@ -79,6 +80,31 @@ class CallFilter:
         if self.until:
             query = query.where(CallRow.created_at < self.until)
         return query
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event folded into a call's state; ``before`` is None for the call's first event."""
+
+    event: CallEvent
+    before: CallState | None
+    after: CallState
+    auth_id: str | None
+    row: Mapping[str, Any]
+
+    def call(self) -> Call:
+        """Return the record as it was after this event."""
+        return call_of({**self.row, **columns(self.after)})
+
+
+class Announcer(Protocol):
+    """Announces a call's events to third parties (gateway.store.outbox)."""
+
+    async def announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
+        """Run in the transaction that stores the events; True if anything is to be announced."""
+
+    def wake(self) -> None:
+        """Run after that transaction."""
 
 
 def adding_events(database: Database) -> Any:

@@ -158,6 +158,7 @@ def fold(state: CallState, event: CallEvent, source: Source) -> CallState:
         case "agent.lost" if event.data.get("epoch") == state.agent_epoch:
             return replace(state, agent_epoch=state.agent_epoch + 1, agent_worker=None)
         case "agent.left" if event.data.get("cause") != REPLACED:
+            # One that was replaced has a successor in its seat, which may be known already.
             return _without_place(replace(state, agent_worker=None))
         case "consent.asked" if state.consent_status is None:
             return replace(state, consent_status="asked", consent_at=event.at)

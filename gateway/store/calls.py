@@ -5,10 +5,10 @@ The gateway is the only writer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -34,7 +34,9 @@ from gateway.store.call_rows import (
     NEWER_OR_AMONG,
     OWNED,
     STATE_FIELDS,
+    Announcer,
     CallFilter,
+    Step,
     adding_events,
     call_of,
     columns,
@@ -89,31 +91,6 @@ class LiveIdentity(Exception):
     def __init__(self, call_id: str) -> None:
         super().__init__(call_id)
         self.call_id = call_id
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One event folded into a call's state; ``before`` is None for the call's first event."""
-
-    event: CallEvent
-    before: CallState | None
-    after: CallState
-    auth_id: str | None
-    row: Mapping[str, Any]
-
-    def call(self) -> Call:
-        """Return the record as it was after this event."""
-        return call_of({**self.row, **columns(self.after)})
-
-
-class Announcer(Protocol):
-    """Announces a call's events to third parties (gateway.store.outbox)."""
-
-    async def announce(self, connection: AsyncConnection, steps: Sequence[Step]) -> bool:
-        """Run in the transaction that stores the events; True if anything is to be announced."""
-
-    def wake(self) -> None:
-        """Run after that transaction."""
 
 
 class Store:
@@ -425,21 +402,6 @@ class Store:
                 )
                 found.update(await connection.scalars(query.distinct()))
         return sorted(found)
-
-    @whole
-    async def calls_of_silent_workers(self, seen_before: datetime) -> list[tuple[Call, datetime]]:
-        """Return the unfinished calls whose worker has sent no heartbeat since, and its last."""
-        silent = WorkerRow.__table__.alias()
-        query = select(CALLS_TABLE, silent.c.seen_at).join(
-            silent,
-            (silent.c.worker_id == CALLS_TABLE.c.agent_worker) & (silent.c.seen_at < seen_before),
-        )
-        query = query.where(
-            CALLS_TABLE.c.ended_at.is_(None), CALLS_TABLE.c.agent_worker.is_not(None)
-        )
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).mappings().all()
-        return [(call_of(row), row["seen_at"]) for row in rows]
 
     async def _live_call(self, room_name: str, participant_identity: str) -> str | None:
         query = select(CallRow.id).where(

@@ -33,9 +33,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from core.models import Turn, new_id, now
-from gateway.store.call_rows import in_spoken_order
+from gateway.store.call_rows import Step, in_spoken_order
 from gateway.store.call_status import Call
-from gateway.store.calls import Step
 from gateway.store.database import Database, whole
 from gateway.store.deliveries import Delivery, DeliveryStatus, delivery_of, owned
 from gateway.store.tables import DeliveryRow, EventRow

@@ -15,7 +15,9 @@ from core.recordings.command import Command
 from core.streams.messages import SocketAttach, TwilioAttach
 from core.tokens import TokenIssuer
 from gateway.http.sockets import CLOSE_S
+from gateway.store.call_status import Call
 from gateway.store.calls import Store
+from gateway.store.lost.agents_at_work import Beat
 from gateway.store.places.fleet import WORKER_STALE, Seat
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,7 @@ WorkerSocket: TypeAlias = aiohttp.ClientWebSocketResponse[bool]
 
 DEADLINE_S = 3.0
 """A worker answers in milliseconds."""
+_ALIVE_S = 1.0
 _MAX_MESSAGE = 1024 * 1024
 _DOUBTED_S = WORKER_STALE.total_seconds()
 """By then its heartbeats have told whether it lives."""
@@ -134,6 +137,17 @@ class StreamWorkers:
         Raises Refused: it cannot be reached.
         """
         return await self._ask("GET", place, call_id, epoch=epoch) != 404
+
+    async def alive(self, call: Call, beat: Beat) -> bool | None:
+        """Return whether the worker responds and has the call's session; None: not known."""
+        if beat.address is None or call.agent_worker is None:
+            return None
+        place = Place(call.agent_worker, beat.address)
+        try:
+            async with asyncio.timeout(_ALIVE_S):
+                return await self.has(place, call.id, call.agent_epoch)
+        except (Refused, NoSession, TimeoutError):
+            return False
 
     async def end(self, place: Place, call_id: str) -> None:
         """End the session; one that is gone is fine. Raises Refused: it cannot be reached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core.recovery import MOST_LOST
 from gateway.diagnosis.facts import Facts, number, text
 from gateway.diagnosis.finding import Finding, Rule, Weight, evidence
 from gateway.store.call_status import StoredEvent
@@ -68,7 +69,8 @@ _GONE = (None, "found gone before an answer was seen")
 
 def late(facts: Facts) -> Finding | None:
     """The agent had to be sent for again, and came; or the caller did not wait for it."""
-    again = facts.all("agent.redispatched")
+    # One that takes over for a lost one has an epoch, and another rule.
+    again = [e for e in facts.all("agent.redispatched") if not number(e, "epoch")]
     end = facts.ended
     if not again or (end is not None and facts.call.disconnection_reason == "agent_unavailable"):
         return None
@@ -101,22 +103,87 @@ def worker_lost(facts: Facts) -> Finding | None:
 
 
 def agent_lost(facts: Facts) -> Finding | None:
-    """An agent died, and another one took over."""
+    """An agent was lost, and another one took over, or was meant to."""
     lost = facts.all("agent.lost")
     if not lost:
         return None
-    resumed = facts.after(lost[-1], "agent.resumed")
+    why = text(lost[-1], "why") or ""
+    seen = evidence(*lost, *facts.all("agent.redispatched", "agent.resumed"), facts.ended)
+    crashed = sum(text(event, "why") != "stopped" for event in lost)
+    failed = facts.ended is not None and facts.call.disconnection_reason == "agent_error"
+    if facts.ends_with("note", "agents were lost too often") or (crashed >= MOST_LOST and failed):
+        return Finding(
+            "agents_lost_repeatedly",
+            Weight.ENDED,
+            f"{len(lost)} agents were lost in this call, one after the other, so it was ended.",
+            "Something in this call brings agents down. Look in the workers' logs at these times: "
+            "each process that died has its exit code there.",
+            seen,
+        )
+    if end := facts.ends_with("note", "no agent took over"):
+        return Finding(
+            "agent_not_replaced",
+            Weight.ENDED,
+            f"{_LOST.get(why, _DIED)}, and {_NOT_REPLACED.get(text(end, 'detail') or '', _NOBODY)}",
+            "Have places free on another worker, so that it can take over (WORKER_MAX_CALLS, more "
+            "workers). " + _LOOK.get(why, _LOOK_FOR_A_KILL),
+            seen,
+        )
+    resumed = facts.after(lost[-1], "agent.resumed") or _greeted(facts, lost[-1])
     silence = number(resumed, "lostMs") or number(lost[-1], "lostMs")
     seconds = "" if silence is None else f" after {silence / 1000:.1f} s"
+    if resumed:
+        return Finding(
+            "agent_replaced",
+            Weight.HURT,
+            f"{_LOST.get(why, _DIED)}, and another one took over{seconds}.",
+            _LOOK.get(why, _LOOK_FOR_A_KILL),
+            seen,
+        )
     return Finding(
-        "agent_replaced" if resumed else "agent_lost",
-        Weight.HURT if resumed else Weight.ENDED,
-        f"The agent died in the call, and another one took over{seconds}."
-        if resumed
-        else "The agent died in the call, and no other one took over.",
-        "Look in the worker's log and the system's at this time.",
-        evidence(*lost, *facts.all("agent.resumed"), None if resumed else facts.ended),
+        "agent_lost",
+        Weight.ENDED if failed else Weight.RUINED,
+        f"{_LOST.get(why, _DIED)}, and no other one took over"
+        + (" before the call was over." if facts.ended else " so far."),
+        _LOOK.get(why, _LOOK_FOR_A_KILL),
+        seen,
     )
+
+
+def _greeted(facts: Facts, lost: StoredEvent) -> StoredEvent | None:
+    """Return the coming of the next agent, if the call was not answered yet: nothing was missed."""
+    answered_at = facts.call.answered_at
+    if answered_at is None or answered_at < lost.at:
+        return None
+    return facts.after(lost, "agent.joined")
+
+
+_DIED = "The agent died in the call"
+_LOST = {
+    "killed": "The agent's process died in the call",
+    "hung": "The agent hung in the call",
+    "stopped": "The agent's worker was stopped during the call",
+    "failed": "The agent failed in the call",
+    "vanished": "The agent's worker fell silent during the call",
+}
+_NOBODY = "no other one took over in time."
+_NOT_REPLACED = {
+    "dispatch_not_taken": "no worker took the call over in time.",
+    "agent_not_joined": "a worker took the call over, but its agent did not join in time.",
+}
+_LOOK_FOR_A_KILL = (
+    "Look in the worker's log and the system's (out of memory, kill) at the time of the loss."
+)
+_LOOK = {
+    "stopped": "Give the worker time to drain: its supervisor must wait WORKER_DRAIN_TIMEOUT_S "
+    "after SIGTERM, and send no second signal.",
+    "failed": "This is a defect: the worker's log has a traceback for this call id. Please report "
+    "it.",
+    "hung": "Look in the worker's log: what ran at the time of the loss? Is its machine "
+    "overloaded, or a tool's library blocking?",
+    "vanished": "Look for the machine, its network, and the worker's main process at the time of "
+    "the loss.",
+}
 
 
 def worker_stopped(facts: Facts) -> Finding | None:
@@ -169,10 +236,10 @@ RULES: tuple[Rule, ...] = (
     not_taken,
     not_joined,
     worker_lost,
+    agent_lost,
     worker_stopped,
     worker_failed,
     no_brief,
-    agent_lost,
     rang_out,
     late,
 )

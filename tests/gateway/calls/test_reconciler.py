@@ -232,3 +232,22 @@ class TestInbound:
         call = await gateway.store.call(Scope("acme"), call_id_of(room))
         assert call is not None and call.direction == "inbound"
         assert call.created_at.timestamp() == caller.joined_at
+
+
+async def test_an_agent_that_nobody_missed_is_replaced(
+    gateway: Running, rooms: LiveKitStub
+) -> None:
+    """It has joined and never left, but is not in the room: not a reason to hang up yet."""
+    answered = CallEvent(type="call.answered")
+    joined = CallEvent(type="agent.joined", data={"worker": "wrk_1", "epoch": 0})
+    left = CallEvent(type="agent.left", data={"cause": "agent_removed"})
+    missed, sent_away = await old_call(gateway), await old_call(gateway)
+    await gateway.store.append(missed.id, [joined, answered], "worker")
+    await gateway.store.append(sent_away.id, [joined, answered, left], "worker")
+    for call in (missed, sent_away):
+        rooms.enter(call.room_name, phone(call.participant_identity))
+    await round_of(gateway, alone_s=0)
+    assert await outcome(gateway, missed) == ("in-progress", None)
+    (lost,) = await gateway.store.events(missed.id, types=["agent.lost"])
+    assert lost.data["why"] == "vanished"
+    assert await outcome(gateway, sent_away) == ("failed", "agent_error")

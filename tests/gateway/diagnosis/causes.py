@@ -23,6 +23,10 @@ from tests.gateway.diagnosis.timelines import (
 )
 
 
+def agent_lost(at: float, epoch: int, why: str = "killed") -> Told:
+    return gateway(at, "agent.lost", epoch=epoch, why=why, seenAt="2026-03-01T12:00:08.000Z")
+
+
 def refused(code: int, phrase: str, status: Any = "failed", reason: Any = "dial_failed") -> Told:
     return over(2, "gateway", status, reason, sip_status_code=code, sip_reason=phrase)
 
@@ -171,6 +175,53 @@ OUTBOUND: dict[str, tuple[list[Told], str, str]] = {
     "agent died and was replaced": (
         [*TALKS, gateway(9, "agent.lost"), gateway(11, "agent.resumed", lostMs=2400), *completed()],
         "agent_replaced", "2.4 s",
+    ),
+    "no agent took over": (
+        [*TALKS, agent_lost(9, 0), gateway(10.3, "agent.redispatched", epoch=1, taken=False),
+         over(19, "gateway", "failed", "agent_error", note="no agent took over",
+              detail="dispatch_not_taken")],
+        "agent_not_replaced", "process died in the call, and no worker took the call over",
+    ),
+    "the next agent did not join": (
+        [*TALKS, agent_lost(9, 0, "hung"),
+         over(19, "gateway", "failed", "agent_error", note="no agent took over",
+              detail="agent_not_joined")],
+        "agent_not_replaced", "hung in the call, and a worker took the call over, but",
+    ),
+    "nobody to dispatch to": (
+        [*TALKS, agent_lost(9, 0, "stopped"),
+         over(19, "gateway", "failed", "agent_error", note="no agent took over",
+              detail="no_agent")],
+        "agent_not_replaced", "worker was stopped during the call, and no other one",
+    ),
+    "poison": (
+        [*TALKS, *(agent_lost(9 + 3 * epoch, epoch) for epoch in range(4)),
+         *(gateway(11 + 3 * epoch, "agent.resumed", epoch=epoch + 1, lostMs=2000)
+           for epoch in range(3)),
+         over(19, "gateway", "failed", "agent_error", note="agents were lost too often")],
+        "agents_lost_repeatedly", "4 agents were lost",
+    ),
+    "poison, and the fourth agent gave up": (
+        [*TALKS, *(agent_lost(9 + 3 * epoch, epoch, "failed") for epoch in range(3)),
+         *(worker(11 + 3 * epoch, "agent.resumed", epoch=epoch + 1, lostMs=2000)
+           for epoch in range(3)),
+         *failed(20)],
+        "agents_lost_repeatedly", "3 agents were lost",
+    ),
+    "worker fell silent": (
+        [*TALKS, agent_lost(9, 0, "vanished"),
+         worker(13, "agent.resumed", epoch=1, lostMs=5100), *completed()],
+        "agent_replaced", "fell silent during the call, and another one took over after 5.1 s",
+    ),
+    "the caller did not wait for the next agent": (
+        [*TALKS, agent_lost(9, 0, "vanished"), *completed(10)],
+        "agent_lost", "no other one took over before the call was over",
+    ),
+    "replaced while it rang": (
+        [*RINGS, worker(0.9, "agent.joined", epoch=0), agent_lost(1.5, 0),
+         worker(2.1, "agent.joined", epoch=1), worker(2.4, "agent.ready"),
+         gateway(3, "call.answered"), turn(4, answer="Hello."), *completed()],
+        "agent_replaced", "another one took over",
     ),
     "late agent": (
         [*RINGS, gateway(4, "agent.redispatched", taken=False), worker(5, "agent.joined"),

@@ -58,6 +58,8 @@ async def reconcile(rig: StreamRig) -> None:
         sessions=app[SESSIONS],
         workers=call_services(app).stream_workers,
         timeline=app[TIMELINE],
+        lost=call_services(app).recovery.lost,
+        comes_within_s=10,
         clock=app[CLOCK],
         second_look_s=0,
     ).round()

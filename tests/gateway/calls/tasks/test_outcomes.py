@@ -229,6 +229,8 @@ async def test_the_reconciler_of_sessions_leaves_ringing_phones_alone(rig: TaskR
         sessions=app[SESSIONS],
         workers=call_services(app).stream_workers,
         timeline=app[TIMELINE],
+        lost=call_services(app).recovery.lost,
+        comes_within_s=10,
         clock=rig.clock,
         second_look_s=0,
     )

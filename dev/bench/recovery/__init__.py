@@ -1,0 +1,1 @@
+"""Kills agents in calls by phone, and measures how long the caller is without one."""

@@ -1,0 +1,1 @@
+"""What the database knows of agents that may be lost, or have no successor yet."""

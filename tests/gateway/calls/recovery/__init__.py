@@ -1,0 +1,1 @@
+"""Agents that are lost in a call, and their successors."""
