@@ -66,6 +66,7 @@ class PhoneCall(SpokenCall):
         self.caller = caller  # the user part of From
         self.headers = headers  # of the received INVITE, by lower-case name
         self.call_id = call_id
+        self.audio_port = 0  # of its RTP here, once a call that came in was answered
         self.transfers: list[Transfer] = []
         self.refusal: SipResponse | None = None  # the response of the phone's front
         self.canceled_while_refusing = asyncio.Event()

@@ -92,6 +92,9 @@ class Front:
             self._goodbyes.discard(response.call_id or "")
             if not self._goodbyes:
                 self._all_heard.set()
+        call = self._calls.get(response.call_id or "")
+        if call is not None and source == self._stack:
+            call.audio_port = messages.audio_port(response) or call.audio_port
         return True
 
     def _to_own_stack(self, request: SipRequest) -> None:

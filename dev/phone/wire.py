@@ -66,17 +66,13 @@ class Wire:
         flow.times.append(at)
         flow.payloads.append(rtp[_RTP_HEADER:])
 
-    def call(self, sent: Pcm) -> tuple[Pcm, Pcm]:
-        """Return what the phone of the busiest call sent and was sent, at RATE on one clock.
+    def call(self, port: int) -> tuple[Pcm, Pcm]:
+        """Return what the phone with this RTP port sent and was sent, at RATE on one clock.
 
-        ``sent``: what it wanted to send, which tells the directions.
+        Packets that are lost on their way to a socket are on the wire.
         """
-        both = [flow for flow in self._flows if flow[::-1] in self._flows]
-        busiest = max(both, key=lambda flow: len(self._flows[flow].times))
-        said, heard = sorted(
-            (self._flow(busiest), self._flow(busiest[::-1])),
-            key=lambda flow: -_likeness(flow.pcm, sent),
-        )
+        there = next(flow for flow in self._flows if flow[0] == port and flow[::-1] in self._flows)
+        said, heard = self._flow(there), self._flow(there[::-1])
         origin = min(said.origin, heard.origin)
         return said.since(origin), heard.since(origin)
 
@@ -114,13 +110,6 @@ async def wire() -> AsyncIterator[Wire]:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-
-
-def _likeness(flow: Pcm, sent: Pcm) -> float:
-    size = 1 << (len(flow) + len(sent)).bit_length()
-    product = np.fft.rfft(flow, size) * np.conj(np.fft.rfft(sent, size))
-    norm = np.linalg.norm(flow.astype(float)) * np.linalg.norm(sent.astype(float))
-    return float(np.fft.irfft(product, size).max() / max(norm, 1.0))
 
 
 async def _watch(watched: socket.socket, found: Wire) -> None:

@@ -121,6 +121,16 @@ def uri_of(header: str) -> SipUri:
     return parse_address(header).uri
 
 
+def audio_port(message: SipMessage) -> int | None:
+    """Return the port at which the sender of an SDP wants audio (RFC 4566 §5.14); None without."""
+    for line in message.body.splitlines():
+        kind, _, rest = line.partition(b" ")
+        port = rest.partition(b" ")[0]
+        if kind == b"m=audio" and port.isdigit():
+            return int(port)
+    return None
+
+
 def to_tag(message: SipMessage) -> str | None:
     """Return the To tag. Only requests inside a dialog have one (RFC 3261 §12.2)."""
     address = message.to_addr

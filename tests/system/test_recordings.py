@@ -49,6 +49,6 @@ async def test_both_channels_are_where_the_wire_had_them(
             pass
         await call.ended(20)
     await told(gateway, placed.call_id, "recording.stored")
-    said, heard = packets.call(call.recording.sent)
+    said, heard = packets.call(call.audio_port)
     store = Path(urlsplit(stack.settings.recordings_url or "").path)
     aligned(channels(store, placed.call_id), said, heard)

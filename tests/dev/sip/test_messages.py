@@ -182,6 +182,13 @@ class TestVia:
         assert response.headers.get("via") == invite().headers.get("via")
 
 
+def test_the_port_of_an_sdp() -> None:
+    request = invite()
+    assert messages.audio_port(request) is None
+    request.body = b"v=0\r\nm=video 9 RTP/AVP 96\r\nm=audio 49170 RTP/AVP 0 101\r\na=ptime:20\r\n"
+    assert messages.audio_port(request) == 49170
+
+
 class TestRoute:
     OWN = ("127.0.0.1", 5070)
 
