@@ -105,6 +105,7 @@ class Rule(_Document):
     turn: int | None = Field(None, ge=1, description="The number of the user message, from 1.")
     reply: str | None = None
     call: ToolCall | None = None
+    delay_ms: Milliseconds = Field(0, description="Added to the delay of every reply.")
 
     @field_validator("pattern")
     @classmethod
@@ -156,14 +157,23 @@ class VoiceChoice(_Document):
         return Voice(self.name, rate, self.pitch, self.word_gap_ms)
 
 
-class Cartesia(_Provider):
-    """``voices`` by Cartesia voice id; any other id uses ``default``."""
+class Pace(_Document):
+    """How audio is sent."""
 
-    first_byte_ms: Milliseconds = Field(0, description="Delay from a text to its audio.")
     chunk_ms: float = Field(50, ge=10, le=1000, description="Length of the audio in one message.")
     speed: float = Field(
         0, ge=0, description="Seconds of audio sent per second; 0 sends all at once."
     )
+
+
+class Cartesia(_Provider, Pace):
+    """``voices`` by Cartesia voice id; any other id uses ``default``.
+
+    ``paces`` by text, for the WebSocket: those texts are sent in another way.
+    """
+
+    first_byte_ms: Milliseconds = Field(0, description="Delay from a text to its audio.")
+    paces: dict[str, Pace] = {}
     sentence_gap_ms: Milliseconds = Field(250, description="Silence between two sentences.")
     voices: dict[str, VoiceChoice] = {
         "default": VoiceChoice(),
@@ -171,6 +181,9 @@ class Cartesia(_Provider):
             name=CALLER_VOICE.name, words_per_minute=CALLER_VOICE.words_per_minute
         ),
     }
+
+    def pace(self, text: str) -> Pace:
+        return self.paces.get(text.strip(), self)
 
     def voice(self, identifier: str, speed: float = 1.0) -> Voice:
         chosen = self.voices.get(identifier) or self.voices.get("default") or VoiceChoice()

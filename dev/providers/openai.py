@@ -188,9 +188,13 @@ class _Reply:
         self._call_id = f"call_{context.new_id().replace('-', '')[:24]}"
         self._created = int(time.time())
 
+    def _first_due(self) -> float:
+        delay_ms = self._context.control.openai.first_token_ms + self._answer.delay_ms
+        return self._arrived + delay_ms / 1000
+
     async def whole(self) -> web.StreamResponse:
         settings = self._context.control.openai
-        due = self._arrived + settings.first_token_ms / 1000
+        due = self._first_due()
         due += (self._usage()["completion_tokens"] - 1) * settings.token_ms / 1000
         late_ms = await until(due)
         self._context.record.add("openai", "answer", model=self._body.model, late_ms=late_ms)
@@ -222,7 +226,7 @@ class _Reply:
         if self._fault is not None and self._fault.kind == "hang" and self._fault.after == 0:
             await asyncio.sleep(HANG_S)
         settings = self._context.control.openai
-        first = self._arrived + settings.first_token_ms / 1000
+        first = self._first_due()
         first_late_ms = await until(first)
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "x-request-id": self._id}

@@ -24,12 +24,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """``rule`` is the index of the rule that matched; None for the default."""
+    """``rule`` is the index of the rule that matched; None for the default.
+
+    ``delay_ms``: the rule's.
+    """
 
     text: str
     tool_name: str | None = None
     arguments: str = ""
     rule: int | None = None
+    delay_ms: float = 0.0
 
 
 def answer(script: Script, messages: Sequence[Message], tools: Iterable[str]) -> Answer:
@@ -110,9 +114,9 @@ def _fields(text: str) -> dict[str, str]:
 def _fill(rule: Rule, index: int, values: Mapping[str, str], offered: set[str]) -> Answer:
     text = Template(rule.reply or "").safe_substitute(values)
     if rule.call is None or rule.call.name not in offered:
-        return Answer(text, rule=index)
+        return Answer(text, rule=index, delay_ms=rule.delay_ms)
     arguments = json.dumps(_fill_value(rule.call.arguments, values))
-    return Answer(text, rule.call.name, arguments, index)
+    return Answer(text, rule.call.name, arguments, index, rule.delay_ms)
 
 
 def _fill_value(value: Any, values: Mapping[str, str]) -> Any:

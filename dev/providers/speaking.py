@@ -126,11 +126,12 @@ class Speaking:
         due = max(self._free_at, sentence.arrived + settings.first_byte_ms / 1000)
         origin_ms = (self._sent_samples + gap) * 1000 / speech.sample_rate
         late: list[float] = []
-        samples = max(1, int(speech.sample_rate * settings.chunk_ms / 1000))
+        pace = settings.pace(sentence.text)
+        samples = max(1, int(speech.sample_rate * pace.chunk_ms / 1000))
         for start in range(0, len(pcm), samples):
             if await self._strike():
                 return False
-            made = start / speech.sample_rate / settings.speed if settings.speed else 0.0
+            made = start / speech.sample_rate / pace.speed if pace.speed else 0.0
             self._free_at = due + made
             late.append(await until(self._free_at))
             data = base64.b64encode(encode(pcm[start : start + samples], self._format)).decode()

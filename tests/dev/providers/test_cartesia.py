@@ -22,7 +22,7 @@ from livekit.agents import (
 from livekit.plugins import cartesia
 
 from core.audio import Pcm, ulaw_decode
-from dev.providers import Cartesia, Fault, Providers
+from dev.providers import Cartesia, Fault, Pace, Providers
 from dev.speech import AGENT_VOICE, Recognizer, normalize, synthesize
 from tests.support.provider_rig import (
     KEYS,
@@ -224,3 +224,15 @@ async def test_audio_waits_for_its_time(providers: Providers, http: aiohttp.Clie
         assert time.monotonic() - started >= 0.15
         await collect(socket, {"a"})
         assert time.monotonic() - started >= 0.15 + (length_s - 0.1) / 10
+
+
+async def test_a_text_may_have_a_pace_of_its_own(
+    providers: Providers, http: aiohttp.ClientSession
+) -> None:
+    providers.control.cartesia = Cartesia(paces={REPLIES[1]: Pace(chunk_ms=500)})
+    async with connect(providers, http) as socket:
+        await socket.send_json(request("a", REPLIES[0]))
+        await socket.send_json(request("b", REPLIES[1] + " "))
+        found = await collect(socket, {"a", "b"})
+    first = [len(base64.b64decode(found[each][0]["data"])) for each in "ab"]
+    assert first == [50 * 16 * 2, 500 * 16 * 2]

@@ -15,7 +15,7 @@ from livekit.agents import (
     llm,
 )
 
-from dev.providers import Fault, Providers
+from dev.providers import Fault, Providers, Rule, Script
 from tests.support.provider_rig import (
     KEYS,
     ONCE,
@@ -85,8 +85,10 @@ async def test_openai_refuses_a_wrong_key(providers: Providers) -> None:
 
 
 async def test_tokens_wait_for_their_time(providers: Providers) -> None:
-    providers.control.openai.first_token_ms = 200
+    providers.control.openai.first_token_ms = 100
     providers.control.openai.token_ms = 20
+    later = Rule(equals=PHRASES[0], reply=REPLIES[0], delay_ms=100)
+    providers.control.openai.scripts = {"default": Script(rules=[later])}
     started = time.monotonic()
     arrivals: list[float] = []
     async with model(providers) as plugin:

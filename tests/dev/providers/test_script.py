@@ -77,6 +77,12 @@ def test_a_tool_is_called_with_filled_arguments() -> None:
     assert answer(SCRIPT, heard, ["book"]) == Answer("Pardon?")
 
 
+def test_a_rule_may_take_longer() -> None:
+    script = Script(rules=[Rule(equals="a", reply="Well.", delay_ms=700)])
+    assert answer(script, [user("a")], []).delay_ms == 700
+    assert answer(script, [user("b")], []).delay_ms == 0
+
+
 def test_a_tool_result_is_answered_with_its_fields() -> None:
     result = Message("tool", '{"table": 7}', "book")
     assert answer(SCRIPT, [user("x"), result], []).text == "Table 7 is yours, $5."
