@@ -20,6 +20,7 @@ import numpy as np
 from livekit import rtc
 
 from core.audio import Pcm
+from sip.audio.lost import LostAudio
 from sip.audio.sound_reports import SoundReporter
 from sip.sdk import capture, only_own_frames
 
@@ -53,6 +54,9 @@ class PhoneAudio(Protocol):
 
     def backlog(self) -> int:
         """Return the number of bytes written and not yet transmitted."""
+
+    def to_wire_s(self) -> float:
+        """Return how long audio that is no backlog any more takes to the wire, in seconds."""
 
 
 class BacklogGauge:
@@ -154,7 +158,7 @@ class PhoneLeg:
     def report_sound(self, trip_ms: Callable[[], float]) -> SoundReporter:
         """Return the reporter of what the phone says and hears from now on."""
         if self._sound is None:
-            self._sound = SoundReporter(SAMPLE_RATE, self._audio.backlog, trip_ms)
+            self._sound = SoundReporter(SAMPLE_RATE, self._audio, trip_ms)
         return self._sound
 
     def play(self, track: rtc.RemoteAudioTrack) -> None:
@@ -188,18 +192,22 @@ class PhoneLeg:
         pending = bytearray()
         last = time.monotonic()
         silence = bytes(UPLINK_FRAME_BYTES)
+        lost = LostAudio(SAMPLE_RATE, DOWNLINK_FRAME_BYTES // 2)
         while True:
             received = self._audio.read(1 << 14)
             now = time.monotonic()
             if self._sound is not None:
                 self._sound.look(received, time.time())
             if received:
+                # Otherwise the listeners' jitter buffers would stretch what comes next.
+                pending += bytes(2 * lost.missing(len(received) // 2, now))
                 pending += received
                 last = self.heard_at = now
                 self.heard_any = True
             elif now - last > GAP_S:
                 # Fill the gap with silence, at the rate of real time.
                 pending += silence
+                lost.filled(UPLINK_FRAME_BYTES // 2)
                 last += UPLINK_FRAME_MS / 1000
             while len(pending) >= UPLINK_FRAME_BYTES:
                 frame = bytes(pending[:UPLINK_FRAME_BYTES])

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from livekit import rtc
@@ -26,14 +26,19 @@ _SEND_WITHIN_S: Final = 5.0
 
 _PACKET_S: Final = 0.02
 """A sample's time is that of its packet's first one, on the wire, as the phone counts it."""
-_TO_WIRE_S: Final = 0.02
-"""From the transmit buffer to the wire: baresip keeps one packet more (measured)."""
+
+
+class Queues(Protocol):
+    """What a phone is to be sent: see ``PhoneAudio``."""
+
+    def backlog(self) -> int: ...
+
+    def to_wire_s(self) -> float: ...
 
 
 class _Direction:
-    def __init__(self, rate: int, late_s: float) -> None:
+    def __init__(self, rate: int) -> None:
         self._arrivals = Arrivals(rate, _LAG_S)
-        self._late_s = late_s
         self._loudness = Loudness(rate, _KEPT_S)
 
     def push(self, pcm: Pcm, now: float) -> None:
@@ -41,7 +46,7 @@ class _Direction:
 
     def settle(self, before: float, later_s: float) -> None:
         for at, pcm in self._arrivals.settled(before):
-            self._loudness.add(at + self._late_s + later_s, pcm)
+            self._loudness.add(at + _PACKET_S + later_s, pcm)
 
     def levels(self, first: int, count: int) -> Levels:
         return self._loudness.levels(first, count)
@@ -50,16 +55,15 @@ class _Direction:
 class SoundReporter:
     """What one phone says and hears, at ``rate`` Hz, on the wire at the phone.
 
-    ``backlog`` returns the bytes written and not yet transmitted, ``trip_ms`` the round trip to
-    the phone.
+    ``trip_ms`` returns the round trip to the phone.
     """
 
-    def __init__(self, rate: int, backlog: Callable[[], int], trip_ms: Callable[[], float]) -> None:
-        self._backlog = backlog
+    def __init__(self, rate: int, queues: Queues, trip_ms: Callable[[], float]) -> None:
+        self._queues = queues
         self._trip_ms = trip_ms
-        self._said = _Direction(rate, _PACKET_S)
-        self._heard = _Direction(rate, _PACKET_S + _TO_WIRE_S)
-        self._waiting = bytearray(backlog())
+        self._said = _Direction(rate)
+        self._heard = _Direction(rate)
+        self._waiting = bytearray(queues.backlog())
         self._next = step_of(time.time())
 
     def written(self, pcm: bytes) -> None:
@@ -70,7 +74,7 @@ class SoundReporter:
         """Note what has come since the last look (Unix seconds), and what was transmitted."""
         if received:
             self._said.push(np.frombuffer(received, np.int16), now)
-        left = max(0, len(self._waiting) - self._backlog())
+        left = max(0, len(self._waiting) - self._queues.backlog())
         if left:
             self._heard.push(np.frombuffer(bytes(self._waiting[:left]), np.int16), now)
             del self._waiting[:left]
@@ -79,7 +83,7 @@ class SoundReporter:
         """Return the levels since the last report, up to a moment ago."""
         one_way_s = self._trip_ms() / 2000
         self._said.settle(now - _LAG_S, -one_way_s)
-        self._heard.settle(now - _LAG_S, one_way_s)
+        self._heard.settle(now - _LAG_S, one_way_s + self._queues.to_wire_s())
         until = step_of(now - _LAG_S - _MARGIN_S - one_way_s)
         first = max(self._next, until - round(_KEPT_S * 1000 / STEP_MS))
         self._next = max(until, first)

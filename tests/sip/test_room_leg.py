@@ -127,6 +127,9 @@ class Handset:
     def backlog(self) -> int:
         return 0
 
+    def to_wire_s(self) -> float:
+        return 0.02
+
 
 async def test_sound_is_reported_to_the_agents_that_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sound_reports, "_EVERY_S", 0.01)

@@ -11,6 +11,7 @@ from typing import Final
 import baresip
 
 from core.tasks.first_of import first_of
+from sip.bridge.stack.to_wire import ToWire
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ COMMAND_TIMEOUT_S: Final = 2.0
 MEDIA_UP_TIMEOUT_S: Final = 5.0
 # How long to wait for a provisional response to our INVITE; a reachable far end is faster.
 PROVISIONAL_WAIT_S: Final = 2.0
+_FRAME_BYTES: Final = 320  # of the packets' 20 ms
 
 
 class PhoneCall:
@@ -40,6 +42,7 @@ class PhoneCall:
         self.on_ringing: Callable[[], None] = lambda: None
         self.on_digit: Callable[[str], None] = lambda _digit: None
         self.rtp_trip_ms = 0.0
+        self._pcm: PhonePcm | None = None
         call.on(self._on_event)
         call.on_rtcp(self._on_rtcp)
         call.on_dtmf(self._on_dtmf)
@@ -99,6 +102,8 @@ class PhoneCall:
     async def send_digit(self, digit: str) -> None:
         """Send one DTMF digit as an RFC 4733 event of 100 ms."""
         await self._call.send_dtmf(digit)
+        if self._pcm is not None:
+            self._pcm.sent_more()
 
     async def transfer(self, target: str, *, timeout: float) -> None:
         """Send a REFER to ``target``. Raises baresip.TransferFailed, or BaresipError."""
@@ -116,7 +121,8 @@ class PhoneCall:
             try:
                 info = self._call.audio.info()
                 if info.tx_ready and info.rx_ready:
-                    return PhonePcm(self._call.audio)
+                    self._pcm = PhonePcm(self._call.audio)
+                    return self._pcm
             except baresip.AudioNotActive:
                 pass  # poll: the stack has no event for it
             await asyncio.sleep(0.005)
@@ -139,6 +145,8 @@ class PhoneCall:
 
     def _on_rtcp(self, stats: baresip.CallStats) -> None:
         self.rtp_trip_ms = float(stats.rtt_ms)
+        if self._pcm is not None:
+            self._pcm.sent(stats.tx_packets)
 
 
 class PhonePcm:
@@ -146,6 +154,8 @@ class PhonePcm:
 
     def __init__(self, audio: baresip.CallAudio) -> None:
         self._audio = audio
+        self._written = 0
+        self._to_wire = ToWire()
 
     def read(self, max_bytes: int) -> bytes:
         try:
@@ -155,12 +165,36 @@ class PhonePcm:
 
     def write(self, pcm: bytes) -> None:
         try:
-            self._audio.write(pcm)
-        except (baresip.AudioNotActive, baresip.AudioRestarted):
+            self._written += self._audio.write(pcm)
+        except baresip.AudioRestarted:
+            self._written = 0
+        except baresip.AudioNotActive:
             return
 
     def backlog(self) -> int:
         try:
-            return int(self._audio.info().tx_buffered)
+            stats = self._audio.stats()
         except baresip.AudioNotActive:
             return 0
+        self._to_wire.taken(self._taken(stats), time.monotonic())
+        return int(stats.tx_buffered)
+
+    def to_wire_s(self) -> float:
+        return self._to_wire.seconds
+
+    def sent(self, packets: int) -> None:
+        """Note how many packets the stack has sent."""
+        try:
+            stats = self._audio.stats()
+        except baresip.AudioNotActive:
+            return
+        self._to_wire.counted(self._taken(stats), packets, time.monotonic())
+
+    def sent_more(self) -> None:
+        """Note that packets were sent that are no audio."""
+        self._to_wire.anew()
+
+    def _taken(self, stats: baresip.AudioStats) -> int:
+        """Return the number of frames that the stack has taken from the buffer, or was without."""
+        frames = (self._written - stats.tx_buffered) // _FRAME_BYTES
+        return int(frames + stats.tx_silence_frames)

@@ -21,11 +21,18 @@ SILENCE = bytes(2 * FRAME)
 class Phone:
     """Takes a frame from the buffer every 20 ms, as baresip does."""
 
-    def __init__(self, trip_ms: float = 0.0) -> None:
+    def __init__(self, trip_ms: float = 0.0, queue_s: float = 0.02) -> None:
         self.buffered = 0
-        self.reporter = SoundReporter(RATE, lambda: self.buffered, lambda: trip_ms)
+        self.queue_s = queue_s
+        self.reporter = SoundReporter(RATE, self, lambda: trip_ms)
         self.began = time.time()
         self.frames = 0
+
+    def backlog(self) -> int:
+        return self.buffered
+
+    def to_wire_s(self) -> float:
+        return self.queue_s
 
     @property
     def now(self) -> float:
@@ -66,6 +73,12 @@ def test_the_way_to_the_phone_counts() -> None:
     near, far = played(Phone()), played(Phone(trip_ms=100.0))
     assert near[0][0] - far[0][0] == pytest.approx(50, abs=5)
     assert far[1][0] - near[1][0] == pytest.approx(50, abs=5)
+
+
+def test_what_the_stack_still_holds_is_heard_later() -> None:
+    usual, longer = played(Phone()), played(Phone(queue_s=0.06))
+    assert longer[1][0] - usual[1][0] == pytest.approx(40, abs=5)
+    assert longer[0] == usual[0]
 
 
 def test_a_busy_loop_delays_nothing_in_the_reports() -> None:
