@@ -22,6 +22,8 @@ _MARGIN: Final = 300 // STEP_MS  # the audio of these steps may still be on its 
 _FLOOR: Final = 30.0  # dB; what is quieter is silence
 _LEAST_SPREAD: Final = 4.0  # dB, of the reported levels; less has no shape to be found by
 _LEAST_LIKENESS: Final = 0.9
+_CLEAR: Final = 0.97
+"""The first place that is as like as this is believed at once: the first words wait for it."""
 _AGREE_S: Final = 0.1
 _ALONE: Final = 100 // STEP_MS
 _LESS_LIKE: Final = 0.05
@@ -44,12 +46,14 @@ class _Direction:
         first = until - _WINDOW
         far = self.far.levels(first, _WINDOW)
         own = self.own.levels(first - _REACH, _WINDOW + 2 * _REACH)
-        shift = best_shift(far, own)
-        if shift is None:
+        found = best_shift(far, own)
+        if found is None:
             return
+        shift, likeness = found
         found_s = (shift - _REACH) * STEP_MS / 1000
         # What was found once may be a mistake.
-        if any(abs(found_s - other_s) <= _AGREE_S for other_s in self._found):
+        clear = self.delay_s is None and likeness >= _CLEAR
+        if clear or any(abs(found_s - other_s) <= _AGREE_S for other_s in self._found):
             self.delay_s = found_s
         self._found.append(found_s)
 
@@ -96,8 +100,8 @@ class SoundTimes:
         return said - self._skew_s, heard + self._skew_s
 
 
-def best_shift(wanted: Levels, among: Levels) -> float | None:
-    """Return where ``among`` is most like ``wanted``, in steps; None if it is nowhere."""
+def best_shift(wanted: Levels, among: Levels) -> tuple[float, float] | None:
+    """Return where ``among`` is most like ``wanted``, in steps, and how much; None: nowhere."""
     shape = _shape(wanted)
     if shape.std() < _LEAST_SPREAD:
         return None
@@ -109,7 +113,7 @@ def best_shift(wanted: Levels, among: Levels) -> float | None:
         return None
     before, at, after = likeness[best - 1 : best + 2]
     bend = before - 2 * at + after
-    return best + (0.5 * (before - after) / bend if bend else 0.0)
+    return best + (0.5 * (before - after) / bend if bend else 0.0), float(at)
 
 
 def _shape(levels: Levels) -> npt.NDArray[np.float64]:

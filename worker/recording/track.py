@@ -19,6 +19,10 @@ _GAP: Final = RATE * 60 // 1000
 _CLOSE: Final = RATE * 2 // 1000
 """Times are not measured more exactly than this."""
 
+_SLIP: Final = RATE * 14 // 1000
+"""A piece that belongs further away than this comes after audio that was lost or came too late: the
+far end's line moves by packets of 20 ms."""
+
 _QUIET_SHARE: Final = 20  # of a piece that is not voice, so much at most is inserted or dropped
 
 
@@ -35,8 +39,9 @@ class Track:
         """Put the next piece of a signal, which belongs at ``wanted``.
 
         Pieces follow each other without a break. If they belong further and further away, because
-        a clock drifts, single samples are inserted or dropped. ``anew``: the piece begins a stretch
-        of its own, and belongs where it belongs unless the last one is still there.
+        a clock drifts, single samples are inserted or dropped; if they do all at once, because a
+        packet was lost or waited, all that is missing or too much. ``anew``: the piece begins a
+        stretch of its own, and belongs where it belongs unless the last one is still there.
         """
         if self._end is None or wanted - self._end >= _GAP:
             at = wanted
@@ -68,12 +73,16 @@ class Track:
 def _stretched(pcm: Pcm, error: int) -> Pcm:
     """Return a piece that is longer or shorter, so that ``error`` becomes smaller.
 
-    Voice gets or loses one sample, where it is closest to zero; silence several.
+    Voice gets or loses one sample, where it is closest to zero; silence several. After a slip,
+    either gets or loses it all.
     """
     if abs(error) <= _CLOSE or len(pcm) < 2:
         return pcm
-    most = 1 if is_voiced(pcm) else max(1, len(pcm) // _QUIET_SHARE)
-    count = min(most, abs(error) - _CLOSE)
+    if abs(error) >= _SLIP:
+        count = min(abs(error), len(pcm) - 1)
+    else:
+        most = 1 if is_voiced(pcm) else max(1, len(pcm) // _QUIET_SHARE)
+        count = min(most, abs(error) - _CLOSE)
     # abs of the most negative sample would be negative
     at = int(np.argmin(np.abs(pcm[: len(pcm) - count].astype(np.int32))))
     if error < 0:

@@ -59,6 +59,15 @@ def test_voice_loses_a_sample_at_a_time() -> None:
     assert runs(track.take(3000)) == [(0, 2 * FRAME - 1)]
 
 
+@pytest.mark.parametrize("slip", [320, -320])
+def test_what_slips_by_a_packet_is_put_where_it_belongs_at_once(slip: int) -> None:
+    track = Track()
+    piece = np.full(5 * FRAME, 3000, np.int16)
+    track.follow(0, piece)
+    track.follow(len(piece) + slip, piece)
+    assert track._end == 2 * len(piece) + slip
+
+
 def test_what_comes_too_late_is_left_out_and_what_follows_stays() -> None:
     track = Track()
     track.take(1000)
