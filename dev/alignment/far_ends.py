@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
 
 from core.audio import Pcm
 from dev.alignment.offsets import FAR_RATE
-from dev.phone import PhoneCall
+from dev.phone import Phone, PhoneCall
 from dev.phone.wire import Wire
 from dev.speech import CALLER_VOICE, synthesize
+from dev.speech.listen import Segment, voiced_segments
 from dev.standins.socket import SocketFarEnd
 from dev.standins.twilio import Call, Heard, Said
 
@@ -21,6 +22,7 @@ PAUSE_MS: Final = 900.0
 
 _WITHIN_S = 30.0
 _FRAME_MS = 20.0
+_MUSIC_PAUSE_MS = 500.0  # there is none as long in the hold music
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,14 @@ class FarSide:
     """What the far end said and heard, at FAR_RATE on one clock.
 
     ``texts``: what it said, in order. ``pace``: how much faster its clock runs than ours.
+    ``holds``: where it heard hold music, with silence in its place in ``said`` and ``heard``.
     """
 
     said: Pcm
     heard: Pcm
     texts: list[str]
     pace: float = 1.0
+    holds: list[Segment] = field(default_factory=list)
 
 
 class FarEnd(Protocol):
@@ -100,17 +104,37 @@ def socket_end(client: SocketFarEnd) -> StreamEnd:
 
 
 class PhoneEnd:
-    """A phone on an established call, whose packets were watched from its beginning."""
+    """A phone on an established call, whose packets were watched from its beginning.
 
-    def __init__(self, call: PhoneCall, packets: Wire) -> None:
+    ``phone``: the one that a human answers whom the agent calls.
+    """
+
+    def __init__(self, call: PhoneCall, packets: Wire, phone: Phone) -> None:
         self._call = call
         self._packets = packets
+        self._phone = phone
         self._texts: list[str] = []
         self._until_ms = 0.0
+        self._asked: list[int] = []  # the texts that a hold followed
 
     async def say(self, text: str) -> None:
         await self._call.say(text)
         self._texts.append(text)
+        self._until_ms = self._call.now_ms()
+
+    async def held(self, says: str) -> None:
+        """Be on hold, and say that there, until the human has declined and the music is over.
+
+        The agent must be silent for longer than PAUSE_MS before and after the music.
+        """
+        human = await self._phone.next_call(_WITHIN_S)
+        await human.answered(_WITHIN_S)
+        await human.speech_begins(_WITHIN_S)
+        await self._call.say(says)
+        self._asked.append(len(self._texts) - 1)
+        await human.dtmf("2")
+        await human.ended(_WITHIN_S)
+        await self._call.silence(_MUSIC_PAUSE_MS, _WITHIN_S)
         self._until_ms = self._call.now_ms()
 
     async def hears(self) -> None:
@@ -120,5 +144,15 @@ class PhoneEnd:
         await self._call.silence(PAUSE_MS, _WITHIN_S)
 
     def side(self) -> FarSide:
-        said, heard = self._packets.call(self._call.recording.sent)
-        return FarSide(said, heard, self._texts)
+        said, heard = self._packets.call(self._call.audio_port)
+        music = voiced_segments(heard, FAR_RATE, hangover_ms=PAUSE_MS)
+        words = voiced_segments(said, FAR_RATE, hangover_ms=PAUSE_MS)
+        holds = []
+        for asked in self._asked:
+            # What is said on hold is no text, so there is one stretch of voice more for each.
+            request = words[asked + len(holds)]
+            holds.append(next(each for each in music if each.start_ms > request.end_ms))
+        for each in holds:
+            span = slice(*(round(ms * FAR_RATE / 1000) for ms in (each.start_ms, each.end_ms)))
+            said[span] = heard[span] = 0
+        return FarSide(said, heard, self._texts, holds=holds)

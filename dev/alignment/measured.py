@@ -14,6 +14,8 @@ from core.models import Turn
 from dev.alignment.far_ends import FarSide
 from dev.alignment.offsets import Offset, offsets
 from dev.alignment.transcript import Errors, errors
+from dev.speech.listen import Segment
+from worker.recording.resample import RATE
 
 OFF_MS: Final = 20.0
 """A channel may be this far off."""
@@ -24,6 +26,7 @@ BOUNDARY_MS: Final = (40.0, 100.0)
 WORD_MS: Final = 80.0
 """And the median of the words'."""
 
+_HOLD_MS = 300.0  # the music begins and ends about when the caller is on hold and is not
 _FEW = 4  # windows at the least at the beginning and at the end
 _SHARE = 10  # one in so many windows otherwise
 
@@ -48,9 +51,12 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
+    """``held``: for each hold, how much of it is not silence on the recording, in ms."""
+
     caller: Channel
     agent: Channel
     transcript: Errors
+    held: Sequence[float] = ()
 
     def missed(self, *, off_ms: float = OFF_MS, drift_ms: float = DRIFT_MS) -> list[str]:
         """Return what is worse than it may be."""
@@ -69,6 +75,7 @@ class Alignment:
         return [
             *(f"{what} {ms:.0f} > {limit:.0f} ms" for what, ms, limit in found if ms > limit),
             *(f"not in both: {text}" for text in self.transcript.unmatched),
+            *(f"{ms:.0f} ms of a hold are not silent" for ms in self.held if ms),
         ]
 
 
@@ -89,12 +96,20 @@ def measure(
         Channel([Offset(each.at_s, each.ms - middle) for each in caller]),
         Channel([Offset(each.at_s, each.ms - middle) for each in agent]),
         errors(far, turns, middle, answers),
+        [_sounding(recorded, each, middle, far.pace) for each in far.holds],
     )
 
 
 def share(values: Sequence[float], part: float) -> float:
     """Return the quantile of their absolute values."""
     return float(np.quantile(np.abs(values), part, method="higher"))
+
+
+def _sounding(recorded: tuple[Pcm, Pcm], hold: Segment, origin_ms: float, pace: float) -> float:
+    """Return how much of a hold is not silence, in ms, except within _HOLD_MS of its ends."""
+    ends = hold.start_ms + _HOLD_MS, hold.end_ms - _HOLD_MS
+    span = slice(*(max(0, round((ms / pace + origin_ms) * RATE / 1000)) for ms in ends))
+    return max(np.count_nonzero(channel[span]) for channel in recorded) * 1000 / RATE
 
 
 def _median(found: Sequence[Offset]) -> float:

@@ -18,7 +18,7 @@ FAR_RATE: Final = 8000
 
 _WINDOW_S = 1.5
 _STEP_S = 0.5
-_MOST_S = 0.5  # how far it may be off to be found
+_MOST_S = 2.0  # how far it may be off to be found, the difference of the clocks included
 _LEAST_DBFS = -40.0
 _LIKE = 0.6
 """A window counts if the recording has it at least this much (1 is the same signal)."""

@@ -21,6 +21,9 @@ def main() -> int:
         help=f"length of the soak ({soak.MINUTES:g}), or of a call of recording-alignment "
         f"({alignment.MINUTES:g})",
     )
+    parser.add_argument(
+        "--at-once", action="store_true", help="recording-alignment: all lines at the same time"
+    )
     parser.add_argument("--no-report", action="store_true", help="do not write to docs/")
     given = parser.parse_args()
     return asyncio.run(
@@ -28,6 +31,7 @@ def main() -> int:
             settings.load(),
             given.names,
             minutes=given.minutes,
+            at_once=given.at_once,
             into_report=not given.no_report,
         )
     )

@@ -55,18 +55,22 @@ async def run(
     names: Sequence[str] = (),
     *,
     minutes: float | None = None,
+    at_once: bool = False,
     into_report: bool = True,
 ) -> int:
     """Run, print and report all benchmarks or the named ones; return 1 if any has failed.
 
     ``minutes``: the length of those whose length can be chosen; None: as each has it.
+    ``at_once``: measure the lines of recording-alignment at the same time.
     """
     console = Console()
     failed = False
     benchmarks = dict(BENCHMARKS)
     if minutes is not None:
         benchmarks["soak"] = partial(soak.measure, minutes=minutes)
-        benchmarks["recording-alignment"] = partial(alignment.measure_lines, minutes=minutes)
+    benchmarks["recording-alignment"] = partial(
+        alignment.measure_lines, minutes=minutes or alignment.MINUTES, at_once=at_once
+    )
     with Progress(console=console) as progress:
         for name in names or benchmarks:
             bar = progress.add_task(name, total=None)

@@ -1,18 +1,19 @@
 """How well recordings and transcripts line up with the far ends' own recordings, on all lines.
 
 On each line, one call of ten minutes: answers that are heard whole, that the TTS is too slow for,
-and that are cut off.
+and that are cut off; on a phone's line also a hold.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from core.settings import Settings
-from dev.alignment.conversation import SPOKEN, converse
+from dev.alignment.conversation import SPOKEN, converse, hold
+from dev.alignment.far_ends import FarEnd, PhoneEnd
 from dev.alignment.measured import (
     BOUNDARY_MS,
     DRIFT_MS,
@@ -24,7 +25,7 @@ from dev.alignment.measured import (
     share,
 )
 from dev.bench.plot import shares
-from dev.bench.recording.lines import NETWORK, Lines
+from dev.bench.recording.lines import NETWORK, Lines, Place
 from dev.bench.report import Section
 from dev.bench.streams.goals import at_most
 
@@ -42,37 +43,68 @@ class Line:
     broken: int
 
 
-async def measure_lines(settings: Settings, step: Step, minutes: float = MINUTES) -> Section:
+async def measure_lines(
+    settings: Settings, step: Step, minutes: float = MINUTES, *, at_once: bool = False
+) -> Section:
+    """Measure the lines one after the other, or all ``at_once``."""
     found: dict[str, Line] = {}
+    done_s: dict[str, float] = {}
     async with Lines.run(settings) as lines:
-        clock = asyncio.get_running_loop()
         places = lines.all()
-        for name, place in places.items():
-            rounds = broken = 0
+
+        async def measure_line(name: str, place: Place) -> None:
+            def into(seconds: float) -> None:
+                done_s[name] = seconds
+                step(round(sum(done_s.values())), round(len(places) * minutes * 60))
+
             async with place() as (call_id, end):
-                began = clock.time()
-                await end.hears()
-                await end.quiet()
-                while (into_s := clock.time() - began) < minutes * 60:
-                    try:
-                        await converse(end, lines.stack.set_providers)
-                        rounds += 1
-                    except TimeoutError:  # the lost frames were the words
-                        broken += 1
-                    done_s = len(found) * minutes * 60 + into_s
-                    step(round(done_s), round(len(places) * minutes * 60))
+                rounds, broken = await _talk(end, minutes * 60, into)
                 side = end.side()
             recorded, turns = await lines.stored(call_id)
             alignment = await asyncio.to_thread(measure, recorded, side, turns, SPOKEN)
             found[name] = Line(alignment, rounds, broken)
-    return section(found, minutes)
+
+        if at_once:
+            async with asyncio.TaskGroup() as measuring:
+                for name, place in places.items():
+                    measuring.create_task(measure_line(name, place))
+        else:
+            for name, place in places.items():
+                await measure_line(name, place)
+        notes = list(lines.notes)
+    return section({name: found[name] for name in places}, minutes, notes, at_once=at_once)
 
 
-def section(found: Mapping[str, Line], minutes: float) -> Section:
-    """Return the table."""
+async def _talk(end: FarEnd, seconds: float, into: Callable[[float], None]) -> tuple[int, int]:
+    """Talk for so long; return the number of rounds, and of those that an answer was missing in.
+
+    ``into`` is told how many seconds have passed.
+    """
+    clock = asyncio.get_running_loop()
+    rounds = broken = 0
+    began = clock.time()
+    await end.hears()
+    await end.quiet()
+    while (passed := clock.time() - began) < seconds:
+        try:
+            await converse(end)
+            if isinstance(end, PhoneEnd):
+                await hold(end)
+            rounds += 1
+        except TimeoutError:  # the lost frames were the words
+            broken += 1
+        into(min(passed, seconds))
+    return rounds, broken
+
+
+def section(
+    found: Mapping[str, Line], minutes: float, notes: Sequence[str] = (), *, at_once: bool = False
+) -> Section:
+    """Return the table. ``notes``: of this run."""
+    command = f"python -m dev.bench recording-alignment --minutes {minutes:g}"
     return Section(
         title="Recording: how well it lines up",
-        command=f"python -m dev.bench recording-alignment --minutes {minutes:g}",
+        command=f"{command} --at-once" if at_once else command,
         columns=(
             "",
             "caller: offset p50 / p95 / max",
@@ -92,7 +124,11 @@ def section(found: Mapping[str, Line], minutes: float) -> Section:
             )
             for name, line in found.items()
         ],
-        notes=[*(_verdict(name, line) for name, line in found.items()), *_notes(minutes)],
+        notes=[
+            *(_verdict(name, line) for name, line in found.items()),
+            *_notes(minutes, at_once=at_once),
+            *notes,
+        ],
         samples={
             f"{name}, {channel}": [each.ms for each in offsets]
             for name, line in found.items()
@@ -137,17 +173,22 @@ def _verdict(name: str, line: Line) -> str:
         f"{len(caller.offsets)} and {len(agent.offsets)} windows of 1.5 s, {len(boundaries)} "
         f"boundaries, {len(transcript.words)} of words, {line.rounds} rounds"
     )
+    held = line.found.held
+    holds = f", {len(held)} holds, {sum(map(bool, held))} of them not silent" if held else ""
     missing = f", {line.broken} without an answer" if line.broken else ""
     unmatched = len(transcript.unmatched)
     different = f", {unmatched} texts not in both" if unmatched else ""
-    return f"{name}: {'; '.join(goals)} ({counts}{missing}{different})."
+    return f"{name}: {'; '.join(goals)} ({counts}{holds}{missing}{different})."
 
 
-def _notes(minutes: float) -> list[str]:
+def _notes(minutes: float, *, at_once: bool) -> list[str]:
+    order = "all at the same time" if at_once else "one after the other"
     return [
-        f"One call of {minutes:g} minutes on each line, one after the other. In a round, an answer "
+        f"One call of {minutes:g} minutes on each line, {order}. In a round, an answer "
         "is heard whole, the TTS is too slow for one (it runs dry for 0.3 s after each 0.6 s), and "
-        "one is cut off by the caller.",
+        "one is cut off by the caller. On the phone's line each round ends with a warm transfer "
+        "that the human declines: the caller is on hold, speaks there, and is back with the agent. "
+        "Hold is silence on the recording; the other lines have none.",
         "Offset: a window of what the far end said or heard, found in the recording by "
         "cross-correlation, against the middle of both channels' medians: a far end does not know "
         "when the call was answered. Drift: between the medians of the first and the last tenth.",
@@ -155,5 +196,5 @@ def _notes(minutes: float) -> list[str]:
         "against the transcript. Words: beginnings and ends; the caller's are those of the STT, "
         "which the simulated one finds with pocketsphinx.",
         f"Twilio's clock runs {NETWORK.drift_ppm:g} ppm fast; it is taken to be known. "
-        f"{NETWORK.loss:g} % of the caller's frames are lost.",
+        f"{NETWORK.loss:g} % of the caller's frames are lost there.",
     ]

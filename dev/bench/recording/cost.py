@@ -1,9 +1,13 @@
-"""The cost of a recording: the same calls on streams, recorded and not, in alternation."""
+"""The cost of a recording: the same calls on streams, recorded and not, in alternation.
+
+Each side has processes of its own: memory that calls of one side have left behind would serve those
+of the other.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from statistics import median
 
@@ -17,7 +21,7 @@ from dev.bench.rig import control
 from dev.bench.stats import SUMMARY, summary
 from dev.bench.streams.goals import at_most
 from dev.bench.streams.load import Load
-from dev.bench.streams.rig import rig
+from dev.bench.streams.rig import Rig, rig
 from dev.bench.streams.sides import OURS, RECORDED, ours
 
 ROUNDS, CALLS = 5, 8
@@ -30,22 +34,29 @@ async def measure(settings: Settings, step: Step) -> Section:
     plain: list[Held] = []
     recorded: list[Held] = []
     async with (
-        rig(settings, ours, partial(ours, recorded=True)) as running,
+        rig(settings, ours) as without,
+        rig(settings, partial(ours, recorded=True)) as with_it,
         aiohttp.ClientSession() as http,
     ):
-        await running.stack.set_providers(control({QUESTION: ANSWER}))
-        answer = await synthesised(http, running.stack.providers.address, ANSWER)
-        for side in running.sides:  # warm
-            await Load(running, answer).hold(side, CALLS)
+        holds = [await _warmed(each, http) for each in (without, with_it)]
         await asyncio.sleep(_STORED_S)
-        load = Load(running, answer)
-        pair = list(zip(running.sides, (plain, recorded), strict=True))
+        pair = list(zip(holds, (plain, recorded), strict=True))
         for number in range(ROUNDS):
             # What grows with time must not count for one side.
-            for side, into in pair if number % 2 else reversed(pair):
-                into.append(await load.hold(side, CALLS))
+            for hold, into in pair if number % 2 else reversed(pair):
+                into.append(await hold())
                 step(len(plain) + len(recorded), 2 * ROUNDS)
     return section(plain, recorded)
+
+
+async def _warmed(rig: Rig, http: aiohttp.ClientSession) -> Callable[[], Awaitable[Held]]:
+    """Return what holds calls on the rig's only side, which has held some."""
+    await rig.stack.set_providers(control({QUESTION: ANSWER}))
+    load = Load(rig, await synthesised(http, rig.stack.providers.address, ANSWER))
+    (side,) = rig.sides
+    hold = partial(load.hold, side, CALLS)
+    await hold()
+    return hold
 
 
 def section(plain: Sequence[Held], recorded: Sequence[Held]) -> Section:
@@ -73,10 +84,10 @@ def section(plain: Sequence[Held], recorded: Sequence[Held]) -> Section:
         notes=[
             _verdict(plain, recorded),
             f"{ROUNDS} rounds in alternation, {CALLS} calls at once on Twilio's streams, {TURNS} "
-            f"turns per call, one every {SLOT_S} s. CPU and memory (PSS) are those of the gateway "
-            "and the stream worker, after a round of each that does not count; the goals are "
-            "judged by the medians of the rounds' differences, for memory that of all calls "
-            "together.",
+            f"turns per call, one every {SLOT_S} s. Each side has a gateway and a stream worker of "
+            "its own; CPU and memory (PSS) are those of both, after a round that does not count. "
+            "The memory of a call is what they have grown by since they were idle after their "
+            "first call. The goals are judged by the medians of the rounds' differences.",
         ],
         samples=turns,
         plot=shares(turns),
@@ -86,9 +97,7 @@ def section(plain: Sequence[Held], recorded: Sequence[Held]) -> Section:
 def _verdict(plain: Sequence[Held], recorded: Sequence[Held]) -> str:
     pairs = list(zip(plain, recorded, strict=True))
     cpu = median(with_it.cpu_a_call - without.cpu_a_call for without, with_it in pairs)
-    memory = median(
-        (with_it.pss_mib - without.pss_mib) / without.calls for without, with_it in pairs
-    )
+    memory = median(with_it.pss_a_call_mib - without.pss_a_call_mib for without, with_it in pairs)
     wait = median(median(with_it.took_ms) - median(without.took_ms) for without, with_it in pairs)
     goals = [
         at_most("CPU of a recording", 3, cpu, " % of a core"),

@@ -7,7 +7,7 @@ import contextlib
 import io
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import aiohttp
@@ -23,6 +23,7 @@ from dev.bench.api import hosted, post, sip_call
 from dev.bench.rig import ENDPOINTING_MS
 from dev.bench.streams.voice_urls import VoiceUrls
 from dev.phone import Phone
+from dev.phone.loss import NoLoss, loss
 from dev.phone.wire import wire
 from dev.stack import Stack, StackOptions
 from dev.standins.socket import SocketFarEnd
@@ -31,12 +32,18 @@ from dev.standins.twilio import Network, TwilioServer
 NETWORK: Final = Network(drift_ppm=200, loss=2, seed=1)
 """That of Twilio's calls."""
 
+LOSS: Final = 2.0
+"""Percent of the phone's packets that are lost, in each direction."""
+
+_HUMAN: Final = "+15105550177"
 _ACCOUNT, _TOKEN, _NUMBER, _CALLER = "AC" + 32 * "1", 32 * "2", "+15105551000", "+14155550100"
 _WAIT_S = 30.0
 _STORED_WITHIN_S = 60.0
 
 Talk = tuple[str, FarEnd]
 """A call's id and its far end."""
+
+Place = Callable[[], AbstractAsyncContextManager[Talk]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,8 @@ class Lines:
     twilio: TwilioServer
     urls: VoiceUrls
     agent_id: str
+    notes: list[str] = field(default_factory=list)
+    """What the report must say of the calls so far."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -66,7 +75,13 @@ class Lines:
             made = await post(
                 http,
                 "/v1/agents",
-                hosted(GREETING, recording={"enabled": True}, maxSilenceMs=60_000),
+                hosted(
+                    GREETING,
+                    recording={"enabled": True},
+                    maxSilenceMs=60_000,
+                    transferNumber=_HUMAN,
+                    transferMode="warm",
+                ),
             )
             yield cls(stack, http, phone, twilio, urls, str(made["id"]))
 
@@ -78,8 +93,25 @@ class Lines:
             placed = await post(self.http, "/sip/call", body)
             call = await self.phone.next_call(_WAIT_S)
             await call.answered(_WAIT_S)
-            yield str(placed["call_id"]), PhoneEnd(call, packets)
+            async with self._loss(call.audio_port):
+                yield str(placed["call_id"]), PhoneEnd(call, packets, self.phone)
             await call.hangup()
+
+    @contextlib.asynccontextmanager
+    async def _loss(self, port: int) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as losing:
+            try:
+                lost = await losing.enter_async_context(loss(port, LOSS))
+            except NoLoss as why:
+                self.notes.append(f"The phone's packets were not lost: {why}.")
+                yield
+                return
+            yield
+            there, back = await lost.count()
+            self.notes.append(
+                f"{LOSS:g} % of the phone's packets are lost at random in each direction, behind "
+                f"the wire: {there} to the phone, {back} from it."
+            )
 
     @contextlib.asynccontextmanager
     async def stream(self) -> AsyncIterator[Talk]:
@@ -111,7 +143,7 @@ class Lines:
         yield str(ready["callId"]), socket_end(client)
         await client.close()
 
-    def all(self) -> dict[str, Callable[[], AbstractAsyncContextManager[Talk]]]:
+    def all(self) -> dict[str, Place]:
         return {
             "room, a phone": self.room,
             f"Twilio, {NETWORK.drift_ppm:g} ppm drift, {NETWORK.loss:g} % lost": self.stream,

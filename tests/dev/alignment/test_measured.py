@@ -14,7 +14,7 @@ from dev.alignment.far_ends import FarSide
 from dev.alignment.measured import Alignment, measure
 from dev.alignment.offsets import FAR_RATE
 from dev.speech import AGENT_VOICE, CALLER_VOICE, Voice, synthesize
-from dev.speech.listen import speech_bounds
+from dev.speech.listen import Segment, speech_bounds
 from worker.recording.resample import RATE, Resampler
 
 pytestmark = pytest.mark.unit
@@ -121,6 +121,22 @@ def test_channels_that_are_apart() -> None:
         "offset of the caller, p95 25 > 20 ms",
         "offset of the agent, p95 25 > 20 ms",
     ]
+
+
+def test_a_hold_is_silence_on_both_channels() -> None:
+    said = Track()
+    said.put(SAID_MS, synthesize(QUESTION, CALLER_VOICE, FAR_RATE).pcm)
+    recorded = said.recorded(0)
+    begin, end, located = words(QUESTION, CALLER_VOICE, SAID_MS)
+    turn = Turn(
+        id="a", transcript=QUESTION, start_ms=round(begin), end_ms=round(end), words=located
+    )
+    holds = [Segment(end + 200, end + 2000), Segment(begin - 500, end + 300)]
+    far = FarSide(said.pcm, said.pcm, [QUESTION], holds=holds)
+    found = measure((recorded, recorded), far, [turn], SPOKEN)
+    assert found.held[0] == 0
+    assert found.held[1] > (end - begin) / 2
+    assert found.missed()[-1].endswith("of a hold are not silent")
 
 
 def test_a_transcript_that_is_late() -> None:

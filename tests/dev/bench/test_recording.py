@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,12 @@ def channel(*ms: float) -> Channel:
     return Channel([Offset(number / 2, each) for number, each in enumerate(ms)])
 
 
-def line(off_ms: float = 3.0, late_ms: float = 10.0, broken: int = 0) -> Line:
+def line(
+    off_ms: float = 3.0, late_ms: float = 10.0, broken: int = 0, held: Sequence[float] = ()
+) -> Line:
     errors = Errors([late_ms, -late_ms], [late_ms] * 3)
-    return Line(Alignment(channel(*[off_ms] * 9), channel(*[-1.0] * 9), errors), 4, broken)
+    found = Alignment(channel(*[off_ms] * 9), channel(*[-1.0] * 9), errors, held)
+    return Line(found, 4, broken)
 
 
 def test_each_line_has_its_row_and_verdict(tmp_path: Path) -> None:
@@ -39,6 +43,17 @@ def test_each_line_has_its_row_and_verdict(tmp_path: Path) -> None:
     assert (tmp_path / "recording-alignment.svg").exists()
 
 
+def test_the_section_says_how_it_was_measured() -> None:
+    found = alignment.section({"room": line(held=(0.0, 7.0))}, 2, ["Lost: 3."], at_once=True)
+    assert found.command.endswith("recording-alignment --minutes 2 --at-once")
+    assert found.name == "recording-alignment"
+    assert "2 holds, 1 of them not silent" in found.notes[0]
+    assert "all at the same time" in found.notes[1]
+    assert found.notes[-1] == "Lost: 3."
+    alone = alignment.section({"room": line()}, 2)
+    assert not alone.command.endswith("--at-once") and "one after the other" in alone.notes[1]
+
+
 def held(cpu: float, mib: float, took_ms: float) -> Held:
     return Held(2, [Turn(took_ms, 0.0)], {"gateway": 2 * cpu}, 90.0, 90.0 + mib, [], ("gateway",))
 
@@ -46,7 +61,8 @@ def held(cpu: float, mib: float, took_ms: float) -> Held:
 def test_a_recording_costs_what_the_rounds_differ_by() -> None:
     plain = [held(0.03, 4.0, 600.0), held(0.05, 40.0, 640.0), held(0.03, 4.0, 600.0)]
     recorded = [
-        replace(held(0.04, mib, took_ms), pss_before_mib=0.0)
+        # Other processes, with another memory when they are idle.
+        replace(held(0.04, mib, took_ms), pss_before_mib=95.0, pss_mib=95.0 + mib)
         for mib, took_ms in ((6.0, 604.0), (42.0, 644.0), (6.0, 604.0))
     ]
     (goals, _) = cost.section(plain, recorded).notes

@@ -43,10 +43,10 @@ async def worker(folder: Path) -> AsyncIterator[StreamWorker]:
         yield running
 
 
-async def talk(worker: StreamWorker, call: KeptCall, end: FarEnd) -> None:
+async def talk(call: KeptCall, end: FarEnd) -> None:
     await end.hears()
     await end.quiet()
-    await conversation.converse(end, worker.providers.set_control)
+    await conversation.converse(end)
     turns = 1 + conversation.ROUND
     await call.until(lambda told: told.turns[turns - 1 :] and told.turns[-1].response, "turns")
 
@@ -62,7 +62,7 @@ async def test_on_twilio_with_drift_and_lost_frames(worker: StreamWorker, folder
     call, phone = await worker.call(CONFIG, record=True)
     await phone.streaming()
     end = twilio_end(phone)
-    await talk(worker, call, end)
+    await talk(call, end)
     phone.hang_up()
     found = await measured(call, end, folder)
     print(found)  # pytest shows it if the test fails
@@ -72,7 +72,7 @@ async def test_on_twilio_with_drift_and_lost_frames(worker: StreamWorker, folder
 async def test_on_a_socket(worker: StreamWorker, folder: Path) -> None:
     async with worker.session(CONFIG, record=True) as (call, client):
         end = socket_end(client)
-        await talk(worker, call, end)
+        await talk(call, end)
     found = await measured(call, end, folder)
     print(found)
     assert not found.missed()
