@@ -147,7 +147,7 @@ class PhoneEnd:
         said, heard = self._packets.call(self._call.audio_port)
         music = voiced_segments(heard, FAR_RATE, hangover_ms=PAUSE_MS)
         words = voiced_segments(said, FAR_RATE, hangover_ms=PAUSE_MS)
-        holds = []
+        holds: list[Segment] = []
         for asked in self._asked:
             # What is said on hold is no text, so there is one stretch of voice more for each.
             request = words[asked + len(holds)]
