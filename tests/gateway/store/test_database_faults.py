@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url, text
@@ -20,6 +19,8 @@ from gateway.store.database import Database, Trouble
 from gateway.store.write_probe import WriteProbe
 from tests.support.calls import request
 from tests.support.databases import OnPostgres, OnSqlite
+from tests.support.small_disk import SmallDisk
+from tests.support.small_disk import disk as disk
 
 pytestmark = [pytest.mark.store, pytest.mark.attack]
 
@@ -166,34 +167,53 @@ class TestSqlite(OnSqlite):
         await ready_again(database)
 
 
-async def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if not await ran("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)):
-        pytest.skip("a small disk cannot be mounted here")
-    try:
-        database = await Database.open(f"sqlite:///{disk}/test.db")
-        await ready_again(database)
-        filler = disk / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        # For a while SQLite can overwrite what it wrote before.
-        with pytest.raises(Unavailable):
-            for _ in range(2000):
+# Prints, for each number of writes asked for, whether they and then a probe succeeded.
+_WRITES = """
+import asyncio, logging, sys
+from core.errors import Unavailable
+from gateway.store.database import Database
+from gateway.store.write_probe import WriteProbe
+
+logging.basicConfig(level=logging.ERROR, format="%(message)s: %(cause)s")
+
+async def main(path):
+    database = await Database.open(f"sqlite:///{path}")
+    for count in sys.stdin:
+        try:
+            for _ in range(int(count)):
                 await database.touch()
-        assert causes(caplog) == ["OperationalError: database or disk is full"]
-        assert not await WriteProbe(database).ok()
-        filler.unlink()
-        await ready_again(database)
-        await database.close()
-    finally:
-        assert await ran("umount", str(disk))
+            print("written", end=" ")
+        except Unavailable:
+            print("refused", end=" ")
+        print(await WriteProbe(database).ok(), flush=True)
+    await database.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
 
 
-async def ran(*command: str) -> bool:
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
-    return await process.wait() == 0
+def test_a_full_disk(disk: SmallDisk) -> None:
+    command = [*disk.inside, sys.executable, "-c", _WRITES, str(disk.mounted / "test.db")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.reconfigure(line_buffering=True)
+
+        def writes(count: int) -> list[str]:
+            print(count, file=process.stdin)
+            return process.stdout.readline().split()  # type: ignore[union-attr]
+
+        assert writes(1) == ["written", "True"]
+        disk.fill()
+        # For a while SQLite can overwrite what it wrote before.
+        assert writes(2000) == ["refused", "False"]
+        disk.relieve()
+        assert writes(1) == ["written", "True"]
+        process.stdin.close()
+        assert process.stderr.read() == (
+            "the database is unavailable: OperationalError: database or disk is full\n"
+        )
+    assert process.returncode == 0
 
 
 class TestPostgres(OnPostgres):
