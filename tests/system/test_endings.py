@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
@@ -214,13 +214,18 @@ class TestAnswered:
 async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     agents = tmp_path_factory.mktemp("agents")
     write_agents(agents)
-    values = {**AUTH, "agents_dir": agents, "default_agent": "greeter"}
+    values = {
+        **AUTH,
+        "agents_dir": agents,
+        "default_agent": "greeter",
+        "agent_join_timeout_s": 4,
+    }
     async with Stack(StackOptions(values=values)) as running:
         yield running
 
 
 class TestBroken:
-    """Calls that lose a part of the system, on a stack of their own."""
+    """Calls that lose a part of the system, on a stack that has no worker in the end."""
 
     async def test_the_bridge_is_killed_and_comes_back(self, own: Stack, phone: Phone) -> None:
         """The new bridge removes the leg, which LiveKit would keep for 20 s more."""
@@ -260,10 +265,7 @@ class TestBroken:
         self, own: Stack, gateway: Gateway, phone: Phone
     ) -> tuple[str, str, int | None]:
         """Place a call once the worker is registered again; return its outcome."""
-        deadline = time.monotonic() + 60
-        while (ready := await gateway.get("/readyz")).body["workers"]["free"] < 1:
-            assert time.monotonic() < deadline, ready.body
-            await asyncio.sleep(0.2)
+        await self._workers(gateway, lambda workers: workers["free"] > 0)
         call = await Placed.place(gateway, request(phone.address))
         up = await phone.next_call(5)
         await up.answered(10)
@@ -271,16 +273,39 @@ class TestBroken:
         await up.hangup()
         return await call.outcome()
 
-    async def test_no_worker_is_there(self, tmp_path: Path, phone: Phone) -> None:
-        write_agents(tmp_path)
-        values = {**AUTH, "agents_dir": tmp_path, "default_agent": "greeter"}
-        options = StackOptions(values=values, worker=0, providers=False)
-        async with Stack(options) as own, aiohttp.ClientSession(own.gateway_url) as session:
+    async def _workers(self, gateway: Gateway, they: Callable[[dict[str, int]], bool]) -> None:
+        """Wait until the gateway counts its workers so."""
+        deadline = time.monotonic() + 60
+        while not they((ready := await gateway.get("/readyz")).body["workers"]):
+            assert time.monotonic() < deadline, ready.body
+            await asyncio.sleep(0.2)
+
+    async def test_the_worker_dies_before_its_agent_has_joined(
+        self, own: Stack, phone: Phone
+    ) -> None:
+        """A killed worker counts as alive for a few more seconds, but its call is ended."""
+        phone.behave(Answer(after_s=0.1))
+        async with aiohttp.ClientSession(own.gateway_url) as session:
             gateway = Gateway(session)
-            answer = await gateway.post("/sip/call", json=request(phone.address))
+            await own.worker.kill()
+            call = await Placed.place(gateway, request(phone.address))
+            up = await phone.next_call(5)
+            assert (await up.ended(20)).by == "remote"
+            assert await call.outcome() == ("failed", "agent_unavailable", None)
+            assert await call.cause() in {"dispatch_not_taken", "agent_not_joined"}
+
+    async def test_no_worker_is_there(self, own: Stack, phone: Phone) -> None:
+        async with aiohttp.ClientSession(own.gateway_url) as session:
+            gateway = Gateway(session)
+            await own.worker.kill()
+            await self._workers(gateway, lambda workers: workers["live"] == 0)
+            body = request(phone.address)
+            room = str(body["room_name"])
+            answer = await gateway.post("/sip/call", json=body)
             assert (answer.status, answer.code) == (503, "AGENT_UNAVAILABLE")
             assert int(answer.headers["Retry-After"]) > 0
             record = (await gateway.get("/v1/calls")).body["data"][0]
+            assert record["roomName"] == room
             assert (record["status"], record["disconnectionReason"]) == (
                 "failed",
                 "agent_unavailable",
@@ -289,30 +314,5 @@ class TestBroken:
             assert (await gateway.get(path)).body["code"] == "no_worker"
             assert phone.invites == 0
             livekit = own.api()
-            assert not (await livekit.room.list_rooms(ListRoomsRequest())).rooms
+            assert not (await livekit.room.list_rooms(ListRoomsRequest(names=[room]))).rooms
             await livekit.aclose()
-
-    async def test_the_worker_dies_before_its_agent_has_joined(
-        self, tmp_path: Path, phone: Phone
-    ) -> None:
-        """A killed worker counts as alive for a few more seconds, but its call is ended."""
-        write_agents(tmp_path)
-        values = {
-            **AUTH,
-            "agents_dir": tmp_path,
-            "default_agent": "greeter",
-            "agent_join_timeout_s": 2,
-            "worker_idle_processes": 1,
-        }
-        phone.behave(Answer(after_s=0.1))
-        async with (
-            Stack(StackOptions(values=values)) as own,
-            aiohttp.ClientSession(own.gateway_url) as session,
-        ):
-            gateway = Gateway(session)
-            await own.worker.kill()
-            call = await Placed.place(gateway, request(phone.address))
-            up = await phone.next_call(5)
-            assert (await up.ended(20)).by == "remote"
-            assert await call.outcome() == ("failed", "agent_unavailable", None)
-            assert await call.cause() in {"dispatch_not_taken", "agent_not_joined"}
