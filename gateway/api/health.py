@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
@@ -13,7 +12,6 @@ from livekit.api import ServerError
 from livekit.protocol.room import ListRoomsRequest
 
 from core.errors import AppError
-from core.jobs import Heartbeat
 from gateway.api import faults
 from gateway.http.route import Route
 from gateway.keys import (
@@ -27,6 +25,7 @@ from gateway.keys import (
     CallServices,
 )
 from gateway.store.database import Database
+from gateway.store.places.fleet import Fleet
 from gateway.store.write_probe import WriteProbe
 
 _CHECK_DEADLINE_S = 2.0
@@ -54,10 +53,9 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     nobody: dict[str, int] = {"live": 0, "free": 0}
     workers, stream_workers = nobody, nobody
     if database is None:
-        wanted = app[SETTINGS].agent_name
-        live = [worker for worker in await app[STORE].workers() if worker.agent_name == wanted]
-        workers = _counted(worker for worker in live if worker.address is None)
-        stream_workers = _counted(worker for worker in live if worker.address is not None)
+        places, name = app[STORE].places, app[SETTINGS].agent_name
+        workers = _counted(await places.fleet(name, "room"))
+        stream_workers = _counted(await places.fleet(name, "stream"))
         app[METRICS].workers.set(workers["live"])
         app[METRICS].stream_workers.set(stream_workers["live"])
     missing = [problem for problem in (database, livekit) if problem]
@@ -72,10 +70,8 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     return web.json_response(answer, status=503 if missing else 200)
 
 
-def _counted(workers: Iterable[Heartbeat]) -> dict[str, int]:
-    live = list(workers)
-    free = (max(0, worker.capacity - worker.active) for worker in live if not worker.draining)
-    return {"live": len(live), "free": sum(free)}
+def _counted(fleet: Fleet) -> dict[str, int]:
+    return {"live": len(fleet.members), "free": fleet.free}
 
 
 async def _database(database: Database, writes: WriteProbe) -> str | None:

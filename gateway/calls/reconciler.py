@@ -33,6 +33,7 @@ from gateway.calls.handover import Handover, humans_of, is_referring, is_transfe
 from gateway.calls.inbound import Inbound, call_id_of, is_caller, left_unanswered
 from gateway.calls.livekit import leg_of, present, send_away_or_log
 from gateway.calls.outbound import Outbound
+from gateway.calls.places.line import LONGEST_WAIT
 from gateway.calls.recovery.service import Recovery
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.timeline import Timeline
@@ -195,7 +196,7 @@ class Reconciler:
                 those.follows(call.id) for those in (self._outbound, self._inbound, self._recovery)
             ):
                 continue
-            if call.type == "stream" or _awaits_visitor(call):
+            if call.type == "stream" or _awaits_visitor(call) or _awaits_place(call):
                 continue  # a session has no room: see gateway.calls.streams.reconciler
             try:
                 yield call, await present(self._livekit, call.room_name)
@@ -279,6 +280,11 @@ def _awaits_visitor(call: Call) -> bool:
     """Return True while a web call's visitor may still join, whichever gateway opened the call."""
     waiting = call.direction == "web" and call.answered_at is None
     return waiting and call.created_at > now() - JOIN_WITHIN - _SETTLED
+
+
+def _awaits_place(call: Call) -> bool:
+    """Return True while the call may wait for a worker's place, whichever gateway follows it."""
+    return call.place == "wanted" and call.created_at > now() - LONGEST_WAIT - _SETTLED
 
 
 def _alone(others: list[ParticipantInfo], call: Call) -> bool:

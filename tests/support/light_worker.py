@@ -1,8 +1,8 @@
-"""A worker whose jobs only report: ``python -m tests.support.light_worker FOLDER``.
+"""Workers whose jobs only report: ``python -m tests.support.light_worker FOLDER NUMBER``.
 
-Its name, its admission and its heartbeats are the real ones, so three of them take calls as three
-workers do; but a job is a thread that joins no room. It is there until its call is over. The
-largest number of jobs at a time is in the file ``FOLDER/<worker id>``.
+Name, admission and heartbeats are the real ones, so three of them take calls as three workers do;
+but all are in one process, and a job is a thread that joins no room. It is there until its call is
+over. The largest number of jobs at a time is in the file ``FOLDER/<worker id>``.
 """
 
 from __future__ import annotations
@@ -104,5 +104,10 @@ class LightWorker:
             return False
 
 
+async def main(folder: Path, number: int) -> None:
+    settings = configuration.load()
+    await asyncio.gather(*(LightWorker(settings, folder).run() for _ in range(number)))
+
+
 if __name__ == "__main__":
-    asyncio.run(LightWorker(configuration.load(), Path(sys.argv[1])).run())
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import timedelta
+from typing import Final
 
 from core.errors import Unavailable
 from gateway.store.places.fleet import Kind, NotFree
@@ -16,6 +18,8 @@ from gateway.store.places.places import Places, Standing
 
 log = logging.getLogger(__name__)
 
+LONGEST_WAIT: Final = timedelta(seconds=60)
+"""The largest RING_WHILE_FULL_S."""
 _LOOK_EVERY_S = 0.25
 
 

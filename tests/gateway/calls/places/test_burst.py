@@ -12,32 +12,39 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from livekit import api, rtc
 
 from core.events import ended
+from core.jobs import InboundJob
 from core.models import CallEvent
 from dev.process import ManagedProcess
 from dev.stack import Stack, StackOptions
 from dev.stack.environment import as_variables
 from dev.stack.options import HOST, ROOT
 from gateway.store.call_status import Call
+from gateway.store.database import Scope
 from gateway.store.places.fleet import Fleet
 from tests.gateway.api.test_livekit_webhook import deliver
 from tests.gateway.calls.test_inbound import Caller, number
-from tests.support.databases import fresh_database, postgres
+from tests.support.databases import fresh_database
 from tests.support.inprocess import KEY, SECRET, Running, running, settings_in
 
-__all__ = ["postgres"]  # a fixture
 CALLERS, WORKERS, PLACES = 200, 3, 5
 RINGS_S = 8.0
 SILENT = timedelta(seconds=2.5)
 
 
 class Rig:
-    """Two gateways on one database, LiveKit, and three light workers with five places each."""
+    """Two gateways on one database, LiveKit, and three light workers with five places each.
+
+    The first worker is alone in its process.
+    """
 
     def __init__(
-        self, gateways: list[Running], workers: list[ManagedProcess], folder: Path
+        self, stack: Stack, gateways: list[Running], workers: list[ManagedProcess], folder: Path
     ) -> None:
+        self.stack = stack
         self.gateways = gateways
         self.workers = workers
         self.folder = folder
@@ -66,7 +73,10 @@ class Rig:
         return caller
 
     async def calls(self, callers: list[Caller]) -> list[Call]:
-        return [await caller.record(self.gateway) for caller in callers]
+        """Return the records, as far as there are any."""
+        store = self.gateway.store
+        found = [await store.call(Scope(None), caller.call_id) for caller in callers]
+        return [call for call in found if call is not None]
 
     async def until(self, callers: list[Caller], wanted: int, *, within_s: float) -> list[Call]:
         """Return the calls that have an agent, once there are so many."""
@@ -88,8 +98,9 @@ class Rig:
         return [int(file.read_text()) for file in self.folder.iterdir()]
 
 
-@pytest.fixture
-async def rig(tmp_path: Path, postgres: str) -> AsyncIterator[Rig]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def rig(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> AsyncIterator[Rig]:
+    tmp_path = tmp_path_factory.mktemp("burst")
     keys = {"livekit_api_key": KEY, "livekit_api_secret": SECRET}
     options = StackOptions(bridge=False, gateway=0, worker=0, providers=False, values=keys)
     (folder := tmp_path / "jobs").mkdir()
@@ -103,14 +114,14 @@ async def rig(tmp_path: Path, postgres: str) -> AsyncIterator[Rig]:
         )
         gateways = [await stack.enter_async_context(running(settings)) for _ in range(2)]
         workers = []
-        for index in range(WORKERS):
+        for index, count in enumerate((1, WORKERS - 1)):
             changes = {
-                "gateway_url": f"http://{HOST}:{gateways[index % 2].port}",
+                "gateway_url": f"http://{HOST}:{gateways[index].port}",
                 "worker_max_calls": PLACES,
             }
             worker = ManagedProcess(
                 f"worker-{index}",
-                [sys.executable, "-m", "tests.support.light_worker", str(folder)],
+                [sys.executable, "-m", "tests.support.light_worker", str(folder), str(count)],
                 env=as_variables(settings.model_copy(update=changes)),
                 cwd=ROOT,
                 log_path=tmp_path / f"worker-{index}.log",
@@ -118,12 +129,36 @@ async def rig(tmp_path: Path, postgres: str) -> AsyncIterator[Rig]:
             await worker.start()
             stack.push_async_callback(worker.kill)
             workers.append(worker)
-        rig = Rig(gateways, workers, folder)
+        rig = Rig(livekit, gateways, workers, folder)
         rig.number_id = (await number(rig.gateway)).id
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(120):
             while len((await rig.fleet()).members) < WORKERS:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         yield rig
+
+
+async def test_a_caller_whom_no_webhook_reports(rig: Rig) -> None:
+    """The dispatch of the number's rule announces the room to a gateway."""
+    caller, livekit = Caller(rig.number_id), rig.stack.api()
+    job = InboundJob(number_id=rig.number_id).model_dump_json(by_alias=True)
+    agents = [api.RoomAgentDispatch(agent_name="switchroom", metadata=job)]
+    token = (
+        api.AccessToken(KEY, SECRET)
+        .with_identity(caller.participant.identity)
+        .with_kind("sip")
+        .with_attributes(dict(caller.participant.attributes))
+        .with_grants(api.VideoGrants(room_join=True, room=caller.room))
+    )
+    room = rtc.Room()
+    try:
+        await livekit.room.create_room(api.CreateRoomRequest(name=caller.room, agents=agents))
+        await room.connect(rig.stack.settings.livekit_url, token.to_jwt())
+        (call,) = await rig.until([caller], 1, within_s=20)
+        assert (call.direction, call.status) == ("inbound", "ringing")
+        await rig.hang_up([call])
+    finally:
+        await room.disconnect()
+        await livekit.aclose()
 
 
 async def test_many_more_callers_than_places(rig: Rig) -> None:
@@ -165,10 +200,14 @@ async def test_many_more_callers_than_places(rig: Rig) -> None:
     )
     assert notes == {"workers_full": CALLERS - 21}
     assert rig.most_jobs() == [PLACES] * WORKERS
+    await rig.hang_up(await rig.calls(callers))
 
 
 async def test_a_frozen_worker_gets_no_calls(rig: Rig) -> None:
     """LiveKit goes on to list it; one call may be on its way to it."""
+    async with asyncio.timeout(20):
+        while (await rig.fleet()).free < WORKERS * PLACES:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
     frozen = rig.workers[0]
     frozen.signal(signal.SIGSTOP)
     early = [await rig.call_in(index) for index in range(WORKERS)]
@@ -177,6 +216,10 @@ async def test_a_frozen_worker_gets_no_calls(rig: Rig) -> None:
             await asyncio.sleep(0.1)
     late = [await rig.call_in(index) for index in range(WORKERS)]
     await rig.until([*early, *late], 2 * WORKERS, within_s=10)
+    for caller in [*early, *late]:
+        events = await rig.gateway.store.events(caller.call_id)
+        joined = [event.at for event in events if event.type == "agent.joined"]
+        print("waited", (joined[0] - events[0].at).total_seconds(), caller in late)
     again = [
         await rig.gateway.store.events(caller.call_id, types=["agent.redispatched"])
         for caller in late
