@@ -40,6 +40,7 @@ reconciler. The gateway folds them into a call's status (gateway.store.call_stat
     recording.deleted  {by}                              api or retention
     recording.exported {job}
     livekit.<webhook>{…}                                 LiveKit's webhook, reduced to facts
+    memory.<…>       on no timeline: see core.tools.memory
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class CallBrief(Model):
     consent: ConsentMode = "none"
     """What holds for this call, by the agent's configuration and the numbers' jurisdictions."""
     remembers: bool = False
-    """The gateway takes the events of core.memory; False: it is of a release before."""
+    """The gateway takes the events of core.tools.memory; False: it is of a release before."""
     recovered: Recovered | None = None
     """For an agent that takes over the call of one that was lost; None: it is the first."""
 

@@ -11,9 +11,9 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from core.memory import ToolRun
 from core.models import Timestamp, Turn
 from core.shapes import Model
+from core.tools.memory import ToolRun
 
 MOST_LOST: Final = 3
 """After so many lost agents, planned stops aside, the next one only apologises and hangs up."""
@@ -128,9 +128,9 @@ def told_from(turn: Turn, run: ToolRun) -> int | None:
     None: nothing of that was heard. A sentence that had begun when the tool answered was spoken
     while the caller waited. Without the words' times the whole answer tells of it, or nothing.
     """
-    known_ms = run.answered and run.answered.at_ms
-    if known_ms is None or not turn.response:
+    if run.answered is None or not turn.response:
         return None
+    known_ms = run.answered.at_ms
     words = turn.response_words
     if not words:
         return 0 if (turn.response_end_ms or 0) > known_ms else None

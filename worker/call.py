@@ -242,7 +242,7 @@ class Call:
             gate=self._gate,
             reporter=self._reporter,
             now_ms=self._clock.now_ms,
-            said=lambda: self._conversation and self._conversation.transcript,
+            said=lambda: None if self._conversation is None else self._conversation.transcript,
         )
         return ToolBox(
             runs=runs,

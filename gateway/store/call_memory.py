@@ -1,8 +1,9 @@
 """The tools that ran in a call, stored until it ends, for an agent that takes over.
 
 Arguments and results of tools are on no timeline. Workers report them as events ``memory.…``
-(core.memory), which gateway.store.calls hands over to here. They are sealed with ``SECRETS_KEY``,
-and never returned by the API. A call's rows are deleted in the transaction that ends the call.
+(core.tools.memory), which gateway.store.calls hands over to here. They are sealed with
+``SECRETS_KEY``, and never returned by the API. A call's rows are deleted in the transaction that
+ends the call.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.memory import MEMORY, TOOL_ANSWERED, TOOL_CALLED, ToolAnswered, ToolCalled, ToolRun
 from core.models import CallEvent
+from core.tools.memory import MEMORY, TOOL_ANSWERED, TOOL_CALLED, ToolAnswered, ToolCalled, ToolRun
 from gateway.store.credentials import Unreadable, Vault
 from gateway.store.database import Database
 from gateway.store.tables import Base, CallRow
@@ -52,7 +53,10 @@ class CallMemoryRow(Base):
     """Fernet token of a ToolAnswered; NULL: not known."""
 
 
-_KINDS: Final = {TOOL_CALLED: ToolCalled, TOOL_ANSWERED: ToolAnswered}
+_KINDS: Final[dict[str, type[ToolCalled] | type[ToolAnswered]]] = {
+    TOOL_CALLED: ToolCalled,
+    TOOL_ANSWERED: ToolAnswered,
+}
 
 _TABLE: Any = CallMemoryRow.__table__
 _OF_CALL = _TABLE.c.call_id == bindparam("call")

@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from core.errors import ServerFault
 from core.events import Source
 from core.jobs import Heartbeat
-from core.memory import ToolRun
 from core.models import Agent, CallEvent, Direction, Turn, new_id, now
+from core.tools.memory import ToolRun
 from gateway.store.agent_secrets import AgentSecrets
 from gateway.store.bell import Bell
 from gateway.store.call_memory import CallMemory, is_memory, sweep_call_memory
@@ -219,7 +219,7 @@ class Store:
         """Append the new ones among ``events`` and fold them into the call; None: no such call.
 
         ``epoch``: the agent's that reports them. Of a former agent's only history is appended.
-        What is to be remembered until the call ends (core.memory) is not on the timeline.
+        What is to be remembered until the call ends (core.tools.memory) is not on the timeline.
         """
         if not events:
             return []

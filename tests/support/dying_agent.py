@@ -9,6 +9,7 @@ import asyncio
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from livekit.agents.utils import http_context
@@ -33,7 +34,7 @@ class Orders(BaseModel):
     token: str
     gateway_url: str
     spool: Path
-    settings: dict[str, str | int]
+    settings: dict[str, Any]
     words: str
 
 

@@ -11,8 +11,7 @@ from core.jobs import CallBrief
 from core.webhooks.payload import envelope, last, said
 from worker.brains.webhook_client import EVENT
 from worker.voice.keys import DIGITS
-from worker.voice.transcript import spoken_text
-from worker.voice.turn_ids import turn_id_of
+from worker.voice.transcript import spoken_text, turn_id_of
 
 
 def voice_turn(

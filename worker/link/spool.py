@@ -22,8 +22,8 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from core.memory import MEMORY
 from core.models import CallEvent, new_id
+from core.tools.memory import MEMORY
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Spool:
     def reject(self, events: list[CallEvent], reason: str) -> None:
         """Set aside, without the token, events that the gateway refused for good.
 
-        What the next agent must know (core.memory) is not: it is not for anybody else.
+        What the next agent must know (core.tools.memory) is not: it is not for anybody else.
         """
         events = [event for event in events if not event.type.startswith(MEMORY)]
         if not events:

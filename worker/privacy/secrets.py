@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from core.memory import SECRET_DIGITS
+from core.tools.memory import SECRET_DIGITS
 from worker.privacy.values import with_each_text
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(digits_\d+)\s*\}\}")

@@ -1,4 +1,4 @@
-"""Reports to the gateway what the call's next agent must know of the tools that ran (core.memory).
+"""Reports what the call's next agent must know of the tools that ran (core.tools.memory).
 
 What may not be kept of a call is not reported: while the gate is shut a tool's arguments and result
 are left out, personal data is removed, and secret digits are never in it.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from core.memory import (
+from core.tools.memory import (
     MOST_ARGUMENTS,
     MOST_RESULT,
     TOOL_ANSWERED,

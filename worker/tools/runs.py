@@ -17,20 +17,16 @@ from typing import Any, Protocol
 from livekit.agents import StopResponse
 
 from core.jobs import CallBrief
-from core.memory import SECRET_DIGITS
 from core.models import new_id
 from core.recovery import Recovered
+from core.tools.memory import SECRET_DIGITS
 from worker.link.reporter import Reporter
 from worker.privacy.gate import Gate
 from worker.privacy.secrets import Secrets
 from worker.tools.http import ToolAnswer
 from worker.tools.memory import Memory
+from worker.voice.earlier_tools import DONE, UNKNOWN
 
-UNKNOWN = (
-    "Error: it is not known whether this tool has done its work: the connection broke while it "
-    "ran. Do not call it again by yourself. Tell the caller, and call it only if they ask for it."
-)
-DONE = "This tool has run for this request already. Its result is not known any more."
 _DIGITS_LOST = "Error: the secret digits are lost. Ask the caller to type them again."
 
 # What fits a header, and is short enough to be kept. Some providers number the calls of a reply.

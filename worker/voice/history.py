@@ -8,15 +8,16 @@ from collections.abc import Collection
 from livekit.agents import Agent
 from livekit.agents.llm import ChatContext, ChatMessage
 
-from core.memory import ToolRun
 from core.models import Turn
 from core.recovery import Recovered
-from worker.tools.earlier import in_order, items
+from worker.voice.earlier_tools import in_order, items
 from worker.voice.keys import DIGITS, keys_in
+from worker.voice.transcript import message_id_of
 
 
 def history(so_far: Recovered | None) -> ChatContext:
-    """Return what a former agent and the caller said, as livekit-agents would have kept it.
+    """Return what a former agent and the caller said, and the tools that ran, as livekit-agents
+    would have kept it.
 
     Of an answer it has what the caller heard; of masked or redacted words, what is on record.
     """
@@ -24,11 +25,11 @@ def history(so_far: Recovered | None) -> ChatContext:
     if so_far is None:
         return context
     began = so_far.answered_at.timestamp() if so_far.answered_at is not None else None
-    for each in in_order(so_far):
-        if isinstance(each, ToolRun):
-            context.items += items(each, began or so_far.lost_at.timestamp())
-        else:
-            context.items += _messages(each, began)
+    for part in in_order(so_far):
+        if isinstance(part, Turn):
+            context.items += _messages(part, began)
+        elif began is not None:
+            context.items += items(part, began)
     return context
 
 
@@ -38,6 +39,7 @@ def _messages(turn: Turn, began: float | None) -> list[ChatMessage]:
         keys = keys_in(turn.transcript)
         messages.append(
             ChatMessage(
+                id=message_id_of(turn.id),  # by which a webhook knows the turn again
                 role="user",
                 content=[turn.transcript],
                 transcript_confidence=turn.confidence,

@@ -18,11 +18,12 @@ from worker.timing.call_clock import CallClock
 from worker.timing.timed_words import Timed, timed_words
 from worker.timing.turn_clock import TurnClock
 from worker.timing.turn_parts import TurnEnd
-from worker.voice.turn_ids import turn_id_of
 
 # The Cartesia plugin aligns words with the text it has so far. It drops the space after a
 # sentence or clause if the next one has not arrived yet ("at seven.Press one").
 _RUN_TOGETHER = re.compile(r"([^\W\d_]{2}[.!?,;])([^\W\d_])")
+
+_TURN, _ITEM = "turn_", "item_"
 
 Post = Callable[[str, dict[str, Any]], object]
 
@@ -134,6 +135,16 @@ def _words(timed: list[Timed], to_ms: Callable[[float], int | None]) -> list[Wor
         if start_ms is not None and end_ms is not None:
             words.append(Word(text=text, start_ms=start_ms, end_ms=end_ms))
     return words
+
+
+def turn_id_of(message: ChatMessage) -> str:
+    """Return the id of the turn that is this message of the caller's: the one tells the other."""
+    return _TURN + message.id.removeprefix(_ITEM)
+
+
+def message_id_of(turn_id: str) -> str:
+    """Return the id of the message that ``turn_id_of`` makes this of."""
+    return _ITEM + turn_id.removeprefix(_TURN)
 
 
 def spoken_text(message: ChatMessage) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from core.memory import ToolRun
 from core.models import CallEvent, Turn
 from core.recovery import MOST_LOST, OpenTransfer, Recovered
+from core.tools.memory import ToolRun
 from gateway.store.call_rows import in_spoken_order
 from gateway.store.call_status import Call, StoredEvent
 

@@ -10,8 +10,8 @@ from cryptography.fernet import Fernet
 from sqlalchemy import select, update
 
 from core.events import Source, ended
-from core.memory import MOST_RESULT, TOOL_ANSWERED, TOOL_CALLED
 from core.models import CallEvent
+from core.tools.memory import MOST_RESULT, TOOL_ANSWERED, TOOL_CALLED
 from gateway.store.call_memory import MOST_BYTES, MOST_RUNS, CallMemoryRow, reseal_call_memory
 from gateway.store.calls import Store
 from gateway.store.credentials import Unreadable, Vault

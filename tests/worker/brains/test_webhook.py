@@ -22,7 +22,7 @@ from tests.worker.privacy.masked import Masked
 from worker.brains.webhook import _UNKNOWN, MAX_TEXT, WebhookBrain
 from worker.tools.actions import Actions, no_transfer
 from worker.voice.keys import pressed
-from worker.voice.turn_ids import message_id_of, turn_id_of
+from worker.voice.transcript import message_id_of, turn_id_of
 
 pytestmark = pytest.mark.unit
 

@@ -17,9 +17,7 @@ from livekit.agents.utils import http_context
 from openai import AsyncClient
 
 from core.jobs import CallBrief
-from core.memory import ToolRun
 from core.models import Agent, AgentConfig, CallEvent, CustomTool
-from core.recovery import Recovered
 from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
 from dev.providers import Control, Deepgram, OpenAI, Providers, Rule, Script, ToolCall
@@ -40,7 +38,6 @@ from worker.timing.turn_clock import TurnClock
 from worker.tools.actions import Actions, no_transfer
 from worker.tools.box import ToolBox
 from worker.tools.digits import Keypad
-from worker.tools.earlier import in_order, items
 from worker.tools.runs import runs_of
 from worker.voice.providers import build_llm_client
 from worker.voice.transcript import Transcript
@@ -159,10 +156,10 @@ class NextAgent:
     @asynccontextmanager
     async def talking(self, model: AsyncClient, *, told: bool) -> AsyncIterator[AgentSession[None]]:
         """``told``: its model sees in the history what it must not do."""
-        brain = HostedBrain(self._config, model, self._box, allow_private=True)
+        so_far = self._so_far if told else self._so_far.model_copy(update={"tools": []})
+        brain = HostedBrain(self._config, model, self._box, allow_private=True, so_far=so_far)
         session: AgentSession[None] = AgentSession(llm=brain.llm)
         session.on("conversation_item_added", self._added)
-        await brain.agent.update_chat_ctx(history(self._so_far, tools=told))
         await session.start(brain.agent, record=False)
         try:
             yield session
@@ -218,13 +215,3 @@ async def test_a_tool_is_requested_once(providers: Providers, tmp_path: Path) ->
         assert len(set(server.keys)) == 1
         (run,) = await gateway.store.tools(call_id)
         assert run.answered is not None and run.answered.ok
-
-
-def history(so_far: Recovered, *, tools: bool) -> llm.ChatContext:
-    found: list[llm.ChatItem] = []
-    for part in in_order(so_far):
-        if not isinstance(part, ToolRun):
-            found.append(llm.ChatMessage(role="user", content=[part.transcript], created_at=1.0))
-        elif tools:
-            found += items(part, 1.0)
-    return llm.ChatContext(found)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from livekit.agents import StopResponse
 
-from core.memory import (
+from core.models import CallEvent, CustomTool, Turn, now
+from core.recovery import Recovered
+from core.tools.memory import (
     MOST_ARGUMENTS,
     MOST_RESULT,
     SECRET_DIGITS,
@@ -21,8 +23,6 @@ from core.memory import (
     ToolCalled,
     ToolRun,
 )
-from core.models import CallEvent, CustomTool, Turn, now
-from core.recovery import Recovered
 from core.url_guard import guarded_session
 from tests.worker.tools.test_box import CARD, Box, context
 from tests.worker.tools.tool_server import Server
@@ -32,7 +32,8 @@ from worker.privacy.redaction import Finder
 from worker.privacy.redactor import Redactor
 from worker.privacy.secrets import Secrets
 from worker.tools.memory import KNOWN_WITHIN_S, Memory
-from worker.tools.runs import DONE, UNKNOWN, Runs
+from worker.tools.runs import Runs
+from worker.voice.earlier_tools import DONE, UNKNOWN
 
 pytestmark = pytest.mark.unit
 

@@ -10,9 +10,10 @@ import pytest
 
 from core.models import Turn
 from core.recovery import Recovered
+from core.tools.memory import ToolAnswered, ToolCalled, ToolRun
 from worker.voice.history import history
 from worker.voice.keys import DIGITS, pressed
-from worker.voice.transcript import spoken_text
+from worker.voice.transcript import spoken_text, turn_id_of
 
 pytestmark = pytest.mark.unit
 
@@ -63,3 +64,22 @@ def test_nothing_of_it_is_later_than_what_comes_now() -> None:
     ahead = Turn(id="t", transcript="Hi.", created_at=datetime.now(UTC) + timedelta(hours=1))
     (message,) = history(so_far(ahead)).messages()
     assert message.created_at <= time.time()
+
+
+def test_tools_are_where_they_ran() -> None:
+    turns = [
+        Turn(id="t0", response="Hello.", response_start_ms=100, response_end_ms=500),
+        Turn(id="turn_1", transcript="Book it.", start_ms=2000),
+    ]
+    called = ToolCalled(id="call_a", name="book", arguments={"n": 4}, turn="turn_1", at_ms=2500)
+    answered = ToolAnswered(id="call_a", ok=True, result="booked", at_ms=2900)
+    items = history(so_far(*turns, tools=[ToolRun(called=called, answered=answered)])).items
+    assert [item.type for item in items] == [
+        "message",
+        "message",
+        "function_call",
+        "function_call_output",
+    ]
+    asked = items[1]
+    assert asked.type == "message" and turn_id_of(asked) == "turn_1"
+    assert [item.created_at for item in items] == sorted(item.created_at for item in items)

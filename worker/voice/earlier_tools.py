@@ -9,11 +9,15 @@ from typing import Final
 
 from livekit.agents.llm import FunctionCall, FunctionCallOutput
 
-from core.memory import SECRET_DIGITS, ToolRun
 from core.models import Turn
 from core.recovery import Recovered, told_from
-from worker.tools.runs import DONE, UNKNOWN
+from core.tools.memory import SECRET_DIGITS, ToolRun
 
+UNKNOWN = (
+    "Error: it is not known whether this tool has done its work: the connection broke while it "
+    "ran. Do not call it again by yourself. Tell the caller, and call it only if they ask for it."
+)
+DONE = "This tool has run for this request already. Its result is not known any more."
 # The only effect of these is on the call itself, so it does no harm to use them again.
 _UNFINISHED: Final = {
     "end_call": "The connection broke before the call was ended. Call it again if it is time.",
@@ -33,8 +37,8 @@ def in_order(so_far: Recovered) -> Iterator[Turn | ToolRun]:
     known = {turn.id for turn in so_far.turns}
     ran: dict[str | None, list[ToolRun]] = {}
     for run in so_far.tools:
-        turn = run.called.turn
-        ran.setdefault(turn if turn in known or turn is None else "", []).append(run)
+        of = run.called.turn
+        ran.setdefault(of if of in known or of is None else "", []).append(run)
     before_all = ran.get(None, [])
     for turn in so_far.turns:
         # Those of before the caller's first words, such as the greeting's.

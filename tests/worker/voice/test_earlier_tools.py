@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from livekit.agents.llm import ChatContext, ChatItem, ChatMessage
 
-from core.memory import SECRET_DIGITS, ToolAnswered, ToolCalled, ToolRun
 from core.models import Turn, Word, now
 from core.recovery import Recovered
-from worker.tools.earlier import in_order, items
-from worker.tools.runs import DONE, UNKNOWN
+from core.tools.memory import SECRET_DIGITS, ToolAnswered, ToolCalled, ToolRun
+from worker.voice.earlier_tools import DONE, UNKNOWN, in_order, items
 
 pytestmark = pytest.mark.unit
 
@@ -196,7 +195,7 @@ def test_a_model_takes_the_history() -> None:
         else:
             for role, text in (("user", part.transcript), ("assistant", part.response)):
                 if text:
-                    found.append(ChatMessage(role=role, content=[text]))  # type: ignore[arg-type]
+                    found.append(ChatMessage(role=role, content=[text]))
     messages, _ = ChatContext(found).to_provider_format("openai")
     open_calls: set[str] = set()
     for message in messages:

@@ -54,7 +54,6 @@ class ToolAnswered(Model):
     id: str = Field(min_length=1, max_length=128)
     ok: bool
     result: str | None = Field(None, max_length=MOST_RESULT)
-    """None: not kept."""
     at_ms: int = Field(ge=0, le=_MOST_MS)
 
 
