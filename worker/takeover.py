@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from core.jobs import CallBrief
 from core.models import CallEvent, now
-from core.recovery import OpenTransfer
 from worker.handover.transfer import Transfers
 from worker.opening.opening import Opening, Speaker
 from worker.opening.resumption import Resumption, resumption_of
@@ -94,16 +93,12 @@ class Takeover:
             return await opening.run(conversation)
         transfer = self.resumption.so_far.transfer
         if transfer is not None and transfers is not None:
-            await self._transfer(transfer, transfers, conversation)
+            try:
+                return await transfers.take_over(transfer)
+            except ActionFailed as failed:
+                # The caller is back.
+                await conversation.note(f"The transfer to a human has failed: {failed}. Say so.")
         await opening.run(conversation)
         await conversation.said()
         if not keys.resume() and self.resumption.owed is None:
             self.resumed()  # there was nothing to say
-
-    async def _transfer(
-        self, transfer: OpenTransfer, transfers: Transfers, conversation: Conversing
-    ) -> None:
-        try:
-            await transfers.take_over(transfer)
-        except ActionFailed as failed:
-            await conversation.note(f"The transfer to a human has failed: {failed}. Say so.")

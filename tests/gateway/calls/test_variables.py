@@ -34,6 +34,7 @@ SPOKEN = {
     "system_prompt",
     "begin_message",
     "fallback_message",
+    "reentry_message",
     "max_duration_warning",
     "silence_prompts",
     "voicemail_message",

@@ -14,10 +14,11 @@ from core.jobs import CallBrief
 from core.models import Agent, AgentConfig
 from core.recordings.command import COMMAND_TOPIC, Command
 from core.tokens import TokenIssuer
-from core.transfers import TransferResult
+from core.transfers import TransferResult, human_identity
 from dev.stack.environment import GivenSettings
 from worker.endings import Cause
 from worker.line import KEYS, Line, LineError
+from worker.room import hang_up
 from worker.room import line as room_line
 from worker.room.line import RoomLine
 
@@ -287,3 +288,28 @@ async def test_a_phone_is_referred_by_the_gateway(held: Held) -> None:
         return TransferResult(outcome="transferred")
 
     assert (await held.line.refer(ask)).outcome == "transferred"
+
+
+@pytest.mark.parametrize("when", ["before", "later", "never"])
+async def test_a_former_agents_human_is_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    sent: list[str] = []
+
+    async def send_away(_room: object, _livekit: object, identity: str, **_: Any) -> None:
+        sent.append(identity)
+
+    monkeypatch.setattr(hang_up, "send_away", send_away)
+    monkeypatch.setattr(room_line, "_DIALLED_WITHIN_S", 0 if when == "never" else 10)
+    held, transfer_id = Held(), f"trf_{'1' * 24}"
+    human = human_identity(transfer_id)
+    await held.start()
+    held.room.joins()
+    if when == "before":
+        held.room.joins(human)
+    dismissing = asyncio.create_task(held.line.dismiss(transfer_id))
+    await asyncio.sleep(0)
+    if when == "later":
+        held.room.joins(human)
+    await asyncio.wait_for(dismissing, 5)
+    assert sent == ([] if when == "never" else [human])
