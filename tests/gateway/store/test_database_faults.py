@@ -197,7 +197,7 @@ def test_a_full_disk(disk: SmallDisk) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdin and process.stdout and process.stderr
-        process.stdin.reconfigure(line_buffering=True)
+        process.stdin.reconfigure(line_buffering=True)  # type: ignore[attr-defined]
 
         def writes(count: int) -> list[str]:
             print(count, file=process.stdin)

@@ -86,7 +86,11 @@ def joins(epoch: int, worker: str = "wrk_1") -> CallEvent:
 
 
 async def talking(gateway: Running, rooms: LiveKitStub, **changes: Any) -> Call:
-    """Return an answered call whose agent is in the room, and at work in ``wrk_1``."""
+    """Return an answered call whose agent is in the room, and at work in ``wrk_1``.
+
+    Another worker has a place.
+    """
+    await gateway.worker()
     call = await gateway.call(**changes)
     name = call.room_name if call.direction == "inbound" else call.id
     rooms.enter(call.room_name, phone(call.participant_identity), agent(agent_identity(name)))
