@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from aiohttp import web
+from aiohttp import web, web_app
 from aiohttp.typedefs import Middleware
 
 from gateway.http.body import MAX_BYTES, add_ignored_fields
@@ -44,3 +44,7 @@ async def served(app: web.Application, **options: Any) -> AsyncIterator[Served]:
             yield Served(http, port)
     finally:
         await runner.cleanup()
+        # aiohttp remembers the middlewares of the last 1024 handlers, and with each its
+        # application: a test process held hundreds of gateways (1 GB), and searched them for
+        # garbage.
+        web_app._cached_build_middleware.cache_clear()
