@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from sqlalchemy import create_engine
 
 from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, CallEvent, new_id
@@ -21,29 +18,17 @@ from dev.stack.environment import GivenSettings
 from gateway.app import create_app
 from gateway.http.pace import USUAL, Pace
 from gateway.keys import SETTINGS, STORE
-from gateway.store import migrations
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from sip.guard import Resolver
 from tests.conftest import AUTH, write_agents
 from tests.support.clock import Clock
+from tests.support.databases import migrated
 from tests.support.edge import served
 
 KEY, SECRET = "APItest", "a-livekit-secret-of-32-bytes-at-least"
 # Nothing listens on the discard port.
 NOWHERE = "http://127.0.0.1:9"
-
-
-@functools.cache
-def migrated() -> bytes:
-    """Return a database file of the newest schema: making one takes 50 ms, as most tests do."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "new.db"
-        engine = create_engine(f"sqlite:///{file}")
-        with engine.begin() as connection:
-            migrations.upgrade(connection)
-        engine.dispose()
-        return file.read_bytes()
 
 
 def settings_in(folder: Path, **changes: Any) -> Settings:

@@ -248,12 +248,14 @@ class StoreContract:
         unfinished = await store.unfinished_calls(created_before=soon)
         assert new.id not in [call.id for call in unfinished]
 
-    async def test_opening_twice_migrates_once(self, store: Store, url: str) -> None:
+    async def test_opening_twice_migrates_once(self, empty_url: str) -> None:
         new = new_call()
-        await store.insert_call(new, queued())
-        second = await Database.open(url)
+        first = await Database.open(empty_url)
+        await Store(first).insert_call(new, queued())
+        second = await Database.open(empty_url)
         assert await Store(second).call(Scope(None), new.id) is not None
-        await second.close()
+        for database in (first, second):
+            await database.close()
 
 
 class TestSqlite(OnSqlite, StoreContract):
@@ -261,8 +263,8 @@ class TestSqlite(OnSqlite, StoreContract):
 
 
 class TestPostgres(OnPostgres, StoreContract):
-    async def test_gateways_may_start_together(self, url: str) -> None:
-        opened = await asyncio.gather(*(Database.open(url) for _ in range(3)))
+    async def test_gateways_may_start_together(self, empty_url: str) -> None:
+        opened = await asyncio.gather(*(Database.open(empty_url) for _ in range(3)))
         await asyncio.gather(*(database.ping() for database in opened))
         await asyncio.gather(*(database.close() for database in opened))
 

@@ -122,16 +122,16 @@ class Contract:
             with pytest.raises(AgentGone):
                 await stores.numbers.insert(number(status="pending", agent_id=agent_id))
 
-    async def test_an_upgrade_keeps_the_numbers_there_were(self, url: str) -> None:
+    async def test_an_upgrade_keeps_the_numbers_there_were(self, empty_url: str) -> None:
         """Numbers outlast a migration for which SQLite creates their table again."""
 
         def at(revision: str) -> Callable[[Connection], None]:
             return lambda connection: command.upgrade(migrations.config(connection), revision)
 
-        name = url.replace("sqlite:", "sqlite+aiosqlite:").replace(
+        name = empty_url.replace("sqlite:", "sqlite+aiosqlite:").replace(
             "postgresql:", "postgresql+asyncpg:"
         )
-        if (path := make_url(url).database) and url.startswith("sqlite"):
+        if (path := make_url(empty_url).database) and empty_url.startswith("sqlite"):
             Path(path).parent.mkdir(parents=True)
         engine = create_async_engine(name)
         row = {"id": "num_1", "number": "+14155550123", "country": "US", "provider": "sip"}
@@ -144,7 +144,7 @@ class Contract:
                 text(f"INSERT INTO phone_numbers ({columns}) VALUES ({values})")
             )
         await engine.dispose()
-        database = await Database.open(url)
+        database = await Database.open(empty_url)
         numbers = NumberStore(database)
         (kept,) = await numbers.provisioned()
         assert (kept.id, kept.status, kept.auth_id) == ("num_1", "active", "acme")
