@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+from sqlalchemy import select
 
 from core.models import Agent, PhoneNumber
 from core.settings import Settings
 from dev.standins.twilio import TwilioServer
 from dev.standins.twilio.call import Call as TwilioCall
-from gateway.keys import call_services
+from gateway.keys import DATABASE, call_services
 from gateway.store.call_status import StoredEvent
+from gateway.store.streams.tables import TaskRow
 from tests.conftest import ACME, Answered, Gateway
 from tests.support.clock import Clock
 from tests.support.inprocess import Running, running, settings_in
@@ -100,11 +102,22 @@ class TaskRig:
     async def types(self, call_id: str) -> list[str]:
         return [event.type for event in await self.events(call_id)]
 
-    async def forward(self, **by: float) -> None:
-        """Move the gateway's clock, and let the runner look at once."""
+    async def forward(self, *, leased: bool = False, **by: float) -> None:
+        """Move the gateway's clock, and let the runner look at once.
+
+        First the step under way ends, unless it is ``leased`` by a gateway that has stopped. It
+        would count from the new time otherwise, and what the test waits for would be due too late.
+        """
+        if not leased:
+            await self.eventually(self._at_rest)
         self.clock.forward(timedelta(**by))
         await self.worker.beat(self.own)
         call_services(self.own.app).tasks.wake()
+
+    async def _at_rest(self) -> bool:
+        async with self.own.app[DATABASE].read() as connection:
+            leases = await connection.scalars(select(TaskRow.lease))
+            return not any(leases)
 
     # --- Twilio's requests, by hand
 

@@ -195,9 +195,10 @@ asyncio.run(main(sys.argv[1]))
 def test_a_full_disk(disk: SmallDisk) -> None:
     command = [*disk.inside, sys.executable, "-c", _WRITES, str(disk.mounted / "test.db")]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1
+    ) as process:
         assert process.stdin and process.stdout and process.stderr
-        process.stdin.reconfigure(line_buffering=True)  # type: ignore[attr-defined]
 
         def writes(count: int) -> list[str]:
             print(count, file=process.stdin)

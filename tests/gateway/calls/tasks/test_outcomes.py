@@ -192,7 +192,7 @@ async def test_a_gateway_stops_between_the_steps(rig: TaskRig, tmp_path: Path) -
     rig.twilio.faults.clear()
     await asyncio.sleep(0.1)
     assert (await rig.task(task_id))["attempts"] == 1
-    await rig.forward(seconds=16)
+    await rig.forward(leased=True, seconds=16)
     runner.bell.set()
     done = await rig.status(task_id, "failed")
     assert (done["failure"], done["attempts"], len(done["calls"])) == ("dial_busy", 1, 1)
