@@ -161,7 +161,7 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-# The slowest first: more than 15 s each on two cores without other load.
+# The slowest files, about in this order: those of many seconds, most of them spent waiting.
 _LONGEST = (
     "system/test_endings.py",
     "worker/test_faults.py",
