@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
+import time
 from collections.abc import Callable
+
+import aiohttp
 
 from core.jobs import Heartbeat
 from core.tokens import TokenIssuer
@@ -14,6 +18,7 @@ from worker.link.client import Gateway, GatewayError
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
+_STUCK_S = 10.0
 
 
 class Presence:
@@ -70,3 +75,76 @@ class Presence:
             self._taken = True
         if self._on_taken is not None:
             self._on_taken(self._taken)
+
+
+class PresenceThread:
+    """Sends a worker's heartbeats from a thread of its own.
+
+    If they stay away for a few seconds, all calls of the worker get other agents. A main process
+    whose event loop is blocked for a while must not cause that: its jobs are processes of their
+    own. When it has been blocked for ten seconds it is not only busy, and its heartbeats stop.
+    """
+
+    def __init__(
+        self, heartbeat: Callable[[], Heartbeat | None], gateway_url: str, tokens: TokenIssuer
+    ) -> None:
+        """``heartbeat`` is called in the thread."""
+        self._heartbeat = heartbeat
+        self._gateway_url = gateway_url
+        self._tokens = tokens
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve()), name="presence", daemon=True
+        )
+        self._ready = threading.Event()
+        self._presence: Presence | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: Callable[[], object] = _nothing
+        self._seen_at = time.monotonic()
+
+    async def run(self) -> None:
+        """Run the thread until cancelled."""
+        self._thread.start()
+        try:
+            while True:
+                self._seen_at = time.monotonic()
+                await asyncio.sleep(_EVERY_S)
+        finally:
+            self._ready.wait()
+            self._tell(self._stopping)
+            await asyncio.to_thread(self._thread.join)
+
+    def begin(self) -> None:
+        """See Presence.begin."""
+        self._ready.wait()
+        if self._presence is not None:
+            self._tell(self._presence.begin)
+
+    def hurry(self) -> None:
+        """See Presence.hurry."""
+        self._ready.wait()
+        if self._presence is not None:
+            self._tell(self._presence.hurry)
+
+    def _tell(self, what: Callable[[], object]) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(what)
+
+    async def _serve(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        async with aiohttp.ClientSession() as http:
+            gateway = Gateway(http, self._gateway_url)
+            self._presence = Presence(self._beat_of_the_living, gateway, self._tokens)
+            self._loop, self._stopping = asyncio.get_running_loop(), task.cancel
+            self._ready.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._presence.run()
+
+    def _beat_of_the_living(self) -> Heartbeat | None:
+        if time.monotonic() - self._seen_at > _STUCK_S:
+            return None
+        return self._heartbeat()
+
+
+def _nothing() -> None:
+    """Do nothing: the thread has not begun."""

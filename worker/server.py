@@ -29,7 +29,7 @@ from worker.job import CallJob, facts, identity, read_job
 from worker.link.client import Gateway
 from worker.link.recordings import RecordingReport
 from worker.link.reporter import sweep_forever
-from worker.presence import Presence
+from worker.presence import PresenceThread
 from worker.pulse.beat import Pulses
 from worker.pulse.report import report_dead
 from worker.pulse.watch import Watch
@@ -196,7 +196,7 @@ async def serve(settings: Settings) -> None:
 
         report = RecordingReport(gateway, tokens)
         recordings = (spooled, Stores.from_settings(settings), report)
-        presence = Presence(heartbeat, gateway, tokens)
+        presence = PresenceThread(heartbeat, settings.gateway_base_url, tokens)
         server.on("worker_registered", lambda *_: presence.begin())
         helpers = [
             asyncio.create_task(presence.run(), name="presence"),

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from core.events import ended
-from core.jobs import Heartbeat, InboundJob, JobMetadata
+from core.jobs import Heartbeat, InboundJob, JobMetadata, agent_identity
 from core.models import Agent, AgentConfig, CallEvent, new_id, now, rfc3339
 from core.recordings.plan import object_key
 from core.tokens import Audience, TokenIssuer
@@ -61,10 +61,8 @@ class _EarlierTokens(TokenIssuer):
 
 
 class WorkerGateway:
-    """The gateway in this process. The tests record its calls.
-
-    Without a ``livekit_url`` it cannot reach LiveKit, and sends nobody for a lost agent.
-    """
+    """The gateway in this process. It has no LiveKit: the tests record its calls, and send for
+    another agent when one is lost."""
 
     def __init__(self, app: web.Application, livekit_api_secret: str) -> None:
         self.tokens = TokenIssuer(livekit_api_secret)
@@ -81,19 +79,13 @@ class WorkerGateway:
     @classmethod
     @contextlib.asynccontextmanager
     async def run(
-        cls,
-        livekit_api_key: str,
-        livekit_api_secret: str,
-        folder: Path | None = None,
-        livekit_url: str | None = None,
+        cls, livekit_api_key: str, livekit_api_secret: str, folder: Path | None = None
     ) -> AsyncIterator[WorkerGateway]:
         with tempfile.TemporaryDirectory() as temporary:
-            reachable = {} if livekit_url is None else {"livekit_url": livekit_url}
             settings = settings_in(
                 folder or Path(temporary),
                 livekit_api_key=livekit_api_key,
                 livekit_api_secret=livekit_api_secret,
-                **reachable,
             )
             app = await create_app(settings)
             gateway = cls(app, livekit_api_secret)
@@ -168,16 +160,18 @@ class WorkerGateway:
         job = JobMetadata(call_id=call.id, token=self.tokens.for_call(call.id, 1), epoch=1)
         return job.model_dump_json(by_alias=True)
 
-    def job(self, call: KeptCall, *, made_earlier: bool = False) -> str:
+    def job(self, call: KeptCall, *, epoch: int = 0, made_earlier: bool = False) -> str:
         """Return the metadata for the dispatch of the call's agent.
 
         ``made_earlier``: with a token so old that the call would have been recorded by now.
         """
-        if call.new.direction == "inbound":
+        if call.new.direction == "inbound" and not epoch:
             return InboundJob(number_id=NUMBER_ID).model_dump_json(by_alias=True)
         tokens = self._earlier_tokens if made_earlier else self.tokens
-        token = tokens.for_call(call.id)
-        return JobMetadata(call_id=call.id, token=token).model_dump_json(by_alias=True)
+        token = tokens.for_call(call.id, epoch)
+        identity = agent_identity(call.room) if epoch else None
+        job = JobMetadata(call_id=call.id, token=token, epoch=epoch, identity=identity)
+        return job.model_dump_json(by_alias=True)
 
     # --- the workers' requests
 

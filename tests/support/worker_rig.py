@@ -19,9 +19,9 @@ from core.settings import Settings
 from dev.providers import Control, Providers
 from dev.speech import CALLER_VOICE, synthesize
 from dev.stack import Stack, StackOptions
-from dev.stack.ports import PORTS
 from tests.support.worker_gateway import KeptCall, WorkerGateway
 
+SPARE = "spare"
 LISTEN_RATE = 16_000
 _LOUD = 300  # mean absolute sample above which there is speech
 
@@ -144,28 +144,18 @@ class WorkerStack:
     @classmethod
     @contextlib.asynccontextmanager
     async def run(
-        cls,
-        control: Control | None = None,
-        *,
-        workers: int = 1,
-        replaces: bool = False,
-        **values: Any,
+        cls, control: Control | None = None, *, spare: bool = False, **values: Any
     ) -> AsyncIterator[WorkerStack]:
         """Run the stack; ``values`` are settings of the worker, by field name.
 
-        ``replaces``: the gateway sends for another agent when one is lost.
+        ``spare``: there is a second worker, for agents with the name SPARE.
         """
         key, secret = "APIworkertests", secrets.token_hex(32)
-        port = PORTS.take()
-        livekit_url = f"ws://127.0.0.1:{port}"
         async with (
-            WorkerGateway.run(
-                key, secret, livekit_url=livekit_url if replaces else None
-            ) as gateway,
+            WorkerGateway.run(key, secret) as gateway,
             Providers(control) as providers,
         ):
             settings = {
-                "livekit_url": livekit_url,
                 "gateway_url": gateway.url,
                 "livekit_api_key": key,
                 "livekit_api_secret": secret,
@@ -184,8 +174,9 @@ class WorkerStack:
                 bridge=False,
                 gateway=False,
                 providers=False,
-                worker=workers,
+                worker=2 if spare else 1,
                 values=settings | values,
+                env={"worker-2": {"AGENT_NAME": SPARE}},
             )
             async with Stack(options) as stack:
                 running = cls(stack, gateway, providers)
@@ -194,7 +185,6 @@ class WorkerStack:
                     yield running
                 finally:
                     await running.livekit.aclose()
-                    PORTS.give_back(port)
 
     @property
     def log(self) -> str:
@@ -207,14 +197,16 @@ class WorkerStack:
         await self.dispatch_again(call)
         return call
 
-    async def dispatch_again(self, call: KeptCall, job: str | None = None) -> None:
+    async def dispatch_again(
+        self, call: KeptCall, job: str | None = None, agent_name: str | None = None
+    ) -> None:
         """Dispatch an agent for the call (or for another job); create the room if it is missing."""
         await self.livekit.room.create_room(
             api.CreateRoomRequest(name=call.room, empty_timeout=10, departure_timeout=1)
         )
         await self.livekit.agent_dispatch.create_dispatch(
             api.CreateAgentDispatchRequest(
-                agent_name=self.gateway.worker.dispatch_name,
+                agent_name=agent_name or self.gateway.worker.dispatch_name,
                 room=call.room,
                 metadata=job or self.gateway.job(call),
             )

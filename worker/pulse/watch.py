@@ -10,6 +10,7 @@ import signal
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from core.recovery import Why
@@ -22,6 +23,9 @@ _STOPPED_S = 2.0
 """Without a pulse for this long (two a second), a job hangs."""
 _LATE_S = 1.0
 """A look that is so late: this process stood still, and knows nothing of its jobs."""
+_MISSED_S = 1.0
+_STARVED_S = 4.0
+"""On a busy machine, a job has so much more time: as long as the kernel does not let it run."""
 _DIES_WITHIN_S = 1.0
 _REPORTED_WITHIN_S = 3.0
 _REMEMBERED = 1000
@@ -30,7 +34,9 @@ _REMEMBERED = 1000
 @dataclass(slots=True)
 class _Job:
     last: Beat
-    heard_at: float  # loop time
+    heard_at: float  # loop time; later by what the job could not run since
+    starved_s: float = 0.0
+    waited_s: float | None = None  # see _waited_s, when last looked at
     pidfd: int | None = None
     why: Why = "killed"
     detail: str = ""
@@ -93,7 +99,7 @@ class Watch:
                     continue
                 job = self._jobs[beat.job_id] = _Job(beat, now)
                 self._follow(job)
-            job.last, job.heard_at = beat, now
+            job.last, job.heard_at, job.starved_s, job.waited_s = beat, now, 0.0, None
             if beat.says == "over":
                 self._forget(job)
             elif beat.says == "hung":
@@ -119,6 +125,8 @@ class Watch:
                 job.heard_at = now
             return
         for job in list(self._jobs.values()):
+            if now - job.heard_at > _MISSED_S:
+                _excuse(job)
             if now - job.heard_at > self._stopped_s:
                 self._kill(job, "no pulse")
 
@@ -159,6 +167,24 @@ class Watch:
             asyncio.get_running_loop().remove_reader(job.pidfd)
             os.close(job.pidfd)
             job.pidfd = None
+
+
+def _excuse(job: _Job) -> None:
+    """Do not hold against the job the time that it has waited for a processor."""
+    before, job.waited_s = job.waited_s, _waited_s(job.last.pid)
+    if before is not None and job.waited_s is not None:
+        waited_s = min(job.waited_s - before, _STARVED_S - job.starved_s)
+        job.starved_s += waited_s
+        job.heard_at += waited_s
+
+
+def _waited_s(pid: int) -> float | None:
+    """Return how long the process's first thread, which has the event loop, was ready to run and
+    did not, since its start (Linux: proc(5), sched-stats). None if the kernel does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _is_dead(job: _Job) -> bool:
