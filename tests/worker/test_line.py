@@ -99,8 +99,11 @@ def brief(**changes: Any) -> CallBrief:
 class Served:
     """A call that a worker serves."""
 
-    def __init__(self, line: ScriptedLine, call: ReportedCall, running: asyncio.Task[None]) -> None:
+    def __init__(
+        self, line: ScriptedLine, agent: Call, call: ReportedCall, running: asyncio.Task[None]
+    ) -> None:
         self.line = line
+        self.agent = agent
         self.call = call
         self.running = running
 
@@ -179,7 +182,7 @@ async def serving(
         )
         running = asyncio.create_task(call.run())
         try:
-            yield Served(scripted, told, running)
+            yield Served(scripted, call, told, running)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
