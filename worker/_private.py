@@ -7,6 +7,7 @@ from its base (``_run``, ``_event_ch``) are the plugin interface and not listed 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any, Final
@@ -24,6 +25,19 @@ LOADED_WHEN_USED: Final = ("anyio._backends._asyncio",)
 def is_connecting(server: AgentServer) -> bool:
     """Return True while the worker has no connection to LiveKit, so that it is offered no call."""
     return server._connecting
+
+
+def outlive(ctx: Any, task: asyncio.Task[Any]) -> None:
+    """Let ``task`` end the work of ``ctx``, a job's context, when the worker's main process dies.
+
+    livekit-agents then cancels all tasks of the job at once, the session's among them, and waits
+    for none: what the caller has heard of the last answer is lost. Only the job's pending tasks are
+    cancelled first, and waited for.
+    """
+    try:
+        ctx._pending_tasks.append(task)
+    except AttributeError:
+        log.warning("a job whose worker is killed will forget its last turn")
 
 
 def make_tls_context() -> None:

@@ -15,6 +15,7 @@ from core.rtc_sdk import load
 from core.settings import Settings
 from core.tokens import TokenIssuer
 from core.url_guard import guarded_session
+from worker._private import outlive
 from worker.call import Call
 from worker.drain import drained
 from worker.job import CallJob, Seat, facts, placed, read_job
@@ -48,6 +49,12 @@ def prewarm(
 
 async def entrypoint(ctx: JobContext) -> None:
     """Serve one job. Returns when the call is over and its events are delivered or on disk."""
+    serving = asyncio.create_task(_serve(ctx), name="job")
+    outlive(ctx, serving)
+    await serving
+
+
+async def _serve(ctx: JobContext) -> None:
     settings: Settings = ctx.proc.userdata["settings"]
     job = read_job(ctx.job.metadata)
     ctx.log_context_fields = facts(job)

@@ -21,13 +21,13 @@ ORDER = (
     {"preload"},
     {"entrypoint", "presence"},
     {"call", "room"},
-    {"takeover"},
+    {"takeover", "departure"},
     {"handover", "brains"},
     {"recording", "tools"},
     {"machines", "opening"},
     {"voice"},
     {"privacy"},
-    {"timing", "line", "job"},
+    {"timing", "line", "job", "pulse"},
     {"link", "drain", "endings", "silence", "_private"},
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from livekit import rtc
 from livekit.agents import AgentServer
+from livekit.agents.ipc.job_proc_lazy_main import _JobProc
 from livekit.agents.utils import http_context
 from livekit.agents.voice import io
 from livekit.agents.voice.room_io._output import _ParticipantAudioOutput
@@ -166,6 +167,30 @@ def test_whether_livekit_is_away_is_known() -> None:
     source = inspect.getsource(AgentServer)
     for value in (True, False):
         assert source.count(f"self._connecting = {value}") == 1
+
+
+def test_a_jobs_pending_tasks_are_waited_for_before_it_is_taken_apart() -> None:
+    source = inspect.getsource(_JobProc._run_job_task)
+    waits = source.index("await aio.cancel_and_wait(*tasks)")
+    assert "tasks := self._job_ctx._pending_tasks" in source
+    assert waits < source.index("await self._job_ctx._on_cleanup()")
+    assert waits < source.index("await http_context._close_http_ctx()")
+
+
+async def test_what_waits_to_be_played_is_known(mouth: Mouth) -> None:
+    assert _private.played(mouth.output) is None
+    await mouth.speak(0.6)
+    await mouth.queue_holds(0.1)
+    first = _private.played(mouth.output)
+    assert first is not None
+    async with asyncio.timeout(WAIT_S):
+        while _private.played(mouth.output) == first:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    mouth.output.pause()
+    assert _private.played(mouth.output) is None, "it need not move"
+    mouth.output.resume()
+    await mouth.end()
+    assert _private.played(mouth.output) is None
 
 
 def test_the_tls_context_is_made_once_for_all_jobs() -> None:
