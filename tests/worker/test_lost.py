@@ -151,6 +151,3 @@ async def test_a_worker_that_is_frozen_and_wakes(worker: WorkerStack) -> None:
         await worker.until(lambda: not psutil.pid_exists(job), "end of the former agent")
         assert await worker.identities(call) == {call.identity, f"agent-{call.room}"}
         await goes_on(call, phone)
-    print(worker.log[-5000:])
-    for e in await worker.gateway.everything(call):
-        print(e.seq, e.at.isoformat(), e.type, e.data)
