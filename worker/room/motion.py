@@ -37,10 +37,10 @@ class Motion:
         self._played: float | None = None
         room.on("track_subscribed", self._subscribed)
         room.on("track_unsubscribed", self._unsubscribed)
-        far_end = room.remote_participants.get(identity)
-        for publication in far_end.track_publications.values() if far_end is not None else ():
-            if publication.track is not None:
-                self._subscribed(publication.track, publication, far_end)
+        if (far_end := room.remote_participants.get(identity)) is not None:
+            for publication in far_end.track_publications.values():
+                if publication.track is not None:
+                    self._subscribed(publication.track, publication, far_end)
 
     def still(self) -> str | None:
         """Return ``input`` or ``output`` if it should have moved since the last call, and did not.
