@@ -22,6 +22,8 @@ _WAIT_S: Final = 20.0
 _BACK_WITHIN_S: Final = 40.0
 _END_SILENCE_MS: Final = 700.0
 _LOOK_EVERY_S: Final = 0.1
+_UNDER_WAY_MS: Final = 500.0
+"""No other agent can speak so soon."""
 
 
 @dataclass(slots=True)
@@ -92,9 +94,11 @@ async def lose(
             await agent.suffer(fault)
             if report is not None:
                 await report(call_id)
-            began_ms = await call.speech_begins(_BACK_WITHIN_S, since_ms=lost_ms)
+            # What the lost agent had said is still on its way.
+            since_ms = lost_ms + _UNDER_WAY_MS
+            began_ms = await call.speech_begins(_BACK_WITHIN_S, since_ms=since_ms)
             told.silence_ms = began_ms - lost_ms
-            await call.listen(_WAIT_S, since_ms=lost_ms, end_silence_ms=2 * _END_SILENCE_MS)
+            await call.listen(_WAIT_S, since_ms=since_ms, end_silence_ms=2 * _END_SILENCE_MS)
             agent.wake()  # what was frozen, and must not do anything now
             await call.say(question)
             await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)

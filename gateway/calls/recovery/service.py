@@ -45,6 +45,9 @@ _PING_S: Final = 1.0
 # Longer than an agent takes to join, as a rule; a successor that nobody sends for waits this long.
 _ADOPT_AFTER_S: Final = 2.0
 
+_POISON: Final = "agents were lost too often"
+_NOBODY: Final = "no agent took over"
+
 Alive = Callable[[Call, Beat], Awaitable[bool | None]]
 """Whether the call's agent is alive; None: not known."""
 
@@ -122,7 +125,7 @@ class Recovery:
         log.warning("an agent is lost", extra={"call_id": call_id, **data})
         self._metrics.agent_lost(lost.why)
         if hopeless:
-            self._spawn(call_id, self._end(call, "poison", note="agents were lost too often"))
+            self._spawn(call_id, self._end(call, epoch + 1, "poison", note=_POISON))
             return False
         if call.type != "stream":
             self._spawn(call_id, self._replace(call, epoch + 1, first=True))
@@ -223,20 +226,27 @@ class Recovery:
         )
         try:
             if not await successor.comes(first=first):
-                await self._end(call, "nobody", note="no agent took over", detail=successor.note)
+                await self._end(call, epoch, "nobody", note=_NOBODY, detail=successor.note)
         except BaseException:
             self._adopted.discard((call.id, epoch))  # it is tried again
             raise
 
-    async def _end(self, call: Call, why: Unrecovered, **facts: Any) -> None:
-        """End the call, and hang up. Raises Unavailable."""
-        log.error("a call without an agent ends", extra={"call_id": call.id, **facts})
-        self._metrics.unrecovered(why)
+    async def _end(self, call: Call, epoch: int, why: Unrecovered, **facts: Any) -> None:
+        """End the call, and hang up, unless the agent of this epoch has come or was lost, too.
+
+        Raises Unavailable.
+        """
         call = await self._store.call(Scope(None), call.id) or call
+        if call.ended or call.agent_worker is not None:
+            return
         answered = call.answered_at is not None
         data = ended("failed", "agent_error" if answered else "agent_unavailable", **facts)
         over = CallEvent(id=f"{call.id}_unrecovered", type="call.ended", data=data)
-        await self._timeline.append(call.id, [over], "gateway")
+        # Not if another loss was stored meanwhile: the next agent is sent for.
+        if not await self._timeline.append(call.id, [over], "gateway", epoch=epoch):
+            return
+        log.error("a call without an agent ends", extra={"call_id": call.id, **facts})
+        self._metrics.unrecovered(why)
         if call.type != "stream":
             await send_away_or_log(self._livekit, call.room_name, call.participant_identity)
 

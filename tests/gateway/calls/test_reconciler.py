@@ -238,12 +238,15 @@ async def test_an_agent_that_nobody_missed_is_replaced(
     gateway: Running, rooms: LiveKitStub
 ) -> None:
     """It has joined and never left, but is not in the room: not a reason to hang up yet."""
-    answered = CallEvent(type="call.answered")
-    joined = CallEvent(type="agent.joined", data={"worker": "wrk_1", "epoch": 0})
+    data = {"worker": "wrk_1", "epoch": 0}
+    missed, sent_away = [
+        await old_call(
+            gateway, CallEvent(type="agent.joined", data=data), CallEvent(type="call.answered")
+        )
+        for _ in range(2)
+    ]
     left = CallEvent(type="agent.left", data={"cause": "agent_removed"})
-    missed, sent_away = await old_call(gateway), await old_call(gateway)
-    await gateway.store.append(missed.id, [joined, answered], "worker")
-    await gateway.store.append(sent_away.id, [joined, answered, left], "worker")
+    await gateway.store.append(sent_away.id, [left], "worker")
     for call in (missed, sent_away):
         rooms.enter(call.room_name, phone(call.participant_identity))
     await round_of(gateway, alone_s=0)

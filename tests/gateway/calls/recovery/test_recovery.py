@@ -355,6 +355,22 @@ class TestNobodyComes:
         again = await types(gateway, call, "agent.dispatched", "agent.redispatched")
         assert again == ["agent.dispatched"] + ["agent.redispatched"] * (len(rooms.dispatched) - 1)
 
+    async def test_one_that_is_lost_at_the_last_moment_has_a_successor(
+        self, gateway: Running, rooms: LiveKitStub
+    ) -> None:
+        """Else a call would end for which the next agent is on its way."""
+        rooms.workers_full = True
+        call = await talking(gateway, rooms)
+        await report(gateway, call)
+        recovery = call_services(gateway.app).recovery
+        lost = CallEvent(
+            id=f"{call.id}_lost_1", type="agent.lost", data={"epoch": 1, "why": "killed"}
+        )
+        await gateway.store.append(call.id, [lost], "gateway")
+        await recovery._end(call, 1, "nobody", note="no agent took over")
+        assert await types(gateway, call, "call.ended") == []
+        assert rooms.removed == []
+
     async def test_before_the_answer_there_was_no_agent(
         self, gateway: Running, rooms: LiveKitStub
     ) -> None:
