@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.3
 _PING_S: Final = 1.0
+_PINGS: Final = 2
 # Longer than an agent takes to join, as a rule; a successor that nobody sends for waits this long.
 _ADOPT_AFTER_S: Final = 2.0
 
@@ -79,8 +80,8 @@ class Recovery:
         self._metrics = metrics
         self._within_s = within_s
         self._stream_alive = stream_alive
-        # The answer to the ping takes the rest of the time.
-        self._silence = Silence(silent_s - _PING_S)
+        # The pings take the rest of the time.
+        self._silence = Silence(silent_s - _PINGS * _PING_S)
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._without: dict[tuple[str, int], float] = {}
@@ -178,10 +179,13 @@ class Recovery:
 
     async def _doubted(self, call: Call, beat: Beat) -> None:
         """Report the agent as lost unless it responds, or its worker is heard again."""
-        alive = await self._alive(call, beat)
-        if alive is not False:
-            # It cannot reach a gateway, or its main process hangs. The conversation goes on.
-            return await asyncio.sleep(_PING_S)
+        clock = asyncio.get_running_loop().time
+        for _ in range(_PINGS):
+            asked_at = clock()
+            if await self._alive(call, beat) is not False:
+                # It cannot reach a gateway, or its main process hangs. The conversation goes on.
+                return await asyncio.sleep(_PING_S)
+            await asyncio.sleep(max(0.0, asked_at + _PING_S - clock()))
         try:
             beats = await self._at_work.beats()
             if call.agent_worker in beats and beats[call.agent_worker] == beat:
