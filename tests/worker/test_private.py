@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from livekit import rtc
-from livekit.agents import AgentServer
+from livekit.agents import AgentServer, JobContext
 from livekit.agents.ipc.job_proc_lazy_main import _JobProc
 from livekit.agents.utils import http_context
 from livekit.agents.voice import io
@@ -169,7 +169,14 @@ def test_whether_livekit_is_away_is_known() -> None:
         assert source.count(f"self._connecting = {value}") == 1
 
 
-def test_a_jobs_pending_tasks_are_waited_for_before_it_is_taken_apart() -> None:
+async def test_a_jobs_pending_tasks_are_waited_for_before_it_is_taken_apart() -> None:
+    context = JobContext.__new__(JobContext)
+    context._pending_tasks = []
+    task = asyncio.create_task(asyncio.sleep(0))
+    _private.outlive(context, task)
+    assert context._pending_tasks == [task]
+    await task
+    assert "self._pending_tasks = " in inspect.getsource(JobContext.__init__)
     source = inspect.getsource(_JobProc._run_job_task)
     waits = source.index("await aio.cancel_and_wait(*tasks)")
     assert "tasks := self._job_ctx._pending_tasks" in source
