@@ -9,6 +9,7 @@ from livekit.api import LiveKitAPI, ServerError
 from livekit.protocol.room import PerformRpcRequest, RoomParticipantIdentity
 
 from sip._private import perform_rpc
+from sip.leave import participant
 
 # No participant has this method. The native part of LiveKit's SDKs says so itself, for as long as
 # the process runs: neither the participant's code nor its event loop is needed.
@@ -35,7 +36,16 @@ async def responds(
             await perform_rpc(livekit, request)
     except ServerError as error:
         # As livekit-server (1.13) translates the codes of RPCs.
-        return {"invalid_argument": True, "canceled": False, "not_found": False}.get(error.code)
+        known = {"invalid_argument": True, "canceled": False}.get(error.code)
+        return await _is_absent(livekit, whom) if known is None else known
     except (aiohttp.ClientError, TimeoutError):
         return None
     return True
+
+
+async def _is_absent(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -> bool | None:
+    """Return False if there is no such participant, else None."""
+    try:
+        return False if await participant(livekit, whom) is None else None
+    except (ServerError, aiohttp.ClientError, TimeoutError):
+        return None

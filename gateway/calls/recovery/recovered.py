@@ -7,7 +7,7 @@ may arrive only later: an agent that asks before them knows less, and the call g
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from core.models import CallEvent, Turn
@@ -19,7 +19,6 @@ from gateway.store.call_status import Call, StoredEvent
 MOST_AGENTS: Final = 20
 """Of one call, whatever became of them."""
 
-_STARTED: Final = "_transfer.started"
 _CONSUMED: Final = ("consent.granted", "consent.refused")
 
 
@@ -124,32 +123,38 @@ def _keys(told: Sequence[StoredEvent]) -> str:
     """
     keys: list[tuple[datetime, str]] = []
     taken: list[datetime] = []
+    spoken: dict[object, datetime] = {}
     for event in told:
         if event.type == "dtmf.received":
             keys.append((event.at, str(event.data.get("digit", ""))))
         elif event.type in _CONSUMED or (
-            event.type == "tool.called" and event.data.get("name") == "collect_digits"
+            event.type == "tool.called"
+            and event.data.get("name") == "collect_digits"
+            and event.data.get("ok") is True  # else they become a turn
         ):
             taken.append(event.at)
         elif event.type == "turn" and event.data.get("transcript"):
-            taken.append(Turn.model_validate(event.data).created_at)
-    since = max(taken, default=None)
+            # It is told again when its answer has been spoken.
+            spoken.setdefault(event.data.get("id"), event.at)
+    since = max((*taken, *spoken.values()), default=None)
     return "".join(key for at, key in keys if since is None or at > since)
 
 
 def _transfer(told: Sequence[StoredEvent]) -> OpenTransfer | None:
     """Return the transfer that has begun and has no outcome."""
-    begun = [
-        event for event in told if event.type == "transfer.started" and event.id.endswith(_STARTED)
-    ]
-    if not begun or any(event.type == "call.transferred" for event in told):
-        return None
-    transfer_id = begun[-1].id.removesuffix(_STARTED)
-    known = {event.type for event in told if event.id.startswith(f"{transfer_id}_")}
-    if "transfer.failed" in known:
-        return None
-    mode: Literal["warm", "cold"] = "cold" if begun[-1].data.get("mode") == "cold" else "warm"
-    return OpenTransfer(transfer_id=transfer_id, mode=mode, answered="transfer.answered" in known)
+    transfer: OpenTransfer | None = None
+    for event in told:
+        match event.type:
+            case "transfer.started":
+                transfer = OpenTransfer(
+                    transfer_id=event.id.removesuffix(f"_{event.type}"),
+                    mode="cold" if event.data.get("mode") == "cold" else "warm",
+                )
+            case "transfer.answered" if transfer is not None:
+                transfer = transfer.model_copy(update={"answered": True})
+            case "transfer.failed" | "call.transferred":
+                transfer = None
+    return transfer
 
 
 def _privacy(told: Sequence[StoredEvent]) -> dict[str, Any]:
@@ -162,8 +167,8 @@ def _privacy(told: Sequence[StoredEvent]) -> dict[str, Any]:
                 paused = True
             case "recording.resumed":
                 paused, until = False, None
-            case "recording.masked" if event.data.get("by") == "api":
-                until = event.data.get("until")
+            case "recording.masked" if isinstance(event.data.get("seconds"), int):
+                until = event.at + timedelta(seconds=event.data["seconds"])  # by the API
             case "recording.masked":
                 secretly = True
             case "recording.unmasked":

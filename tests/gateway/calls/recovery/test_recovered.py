@@ -185,8 +185,8 @@ class TestTransfer:
 
 class TestPrivacy:
     def test_a_mask_of_the_api_ends_by_itself(self) -> None:
-        until = "2026-01-31T12:01:00.000Z"
-        masked = told(9, "recording.masked", by="api", until=until)
+        masked = told(9, "recording.masked", by="api")
+        masked = masked.model_copy(update={"data": {"by": "api", "seconds": 51}})
         found = of(masked, lost(10))
         assert (found.masked_until, found.typing_secretly, found.paused) == (at(60), False, False)
         found = of(masked, told(9.5, "recording.unmasked"), lost(10))
