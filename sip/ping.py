@@ -33,19 +33,12 @@ async def responds(
     )
     try:
         async with asyncio.timeout(within_s + 1):
+            if await participant(livekit, whom) is None:
+                return False
             await perform_rpc(livekit, request)
     except ServerError as error:
         # As livekit-server (1.13) translates the codes of RPCs.
-        known = {"invalid_argument": True, "canceled": False}.get(error.code)
-        return await _is_absent(livekit, whom) if known is None else known
+        return {"invalid_argument": True, "canceled": False}.get(error.code)
     except (aiohttp.ClientError, TimeoutError):
         return None
     return True
-
-
-async def _is_absent(livekit: LiveKitAPI, whom: RoomParticipantIdentity) -> bool | None:
-    """Return False if there is no such participant, else None."""
-    try:
-        return False if await participant(livekit, whom) is None else None
-    except (ServerError, aiohttp.ClientError, TimeoutError):
-        return None
