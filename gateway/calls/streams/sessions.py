@@ -266,6 +266,9 @@ class StreamSessions:
         try:
             await self._workers.end(place, call_id)
         except Refused:
+            call = await self._store.call(Scope(None), call_id)
+            if call is None or call.agent_epoch > session.agent_epoch:
+                return  # it has no agent now, and gets none any more
             if any(worker.worker_id == place.worker_id for worker in await self._workers.live()):
                 raise Unavailable(
                     "The agent's worker does not answer", code="AGENT_UNAVAILABLE"
