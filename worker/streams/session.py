@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 _DELIVER_WITHIN_S = 5.0
 # Frames from one socket that may be taken at a stretch; a flood must not stop the event loop.
 _FRAMES_AT_ONCE = 64
-# The client's own end: closed by it (RFC 6455 §7.4.1), or its page was left.
 _DATA = frozenset({aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY})
+# A relay sends at most two a second, and has given up by then.
+_LAST_PINGS = 20
+# The client's own end: closed by it (RFC 6455 §7.4.1), or its page was left.
 _LEFT = frozenset({aiohttp.WSCloseCode.OK, aiohttp.WSCloseCode.GOING_AWAY})
 
 
@@ -161,7 +163,7 @@ class StreamSession:
         left = False
         frames = 0
         try:
-            while (message := await socket.receive()).type in _DATA:
+            while (message := await _next(socket)).type in _DATA:
                 self._line.receive(message.data)
                 frames += 1
                 if frames % _FRAMES_AT_ONCE == 0:
@@ -176,3 +178,17 @@ class StreamSession:
                 self._reporter.post("stream.lost")
             link.close(aiohttp.WSCloseCode.OK, "")
             await sending
+
+
+async def _next(socket: web.WebSocketResponse) -> aiohttp.WSMessage:
+    """Return the next message, also of a socket that has broken meanwhile.
+
+    After a standstill its far end's pings cannot be answered any more, but after them comes the
+    close frame with its code.
+    """
+    for _ in range(_LAST_PINGS):
+        try:
+            return await socket.receive()
+        except ConnectionError:
+            pass
+    return aiohttp.WSMessage(aiohttp.WSMsgType.CLOSED, None, None)

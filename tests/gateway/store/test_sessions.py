@@ -134,7 +134,8 @@ class SessionsContract:
         assert sum(claimed) == 1
         first = claimed.index(True)
         assert not await sessions.claim(made.call_id, 0, "w10", "http://w10", instead_of="w11")
-        assert await sessions.claim(made.call_id, 0, "w12", "http://w12", instead_of=f"w{first}")
+        own = f"w{first}"
+        assert await sessions.claim(made.call_id, 0, "w12", "http://w12", instead_of=own)
         assert await sessions.claim(made.call_id, 2, "w13", "http://w13")
         assert not await sessions.claim(made.call_id, 2, "w14", "http://w14")
         assert not await sessions.claim(made.call_id, 1, "w14", "http://w14", instead_of="w13")
