@@ -402,7 +402,7 @@ async def test_a_stream_outlives_its_worker(streams: Streams, way: str) -> None:
 @pytest.mark.parametrize("way", ["killed", "frozen"])
 async def test_a_client_keeps_its_socket(streams: Streams, way: str) -> None:
     path = "/v1/agents/restaurant/session"
-    made = await streams.gateway.post(path)
+    made = await streams.gateway.post(path, json={})
     assert made.status == 201, made.body
 
     async def connect(_: SocketAttach) -> aiohttp.ClientWebSocketResponse:
