@@ -460,12 +460,13 @@ async def test_ten_agents_are_killed_at_random(streams: Streams) -> None:
             await call.heard.until_sound(words.end_ms)
             assert len(call.streams) == 1 and call.stream.live
         for call in calls:
-            await call.heard.until_quiet()
+            await call.heard.until_quiet(for_ms=1000)
             call.hang_up()
         for call in calls:
             record = await streams.ended(call)
             assert record["disconnectionReason"] == "user_hangup"
-            assert record["transcripts"][-1]["response"] == scenario.OPENING_ANSWER
+            heard = record["transcripts"][-1]["response"]  # the caller may have hung up in a pause
+            assert heard and scenario.OPENING_ANSWER.startswith(heard)
         lost += len(gone)
         await worker.start()
 
