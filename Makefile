@@ -21,11 +21,10 @@ help:
 demo: .venv/lock
 	@.venv/bin/python -m dev demo $(if $(PHONE),--phone '$(PHONE)')
 
-# Half of a test process's time is waiting for people to speak: three use two cores.
 test: .venv/lock node_modules/lock tests/npm/node_modules/lock
 	@.venv/bin/python -m dev setup
 	@together=0; alone=0; \
-	.venv/bin/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m 'not alone' || together=$$?; \
+	.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' || together=$$?; \
 	.venv/bin/python -m pytest -q -m alone || alone=$$?; \
 	if [ $$together -eq 0 ] && [ $$alone -eq 0 ]; then echo 'make test: all tests passed'; \
 	else echo "make test: FAILED (pytest's exit codes: together $$together, alone $$alone)" >&2; exit 1; fi
