@@ -90,10 +90,10 @@ from gateway.store.calls import Store
 from gateway.store.credentials import CredentialStore, Vault
 from gateway.store.database import Database
 from gateway.store.deliveries import Deliveries
-from gateway.store.gateways import Gateways
+from gateway.store.gateways.gateways import Gateways
+from gateway.store.gateways.rates import Rates
 from gateway.store.numbers import NumberStore
 from gateway.store.outbox import Outbox
-from gateway.store.rates import Rates
 from gateway.store.recordings.exports import Exports
 from gateway.store.recordings.recordings import Recordings
 from gateway.store.room_names import RoomNames

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from gateway.store.credentials import CredentialStore, Vault
     from gateway.store.database import Database
     from gateway.store.deliveries import Deliveries
-    from gateway.store.gateways import Gateways
+    from gateway.store.gateways.gateways import Gateways
     from gateway.store.numbers import NumberStore
     from gateway.store.outbox import Outbox
     from gateway.store.recordings.exports import Exports

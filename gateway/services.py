@@ -21,6 +21,7 @@ from gateway.calls.places.doorman import Doorman
 from gateway.calls.places.line import Line
 from gateway.calls.reconciler import Reconciler
 from gateway.calls.recovery.service import Recovery
+from gateway.calls.recovery.succession import Succession
 from gateway.calls.rooms import LiveKitRooms
 from gateway.calls.streams.agents import Agents as SessionAgents
 from gateway.calls.streams.reconciler import StreamReconciler
@@ -29,7 +30,6 @@ from gateway.calls.streams.tokens import SessionTokens
 from gateway.calls.streams.transfers import TwilioTransfers
 from gateway.calls.streams.twilio import TwilioSessions
 from gateway.calls.streams.workers import StreamWorkers
-from gateway.calls.succession import Succession
 from gateway.calls.tasks.dialler import Dialler
 from gateway.calls.tasks.progress import Progress
 from gateway.calls.tasks.runner import TaskRunner

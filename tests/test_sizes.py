@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,7 @@ LINES = {
 }
 FILES = Counter(Path(name).parent.as_posix() for name in LINES)
 
-CORE_LINES = 3200
+CORE_LINES = 3300
 FILE_LINES = 400
 MEDIAN_LINES = 120
 FOLDER_FILES = 20
@@ -30,6 +31,8 @@ FULL_FOLDERS: dict[str, int] = {}
 
 
 def limit_of(folder: str) -> int:
+    if folder == "gateway/store/migrations/versions":
+        return sys.maxsize  # it only grows
     return API_FILES if folder == "gateway/api" else FOLDER_FILES
 
 

@@ -1,7 +1,7 @@
 """What an agent that takes over a call is told of the tools that ran in it.
 
 Arguments and results are on no timeline: a worker reports them as events ``memory.…``, which the
-gateway keeps apart, sealed, until the call ends (gateway.store.call_memory).
+gateway keeps apart, sealed, until the call ends (gateway.store.lost.call_memory).
 
     memory.tool_called    {ToolCalled}     before the tool runs
     memory.tool_answered  {ToolAnswered}   when its outcome is known

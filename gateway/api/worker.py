@@ -34,9 +34,9 @@ from gateway.keys import (
     WEBHOOKS,
     call_services,
 )
-from gateway.store.call_memory import is_memory, memory_of
 from gateway.store.call_status import StoredEvent
 from gateway.store.database import Scope
+from gateway.store.lost.call_memory import is_memory, memory_of
 
 MAX_EVENTS = 100
 

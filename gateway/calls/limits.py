@@ -23,10 +23,10 @@ from core.events import ended
 from core.models import CallEvent
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
+from gateway.store.gateways.rates import Rates
 from gateway.store.places.fleet import Kind, NotFree, kind_of
 from gateway.store.places.load import Judge, Load
 from gateway.store.places.places import NoPlace, Wish
-from gateway.store.rates import Rates
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Notify this process's listeners of new events of calls.
 
 Events appended here wake their listeners at once, and on PostgreSQL those of all other gateways
-(``gateway.store.bell``). What they do not hear is found by reading the tail of the events table
-once a second, whatever the number of listeners (``Tail``).
+(``gateway.store.gateways.bell``). What they do not hear is found by reading the tail of the events
+table once a second, whatever the number of listeners (``Tail``).
 """
 
 from __future__ import annotations

@@ -10,38 +10,30 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.errors import ServerFault
 from core.events import Source
 from core.jobs import Heartbeat
-from core.models import Agent, CallEvent, Direction, Turn, new_id, now
+from core.models import Agent, CallEvent, Direction, new_id, now
 from core.tools.memory import ToolRun
 from gateway.store.agent_secrets import AgentSecrets
-from gateway.store.bell import Bell
-from gateway.store.call_memory import CallMemory, is_memory, sweep_call_memory
+from gateway.store.call_queries import CallQueries
 from gateway.store.call_rows import (
     ADVANCE,
     CALL,
     CALLS_TABLE,
-    EVENTS,
-    EVENTS_OF_TYPES,
     EVENTS_TABLE,
     FOUND,
-    NEWER,
-    NEWER_OR_AMONG,
-    OWNED,
     STATE_FIELDS,
     Announcer,
-    CallFilter,
     Step,
     adding_events,
     call_of,
     columns,
     event_row,
-    in_spoken_order,
 )
 from gateway.store.call_status import (
     Call,
@@ -53,17 +45,17 @@ from gateway.store.call_status import (
 )
 from gateway.store.call_trunks import CallTrunks, OwnTrunk
 from gateway.store.credentials import Unreadable, Vault
-from gateway.store.database import Database, Scope, one_at_a_time, whole
+from gateway.store.database import Database, one_at_a_time, whole
+from gateway.store.gateways.bell import Bell
+from gateway.store.lost.call_memory import CallMemory, is_memory, sweep_call_memory
 from gateway.store.once import IdempotencyKeys, tie
 from gateway.store.places.fleet import WORKER_STALE, Kind, fleet_of, kind_of, unbooked
 from gateway.store.places.load import Judge, Load, load_of
 from gateway.store.places.places import NoPlace, Places, Wish, reserve
 from gateway.store.room_names import refuse_held
-from gateway.store.tables import CallRow, EventRow, IdempotencyRow, WorkerRow
+from gateway.store.tables import IdempotencyRow, WorkerRow
 
 IDEMPOTENCY_TTL = timedelta(hours=24)
-# Both databases accept about 32 000 values in a statement.
-_NAMES_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +85,7 @@ class LiveIdentity(Exception):
         self.call_id = call_id
 
 
-class Store:
+class Store(CallQueries):
     """Every method is one transaction."""
 
     def __init__(
@@ -267,70 +259,6 @@ class Store:
         if self._announcer is not None and told:
             self._announcer.wake()
 
-    @whole
-    async def call(self, scope: Scope, call_id: str) -> Call | None:
-        async with self._database.read() as connection:
-            query = FOUND if scope.auth_id is None else OWNED
-            values = {"call": call_id, "auth_id": scope.auth_id}
-            row = (await connection.execute(query, values)).mappings().one_or_none()
-            return None if row is None else call_of(row)
-
-    @whole
-    async def calls(
-        self, scope: Scope, where: CallFilter, *, limit: int, offset: int
-    ) -> tuple[list[Call], int]:
-        """Return a page of calls, newest first, and the total number."""
-        query = where.among(select(CallRow.__table__).where(scope.owns(CallRow.auth_id)))
-        newest = (CallRow.created_at, CallRow.id)
-        rows, total = await self._database.page(query, newest=newest, limit=limit, offset=offset)
-        return [call_of(row) for row in rows], total
-
-    @whole
-    async def events(
-        self, call_id: str, *, after: int = 0, types: Sequence[str] = ()
-    ) -> list[StoredEvent]:
-        """Return a call's events by arrival; check first that the client may see the call."""
-        query = EVENTS_OF_TYPES if types else EVENTS
-        values = {"call": call_id, "after": after, **({"types": list(types)} if types else {})}
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query, values)).mappings().all()
-        return [StoredEvent.model_validate(dict(row)) for row in rows]
-
-    @whole
-    async def newest_event(self) -> int:
-        """Return the ``seq`` of the newest event of any call; 0 if there is none."""
-        async with self._database.read() as connection:
-            return await connection.scalar(select(func.max(EventRow.seq))) or 0
-
-    @whole
-    async def events_since(self, seq: int, among: Sequence[int]) -> list[tuple[int, str]]:
-        """Return ``seq`` and call id of all events after ``seq``, and of those in ``among``."""
-        newer = NEWER_OR_AMONG if among else NEWER
-        values = {"after": seq, **({"among": list(among)} if among else {})}
-        async with self._database.read() as connection:
-            rows = (await connection.execute(newer, values)).all()
-        return [(row.seq, row.call_id) for row in rows]
-
-    @whole
-    async def turns(self, call_id: str) -> list[Turn]:
-        """Return the newest version of each turn, in the order in which they were spoken."""
-        events = await self.events(call_id, types=["turn"])
-        return in_spoken_order([item.data for item in events])
-
-    @whole
-    async def last_turns(self, call_ids: Sequence[str]) -> dict[str, Turn]:
-        """Return the most recently reported turn of each call; calls without turns are left out."""
-        newest = (
-            select(func.max(EventRow.seq))
-            .where(EventRow.call_id.in_(call_ids), EventRow.type == "turn")
-            .group_by(EventRow.call_id)
-        )
-        query = select(EventRow.call_id, EventRow.data).where(EventRow.seq.in_(newest))
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-        return {call_id: Turn.model_validate(data) for call_id, data in rows}
-
-    @whole
     async def load(self, auth_id: str | None, agent_name: str, kind: Kind = "room") -> Load:
         """Return the current load of this tenant (None: the operator) and in total."""
         moment = self._clock()
@@ -371,46 +299,6 @@ class Store:
         """Return the tools that ran in an unfinished call, in their order."""
         async with self._database.read() as connection:
             return await self._memory.find(connection, call_id)
-
-    @whole
-    async def find_live_call(self, room_name: str, participant_identity: str) -> str | None:
-        """Return the id of this participant's unfinished call, for LiveKit's webhooks."""
-        return await self._live_call(room_name, participant_identity)
-
-    @whole
-    async def unfinished_calls(self, *, created_before: datetime) -> list[Call]:
-        query = (
-            select(CallRow.__table__)
-            .where(CallRow.ended_at.is_(None), CallRow.created_at < created_before)
-            .order_by(CallRow.created_at)
-        )
-        async with self._database.read() as connection:
-            return [call_of(row) for row in (await connection.execute(query)).mappings()]
-
-    @whole
-    async def rooms_of_ended(
-        self, rooms: Sequence[str], *, created_after: datetime, ended_before: datetime
-    ) -> list[str]:
-        """Return those of ``rooms`` that such a call used; all must pass gateway.fields.names."""
-        found: set[str] = set()
-        async with self._database.read() as connection:
-            for start in range(0, len(rooms), _NAMES_AT_ONCE):
-                query = select(CallRow.room_name).where(
-                    CallRow.room_name.in_(rooms[start : start + _NAMES_AT_ONCE]),
-                    CallRow.created_at > created_after,
-                    CallRow.ended_at < ended_before,
-                )
-                found.update(await connection.scalars(query.distinct()))
-        return sorted(found)
-
-    async def _live_call(self, room_name: str, participant_identity: str) -> str | None:
-        query = select(CallRow.id).where(
-            CallRow.room_name == room_name,
-            CallRow.participant_identity == participant_identity,
-            CallRow.ended_at.is_(None),
-        )
-        async with self._database.read() as connection:
-            return (await connection.execute(query)).scalar_one_or_none()
 
     # --- workers
 

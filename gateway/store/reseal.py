@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.settings import Settings
 from gateway.store.agent_secrets import MARK, AgentSecrets
-from gateway.store.call_memory import reseal_call_memory
 from gateway.store.call_trunks import reseal_call_trunks
 from gateway.store.credentials import CredentialStore, Unreadable, Vault
 from gateway.store.database import Database
+from gateway.store.lost.call_memory import reseal_call_memory
 from gateway.store.recordings.exports import Exports
 from gateway.store.tables import AgentRow, AgentVersionRow, CallRow
 from gateway.store.webhooks import WebhookStore

@@ -214,7 +214,7 @@ class CredentialRow(Base):
     __table_args__ = (Index("uq_credentials_owner_name", "owner", "name", unique=True),)
 
 
-_NOT_PENDING = text("status <> 'pending'")
+_PENDING, _NOT_PENDING = text("status = 'pending'"), text("status <> 'pending'")
 
 
 class PhoneNumberRow(Base):
@@ -252,29 +252,6 @@ class PhoneNumberRow(Base):
         ),
         Index("uq_phone_numbers_auth_id_number", "auth_id", "number", unique=True),
     )
-
-
-class SessionRow(Base):
-    """A call on a WebSocket, without a room (gateway.store.streams.sessions)."""
-
-    __tablename__ = "sessions"
-
-    call_id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(16))
-    """twilio, socket."""
-    token_id: Mapped[str | None] = mapped_column(String(64))
-    """The one unused token for this session, valid until ``token_until``."""
-    token_until: Mapped[datetime | None]
-    worker_id: Mapped[str | None] = mapped_column(String(128))
-    """The stream worker that has the session; None until a socket has come."""
-    worker_address: Mapped[str | None] = mapped_column(Text)
-    agent_epoch: Mapped[int] = mapped_column(Integer, server_default="0")
-    """Which of the call's agents that worker has (core.recovery)."""
-    audio: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """The audio formats of a client's socket; None: the defaults, or Twilio's."""
-    account_sid: Mapped[str | None] = mapped_column(String(64))
-    call_sid: Mapped[str | None] = mapped_column(String(64))
-    """Twilio's ids, as far as they are known."""
 
 
 class RoomClaimRow(Base):
@@ -332,27 +309,6 @@ class WorkerRow(Base):
     seen_at: Mapped[datetime]
 
 
-class RateRow(Base):
-    """A token bucket (gateway.store.rates)."""
-
-    __tablename__ = "rates"
-
-    # "" stands for the unscoped operator: a key cannot be NULL.
-    owner: Mapped[str] = mapped_column(Text, primary_key=True)
-    tokens: Mapped[float]
-    at: Mapped[datetime]
-
-
-class GatewayRow(Base):
-    """A gateway that runs, and counts its own heartbeats (gateway.store.gateways)."""
-
-    __tablename__ = "gateways"
-
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    beat: Mapped[int] = mapped_column(BigInteger)
-    at: Mapped[datetime]
-
-
 class ProbeRow(Base):
     """One row, written to check that the database takes writes."""
 
@@ -381,9 +337,6 @@ class WebhookRow(Base):
     __table_args__ = (
         Index("uq_webhook_endpoints_owner_agent_id", "owner", "agent_id", unique=True),
     )
-
-
-_PENDING = text("status = 'pending'")
 
 
 class DeliveryRow(Base):

@@ -22,7 +22,7 @@ from core.webhooks.signing import new_secret
 from dev.providers import Control, Deepgram, OpenAI, Providers, Rule, Script
 from tests.support.receiver import Received, receiving
 from tests.worker.test_line import GREETING, Served, serving
-from worker.voice.replies import reply_after
+from worker.voice.earlier.replies import reply_after
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
 

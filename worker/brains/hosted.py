@@ -11,7 +11,7 @@ from openai import AsyncClient
 from core.models import AgentConfig
 from core.recovery import Recovered
 from worker.tools.box import ToolBox
-from worker.voice.history import history
+from worker.voice.earlier.history import history
 from worker.voice.providers import build_llm
 from worker.voice.turn_agent import TurnAgent
 

@@ -27,7 +27,7 @@ from worker.brains.webhook_client import Exchange, WebhookClient, WebhookFailed
 from worker.brains.webhook_reply import Reply
 from worker.brains.webhook_turn import voice_turn
 from worker.tools.actions import ActionFailed, Actions
-from worker.voice.history import history
+from worker.voice.earlier.history import history
 from worker.voice.phrasing import in_phrases
 from worker.voice.turn_agent import TurnAgent
 

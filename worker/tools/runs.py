@@ -25,7 +25,7 @@ from worker.privacy.gate import Gate
 from worker.privacy.secrets import Secrets
 from worker.tools.http import ToolAnswer
 from worker.tools.memory import Memory
-from worker.voice.earlier_tools import DONE, UNKNOWN
+from worker.voice.earlier.tools import DONE, UNKNOWN
 
 _DIGITS_LOST = "Error: the secret digits are lost. Ask the caller to type them again."
 

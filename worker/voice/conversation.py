@@ -29,14 +29,14 @@ from worker.timing.first_sound import report_missing_sound
 from worker.timing.turn_clock import TurnClock
 from worker.voice import pipeline
 from worker.voice.brain import Brain
+from worker.voice.earlier.history import forget, note
+from worker.voice.earlier.replies import reply_after, reply_to
 from worker.voice.failures import Failures, apologise, apology
 from worker.voice.fallback import describe
-from worker.voice.history import forget, note
 from worker.voice.keys import pressed
 from worker.voice.last_words import LastWords
 from worker.voice.prepared import PreparedSpeech
 from worker.voice.providers import Providers, provider_names
-from worker.voice.replies import reply_after, reply_to
 from worker.voice.transcript import Post, Transcript, spoken_text
 from worker.voice.turn_taking import hearing
 

@@ -16,7 +16,8 @@ from core.models import Agent, now
 from gateway.store.agent_secrets import AgentSecrets
 from gateway.store.credentials import Vault
 from gateway.store.database import Database, whole
-from gateway.store.tables import CallRow, SessionRow
+from gateway.store.streams.tables import SessionRow
+from gateway.store.tables import CallRow
 
 Kind = Literal["twilio", "socket"]
 

@@ -5,12 +5,35 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, String, Text, text
+from sqlalchemy import JSON, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gateway.store.tables import Base
 
 _TO_DO = text("due_at IS NOT NULL")
+
+
+class SessionRow(Base):
+    """A call on a WebSocket, without a room (gateway.store.streams.sessions)."""
+
+    __tablename__ = "sessions"
+
+    call_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    """twilio, socket."""
+    token_id: Mapped[str | None] = mapped_column(String(64))
+    """The one unused token for this session, valid until ``token_until``."""
+    token_until: Mapped[datetime | None]
+    worker_id: Mapped[str | None] = mapped_column(String(128))
+    """The stream worker that has the session; None until a socket has come."""
+    worker_address: Mapped[str | None] = mapped_column(Text)
+    agent_epoch: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Which of the call's agents that worker has (core.recovery)."""
+    audio: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """The audio formats of a client's socket; None: the defaults, or Twilio's."""
+    account_sid: Mapped[str | None] = mapped_column(String(64))
+    call_sid: Mapped[str | None] = mapped_column(String(64))
+    """Twilio's ids, as far as they are known."""
 
 
 class TaskRow(Base):

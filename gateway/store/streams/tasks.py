@@ -18,8 +18,8 @@ from sqlalchemy import ColumnElement, exists, insert, or_, select, update
 from core.models import Model, Timestamp, new_id, now
 from gateway.store.database import Database, Scope, whole
 from gateway.store.once import tie
-from gateway.store.streams.tables import TaskRow
-from gateway.store.tables import CallRow, SessionRow
+from gateway.store.streams.tables import SessionRow, TaskRow
+from gateway.store.tables import CallRow
 
 LEASE = timedelta(seconds=15)
 """Longer than a step takes (STEP_S), so that it need not be renewed."""

@@ -20,8 +20,8 @@ from gateway.calls.plan import CallPlan
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Database
-from gateway.store.rates import Rates
-from gateway.store.tables import RateRow
+from gateway.store.gateways.rates import Rates
+from gateway.store.gateways.tables import RateRow
 from tests.conftest import ACME, RIVAL
 from tests.gateway.api.test_call_create import TO, post
 from tests.support.databases import OnPostgres, OnSqlite

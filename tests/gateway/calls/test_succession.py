@@ -10,11 +10,11 @@ import pytest
 
 from core.events import ended
 from core.models import CallEvent, new_id
-from gateway.calls.succession import Succession
+from gateway.calls.recovery.succession import Succession
 from gateway.store.call_status import Call
 from gateway.store.calls import NewCall, Store
 from gateway.store.database import Database
-from gateway.store.gateways import Gateways
+from gateway.store.gateways.gateways import Gateways
 from tests.support.databases import OnPostgres, OnSqlite
 
 pytestmark = pytest.mark.store

@@ -12,10 +12,10 @@ from sqlalchemy import select, update
 from core.events import Source, ended
 from core.models import CallEvent
 from core.tools.memory import MOST_RESULT, TOOL_ANSWERED, TOOL_CALLED
-from gateway.store.call_memory import MOST_BYTES, MOST_RUNS, CallMemoryRow, reseal_call_memory
 from gateway.store.calls import Store
 from gateway.store.credentials import Unreadable, Vault
 from gateway.store.database import Database
+from gateway.store.lost.call_memory import MOST_BYTES, MOST_RUNS, CallMemoryRow, reseal_call_memory
 from gateway.store.tables import CallRow
 from tests.gateway.store.test_calls import new_call, queued
 from tests.support.databases import OnPostgres, OnSqlite

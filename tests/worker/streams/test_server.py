@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from core.models import AgentConfig, new_id
-from core.streams.messages import SocketAttach, TwilioAttach
+from core.streams.messages import LEAVES, SocketAttach, TwilioAttach
 from core.tokens import Audience, TokenIssuer
 from tests.support.stream_rig import StreamWorker
 from tests.support.worker_gateway import KeptCall
@@ -164,7 +164,7 @@ async def test_a_draining_worker_takes_no_new_session_but_lets_one_resume(
         worker.server.draining = True
         assert await refused(worker, new_id("call")) == HTTPStatus.SERVICE_UNAVAILABLE
         await late.send_str(attach(worker, "x").model_dump_json(by_alias=True))
-        assert await closed(late) == TRY_AGAIN_LATER
+        assert await closed(late) == LEAVES, "the gateway looks for another worker"
         again = await worker.connect(call.id, attach(worker, call.id, resume=True))
         await until_ready(again)
         await again.close()
@@ -278,7 +278,7 @@ async def test_a_call_that_is_over_already(worker: StreamWorker) -> None:
     call = await worker.record(QUIET, direction="web")
     await worker.gateway.end(call)
     socket = await worker.connect(call.id, attach(worker, call.id))
-    assert await closed(socket) == 1000
+    assert await closed(socket) == LEAVES, "the gateway knows how the call has ended"
     await emptied(worker)
     assert call.of("call.ended") == call.of("call.answered") == []
 

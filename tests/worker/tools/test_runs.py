@@ -33,7 +33,7 @@ from worker.privacy.redactor import Redactor
 from worker.privacy.secrets import Secrets
 from worker.tools.memory import KNOWN_WITHIN_S, Memory
 from worker.tools.runs import Runs
-from worker.voice.earlier_tools import DONE, UNKNOWN
+from worker.voice.earlier.tools import DONE, UNKNOWN
 
 pytestmark = pytest.mark.unit
 

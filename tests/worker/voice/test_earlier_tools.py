@@ -10,7 +10,7 @@ from livekit.agents.llm import ChatContext, ChatItem, ChatMessage
 from core.models import Turn, Word, now
 from core.recovery import Recovered
 from core.tools.memory import SECRET_DIGITS, ToolAnswered, ToolCalled, ToolRun
-from worker.voice.earlier_tools import DONE, UNKNOWN, in_order, items
+from worker.voice.earlier.tools import DONE, UNKNOWN, in_order, items
 
 pytestmark = pytest.mark.unit
 

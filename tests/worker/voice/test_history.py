@@ -11,7 +11,7 @@ import pytest
 from core.models import Turn
 from core.recovery import Recovered
 from core.tools.memory import ToolAnswered, ToolCalled, ToolRun
-from worker.voice.history import history
+from worker.voice.earlier.history import history
 from worker.voice.keys import DIGITS, pressed
 from worker.voice.transcript import spoken_text, turn_id_of
 

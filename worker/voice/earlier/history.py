@@ -10,7 +10,7 @@ from livekit.agents.llm import ChatContext, ChatMessage
 
 from core.models import Turn
 from core.recovery import Recovered
-from worker.voice.earlier_tools import in_order, items
+from worker.voice.earlier.tools import in_order, items
 from worker.voice.keys import DIGITS, keys_in
 from worker.voice.transcript import message_id_of
 

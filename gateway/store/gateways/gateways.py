@@ -17,7 +17,7 @@ from core.models import now
 from gateway.store.call_rows import CALLS_TABLE, call_of
 from gateway.store.call_status import Call
 from gateway.store.database import Database, whole
-from gateway.store.tables import GatewayRow
+from gateway.store.gateways.tables import GatewayRow
 
 _TABLE: Any = GatewayRow.__table__
 

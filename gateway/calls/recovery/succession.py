@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from core.errors import Unavailable
 from gateway.store.call_status import Call
-from gateway.store.gateways import Gateways
+from gateway.store.gateways.gateways import Gateways
 
 log = logging.getLogger(__name__)
 

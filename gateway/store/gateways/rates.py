@@ -14,7 +14,7 @@ from sqlalchemy import delete, select
 
 from core.models import now
 from gateway.store.database import Database, one_at_a_time, whole
-from gateway.store.tables import RateRow
+from gateway.store.gateways.tables import RateRow
 
 _TABLE: Any = RateRow.__table__
 

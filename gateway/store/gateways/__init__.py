@@ -1,0 +1,1 @@
+"""What several gateways share: who follows which calls, wake-ups, and the rates of calls."""
