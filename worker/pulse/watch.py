@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.25
 _STOPPED_S = 2.0
 """Without a pulse for this long (two a second), a job hangs."""
+_STARTING_S, _SLOWER = 10.0, 3.0
+"""In its first seconds a job joins its room and warms up, and has so much more time."""
 _LATE_S = 1.0
 """A look that is so late: this process stood still, and knows nothing of its jobs."""
 _MISSED_S = 1.0
@@ -35,6 +37,7 @@ _REMEMBERED = 1000
 class _Job:
     last: Beat
     heard_at: float  # loop time; later by what the job could not run since
+    since: float  # loop time of its first pulse
     starved_s: float = 0.0
     waited_s: float | None = None  # see _waited_s, when last looked at
     pidfd: int | None = None
@@ -97,7 +100,7 @@ class Watch:
             if job is None:
                 if beat.job_id in self._gone:
                     continue
-                job = self._jobs[beat.job_id] = _Job(beat, now)
+                job = self._jobs[beat.job_id] = _Job(beat, now, now)
                 self._follow(job)
             job.last, job.heard_at, job.starved_s, job.waited_s = beat, now, 0.0, None
             if beat.says == "over":
@@ -127,7 +130,8 @@ class Watch:
         for job in list(self._jobs.values()):
             if now - job.heard_at > _MISSED_S:
                 _excuse(job)
-            if now - job.heard_at > self._stopped_s:
+            starting = now - job.since < _STARTING_S
+            if now - job.heard_at > self._stopped_s * (_SLOWER if starting else 1.0):
                 self._kill(job, "no pulse")
 
     def _kill(self, job: _Job, detail: str) -> None:
