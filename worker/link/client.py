@@ -13,6 +13,8 @@ from core.models import CallEvent
 from core.recovery import Lost, Replacement
 from core.transfers import TransferOrder, TransferResult
 
+# A gateway that hangs must not keep a worker silent for longer than it takes to seem lost.
+_HEARTBEAT_TIMEOUT = aiohttp.ClientTimeout(total=2, connect=1)
 _LOST_TIMEOUT = aiohttp.ClientTimeout(total=3, connect=1)
 _TIMEOUT = aiohttp.ClientTimeout(total=10, connect=3)
 # The gateway responds to a transfer request when the human has answered. The request is repeated
@@ -95,7 +97,9 @@ class Gateway:
             raise Unavailable(f"not an answer: {error.error_count()} problems") from None
 
     async def heartbeat(self, token: str, heartbeat: Heartbeat) -> None:
-        await self._request("POST", "/internal/workers/heartbeat", token, heartbeat.wire())
+        await self._request(
+            "POST", "/internal/workers/heartbeat", token, heartbeat.wire(), _HEARTBEAT_TIMEOUT
+        )
 
     async def _request(
         self,
