@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -189,10 +189,26 @@ class WorkerGateway:
             )
             return self._beats[-1]
 
-    @property
-    def worker(self) -> Heartbeat:
-        """The newest heartbeat."""
-        return self._beats[-1]
+    async def worker(
+        self, agent_name: str, *, not_of: Collection[str] = (), within_s: float = 15.0
+    ) -> Heartbeat:
+        """Return the newest heartbeat of a worker with this AGENT_NAME, but for those workers."""
+
+        def found() -> Heartbeat | None:
+            return next(
+                (
+                    beat
+                    for beat in reversed(self._beats)
+                    if beat.agent_name == agent_name and beat.worker_id not in not_of
+                ),
+                None,
+            )
+
+        async with asyncio.timeout(within_s), self._news:
+            await self._news.wait_for(lambda: found() is not None)
+        beat = found()
+        assert beat is not None
+        return beat
 
     async def answered(self, method: str, path: str, status: int, within_s: float = 20.0) -> None:
         """Wait until such a request has been answered with ``status``."""

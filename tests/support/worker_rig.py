@@ -140,6 +140,9 @@ class WorkerStack:
         self.gateway = gateway
         self.providers = providers
         self.livekit: LiveKitAPI = stack.api()
+        self._workers: dict[str, tuple[int | None, str]] = {}
+        """By AGENT_NAME: the worker's process, and its id in its heartbeats."""
+        self._gone: set[str] = set()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -206,11 +209,21 @@ class WorkerStack:
         )
         await self.livekit.agent_dispatch.create_dispatch(
             api.CreateAgentDispatchRequest(
-                agent_name=agent_name or self.gateway.worker.dispatch_name,
+                agent_name=await self._dispatch_name(agent_name or self.stack.settings.agent_name),
                 room=call.room,
                 metadata=job or self.gateway.job(call),
             )
         )
+
+    async def _dispatch_name(self, agent_name: str) -> str:
+        """Return the name of the worker in LiveKit, also of one that was just started again."""
+        pid = self.stack.worker.process.pid
+        before, known = self._workers.get(agent_name, (None, ""))
+        others = [known] if before is not None and before != pid else []
+        beat = await self.gateway.worker(agent_name, not_of=[*self._gone, *others])
+        self._gone.update(others)
+        self._workers[agent_name] = pid, beat.worker_id
+        return beat.dispatch_name or agent_name
 
     def phone(
         self, call: KeptCall, **options: Any
