@@ -79,7 +79,8 @@ class System:
 
     async def reconciled(self) -> list[PhoneNumber]:
         """Return the numbers, once the gateway's database and the bridge agree."""
-        objects = SipObjects(self.sip, self.stack.settings.agent_name)
+        settings = self.stack.settings
+        objects = SipObjects(self.sip, settings.agent_name, settings.ring_while_full_s)
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 rows, there = await self.rows(), await objects.listing()
