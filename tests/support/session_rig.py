@@ -126,7 +126,7 @@ async def frame(session: WorkerSession) -> Any:
 
 @asynccontextmanager
 async def sessions_in(
-    folder: Path, pace: Pace = QUICK, capacity: int = 20, **changes: Any
+    folder: Path, pace: Pace = QUICK, capacity: int = 10_000, **changes: Any
 ) -> AsyncIterator[Sessions]:
     async with (
         running(settings_in(folder, **changes), pace=pace) as gateway,

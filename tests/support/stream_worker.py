@@ -89,7 +89,7 @@ class StreamWorker:
             self._runner = None
 
     async def beat(self, gateway: Running, **changes: Any) -> None:
-        values = {"worker_id": self.worker_id, "capacity": 20, "active": len(self.sessions)}
+        values = {"worker_id": self.worker_id, "capacity": 10_000, "active": len(self.sessions)}
         values |= {"agent_name": gateway.app[SETTINGS].agent_name, "address": self.url}
         await gateway.store.heartbeat(Heartbeat(**{**values, **changes}))
 

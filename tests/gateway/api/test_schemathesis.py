@@ -53,6 +53,9 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
             "sip_public_address": "sip.example.com",
             "twilio_base_url": twilio.url,
             "webhook_allow_private": True,
+            # Calls that nobody comes to hold their places for a while.
+            "worker_max_calls": 60,
+            "streams_max_sessions": 10_000,
         }
         async with Stack(StackOptions(streams=1, values=values)) as stack:
             yield stack
