@@ -208,6 +208,7 @@ async def test_a_suspended_gateway_does_not_ask_too_late(
     async def suspended(store: TaskStore, *args: Any) -> Any:
         begun = await begin(store, *args)
         rig.clock.forward(timedelta(seconds=11))
+        await rig.worker.beat(rig.own)
         return begun
 
     monkeypatch.setattr(TaskStore, "begin", suspended)
