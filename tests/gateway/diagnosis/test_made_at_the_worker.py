@@ -258,6 +258,11 @@ class TestAroundIt:
             StreamWorker.run(CONTROL.model_copy(deep=True)) as own,
             own.session(agent()) as (call, _),
         ):
-            await own.server.aclose()
+            # Without a gateway, no other agent can be sent for.
+            own.gateway.failing_with = 503
+            closing = asyncio.create_task(own.server.aclose())
+            await asyncio.sleep(3.5)
+            own.gateway.failing_with = None
+            await closing
             found = await diagnosed(own, call)
         assert found["code"] == "worker_stopped"
