@@ -297,8 +297,7 @@ async def test_gateways_that_die_while_twilio_is_asked_dial_once(streams: Stream
     await asyncio.wait_for(fault.hit.wait(), 20)
     gateways = [streams.stack.gateway, streams.stack.components["gateway-2"]]
     await asyncio.gather(*(gateway.kill() for gateway in gateways))
-    for gateway in gateways:
-        await gateway.start()
+    await asyncio.gather(*(gateway.start() for gateway in gateways))
     (call,) = await streams.calls_to(to)
     await asyncio.sleep(20)  # the lease of the one that died ends
     call.pick_up()
