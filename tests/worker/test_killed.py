@@ -35,5 +35,5 @@ async def test_the_main_process(tmp_path: Path, phone: Phone) -> None:
         await told(gateway, call.call_id, "agent.lost")
         # No other worker is there to take over, and the gateway has looked for one.
         assert await call.outcome(60) == ("failed", "agent_error", None)
-        assert await call.cause() == "agent_lost"
+        assert await call.cause() == "agent_not_replaced"
         await up.ended(60)
