@@ -162,7 +162,12 @@ class Outbound:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _place(self, plan: CallPlan) -> Placed:
-        others = await self._others(plan) if await self.room_exists(plan) else []
+        # First the name: what follows must tell nobody of another tenant's calls, nor hinder them.
+        try:
+            exists = await self._rooms.claim(plan.principal, plan.room_name)
+        except LIVEKIT_ERRORS as error:
+            raise _livekit_failed(error) from error
+        others = await self._others(plan) if exists else []
         if any(other.identity == plan.participant_identity for other in others):
             raise _identity_taken()
         agent = _joining_agent(plan, others)

@@ -103,6 +103,14 @@ class LiveKitRooms:
 
     # --- entering them
 
+    async def claim(self, principal: Principal, room_name: str) -> bool:
+        """Hold the name as ``enter`` does, before it; return True if the room exists.
+
+        Raises NotFound ``ROOM_NOT_FOUND``.
+        """
+        room, _ = await self._claim(principal, room_name, _SERVICES_TOKENS)
+        return room is not None
+
     async def enter(
         self,
         principal: Principal,
