@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from core.jobs import Heartbeat
 from core.models import Agent, AgentConfig, PhoneNumber, new_id, now
 from gateway.calls.outbound import Outbound, Placed
 from gateway.calls.plan import CallPlan
@@ -52,6 +53,10 @@ def dial_nothing(monkeypatch: pytest.MonkeyPatch) -> list[CallPlan]:
     plans: list[CallPlan] = []
 
     async def place(self: Outbound, plan: CallPlan) -> Placed:
+        # Each call reserves a worker's place.
+        name = self._dispatcher.agent_name
+        beat = Heartbeat(worker_id="w_any", agent_name=name, capacity=1000, active=0)
+        await self._store.heartbeat(beat)
         await self._insert(plan, plan.agent)
         plans.append(plan)
         return Placed(plan.call_id, Joined("PA_1", "SCL_1"))
