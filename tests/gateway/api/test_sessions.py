@@ -25,6 +25,7 @@ DISPATCH = "/api/v1/sessions/dispatch"
 async def gateway(tmp_path: Path) -> AsyncIterator[Running]:
     settings = settings_in(tmp_path, sip_outbound_address="trunk.example.com")
     async with running(settings) as started:
+        await started.worker()
         yield started
 
 
