@@ -43,6 +43,7 @@ Way = Callable[[TaskRig, Agent, PhoneNumber, dict[str, Any]], Awaitable[Answer]]
 
 async def post(rig: TaskRig, path: str, body: dict[str, Any]) -> Answer:
     await rig.worker.beat(rig.own, capacity=1000, active=0)
+    await rig.own.worker(capacity=1000)
     answer = await rig.api.post(path, json=body)
     shapes = (answer.body.get("error"), answer.body.get("meta"), answer.body)
     found = (shape for shape in shapes if isinstance(shape, dict) and "code" in shape)
@@ -97,6 +98,7 @@ def dispatch(path: str) -> Way:
 
 async def socket(rig: TaskRig, agent: Agent, number: PhoneNumber, fields: Any) -> Answer:
     await rig.worker.beat(rig.own, capacity=1000, active=0)
+    await rig.own.worker(capacity=1000)
     path = f"/v1/agents/{agent.id}/session"
     async with rig.own.http.ws_connect(path, headers=ACME) as client:
         await client.send_json({"type": "session.update", **fields})
