@@ -31,7 +31,7 @@ from tests.support.databases import fresh_database
 from tests.support.inprocess import KEY, SECRET, Running, running, settings_in
 
 CALLERS, WORKERS, PLACES = 200, 3, 5
-RINGS_S = 8.0
+RINGS_S = 25.0
 SILENT = timedelta(seconds=2.5)
 
 
@@ -175,9 +175,8 @@ async def test_many_more_callers_than_places(rig: Rig) -> None:
     assert await deliver(rig.gateway, first.left("hangup")) == 200
     assert await first.outcome(rig.gateway) == ("canceled", "user_hangup")
     await rig.hang_up(served[:5])
-    await rig.until(callers, WORKERS * PLACES, within_s=RINGS_S)
-    later = {call.id for call in await rig.calls(callers) if call.agent_worker}
-    assert set(line[1:6]) <= later
+    following = [caller for caller in callers if caller.call_id in line[1:6]]
+    await rig.until(following, 5, within_s=RINGS_S)
 
     async with asyncio.timeout(3 * RINGS_S):
         while any(call.place == "wanted" for call in await rig.calls(callers)):  # noqa: ASYNC110
@@ -216,10 +215,6 @@ async def test_a_frozen_worker_gets_no_calls(rig: Rig) -> None:
             await asyncio.sleep(0.1)
     late = [await rig.call_in(index) for index in range(WORKERS)]
     await rig.until([*early, *late], 2 * WORKERS, within_s=10)
-    for caller in [*early, *late]:
-        events = await rig.gateway.store.events(caller.call_id)
-        joined = [event.at for event in events if event.type == "agent.joined"]
-        print("waited", (joined[0] - events[0].at).total_seconds(), caller in late)
     again = [
         await rig.gateway.store.events(caller.call_id, types=["agent.redispatched"])
         for caller in late
