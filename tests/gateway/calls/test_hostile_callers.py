@@ -36,6 +36,7 @@ class Contract:
         self, url: str, tmp_path: Path, livekit: LiveKitStub
     ) -> AsyncIterator[Running]:
         async with running_with(livekit, tmp_path, database_url=url) as gateway:
+            await gateway.worker(capacity=100)
             yield gateway
 
     async def test_a_number_that_is_no_text_is_unknown(
