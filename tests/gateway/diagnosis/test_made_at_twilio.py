@@ -86,7 +86,7 @@ async def test_a_stream_worker_that_is_killed(tmp_path: Path) -> None:
         clock.forward(2 * MINUTE)
         await reconcile(rig)
         found = await diagnosis_of(rig.own.http, call_id)
-    assert found["code"] == "worker_lost" and found["unknown"]
+    assert found["code"] == "agent_lost"
 
 
 async def test_no_stream_worker_is_free(tmp_path: Path) -> None:
