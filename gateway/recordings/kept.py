@@ -9,7 +9,7 @@ from typing import IO
 from core.recordings.config import Format
 
 Key = tuple[str, Format]
-"""What identifies the recording's content, and the format."""
+"""What identifies the recording and its content, and the format."""
 
 _FILES = 4
 _FOR_S = 60.0

@@ -42,7 +42,7 @@ class Workshop:
         self, recording: StoredRecording, format: Format
     ) -> AsyncIterator[IO[bytes]]:
         """Yield the recording in ``format``, to be read by position. Raises Unavailable."""
-        key = recording.digest, format
+        key = f"{recording.call_id} {recording.digest}", format
         # For a kept one, too: what is read stays on the disk when it is kept no longer.
         with self._seat(recording.auth_id):
             if (kept := self._kept.take(key)) is not None:
