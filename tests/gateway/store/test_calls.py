@@ -85,7 +85,7 @@ class StoreContract:
     async def test_the_rooms_of_calls_that_are_over(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("gateway.store.calls._NAMES_AT_ONCE", 2)
+        monkeypatch.setattr("gateway.store.call_queries._NAMES_AT_ONCE", 2)
         moment = now()
         calls = [new_call() for _ in range(5)]
         for call in calls:
