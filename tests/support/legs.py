@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from aiohttp import web
 from google.protobuf.message import Message
 from livekit.protocol.room import PerformRpcRequest, PerformRpcResponse, RoomParticipantIdentity
 
@@ -25,23 +24,15 @@ class Legs(LiveKitStub):
         self.vanishes = False
         """Whether one whose removal is refused is gone by then."""
 
-    def app(self) -> web.Application:
-        async def perform_rpc(request: web.Request) -> web.Response:
-            asked = PerformRpcRequest.FromString(await request.read())
-            assert asked.method == LEAVE_METHOD
-            self.asked.append(asked.destination_identity)
-            if self.obeys:
-                self._leave(asked.room, asked.destination_identity)
-            if self.returns:
-                self.enter(asked.room, phone(asked.destination_identity, "PA_next"))
-            return web.Response(
-                body=PerformRpcResponse(payload="{}").SerializeToString(),
-                content_type="application/protobuf",
-            )
-
-        app = super().app()
-        app.router.add_post("/twirp/livekit.RoomService/PerformRpc", perform_rpc)
-        return app
+    def _perform_rpc(self, asked: PerformRpcRequest) -> Message:
+        if asked.method != LEAVE_METHOD:
+            return super()._perform_rpc(asked)
+        self.asked.append(asked.destination_identity)
+        if self.obeys:
+            self._leave(asked.room, asked.destination_identity)
+        if self.returns:
+            self.enter(asked.room, phone(asked.destination_identity, "PA_next"))
+        return PerformRpcResponse(payload="{}")
 
     def _remove(self, asked: RoomParticipantIdentity) -> Message:
         if self.refusals:
