@@ -179,7 +179,7 @@ class Store(CallQueries):
                 await self.bell.ring(connection, new.id)
         except IntegrityError:
             raise LiveIdentity(
-                await self._live_call(new.room_name, new.participant_identity) or ""
+                await self.find_live_call(new.room_name, new.participant_identity) or ""
             ) from None
         self._wake(told)
         self._counted("gateway", len(events))
