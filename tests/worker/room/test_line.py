@@ -52,6 +52,7 @@ class Room(rtc.EventEmitter[str]):
     def joins(self, identity: str = PHONE, status: str = "ringing", kind: str = "SIP") -> Any:
         party = self.remote_participants[identity] = SimpleNamespace(
             identity=identity,
+            track_publications={},
             attributes={"sip.callStatus": status},
             kind=rtc.ParticipantKind.Value(f"PARTICIPANT_KIND_{kind}"),
         )
@@ -65,6 +66,8 @@ class Room(rtc.EventEmitter[str]):
 
 class Session:
     """Keeps what it is started with, and does nothing."""
+
+    output = SimpleNamespace(audio=None)
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
