@@ -78,8 +78,12 @@ class LightWorker:
     async def _count(self, registered: asyncio.Event) -> None:
         await registered.wait()
         while True:
-            self._most = max(self._most, len(self._server.active_jobs))
-            self._file.write_text(str(self._most))
+            if (active := len(self._server.active_jobs)) > self._most:
+                self._most = active
+                # At once: the test may read it at any time.
+                new = self._file.parent.with_name(f"{self.id}.new")
+                new.write_text(str(active))
+                new.replace(self._file)
             await asyncio.sleep(0.02)
 
     async def _serve_job(self, ctx: JobContext) -> None:
