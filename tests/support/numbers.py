@@ -48,14 +48,17 @@ async def make_number(
     return number
 
 
-def dial_nothing(monkeypatch: pytest.MonkeyPatch) -> list[CallPlan]:
-    """Record calls without dialling from now on; return the list that gets their plans."""
+def dial_nothing(monkeypatch: pytest.MonkeyPatch, *, places: int = 1000) -> list[CallPlan]:
+    """Record calls without dialling from now on; return the list that gets their plans.
+
+    There is a worker with so many ``places``.
+    """
     plans: list[CallPlan] = []
 
     async def place(self: Outbound, plan: CallPlan) -> Placed:
         # Each call reserves a worker's place.
         name = self._dispatcher.agent_name
-        beat = Heartbeat(worker_id="w_any", agent_name=name, capacity=1000, active=0)
+        beat = Heartbeat(worker_id="w_any", agent_name=name, capacity=places, active=0)
         await self._store.heartbeat(beat)
         await self._insert(plan, plan.agent)
         plans.append(plan)

@@ -212,7 +212,7 @@ def test_how_many_humans_a_timeline_tells_of(events: list[str], humans: int) -> 
 
 @pytest.fixture
 def plans(monkeypatch: pytest.MonkeyPatch) -> list[CallPlan]:
-    return dial_nothing(monkeypatch)
+    return dial_nothing(monkeypatch, places=10)
 
 
 @pytest.mark.attack
@@ -220,8 +220,6 @@ async def test_over_http(tmp_path: Path, plans: list[CallPlan]) -> None:
     """With the default reserve, one tenant gets nine of ten places and another gets the last."""
     settings = settings_in(tmp_path, sip_outbound_address="h", fair_share_reserve=RESERVE)
     async with running(settings) as gateway:
-        beat = {"worker_id": "w", "agent_name": "switchroom", "capacity": 10, "active": 0}
-        await gateway.store.heartbeat(Heartbeat.model_validate(beat))
 
         async def codes(tenant: str, headers: dict[str, str], wanted: int) -> list[str | None]:
             agent = await make_agent(gateway, tenant)
