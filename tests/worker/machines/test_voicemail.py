@@ -368,13 +368,15 @@ async def test_a_menu_is_left_at_once() -> None:
 @pytest.mark.parametrize(
     ("known", "recognised"),
     [
-        (so_far(), True),
-        (so_far(passed_s=40), False),
-        (so_far(turns=[Turn(id="t", transcript="Yes?")]), False),
+        ({}, True),
+        ({"passed_s": 40}, False),
+        ({"turns": [Turn(id="t", transcript="Yes?")]}, False),
     ],
 )
-async def test_it_goes_on_listening_for_an_announcement(known: Recovered, recognised: bool) -> None:
-    async with watched(so_far=known) as call:
+async def test_it_goes_on_listening_for_an_announcement(
+    known: dict[str, Any], recognised: bool
+) -> None:
+    async with watched(so_far=so_far(**known)) as call:
         call.policy.busy("caller", True)
         call.policy.heard("please leave a message", True)
         await settled()
