@@ -91,8 +91,6 @@ class Recovered(Model):
     """When a mask of the API's ends, or has ended meanwhile."""
     typing_secretly: bool = False
     """The caller was asked for keys in secret. They are not known, and may still come."""
-    recorded: bool = False
-    """A recording was running."""
     transfer: OpenTransfer | None = None
 
     @property

@@ -14,6 +14,7 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,16 +57,18 @@ async def sweep_recordings(
     *,
     every_s: float = _EVERY_S,
     longest_s: float = _LONGEST_S,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Upload, for ever, the recordings that no process writes (any more).
 
-    Any number of processes may do this at a time, on one directory.
+    Any number of processes may do this at a time, on one directory. ``pause`` waits between two
+    attempts.
     """
     sweeper = Sweeper(directory, stores, report)
     delay = every_s
     while True:
         delay = every_s if await sweeper.sweep() else min(2 * delay, longest_s)
-        await asyncio.sleep(delay)
+        await pause(delay)
 
 
 async def sweep_at_the_end(

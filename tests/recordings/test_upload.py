@@ -310,22 +310,21 @@ async def test_one_broken_recording_does_not_stop_the_others(
 
 
 async def test_the_delay_between_attempts_grows_while_a_store_is_away(
-    tmp_path: Path, stores: FakeStores, timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stores: FakeStores, timeline: Timeline
 ) -> None:
     recorded(tmp_path)
     stores.of(None).fault = StoreUnavailable("no route")
     delays: list[float] = []
 
-    async def sleep(delay: float) -> None:
+    async def pause(delay: float) -> None:
         delays.append(delay)
         if len(delays) == 6:
             stores.of(None).fault = None
         if len(delays) == 8:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr("recordings.upload.asyncio.sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
-        await sweep_recordings(tmp_path, stores, timeline)  # type: ignore[arg-type]
+        await sweep_recordings(tmp_path, stores, timeline, pause=pause)  # type: ignore[arg-type]
     assert delays == [2, 4, 8, 16, 30, 30, 1, 1]
 
 

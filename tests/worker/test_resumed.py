@@ -198,17 +198,15 @@ async def test_a_pause_goes_on(providers: Providers, tmp_path: Path) -> None:
         assert answer.response_start_ms is not None
 
 
-async def test_the_recording_of_the_former_agent_is_left_alone(
-    providers: Providers, tmp_path: Path
-) -> None:
-    plan = {"recording": RecordingPlan(key="key")}
-    async with resumed(providers, tmp_path, told_of=plan, recorded=True, **TALKED) as served:
+async def test_a_recording_goes_on_in_another_part(providers: Providers, tmp_path: Path) -> None:
+    plan = {"recording": RecordingPlan(key="call.part1.wav", part=1)}
+    async with resumed(providers, tmp_path, told_of=plan, **TALKED) as served:
         await served.turn(0)
         served.line.hangs_up()
         await served.over()
+    assert len(served.call.of("recording.started")) == 1
     (stopped,) = served.call.of("recording.stopped")
-    assert stopped.data == {"reason": "agent_lost"}
-    assert served.call.of("recording.started") == []
+    assert stopped.data == {"reason": "call_ended"}
 
 
 async def test_an_open_transfer_ends_and_the_model_knows(

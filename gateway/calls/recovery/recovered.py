@@ -65,12 +65,8 @@ def recovered(
         keys=_keys(told),
         tools=list(tools),
         transfer=transfer,
-        recorded=_last(told, *_RECORDER) == "recording.started",
         **_privacy(told),
     )
-
-
-_RECORDER: Final = ("recording.started", "recording.stopped", "recording.failed")
 
 
 def _last(told: Sequence[StoredEvent], *types: str) -> str | None:

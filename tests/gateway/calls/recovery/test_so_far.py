@@ -115,12 +115,6 @@ def test_pauses() -> None:
     assert not of("recording.paused", "recording.resumed").paused
 
 
-def test_a_recording_was_running() -> None:
-    assert of("recording.started").recorded
-    assert not of("recording.started", "recording.failed").recorded
-    assert not of().recorded
-
-
 def test_machines() -> None:
     assert of(("machine.detected", {"kind": "ivr"})).machine == "ivr"
     found = of(("machine.detected", {"kind": "voicemail"}), "voicemail.left")
