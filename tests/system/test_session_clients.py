@@ -23,8 +23,8 @@ from dev.speech import CALLER_VOICE, synthesize
 from dev.stack import Stack, StackOptions
 from dev.stack.options import HOST, ROOT
 from dev.stack.ports import PORTS
+from dev.standins.balancer import Balancer
 from tests.conftest import AUTH, GREETING, SECRETS, Gateway, write_agents
-from tests.support.balancer import Balancer
 from tests.support.try_page import CHROMIUM, SLOWLY, Visit, open_browser, visiting
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]

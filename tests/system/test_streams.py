@@ -21,10 +21,10 @@ from dev.stack import Stack, StackOptions
 from dev.stack.component import Component
 from dev.stack.options import HOST
 from dev.stack.ports import PORTS
+from dev.standins.balancer import Balancer
 from dev.standins.socket import SocketFarEnd
 from dev.standins.twilio import Answer, Busy, Call, TwilioServer
 from tests.conftest import AUTH, GREETING, Gateway, write_agents
-from tests.support.balancer import Balancer
 from tests.support.calls import told
 from tests.support.databases import fresh_database
 from tests.system.test_transfers import agent, control

@@ -94,6 +94,7 @@ class Successor:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self._within_s
         if first:
+            await self._make_way()
             await self._send()
         sent, since, look_at = -1, clock(), 0.0
         async with self._timeline.listen(self._call_id) as news:
@@ -143,9 +144,14 @@ class Successor:
         try:
             if await self._timeline.append(self._call_id, [event], "gateway"):
                 log.warning("agent dispatched again", extra={"call_id": self._call_id})
+                if self._taken is False:
+                    await self._make_way()  # whoever sent first may have died before
                 await self._send()
         except Unavailable:
             log.warning("no other dispatch", extra={"call_id": self._call_id})
+
+    async def _make_way(self) -> None:
+        await self._dispatcher.make_way(self._room, self._identity)
 
     async def _send(self) -> None:
         await self._dispatcher.send(self._call_id, self._room, self._epoch, self._identity)

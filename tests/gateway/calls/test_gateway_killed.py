@@ -16,8 +16,8 @@ from dev.phone import Answer, Phone, Reject
 from dev.stack import Stack, StackOptions
 from dev.stack.options import HOST
 from dev.stack.ports import PORTS
+from dev.standins.balancer import Balancer
 from tests.conftest import AUTH, Gateway, write_agents
-from tests.support.balancer import Balancer
 from tests.support.calls import Placed, request, told
 from tests.support.databases import fresh_database
 from tests.system.test_endings import left_nothing
