@@ -96,6 +96,8 @@ async def heartbeat(request: web.Request) -> web.StreamResponse:
     if beat.worker_id != worker_id:
         raise Unauthenticated("The token is another worker's")
     await request.app[STORE].heartbeat(beat)
+    if (services := request.app[CALL_SERVICES]) is not None:
+        services.recovery.connections.heard(worker_id, request.transport)
     return web.json_response({"ok": True})
 
 

@@ -2,10 +2,10 @@
 
 Losses are reported by the agent itself (it stops, or failed), by its worker (its process died or
 hung), by the relay of a stream (its worker does not answer), or found here: a worker whose
-heartbeats have stopped, and whose agent does not respond to LiveKit either. Whoever appends
-``agent.lost`` of the present epoch sends for the next agent; everybody else finds it done. In a
-room the next agent has the identity of the former one, which LiveKit removes when it joins, so
-there are never two. A gateway that dies meanwhile is replaced by any other one.
+heartbeats have stopped, or whose connection broke, and whose agent does not respond to LiveKit
+either. Whoever appends ``agent.lost`` of the present epoch sends for the next agent; everybody else
+finds it done. In a room the next agent has the identity of the former one, which is removed before,
+so there are never two. A gateway that dies meanwhile is replaced by any other one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from core.shapes import rfc3339
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.handover import is_transferred
 from gateway.calls.livekit import send_away_or_log
+from gateway.calls.recovery.connections import Connections
 from gateway.calls.recovery.recovered import crashes, is_hopeless
 from gateway.calls.recovery.silence import Silence
 from gateway.calls.recovery.successor import Successor, sending
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.3
 _PING_S: Final = 1.0
+_SHORT_PING_S: Final = 0.5
+"""If the worker's connection broke: most likely the process is gone."""
 _PINGS: Final = 2
 # Longer than an agent takes to join, as a rule; a successor that nobody sends for waits this long.
 _ADOPT_AFTER_S: Final = 2.0
@@ -80,6 +83,7 @@ class Recovery:
         self._metrics = metrics
         self._within_s = within_s
         self._stream_alive = stream_alive
+        self.connections = Connections()
         # The pings take the rest of the time.
         self._silence = Silence(silent_s - _PINGS * _PING_S)
         self._tasks: dict[asyncio.Task[None], str] = {}
@@ -165,27 +169,29 @@ class Recovery:
         clock = asyncio.get_running_loop().time
         beats = await self._at_work.beats()
         seen = {worker: beat.seen_at for worker, beat in beats.items()}
-        if silent := self._silence.look(seen, clock()):
-            for call in await self._at_work.calls_of(silent):
-                assert call.agent_worker is not None
-                if call.id not in self._asking:
-                    self._ask(call, beats[call.agent_worker])
+        silent, broken = self._silence.look(seen, clock()), self.connections.broken() & seen.keys()
+        if doubted := {*silent, *broken}:
+            for call in await self._at_work.calls_of([*doubted]):
+                worker = call.agent_worker
+                if worker in beats and call.id not in self._asking:
+                    ping_s = _SHORT_PING_S if worker in broken else _PING_S
+                    self._ask(call, beats[worker], ping_s)
         await self._adopt(clock())
 
-    def _ask(self, call: Call, beat: Beat) -> None:
-        task = asyncio.create_task(self._doubted(call, beat), name=f"ping {call.id}")
+    def _ask(self, call: Call, beat: Beat, ping_s: float) -> None:
+        task = asyncio.create_task(self._doubted(call, beat, ping_s), name=f"ping {call.id}")
         self._asking[call.id] = task
         task.add_done_callback(lambda _: self._asking.pop(call.id))
 
-    async def _doubted(self, call: Call, beat: Beat) -> None:
+    async def _doubted(self, call: Call, beat: Beat, ping_s: float) -> None:
         """Report the agent as lost unless it responds, or its worker is heard again."""
         clock = asyncio.get_running_loop().time
         for _ in range(_PINGS):
             asked_at = clock()
-            if await self._alive(call, beat) is not False:
+            if await self._alive(call, beat, ping_s) is not False:
                 # It cannot reach a gateway, or its main process hangs. The conversation goes on.
                 return await asyncio.sleep(_PING_S)
-            await asyncio.sleep(max(0.0, asked_at + _PING_S - clock()))
+            await asyncio.sleep(max(0.0, asked_at + ping_s - clock()))
         try:
             beats = await self._at_work.beats()
             if call.agent_worker in beats and beats[call.agent_worker] == beat:
@@ -194,11 +200,11 @@ class Recovery:
         except Unavailable:
             log.warning("cannot replace an agent yet", extra={"call_id": call.id})
 
-    async def _alive(self, call: Call, beat: Beat) -> bool | None:
+    async def _alive(self, call: Call, beat: Beat, within_s: float) -> bool | None:
         if call.type == "stream":
             return None if self._stream_alive is None else await self._stream_alive(call, beat)
         whom = RoomParticipantIdentity(room=call.room_name, identity=_identity(call))
-        return await responds(self._livekit, whom, _PING_S)
+        return await responds(self._livekit, whom, within_s)
 
     async def _adopt(self, moment: float) -> None:
         """Send for agents that a gateway which died has left unsent."""

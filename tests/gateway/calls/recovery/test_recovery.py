@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from livekit.protocol.agent_dispatch import CreateAgentDispatchRequest
 
@@ -124,6 +125,11 @@ def job(dispatch: CreateAgentDispatchRequest) -> JobMetadata:
     return JobMetadata.model_validate_json(dispatch.metadata)
 
 
+def hung_up(rooms: LiveKitStub) -> list[tuple[str, str]]:
+    """Return who was removed besides lost agents."""
+    return [(room, who) for room, who in rooms.removed if not who.startswith("agent-")]
+
+
 class TestReport:
     async def test_another_agent_is_sent_for(self, gateway: Running, rooms: LiveKitStub) -> None:
         call = await talking(gateway, rooms)
@@ -148,6 +154,7 @@ class TestReport:
         wanted = job(dispatch)
         assert (dispatch.room, wanted.epoch) == (call.room_name, 1)
         assert wanted.identity == agent_identity(call.id)
+        assert rooms.removed == [(call.room_name, wanted.identity)]
         assert ISSUER.agent_of(wanted.token) == (call.id, 1)
         await tell(gateway, call, 1, joins(1, "wrk_2"))
         kept = await record(gateway, call)
@@ -320,7 +327,7 @@ class TestFormerAgent:
             f"/internal/calls/{call.id}", headers=bearer(ISSUER.for_call(call.id))
         ) as brief:
             assert brief.status == 410
-        assert rooms.removed == rooms.dialled == rooms.referred == []
+        assert hung_up(rooms) == rooms.dialled == rooms.referred == []
 
     async def test_the_next_one_is_told_of_the_call(
         self, gateway: Running, rooms: LiveKitStub
@@ -350,7 +357,7 @@ class TestNobodyComes:
             "detail": "dispatch_not_taken",
         }
         await settled(gateway, call)
-        assert rooms.removed == [(call.room_name, call.participant_identity)]
+        assert hung_up(rooms) == [(call.room_name, call.participant_identity)]
         assert len(rooms.dispatched) >= 2, "it was tried again"
         again = await types(gateway, call, "agent.dispatched", "agent.redispatched")
         assert again == ["agent.dispatched"] + ["agent.redispatched"] * (len(rooms.dispatched) - 1)
@@ -369,7 +376,7 @@ class TestNobodyComes:
         await gateway.store.append(call.id, [lost], "gateway")
         await recovery._end(call, 1, "nobody", note="no agent took over")
         assert await types(gateway, call, "call.ended") == []
-        assert rooms.removed == []
+        assert hung_up(rooms) == []
 
     async def test_before_the_answer_there_was_no_agent(
         self, gateway: Running, rooms: LiveKitStub
@@ -426,7 +433,7 @@ class TestPoison:
             "failed", "agent_error", note="agents were lost too often"
         )
         await settled(gateway, call)
-        assert rooms.removed == [(call.room_name, call.participant_identity)]
+        assert hung_up(rooms) == [(call.room_name, call.participant_identity)]
 
     async def test_stops_of_workers_are_no_poison(
         self, gateway: Running, rooms: LiveKitStub
@@ -562,6 +569,29 @@ class TestSilentWorker:
 
             await until(lost)
             assert await types(ahead, call, "agent.lost") == []
+
+
+class TestBrokenConnection:
+    async def test_only_agents_that_do_not_respond_are_replaced(
+        self, tmp_path: Path, rooms: LiveKitStub
+    ) -> None:
+        async with running_with(rooms, tmp_path, agent_silent_s=600) as gateway:
+            dead, alive = [await talking(gateway, rooms) for _ in range(2)]
+            rooms.frozen.add(agent_identity(dead.id))
+            headers = bearer(ISSUER.for_worker("wrk_1"))
+            beat = Heartbeat(worker_id="wrk_1", agent_name="switchroom", capacity=5, active=1)
+            async with aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as worker:
+                path = "/internal/workers/heartbeat"
+                async with worker.post(path, json=beat.wire(), headers=headers) as answer:
+                    assert answer.status == 200
+                assert rooms.pinged == []
+
+            async def lost() -> Any:
+                return await types(gateway, dead, "agent.lost")
+
+            await until(lost)
+            assert agent_identity(alive.id) in rooms.pinged
+            assert await types(gateway, alive, "agent.lost") == []
 
 
 class TestBesides:
