@@ -6,7 +6,7 @@ MINUTES ?= 5
 .DEFAULT_GOAL := help
 # Where it is set (in many images), each process would compile all of the tests again.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo test attack check bench soak up clean lock
+.PHONY: help demo test attack check bench soak chaos up clean lock
 
 help:
 	@echo 'make demo    a phone call with an agent, on this machine (PHONE=sip:you@host calls yours)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make check   linters and types'
 	@echo 'make bench   all benchmarks, and docs/benchmarks.md (about two hours)'
 	@echo 'make soak    calls for five minutes (MINUTES=60 for an hour): fails if memory, files, tasks or rooms grow'
+	@echo 'make chaos   calls while gateways and workers are stopped, killed and frozen (MINUTES=10): fails if one is lost'
 	@echo 'make up      the production set, with Docker Compose'
 	@echo 'make clean   remove everything that make created here'
 
@@ -43,6 +44,9 @@ bench: .venv/lock
 
 soak: .venv/lock
 	@.venv/bin/python -m dev.bench soak --minutes $(MINUTES) --no-report
+
+chaos: .venv/lock
+	@.venv/bin/python -m dev.bench chaos --minutes $(MINUTES) --no-report
 
 # The first run creates .env from the example, with new keys and passwords.
 up:

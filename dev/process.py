@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 GUARD = Path(__file__).with_name("guard.py")
@@ -193,3 +193,17 @@ def inherited_environment(without: Sequence[str] = ()) -> dict[str, str]:
     """Return our environment (PATH, HOME, locale, …) for a child, without the named settings."""
     dropped = {name.upper() for name in without}
     return {name: value for name, value in os.environ.items() if name.upper() not in dropped}
+
+
+@contextlib.contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Set a variable of this process's environment for the block."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

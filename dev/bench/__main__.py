@@ -7,6 +7,7 @@ import asyncio
 import sys
 
 from core import settings
+from dev.bench.chaos import trial as chaos
 from dev.bench.endurance import soak
 from dev.bench.recording import alignment
 from dev.bench.runner import BENCHMARKS, run
@@ -18,8 +19,8 @@ def main() -> int:
     parser.add_argument(
         "--minutes",
         type=float,
-        help=f"length of the soak ({soak.MINUTES:g}), or of a call of recording-alignment "
-        f"({alignment.MINUTES:g})",
+        help=f"length of the soak ({soak.MINUTES:g}), of the chaos ({chaos.MINUTES:g}), or of a "
+        f"call of recording-alignment ({alignment.MINUTES:g})",
     )
     parser.add_argument(
         "--at-once", action="store_true", help="recording-alignment: all lines at the same time"

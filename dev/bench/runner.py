@@ -16,6 +16,8 @@ from rich.table import Table
 from core.settings import Settings
 from dev.bench import barge_in, density, echo, report, turn
 from dev.bench.answering import answer
+from dev.bench.chaos import outages
+from dev.bench.chaos import trial as chaos
 from dev.bench.endurance import soak
 from dev.bench.recording import alignment, cost
 from dev.bench.recovery import measure as recovery
@@ -46,6 +48,8 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "recording": cost.measure,
     "recording-alignment": alignment.measure_lines,
     "recovery": recovery.measure,
+    "chaos": chaos.measure,
+    "outages": outages.measure,
     "soak": soak.measure,
 }
 
@@ -68,6 +72,7 @@ async def run(
     benchmarks = dict(BENCHMARKS)
     if minutes is not None:
         benchmarks["soak"] = partial(soak.measure, minutes=minutes)
+        benchmarks["chaos"] = partial(chaos.measure, minutes=minutes)
     benchmarks["recording-alignment"] = partial(
         alignment.measure_lines, minutes=minutes or alignment.MINUTES, at_once=at_once
     )

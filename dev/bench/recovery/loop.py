@@ -71,12 +71,19 @@ class Line:
 
 
 async def lose(
-    line: Line, fault: Fault, question: str, *, pending: bool, report: Any = None
+    line: Line,
+    fault: Fault,
+    question: str,
+    *,
+    pending: bool,
+    report: Any = None,
+    held_s: float = 0.0,
 ) -> Round:
     """Place a call, let ``fault`` happen to its agent, and go on talking with the next one.
 
     ``pending``: the caller has just spoken, and waits for the answer. ``report``: awaited with the
-    call's id after the fault, to report the loss where the worker does not.
+    call's id after the fault, to report the loss where the worker does not. ``held_s``: how long
+    the call goes on with the next agent before the caller speaks again.
     """
     call_id, room = await line.dial()
     told = Round(fault, call_id)
@@ -100,6 +107,7 @@ async def lose(
             told.silence_ms = began_ms - lost_ms
             await call.listen(_WAIT_S, since_ms=since_ms, end_silence_ms=2 * _END_SILENCE_MS)
             agent.wake()  # what was frozen, and must not do anything now
+            await asyncio.sleep(held_s)
             await call.say(question)
             await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
         except Exception as error:
