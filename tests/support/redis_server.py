@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dev.standins import databases
-from dev.standins.databases import HOST
+from dev.standins.databases import HOST as HOST
 
 
 @asynccontextmanager
