@@ -203,6 +203,9 @@ def _end(state: CallState, event: CallEvent, rank: int) -> CallState:
     status, reason = _text(event.data.get("status")), _text(event.data.get("reason"))
     if status not in TERMINAL or reason not in _REASONS:
         return state
+    if status == "canceled" and state.answered_at is not None:
+        # An agent that has just taken the call over does not know yet that it was answered.
+        status = "completed"
     if state.status in TERMINAL and (status != state.status or rank <= state.ended_rank):
         # A better source may still correct the reason, but never the terminal status.
         return state

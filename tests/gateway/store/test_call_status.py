@@ -67,6 +67,13 @@ def test_the_earliest_telling_of_an_answer_counts() -> None:
     assert run((later, "worker"), (ANSWERED, "gateway")).answered_at == ANSWERED.at
 
 
+def test_an_answered_call_is_not_canceled() -> None:
+    given_up = at(4, "call.ended", **ended("canceled", "user_hangup"))
+    state = run((ANSWERED, "worker"), (given_up, "worker"))
+    assert (state.status, state.reason) == ("completed", "user_hangup")
+    assert run((RINGING, "worker"), (given_up, "worker")).status == "canceled"
+
+
 def test_a_late_ringing_does_not_move_an_answered_call_back() -> None:
     assert run((ANSWERED, "gateway"), (RINGING, "worker")).status == "in-progress"
 
