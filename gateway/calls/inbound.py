@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from core.events import ended
 from core.jobs import Assignment, InboundRoom, agent_identity
 from core.models import Agent, CallEvent, DisconnectionReason, PhoneNumber, Status, now
 from core.recordings.config import TenantRecordings
+from core.tasks.owned import Owned
 from core.tokens import TokenIssuer
 from gateway.calls.dispatcher import Arrival, Dispatcher, answering_webhook, brief_of
 from gateway.calls.limits import CallLimits
@@ -83,17 +84,15 @@ class Inbound:
         self._line = line
         self._agent_join_timeout_s = agent_join_timeout_s
         self._tenant_recordings = tenant_recordings
-        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._tasks = Owned("following a caller")
 
     def follows(self, call_id: str) -> bool:
         """Return True while this process waits for the agent; the reconciler skips such calls."""
-        return call_id in self._tasks.values()
+        return call_id in self._tasks
 
     async def aclose(self) -> None:
         """Stop following; the reconciler of the next gateway takes care of ringing calls."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.aclose()
 
     async def assign(self, room: InboundRoom) -> Assignment:
         """Return what a worker of an earlier release in ``room`` needs: it names no call.
@@ -146,7 +145,7 @@ class Inbound:
         call_id = call_id_of(room_name)
         if not can_be_named(room_name, caller):
             log.warning("rejected a caller whose name is not text", extra={"call_id": call_id})
-            self._spawn(call_id, send_away_or_log(self._livekit, room_name, caller.identity))
+            self._tasks.begin(call_id, send_away_or_log(self._livekit, room_name, caller.identity))
             raise Gone("The caller has no usable name")
         if call := await self._store.call(Scope(None), call_id):
             return call
@@ -164,16 +163,16 @@ class Inbound:
             raise
         if refusal:
             log.info("call refused", extra={"call_id": call_id, "why": refusal})
-            self._spawn(call_id, send_away_or_log(self._livekit, room_name, caller.identity))
+            self._tasks.begin(call_id, send_away_or_log(self._livekit, room_name, caller.identity))
         else:
-            self._spawn(call_id, self._follow(room_name, caller, call))
+            self._tasks.begin(call_id, self._follow(room_name, caller, call))
         return call
 
     async def adopt(self, call: Call) -> None:
         """Follow a ringing call whose gateway is gone, from here on. Raises LIVEKIT_ERRORS."""
         for caller in filter(is_caller, await present(self._livekit, call.room_name)):
             if caller.identity == call.participant_identity:
-                self._spawn(call.id, self._follow(call.room_name, caller, call))
+                self._tasks.begin(call.id, self._follow(call.room_name, caller, call))
 
     async def _caller(self, room: InboundRoom) -> ParticipantInfo | None:
         """Wait briefly for the caller to be connected; None: no caller. Raises Unavailable.
@@ -228,18 +227,6 @@ class Inbound:
 
     async def _no_place(self) -> dict[str, Any]:
         return ended("failed", "agent_unavailable", note=await self._line.why("room"))
-
-    def _spawn(self, call_id: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=f"inbound {call_id}")
-        self._tasks[task] = call_id
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        call_id = self._tasks.pop(task)
-        if not task.cancelled() and task.exception():
-            log.error(
-                "following a call failed", exc_info=task.exception(), extra={"call_id": call_id}
-            )
 
 
 def call_id_of(room_name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +14,7 @@ from core.events import ended
 from core.legs import Leg
 from core.models import Agent, CallEvent, new_id
 from core.settings import Settings
+from core.tasks.owned import Owned
 from gateway.calls.dispatcher import Arrival, Dispatcher
 from gateway.calls.limits import CallLimits
 from gateway.calls.livekit import close_room
@@ -65,13 +65,11 @@ class WebCalls:
         self._agent_join_timeout_s = agent_join_timeout_s
         self._join_within = join_within
         self._news_within_s = news_within_s
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Owned("following a web call")
 
     async def aclose(self) -> None:
         """Stop following; the reconciler of the next gateway ends the calls that nobody joined."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.aclose()
 
     async def open(
         self, principal: Principal, agent: Agent, metadata: dict[str, Any], *, record: bool
@@ -106,12 +104,12 @@ class WebCalls:
         except AppError:
             await self._write_off(call_id, ended("failed", "agent_error", note="no room"))
             raise
-        self._spawn(call_id, self._follow(call_id))
+        self._tasks.begin(call_id, self._follow(call_id))
         return call, claimed.claim
 
     def adopt(self, call: Call) -> None:
         """Follow a call whose gateway is gone, from here on."""
-        self._spawn(call.id, self._follow(call.id))
+        self._tasks.begin(call.id, self._follow(call.id))
 
     async def _follow(self, call_id: str) -> None:
         """Wait until agent and visitor have met; if they do not, end the call, close the room."""
@@ -140,16 +138,6 @@ class WebCalls:
 
     async def _write_off(self, call_id: str, data: dict[str, Any]) -> None:
         await self._journal.write(call_id, "call.ended", data)
-
-    def _spawn(self, call_id: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=f"web {call_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception():
-            log.error("following a web call failed", exc_info=task.exception())
 
 
 def visitor_token(settings: Settings, claim: Claim) -> str:

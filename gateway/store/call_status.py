@@ -205,7 +205,8 @@ def _end(state: CallState, event: CallEvent, rank: int) -> CallState:
         return state
     if status == "canceled" and state.answered_at is not None:
         # An agent that has just taken the call over does not know yet that it was answered.
-        status = "completed"
+        answered = event.model_copy(update={"data": {**event.data, "status": "completed"}})
+        return _end(state, answered, rank)
     if state.status in TERMINAL and (status != state.status or rank <= state.ended_rank):
         # A better source may still correct the reason, but never the terminal status.
         return state

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from livekit.api import LiveKitAPI
@@ -24,6 +24,7 @@ from core.jobs import agent_identity
 from core.models import CallEvent, now
 from core.recovery import Lost
 from core.shapes import rfc3339
+from core.tasks.owned import Owned
 from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.handover import is_transferred
 from gateway.calls.livekit import send_away_or_log
@@ -86,20 +87,20 @@ class Recovery:
         self.connections = Connections()
         # The pings take the rest of the time.
         self._silence = Silence(silent_s - _PINGS * _PING_S)
-        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._tasks = Owned("replacing an agent")
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._without: dict[tuple[str, int], float] = {}
         self._adopted: set[tuple[str, int]] = set()
 
     def follows(self, call_id: str) -> bool:
         """Return True while this process sends for an agent of the call."""
-        return call_id in self._tasks.values()
+        return call_id in self._tasks
 
     async def aclose(self) -> None:
-        tasks = [*self._tasks, *self._asking.values()]
-        for task in tasks:
+        asking = [*self._asking.values()]
+        for task in asking:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(self._tasks.aclose(), *asking, return_exceptions=True)
 
     # --- reports
 
@@ -130,10 +131,10 @@ class Recovery:
         log.warning("an agent is lost", extra={"call_id": call_id, **data})
         self._metrics.agent_lost(lost.why)
         if hopeless:
-            self._spawn(call_id, self._end(call, epoch + 1, "poison", note=_POISON))
+            self._tasks.begin(call_id, self._end(call, epoch + 1, "poison", note=_POISON))
             return False
         if call.type != "stream":
-            self._spawn(call_id, self._replace(call, epoch + 1, first=True))
+            self._tasks.begin(call_id, self._replace(call, epoch + 1, first=True))
         return True
 
     async def missed(self, call: Call) -> bool:
@@ -220,7 +221,7 @@ class Recovery:
             if waited_s < _ADOPT_AFTER_S or key in self._adopted or self.follows(call.id):
                 continue
             self._adopted.add(key)
-            self._spawn(call.id, self._replace(call, call.agent_epoch, first=False))
+            self._tasks.begin(call.id, self._replace(call, call.agent_epoch, first=False))
 
     # --- sending for the next one
 
@@ -259,18 +260,6 @@ class Recovery:
         self._metrics.unrecovered(why)
         if call.type != "stream":
             await send_away_or_log(self._livekit, call.room_name, call.participant_identity)
-
-    def _spawn(self, call_id: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=f"recovery {call_id}")
-        self._tasks[task] = call_id
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        call_id = self._tasks.pop(task)
-        if not task.cancelled() and task.exception():
-            log.error(
-                "replacing an agent failed", exc_info=task.exception(), extra={"call_id": call_id}
-            )
 
 
 def _identity(call: Call) -> str:

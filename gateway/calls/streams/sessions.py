@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -21,6 +21,7 @@ from core.errors import Unauthenticated, Unavailable
 from core.events import ended
 from core.models import Agent, CallEvent, Direction, new_id, now
 from core.recordings.command import Command
+from core.tasks.owned import Owned
 from core.tokens import InvalidToken
 from gateway.calls.limits import CallLimits
 from gateway.calls.streams.agents import Agents, Seat, place_of
@@ -72,13 +73,11 @@ class StreamSessions:
         self._clock = clock
         self._news_within_s = news_within_s
         self._connected: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Owned("following a session")
 
     async def aclose(self) -> None:
         """Stop following; the reconciler of the next gateway ends what nobody came to."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.aclose()
 
     # --- the beginning
 
@@ -122,7 +121,7 @@ class StreamSessions:
 
     def follow(self, call_id: str) -> None:
         """End the call when its token expires before a socket has come."""
-        self._spawn(call_id, self._follow(call_id, self._clock() + TOKEN_TTL))
+        self._tasks.begin(call_id, self._follow(call_id, self._clock() + TOKEN_TTL))
 
     async def renew(
         self,
@@ -292,16 +291,6 @@ class StreamSessions:
 
     async def _write_off(self, call_id: str, data: dict[str, Any]) -> None:
         await self._journal.write(call_id, "call.ended", data)
-
-    def _spawn(self, call_id: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=f"session {call_id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception():
-            log.error("following a session failed", exc_info=task.exception())
 
 
 def _not_valid() -> Unauthenticated:
