@@ -67,6 +67,10 @@ class WebCalls:
         self._news_within_s = news_within_s
         self._tasks = Owned("following a web call")
 
+    def follows(self, call_id: str) -> bool:
+        """Return True while this process waits for the visitor, or the agent."""
+        return call_id in self._tasks
+
     async def aclose(self) -> None:
         """Stop following; the reconciler of the next gateway ends the calls that nobody joined."""
         await self._tasks.aclose()
