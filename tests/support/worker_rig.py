@@ -217,7 +217,8 @@ class WorkerStack:
 
     async def _dispatch_name(self, agent_name: str) -> str:
         """Return the name of the worker in LiveKit, also of one that was just started again."""
-        pid = self.stack.worker.process.pid
+        own = agent_name == self.stack.settings.agent_name
+        pid = self.stack.worker.process.pid if own else None  # the spare is not started again
         before, known = self._workers.get(agent_name, (None, ""))
         others = [known] if before is not None and before != pid else []
         beat = await self.gateway.worker(agent_name, not_of=[*self._gone, *others])
