@@ -38,7 +38,8 @@ def aligned(
     for channel in both:
         found = [each.ms for each in channel]
         assert abs(median(found) - origin) <= off_ms
-        # Words around a packet that was too much or missing may be further.
-        assert sum(abs(ms - origin) > off_ms for ms in found) <= len(found) // 10
+        # The first speech, whose delay is not measured yet, and words around a packet that was too
+        # much or missing, may be further.
+        assert sum(abs(ms - origin) > off_ms for ms in found) <= len(found) // 4
         settled = [each.ms for each in channel if each.at_s >= _SETTLED_S]
         assert abs(median(settled[-_FEW:]) - median(settled[:_FEW])) <= drift_ms
