@@ -94,8 +94,8 @@ def for_models(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place(schema: dict[str, Any], ref: str) -> dict[str, Any]:
-    root = Resource.from_contents(schema, default_specification=DRAFT202012)
     try:
+        root = Resource.from_contents(schema, default_specification=DRAFT202012)
         found = Registry().resolver_with_root(root).lookup(ref).contents if ref[:1] == "#" else None
     except (Unresolvable, *_UNUSABLE):
         found = None

@@ -151,6 +151,12 @@ def test_a_root_that_leads_nowhere(ref: str) -> None:
         for_models({"$ref": ref, "type": "object"})
 
 
+@pytest.mark.parametrize("dialect", [[], 1, {}])
+def test_a_dialect_of_another_type_leads_nowhere(dialect: Any) -> None:
+    with pytest.raises(ValueError, match="leads nowhere"):
+        for_models({"$schema": dialect, "$ref": "#/a", "a": {}})
+
+
 @settings(max_examples=200, deadline=None)
 @given(schema=st.dictionaries(_KEYWORDS, _VALUES, max_size=5))
 def test_no_schema_leaves_what_models_refuse(schema: dict[str, Any]) -> None:
