@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import jwt
 import pytest
 import pytest_asyncio
@@ -25,6 +26,12 @@ from dev.stack.options import HOST
 from dev.stack.ports import PORTS
 from tests.support.databases import postgres as postgres
 from tests.support.s3_server import s3_server as s3_server
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 JWT_SECRET = "a-test-secret-of-more-than-32-bytes!"
 SECRETS = {"acme": "acme-secret-0123456789", "rival": "rival-secret-0123456789"}
