@@ -24,7 +24,7 @@ from dev.bench.chaos.faults import Part
 from dev.bench.chaos.rig import Rig
 from dev.bench.chaos.trial import judge
 from dev.bench.report import Section
-from dev.phone import Answer, Phone
+from dev.phone import Answer, Phone, RingOut
 
 SERVICES: Final = ("redis", "postgres", "livekit-server", "bridge")
 AWAY_S: Final = 30.0
@@ -36,6 +36,8 @@ _BACK_WITHIN_S: Final = 30.0
 _SETTLED_S: Final = 3.0
 _CLEAR: Final = range(200, 500), range(503, 504)
 """The statuses of a request that is served, or refused for a reason."""
+_NOT_PLACED: Final = "CALL_FAILED"
+"""The answer to /sip/call, a 500, when the SIP service does not take the call."""
 
 Step = Callable[[int, int], None]
 
@@ -65,17 +67,22 @@ class Outage:
 
 async def measure(settings: Settings, step: Step, away_s: float = AWAY_S) -> Section:
     chance, found = random.Random(19), list[Outage]()
-    async with Rig.run(settings) as rig, Phone(behaviour=Answer(after_s=0.5)) as phone:
+    async with (
+        Rig.run(settings) as rig,
+        Phone(behaviour=Answer(after_s=0.5)) as phone,
+        Phone(behaviour=RingOut()) as other,
+    ):
         for number, service in enumerate(SERVICES):
-            found.append(await _suffer(rig, phone, service, away_s, chance))
+            found.append(await _suffer(rig, phone, other, service, away_s, chance))
             step(number + 1, len(SERVICES))
         problems = [*rig.problems]
     return section(found, problems, away_s)
 
 
 async def _suffer(
-    rig: Rig, phone: Phone, service: str, away_s: float, chance: random.Random
+    rig: Rig, phone: Phone, other: Phone, service: str, away_s: float, chance: random.Random
 ) -> Outage:
+    """``other`` is called during the outage."""
     outage = Outage(service)
     for line in _LINES:
         serves: Part = "worker" if line == "phone" else "streams"
@@ -86,7 +93,7 @@ async def _suffer(
         until = time.monotonic() + away_s
         await asyncio.sleep(_SETTLED_S)
         for line in _LINES:
-            outage.asked[line] = await _ask(rig, phone, line, outage)
+            outage.asked[line] = await _ask(rig, other, line, outage)
         await asyncio.sleep(until - time.monotonic())
     await _back(rig, phone, outage)
     await asyncio.wait(talking)
@@ -128,15 +135,20 @@ async def _call(rig: Rig, phone: Phone, line: str) -> FarEnd:
 
 
 async def _ask(rig: Rig, phone: Phone, line: str, outage: Outage) -> str:
-    """Ask once for a call; return the status and code of the answer."""
+    """Ask a gateway once for a call; return the status and code of its answer.
+
+    Not by way of the load balancer: without its database no gateway is ready for it.
+    """
     path, body = rig.request(line)
+    path = rig.stack.gateway_url + path
     if line == "phone":
         body["sip"] = {"outbound_address": phone.address}
     try:
         async with rig.http.post(path, json=body) as answer:
             told = await answer.json()
-            code = told.get("code") or ""
-            if not any(answer.status in clear for clear in _CLEAR):
+            error = told.get("error")
+            code = told.get("code") or (error["code"] if isinstance(error, dict) else "")
+            if not (any(answer.status in clear for clear in _CLEAR) or code == _NOT_PLACED):
                 outage.problems.append(f"a new call by {line}: {answer.status} {told}")
             return f"{answer.status} {code}".strip()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
