@@ -13,7 +13,7 @@ from core.audio import Pcm
 from core.streams.messages import SocketAttach
 from dev.phone import PhoneCall
 from dev.standins.socket import SocketFarEnd
-from dev.standins.twilio import Call
+from dev.standins.twilio import Call, Heard
 
 WAIT_S: Final = 20.0
 _QUIET_MS: Final = 700.0
@@ -92,8 +92,28 @@ class ByPhone:
         await self._call.ended(WAIT_S)
 
 
-class OnTwilio:
+class _Hearing:
+    """The part of a far end that follows from what it heard."""
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+
+    def now_ms(self) -> float:
+        return self._heard.ms
+
+    async def hears(self, after_ms: float, within_s: float) -> float:
+        return await self._heard.until_sound(after_ms, within_s)
+
+    async def quiet(self) -> None:
+        await self._heard.until_quiet(_QUIET_MS, WAIT_S)
+
+    def heard(self) -> Pcm:
+        return self._heard.pcm()
+
+
+class OnTwilio(_Hearing):
     def __init__(self, call: Call, call_id: str) -> None:
+        super().__init__(call.heard)
         self._call = call
         self.call_id = call_id
 
@@ -105,33 +125,22 @@ class OnTwilio:
     def sockets(self) -> int:
         return len(self._call.streams)
 
-    def now_ms(self) -> float:
-        return self._call.heard.ms
-
     async def say(self, text: str) -> float:
         return (await self._call.caller.say(text)).end_ms
-
-    async def hears(self, after_ms: float, within_s: float) -> float:
-        return await self._call.heard.until_sound(after_ms, within_s)
-
-    async def quiet(self) -> None:
-        await self._call.heard.until_quiet(_QUIET_MS, WAIT_S)
-
-    def heard(self) -> Pcm:
-        return self._call.heard.pcm()
 
     async def hang_up(self) -> None:
         self._call.hang_up()
         await self._call.ended(WAIT_S)
 
 
-class OnSocket:
+class OnSocket(_Hearing):
     """A client that comes back when its socket breaks, as clients should (docs/sessions.md)."""
 
     def __init__(self, http: aiohttp.ClientSession, agent_id: str) -> None:
         self._http = http
         self._path = f"/v1/agents/{agent_id}/session"
         self._client = SocketFarEnd(self._connect, "")
+        super().__init__(self._client.heard)
         self._keeping: asyncio.Task[None] | None = None
         self.call_id = ""
         self.sockets = 0
@@ -146,6 +155,8 @@ class OnSocket:
                     await session._client.attach()
                     ready = await session._client.event("ready", WAIT_S / 3)
                 except (aiohttp.ClientError, AssertionError):
+                    if session.sockets:  # or it would be a caller that nobody speaks for
+                        await session._client.close()
                     await asyncio.sleep(_TRY_EVERY_S)
                 else:
                     session.call_id = str(ready["callId"])
@@ -156,20 +167,8 @@ class OnSocket:
     def over(self) -> bool:
         return bool(self._client.of("ended")) or self._keeping is None or self._keeping.done()
 
-    def now_ms(self) -> float:
-        return self._client.heard.ms
-
     async def say(self, text: str) -> float:
         return (await self._client.say(text)).end_ms
-
-    async def hears(self, after_ms: float, within_s: float) -> float:
-        return await self._client.heard.until_sound(after_ms, within_s)
-
-    async def quiet(self) -> None:
-        await self._client.heard.until_quiet(_QUIET_MS, WAIT_S)
-
-    def heard(self) -> Pcm:
-        return self._client.heard.pcm()
 
     async def hang_up(self) -> None:
         if self._keeping is not None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from core.models import now
 from dev.bench.chaos.callers import WAIT_S, FarEnd
 from dev.bench.chaos.faults import Fault, Part
+from dev.bench.rig import LLM_FIRST_TOKEN_MS, TTS_FIRST_BYTE_MS
 from dev.bench.streams.losses import silence_ms
 from dev.providers import Cartesia, Control, Deepgram, OpenAI, Rule, Script, ToolCall
 
@@ -22,9 +23,7 @@ ANSWER: Final = "We open at five in the afternoon."
 TABLES: Final = ("one", "two", "three", "four", "five", "six")
 BOOKED: Final = "The table is booked."
 TOOL: Final = "book_table"
-_FIRST_TOKEN_MS, _FIRST_BYTE_MS = 250.0, 90.0
 _ANSWER_WITHIN_S: Final = 15.0
-_RECORD_WITHIN_S: Final = 40.0
 _ONCE: Final = ("call.dialing", "call.ringing", "call.answered", "call.ended")
 
 
@@ -44,8 +43,8 @@ def control() -> Control:
     ]
     return Control(
         deepgram=Deepgram(phrases=[QUESTION, *map(booking, TABLES)]),
-        openai=OpenAI(first_token_ms=_FIRST_TOKEN_MS, scripts={"default": Script(rules=rules)}),
-        cartesia=Cartesia(first_byte_ms=_FIRST_BYTE_MS),
+        openai=OpenAI(first_token_ms=LLM_FIRST_TOKEN_MS, scripts={"default": Script(rules=rules)}),
+        cartesia=Cartesia(first_byte_ms=TTS_FIRST_BYTE_MS),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import psutil
 
+from dev.bench.recovery.faults import tree
 from dev.stack import Stack
 from dev.stack.component import Component
 
@@ -88,7 +89,7 @@ class Victims:
                 await victim.start()
             case "frozen":
                 assert victim.pid is not None, victim.name
-                await _freeze(_tree(victim.pid), frozen_s)
+                await _freeze(tree(victim.pid), frozen_s)
             case "job killed" | "job frozen":
                 if (job := self._job(victim)) is None:
                     return
@@ -101,19 +102,11 @@ class Victims:
         """Return a process of the worker that holds a call; None: it holds none."""
         spool = str(self._stack.settings.data_dir / "spool" / "worker")
         assert worker.pid is not None, worker.name
-        for process in _tree(worker.pid)[1:]:
+        for process in tree(worker.pid)[1:]:
             with contextlib.suppress(psutil.Error):
                 if any(file.path.startswith(spool) for file in process.open_files()):
                     return process
         return None
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    """Return the process and its descendants, itself first."""
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    return []
 
 
 async def _freeze(processes: Sequence[psutil.Process], seconds: float) -> None:

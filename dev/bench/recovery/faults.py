@@ -33,7 +33,7 @@ class Agent:
         for name, component in stack.components.items():
             if not name.startswith("worker") or component.pid is None:
                 continue
-            for process in _tree(component.pid):
+            for process in tree(component.pid):
                 with contextlib.suppress(psutil.Error):
                     if any(Path(file.path) == spool for file in process.open_files()):
                         return cls(process, component)
@@ -49,7 +49,7 @@ class Agent:
                 await self._worker.kill()
             case "worker frozen":
                 assert self._worker.pid is not None
-                self._freeze(*_tree(self._worker.pid))
+                self._freeze(*tree(self._worker.pid))
 
     def wake(self) -> None:
         """Let go on what was frozen, as far as it still exists."""
@@ -82,7 +82,7 @@ def _spool(folder: Path, call_id: str) -> Path | None:
     return None
 
 
-def _tree(pid: int) -> list[psutil.Process]:
+def tree(pid: int) -> list[psutil.Process]:
     """Return the process and its descendants, itself first."""
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(pid)
