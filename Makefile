@@ -24,11 +24,7 @@ demo: .venv/lock
 
 test: .venv/lock node_modules/lock tests/npm/node_modules/lock
 	@.venv/bin/python -m dev setup
-	@together=0; alone=0; \
-	.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' || together=$$?; \
-	.venv/bin/python -m pytest -q -m alone || alone=$$?; \
-	if [ $$together -eq 0 ] && [ $$alone -eq 0 ]; then echo 'make test: all tests passed'; \
-	else echo "make test: FAILED (pytest's exit codes: together $$together, alone $$alone)" >&2; exit 1; fi
+	@.venv/bin/python -m dev.suite
 
 attack: .venv/lock
 	@.venv/bin/python -m dev setup

@@ -21,6 +21,8 @@ from tests.worker.test_call import CONTROL
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
 
+# As long as worker.streams.standstill takes at most, and a margin.
+NOTICED_S = 2.0
 GREETER = AgentConfig(name="Greeter", voice_mode="hosted", begin_message="Hello.")
 
 
