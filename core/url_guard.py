@@ -16,6 +16,7 @@ import errno
 import ipaddress
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -113,6 +114,10 @@ def literal(host: str) -> list[str]:
         return [socket.inet_ntoa(socket.inet_aton(host))] if _SPELLED.fullmatch(host) else []
     except OSError:
         return []
+
+
+OpenSession = Callable[..., aiohttp.ClientSession]
+"""``guarded_session`` with the addresses decided; takes its other arguments."""
 
 
 def guarded_session(

@@ -144,7 +144,12 @@ async def stack(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest modules first, so that all processes end at about the same time."""
+    """Run the slowest modules first, so that all processes end at about the same time.
+
+    Refuse a test without a category: it would not be among those that ``dev.suite`` runs first.
+    """
+    if apart := {item.path.name for item in items if not _CATEGORIES & _marks(item)}:
+        raise pytest.UsageError(f"without one of the marks {sorted(_CATEGORIES)}: {sorted(apart)}")
     here = Path(__file__).parent
     last = len(_LONGEST)
     place = {path: number for number, path in enumerate(_LONGEST)}
@@ -166,6 +171,13 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
         gc.enable()
+
+
+_CATEGORIES = {"unit", "store", "stack", "sip", "providers", "repo"}
+
+
+def _marks(item: pytest.Item) -> set[str]:
+    return {mark.name for mark in item.iter_markers()}
 
 
 # The slowest files, about in this order: those of many seconds, most of them spent waiting.

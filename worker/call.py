@@ -14,6 +14,7 @@ from core.jobs import Assignment, CallBrief
 from core.recordings.command import Command
 from core.settings import Settings
 from core.tasks.within import within
+from core.url_guard import guarded_session
 from worker.brains.choice import brain_of
 from worker.departure import Departure
 from worker.endings import Cause
@@ -31,6 +32,7 @@ from worker.privacy.logs import words_withheld
 from worker.privacy.redactor import redactor_of
 from worker.privacy.secrets import Secrets
 from worker.pulse.standing import Standing
+from worker.pulse.standstill import Standstill
 from worker.recording.recorder import Recorder, recorder_of
 from worker.silence import Clocks, SilenceClock
 from worker.takeover import Takeover
@@ -63,22 +65,29 @@ class Call:
         *,
         seat: Seat,
         llm_client: AsyncClient,
-        tools_http: aiohttp.ClientSession,
         gateway: Gateway,
         reporter: Reporter,
+        standstill: Standstill,
         draining: asyncio.Event | None = None,
     ) -> None:
-        """``draining`` is set when the worker is to stop as soon as its agents are done."""
+        """``standstill`` watches the process. ``draining`` is set when the worker is to stop as
+        soon as its agents are done."""
         self._line = line
         self._ask = ask
         self._settings = settings
         self._seat = seat
         self._llm_client = llm_client
-        self._tools_http = tools_http
         self._gateway = gateway
         self._reporter = reporter
         self._draining = draining or asyncio.Event()
-        self._standing = Standing(gateway, reporter, self._end)
+        self._standing = Standing(gateway, reporter, standstill, line.taken_over)
+        # For the servers of the agent's owner: tools, MCP servers, the webhook.
+        self._open_http = partial(
+            guarded_session,
+            allow_private=settings.webhook_allow_private,
+            trace_configs=[self._standing.checks()],
+        )
+        self._tools_http: aiohttp.ClientSession | None = None
         self._clock = CallClock(line)
         self._gate = Gate(reporter.post, self._clock.now_ms)
         self._recorder: Recorder | None = None
@@ -100,6 +109,11 @@ class Call:
     async def run(self) -> None:
         """Handle the call until something ends it."""
         self._reporter.on_over = partial(self._end, "over_already")
+        async with self._open_http() as http, self._standing.watched():
+            self._tools_http = http
+            await self._run()
+
+    async def _run(self) -> None:
         with words_withheld(self._gate):
             walk = asyncio.create_task(self._walk(), name="call")
             walk.add_done_callback(self._walked)
@@ -111,10 +125,6 @@ class Call:
             walk.cancel()
             await asyncio.gather(walk, return_exceptions=True)
             await self._finish(*self._over.result())
-
-    def woke(self, stood_still_s: float) -> None:
-        """Learn from the gateway what happened while the event loop stood still."""
-        self._standing.woke(stood_still_s)
 
     async def _walk(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -218,7 +228,7 @@ class Call:
                 brief,
                 self._tools(brief, actions),
                 llm_client=self._llm_client,
-                allow_private=self._settings.webhook_allow_private,
+                open_http=self._open_http,
                 on_busy=partial(self._busy, "webhook"),
             ),
             self._line,
@@ -236,6 +246,7 @@ class Call:
     def _tools(self, brief: CallBrief, actions: Actions) -> ToolBox:
         machine = self._machine
         secrets = Secrets()
+        assert self._tools_http is not None
         runs = runs_of(
             brief,
             secrets,
@@ -308,6 +319,8 @@ class Call:
             self._transfers.caller_left(cause, detail)
 
     def lost(self, cause: Cause, detail: str) -> None:
+        if cause == "agent_replaced":
+            self._standing.replaced()
         self._end(cause, detail)
 
     # Events during the call

@@ -14,7 +14,6 @@ from core.jobs import Assignment, InboundJob, InboundRoom, JobMetadata
 from core.rtc_sdk import load
 from core.settings import Settings
 from core.tokens import TokenIssuer
-from core.url_guard import guarded_session
 from worker._private import outlive
 from worker.call import Call
 from worker.drain import drained
@@ -23,6 +22,7 @@ from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
 from worker.pulse.heart import Heart
+from worker.pulse.standstill import Standstill
 from worker.room.line import RoomLine
 from worker.voice.providers import build_llm_client
 
@@ -58,15 +58,13 @@ async def _serve(ctx: JobContext) -> None:
     settings: Settings = ctx.proc.userdata["settings"]
     job = read_job(ctx.job.metadata)
     ctx.log_context_fields = facts(job)
-    async with (
-        aiohttp.ClientSession() as http,
-        guarded_session(allow_private=settings.webhook_allow_private) as tools_http,
-    ):
+    async with aiohttp.ClientSession() as http:
         gateway = Gateway(http, settings.gateway_base_url)
         reporter = Reporter(gateway, settings.data_dir / "spool" / "worker")
         seat = Seat(
             ctx.proc.userdata["worker_id"], job.epoch if isinstance(job, JobMetadata) else 0
         )
+        standstill = Standstill()
         line = RoomLine(ctx, settings, inbound=not isinstance(job, JobMetadata))
         call = Call(
             line,
@@ -74,9 +72,9 @@ async def _serve(ctx: JobContext) -> None:
             settings,
             seat=seat,
             llm_client=ctx.proc.userdata["llm_client"],
-            tools_http=tools_http,
             gateway=gateway,
             reporter=reporter,
+            standstill=standstill,
             draining=drained(ctx.proc.userdata["drain"]),
         )
         heart = Heart(
@@ -85,13 +83,14 @@ async def _serve(ctx: JobContext) -> None:
             seat.epoch,
             call_id=lambda: None if reporter.owner is None else reporter.owner.call_id,
             still=line.still,
-            on_woke=call.woke,
         )
         heart.start()
+        standstill.start()
         try:
             await call.run()
         finally:
             await reporter.aclose(_DELIVER_WITHIN_S)
+            standstill.stop()
             await heart.stop()
             ctx.shutdown("call over")
 

@@ -119,6 +119,9 @@ class Line(Protocol):
     async def connect(self, listener: Listener) -> None:
         """Connect to where the far end is or will be. ``meet`` may be called meanwhile."""
 
+    def taken_over(self) -> None:
+        """Send nothing more: another agent has the call. The listener gets ``lost``."""
+
     def meet(self, brief: CallBrief) -> None:
         """Take from the brief who the far end is."""
 

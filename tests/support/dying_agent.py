@@ -16,7 +16,6 @@ from livekit.agents.utils import http_context
 from pydantic import BaseModel
 
 from core.jobs import JobMetadata
-from core.url_guard import guarded_session
 from dev.stack.environment import GivenSettings
 from tests.support.scripted_line import ScriptedLine
 from worker.call import Call
@@ -24,6 +23,7 @@ from worker.job import Seat, placed
 from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
+from worker.pulse.standstill import Standstill
 from worker.voice.providers import build_llm_client
 
 
@@ -44,7 +44,6 @@ async def serve(orders: Orders) -> None:
     async with (
         http_context.open(),
         aiohttp.ClientSession() as http,
-        guarded_session(allow_private=True) as tools_http,
         build_llm_client(settings) as model,
     ):
         gateway = Gateway(http, orders.gateway_url)
@@ -57,9 +56,9 @@ async def serve(orders: Orders) -> None:
             settings,
             seat=Seat("wrk_1"),
             llm_client=model,
-            tools_http=tools_http,
             gateway=gateway,
             reporter=reporter,
+            standstill=Standstill(),
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(call.run())

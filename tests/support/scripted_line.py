@@ -141,6 +141,10 @@ class ScriptedLine:
         self.did.append("connect")
         self._listener = listener
 
+    def taken_over(self) -> None:
+        assert self._listener is not None
+        self._listener.lost("agent_replaced", "by the script")
+
     def meet(self, brief: CallBrief) -> None:
         self.did.append(f"meet {brief.participant_identity}")
 

@@ -16,7 +16,6 @@ from livekit.agents.utils import http_context
 from core.jobs import Assignment, CallBrief
 from core.models import Agent, AgentConfig, CallEvent
 from core.transfers import TransferOrder, TransferResult
-from core.url_guard import guarded_session
 from dev.providers import Control, Deepgram, OpenAI, Providers, Rule, Script, ToolCall
 from dev.stack.environment import GivenSettings
 from tests.support.reported_call import ReportedCall
@@ -27,6 +26,7 @@ from worker.line import Line
 from worker.link.client import Gateway, Refused
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
+from worker.pulse.standstill import Standstill
 from worker.voice.providers import build_llm_client
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
@@ -36,7 +36,12 @@ HOURS = "We are open from five in the afternoon."
 SORRY = "I cannot put you through."
 CONTROL = Control(
     deepgram=Deepgram(
-        phrases=["what are your opening hours", "please give me a human", "thank you and goodbye"]
+        phrases=[
+            "what are your opening hours",
+            "is there a table for tonight",
+            "please give me a human",
+            "thank you and goodbye",
+        ]
     ),
     openai=OpenAI(
         scripts={
@@ -48,6 +53,8 @@ CONTROL = Control(
                         call=ToolCall(name="send_dtmf", arguments={"digits": "1#"}),
                     ),
                     Rule(role="tool", tool_name="send_dtmf", reply="I pressed two keys."),
+                    Rule(keywords=["table"], call=ToolCall(name="find_table")),
+                    Rule(role="tool", tool_name="find_table", reply="There is one."),
                     Rule(keywords=["human"], call=ToolCall(name="transfer_call")),
                     Rule(role="tool", tool_name="transfer_call", reply=SORRY),
                     Rule(keywords=["goodbye"], reply="Goodbye.", call=ToolCall(name="end_call")),
@@ -100,12 +107,16 @@ class Served:
     """A call that a worker serves."""
 
     def __init__(
-        self, line: ScriptedLine, agent: Call, call: ReportedCall, running: asyncio.Task[None]
+        self,
+        line: ScriptedLine,
+        call: ReportedCall,
+        running: asyncio.Task[None],
+        standstill: Standstill,
     ) -> None:
         self.line = line
-        self.agent = agent
         self.call = call
         self.running = running
+        self.standstill = standstill
 
     async def greeted(self) -> None:
         """Answer as the far end, and wait for the greeting."""
@@ -159,7 +170,6 @@ async def serving(
     async with (
         http_context.open(),
         aiohttp.ClientSession() as http,
-        guarded_session(allow_private=True) as tools_http,
         model,
     ):
         gateway = Keeping(http, told)
@@ -169,20 +179,21 @@ async def serving(
         async def ask() -> Assignment:
             return Assignment(brief=known, token="token")
 
+        standstill = Standstill()
         call = Call(
             of_the_call,
             ask,
             settings,
             seat=Seat("wrk_1"),
             llm_client=model,
-            tools_http=tools_http,
             gateway=gateway,
             reporter=reporter,
+            standstill=standstill,
             draining=draining,
         )
         running = asyncio.create_task(call.run())
         try:
-            yield Served(scripted, call, told, running)
+            yield Served(scripted, told, running, standstill)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -282,9 +293,9 @@ async def test_a_call_that_is_refused_meets_nobody(tmp_path: Path) -> None:
                 settings,
                 seat=Seat("wrk_1"),
                 llm_client=model,
-                tools_http=http,
                 gateway=gateway,
                 reporter=reporter,
+                standstill=Standstill(),
             )
             async with asyncio.timeout(20):
                 await call.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 from livekit.agents import Agent, AgentSession
 
 from core.jobs import CallBrief
+from core.models import CustomTool
 from core.recovery import Lost
+from core.tools.memory import TOOL_CALLED
 from dev.providers import Providers
 from tests.support.scripted_line import ScriptedLine
 from tests.worker import test_line
-from tests.worker.test_line import Keeping, serving
+from tests.worker.test_line import Keeping, Served, serving
+from tests.worker.tools import tool_server
 from worker.link.client import Refused, Unavailable
 
 pytestmark = [pytest.mark.providers, pytest.mark.asyncio(loop_scope="session")]
@@ -109,30 +113,63 @@ async def test_if_nobody_comes_the_call_ends(
     assert served.call.turns[-1].response.startswith("I am sorry"), "an apology"
 
 
-@pytest.mark.parametrize("gone", [True, False])
-async def test_a_process_that_stood_still_asks_whether_it_was_replaced(
-    providers: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
-) -> None:
-    asked, known = asyncio.Event(), asyncio.Event()
+class Asked:
+    """The gateway's answer to a process that stood still, once ``known`` is set."""
 
-    async def brief(*_: object) -> CallBrief:
-        asked.set()
-        await known.wait()
-        if gone:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, gone: bool) -> None:
+        self.asked, self.known = asyncio.Event(), asyncio.Event()
+        self._gone = gone
+        monkeypatch.setattr(Keeping, "brief", self._brief)
+        monkeypatch.setattr("worker.pulse.standing._KNOWN_WITHIN_S", 60.0)
+
+    async def _brief(self, *_: object) -> CallBrief:
+        self.asked.set()
+        await self.known.wait()
+        if self._gone:
             raise Refused("HTTP 410", 410)
         return test_line.brief()
 
-    monkeypatch.setattr(Keeping, "brief", brief)
-    monkeypatch.setattr("worker.pulse.standing._KNOWN_WITHIN_S", 60.0)
+    async def after_a_standstill(self, served: Served) -> None:
+        served.standstill.start()
+        time.sleep(2.0)  # noqa: ASYNC251  as SIGSTOP does
+        async with asyncio.timeout(20):
+            await self.asked.wait()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_process_that_stood_still_hangs_up_only_if_it_was_not_replaced(
+    providers: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    gateway = Asked(monkeypatch, gone=gone)
     async with serving(providers, tmp_path) as served:
         await served.greeted()
-        served.agent.woke(4.0)
-        async with asyncio.timeout(20):
-            await asked.wait()
+        await gateway.after_a_standstill(served)
         served.line.says("Thank you, and goodbye!")
         assert (await served.turn(1))[1] == "Goodbye."
-        known.set()
+        gateway.known.set()
         await served.call.event("agent.left")
     hung_up = [what for what in served.line.did if what.startswith("hang up")]
     assert bool(hung_up) != gone
     assert bool(served.call.of("call.ended")) != gone
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_its_tools_wait_until_it_is_known(
+    providers: Providers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    gateway = Asked(monkeypatch, gone=gone)
+    async with tool_server.serving() as server:
+        tool = CustomTool(name="find_table", description="Finds one.", url=f"{server.url}/ok")
+        told = {"remembers": True}
+        async with serving(providers, tmp_path, told_of=told, custom_tools=[tool]) as served:
+            await served.greeted()
+            await gateway.after_a_standstill(served)
+            served.line.says("Is there a table for tonight?")
+            await served.call.event(TOOL_CALLED)
+            assert server.asked == []
+            gateway.known.set()
+            if gone:
+                await served.call.event("agent.left")
+            else:
+                assert (await served.turn(1))[1] == "There is one."
+    assert len(server.asked) == (0 if gone else 1)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from openai import AsyncClient
 
 from core.jobs import CallBrief
+from core.url_guard import OpenSession
 from worker.brains.hosted import HostedBrain
 from worker.brains.webhook import WebhookBrain
 from worker.tools.box import ToolBox
@@ -18,13 +19,13 @@ def brain_of(
     box: ToolBox,
     *,
     llm_client: AsyncClient,
-    allow_private: bool,
+    open_http: OpenSession,
     on_busy: Callable[[bool], None],
 ) -> Brain:
     """Return the brain. ``on_busy`` is called when a webhook begins to answer, and when it ends."""
     config = brief.agent.config
     if config.voice_mode == "webhook":
         return WebhookBrain(
-            brief, actions=box.actions, post=box.post, on_busy=on_busy, allow_private=allow_private
+            brief, actions=box.actions, post=box.post, on_busy=on_busy, open_http=open_http
         )
-    return HostedBrain(config, llm_client, box, allow_private=allow_private, so_far=brief.recovered)
+    return HostedBrain(config, llm_client, box, open_http=open_http, so_far=brief.recovered)

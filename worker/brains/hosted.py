@@ -10,6 +10,7 @@ from openai import AsyncClient
 
 from core.models import AgentConfig
 from core.recovery import Recovered
+from core.url_guard import OpenSession
 from worker.tools.box import ToolBox
 from worker.voice.earlier.history import history
 from worker.voice.providers import build_llm
@@ -34,7 +35,7 @@ class HostedBrain:
         client: AsyncClient,
         box: ToolBox,
         *,
-        allow_private: bool,
+        open_http: OpenSession,
         so_far: Recovered | None = None,
     ) -> None:
         transfer = config.transfer_number is not None
@@ -49,9 +50,7 @@ class HostedBrain:
             # Imported here, as it takes most of a second; job processes have it already.
             from worker.tools.mcp import McpServers
 
-            self._mcp = McpServers(
-                config.mcp_servers, box, self._add_tools, allow_private=allow_private
-            )
+            self._mcp = McpServers(config.mcp_servers, box, self._add_tools, open_http)
 
     def attach(self, session: AgentSession[None]) -> None:
         """Start connecting to MCP servers; the call does not wait for their tools."""

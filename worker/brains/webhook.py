@@ -23,6 +23,7 @@ from livekit.agents.voice import SpeechHandle
 
 from core.jobs import CallBrief
 from core.models import now
+from core.url_guard import OpenSession
 from worker.brains.webhook_client import Exchange, WebhookClient, WebhookFailed
 from worker.brains.webhook_reply import Reply
 from worker.brains.webhook_turn import voice_turn
@@ -81,12 +82,10 @@ class WebhookBrain:
         actions: Actions,
         post: Post,
         on_busy: Callable[[bool], None],
-        allow_private: bool,
+        open_http: OpenSession,
     ) -> None:
         self._brief = brief
-        self._client = (
-            WebhookClient(brief.webhook, allow_private=allow_private) if brief.webhook else None
-        )
+        self._client = WebhookClient(brief.webhook, open_http) if brief.webhook else None
         self._actions = actions
         self._post = post
         self._on_busy = on_busy

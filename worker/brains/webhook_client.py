@@ -22,7 +22,7 @@ from yarl import URL
 
 from core.jobs import VoiceWebhook
 from core.models import now
-from core.url_guard import guarded_session
+from core.url_guard import OpenSession
 from core.webhooks.faults import problem, refusal
 from core.webhooks.signing import signed_headers
 from worker.brains.webhook_reply import MAX_BODY_BYTES, Reply, ReplyDecoder
@@ -71,11 +71,10 @@ class Exchange:
 class WebhookClient:
     """One call's client of its endpoint. ``aclose`` it."""
 
-    def __init__(self, endpoint: VoiceWebhook, *, allow_private: bool) -> None:
+    def __init__(self, endpoint: VoiceWebhook, open_http: OpenSession) -> None:
         self._endpoint = endpoint
         self._url = URL(endpoint.url)
-        self._http = guarded_session(
-            allow_private=allow_private,
+        self._http = open_http(
             limit=4,
             keepalive_s=_KEEP_ALIVE_S,
             # aiohttp limits the size of lines and headers; this is the deadline of a whole turn.

@@ -20,8 +20,6 @@ EVERY_S = 0.5
 # LiveKit's threads, and a beat that is late itself does not count.
 _STILL_BEATS = 8
 _LATE_S = 0.25
-# After this long the main process may have reported the job, or the gateway its whole worker.
-_STOOD_STILL_S = 1.5
 _OVER_WITHIN_S = 1.0
 _RETRY_S = 0.05
 
@@ -30,8 +28,7 @@ class Heart:
     """Beats from ``start`` to ``stop``, by timers: no cancellation of tasks stops it.
 
     ``call_id`` returns the job's call, None while it is not known. ``still`` returns what should
-    have moved since it was last called and did not (``input`` or ``output``), or None. ``on_woke``
-    gets the seconds for which the event loop stood still.
+    have moved since it was last called and did not (``input`` or ``output``), or None.
     """
 
     def __init__(
@@ -42,7 +39,6 @@ class Heart:
         *,
         call_id: Callable[[], str | None],
         still: Callable[[], str | None],
-        on_woke: Callable[[float], None],
         every_s: float = EVERY_S,
     ) -> None:
         self._told = told
@@ -50,7 +46,6 @@ class Heart:
         self._epoch = epoch
         self._call_id = call_id
         self._still = still
-        self._on_woke = on_woke
         self._every_s = every_s
         self._timer: asyncio.TimerHandle | None = None
         self._moved_at = time.time()
@@ -86,9 +81,6 @@ class Heart:
             self._tell("hung", f"no audio {what}")
         else:
             self._tell("alive")
-        if late_s >= _STOOD_STILL_S:
-            log.warning("the job stood still", extra={"seconds": round(late_s, 1)})
-            self._on_woke(late_s)
 
     def _tell(self, says: Says, detail: str = "") -> bool:
         return tell(

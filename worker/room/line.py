@@ -84,6 +84,10 @@ class RoomLine:
         # Subscribe to all tracks: livekit-agents' audio-only mode is deaf after a server restart.
         await self._ctx.connect()
 
+    def taken_over(self) -> None:
+        if self._listener is not None:
+            self._listener.lost("agent_replaced", "another agent has the call")
+
     def meet(self, brief: CallBrief) -> None:
         self._identity = brief.participant_identity
         secret = self._settings.livekit_api_secret

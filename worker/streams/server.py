@@ -29,8 +29,8 @@ from worker.link.client import Gateway
 from worker.link.recordings import RecordingReport
 from worker.link.reporter import sweep_forever
 from worker.presence import Presence
+from worker.pulse.standstill import Standstill
 from worker.streams.session import StreamSession
-from worker.streams.standstill import Standstill
 from worker.voice.providers import build_llm_client
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class StreamServer:
         self._empty = asyncio.Event()
         self._empty.set()
         self._known = False
-        self._standstill = Standstill(self._woke)
+        self._standstill = Standstill()
         self.id = new_id("wrk")
         self.draining = False
         self.address = ""
@@ -102,10 +102,6 @@ class StreamServer:
     def start(self) -> None:
         """Watch whether the process stands still."""
         self._standstill.start()
-
-    def _woke(self, stood_still_s: float) -> None:
-        for session in self._sessions.values():
-            session.woke(stood_still_s)
 
     def heartbeat(self) -> Heartbeat:
         return Heartbeat(
@@ -253,7 +249,7 @@ class StreamServer:
             gateway=self._gateway,
             llm_client=self._llm_client,
             grace_s=self._grace_s,
-            look=self._standstill.look,
+            standstill=self._standstill,
         )
         task = asyncio.create_task(session.run(), name=f"session {call_id}")
         self._running.add(task)

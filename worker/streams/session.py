@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
 
 import aiohttp
 import structlog
@@ -18,13 +16,12 @@ from core.jobs import JobMetadata
 from core.recordings.command import Command
 from core.settings import Settings
 from core.streams.messages import GRACE_S, TAKEN_OVER, Attach, TwilioAttach
-from core.url_guard import guarded_session
 from worker.call import Call
 from worker.job import Seat, placed
-from worker.link.backoff import Backoff
-from worker.link.client import Gateway, Refused, Unavailable
+from worker.link.client import Gateway
 from worker.link.reporter import Reporter
 from worker.link.spool import Owner
+from worker.pulse.standstill import Standstill
 from worker.streams.line import StreamLine
 from worker.streams.link import Link
 from worker.streams.wires import wire_for
@@ -54,13 +51,11 @@ class StreamSession:
         gateway: Gateway,
         llm_client: AsyncClient,
         grace_s: float = GRACE_S,
-        look: Callable[[], None] = lambda: None,
+        standstill: Standstill,
     ) -> None:
-        """``grace_s``: how long the session waits for another socket. ``look`` looks whether the
-        process has just stood still; ``woke`` is called then."""
-        self._look = look
-        self._asking: asyncio.Task[None] | None = None
-        self._replaced = False
+        """``grace_s``: how long the session waits for another socket. ``standstill`` watches the
+        process."""
+        self._standstill = standstill
         self._job = JobMetadata(call_id=call_id, token=attach.token, epoch=attach.epoch)
         self._seat = Seat(worker_id, attach.epoch)
         self._settings = settings
@@ -77,28 +72,20 @@ class StreamSession:
         structlog.contextvars.bind_contextvars(call_id=self._job.call_id)
         reporter, line = self._reporter, self._line
         reporter.own(Owner(self._job.call_id, self._job.token))
-        async with (
-            http_context.open(),
-            guarded_session(
-                allow_private=self._settings.webhook_allow_private,
-                trace_configs=[self._checked()],
-            ) as tools_http,
-        ):
+        async with http_context.open():
             call = Call(
                 line,
                 partial(placed, self._job, self._gateway),
                 self._settings,
                 seat=self._seat,
                 llm_client=self._llm_client,
-                tools_http=tools_http,
                 gateway=self._gateway,
                 reporter=reporter,
+                standstill=self._standstill,
             )
             try:
                 await call.run()
             finally:
-                if self._asking is not None:
-                    self._asking.cancel()
                 await reporter.aclose(_DELIVER_WITHIN_S)
 
     def remove(self, detail: str) -> None:
@@ -107,44 +94,7 @@ class StreamSession:
 
     def taken_over(self) -> None:
         """Another agent has the session: leave without a word."""
-        self._replaced = True
         self._line.taken_over()
-
-    def woke(self, stood_still_s: float) -> None:
-        """Learn from the gateway whether another agent has the session, after a standstill."""
-        if self._asking is None or self._asking.done():
-            log.info("asking whether the session is another agent's", extra={"s": stood_still_s})
-            self._asking = asyncio.create_task(self._ask(), name="standing")
-
-    async def _ask(self) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                await self._gateway.brief(self._job.call_id, self._job.token)
-                return
-            except Unavailable:
-                await backoff.wait()
-            except Refused as error:
-                if error.status == HTTPStatus.GONE:
-                    self.taken_over()
-                return
-
-    def _checked(self) -> aiohttp.TraceConfig:
-        """Let each request of a tool wait until it is known that the session is this agent's.
-
-        If it is not, the request fails with ConnectionError before it is sent.
-        """
-
-        async def check(*_: object) -> None:
-            self._look()
-            if self._asking is not None:
-                await asyncio.shield(self._asking)
-            if self._replaced:
-                raise ConnectionError("another agent has the session")
-
-        trace = aiohttp.TraceConfig()
-        trace.on_request_start.append(check)
-        return trace
 
     def commanded(self, command: Command) -> bool:
         """Pass on a command of the API's; False: the call has not begun, or is over."""

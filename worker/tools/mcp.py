@@ -26,7 +26,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from core.models import McpServer
 from core.tools import schema as tool_schema
-from core.url_guard import guarded_session
+from core.url_guard import OpenSession
 from worker.tools.box import ToolBox
 from worker.tools.http import MAX_RESPONSE_BYTES, ToolAnswer
 from worker.tools.mcp_transport import GuardedTransport
@@ -54,12 +54,12 @@ class McpServers:
     """
 
     def __init__(
-        self, servers: Sequence[McpServer], box: ToolBox, offer: Offer, *, allow_private: bool
+        self, servers: Sequence[McpServer], box: ToolBox, offer: Offer, open_http: OpenSession
     ) -> None:
         self._servers = servers
         self._box = box
         self._offer = offer
-        self._allow_private = allow_private
+        self._open_http = open_http
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -84,7 +84,7 @@ class McpServers:
     async def _serve(self, config: McpServer) -> None:
         """Offer a server's tools, and keep the session until cancelled or the server fails."""
         name, timeout_s = urlsplit(config.url).hostname or "", config.timeout_ms / 1000
-        async with guarded_session(allow_private=self._allow_private) as http:
+        async with self._open_http() as http:
             transport = GuardedTransport(http)
             problem: str | None = None
             try:

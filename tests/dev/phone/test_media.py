@@ -12,6 +12,8 @@ from baresip.audio import CallAudio
 from dev.phone.media import CallMedia
 from dev.phone.tracks import FRAME
 
+pytestmark = pytest.mark.unit
+
 _IDLE_LOOK = 5  # ticks
 
 NOTHING_YET = AudioStats(

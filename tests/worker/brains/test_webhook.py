@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from livekit.agents import AgentSession, llm
 from core.jobs import CallBrief, VoiceWebhook
 from core.models import Agent, AgentConfig, Turn, now
 from core.recovery import Recovered
+from core.url_guard import guarded_session
 from core.webhooks.signing import new_secret
 from tests.support.receiver import Received, Receiver, receiving, served
 from tests.worker.privacy.masked import Masked
@@ -111,7 +113,7 @@ async def talking(
             actions=actions,
             post=post,
             on_busy=lambda busy: log.append(("busy", busy)),
-            allow_private=True,
+            open_http=partial(guarded_session, allow_private=True),
         )
         session: AgentSession[None] = AgentSession(llm=brain.llm)
         brain.attach(session)

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from standardwebhooks.webhooks import WebhookVerificationError as StandardError
 
 from core.jobs import CallBrief, VoiceWebhook
 from core.models import Agent, AgentConfig, now
+from core.url_guard import guarded_session
 from core.webhooks.signing import new_secret
 from tests.support.receiver import Received, Receiver, counted, receiving, served
 from worker.brains.webhook_client import Exchange, WebhookClient, WebhookFailed
@@ -49,7 +51,9 @@ def endpoint(url: str, timeout_s: int = 20) -> VoiceWebhook:
 async def connected(
     url: str, *, timeout_s: int = 20, allow_private: bool = True
 ) -> AsyncIterator[WebhookClient]:
-    client = WebhookClient(endpoint(url, timeout_s), allow_private=allow_private)
+    client = WebhookClient(
+        endpoint(url, timeout_s), partial(guarded_session, allow_private=allow_private)
+    )
     try:
         yield client
     finally:

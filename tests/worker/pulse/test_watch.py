@@ -17,6 +17,7 @@ import pytest
 from core.recovery import Why
 from worker.pulse.beat import Beat, Pulses, tell
 from worker.pulse.heart import Heart
+from worker.pulse.standstill import Standstill
 from worker.pulse.watch import Watch
 
 pytestmark = pytest.mark.unit
@@ -34,14 +35,16 @@ def _job(told: Connection, orders: Connection, job_id: str, every_s: float, stil
             2,
             call_id=lambda: "call_1",
             still=lambda: "input" if still else None,
-            on_woke=lambda seconds: orders.send(("woke", seconds)),
             every_s=every_s,
         )
         heart.start()
+        standstill = Standstill()
+        standstill.start()
         orders.send("ready")
         loop = asyncio.get_running_loop()
-        if await loop.run_in_executor(None, orders.recv) == "over":
-            await heart.stop()
+        with standstill.tells(lambda seconds: orders.send(("woke", seconds))):
+            if await loop.run_in_executor(None, orders.recv) == "over":
+                await heart.stop()
 
     asyncio.run(live())
 

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def settings_of(providers: Providers, folder: Path) -> dict[str, Any]:
         "openai_api_key": "openai-key",
         "cartesia_api_key": "cartesia-key",
         "endpointing_ms": 300,
+        "webhook_allow_private": True,
     }
 
 
@@ -157,7 +159,8 @@ class NextAgent:
     async def talking(self, model: AsyncClient, *, told: bool) -> AsyncIterator[AgentSession[None]]:
         """``told``: its model sees in the history what it must not do."""
         so_far = self._so_far if told else self._so_far.model_copy(update={"tools": []})
-        brain = HostedBrain(self._config, model, self._box, allow_private=True, so_far=so_far)
+        open_http = partial(guarded_session, allow_private=True)
+        brain = HostedBrain(self._config, model, self._box, open_http=open_http, so_far=so_far)
         session: AgentSession[None] = AgentSession(llm=brain.llm)
         session.on("conversation_item_added", self._added)
         await session.start(brain.agent, record=False)

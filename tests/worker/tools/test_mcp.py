@@ -7,6 +7,7 @@ import gzip
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, cast
 
 import aiohttp
@@ -16,6 +17,7 @@ from livekit.agents import llm
 from mcp import types
 
 from core.models import McpServer
+from core.url_guard import guarded_session
 from tests.support.edge import served
 from tests.support.mcp_server import mcp_server
 from tests.worker.privacy.masked import Masked
@@ -90,7 +92,8 @@ class Agent:
 @asynccontextmanager
 async def connected(*configs: McpServer, allow_private: bool = True) -> AsyncIterator[Agent]:
     agent = Agent()
-    servers = McpServers(configs, agent.box, agent.offer, allow_private=allow_private)
+    open_http = partial(guarded_session, allow_private=allow_private)
+    servers = McpServers(configs, agent.box, agent.offer, open_http)
     servers.start()
     try:
         yield agent

@@ -30,6 +30,8 @@ from tests.gateway.calls.test_inbound import Caller, number
 from tests.support.databases import fresh_database
 from tests.support.inprocess import KEY, SECRET, Running, running, settings_in
 
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="session")]
+
 CALLERS, WORKERS, PLACES = 200, 3, 5
 RINGS_S = 25.0
 SILENT = timedelta(seconds=2.5)
