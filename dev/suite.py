@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -42,15 +41,13 @@ class _Pytest:
     nice: int = 0
 
     def start(self, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-        python = ("nice", "-n", str(self.nice), sys.executable)
+        # Unbuffered: otherwise a pipe gets the progress in blocks.
+        python = ("nice", "-n", str(self.nice), sys.executable, "-u")
         cache = ("-o", f"cache_dir={self.cache}")
-        # Without, a pipe gets the progress in blocks.
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         return subprocess.Popen(
             (*python, "-m", "pytest", "-q", *cache, *self.arguments),
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
-            env=environment,
         )
 
     def failed(self) -> list[str]:

@@ -313,6 +313,8 @@ class Call:
             self._conversation.interrupt()
 
     def left(self, cause: Cause, detail: str) -> None:
+        if self._takeover is not None:
+            cause = self._takeover.left(cause)
         if self._transfers is None:
             self._end(cause, detail)
         else:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from core.jobs import CallBrief
 from core.models import CallEvent, now
+from worker.endings import Cause
 from worker.handover.transfer import Transfers
 from worker.opening.opening import Opening, Speaker
 from worker.opening.resumption import Resumption, resumption_of
@@ -14,6 +15,12 @@ from worker.silence import Clocks
 from worker.timing.call_clock import CallClock
 from worker.tools.actions import ActionFailed
 from worker.tools.digits import Keypad
+
+# The line of an agent that has just come does not know yet that somebody is there.
+_ANSWERED_BEFORE: dict[Cause, Cause] = {
+    "caller_gave_up": "caller_hung_up",
+    "ring_removed": "removed",
+}
 
 
 class Post(Protocol):
@@ -68,6 +75,10 @@ class Takeover:
             clocks.start()
         else:
             clocks.start(passed_s=self.resumption.passed_s, told_s=self.resumption.told_s)
+
+    def left(self, cause: Cause) -> Cause:
+        """Return why the far end left a call that a former agent has had answered."""
+        return cause if self.resumption is None else _ANSWERED_BEFORE.get(cause, cause)
 
     def started(self) -> None:
         """The agent could speak now, if somebody were there."""

@@ -128,8 +128,9 @@ class ScriptedLine:
 
     def hangs_up(self) -> None:
         assert self._listener is not None
+        answered = self._answered.is_set()
         self.present = False
-        self._listener.left("caller_hung_up", "by the script")
+        self._listener.left("caller_hung_up" if answered else "caller_gave_up", "by the script")
 
     def breaks(self) -> None:
         assert self._listener is not None

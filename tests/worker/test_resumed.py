@@ -67,9 +67,13 @@ async def resumed(
     *,
     told_of: dict[str, Any] | None = None,
     agent: dict[str, Any] | None = None,
+    there: bool = True,
     **so_far: Any,
 ) -> AsyncIterator[Served]:
-    """Serve a call that was answered 100 s ago, and whose agent was lost two seconds ago."""
+    """Serve a call that was answered 100 s ago, and whose agent was lost two seconds ago.
+
+    ``there``: the line knows that the far end is there.
+    """
     values: dict[str, Any] = {
         "epoch": 1,
         "lost_at": now() - timedelta(seconds=2),
@@ -79,7 +83,8 @@ async def resumed(
     async with serving(
         providers, folder, told_of=known | (told_of or {}), **(agent or {})
     ) as served:
-        await served.line.goes_on()
+        if there:
+            await served.line.goes_on()
         yield served
 
 
@@ -145,6 +150,16 @@ async def test_a_greeting_that_had_begun_is_not_repeated(
         served.line.types("42")
         await served.turn(1)
         assert GREETING not in {turn.response for turn in served.call.turns}
+
+
+async def test_who_leaves_before_the_line_knows_them_has_not_given_up(
+    providers: Providers, tmp_path: Path
+) -> None:
+    async with resumed(providers, tmp_path, there=False, **TALKED) as served:
+        await served.call.event("agent.ready")
+        served.line.hangs_up()
+        end = await served.over()
+    assert (end["status"], end["cause"]) == ("completed", "caller_hung_up")
 
 
 async def test_a_phone_that_still_rings(providers: Providers, tmp_path: Path) -> None:
