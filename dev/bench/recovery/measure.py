@@ -20,7 +20,7 @@ from dev.bench.turn import ANSWER, QUESTION
 from dev.phone import Phone
 from dev.stack import Stack, StackOptions
 
-KILLS: Final = 40
+KILLS: Final = 50
 _SEED: Final = 19
 _VALUES: Final[Mapping[str, Any]] = {"worker_idle_processes": 2}
 _GOALS_MS: Final = (3000.0, 6000.0)
