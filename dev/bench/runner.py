@@ -20,6 +20,7 @@ from dev.bench.chaos import outages
 from dev.bench.chaos import trial as chaos
 from dev.bench.endurance import soak
 from dev.bench.recording import alignment, cost
+from dev.bench.recovery import bare as recovery_bare
 from dev.bench.recovery import measure as recovery
 from dev.bench.report import Section
 from dev.bench.requests import gateway, gateway_load, gateway_rate
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[Settings, Step], Awaitable[Section]]] = {
     "recording": cost.measure,
     "recording-alignment": alignment.measure_lines,
     "recovery": recovery.measure,
+    "recovery-bare": recovery_bare.measure,
     "chaos": chaos.measure,
     "outages": outages.measure,
     "soak": soak.measure,
