@@ -225,7 +225,7 @@ async def test_keys_do_not_cross_a_consultation(gateway: Gateway, exchange: Phon
     async with asking(gateway, exchange, transferMode="warm") as (placed, caller):
         human = await exchange.next_call(10)
         await human.answered(10)
-        await human.speech_begins(20)
+        await human.speech_begins(10)
         await caller.dtmf("15")  # not the human's yes
         await human.dtmf("7")
         await human.dtmf("1")

@@ -73,7 +73,7 @@ async def test_a_conversation(worker: StreamWorker) -> None:
     turn = call.turns[1]
     assert turn.end_ms is not None and turn.response_start_ms is not None
     # The record's offsets are those of the phone, which sends late on a busy machine.
-    assert turn.end_ms == pytest.approx(said.end_ms, abs=300)
+    assert turn.end_ms == pytest.approx(said.end_ms, abs=150)
     assert turn.response_start_ms == pytest.approx(answered_ms, abs=150)
 
 
