@@ -25,7 +25,7 @@ from gateway.keys import (
     CallServices,
 )
 from gateway.store.database import Database
-from gateway.store.places.fleet import Fleet
+from gateway.store.places.fleet import Kind
 from gateway.store.write_probe import WriteProbe
 
 _CHECK_DEADLINE_S = 2.0
@@ -53,11 +53,8 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     nobody: dict[str, int] = {"live": 0, "free": 0}
     workers, stream_workers = nobody, nobody
     if database is None:
-        places, name = app[STORE].places, app[SETTINGS].agent_name
-        workers = _counted(await places.fleet(name, "room"))
-        stream_workers = _counted(await places.fleet(name, "stream"))
-        app[METRICS].workers.set(workers["live"])
-        app[METRICS].stream_workers.set(stream_workers["live"])
+        workers = await _counted(app, "room")
+        stream_workers = await _counted(app, "stream")
     missing = [problem for problem in (database, livekit) if problem]
     if app[STOPPING].is_set():
         missing.append("the gateway is stopping")
@@ -70,7 +67,9 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     return web.json_response(answer, status=503 if missing else 200)
 
 
-def _counted(fleet: Fleet) -> dict[str, int]:
+async def _counted(app: web.Application, kind: Kind) -> dict[str, int]:
+    fleet = await app[STORE].places.fleet(app[SETTINGS].agent_name, kind)
+    app[METRICS].counted_places(fleet)
     return {"live": len(fleet.members), "free": fleet.free}
 
 

@@ -15,6 +15,7 @@ from core.events import Source
 from core.models import Turn
 from core.recovery import Why
 from gateway.http.route import route_of
+from gateway.store.places.fleet import Fleet
 from sip.dial import DialOutcome
 
 Unrecovered = Literal["poison", "nobody"]
@@ -76,14 +77,22 @@ class Metrics:
             buckets=_RECOVERY_BUCKETS,
             registry=self.registry,
         )
-        self.workers = Gauge(
+        self._workers = Gauge(
             "switchroom_workers",
-            "Live workers for calls in rooms, as of the last look.",
+            "Live workers for calls in rooms, or for streams, as of the last look.",
+            ["kind"],
             registry=self.registry,
         )
-        self.stream_workers = Gauge(
-            "switchroom_stream_workers",
-            "Live workers for calls on WebSockets, as of the last look.",
+        self._places = Gauge(
+            "switchroom_places",
+            "Calls that they can take, and those that they have.",
+            ["kind", "state"],
+            registry=self.registry,
+        )
+        self._waiting = Gauge(
+            "switchroom_calls_waiting",
+            "Calls that ring, or wait to be dialled, until a place is free.",
+            ["kind"],
             registry=self.registry,
         )
         self.streams = Gauge(
@@ -111,6 +120,13 @@ class Metrics:
         """``lost_ms``: since the former agent was lost; None: the worker did not tell."""
         if lost_ms is not None and lost_ms >= 0:
             self._resumed.labels(why if why in _WHY else "unknown").observe(lost_ms / 1000)
+
+    def counted_places(self, fleet: Fleet) -> None:
+        kind = fleet.kind
+        self._workers.labels(kind).set(len(fleet.members))
+        self._places.labels(kind, "free").set(fleet.free)
+        self._places.labels(kind, "taken").set(fleet.taken)
+        self._waiting.labels(kind).set(len(fleet.line))
 
     def unrecovered(self, reason: Unrecovered) -> None:
         self._unrecovered.labels(reason).inc()

@@ -81,6 +81,10 @@ class Fleet:
         return sum(member.free for member in self.members)
 
     @property
+    def taken(self) -> int:
+        return self.elsewhere + sum(member.used for member in self.members)
+
+    @property
     def places(self) -> int:
         return self.elsewhere + sum(
             member.used if member.draining else member.capacity for member in self.members

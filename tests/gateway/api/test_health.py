@@ -14,10 +14,11 @@ from aiohttp import web
 from prometheus_client.core import Metric
 
 from core.errors import Unavailable
+from core.jobs import Heartbeat
 from core.recordings.plan import RecordingPlan
 from dev.stack.environment import as_variables
 from dev.stack.options import ROOT
-from gateway.keys import STOPPING
+from gateway.keys import SETTINGS, STOPPING
 from gateway.store.database import Database
 from recordings.spool import RecordingFile
 from recordings.spool_metrics import SpoolCollector
@@ -93,6 +94,30 @@ async def test_the_database_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert status == 503
     assert body["missing"][0] == "the database does not answer (DATABASE_URL)"
     assert "s3cret" not in str(body)
+
+
+async def test_the_places_of_all_workers_are_counted(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as gateway:
+        name = gateway.app[SETTINGS].agent_name
+        beats = [
+            Heartbeat(worker_id="w1", agent_name=name, capacity=5, active=3),
+            Heartbeat(worker_id="w2", agent_name=name, capacity=5, active=1, draining=True),
+            Heartbeat(worker_id="s1", agent_name=name, capacity=20, active=0, address="http://s1"),
+        ]
+        for beat in beats:
+            await gateway.store.heartbeat(beat)
+        await ready(gateway)
+        async with gateway.http.get("/metrics") as response:
+            text = await response.text()
+    told = {line for line in text.splitlines() if line.startswith("switchroom_")}
+    assert {
+        'switchroom_workers{kind="room"} 2.0',
+        'switchroom_places{kind="room",state="free"} 2.0',
+        'switchroom_places{kind="room",state="taken"} 4.0',
+        'switchroom_workers{kind="stream"} 1.0',
+        'switchroom_places{kind="stream",state="free"} 20.0',
+        'switchroom_calls_waiting{kind="stream"} 0.0',
+    } <= told
 
 
 async def test_a_strangers_paths_make_no_labels(tmp_path: Path) -> None:
