@@ -14,7 +14,6 @@ from core.jobs import Assignment, CallBrief
 from core.recordings.command import Command
 from core.settings import Settings
 from core.tasks.within import within
-from core.url_guard import guarded_session
 from worker.brains.choice import brain_of
 from worker.departure import Departure
 from worker.endings import Cause
@@ -82,11 +81,7 @@ class Call:
         self._draining = draining or asyncio.Event()
         self._standing = Standing(gateway, reporter, standstill, line.taken_over)
         # For the servers of the agent's owner: tools, MCP servers, the webhook.
-        self._open_http = partial(
-            guarded_session,
-            allow_private=settings.webhook_allow_private,
-            trace_configs=[self._standing.checks()],
-        )
+        self._open_http = self._standing.opener(allow_private=settings.webhook_allow_private)
         self._tools_http: aiohttp.ClientSession | None = None
         self._clock = CallClock(line)
         self._gate = Gate(reporter.post, self._clock.now_ms)

@@ -6,10 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 
 import aiohttp
 
+from core.url_guard import OpenSession, guarded_session
 from worker.endings import ENDINGS, REPLACED, Cause, Ending
 from worker.link.backoff import Backoff
 from worker.link.client import Gateway, Refused, Unavailable
@@ -59,11 +61,12 @@ class Standing:
         """Another agent has taken over, as the agent has learnt in another way."""
         self._replaced = True
 
-    def checks(self) -> aiohttp.TraceConfig:
-        """Let each request of a session wait until it is known that the agent is its call's.
+    def opener(self, *, allow_private: bool) -> OpenSession:
+        """Return what opens sessions for the servers of the agent's owner.
 
-        If it is not, or the agent's part ends meanwhile, the request fails with ConnectionError
-        before it is sent.
+        Each of their requests waits until it is known that the agent is its call's. If it is not,
+        or the agent's part ends meanwhile, the request fails with ConnectionError before it is
+        sent.
         """
 
         async def check(*_: object) -> None:
@@ -76,7 +79,7 @@ class Standing:
 
         trace = aiohttp.TraceConfig()
         trace.on_request_start.append(check)
-        return trace
+        return partial(guarded_session, allow_private=allow_private, trace_configs=[trace])
 
     async def ending(self, cause: Cause, detail: str) -> Ending:
         """Return what the cause means, after giving the call to another agent if that suffices.

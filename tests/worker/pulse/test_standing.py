@@ -89,7 +89,7 @@ async def agent(folder: Path, *, owned: bool = True) -> AsyncIterator[Agent]:
     app.router.add_get("/", asked)
     async with (
         served(app) as server,
-        aiohttp.ClientSession(trace_configs=[standing.checks()]) as http,
+        standing.opener(allow_private=True)() as http,
         standing.watched(),
     ):
         it = Agent(gateway, standing, http, server.port)
