@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PHONE ?=
 MINUTES ?= 5
+SEED ?= 19
 
 .DEFAULT_GOAL := help
 # Where it is set (in many images), each process would compile all of the tests again.
@@ -15,7 +16,7 @@ help:
 	@echo 'make check   linters and types'
 	@echo 'make bench   all benchmarks, and docs/benchmarks.md (about two hours)'
 	@echo 'make soak    calls for five minutes (MINUTES=60 for an hour): fails if memory, files, tasks or rooms grow'
-	@echo 'make chaos   calls while gateways and workers are stopped, killed and frozen (MINUTES=10): fails if one is lost'
+	@echo 'make chaos   calls while gateways and workers are stopped, killed and frozen (MINUTES=10, SEED=7): fails if one is lost'
 	@echo 'make up      the production set, with Docker Compose'
 	@echo 'make clean   remove everything that make created here'
 
@@ -42,7 +43,7 @@ soak: .venv/lock
 	@.venv/bin/python -m dev.bench soak --minutes $(MINUTES) --no-report
 
 chaos: .venv/lock
-	@.venv/bin/python -m dev.bench chaos --minutes $(MINUTES) --no-report
+	@.venv/bin/python -m dev.bench chaos --minutes $(MINUTES) --seed $(SEED) --no-report
 
 # The first run creates .env from the example, with new keys and passwords.
 up:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -37,7 +37,7 @@ class _Pytest:
     """One run of pytest, which remembers in its own folder what failed."""
 
     cache: Path
-    arguments: Sequence[str]
+    arguments: tuple[str, ...]
     nice: int = 0
 
     def start(self, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
@@ -69,33 +69,43 @@ def main() -> int:
 def _run(folder: Path, output: IO[bytes]) -> int:
     calls = _Pytest(folder / "calls", (*_TWO_PROCESSES, "-m", CALLS))
     others = _Pytest(folder / "others", ("-m", OTHERS), nice=_NICE)
+    alone = _Pytest(folder / "alone", ("-m", "alone"))
     print("tests that hold calls; the others beside them, shown afterwards", flush=True)
-    codes = _beside_each_other(calls, others, output)
+    ended = _beside_each_other(calls, others, output)
     print("tests that need the machine to themselves", flush=True)
-    alone = _run_one(_Pytest(folder / "alone", ("-m", "alone")))
-    again = [test for run in (calls, others) for test in run.failed()]
-    healthy = {_NONE_FAILED, _SOME_FAILED, _NONE_COLLECTED}
-    unsteady: list[str] = []
-    if codes <= healthy and 0 < len(again) <= AGAIN_AT_MOST:
+    ended[alone] = _run_one(alone)
+    again = [*calls.failed(), *others.failed()]
+    failed, unsteady = alone.failed(), list[str]()
+    if len(again) > AGAIN_AT_MOST:
+        failed += again
+    elif again:
         print(f"what failed beside others, by itself: {len(again)}", flush=True)
         # One process for each: what the first leaves behind cannot help the second.
         for number, test in enumerate(again):
-            if _run_one(_Pytest(folder / f"again{number}", (test,))) == _NONE_FAILED:
-                unsteady.append(test)
-    if alone in (_NONE_FAILED, _NONE_COLLECTED) and codes <= healthy and unsteady == again:
-        but = f"; passed only by themselves: {' '.join(unsteady)}" if unsteady else ""
-        print(f"make test: all tests passed{but}")
-        return 0
-    listed = ", ".join(map(str, sorted(codes)))
-    print(f"make test: FAILED (pytest's exit codes: {listed}, alone {alone})", file=sys.stderr)
-    return 1
+            passed = _run_one(_Pytest(folder / f"again{number}", (test,))) == _NONE_FAILED
+            (unsteady if passed else failed).append(test)
+    failed += [
+        f"{run.cache.name}: exit code {code}" for run, code in ended.items() if _broke(run, code)
+    ]
+    if failed:
+        print(f"make test: FAILED: {' '.join(failed)}", file=sys.stderr)
+        return 1
+    but = f"; passed only by themselves: {' '.join(unsteady)}" if unsteady else ""
+    print(f"make test: all tests passed{but}")
+    return 0
 
 
-def _beside_each_other(calls: _Pytest, others: _Pytest, output: IO[bytes]) -> set[int]:
+def _broke(run: _Pytest, code: int) -> bool:
+    """Return True if the run failed otherwise than by tests that it names."""
+    return code not in {_NONE_FAILED, _NONE_COLLECTED} and not (
+        code == _SOME_FAILED and run.failed()
+    )
+
+
+def _beside_each_other(calls: _Pytest, others: _Pytest, output: IO[bytes]) -> dict[_Pytest, int]:
     """Run both, show the second's output at its end, and return their exit codes."""
     with _ended(others.start(output)) as second, _ended(calls.start()) as first:
-        codes = {first.wait()}
-        codes.add(second.wait())
+        codes = {calls: first.wait(), others: second.wait()}
         output.seek(0)
         for line in output:
             sys.stdout.write(line.decode(errors="replace"))

@@ -22,6 +22,7 @@ def main() -> int:
         help=f"length of the soak ({soak.MINUTES:g}), of the chaos ({chaos.MINUTES:g}), or of a "
         f"call of recording-alignment ({alignment.MINUTES:g})",
     )
+    parser.add_argument("--seed", type=int, default=chaos.SEED, help="of the chaos")
     parser.add_argument(
         "--at-once", action="store_true", help="recording-alignment: all lines at the same time"
     )
@@ -33,6 +34,7 @@ def main() -> int:
             given.names,
             minutes=given.minutes,
             at_once=given.at_once,
+            seed=given.seed,
             into_report=not given.no_report,
         )
     )

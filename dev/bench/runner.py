@@ -62,19 +62,20 @@ async def run(
     *,
     minutes: float | None = None,
     at_once: bool = False,
+    seed: int = chaos.SEED,
     into_report: bool = True,
 ) -> int:
     """Run, print and report all benchmarks or the named ones; return 1 if any has failed.
 
     ``minutes``: the length of those whose length can be chosen; None: as each has it.
-    ``at_once``: measure the lines of recording-alignment at the same time.
+    ``seed``: of the chaos. ``at_once``: measure the lines of recording-alignment at the same time.
     """
     console = Console()
     failed = False
     benchmarks = dict(BENCHMARKS)
     if minutes is not None:
         benchmarks["soak"] = partial(soak.measure, minutes=minutes)
-        benchmarks["chaos"] = partial(chaos.measure, minutes=minutes)
+    benchmarks["chaos"] = partial(chaos.measure, minutes=minutes or chaos.MINUTES, seed=seed)
     benchmarks["recording-alignment"] = partial(
         alignment.measure_lines, minutes=minutes or alignment.MINUTES, at_once=at_once
     )

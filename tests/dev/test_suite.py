@@ -74,7 +74,8 @@ def test_what_passes_only_by_itself_is_named(tmp_path: Path) -> None:
 def test_what_fails_by_itself_fails(tmp_path: Path, mark: str, body: str) -> None:
     code, output = ended(project(tmp_path, one=marked(mark, body)))
     assert code == 1
-    assert "make test: FAILED" in output.splitlines()[-1]
+    assert output.splitlines()[-1].startswith("make test: FAILED")
+    assert output.splitlines()[-1].endswith(": test_one.py::test_it")
 
 
 def test_many_failures_are_no_accident(tmp_path: Path) -> None:
@@ -88,6 +89,7 @@ def test_a_module_that_cannot_be_loaded_fails(tmp_path: Path) -> None:
     code, output = ended(project(tmp_path, one=marked("unit", PASSES), two="raise OSError(1)"))
     assert code == 1
     assert "OSError" in output
+    assert output.splitlines()[-1].startswith("make test: FAILED: ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

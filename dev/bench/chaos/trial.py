@@ -24,6 +24,7 @@ from dev.bench.report import Section
 from dev.phone import Answer, Phone
 
 MINUTES: Final = 10.0
+SEED: Final = 19
 PHONES, TWILIOS, SOCKETS = 2, 1, 1
 """Callers at the same time."""
 _TURNS: Final = (3, 6)
@@ -104,8 +105,10 @@ async def judge(rig: Rig, conversation: Conversation) -> None:
     conversation.judge(record, diagnosis["timeline"], rig.tables.runs[call_id])
 
 
-async def measure(settings: Settings, step: Step, minutes: float = MINUTES) -> Section:
+async def measure(
+    settings: Settings, step: Step, minutes: float = MINUTES, seed: int = SEED
+) -> Section:
     async with Rig.run(settings) as rig:
-        trial = Trial(rig, random.Random(verdict.SEED))
+        trial = Trial(rig, random.Random(seed))
         await trial.last(60 * minutes, step)
-    return verdict.section(trial.held, trial.faults, rig.problems, minutes)
+    return verdict.section(trial.held, trial.faults, rig.problems, minutes, seed)

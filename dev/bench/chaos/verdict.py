@@ -12,7 +12,6 @@ from dev.bench.report import Section
 from dev.bench.stats import SUMMARY, percentile, summary
 from dev.bench.streams.goals import at_most
 
-SEED: Final = 19
 _P50_MS, _P95_MS = 3000.0, 6000.0
 _NONE: Final = ("",) * len(SUMMARY)
 
@@ -22,6 +21,7 @@ def section(
     faults: Sequence[Fault],
     failures: Sequence[str],
     minutes: float,
+    seed: int,
 ) -> Section:
     silences: defaultdict[Fault, list[float]] = defaultdict(list)
     for conversation in held:
@@ -46,11 +46,11 @@ def section(
     ]
     return Section(
         title="Chaos: calls while processes are stopped, killed and frozen",
-        command=f"python -m dev.bench chaos --minutes {minutes:g}",
+        command=f"python -m dev.bench chaos --minutes {minutes:g} --seed {seed}",
         columns=("", "times", "calls then", *(f"silence {name}" for name in SUMMARY), "noticed"),
         rows=rows,
         samples={str(fault): several for fault, several in silences.items() if several},
-        notes=[*_goals(everything), *_notes(held, faults)],
+        notes=[*_goals(everything), *_notes(held, faults, seed)],
         failures=[*failures, *lost],
     )
 
@@ -65,14 +65,14 @@ def _goals(silences: Sequence[float]) -> list[str]:
     return [f"Goals: {'; '.join(goals)}."]
 
 
-def _notes(held: Sequence[Conversation], faults: Sequence[Fault]) -> list[str]:
+def _notes(held: Sequence[Conversation], faults: Sequence[Fault], seed: int) -> list[str]:
     well = sum(not one.problems for one in held)
     lines = Counter(one.serves for one in held)
     hit = sum(bool(one.marks) for one in held)
     return [
         f"{well} of {len(held)} calls were held to their end and are right on record: "
         f"{lines['worker']} by phone, {lines['streams']} on streams; {hit} of them were under way "
-        f"at one of the {len(faults)} faults (seed {SEED}). The exit code is 1 if a call is lost, "
+        f"at one of the {len(faults)} faults (seed {seed}). The exit code is 1 if a call is lost, "
         "a planned stop costs an agent, a tool runs twice, a phone rings twice, a caller is "
         "greeted twice, or a record is wrong.",
         "**Calls then**: that were being held when it happened, by whatever process. **Noticed**: "
