@@ -69,3 +69,14 @@ def test_a_recording_costs_what_the_rounds_differ_by() -> None:
     assert "CPU of a recording ≤ 3 % of a core: reached, 1 % of a core" in goals
     assert "memory of a recording ≤ 3 MB: reached, 1.05 MB" in goals
     assert "turn p50, recorded minus not ≤ 5 ms: reached, 4 ms" in goals
+
+
+def test_turns_are_compared_more_finely_than_by_frames() -> None:
+    def several(*counts: int) -> list[Held]:
+        frames = zip((560.0, 580.0, 600.0), counts, strict=True)
+        return [held(0.03, 4.0, ms) for ms, count in frames for _ in range(count)]
+
+    (goals, _) = cost.section(several(40, 40, 40), several(32, 40, 48)).notes
+    assert "turn p50, recorded minus not ≤ 5 ms: reached, 4 ms" in goals
+    (goals, _) = cost.section(several(40, 40, 40), several(20, 40, 60)).notes
+    assert "turn p50, recorded minus not ≤ 5 ms: missed, 10 ms" in goals
