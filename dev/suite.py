@@ -82,17 +82,25 @@ def _run(folder: Path, output: IO[bytes]) -> int:
         print(f"what failed beside others, by itself: {len(again)}", flush=True)
         # One process for each: what the first leaves behind cannot help the second.
         for number, test in enumerate(again):
-            passed = _run_one(_Pytest(folder / f"again{number}", (test,))) == _NONE_FAILED
-            (unsteady if passed else failed).append(test)
+            (unsteady if _passes(folder / f"again{number}", test) else failed).append(test)
     failed += [
         f"{run.cache.name}: exit code {code}" for run, code in ended.items() if _broke(run, code)
     ]
+    if not failed and _NONE_FAILED not in ended.values() and not unsteady:
+        failed.append("there are no tests")
     if failed:
         print(f"make test: FAILED: {' '.join(failed)}", file=sys.stderr)
         return 1
     but = f"; passed only by themselves: {' '.join(unsteady)}" if unsteady else ""
     print(f"make test: all tests passed{but}")
     return 0
+
+
+def _passes(cache: Path, test: str) -> bool:
+    """Run the test by itself; a skip is no pass."""
+    report = cache.with_suffix(".xml")
+    code = _run_one(_Pytest(cache, (test, f"--junitxml={report}")))
+    return code == _NONE_FAILED and "<skipped" not in report.read_text()
 
 
 def _broke(run: _Pytest, code: int) -> bool:

@@ -231,6 +231,34 @@ class TestDockerfile:
             assert (ROOT / source).exists(), source
             assert f"!{source}" in ignored
 
+    @pytest.mark.parametrize("stage", ["gateway", "worker"])
+    def test_an_image_has_every_package_that_its_process_loads(
+        self, stage: str, tmp_path: Path
+    ) -> None:
+        """Loaded in a folder with what the stage copies, and nothing else of this repository."""
+        base, own = (
+            re.search(rf"(?ms)^FROM \S+ AS {name}$(.*?)(?=^FROM|\Z)", self.PATH.read_text())
+            for name in ("base", stage)
+        )
+        assert base and own
+        copied = re.findall(r"(?m)^COPY (?!--from)(\S+)", base[1] + own[1])
+        for name in copied:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).symlink_to(ROOT / name)
+        modules = {"gateway": ["gateway.__main__"], "worker": ["worker.streams.server"]}[stage]
+        modules += {"worker": ["worker.__main__", "worker.entrypoint"]}.get(stage, [])
+        load = "; ".join(f"import {module}" for module in modules)
+        code = f"import sys; sys.path[:] = [{str(tmp_path)!r}, *sys.path[1:]]; {load}"
+        loaded = subprocess.run(
+            (sys.executable, "-P", "-c", code),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert loaded.returncode == 0, loaded.stderr
+
 
 class TestDocuments:
     def test_license(self) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 from aiohttp import web
 from google.protobuf.message import DecodeError
 from livekit.api import ServerError
 from livekit.protocol.room import ListRoomsRequest
+from pydantic import BaseModel, Field
 
 from core.errors import AppError
 from gateway.api import faults
+from gateway.http.body import parse_query
 from gateway.http.route import Route
 from gateway.keys import (
     CALL_SERVICES,
@@ -31,6 +33,12 @@ from gateway.store.write_probe import WriteProbe
 _CHECK_DEADLINE_S = 2.0
 
 
+class Readiness(BaseModel):
+    needs: Literal["calls", "database"] = Field(
+        "calls", description="database: 200 also while LiveKit is away, as for streams."
+    )
+
+
 async def root(_request: web.Request) -> web.StreamResponse:
     return web.json_response({"status": "OK"})
 
@@ -41,12 +49,14 @@ async def healthz(_request: web.Request) -> web.StreamResponse:
 
 
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """200 if calls can be placed; otherwise 503 and the reasons.
+    """200 if calls can be placed; otherwise 503 and the reasons. ``needs=database``: 200 also
+    without LiveKit, as streams are served all the same.
 
     Workers are counted but do not affect the status: without any, the gateway still serves
     requests, and clearly refuses each call that needs an agent.
     """
     app = request.app
+    needs = parse_query(request, Readiness).needs
     database, livekit = await asyncio.gather(
         _database(app[DATABASE], app[WRITE_PROBE]), _livekit(app[CALL_SERVICES])
     )
@@ -56,19 +66,22 @@ async def readyz(request: web.Request) -> web.StreamResponse:
         workers = await _counted(app, "room")
         stream_workers = await _counted(app, "stream")
     missing = [problem for problem in (database, livekit) if problem]
+    ready = not (database or (livekit and needs == "calls"))
     if app[STOPPING].is_set():
         missing.append("the gateway is stopping")
+        ready = False
     answer: dict[str, Any] = {
-        "status": "not ready" if missing else "ready",
+        "status": "ready" if ready else "not ready",
         "missing": missing,
         "workers": workers,
         "streamWorkers": stream_workers,
     }
-    return web.json_response(answer, status=503 if missing else 200)
+    return web.json_response(answer, status=200 if ready else 503)
 
 
 async def _counted(app: web.Application, kind: Kind) -> dict[str, int]:
-    fleet = await app[STORE].places.fleet(app[SETTINGS].agent_name, kind)
+    settings = app[SETTINGS]
+    fleet = await app[STORE].places.fleet(settings.agent_name, kind, settings.ring_while_full_s)
     app[METRICS].counted_places(fleet)
     return {"live": len(fleet.members), "free": fleet.free}
 
@@ -106,6 +119,7 @@ ROUTES: tuple[Route, ...] = (
         readyz,
         "Readiness, and what is missing",
         public=True,
+        query=Readiness,
         errors=(faults.UNAVAILABLE,),
     ),
 )

@@ -70,6 +70,10 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        for label in get_args(Why):  # 0, so that the first one is an increase
+            self._lost.labels(label)
+        for reason in get_args(Unrecovered):
+            self._unrecovered.labels(reason)
         self._resumed = Histogram(
             "switchroom_agent_recovery_seconds",
             "From a lost agent's last sign of life to the first word of the next one.",

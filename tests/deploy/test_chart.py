@@ -181,6 +181,11 @@ def test_images_are_those_of_compose(objects: dict[str, list[Object]]) -> None:
         (["livekit.enabled=false"], "the address of your livekit-server"),
         (["redis.enabled=false"], "host:port of your Redis"),
         (["settings.LIVEKIT_API_SECRET=x"], "is a secret"),
+        (["settings.AWS_SESSION_TOKEN=x"], "is a secret"),
+        (["agentsConfigMap=agents"], "settings.DEFAULT_AGENT"),
+        (["ingress.enabled=true"], "the ingress controller could not reach"),
+        (["metrics.operator.enabled=true"], "Prometheus could not scrape"),
+        (["streams.autoscaling.type=keda"], "Prometheus could not scrape"),
         (["settings.auth_required=true"], "auth_required"),
         (["worker.replica=3"], "replica"),
         (["worker.replicas=many"], "replicas"),
@@ -205,6 +210,55 @@ def test_a_dead_prometheus_takes_no_worker_away(objects: dict[str, list[Object]]
     assert scaled["spec"]["fallback"]["behavior"] == "currentReplicasIfHigher"
     (trigger,) = scaled["spec"]["triggers"]
     assert trigger["metadata"]["ignoreNullValues"] == "false"
+
+
+def test_every_secret_is_refused_as_a_setting(helm: str) -> None:
+    secret = [
+        name.upper()
+        for name, field in Settings.model_fields.items()
+        if "Secret" in str(field.annotation)
+    ]
+    assert len(secret) > 8
+    for name in [*secret, "DATABASE_URL"]:
+        done = run(
+            helm, "template", "x", ".", "-f", "ci/minimal.yaml", "--set", f"settings.{name}=x"
+        )
+        assert "is a secret" in done.stderr, name
+
+
+def test_a_setting_of_yours_replaces_the_charts(helm: str) -> None:
+    (settings,) = [
+        one
+        for one in rendered(helm, "production", "settings.PUBLIC_URL=https://example.org")
+        if one["metadata"]["name"] == "calls-settings"
+    ]
+    assert settings["data"]["PUBLIC_URL"] == "https://example.org"
+    text = run(helm, "template", "calls", ".", "-f", "ci/production.yaml").stdout
+    assert len(re.findall("^  PUBLIC_URL:", text, re.M)) == 1
+
+
+def test_an_address_for_nat_replaces_stun(helm: str) -> None:
+    (sip,) = [
+        one
+        for one in rendered(helm, "minimal", "sip.nat1To1Ip=198.51.100.7")
+        if one["kind"] == "ConfigMap" and one["metadata"]["name"] == "calls-sip"
+    ]
+    told = yaml.safe_load(sip["data"]["config.yaml"])
+    assert (told["use_external_ip"], told["nat_1_to_1_ip"]) == (False, "198.51.100.7")
+
+
+def test_an_alert_asks_only_for_workers_that_there_are(helm: str) -> None:
+    (rules,) = [
+        one
+        for one in rendered(helm, "production", "streams.enabled=false")
+        if one["kind"] == "PrometheusRule"
+    ]
+    (alert,) = [
+        rule
+        for rule in rules["spec"]["groups"][0]["rules"]
+        if rule["alert"] == "SwitchroomNoPlaces"
+    ]
+    assert 'kind=~"room"' in alert["expr"]
 
 
 def test_dashboard_and_alerts_ask_for_metrics_that_exist(objects: dict[str, list[Object]]) -> None:

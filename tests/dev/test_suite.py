@@ -92,6 +92,19 @@ def test_a_module_that_cannot_be_loaded_fails(tmp_path: Path) -> None:
     assert output.splitlines()[-1].startswith("make test: FAILED: ")
 
 
+def test_a_skip_is_no_pass(tmp_path: Path) -> None:
+    stumbles = STUMBLES.format("a").replace("assert not first", "first or pytest.skip(); assert 0")
+    code, output = ended(project(tmp_path, one=marked("sip", stumbles)))
+    assert code == 1
+    assert output.splitlines()[-1].endswith(": test_one.py::test_it")
+
+
+def test_nothing_to_run_is_no_success(tmp_path: Path) -> None:
+    code, output = ended(project(tmp_path))
+    assert code == 1
+    assert output.splitlines()[-1] == "make test: FAILED: there are no tests"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_it_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     body = (

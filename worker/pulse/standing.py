@@ -10,6 +10,7 @@ from functools import partial
 from http import HTTPStatus
 
 import aiohttp
+from aiohttp.connector import Connection
 
 from core.url_guard import OpenSession, guarded_session
 from worker.endings import ENDINGS, REPLACED, Cause, Ending
@@ -64,22 +65,22 @@ class Standing:
     def opener(self, *, allow_private: bool) -> OpenSession:
         """Return what opens sessions for the servers of the agent's owner.
 
-        Each of their requests waits until it is known that the agent is its call's. If it is not,
-        or the agent's part ends meanwhile, the request fails with ConnectionError before it is
-        sent.
+        Each of their requests waits, when it has its connection and at most until its deadline,
+        until it is known that the agent is its call's. If it is not, or the agent's part ends
+        meanwhile, the request fails with ClientConnectionError before it is sent.
         """
 
-        async def check(*_: object) -> None:
-            self._standstill.look()
-            while self._asking is not None and not self._asking.done():
-                await asyncio.wait({self._asking})
-                self._standstill.look()
+        async def check() -> None:
+            await self._known()
             if self._replaced or self._over:
-                raise ConnectionError("the call is over, or another agent has it")
+                raise aiohttp.ClientConnectionError("the call is over, or another's")
 
-        trace = aiohttp.TraceConfig()
-        trace.on_request_start.append(check)
-        return partial(guarded_session, allow_private=allow_private, trace_configs=[trace])
+        class Request(aiohttp.ClientRequest):
+            async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+                await check()
+                return await super().send(conn)
+
+        return partial(guarded_session, allow_private=allow_private, request_class=Request)
 
     async def ending(self, cause: Cause, detail: str) -> Ending:
         """Return what the cause means, after giving the call to another agent if that suffices.
@@ -88,13 +89,21 @@ class Standing:
         call's.
         """
         ending, owner = ENDINGS[cause], self._reporter.owner
-        if self._asking is not None:
-            await asyncio.wait({self._asking}, timeout=_KNOWN_WITHIN_S)
+        await self._known(_KNOWN_WITHIN_S)
         if ending.lost is not None and owner is not None and not self._replaced:
             self._replaced = await report_itself(
                 self._gateway, owner.call_id, owner.token, ending.lost, detail
             )
         return REPLACED if self._replaced else ending
+
+    async def _known(self, within_s: float | None = None) -> None:
+        """Wait for the gateway's answer; another standstill begins the time anew."""
+        self._standstill.look()
+        while (asking := self._asking) is not None and not asking.done():
+            await asyncio.wait({asking}, timeout=within_s)
+            self._standstill.look()
+            if self._asking is asking:
+                return
 
     def _woke(self, stood_still_s: float) -> None:
         if self._reporter.owner is None:

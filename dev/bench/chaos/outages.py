@@ -87,23 +87,22 @@ async def _suffer(
 ) -> Outage:
     """``other`` is called during the outage."""
     outage = Outage(service)
-    talking = []
-    for line in _LINES:
-        serves: Part = "worker" if line == "phone" else "streams"
-        outage.held[line] = []
-        for _ in range(AT_ONCE):
-            conversation = Conversation(await _call(rig, phone, line), serves)
-            outage.held[line].append(conversation)
-            talking.append(asyncio.create_task(conversation.hold(chance, _TURNS)))
-    await asyncio.sleep(_SETTLED_S)
-    async with _away(rig, service):
-        until = time.monotonic() + away_s
-        await asyncio.sleep(_SETTLED_S)
+    async with asyncio.TaskGroup() as talking:
         for line in _LINES:
-            outage.asked[line] = await _ask(rig, other, line, outage)
-        await asyncio.sleep(until - time.monotonic())
-    await _back(rig, phone, outage)
-    await asyncio.wait(talking)
+            serves: Part = "worker" if line == "phone" else "streams"
+            outage.held[line] = []
+            for _ in range(AT_ONCE):
+                conversation = Conversation(await _call(rig, phone, line), serves)
+                outage.held[line].append(conversation)
+                talking.create_task(conversation.hold(chance, _TURNS))
+        await asyncio.sleep(_SETTLED_S)
+        async with _away(rig, service):
+            until = time.monotonic() + away_s
+            await asyncio.sleep(_SETTLED_S)
+            for line in _LINES:
+                outage.asked[line] = await _ask(rig, other, line, outage)
+            await asyncio.sleep(until - time.monotonic())
+        await _back(rig, phone, outage)
     for line, several in outage.held.items():
         for conversation in several:
             before = list(conversation.problems)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from sqlalchemy import bindparam, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -119,7 +120,7 @@ _WORKERS = select(WorkerRow.__table__).where(
     WorkerRow.seen_at >= bindparam("fresh", type_=WorkerRow.seen_at.type)
 )
 _TAKEN = (
-    select(CallRow.place_worker, func.count())
+    select(CallRow.place_worker, CallRow.type, func.count())
     .where(
         CallRow.place == "held",
         or_(
@@ -127,7 +128,7 @@ _TAKEN = (
             CallRow.ended_at > bindparam("lingers", type_=CallRow.created_at.type),
         ),
     )
-    .group_by(CallRow.place_worker)
+    .group_by(CallRow.place_worker, CallRow.type)
 )
 _LINE = (
     select(CallRow.id, CallRow.type)
@@ -150,7 +151,10 @@ async def fleet_of(
     """Read the fleet. ``waiting_for``: how long a call waits; an older one was left behind."""
     workers = (await connection.execute(_WORKERS, {"fresh": moment - WORKER_STALE})).mappings()
     counts = await connection.execute(_TAKEN, {"lingers": moment - LINGERS})
-    taken: dict[str | None, int] = {row[0]: row[1] for row in counts}
+    taken: Counter[str | None] = Counter()
+    for worker_id, call_type, count in counts:
+        if kind_of(cast(CallType, call_type)) == kind:
+            taken[worker_id] += count
     line = await connection.execute(_LINE, {"since": moment - waiting_for})
     members = []
     for row in workers.all():

@@ -82,7 +82,7 @@ class Places:
 
         It may have changed a moment later.
         """
-        line = timedelta(seconds=line_s)
+        line = timedelta(seconds=line_s) + _GRACE
         async with self._database.read() as connection:
             return await fleet_of(connection, kind, agent_name, self._clock(), line)
 

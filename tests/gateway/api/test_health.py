@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 from prometheus_client.core import Metric
+from sqlalchemy import update
 
 from core.errors import Unavailable
 from core.jobs import Heartbeat
 from core.recordings.plan import RecordingPlan
 from dev.stack.environment import as_variables
 from dev.stack.options import ROOT
-from gateway.keys import SETTINGS, STOPPING
+from gateway.keys import DATABASE, SETTINGS, STOPPING
 from gateway.store.database import Database
+from gateway.store.tables import CallRow
 from recordings.spool import RecordingFile
 from recordings.spool_metrics import SpoolCollector
 from tests.support.edge import served
@@ -56,6 +58,19 @@ async def test_livekit_away_and_stopping(tmp_path: Path) -> None:
         "LiveKit does not answer (LIVEKIT_URL)",
         "the gateway is stopping",
     ]
+
+
+async def test_without_livekit_streams_and_the_api_are_served(tmp_path: Path) -> None:
+    async with running(settings_in(tmp_path)) as gateway:
+        for query, wanted in (("", 503), ("?needs=database", 200), ("?needs=all", 422)):
+            async with gateway.http.get(f"/readyz{query}") as response:
+                assert response.status == wanted
+                body = await response.json()
+            if wanted == 200:
+                assert body["missing"] == ["LiveKit does not answer (LIVEKIT_URL)"]
+        gateway.app[STOPPING].set()
+        async with gateway.http.get("/readyz?needs=database") as response:
+            assert response.status == 503
 
 
 @pytest.mark.parametrize(
@@ -106,6 +121,13 @@ async def test_the_places_of_all_workers_are_counted(tmp_path: Path) -> None:
         ]
         for beat in beats:
             await gateway.store.heartbeat(beat)
+        waits, gone = [await gateway.call() for _ in range(2)]
+        async with gateway.app[DATABASE].write() as connection:
+            of = update(CallRow).values(place="wanted")
+            await connection.execute(of.where(CallRow.id == waits.id))
+            # On a stream worker that is gone.
+            of = update(CallRow).values(place="held", place_worker="s0", type="stream")
+            await connection.execute(of.where(CallRow.id == gone.id))
         await ready(gateway)
         async with gateway.http.get("/metrics") as response:
             text = await response.text()
@@ -116,7 +138,10 @@ async def test_the_places_of_all_workers_are_counted(tmp_path: Path) -> None:
         'switchroom_places{kind="room",state="taken"} 4.0',
         'switchroom_workers{kind="stream"} 1.0',
         'switchroom_places{kind="stream",state="free"} 20.0',
+        'switchroom_places{kind="stream",state="taken"} 1.0',
         'switchroom_calls_waiting{kind="stream"} 0.0',
+        'switchroom_calls_waiting{kind="room"} 1.0',
+        'switchroom_calls_unrecovered_total{reason="nobody"} 0.0',
     } <= told
 
 

@@ -60,8 +60,10 @@ class Agent:
     def stands_still(self) -> None:
         time.sleep(2.0)
 
-    async def uses_a_tool(self) -> int:
-        async with self._http.get(f"http://127.0.0.1:{self._port}/") as response:
+    async def uses_a_tool(self, within_s: float = 15.0) -> int:
+        within = aiohttp.ClientTimeout(total=within_s)
+        url = f"http://127.0.0.1:{self._port}/"
+        async with self._http.get(url, timeout=within) as response:
             return response.status
 
     async def has_asked(self, times: int) -> None:
@@ -121,7 +123,7 @@ async def test_of_one_that_was_replaced_none_is_sent(tmp_path: Path) -> None:
         it.stands_still()
         it.gateway.answers.put_nowait(Refused("HTTP 410", 410))
         for _ in range(2):
-            with pytest.raises(ConnectionError):
+            with pytest.raises(aiohttp.ClientConnectionError):
                 await it.uses_a_tool()
         assert (it.requests, it.replaced) == (0, 1)
         assert await it.standing.ending("max_duration", "") == REPLACED
@@ -137,15 +139,49 @@ async def test_an_answer_from_before_another_standstill_does_not_count(tmp_path:
         await it.has_asked(2)
         assert not request.done()
         it.gateway.answers.put_nowait(Refused("HTTP 410", 410))
-        with pytest.raises(ConnectionError):
+        with pytest.raises(aiohttp.ClientConnectionError):
             await request
         assert it.requests == 0
+
+
+async def test_a_request_waits_no_longer_than_it_may(tmp_path: Path) -> None:
+    async with agent(tmp_path) as it:
+        it.stands_still()
+        with pytest.raises(TimeoutError):
+            await it.uses_a_tool(within_s=0.3)
+        assert (it.requests, it.gateway.asked) == (0, 1)
+        it.gateway.answers.put_nowait(brief())
+        assert await it.uses_a_tool() == 200
+
+
+async def test_a_request_that_waits_at_the_end_is_not_sent(tmp_path: Path) -> None:
+    async with agent(tmp_path) as it:
+        it.stands_still()
+        request = asyncio.create_task(it.uses_a_tool())
+        await it.has_asked(1)
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await request
+    assert it.requests == 0
+
+
+async def test_a_hang_up_waits_for_the_answer_to_the_last_standstill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pulse.standing._KNOWN_WITHIN_S", 1.0)
+    async with agent(tmp_path) as it:
+        it.stands_still()
+        ending = asyncio.create_task(it.standing.ending("max_duration", ""))
+        await it.has_asked(1)
+        it.stands_still()
+        await it.has_asked(2)
+        it.gateway.answers.put_nowait(Refused("HTTP 410", 410))
+        assert await ending == REPLACED
 
 
 async def test_what_it_learns_in_another_way_counts_too(tmp_path: Path) -> None:
     async with agent(tmp_path) as it:
         it.standing.replaced()
-        with pytest.raises(ConnectionError):
+        with pytest.raises(aiohttp.ClientConnectionError):
             await it.uses_a_tool()
         assert it.requests == 0
 

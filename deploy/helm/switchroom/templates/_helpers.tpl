@@ -100,7 +100,7 @@ topologySpreadConstraints:
 {{- if .spool.existingClaim }}
 persistentVolumeClaim: {claimName: {{ .spool.existingClaim }}}
 {{- else }}
-emptyDir: {sizeLimit: {{ .spool.sizeLimit }}}
+emptyDir: {}
 {{- end }}
 {{- end }}
 
