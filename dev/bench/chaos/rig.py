@@ -35,6 +35,7 @@ _DRAIN_S: Final = 90
 _ACCOUNT, _TOKEN = "AC" + 32 * "5", 32 * "6"
 _TWILIO_NUMBER, _NUMBER = "+15105551000", "+15105550199"
 _RETRY_S: Final = 0.5
+_ONE_GET: Final = aiohttp.ClientTimeout(total=2 * WAIT_S)
 
 
 @dataclass(slots=True)
@@ -212,10 +213,11 @@ class Rig:
                 await asyncio.sleep(_RETRY_S)
 
     async def get(self, path: str, **params: str) -> Any:
-        async with asyncio.timeout(2 * WAIT_S):
+        async with asyncio.timeout(4 * WAIT_S):
             while True:
-                with contextlib.suppress(aiohttp.ClientError):
-                    async with self.http.get(path, params=params) as answer:
+                # A gateway may be killed, or stand still, while it has the request.
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    async with self.http.get(path, params=params, timeout=_ONE_GET) as answer:
                         if answer.status == 200:
                             return await answer.json()
                 await asyncio.sleep(_RETRY_S)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from core.settings import Settings
+from core.streams.messages import GRACE_S
 from dev.bench.chaos import verdict
 from dev.bench.chaos.callers import FarEnd
 from dev.bench.chaos.conversation import Conversation
@@ -31,6 +32,9 @@ _TURNS: Final = (3, 6)
 _BETWEEN_S: Final = (1.0, 5.0)
 _PAUSE_S: Final = 1.0
 """After a call that was not placed, so that a permanent fault does not occur thousands of times."""
+
+_FINAL_WITHIN_S: Final = GRACE_S + 45.0
+"""A grace for the socket, and the time of a gateway that is killed and one that takes over."""
 
 Step = Callable[[int, int], None]
 
@@ -99,8 +103,20 @@ class Trial:
 
 
 async def judge(rig: Rig, conversation: Conversation) -> None:
+    """Compare the record with the conversation, once it is final.
+
+    A hang-up of which nobody hears, because the gateway that had the socket was killed, ends the
+    call when the session has waited for its next socket.
+    """
     call_id = conversation.far.call_id
-    record = await rig.get(f"/v1/calls/{call_id}", wait="true", timeout="30")
+    try:
+        async with asyncio.timeout(_FINAL_WITHIN_S):
+            while True:
+                record = await rig.get(f"/v1/calls/{call_id}", wait="true", timeout="30")
+                if record["disconnectionReason"]:
+                    break
+    except TimeoutError:
+        return conversation.problems.append(f"no final record within {_FINAL_WITHIN_S:g} s")
     diagnosis = await rig.get(f"/v1/calls/{call_id}/diagnosis")
     conversation.judge(record, diagnosis["timeline"], rig.tables.runs[call_id])
 
