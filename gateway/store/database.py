@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 _CONNECT_S, _CLOSE_S = 5.0, 2.0
 # Short enough that API clients still wait, and get the 503.
 WRITE_WAIT_S = 5.0
+_COMMAND_S = 10
+# Of PostgreSQL. No transaction of ours waits for anything but the database, and others wait
+# _COMMAND_S for its locks.
+_IDLE_MS = 4000
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -322,15 +326,27 @@ def _engine(url: str) -> AsyncEngine:
             event.listen(engine.sync_engine, "begin", _sqlite_begin)
             return engine
         case "postgresql" | "postgres":
-            return create_async_engine(
+            engine = create_async_engine(
                 parsed.set(drivername="postgresql+asyncpg"),
                 pool_size=10,
                 max_overflow=10,
                 pool_timeout=5,
                 pool_pre_ping=True,
-                connect_args={"timeout": 5, "command_timeout": 10},
+                connect_args={"timeout": 5, "command_timeout": _COMMAND_S},
             )
+            event.listen(engine.sync_engine, "connect", _postgres_connected)
+            return engine
     raise ValueError("DATABASE_URL must be sqlite:///… or postgresql://…")
+
+
+def _postgres_connected(connection: Any, _record: object) -> None:
+    # A process that is frozen in a transaction keeps its locks, and one of them is every gateway's.
+    # It loses the connection, and the transaction fails when it wakes. Not a startup parameter,
+    # which PgBouncer refuses.
+    cursor = connection.cursor()
+    cursor.execute(f"SET idle_in_transaction_session_timeout = {_IDLE_MS}")
+    cursor.close()
+    connection.commit()
 
 
 def _sqlite_connected(connection: Any, _record: object) -> None:

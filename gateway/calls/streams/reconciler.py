@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 PERIOD_S: Final = 60.0
 # A socket may be on its way to its worker.
 _SETTLED: Final = timedelta(seconds=20)
+_FOUND_A_WORKER: Final = TOKEN_TTL + timedelta(minutes=2)
+"""From a client's session's creation, if all went well."""
 _NOBODY_CAME: Final = ended("canceled", "canceled", note="nobody came")
 _LOST: Final = ended("failed", "agent_error", note="its worker is gone")
 
@@ -117,6 +119,9 @@ class StreamReconciler:
         if place is None:
             until = session.token_until if session is not None else None
             until = until or call.created_at + TOKEN_TTL
+            if call.direction == "web":
+                # Its token for coming back is made before a worker has the session.
+                until = min(until, call.created_at + _FOUND_A_WORKER)
             return _NOBODY_CAME if until + _SETTLED < self._clock() else None
         assert session is not None
         if session.agent_epoch < call.agent_epoch:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from core.errors import Unavailable
-from gateway.store.database import Database, Trouble
+from gateway.store.database import Database, Trouble, one_at_a_time
 from gateway.store.write_probe import WriteProbe
 from tests.support.calls import request
 from tests.support.databases import OnPostgres, OnSqlite
@@ -223,6 +223,33 @@ class TestPostgres(OnPostgres):
         database = await Database.open(url, write_wait_s=0.5)
         yield database
         await database.close()
+
+    async def test_a_gateway_that_is_frozen_in_a_transaction_gives_way(self, url: str) -> None:
+        """The others need its lock, and its own transaction fails when it wakes."""
+        has_it, woken = asyncio.Event(), asyncio.Event()
+        frozen, other = await Database.open(url), await Database.open(url)
+
+        async def stand_still() -> None:
+            async with frozen.write() as connection:
+                await one_at_a_time(connection, "places")
+                has_it.set()
+                await woken.wait()
+                await connection.execute(text("SELECT 1"))
+
+        try:
+            standing = asyncio.create_task(stand_still())
+            async with asyncio.timeout(20):
+                await has_it.wait()
+                async with other.write() as connection:
+                    await one_at_a_time(connection, "places")
+                woken.set()
+                with pytest.raises(Unavailable):
+                    await standing
+                async with frozen.write() as connection:
+                    await one_at_a_time(connection, "places")
+        finally:
+            await frozen.close()
+            await other.close()
 
     async def test_a_lock_is_held(
         self, database: Database, url: str, caplog: pytest.LogCaptureFixture

@@ -13,7 +13,7 @@ from core.events import ended
 from core.models import CallEvent
 from gateway.calls.streams.reconciler import StreamReconciler
 from gateway.keys import CLOCK, SESSIONS, TIMELINE, call_services
-from gateway.store.database import Scope
+from gateway.store.database import Principal, Scope
 from tests.gateway.calls.test_reconciler import round_of
 from tests.support.clock import Clock
 from tests.support.livekit_stub import LiveKitStub, running_with
@@ -181,6 +181,22 @@ class TestReconciler:
         assert await self.round(rig) == 1
         assert await rig.verdict(call_id) == ("canceled", "canceled")
         assert await self.round(rig) == 0
+
+    async def test_a_gateway_that_died_before_a_worker_had_the_client(
+        self, rig: StreamRig, clock: Clock
+    ) -> None:
+        """The client's token for coming back, which is valid for a day, was made by then."""
+        agent = await rig.agent()
+        sessions = call_services(rig.own.app).stream_sessions
+        call, _ = await sessions.open(
+            Principal(None), agent, kind="socket", direction="web", metadata={}, record=False
+        )
+        await sessions.renew(call, "socket", ttl=25 * HOUR)
+        clock.forward(2 * MINUTE)
+        assert await self.round(rig) == 0
+        clock.forward(2 * MINUTE)
+        assert await self.round(rig) == 1
+        assert await rig.verdict(call.id) == ("canceled", "canceled")
 
     async def test_a_served_session_is_left_alone(self, rig: StreamRig, clock: Clock) -> None:
         """Even if the gateway has heard no heartbeat: it may have been down itself."""
