@@ -57,6 +57,7 @@ class Standing:
                 self._over = True
                 if self._asking is not None:
                     self._asking.cancel()
+                    await asyncio.wait({self._asking})
 
     def replaced(self) -> None:
         """Another agent has taken over, as the agent has learnt in another way."""

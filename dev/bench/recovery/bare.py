@@ -13,6 +13,7 @@ import psutil
 from core.models import new_id
 from core.settings import Settings
 from dev.bench.recovery.faults import tree
+from dev.bench.recovery.loop import UNDER_WAY_MS, converse
 from dev.bench.report import Section
 from dev.bench.rig import Rig, both_workers
 from dev.bench.turn import ANSWER, QUESTION
@@ -21,9 +22,6 @@ from dev.phone import CallEnded
 ROUNDS: Final = 3
 _LISTENED_S: Final = 60.0
 _WAIT_S: Final = 20.0
-_END_SILENCE_MS: Final = 700.0
-_UNDER_WAY_MS: Final = 500.0
-"""What the agent had said is still on its way."""
 
 Step = Callable[[int, int], None]
 
@@ -50,15 +48,12 @@ async def _desert(rig: Rig) -> Deserted:
     await rig.bare.place(new_id("room"))
     call = await rig.phone.next_call(_WAIT_S)
     try:
-        await call.answered(_WAIT_S)
-        await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)  # the greeting
-        await call.say(QUESTION)
-        await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
+        await converse(call, QUESTION)
         job = await asyncio.to_thread(_in_a_call, rig.bare.pid)
         lost_ms = call.now_ms()
         job.kill()
         try:
-            began_ms = await call.speech_begins(_LISTENED_S, since_ms=lost_ms + _UNDER_WAY_MS)
+            began_ms = await call.speech_begins(_LISTENED_S, since_ms=lost_ms + UNDER_WAY_MS)
         except CallEnded:
             return Deserted(call.now_ms() - lost_ms, "hung up")
         except TimeoutError:

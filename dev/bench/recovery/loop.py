@@ -15,15 +15,15 @@ from livekit.protocol.room import ListParticipantsRequest
 
 from core.models import new_id
 from dev.bench.recovery.faults import Agent, Fault
-from dev.phone import Phone
+from dev.phone import Phone, PhoneCall
 from dev.stack import Stack
 
 _WAIT_S: Final = 20.0
 _BACK_WITHIN_S: Final = 40.0
 _END_SILENCE_MS: Final = 700.0
 _LOOK_EVERY_S: Final = 0.1
-_UNDER_WAY_MS: Final = 500.0
-"""No other agent can speak so soon."""
+UNDER_WAY_MS: Final = 500.0
+"""After a loss: what the lost agent had said is still on its way, and no other can speak yet."""
 
 
 @dataclass(slots=True)
@@ -88,10 +88,7 @@ async def lose(
     call_id, room = await line.dial()
     told = Round(fault, call_id)
     call = await line.phone.next_call(_WAIT_S)
-    await call.answered(_WAIT_S)
-    await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)  # the greeting
-    await call.say(question)
-    await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
+    await converse(call, question)
     agent = await _agent(line.stack, call_id)
     async with _watched(line.livekit, room, told):
         if pending:
@@ -101,8 +98,7 @@ async def lose(
             await agent.suffer(fault)
             if report is not None:
                 await report(call_id)
-            # What the lost agent had said is still on its way.
-            since_ms = lost_ms + _UNDER_WAY_MS
+            since_ms = lost_ms + UNDER_WAY_MS
             began_ms = await call.speech_begins(_BACK_WITHIN_S, since_ms=since_ms)
             told.silence_ms = began_ms - lost_ms
             await call.listen(_WAIT_S, since_ms=since_ms, end_silence_ms=2 * _END_SILENCE_MS)
@@ -119,6 +115,14 @@ async def lose(
     await _check(line, told)
     await agent.repair()
     return told
+
+
+async def converse(call: PhoneCall, question: str) -> None:
+    """Answer the agent's call, hear its greeting, ask, and hear the answer."""
+    await call.answered(_WAIT_S)
+    await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
+    await call.say(question)
+    await call.listen(_WAIT_S, end_silence_ms=_END_SILENCE_MS)
 
 
 async def _agent(stack: Stack, call_id: str) -> Agent:
